@@ -1,0 +1,1 @@
+"""Implicit rewards of responses, length control and preference pairs."""

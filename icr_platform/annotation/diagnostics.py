@@ -1,0 +1,55 @@
+"""What a person needs to judge rewards by: do they follow length, how wide are margins, do two kinds agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+
+def length_correlation(rewards: FloatArray, characters: FloatArray) -> float:
+    """Pearson correlation of reward and length within prompts, both [P, N]; rewards that are NaN do not take part.
+
+    Both are centred per prompt and pooled, since pairs are made within prompts: that one prompt has long and well-paid
+    answers biases no pair. NaN when either does not vary.
+    """
+    used = np.isfinite(rewards)
+    reward, length = _centred(rewards, used), _centred(np.asarray(characters, dtype=np.float64), used)
+    scale = float(np.sqrt((reward**2).sum() * (length**2).sum()))
+    return float((reward * length).sum()) / scale if scale > 0 else float("nan")
+
+
+def _centred(values: FloatArray, used: BoolArray) -> FloatArray:
+    kept = np.where(used, values, 0.0)
+    mean = kept.sum(axis=1, keepdims=True) / np.maximum(used.sum(axis=1, keepdims=True), 1)
+    return np.where(used, kept - mean, 0.0)
+
+
+def reward_agreement(first: FloatArray, second: FloatArray) -> float:
+    """Share of response pairs, two of one prompt, that two rewards [P, N] order the same way; 0.5 is chance.
+
+    Pairs that either reward ties, or that hold a NaN, are left out. NaN when none is left.
+    """
+    same = compared = 0
+    for column in range(1, first.shape[1]):
+        with np.errstate(invalid="ignore"):
+            product = np.sign(first[:, :column] - first[:, column, None])
+            product *= np.sign(second[:, :column] - second[:, column, None])
+        same += int((product > 0).sum())
+        compared += int((np.abs(product) > 0).sum())
+    return same / compared if compared else float("nan")
+
+
+def with_means(metrics: Mapping[str, float], languages: list[str]) -> dict[str, float]:
+    """The finite metrics, and for every `NAME/LANGUAGE` the unweighted mean over languages as `NAME/mean`."""
+    finite = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
+    by_name: dict[str, list[float]] = {}
+    for metric, value in finite.items():
+        name, _, language = metric.rpartition("/")
+        if language in languages:
+            by_name.setdefault(name, []).append(value)
+    return finite | {f"{name}/mean": float(np.mean(values)) for name, values in by_name.items()}

@@ -1,0 +1,256 @@
+"""Length control: the penalty per character that makes chosen and rejected responses equally long on average.
+
+`r_LC(y) = r(y) - alpha * |y|` (ICR, arXiv 2503.04647, section 3; introduced by DICE, arXiv 2406.09760). As functions
+of alpha the samples of a prompt are lines: the chosen one follows their upper envelope and gets shorter as alpha grows,
+the rejected one follows the lower envelope and gets longer. The summed length difference is therefore a non-increasing
+step function of alpha that changes only at the envelopes' breakpoints; its smallest magnitude lies where it crosses 0.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from icr_platform.errors import InputError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+_MOST_TIES_TRIED = 64
+
+
+@dataclass(frozen=True)
+class AlphaFit:
+    """The length penalty of one language."""
+
+    alpha: float
+    """Reward per character; negative where rewards prefer short responses."""
+    mean_length_difference: float
+    """Mean of |chosen| - |rejected| over prompts at alpha, in characters; NaN without prompts."""
+    mean_length_difference_before: float
+    """The same at alpha = 0."""
+    breakpoints: int
+    """Distinct values of alpha within the bounds at which some prompt's pair changes."""
+    prompts: int
+    """Prompts with at least two finite rewards: those the means are over."""
+
+
+class Extremes(NamedTuple):
+    """Columns of the highest and the lowest value of each row, each [P]; among equals the first column."""
+
+    highest: IntArray
+    lowest: IntArray
+
+
+class _Envelope(NamedTuple):
+    """Walk along the upper envelope of many prompts' lines; lengths are signed as the caller gave them."""
+
+    start_length: int
+    """Summed length of the topmost lines at the lower bound."""
+    alpha: FloatArray
+    """[M] where some prompt's topmost line changes."""
+    jump: FloatArray
+    """[M] what the change adds to the summed length, negative."""
+
+
+def length_controlled(rewards: FloatArray, lengths: ArrayLike, alpha: float) -> FloatArray:
+    """`rewards - alpha * lengths`, both [P, N] (lengths in characters); NaN stays NaN."""
+    return rewards - alpha * np.asarray(lengths, dtype=np.float64)
+
+
+def extremes(values: FloatArray, candidates: BoolArray) -> Extremes:
+    """Highest and lowest candidate of each row of values [P, N]; rows without a candidate give column 0."""
+    highest = np.where(candidates, values, -np.inf).argmax(axis=1)
+    lowest = np.where(candidates, values, np.inf).argmin(axis=1)
+    return Extremes(highest, lowest)
+
+
+def fit_alpha(rewards: ArrayLike, lengths: ArrayLike, bounds: tuple[float, float] = (-1.0, 1.0)) -> AlphaFit:
+    """The alpha within bounds that brings the mean of |chosen| - |rejected| closest to 0, the nearest 0 among equals.
+
+    Exact: the smallest magnitude is searched among all values the mean takes within bounds. Ties follow `extremes` (the
+    first sample wins), as they do in `select_pairs`. Where the nearest minimiser is the open end of an interval, at
+    which a tie falls the other way, the returned alpha lies beyond it by the few float64 steps that rounding of
+    `rewards - alpha * lengths` asks for: the returned mean was evaluated at the returned alpha itself.
+
+    Args:
+        rewards: [P, N], one row per prompt; a sample that is NaN or infinite does not take part: pass NaN for those
+            that `select_pairs` is to leave aside.
+        lengths: [P, N] characters.
+        bounds: lowest and highest alpha, both included; either may be infinite.
+
+    Raises:
+        InputError: bounds are reversed or NaN.
+        ValueError: rewards and lengths differ in shape.
+    """
+    reward, length = np.asarray(rewards, dtype=np.float64), np.asarray(lengths, dtype=np.float64)
+    if reward.ndim != 2 or reward.shape != length.shape:
+        raise ValueError(f"rewards {reward.shape} and lengths {length.shape} must have one shape [prompts, samples]")
+    finite = np.isfinite(reward)
+    counted = finite.sum(axis=1) >= 2
+    reward = np.where(finite, reward, np.nan)[counted]
+    length, finite = np.where(finite, length, 0.0)[counted], finite[counted]
+    low, high = _finite_bounds(reward, bounds)
+    if not len(reward):
+        return AlphaFit(min(max(0.0, low), high), math.nan, math.nan, 0, 0)
+
+    breakpoints, before = _steps(reward, length, finite, low, high)
+    gap = _Gap(reward, length, finite)
+    alpha = _nearest_minimiser(gap, breakpoints, before, low, high)
+    prompts = len(reward)
+    return AlphaFit(alpha, gap(alpha) / prompts, gap(0.0) / prompts, len(breakpoints), prompts)
+
+
+class _Gap:
+    """Summed |chosen| - |rejected| in characters, computed in float64 just as pairs are selected."""
+
+    def __init__(self, reward: FloatArray, length: FloatArray, finite: BoolArray) -> None:
+        self.reward, self.length, self.finite = reward, length, finite
+        self._seen: dict[float, int] = {}
+
+    def __call__(self, alpha: float) -> int:
+        if alpha not in self._seen:
+            ends = extremes(length_controlled(self.reward, self.length, alpha), self.finite)
+            rows = np.arange(len(self.length))
+            self._seen[alpha] = int((self.length[rows, ends.highest] - self.length[rows, ends.lowest]).sum())
+        return self._seen[alpha]
+
+    def best(self, alphas: Iterable[float]) -> int:
+        """Smallest magnitude over alphas."""
+        return min(abs(self(alpha)) for alpha in alphas)
+
+
+def _finite_bounds(reward: FloatArray, bounds: tuple[float, float]) -> tuple[float, float]:
+    low, high = map(float, bounds)
+    if not low <= high:
+        raise InputError(f"bounds of alpha are ({low}, {high}): give the lower one first, e.g. (-1, 1)")
+    spread = np.nanmax(reward, axis=1) - np.nanmin(reward, axis=1) if len(reward) else np.zeros(1)
+    # Lengths are whole, so two lines cross no farther from 0 than their rewards differ: beyond it nothing changes.
+    farthest = float(spread.max()) + 1.0
+    if math.isinf(low):
+        low = min(-farthest, high)
+    if math.isinf(high):
+        high = max(farthest, low)
+    return low, high
+
+
+def _steps(
+    reward: FloatArray, length: FloatArray, finite: BoolArray, low: float, high: float
+) -> tuple[FloatArray, FloatArray]:
+    """Distinct breakpoints [K], ascending, and the gap on the interval before each [K + 1, the last is after all]."""
+    chosen = _walk_upper_envelope(reward, length, finite, low, high)
+    # Mirrored at 0 the lower envelope is an upper one, and the gap is the sum of both signed lengths.
+    rejected = _walk_upper_envelope(-reward, -length, finite, low, high)
+    alpha = np.concatenate([chosen.alpha, rejected.alpha])
+    breakpoints, position = np.unique(alpha, return_inverse=True)
+    jumps = np.bincount(position, np.concatenate([chosen.jump, rejected.jump]), minlength=len(breakpoints))
+    return breakpoints, chosen.start_length + rejected.start_length + np.concatenate([[0.0], np.cumsum(jumps)])
+
+
+def _walk_upper_envelope(
+    reward: FloatArray, length: FloatArray, finite: BoolArray, low: float, high: float
+) -> _Envelope:
+    """Follow each prompt's topmost line from low to high, all prompts a step at a time (gift wrapping)."""
+    top = extremes(length_controlled(reward, length, low), finite).highest
+    rows = np.arange(len(reward))
+    start_length = int(length[rows, top].sum())
+    here = np.full(len(reward), low)
+    alphas, jumps = [np.empty(0)], [np.empty(0)]
+    while len(rows):
+        shorter = length[rows, top][:, None] - length
+        crossing = np.full(length.shape, np.inf)
+        np.divide(reward[rows, top][:, None] - reward, shorter, out=crossing, where=(shorter > 0) & finite)
+        nearest = crossing.min(axis=1)
+        # Among lines that meet in one point the shortest is on top beyond it.
+        following = np.where(crossing == nearest[:, None], length, np.inf).argmin(axis=1)
+        going = nearest <= high
+        rows = np.arange(int(going.sum()))
+        reward, length, finite = reward[going], length[going], finite[going]
+        here = np.maximum(nearest, here)[going]
+        alphas.append(here)
+        jumps.append(length[rows, following[going]] - length[rows, top[going]])
+        top = following[going]
+    return _Envelope(start_length, np.concatenate(alphas), np.concatenate(jumps))
+
+
+def _nearest_minimiser(gap: _Gap, breakpoints: FloatArray, before: FloatArray, low: float, high: float) -> float:
+    """Evaluate the gap around its crossing of 0 and return the attaining alpha that is nearest 0."""
+    zero = min(max(0.0, low), high)
+    # The first breakpoint after which the gap is not positive, or the last one.
+    crossing = min(int(np.searchsorted(-before[1:], 0.0)), len(breakpoints) - 1)
+    first, last = _cluster(gap, breakpoints, crossing) if len(breakpoints) else (0, 0)
+    zones = (breakpoints[first:last], np.array([low]), np.array([high]))
+    ties = _tie_points(gap, [zone for zone in zones if len(zone)], low, high)
+    left = (breakpoints[first - 1] if first else low, breakpoints[first] if first < len(breakpoints) else high)
+    right = (breakpoints[last - 1] if last else low, breakpoints[last] if last < len(breakpoints) else high)
+    middles = [(start + end) / 2 for start, end in (left, right)]
+    target = gap.best([zero, low, high, *ties, *middles])
+    if abs(gap(zero)) == target:
+        return zero
+    attaining = [alpha for alpha in (low, high, *ties) if abs(gap(alpha)) == target]
+    for middle, interval in zip(middles, (left, right), strict=True):
+        if abs(gap(middle)) == target:
+            attaining.append(_toward_zero(gap, interval, middle, target))
+    return min(attaining, key=lambda alpha: (abs(alpha), alpha))
+
+
+def _rounding(gap: _Gap, alpha: float) -> float:
+    """Width around a breakpoint within which rounding of the controlled rewards decides which sample wins."""
+    largest = float(np.nanmax(np.abs(gap.reward))) + abs(alpha) * float(gap.length.max())
+    return 16 * float(np.finfo(np.float64).eps) * largest
+
+
+def _cluster(gap: _Gap, breakpoints: FloatArray, crossing: int) -> tuple[int, int]:
+    """Slice of breakpoints around the crossing that float64 cannot tell apart."""
+    width = _rounding(gap, float(breakpoints[crossing]))
+    first = last = crossing
+    while first and breakpoints[first] - breakpoints[first - 1] <= width:
+        first -= 1
+    while last + 1 < len(breakpoints) and breakpoints[last + 1] - breakpoints[last] <= width:
+        last += 1
+    return first, last + 1
+
+
+def _tie_points(gap: _Gap, zones: list[FloatArray], low: float, high: float) -> list[float]:
+    """Values of alpha at which samples tie within rounding of each zone (breakpoints), and the points between them.
+
+    At a tie the first sample wins, so the gap there can lie between its values on either side; several lines through
+    one point cross at values that differ by rounding only, all of which are tried.
+    """
+    widths = [_rounding(gap, float(np.abs(zone).max())) for zone in zones]
+    spans = [
+        (max(float(zone[0]) - width, low), min(float(zone[-1]) + width, high))
+        for zone, width in zip(zones, widths, strict=True)
+    ]
+    found = list(zones)
+    for sample in range(gap.length.shape[1]):
+        reward = gap.reward[:, sample, None] - gap.reward
+        length = gap.length[:, sample, None] - gap.length
+        crossing = np.divide(reward, length, out=np.full(reward.shape, np.nan), where=length > 0)
+        found = [
+            np.concatenate([points, crossing[(crossing >= start) & (crossing <= end)]])
+            for points, (start, end) in zip(found, spans, strict=True)
+        ]
+    tried: list[float] = []
+    for points in map(np.unique, found):
+        nearest = np.argsort(np.abs(points - points.mean()), kind="stable")[:_MOST_TIES_TRIED]
+        points = np.sort(points[nearest])
+        tried += [float(point) for point in np.concatenate([points, (points[1:] + points[:-1]) / 2])]
+    return tried
+
+
+def _toward_zero(gap: _Gap, interval: tuple[float, float], inside: float, target: int) -> float:
+    """The alpha nearest 0 in an interval on which the gap is constant, its end included only if the tie falls right."""
+    end = interval[0] if inside > 0 else interval[1]
+    # At 0 a float64 step is far below what changes any controlled reward.
+    step = max(math.ulp(end), _rounding(gap, end) / 64, 1e-18)
+    alpha = end
+    while abs(alpha - end) < abs(inside - end):
+        if abs(gap(alpha)) == target:
+            return float(alpha)
+        alpha, step = end + math.copysign(step, inside - end), step * 2
+    return float(inside)

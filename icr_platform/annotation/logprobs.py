@@ -1,0 +1,248 @@
+"""Completion log-probabilities of token ids under a model.
+
+The score of a completion y after a prompt x is `log p(y | x)`, the sum over *all* tokens of y, the first and the
+end-of-turn token included, of their log-probabilities in nats (arXiv 2503.04647, equation 1). It does not depend on what
+else was scored beside it, up to rounding of the model's own precision: below 2e-5 nats per token in float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from icr_platform.annotation import packed_attention
+from icr_platform.annotation.packed_attention import KeyValue, NotPackableError, PackedLayout
+from icr_platform.annotation.packing import Group, Pack, packs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["CompletionScorer", "Group", "completion_logprobs"]
+
+AttentionInterface.register(packed_attention.NAME, packed_attention.packed_attention)
+
+logger = logging.getLogger(__name__)
+
+FloatArray = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+
+_CPU_PACK = 512  # tokens whose activations stay in a core's cache
+_SMALLEST_PACK = 64
+_CPU_LOGITS, _GPU_LOGITS = 2**22, 2**26  # numbers of [tokens, vocabulary] held at once
+_PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
+_ROPE_OF_THE_BATCH = {"dynamic", "longrope"}  # frequencies that change with the longest sequence of a batch
+_PROBE = (Group([5, 6, 7, 8, 9], [[10, 11, 12], [13], [14, 15]]), Group([16, 17], [[18, 19, 20, 21, 22]]))
+
+
+def completion_logprobs(model: PreTrainedModel, groups: Sequence[Group], *, batch_tokens: int = 8192) -> list[FloatArray]:
+    """Log-probabilities of completions given their prompts.
+
+    Args:
+        model: a causal language model.
+        groups: prompts with their completions, as token ids; a group's prompt is computed once.
+        batch_tokens: tokens that go through the model together, at most.
+
+    Returns:
+        One [N] float64 array per group: nats, summed over all tokens of each completion. A completion without tokens has
+        log-probability 0.0 by definition, which is no score: filter such samples first.
+
+    Raises:
+        ValueError: a prompt without tokens.
+    """
+    return CompletionScorer(model, batch_tokens).score(groups)
+
+
+class CompletionScorer:
+    """Scores completions under one model; holds the token budget that was found to fit.
+
+    Tokens are packed without padding, and only outputs that predict a completion's token reach the LM head. A model that
+    cannot run on packs (its attention is not transformers' interface, or it mixes tokens elsewhere) is found out by a probe
+    of a few tokens and scored one sequence at a time, by its own forward: slower, as exact.
+    """
+
+    def __init__(self, model: PreTrainedModel, batch_tokens: int = 8192) -> None:
+        self.model = model
+        self.device = model.get_input_embeddings().weight.device
+        self.pack_tokens = min(batch_tokens, _CPU_PACK) if self.device.type == "cpu" else batch_tokens
+        vocabulary = model.config.get_text_config().vocab_size
+        self._rows_at_once = max(1, (_CPU_LOGITS if self.device.type == "cpu" else _GPU_LOGITS) // vocabulary)
+        self._head = _without_body(model)
+        self.packed = _may_pack(model) and self._probe(vocabulary)
+        if not self.packed:
+            logger.warning("%s cannot be packed and is scored one sequence at a time", type(model).__name__)
+
+    def score(self, groups: Sequence[Group], progress: Progress | None = None) -> list[FloatArray]:
+        """As `completion_logprobs`; `progress` is told completions and tokens done since it was last called.
+
+        When CUDA memory runs out the budget is halved, for good, and the groups are scored again.
+
+        Raises:
+            ValueError: a prompt without tokens.
+            torch.OutOfMemoryError: not even a pack of 64 tokens fits.
+        """
+        say = progress or _say_nothing
+        while True:
+            counted: list[int] = []
+            try:
+                return self._score(groups, lambda done, tokens: (counted.append(done), say(done, tokens))[1])
+            except torch.OutOfMemoryError:
+                if self.pack_tokens // 2 < _SMALLEST_PACK:
+                    raise
+                self.pack_tokens //= 2
+                logger.warning("out of memory: from now on %d tokens at once", self.pack_tokens)
+                torch.cuda.empty_cache()
+                say(-sum(counted), 0)
+
+    def _score(self, groups: Sequence[Group], say: Progress) -> list[FloatArray]:
+        counts = [len(group.completions) for group in groups]
+        sums = np.zeros(sum(counts))
+        if self.packed:
+            self._score_packs(packs(groups, self.pack_tokens), sums, say)
+        else:
+            self._score_in_turn(groups, sums, say)
+        return np.split(sums, np.cumsum(counts[:-1])) if counts else []
+
+    def _score_packs(self, stream: Iterator[Pack], sums: FloatArray, say: Progress) -> None:
+        earlier: dict[int, dict[int, KeyValue]] = {}
+        with _evaluating(self.model, packed_attention.NAME):
+            for pack in stream:
+                layout = PackedLayout(pack, earlier)
+                body = self.model.base_model(
+                    input_ids=torch.tensor([pack.input_ids], device=self.device),
+                    position_ids=torch.tensor([pack.position_ids], device=self.device),
+                    use_cache=False,
+                    packed_layout=layout,
+                )
+                np.add.at(sums, pack.owner, self._target_logprobs(body.last_hidden_state[0], pack))
+                earlier = {run: kept for run, kept in (earlier | layout.kept).items() if run in pack.continued}
+                say(pack.finished, len(pack.target))
+
+    def _target_logprobs(self, hidden: Tensor, pack: Pack) -> FloatArray:
+        """[K] nats of a pack's targets, from hidden states [T, size]; the LM head sees each predicting row once."""
+        predicting, position = np.unique(np.asarray(pack.row, dtype=np.int64), return_inverse=True)
+        hidden = hidden[torch.from_numpy(predicting).to(self.device)]
+        pieces = []
+        for start in range(0, len(predicting), self._rows_at_once):
+            chunk = hidden[start : start + self._rows_at_once]
+            first, last = np.searchsorted(position, (start, start + len(chunk)))
+            logits = self._head(inputs_embeds=chunk[None], use_cache=False).logits[0]
+            row = torch.from_numpy(position[first:last] - start).to(self.device)
+            target = torch.tensor(pack.target[first:last], device=self.device)
+            pieces.append(_log_softmax_at(logits, row, target))
+        return torch.cat(pieces).cpu().numpy() if pieces else np.zeros(0)
+
+    def _score_in_turn(self, groups: Sequence[Group], sums: FloatArray, say: Progress) -> None:
+        owner = 0
+        with _evaluating(self.model, None):
+            for group in groups:
+                for completion in group.completions:
+                    sums[owner] = self._score_one(group.prompt_ids, completion)
+                    owner += 1
+                    say(1, len(completion))
+
+    def _score_one(self, prompt_ids: Sequence[int], completion: Sequence[int]) -> float:
+        if not len(completion):
+            return 0.0
+        if not len(prompt_ids):
+            raise ValueError("a prompt without tokens predicts nothing: render it with the chat template")
+        ids = torch.tensor([[*prompt_ids, *completion]], device=self.device)
+        logits = self.model(input_ids=ids, use_cache=False).logits[0, len(prompt_ids) - 1 : -1]
+        total = 0.0
+        for start in range(0, len(completion), self._rows_at_once):
+            chunk = logits[start : start + self._rows_at_once].clone()
+            target = ids[0, len(prompt_ids) + start :][: len(chunk)]
+            total += float(_log_softmax_at(chunk, torch.arange(len(chunk), device=self.device), target).sum())
+        return total
+
+    def _probe(self, vocabulary: int) -> bool:
+        """Whether packs of a few tokens, cut within prompt and completion, score as the model's own eager forward does."""
+        probe = [
+            Group([i % vocabulary for i in prompt], [[i % vocabulary for i in completion] for completion in completions])
+            for prompt, completions in _PROBE
+        ]
+        expected, seen = np.zeros(4), np.zeros(4)
+        with _evaluating(self.model, "eager"):
+            expected[:] = [self._score_one(group.prompt_ids, y) for group in probe for y in group.completions]
+        try:
+            self._score_packs(packs(probe, 3), seen, _say_nothing)
+        except (NotPackableError, TypeError, AttributeError, KeyError) as error:
+            logger.info("%s is not packed: %s", type(self.model).__name__, error)
+            return False
+        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.25
+        return bool(np.allclose(seen, expected, rtol=0.02, atol=tolerance, equal_nan=True))
+
+
+def _say_nothing(completions: int, tokens: int) -> None:
+    pass
+
+
+def _log_softmax_at(logits: Tensor, row: Tensor, target: Tensor) -> Tensor:
+    """[K] float64 log-softmax of logits [C, vocabulary] at (row, target); overwrites logits.
+
+    The largest logit is taken off before anything is rounded, and sums over tokens follow in float64.
+    """
+    logits = logits.float()
+    top = logits.amax(-1, keepdim=True)
+    above = logits.sub_(top)[row, target].double()
+    return above - logits.exp_().sum(-1).double().log()[row]
+
+
+class _HiddenStateAlone(BaseModelOutputWithPast):
+    """A body's output of which everything else (router logits, cross-attentions, ...) is None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+class _PassThrough(nn.Module):
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPast:
+        return _HiddenStateAlone(last_hidden_state=inputs_embeds)
+
+
+def _without_body(model: PreTrainedModel) -> PreTrainedModel:
+    """The model from its last hidden state on, sharing all weights.
+
+    What a model does to its logits beside the LM head (Gemma 2 caps them, Cohere and Granite scale them) stays its own code.
+    """
+    head = copy.copy(model)
+    head._modules = {**model._modules, model.base_model_prefix: _PassThrough()}
+    return head
+
+
+def _may_pack(model: PreTrainedModel) -> bool:
+    """Whether tokens meet only in attention that knows of packs."""
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    ropes = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    return (
+        model._supports_attention_backend
+        and hasattr(model, model.base_model_prefix)
+        and set(getattr(config, "layer_types", None) or ()) <= _PACKABLE_LAYERS
+        and not any(one.get("rope_type") in _ROPE_OF_THE_BATCH for one in ropes)
+    )
+
+
+@contextlib.contextmanager
+def _evaluating(model: PreTrainedModel, attention: str | None) -> Iterator[None]:
+    """Without gradients and dropout, under the named attention; the model is left as it was."""
+    training, before = model.training, model.config._attn_implementation
+    model.eval()
+    try:
+        if attention is not None:
+            model.set_attn_implementation(attention)
+        with torch.no_grad():
+            yield
+    finally:
+        model.set_attn_implementation(before)
+        model.train(training)

@@ -1,0 +1,264 @@
+"""From rewards to preference pairs, language by language: the numbers are held in memory, the texts stay in the parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from icr_platform.annotation.filters import COLUMNS, DUPLICATE, NAN, SAMPLE_REASONS, TRANSLATION, Verdict, filter_samples
+from icr_platform.annotation.length_control import fit_alpha
+from icr_platform.annotation.pairs import PairSelection, near_duplicate, select_pairs
+from icr_platform.annotation.scoring import KEY, PromptIndex, from_kinds
+from icr_platform.annotation.translation import FAILURES
+from icr_platform.artifacts import Artifact
+from icr_platform.config import AnnotateSettings, RewardKind
+from icr_platform.schemas import DROPS, PREFERENCES
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+NEAR_DUPLICATE = "near-duplicate"
+_ABSENT, _KEPT = -1, 0
+
+
+@dataclass(frozen=True)
+class LanguageSamples:
+    """Numbers of one language's responses: P prompts in the responses' order, N samples each, padded.
+
+    rewards: [P, N] for each kind; NaN where a sample is absent, dropped or was not scored.
+    characters, text_codes: [P, N]; codes are equal within a row where texts are.
+    part, row: [P, N] where the response stands; -1 where it is absent.
+    reason: [P, N] 0 for kept samples, k for those dropped for SAMPLE_REASONS[k - 1], -1 for absent ones.
+    """
+
+    language: str
+    prompt_ids: list[str]
+    sample_index: IntArray
+    rewards: dict[RewardKind, FloatArray]
+    characters: IntArray
+    text_codes: IntArray
+    part: IntArray
+    row: IntArray
+    reason: IntArray
+
+    @property
+    def samples(self) -> int:
+        return int((self.reason != _ABSENT).sum())
+
+
+@dataclass(frozen=True)
+class LanguagePairs:
+    """The pairs of one language by the first reward kind, before texts are compared."""
+
+    alpha: float
+    selection: PairSelection
+    reason: IntArray
+    """[P, N] as LanguageSamples.reason, NaN rewards and duplicates included."""
+
+
+@dataclass
+class _Builder:
+    prompts: dict[str, int] = field(default_factory=dict)
+    columns: dict[str, list[NDArray[np.generic]]] = field(default_factory=dict)
+
+    def add(self, prompt_ids: Sequence[str], columns: Mapping[str, NDArray[np.generic]]) -> None:
+        rows = np.array([self.prompts.setdefault(prompt_id, len(self.prompts)) for prompt_id in prompt_ids])
+        for name, values in {"prompt": rows, **columns}.items():
+            self.columns.setdefault(name, []).append(values)
+
+    def build(self, language: str, kinds: Sequence[RewardKind]) -> LanguageSamples:
+        flat = {name: np.concatenate(parts) for name, parts in self.columns.items()}
+        sample_index, column = np.unique(flat["sample_index"], return_inverse=True)
+        shape = (len(self.prompts), len(sample_index))
+
+        def matrix(name: str, fill: float, kind: type) -> NDArray[np.generic]:
+            filled = np.full(shape, fill, dtype=kind)
+            filled[flat["prompt"], column] = flat[name]
+            return filled
+
+        integers = {
+            name: matrix(name, fill, np.int64)
+            for name, fill in (("characters", 0), ("text_codes", 0), ("part", -1), ("row", -1), ("reason", _ABSENT))
+        }
+        rewards = {kind: matrix(kind, np.nan, np.float64) for kind in kinds}
+        return LanguageSamples(language, list(self.prompts), sample_index, rewards, **integers)  # type: ignore[arg-type]
+
+
+class ResponseReader:
+    """Rows of a responses artifact by (part, row), and why filters dropped them; holds a few parts."""
+
+    def __init__(self, responses: Artifact, translations: Artifact | None, settings: AnnotateSettings) -> None:
+        self.responses, self.settings = responses, settings
+        self.translations = translations if settings.reward_kind[0] == "translate" else None
+        self.part = lru_cache(maxsize=2)(self._read)
+        self.verdicts = lru_cache(maxsize=2)(self._verdicts)
+
+    def _read(self, index: int) -> pa.Table:
+        return self.responses.read_part(index, ["response", "token_ids", "character_count"])
+
+    def _verdicts(self, index: int) -> list[Verdict]:
+        verdicts = filter_samples(self.responses.read_part(index, COLUMNS), self.settings)
+        if self.translations is None:
+            return verdicts
+        outcomes = self.translations.read_part(index, ["outcome"]).column("outcome").to_pylist()
+        return [
+            Verdict(TRANSLATION, f"translation {outcome}") if not verdict.reason and outcome in FAILURES else verdict
+            for verdict, outcome in zip(verdicts, outcomes, strict=True)
+        ]
+
+    def take(self, part: IntArray, row: IntArray) -> pa.Table:
+        """The rows asked for, in that order, each part opened once."""
+        order = np.argsort(part, kind="stable")
+        pieces = [self.part(int(index)).take(pa.array(row[part == index])) for index in np.unique(part)]
+        if not pieces:
+            return self.part(0).slice(0, 0)
+        return pa.concat_tables(pieces).take(pa.array(np.argsort(order, kind="stable")))
+
+
+def collect_samples(reader: ResponseReader, rewards: Artifact) -> list[LanguageSamples]:
+    """Read every part once and keep its numbers, about 60 bytes a sample. Languages in the responses' order."""
+    builders: dict[str, _Builder] = {}
+    for part in range(len(reader.responses.parts)):
+        table = reader.responses.read_part(part, [*KEY, "response", "character_count"])
+        verdicts = reader.verdicts(part)
+        columns = {
+            "sample_index": table.column("sample_index").to_numpy().astype(np.int64),
+            "characters": table.column("character_count").to_numpy().astype(np.int64),
+            "text_codes": pd.util.hash_array(table.column("response").to_numpy(), categorize=False).view(np.int64),
+            "part": np.full(table.num_rows, part),
+            "row": np.arange(table.num_rows),
+            "reason": np.array([SAMPLE_REASONS.index(v.reason) + 1 if v.reason else _KEPT for v in verdicts]),
+            **from_kinds(rewards.read_part(part, ["kind", "reward"]), "reward"),
+        }
+        language = table.column("language").to_numpy()
+        prompt_ids = table.column("prompt_id").to_numpy()
+        for code in dict.fromkeys(language):
+            here = language == code
+            selected = {name: values[here] for name, values in columns.items()}
+            builders.setdefault(code, _Builder()).add(prompt_ids[here], selected)
+    return [builder.build(language, reader.settings.reward_kind) for language, builder in builders.items()]
+
+
+def select_language(samples: LanguageSamples, settings: AnnotateSettings) -> LanguagePairs:
+    """Fit alpha and select pairs by the first reward kind."""
+    eligible = samples.reason == _KEPT
+    reward = np.where(eligible, samples.rewards[settings.reward_kind[0]], np.nan)
+    alpha = 0.0
+    if settings.length_control:
+        alpha = fit_alpha(reward, samples.characters, (settings.alpha_min, settings.alpha_max)).alpha
+    selection = select_pairs(
+        reward,
+        samples.characters,
+        alpha,
+        eligible=eligible,
+        text_codes=samples.text_codes,
+        minimal_margin=settings.minimal_margin,
+        upper_bound=settings.upper_bound,
+    )
+    reason = np.where(selection.duplicate, SAMPLE_REASONS.index(DUPLICATE) + 1, samples.reason)
+    reason = np.where(eligible & ~np.isfinite(reward), SAMPLE_REASONS.index(NAN) + 1, reason)
+    return LanguagePairs(alpha, selection, reason)
+
+
+def write_chunk(
+    samples: LanguageSamples,
+    pairs: LanguagePairs,
+    prompts: slice,
+    reader: ResponseReader,
+    index: PromptIndex,
+) -> tuple[pa.Table, pa.Table]:
+    """(schemas.PREFERENCES, schemas.DROPS) of some prompts of a language, in the order of prompts and samples."""
+    rows = np.arange(len(samples.prompt_ids))[prompts]
+    reasons = np.array(pairs.selection.reason, dtype=object)[rows]
+    kept = rows[reasons == ""]
+    ends = [(column[kept], *_place(samples, kept, column[kept])) for column in
+            (pairs.selection.chosen_index, pairs.selection.rejected_index)]  # fmt: skip
+    chosen, rejected = (reader.take(part, row) for _, part, row in ends)
+    alike = _near_duplicates(chosen, rejected, reader.settings.near_duplicate)
+    reasons[reasons == ""] = np.where(alike, NEAR_DUPLICATE, "")
+    drops = _drops(samples, pairs, rows, reasons, reader)
+    paired, different = kept[~alike], pa.array(~alike)
+    columns = [column[~alike] for column, _, _ in ends]
+    responses = [chosen.filter(different), rejected.filter(different)]
+    reward = samples.rewards[reader.settings.reward_kind[0]]
+    return _preferences(samples, pairs, paired, columns, responses, reward, index), drops
+
+
+def _place(samples: LanguageSamples, rows: IntArray, column: IntArray) -> tuple[IntArray, IntArray]:
+    return samples.part[rows, column], samples.row[rows, column]
+
+
+def _near_duplicates(chosen: pa.Table, rejected: pa.Table, threshold: float | None) -> NDArray[np.bool_]:
+    if threshold is None:
+        return np.zeros(chosen.num_rows, dtype=bool)
+    texts = (table.column("response").to_pylist() for table in (chosen, rejected))
+    return np.array([near_duplicate(one, other, threshold) for one, other in zip(*texts, strict=True)], dtype=bool)
+
+
+def _preferences(
+    samples: LanguageSamples,
+    pairs: LanguagePairs,
+    rows: IntArray,
+    columns: Sequence[IntArray],
+    responses: Sequence[pa.Table],
+    reward: FloatArray,
+    index: PromptIndex,
+) -> pa.Table:
+    ids = [samples.prompt_ids[row] for row in rows]
+    instructions = [index[samples.language, prompt_id] for prompt_id in ids]
+    values: dict[str, object] = {
+        "language": [samples.language] * len(ids),
+        "prompt_id": ids,
+        "instruction": [both.native for both in instructions],
+        "english_instruction": [both.english for both in instructions],
+        "margin": pairs.selection.margin[rows],
+        "length_penalty_alpha": np.full(len(ids), pairs.alpha),
+    }
+    for end, column, table in zip(("chosen", "rejected"), columns, responses, strict=True):
+        values[end] = table.column("response")
+        values[f"{end}_token_ids"] = table.column("token_ids")
+        values[f"{end}_characters"] = table.column("character_count")
+        values[f"{end}_index"] = samples.sample_index[column]
+        values[f"{end}_reward"] = reward[rows, column]
+    return pa.table({name: values[name] for name in PREFERENCES.schema.names}).cast(PREFERENCES.schema)
+
+
+def _drops(
+    samples: LanguageSamples,
+    pairs: LanguagePairs,
+    rows: IntArray,
+    reasons: NDArray[np.object_],
+    reader: ResponseReader,
+) -> pa.Table:
+    """Dropped samples, each prompt's followed by the prompt itself (sample_index null) when it gives no pair."""
+    listed: list[tuple[str, int | None, str, str]] = []
+    for row, reason in zip(rows.tolist(), reasons.tolist(), strict=True):
+        prompt_id = samples.prompt_ids[row]
+        for column in np.flatnonzero(pairs.reason[row] > _KEPT).tolist():
+            why = SAMPLE_REASONS[pairs.reason[row, column] - 1]
+            detail = _sample_detail(samples, pairs, row, column, reader)
+            listed.append((prompt_id, int(samples.sample_index[column]), why, detail))
+        if reason:
+            present, left = samples.reason[row] != _ABSENT, pairs.reason[row] == _KEPT
+            listed.append((prompt_id, None, reason, f"{left.sum()} of {present.sum()} samples left"))
+    names = ("prompt_id", "sample_index", "reason", "detail")
+    columns = dict(zip(names, zip(*listed, strict=True), strict=True)) if listed else dict.fromkeys(names, ())
+    table = {"language": [samples.language] * len(listed), **columns}
+    return pa.Table.from_pydict({name: list(table[name]) for name in DROPS.schema.names}, schema=DROPS.schema)
+
+
+def _sample_detail(
+    samples: LanguageSamples, pairs: LanguagePairs, row: int, column: int, reader: ResponseReader
+) -> str:
+    if SAMPLE_REASONS[pairs.reason[row, column] - 1] == DUPLICATE:
+        same = samples.text_codes[row] == samples.text_codes[row, column]
+        twin = int(np.flatnonzero(same & (pairs.reason[row] == _KEPT))[0])
+        return f"same text as sample {samples.sample_index[twin]}"
+    verdict = reader.verdicts(int(samples.part[row, column]))[samples.row[row, column]]
+    return verdict.detail or "reward is not finite"

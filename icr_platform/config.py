@@ -1,0 +1,382 @@
+"""One frozen, validated configuration per stage. Every field is a command-line flag, a preset key and an MLproject parameter.
+
+A field's *role* says how it enters the fingerprint under which finished work is found again: `setting` by value, `input` and
+`model` by the content behind the path, `place` (where and how fast, never what) not at all.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from icr_platform.errors import InputError
+from icr_platform.languages import NAMES
+
+Role = Literal["setting", "input", "model", "place"]
+RewardKind = Literal["cross-lingual", "multilingual", "translate", "random"]
+
+
+def setting(default: Any, doc: str, role: Role = "setting", **constraints: Any) -> Any:
+    return Field(default, description=doc, json_schema_extra={"role": role}, **constraints)
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _known_languages(value: object) -> object:
+    codes = _split(value)
+    if isinstance(codes, (list, tuple)):
+        for code in codes:
+            if code not in NAMES:
+                near = difflib.get_close_matches(str(code), NAMES, n=1, cutoff=0.3)
+                raise ValueError(f"unknown language code {code!r}" + (f", nearest is {near[0]!r}" if near else ""))
+    return codes
+
+
+def _none(value: object) -> object:
+    return None if isinstance(value, str) and value.lower() in ("none", "null", "") else value
+
+
+Languages = Annotated[tuple[str, ...], BeforeValidator(_known_languages)]
+RewardKinds = Annotated[tuple[RewardKind, ...], BeforeValidator(_split)]
+OptionalFloat = Annotated[float | None, BeforeValidator(_none)]
+OptionalInt = Annotated[int | None, BeforeValidator(_none)]
+
+
+class Config(BaseModel):
+    """Base of all configurations: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+
+
+class ModelPlace(Config):
+    """Where and in what precision models run."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "weights' precision; auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    device: str = setting("auto", "torch device; auto: the GPU when there is one", "place")
+
+
+class GenerateSettings(ModelPlace):
+    """How responses are sampled. Defaults as in the reference implementation (METHOD: N=10, T=0.9, 2400 tokens)."""
+
+    samples: int = setting(10, "responses per prompt (N)", ge=1)
+    temperature: float = setting(0.9, "sampling temperature; 0 is greedy", ge=0)
+    top_p: float = setting(1.0, "nucleus: smallest set of tokens with this probability", gt=0, le=1)
+    top_k: int = setting(0, "only the k likeliest tokens; 0 switches it off", ge=0)
+    max_tokens: int = setting(2400, "new tokens at most", ge=1)
+    sampler: Literal["transformers", "vllm", "server"] = setting("transformers", "engine that samples")
+    server_url: str = setting("", "base URL of an OpenAI-compatible endpoint, for the server sampler")
+    server_model: str = setting("", "model name at the endpoint; empty: the policy's name")
+    server_concurrency: int = setting(32, "requests under way at once, for the server sampler", "place", ge=1)
+    language_identifier: Literal["fasttext", "langid", "lingua", "demo"] = setting(
+        "fasttext", "offline library that tells a response's language; demo: the demo world's exact one"
+    )
+    batch_size: int = setting(64, "sequences decoded together, for the transformers sampler", ge=1)
+    shard_prompts: int = setting(64, "prompts of one language per shard, the unit of resume", ge=1)
+    tensor_parallel: int = setting(1, "GPUs one engine spans, for vllm", "place", ge=1)
+    gpu_memory: float = setting(0.9, "share of GPU memory the engine takes, for vllm", "place", gt=0, le=1)
+    max_model_len: OptionalInt = setting(
+        None, "tokens of prompt and response together, for vllm; none: the model's own"
+    )
+
+
+class GenerateConfig(GenerateSettings):
+    """generate: prompts -> responses."""
+
+    policy: str = setting("", "model that responds: folder, hub name, runs:/ or models:/ URI", "model")
+    prompts: str = setting("", "folder of LANG.json(l), one Parquet file, hub data set, or runs:/ URI", "input")
+    languages: Languages = setting((), "language codes, comma-separated; empty: every language of the prompts")
+    limit: OptionalInt = setting(None, "prompts per language, the first ones; none: all")
+    seed: int = setting(42, "seed of every sample, with language and prompt id", ge=0)
+    output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
+
+
+class AnnotateSettings(ModelPlace):
+    """How responses are scored and pairs are selected (arXiv 2503.04647, section 3)."""
+
+    reward_kind: RewardKinds = setting(
+        ("cross-lingual",), "cross-lingual, multilingual, translate, random (a control); the first makes the pairs"
+    )
+    beta: float = setting(0.1, "scale of the implicit reward beta * (log pi - log pi_ref)", gt=0)
+    length_control: bool = setting(True, "take alpha * characters off the reward, alpha fitted per language")
+    alpha_min: float = setting(-1.0, "lower bound of alpha, reward per character")
+    alpha_max: float = setting(1.0, "upper bound of alpha, reward per character")
+    drop_empty: bool = setting(True, "drop responses without a visible character")
+    drop_truncated: bool = setting(True, "drop responses that reached max_tokens")
+    drop_wrong_language: bool = setting(True, "drop responses identified as another language than the prompt's")
+    language_confidence: float = setting(0.5, "below it the language counts as unknown, which is not wrong", ge=0, le=1)
+    near_duplicate: OptionalFloat = setting(
+        None, "drop pairs whose texts are at least this similar (0 to 1, edit similarity); none: only identical texts"
+    )
+    minimal_margin: float = setting(0.0, "drop pairs whose margin is not above it", ge=0)
+    upper_bound: float = setting(float("inf"), "a chosen response must have a length-controlled reward below it")
+    translator: str = setting("", "model that translates responses into English, for the translate kind", "model")
+    translation_max_tokens: int = setting(2400, "new tokens of a translation at most", ge=1)
+    batch_tokens: int = setting(8192, "tokens scored together, padding included", "place", ge=1)
+
+
+class AnnotateConfig(AnnotateSettings):
+    """annotate: responses -> rewards, preferences, drops."""
+
+    policy: str = setting("", "English-aligned model pi_t", "model")
+    reference: str = setting("", "its reference pi_ref", "model")
+    prompts: str = setting("", "the prompts the responses answer", "input")
+    responses: str = setting("", "responses artifact", "input")
+    seed: int = setting(42, "seed of the random kind", ge=0)
+    output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
+
+
+class TrainSettings(ModelPlace):
+    """How the policy is trained: L_DPO(beta) + gamma * L_NLL(chosen) (METHOD, step 5)."""
+
+    beta: float = setting(0.1, "beta of the DPO loss", gt=0)
+    gamma: float = setting(1.0, "weight of the likelihood of the chosen response", ge=0)
+    dpo_reference: Literal["policy", "initial"] = setting(
+        "policy", "reference of the DPO loss: the policy at the start of training, or the given reference"
+    )
+    learning_rate: float = setting(1e-7, "peak learning rate", gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = setting("linear", "learning rate after warm-up")
+    warmup: float = setting(0.1, "share of steps that warm up", ge=0, lt=1)
+    epochs: float = setting(1.0, "passes over the pairs", gt=0)
+    batch_size: int = setting(1, "pairs per device and step", ge=1)
+    accumulation: int = setting(32, "steps whose gradients are added up", ge=1)
+    max_length: int = setting(4096, "tokens of prompt and response; longer pairs are left out and counted", ge=2)
+    lora_rank: int = setting(0, "rank of LoRA adapters, merged at the end; 0 trains all weights", ge=0)
+    lora_alpha: float = setting(32.0, "LoRA scale", gt=0)
+    gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
+    precompute_reference: Literal["auto", "yes", "no"] = setting(
+        "auto",
+        "score the pairs under the reference once, before training; auto: when there is more than one epoch "
+        "or the reference does not fit beside the policy",
+    )
+    save_steps: int = setting(100, "optimizer steps between checkpoints to resume from", "place", ge=1)
+    accelerate_config: str = setting("", "accelerate config file: train through `accelerate launch`", "place")
+
+
+class TrainConfig(TrainSettings):
+    """train: preferences -> checkpoint."""
+
+    policy: str = setting("", "model to start from, pi_t", "model")
+    reference: str = setting("", "pi_ref; needed for dpo_reference=initial", "model")
+    preferences: str = setting("", "preferences artifact", "input")
+    seed: int = setting(42, "seed of data order and adapters", ge=0)
+    output: str = setting("", "folder of the checkpoint; empty: a work folder, emptied once MLflow holds it", "place")
+
+
+class EvalSettings(GenerateSettings):
+    """How a policy is evaluated. Decoding as in the paper: temperature 0.6, top-p 0.9, 2048 tokens."""
+
+    samples: int = setting(1, "outputs per prompt", ge=1)
+    temperature: float = setting(0.6, "sampling temperature; 0 is greedy", ge=0)
+    top_p: float = setting(0.9, "nucleus: smallest set of tokens with this probability", gt=0, le=1)
+    max_tokens: int = setting(2048, "new tokens at most", ge=1)
+    judge: Literal["none", "demo", "logprob", "openai"] = setting(
+        "none",
+        "demo: the demo world's grader; logprob: label probabilities of the local judge_model; openai: judge_api_model at "
+        "any OpenAI-compatible endpoint; none: fidelity and lengths only",
+    )
+    judge_model: str = setting("", "local model that judges, for the logprob judge", "model")
+    judge_api_model: str = setting("", "model name at the endpoint, for the openai judge")
+    judge_url: str = setting("", "base URL of the endpoint; empty: OPENAI_BASE_URL, or OpenAI's own", "place")
+    judge_key_variable: str = setting("OPENAI_API_KEY", "environment variable that holds the endpoint's key", "place")
+    judge_template: str = setting("", "YAML list of {role, content} messages; empty: the built-in wording", "input")
+    judge_answer: Literal["logprobs", "structured"] = setting(
+        "logprobs",
+        "logprobs: the label's probability as first token; structured: sampled JSON, for reasoning models and endpoints "
+        "without log-probabilities",
+    )
+    judge_samples: int = setting(1, "answers sampled per pair and order, for structured answers", ge=1)
+    both_orders: bool = setting(True, "judge each pair in both orders and average; else a seeded coin picks one")
+    judge_concurrency: int = setting(32, "requests under way at once", "place", ge=1)
+    judge_timeout: float = setting(120.0, "seconds until a request counts as hanging", "place", gt=0)
+    judge_retries: int = setting(8, "tries after the first, with exponential backoff", "place", ge=0)
+    judge_max_failures: float = setting(
+        2.0, "percent of judgments that may fail before the run does, after everything is kept", "place", ge=0, le=100
+    )
+    judge_cache: str = setting("", "folder of the judge's answers; empty: ~/.cache/icr/judge", "place")
+    judge_input_price: float = setting(0.0, "US dollars per million input tokens, for the estimate", "place", ge=0)
+    judge_output_price: float = setting(0.0, "US dollars per million output tokens, for the estimate", "place", ge=0)
+    judge_tokenizer: str = setting("", "tokenizer that counts the judge's tokens; empty: by characters", "place")
+    difficulty: str = setting(
+        "", "CSV of id, instruction_difficulty (and language; else English) for length control", "input"
+    )
+    anchors: str = setting("", "CSV of AlpacaEval's gamed baselines, which anchor the length coefficient", "input")
+    lc_cross_validation: bool = setting(
+        False, "choose the penalty of length control by cross-validation, as AlpacaEval does; else C = 10"
+    )
+
+
+class EvalConfig(EvalSettings):
+    """eval: policy -> outputs, judgments, scores."""
+
+    policy: str = setting("", "model to evaluate", "model")
+    prompts: str = setting("", "evaluation prompts", "input")
+    outputs: str = setting("", "outputs to judge instead of sampling any: artifact, or files as reference_outputs", "input")
+    reference_outputs: str = setting(
+        "", "outputs to compare with: folder of LANG.json(l), path with {language} in it, or outputs artifact", "input"
+    )
+    languages: Languages = setting((), "language codes, comma-separated; empty: every language of the prompts")
+    limit: OptionalInt = setting(None, "prompts per language, the first ones; none: all")
+    seed: int = setting(42, "seed of every output, with language and prompt id", ge=0)
+    output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
+
+
+class IterateConfig(Config):
+    """iterate: T times generate, annotate, train, eval."""
+
+    arm: str = setting("icr", "name of this arm of the experiment, for charts and tables", "place")
+    iterations: int = setting(2, "iterations T", ge=1)
+    policy: str = setting("", "pi_0: the reference aligned on English preferences only", "model")
+    reference: str = setting("", "pi_ref: the SFT model", "model")
+    prompts: str = setting("", "training prompts", "input")
+    languages: Languages = setting((), "training languages; empty: every language of the prompts")
+    limit: OptionalInt = setting(None, "training prompts per language, the first ones; none: all")
+    reward_reference: Literal["initial", "previous"] = setting(
+        "initial", "reference of the reward: pi_ref, or the policy before (an ablation of the paper)"
+    )
+    eval_prompts: str = setting("", "evaluation prompts; empty: no evaluation", "input")
+    reference_outputs: str = setting("", "outputs that the policy is compared with", "input")
+    eval_languages: Languages = setting((), "evaluation languages; empty: every language of the evaluation prompts")
+    eval_limit: OptionalInt = setting(None, "evaluation prompts per language; none: all")
+    seed: int = setting(42, "seed of everything; each iteration derives its own", ge=0)
+    output: str = setting("", "folder of all artifacts; empty: a work folder", "place")
+    stage_processes: bool = setting(
+        False, "run each stage in a process of its own, which surely frees GPU memory", "place"
+    )
+    generate: GenerateSettings = setting(GenerateSettings(), "settings of generate")
+    annotate: AnnotateSettings = setting(AnnotateSettings(), "settings of annotate")
+    train: TrainSettings = setting(TrainSettings(), "settings of train")
+    eval: EvalSettings = setting(EvalSettings(), "settings of eval")
+
+
+STAGES: dict[str, type[Config]] = {
+    "generate": GenerateConfig,
+    "annotate": AnnotateConfig,
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "iterate": IterateConfig,
+}
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "generate": ("policy", "prompts"),
+    "annotate": ("policy", "reference", "prompts", "responses"),
+    "train": ("policy", "preferences"),
+    "eval": ("prompts",),
+    "iterate": ("policy", "reference", "prompts"),
+}
+C = TypeVar("C", bound=Config)
+
+
+def leaves(config: type[Config], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every field of a configuration as (dotted name, field), nested settings flattened."""
+    for name, info in config.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, Config):
+            yield from leaves(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", info
+
+
+def role(info: FieldInfo) -> Role:
+    """How the field enters the fingerprint."""
+    extra = info.json_schema_extra
+    return extra["role"] if isinstance(extra, dict) else "setting"  # type: ignore[return-value]
+
+
+def load_preset(path: Path, stage: str) -> dict[str, Any]:
+    """Nested values of a YAML preset for `stage`.
+
+    A preset of `iterate` serves the single stages too: its section of that name, and the shared keys the stage has.
+
+    Raises:
+        InputError: no such file, no valid YAML, no mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such preset; give a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable ({error}); give a YAML file") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: no valid YAML ({' '.join(str(error).split())}); mend it") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds no mapping of fields; write `field: value` lines")
+    is_iterate = stage != "iterate" and any(isinstance(values.get(name), dict) for name in STAGES)
+    return _section(values, stage, str(path)) if is_iterate else values
+
+
+def _section(values: dict[str, Any], stage: str, source: str) -> dict[str, Any]:
+    validate(IterateConfig, values, source)
+    names = STAGES[stage].model_fields
+    shared = {key: value for key, value in values.items() if key in names and key not in STAGES}
+    if stage == "eval":
+        renamed = {"prompts": "eval_prompts", "languages": "eval_languages", "limit": "eval_limit"}
+        shared = {key: value for key, value in shared.items() if key not in renamed}
+        shared |= {name: values[key] for name, key in renamed.items() if key in values}
+    return shared | dict(values.get(stage) or {})
+
+
+def validate(config: type[C], values: Mapping[str, Any], source: str) -> C:
+    """Build a configuration; raises InputError with every wrong key of `source` in one line, unknown ones with the nearest."""
+    try:
+        return config.model_validate(dict(values))
+    except ValidationError as error:
+        names = [name for name, _ in leaves(config)] + list(config.model_fields)
+        problems = [_explain(problem["loc"], problem, names) for problem in error.errors(include_url=False)]
+        raise InputError(f"{source}: " + "; ".join(problems)) from None
+
+
+def _explain(location: tuple[int | str, ...], problem: Any, names: list[str]) -> str:
+    name = ".".join(str(part) for part in location if not str(part).startswith("function-"))
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+        return f"unknown field {name!r}" + (f", nearest is {near[0]!r}" if near else "; remove it")
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"field {name!r}: {message}, got {problem['input']!r}"
+
+
+def require(config: Config, stage: str, source: str = "config") -> None:
+    """Raise InputError naming every required field of `stage` that is empty."""
+    missing = [name for name in REQUIRED[stage] if not getattr(config, name)]
+    if missing:
+        flags = " ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise InputError(f"{source}: field {missing[0]!r} is missing for {stage}; give {flags}")
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{'train.beta': 1} -> {'train': {'beta': 1}}."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *folders, leaf = name.split(".")
+        target = nested
+        for folder in folders:
+            target = target.setdefault(folder, {})
+        target[leaf] = value
+    return nested
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over` put over it, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def kind_name(info: FieldInfo) -> str:
+    """'float' for numbers, 'string' for everything else, numbers that can be none included: the types MLproject knows."""
+    kinds = {info.annotation, *get_args(info.annotation)}
+    if get_origin(info.annotation) is Literal or kinds & {bool, type(None)}:
+        return "string"
+    return "float" if kinds & {int, float} else "string"

@@ -1,0 +1,17 @@
+"""Errors a user can act on: one line that names the file, the row, the field and the mend."""
+
+
+class IcrError(Exception):
+    """A stage could not finish; finished work is kept. The command exits with status 1."""
+
+    exit_status = 1
+
+
+class InputError(IcrError):
+    """An input or a configuration is wrong; nothing was written. The command exits with status 2."""
+
+    exit_status = 2
+
+
+class TrackingError(IcrError):
+    """The tracking server stopped answering; finished work waits on disk for the next run."""

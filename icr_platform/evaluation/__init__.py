@@ -1,0 +1,1 @@
+"""Win rates, comparisons and fidelity of a policy's outputs."""

@@ -1,0 +1,296 @@
+"""Comparisons between two models or iterations that were judged on the same prompts.
+
+Everything is paired by prompt id: the difference of two models on one prompt varies far less than either win rate.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from icr_platform.evaluation.win_rate import (
+    Columns,
+    checked_preferences,
+    length_controlled_replicates,
+    length_controlled_win_rate,
+)
+
+FloatArray = NDArray[np.float64]
+
+Verdict = Literal["win", "tie", "loss"]
+_VALUES_AT_A_TIME = 1_000_000
+
+
+@dataclass(frozen=True)
+class Judgments:
+    """Judgments of one model in one language, one row each; rows of one prompt (orders, judges) are averaged."""
+
+    prompt_id: Sequence[str]
+    preference: ArrayLike
+    """[rows] in [0, 1], 1 where the model beats the reference; NaN where the judge failed."""
+    candidate_length: ArrayLike | None = None
+    """[rows] characters; needed, with reference_length, for length-controlled differences only."""
+    reference_length: ArrayLike | None = None
+    """[rows] characters."""
+    difficulty: ArrayLike | None = None
+    """[rows] of the prompt; without it the length-controlled difference is of the minimal variant."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """After minus before over the prompts that both were judged on; rates in percent, differences in points."""
+
+    before: float
+    after: float
+    difference: float
+    standard_error: float
+    low: float
+    """Lower end of the confidence interval; NaN under two prompts or where nothing varies."""
+    high: float
+    p_value: float
+    """Two-sided, of no difference; NaN under two prompts or where nothing varies."""
+    n: int
+    """Prompts compared."""
+    n_unpaired: int
+    """Prompts that either lacks, or has no preference on."""
+
+
+@dataclass(frozen=True)
+class LanguageDifference:
+    language: str
+    difference: Difference
+    adjusted_p_value: float
+    """Holm's, over the languages compared."""
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A prompt on which the verdict against the reference changed."""
+
+    language: str
+    prompt_id: str
+    kind: Literal["regression", "improvement"]
+    before_verdict: Verdict
+    after_verdict: Verdict
+    before: float
+    """Mean preference in [0, 1] over the prompt's judgments."""
+    after: float
+
+
+class MeanInterval(NamedTuple):
+    """A mean with its standard error, confidence interval and two-sided p-value, in the unit of the values."""
+
+    mean: float
+    standard_error: float
+    low: float
+    high: float
+    p_value: float
+
+
+class _Pairs(NamedTuple):
+    """Prompts both models have a preference on, in the order of the first.
+
+    Tables [n, 4]: preference, candidate length, reference length, difficulty; NaN where not given.
+    """
+
+    prompt_id: list[str]
+    before: FloatArray
+    after: FloatArray
+    n_unpaired: int
+
+
+def win_rate_difference(
+    before: Judgments, after: Judgments, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Difference:
+    """Difference of the win rates, with a studentised paired bootstrap over prompts (see `bootstrap_mean`)."""
+    pairs = _pair(before, after)
+    preference_before, preference_after = 100 * pairs.before[:, 0], 100 * pairs.after[:, 0]
+    interval = bootstrap_mean(
+        preference_after - preference_before, limits=(-100.0, 100.0),
+        confidence=confidence, resamples=resamples, seed=seed,
+    )  # fmt: skip
+    return Difference(
+        before=_mean(preference_before),
+        after=_mean(preference_after),
+        difference=interval.mean,
+        standard_error=interval.standard_error,
+        low=interval.low,
+        high=interval.high,
+        p_value=interval.p_value,
+        n=len(pairs.prompt_id),
+        n_unpaired=pairs.n_unpaired,
+    )
+
+
+def length_controlled_difference(
+    before: Judgments,
+    after: Judgments,
+    *,
+    anchors: Columns | None = None,
+    C: float = 10.0,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Difference:
+    """Difference of the length-controlled win rates; both regressions are refitted on every resample of the prompts.
+
+    The interval and the p-value are those of the percentile bootstrap.
+
+    Raises:
+        ValueError: judgments without lengths, or with difficulty on one side only.
+    """
+    if any(side.candidate_length is None or side.reference_length is None for side in (before, after)):
+        raise ValueError("length-controlled differences need candidate_length and reference_length on both sides")
+    if (before.difficulty is None) != (after.difficulty is None):
+        raise ValueError("difficulty is given for one side only: the two variants do not compare")
+    pairs = _pair(before, after)
+    n, with_difficulty = len(pairs.prompt_id), before.difficulty is not None
+    rows = np.random.default_rng(seed).integers(0, max(n, 1), (resamples, n))
+    rates, replicates = [], []
+    for side in (pairs.before, pairs.after):
+        preference, candidate, reference, difficulty = side.T
+        term = difficulty if with_difficulty else None
+        rates.append(length_controlled_win_rate(preference, candidate, reference, term, anchors, C).win_rate)
+        replicates.append(length_controlled_replicates(preference, candidate, reference, rows, term, anchors, C))
+    change = replicates[1] - replicates[0]
+    varies = n > 1 and np.ptp(change) > 0
+    low, high = np.quantile(change, [(1 - confidence) / 2, (1 + confidence) / 2]) if varies else (math.nan, math.nan)
+    tail = 1 + min(int((change <= 0).sum()), int((change >= 0).sum()))
+    return Difference(
+        before=rates[0],
+        after=rates[1],
+        difference=rates[1] - rates[0],
+        standard_error=float(change.std(ddof=1)) if varies else math.nan,
+        low=float(low),
+        high=float(high),
+        p_value=min(1.0, 2 * tail / (resamples + 1)) if varies else math.nan,
+        n=n,
+        n_unpaired=pairs.n_unpaired,
+    )
+
+
+def compare_languages(
+    before: Mapping[str, Judgments],
+    after: Mapping[str, Judgments],
+    estimate: Callable[[Judgments, Judgments], Difference] = win_rate_difference,
+) -> tuple[LanguageDifference, ...]:
+    """Differences in every language both models were judged in, with p-values adjusted over those languages.
+
+    `estimate` is `win_rate_difference` or `length_controlled_difference`, with `functools.partial` for other settings.
+    """
+    languages = [language for language in before if language in after]
+    differences = [estimate(before[language], after[language]) for language in languages]
+    adjusted = holm([difference.p_value for difference in differences])
+    return tuple(map(LanguageDifference, languages, differences, adjusted.tolist()))
+
+
+def flipped_prompts(before: Mapping[str, Judgments], after: Mapping[str, Judgments]) -> tuple[Flip, ...]:
+    """Prompts whose verdict (win above one half, tie at it, loss below) changed, the greatest losses first."""
+    flips = []
+    for language in (language for language in before if language in after):
+        pairs = _pair(before[language], after[language])
+        for prompt_id, first, second in zip(pairs.prompt_id, pairs.before[:, 0], pairs.after[:, 0], strict=True):
+            if _verdict(first) != _verdict(second):
+                kind: Literal["regression", "improvement"] = "regression" if second < first else "improvement"
+                verdicts = _verdict(first), _verdict(second)
+                flips.append(Flip(language, prompt_id, kind, *verdicts, float(first), float(second)))
+    return tuple(sorted(flips, key=lambda flip: flip.after - flip.before))
+
+
+def head_to_head(
+    judgments: Judgments, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> MeanInterval:
+    """Win rate of one model judged directly against another, in percent; the p-value is of 50."""
+    values = np.array([row[0] for row in _by_prompt(judgments).values()])
+    return bootstrap_mean(
+        100 * values, null=50.0, limits=(0.0, 100.0), confidence=confidence, resamples=resamples, seed=seed
+    )
+
+
+def bootstrap_mean(
+    values: ArrayLike,
+    *,
+    null: float = 0.0,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> MeanInterval:
+    """Mean of independent values [n] with a symmetric studentised bootstrap interval and p-value.
+
+    Studentised (Hall, The Bootstrap and Edgeworth Expansion, 1992), because most prompts do not change between two
+    iterations: with few changes among a hundred prompts the percentile interval is too narrow. The p-value comes from
+    the same |t|, so that it falls below 1 - confidence where the interval leaves null out.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    n = len(sample)
+    mean, spread = _mean(sample), float(sample.std(ddof=1)) if n > 1 else math.nan
+    if n < 2 or spread == 0:
+        known = n > 1 and mean == null
+        end, p_value = (mean, 1.0) if known else (math.nan, math.nan)
+        return MeanInterval(mean, spread, end, end, p_value)
+    error = spread / math.sqrt(n)
+    statistic = _studentised(sample, resamples, seed)
+    reach = float(np.quantile(statistic, confidence, method="higher")) * error
+    extreme = int((statistic >= abs(mean - null) / error).sum())
+    low, high = max(mean - reach, limits[0]), min(mean + reach, limits[1])
+    return MeanInterval(mean, error, low, high, (1 + extreme) / (resamples + 1))
+
+
+def holm(p_values: ArrayLike) -> FloatArray:
+    """P-values [m] adjusted for m comparisons (Holm, 1979); NaNs stay NaN and are not counted."""
+    values = np.asarray(p_values, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(values))
+    order = known[np.argsort(values[known], kind="stable")]
+    adjusted = np.full(values.shape, np.nan)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * np.arange(len(order), 0, -1)))
+    return adjusted
+
+
+def _studentised(sample: FloatArray, resamples: int, seed: int) -> FloatArray:
+    """|t| [resamples] of resamples around the sample's mean; infinite where a resample does not vary."""
+    generator, n = np.random.default_rng(seed), len(sample)
+    centred = sample - sample.mean()
+    smallest = 1e-12 * float(np.abs(centred).max())
+    at_a_time = max(1, _VALUES_AT_A_TIME // n)
+    parts = []
+    for first in range(0, resamples, at_a_time):
+        drawn = centred[generator.integers(0, n, (min(at_a_time, resamples - first), n))]
+        error = drawn.std(axis=1, ddof=1) / math.sqrt(n)
+        away = np.abs(drawn.mean(axis=1))
+        unvarying = np.where(away > smallest, math.inf, 0.0)
+        parts.append(np.divide(away, error, out=unvarying, where=error > smallest))
+    return np.concatenate(parts)
+
+
+def _by_prompt(judgments: Judgments) -> dict[str, FloatArray]:
+    """Means of the columns over each prompt's judgments that have a preference; prompts without any are absent."""
+    size = len(judgments.prompt_id)
+    others = (judgments.candidate_length, judgments.reference_length, judgments.difficulty)
+    columns = [np.full(size, np.nan) if column is None else np.asarray(column, dtype=np.float64) for column in others]
+    table = np.column_stack([checked_preferences(judgments.preference), *columns])
+    rows: dict[str, list[int]] = {}
+    for row in np.flatnonzero(np.isfinite(table[:, 0])).tolist():
+        rows.setdefault(judgments.prompt_id[row], []).append(row)
+    return {prompt_id: table[some].mean(axis=0) for prompt_id, some in rows.items()}
+
+
+def _pair(before: Judgments, after: Judgments) -> _Pairs:
+    first, second = _by_prompt(before), _by_prompt(after)
+    common = [prompt_id for prompt_id in first if prompt_id in second]
+    asked = {*before.prompt_id, *after.prompt_id}
+    sides = [np.array([side[prompt_id] for prompt_id in common]).reshape(-1, 4) for side in (first, second)]
+    return _Pairs(common, sides[0], sides[1], len(asked) - len(common))
+
+
+def _mean(values: FloatArray) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _verdict(preference: float) -> Verdict:
+    if preference == 0.5:
+        return "tie"
+    return "win" if preference > 0.5 else "loss"

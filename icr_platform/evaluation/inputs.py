@@ -1,0 +1,128 @@
+"""Everything an evaluation reads, checked before anything is loaded or written."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from icr_platform.config import EvalConfig
+from icr_platform.errors import InputError
+from icr_platform.evaluation.pairwise import Template, load_template
+from icr_platform.evaluation.reference_outputs import ReferenceOutputs, load_reference_outputs
+from icr_platform.evaluation.scores import LengthControl
+from icr_platform.generation.prompts import PromptSet, load_prompts
+from icr_platform.generation.sampler import check_sampler
+from icr_platform.language_id import Identifier, make_identifier
+from icr_platform.models import load_tokenizer
+
+_IDS = ("prompt_id", "id", "instruction_id", "index")
+_DIFFICULTIES = ("instruction_difficulty", "difficulty")
+_ANCHORS = ("preference", "std_delta_len", "instruction_difficulty")
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """Prompts, the outputs to compare with (and, if given, the outputs to judge), the judge's wording, length control."""
+
+    prompts: PromptSet
+    identify: Identifier
+    references: ReferenceOutputs | None
+    outputs: ReferenceOutputs | None
+    template: Template
+    control: LengthControl
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        read = [source.notes for source in (self.outputs, self.references) if source is not None]
+        return self.prompts.notes + tuple(note for notes in read for note in notes)
+
+
+def read_inputs(config: EvalConfig) -> EvaluationInputs:
+    """Read and check every input; loads no model weights and writes nothing.
+
+    Raises:
+        InputError: anything missing, unreadable or of the wrong kind, in one line.
+    """
+    _check_policy(config)
+    _check_judge(config)
+    prompts = load_prompts(config.prompts, config.languages, config.limit)
+    identify = make_identifier(config.language_identifier)
+    instructions: dict[str, dict[str, str]] = {language: {} for language in prompts.languages}
+    for row in prompts.table.select(["language", "prompt_id", "instruction"]).to_pylist():
+        instructions[row["language"]][row["prompt_id"]] = row["instruction"]
+    references = load_reference_outputs(config.reference_outputs, instructions, identify) if config.reference_outputs else None
+    return EvaluationInputs(
+        prompts=prompts,
+        identify=identify,
+        references=references,
+        # The model's own outputs may well be in a wrong language or empty: that is measured, not refused.
+        outputs=load_reference_outputs(config.outputs, instructions, may_be_empty=True) if config.outputs else None,
+        template=load_template(config.judge_template),
+        control=_read_control(config),
+    )
+
+
+def _check_policy(config: EvalConfig) -> None:
+    if config.outputs:
+        return
+    if not config.policy:
+        raise InputError("config: field 'policy' is missing for eval; give --policy, or --outputs that are there already")
+    check_sampler(config)
+    load_tokenizer(config.policy)
+
+
+def _check_judge(config: EvalConfig) -> None:
+    judge = config.judge
+    if judge != "none" and not config.reference_outputs:
+        raise InputError(f"config: field 'reference_outputs' is missing for the {judge} judge; give --reference-outputs")
+    if judge == "logprob":
+        if not config.judge_model:
+            raise InputError("config: field 'judge_model' is missing for the logprob judge; give --judge-model")
+        load_tokenizer(config.judge_model)
+    if judge == "openai":
+        if not config.judge_api_model:
+            raise InputError("config: field 'judge_api_model' is missing for the openai judge; give --judge-api-model")
+        if not os.environ.get(config.judge_key_variable):
+            raise InputError(
+                f"config: environment variable {config.judge_key_variable} is not set; export the endpoint's key in it "
+                "(any word for a server without keys)"
+            )
+
+
+def _read_control(config: EvalConfig) -> LengthControl:
+    difficulty = _read_difficulty(Path(config.difficulty)) if config.difficulty else None
+    anchors = None
+    if config.anchors:
+        anchors = _read_csv(Path(config.anchors))
+        missing = [name for name in _ANCHORS if name not in anchors.columns]
+        if missing:
+            raise InputError(f"{config.anchors}: column {missing[0]!r} is missing; give {', '.join(_ANCHORS)}")
+    return LengthControl(difficulty, anchors, config.lc_cross_validation)
+
+
+def _read_difficulty(path: Path) -> dict[tuple[str, str], float]:
+    """Difficulty by (language, prompt id); a table without languages is AlpacaEval's, which is English."""
+    frame = _read_csv(path)
+    names = [next((name for name in known if name in frame.columns), None) for known in (_IDS, _DIFFICULTIES)]
+    if None in names:
+        raise InputError(f"{path}: needs a column of {', '.join(_IDS)} and one of {', '.join(_DIFFICULTIES)}; add them")
+    languages = frame["language"] if "language" in frame.columns else ["en"] * len(frame)
+    keys = list(zip(languages, frame[names[0]].astype(str), strict=True))
+    values = pd.to_numeric(frame[names[1]], errors="coerce")
+    for number, (key, value) in enumerate(zip(keys, values, strict=True), start=2):
+        if value != value:
+            raise InputError(f"{path}: row {number}: field {names[1]!r} of prompt {key[1]!r} is no number; mend it")
+    if len(set(keys)) < len(keys):
+        doubled = next(key for key in keys if keys.count(key) > 1)
+        raise InputError(f"{path}: prompt {doubled[1]!r} has two difficulties; remove one")
+    return dict(zip(keys, values.astype(float), strict=True))
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"{path}: not readable as CSV ({' '.join(str(error).split())}); give a CSV file") from error

@@ -1,0 +1,104 @@
+"""Any local model as a judge: the probabilities of the labels m and M as the first token of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icr_platform.chat import encode_messages
+from icr_platform.errors import InputError
+from icr_platform.evaluation.pairwise import LABELS, Judgment, Pair, Template, orders_of, preference_of
+from icr_platform.models import load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+_BATCH_TOKENS = 16384
+
+
+def label_ids(tokenizer: PreTrainedTokenizerBase, label: str) -> list[int]:
+    """Ids of all tokens that read as `label` once spaces are off (`m`, ` m`, `▁m`).
+
+    Raises:
+        InputError: the tokenizer has no such token.
+    """
+    texts = tokenizer.batch_decode([[index] for index in range(len(tokenizer))])
+    found = [index for index, text in enumerate(texts) if text.strip() == label]
+    if not found:
+        raise InputError(f"{tokenizer.name_or_path}: no single token for the label {label!r}; choose another judge_model")
+    return found
+
+
+class LocalJudge:
+    """A causal language model that judges; deterministic on a CPU.
+
+    Args:
+        model: folder or hub name.
+        template: what it is asked.
+        both_orders, seed: see `orders_of`.
+        dtype, device: see `models.load_model`.
+    """
+
+    def __init__(self, model: str, template: Template, both_orders: bool, seed: int, dtype: str, device: str) -> None:
+        self.name = Path(model).name
+        self.template, self.both_orders, self.seed = template, both_orders, seed
+        self.tokenizer = load_tokenizer(model)
+        self.model = load_model(model, dtype, device)
+        self.labels = [label_ids(self.tokenizer, label) for label in LABELS]
+        self.limit = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30)
+
+    def judge(self, parts: Iterable[Sequence[Pair]]) -> Iterator[list[Judgment]]:
+        """Judgments part by part; batches never cross parts, so that a resumed run computes what the first would have."""
+        for part in parts:
+            asked = [(pair, order) for pair in part for order in orders_of(pair, self.both_orders, self.seed)]
+            prompts = [encode_messages(self.tokenizer, self.template.render(pair, order)) for pair, order in asked]
+            found = self._probabilities([ids for ids in prompts if len(ids) <= self.limit])
+            fitting = iter(found)
+            yield [
+                self._judgment(pair, order, len(ids), next(fitting) if len(ids) <= self.limit else None)
+                for (pair, order), ids in zip(asked, prompts, strict=True)
+            ]
+
+    def _judgment(self, pair: Pair, order: str, tokens: int, found: tuple[float, float] | None) -> Judgment:
+        key = (pair.language, pair.prompt_id, pair.sample_index, order)
+        if found is None:
+            why = f"{tokens} tokens do not fit the judge's {self.limit}"
+            return Judgment(*key, None, None, "api_error", self.name, 0, 0, why)
+        mass = sum(found)
+        if mass == 0.0:
+            return Judgment(*key, None, 0.0, "no_logprob", self.name, tokens, 0, "neither label has any probability")
+        return Judgment(*key, preference_of(*found, order), mass, "ok", self.name, tokens, 0, "")
+
+    def _probabilities(self, prompts: list[list[int]]) -> list[tuple[float, float]]:
+        """(P(m), P(M)) as the next token after each prompt, batched by length."""
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        found: list[tuple[float, float]] = [(0.0, 0.0)] * len(prompts)
+        start = 0
+        while start < len(order):
+            stop = start + 1
+            while stop < len(order) and len(prompts[order[stop]]) * (stop + 1 - start) <= _BATCH_TOKENS:
+                stop += 1
+            batch = order[start:stop]
+            for index, pair in zip(batch, self._forward([prompts[index] for index in batch]), strict=True):
+                found[index] = pair
+            start = stop
+        return found
+
+    def _forward(self, prompts: list[list[int]]) -> list[tuple[float, float]]:
+        import torch
+
+        width = max(len(ids) for ids in prompts)
+        padded = torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts])
+        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
+        with torch.inference_mode():
+            logits: torch.Tensor = self.model(
+                input_ids=padded.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0).to(self.model.device),
+                logits_to_keep=1,
+            ).logits
+        probabilities = logits[:, -1].double().softmax(-1).cpu()
+        m, M = (probabilities[:, ids].sum(-1).tolist() for ids in self.labels)
+        return list(zip(m, M, strict=True))

@@ -1,0 +1,224 @@
+"""From outputs and judgments to the figures of an evaluation: one row per language and metric, and their MLflow names.
+
+Several samples and both orders of a prompt are averaged before anything else, so that standard errors count prompts, which are
+independent, and not judgments, which are not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from icr_platform.evaluation.fidelity import fidelity, looping_rate, repeated_share, truncation_rate
+from icr_platform.evaluation.pairwise import LOW_MASS, MODEL_FIRST, REFERENCE_FIRST
+from icr_platform.evaluation.win_rate import length_controlled_win_rate, win_rate
+from icr_platform.schemas import SCORES
+
+MEAN, MEAN_NON_ENGLISH, ALL = "mean", "mean_non_english", "all"
+KEY = ["language", "prompt_id"]
+_AVERAGED = ("win_rate", "lc_win_rate", "fidelity", "truncated", "repetition", "length/characters", "length/ratio")
+_BOOTSTRAP = 500
+
+
+class Score(NamedTuple):
+    """One figure; units in SCORES. n counts prompts for win rates, outputs for shares and lengths, judgments for failures."""
+
+    language: str
+    metric: str
+    value: float | None
+    standard_error: float | None
+    n: int
+    flag: str
+
+
+class LengthControl(NamedTuple):
+    """Optional inputs of the length-controlled win rate: difficulty by (language, prompt id), AlpacaEval's anchors.
+
+    Both come from English annotations: a language without difficulties gets the minimal variant, without anchors.
+    """
+
+    difficulty: Mapping[tuple[str, str], float] | None = None
+    anchors: pd.DataFrame | None = None
+    cross_validation: bool = False
+
+
+def output_facts(outputs: pa.Table) -> pd.DataFrame:
+    """What scores need of a part of the outputs table, without the texts."""
+    columns = [*KEY, "sample_index", "character_count", "finish_reason", "detected_language"]
+    facts: pd.DataFrame = outputs.select(columns).to_pandas()
+    facts["repeated"] = [repeated_share(text) for text in outputs["output"].to_pylist()]
+    return facts
+
+
+def score_outputs(facts: pd.DataFrame) -> list[Score]:
+    """Fidelity, lengths, truncation and loops per language."""
+    scores = []
+    for language, rows in facts.groupby("language", sort=False):
+        code, n = str(language), len(rows)
+        characters = rows["character_count"].to_numpy(dtype=float)
+        figures = {
+            "fidelity": fidelity(code, rows["detected_language"].tolist()),
+            "length/characters": float(characters.mean()),
+            "truncated": truncation_rate(rows["finish_reason"].tolist()),
+            "repetition": looping_rate(rows["repeated"].tolist()),
+        }
+        scores += [Score(code, metric, value, None, n, "") for metric, value in figures.items()]
+    return scores
+
+
+def preferences_by_prompt(judgments: pd.DataFrame) -> pd.DataFrame:
+    """Preference of each (language, prompt_id): the mean over its samples, NaN when none was judged in full.
+
+    A sample counts only when every order asked of it was answered: one order alone would carry the judge's liking for a place.
+    """
+    by_sample = judgments.groupby([*KEY, "sample_index"], sort=False)["preference"].agg(lambda values: values.mean(skipna=False))
+    return by_sample.groupby(level=KEY, sort=False).mean().rename("preference").reset_index()
+
+
+def score_judgments(
+    judgments: pd.DataFrame, facts: pd.DataFrame, reference_characters: pd.DataFrame, control: LengthControl
+) -> list[Score]:
+    """Win rates, length-controlled win rates, length ratios and the judge's failures per language.
+
+    Args:
+        judgments: columns of schemas.JUDGMENTS.
+        facts: of the outputs, see `output_facts`.
+        reference_characters: language, prompt_id, sample_index, reference_characters of every pair judged.
+    """
+    if judgments.empty:
+        return []
+    lengths = reference_characters.merge(facts, on=[*KEY, "sample_index"], validate="one_to_one")
+    lengths = lengths.groupby(KEY, sort=False)[["character_count", "reference_characters"]].mean().reset_index()
+    prompts = preferences_by_prompt(judgments).merge(lengths, on=KEY, validate="one_to_one")
+    scores = []
+    for language, rows in prompts.groupby("language", sort=False):
+        scores += _score_language(str(language), rows, control)
+    return scores + _mean_win_rates(prompts) + _score_judge(judgments)
+
+
+def _score_language(language: str, rows: pd.DataFrame, control: LengthControl) -> list[Score]:
+    preference = rows["preference"].to_numpy()
+    plain = win_rate(preference)
+    ours, theirs = rows["character_count"].to_numpy(), rows["reference_characters"].to_numpy()
+    known = [(control.difficulty or {}).get((language, key), math.nan) for key in rows["prompt_id"]]
+    has_difficulty = not all(math.isnan(value) for value in known)
+    controlled = length_controlled_win_rate(
+        preference, ours, theirs,
+        difficulty=known if has_difficulty else None,
+        anchors=control.anchors if has_difficulty else None,
+        C="cv" if control.cross_validation else 10.0,
+        bootstrap=_BOOTSTRAP,
+    )  # fmt: skip
+    flag = " ".join((controlled.variant, *controlled.flags))
+    missing = f"{plain.n_missing} of {len(rows)} prompts without a judgment" if plain.n_missing else ""
+    return [
+        Score(language, "win_rate", _value(plain.win_rate), _value(plain.standard_error), plain.n, missing),
+        Score(language, "discrete_win_rate", _value(plain.discrete_win_rate), None, plain.n, missing),
+        Score(language, "lc_win_rate", _value(controlled.win_rate), _value(controlled.bootstrap_standard_error), plain.n, flag),
+        Score(language, "lc_published_se", _value(controlled.standard_error), None, plain.n, "ignores estimation error"),
+        Score(language, "length/ratio", float(ours.mean() / theirs.mean()), None, len(rows), ""),
+    ]
+
+
+def _value(number: float) -> float | None:
+    return None if math.isnan(number) else number
+
+
+def _mean_win_rates(prompts: pd.DataFrame) -> list[Score]:
+    """Means over languages; their standard errors cluster by prompt id, which the languages share."""
+    judged = prompts.dropna(subset=["preference"])
+    codes = list(dict.fromkeys(judged["language"]))
+    groups = {MEAN: codes, MEAN_NON_ENGLISH: [code for code in codes if code != "en"]}
+    scores = []
+    for name, members in groups.items():
+        rows = judged[judged["language"].isin(members)]
+        if members:
+            value, error = _clustered_mean(rows)
+            scores.append(Score(name, "win_rate", value, error, rows["prompt_id"].nunique(), ""))
+    return scores
+
+
+def _clustered_mean(rows: pd.DataFrame) -> tuple[float, float | None]:
+    """Mean of the languages' means in percent, and its standard error from each prompt's influence on it."""
+    by_language = rows.groupby("language", sort=False)["preference"]
+    means, sizes = by_language.transform("mean"), by_language.transform("size")
+    languages = rows["language"].nunique()
+    influence = ((rows["preference"] - means) / (languages * sizes)).groupby(rows["prompt_id"]).sum().to_numpy()
+    clusters = len(influence)
+    value = 100.0 * float(by_language.mean().mean())
+    if clusters < 2:
+        return value, None
+    return value, 100.0 * float(np.sqrt(clusters / (clusters - 1) * np.square(influence).sum()))
+
+
+def _score_judge(judgments: pd.DataFrame) -> list[Score]:
+    n = len(judgments)
+    failed = int((judgments["outcome"] != "ok").sum())
+    scores = [Score(ALL, "judge/failure_rate", 100.0 * failed / n, None, n, f"{failed} of {n} judgments" if failed else "")]
+    mass = judgments["mass"].dropna()
+    if len(mass):
+        scores.append(Score(ALL, "judge/low_mass", 100.0 * float((mass < LOW_MASS).mean()), None, len(mass), ""))
+    first = judgments.loc[judgments["order"] == MODEL_FIRST, "preference"].dropna()
+    second = judgments.loc[judgments["order"] == REFERENCE_FIRST, "preference"].dropna()
+    if len(first) and len(second):
+        bias = 100.0 * float(first.mean() - second.mean())
+        scores.append(Score(ALL, "judge/position_bias", bias, None, len(first) + len(second), ""))
+    for name in ("input_tokens", "output_tokens"):
+        scores.append(Score(ALL, f"judge/{name}", float(judgments[name].sum()), None, n, ""))
+    return scores
+
+
+def with_means(scores: Sequence[Score]) -> list[Score]:
+    """`scores` with the plain means over languages of every averaged metric that has none yet."""
+    done = {(score.metric, score.language) for score in scores}
+    extra = []
+    for metric in _AVERAGED:
+        rows = [score for score in scores if score.metric == metric and score.language not in (MEAN, MEAN_NON_ENGLISH)]
+        groups = {MEAN: rows, MEAN_NON_ENGLISH: [score for score in rows if score.language != "en"]}
+        for name, members in groups.items():
+            values = [score.value for score in members if score.value is not None]
+            if values and (metric, name) not in done:
+                n = sum(score.n for score in members)
+                extra.append(Score(name, metric, float(np.mean(values)), None, n, "mean over languages"))
+    return [*scores, *extra]
+
+
+def scores_table(scores: Iterable[Score]) -> pa.Table:
+    """As schemas.SCORES."""
+    return pa.Table.from_pylist([score._asdict() for score in scores], schema=SCORES.schema)
+
+
+def scores_from_table(table: pa.Table) -> list[Score]:
+    """The rows of schemas.SCORES."""
+    return [Score(**row) for row in table.select(list(Score._fields)).to_pylist()]
+
+
+def metrics_of(scores: Iterable[Score]) -> dict[str, float]:
+    """MLflow metrics: `win_rate/es`, `win_rate_se/es`, `length/characters/es`, `judge/failure_rate`, `win_rate_n/es`."""
+    metrics: dict[str, float] = {}
+    for score in scores:
+        suffix = "" if score.language == ALL else f"/{score.language}"
+        if score.value is not None:
+            metrics[f"{score.metric}{suffix}"] = score.value
+        if score.standard_error is not None:
+            metrics[f"{score.metric}_se{suffix}"] = score.standard_error
+        if score.metric == "win_rate":
+            metrics[f"win_rate_n{suffix}"] = float(score.n)
+    return metrics
+
+
+def people_table(scores: Iterable[Score]) -> pd.DataFrame:
+    """Languages x metrics, rounded, for people."""
+    rows = [score for score in scores if score.language != ALL]
+    wide: dict[str, dict[str, object]] = {}
+    for score in rows:
+        row = wide.setdefault(score.language, {"language": score.language})
+        row[score.metric] = None if score.value is None else round(score.value, 3)
+        if score.standard_error is not None:
+            row[f"{score.metric} ±"] = round(score.standard_error, 3)
+    return pd.DataFrame(list(wide.values()))

@@ -1,0 +1,118 @@
+"""eval: sample outputs on an evaluation set, judge them against reference outputs, and state win rates, fidelity, lengths.
+
+Metrics, per language, with `mean` and `mean_non_english` over languages:
+`win_rate`, `lc_win_rate`, `fidelity`, `truncated`, `repetition` in percent (`_se`: standard error, clustered by prompt),
+`length/characters`, `length/ratio` (to the reference outputs), `win_rate_n` (prompts judged), `judge/failure_rate` in percent.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import pyarrow as pa
+
+from icr_platform.artifacts import Artifact, ArtifactWriter
+from icr_platform.config import EvalConfig
+from icr_platform.errors import IcrError
+from icr_platform.evaluation.fidelity import Confusion, confusion_table
+from icr_platform.evaluation.inputs import EvaluationInputs, read_inputs
+from icr_platform.evaluation.judging import write_judgments
+from icr_platform.evaluation.outputs import write_outputs
+from icr_platform.evaluation.scores import (
+    Score,
+    metrics_of,
+    output_facts,
+    people_table,
+    score_judgments,
+    score_outputs,
+    scores_from_table,
+    scores_table,
+    with_means,
+)
+from icr_platform.schemas import JUDGMENTS, OUTPUTS, SCORES
+from icr_platform.stages import StageContext, StageResult
+
+
+def validate(config: EvalConfig) -> None:
+    """Check every input; loads no weights and writes nothing. Raises InputError."""
+    read_inputs(config)
+
+
+def run(config: EvalConfig, context: StageContext) -> StageResult:
+    """Evaluate, or go on where an earlier run of the same configuration stopped.
+
+    Raises:
+        InputError: an input is wrong.
+        IcrError: more judgments failed than `judge_max_failures` allows; everything is kept, and the same command asks
+            for the failed ones again.
+    """
+    inputs = read_inputs(config)
+    outputs = write_outputs(config, inputs, _writer(context, "outputs"))
+    judgments = write_judgments(config, inputs, outputs, _writer(context, "judgments"))
+    scores = _write_scores(inputs, outputs, judgments, _writer(context, "scores"))
+    rows = scores_from_table(scores.read())
+    _check_failures(config, rows, judgments)
+    return StageResult(
+        artifacts={"outputs": outputs.folder, "judgments": judgments.folder, "scores": scores.folder},
+        metrics=metrics_of(rows),
+        tables={"scores": people_table(rows), "fidelity_confusion": _confusion(outputs)},
+        notes=inputs.notes + _notes(rows),
+    )
+
+
+_TABLES = {"outputs": OUTPUTS, "judgments": JUDGMENTS, "scores": SCORES}
+
+
+def _writer(context: StageContext, name: str) -> ArtifactWriter:
+    return ArtifactWriter(context.folder / name, _TABLES[name], context.fingerprint)
+
+
+def _write_scores(
+    inputs: EvaluationInputs, outputs: Artifact, judgments: Artifact, writer: ArtifactWriter
+) -> Artifact:
+    """Aggregate everything; cheap, and done anew each time because a re-run may have mended failed judgments."""
+    facts = pd.concat([output_facts(outputs.read_part(index)) for index in range(len(outputs.parts))], ignore_index=True)
+    judged = judgments.read().to_pandas()
+    scores = score_outputs(facts)
+    if not judged.empty:
+        scores += score_judgments(judged, facts, _reference_characters(judged, inputs), inputs.control)
+    writer.write_part(0, scores_table(with_means(scores)))
+    return writer.close(1)
+
+
+def _reference_characters(judged: pd.DataFrame, inputs: EvaluationInputs) -> pd.DataFrame:
+    keys = judged[["language", "prompt_id", "sample_index"]].drop_duplicates().reset_index(drop=True)
+    references = inputs.references
+    lengths = [len(references.get(*key) or "") if references else 0 for key in keys.itertuples(index=False)]
+    return keys.assign(reference_characters=lengths)
+
+
+def _confusion(outputs: Artifact) -> pd.DataFrame:
+    columns: pa.Table = outputs.read(["language", "detected_language"])
+    cells = confusion_table(zip(columns["language"].to_pylist(), columns["detected_language"].to_pylist(), strict=True))
+    return pd.DataFrame(cells[:1000], columns=list(Confusion._fields))
+
+
+def _failures(rows: list[Score]) -> Score | None:
+    return next((score for score in rows if score.metric == "judge/failure_rate"), None)
+
+
+def _notes(rows: list[Score]) -> tuple[str, ...]:
+    failures = _failures(rows)
+    if failures is None or not failures.value:
+        return ()
+    return (f"judge: {failures.flag} failed ({failures.value:.2f}%); they are in the judgments table and in no win rate",)
+
+
+def _check_failures(config: EvalConfig, rows: list[Score], judgments: Artifact) -> None:
+    failures = _failures(rows)
+    if failures is not None and failures.value is not None and failures.value > config.judge_max_failures:
+        raise IcrError(
+            f"judge: {failures.flag} failed ({failures.value:.1f}%, above judge_max_failures {config.judge_max_failures:g}%), "
+            f"by outcome {_outcomes(judgments)}; all are kept in {judgments.folder}; the same command asks again where the "
+            "endpoint failed"
+        )
+
+
+def _outcomes(judgments: Artifact) -> str:
+    counts = judgments.read(["outcome"]).to_pandas()["outcome"].value_counts()
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if name != "ok")

@@ -1,0 +1,1 @@
+"""Samplers: responses of a policy to prompts in every language."""

@@ -1,0 +1,119 @@
+"""What every sampler does: N responses to each of a shard's prompts, from seeds that name the row and nothing else.
+
+To add an engine, write a class with `sample` in a module of its own, and name it in `make_sampler` and in the config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from icr_platform.artifacts import text_digest
+from icr_platform.errors import InputError
+from icr_platform.models import generation_eos, load_config, load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    from icr_platform.config import GenerateSettings
+
+Advance = Callable[[int, int], None]
+
+
+def ignore_progress(rows: int, tokens: int) -> None:
+    """For callers that show no progress."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt; with the run's seed and a sample's index, its language and id seed the sample."""
+
+    language: str
+    prompt_id: str
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response.
+
+    token_ids: up to and including the token it stopped on; without padding.
+    finish_reason: 'stop' when the model ended its turn, 'length' when it ran into the token limit.
+    token_ids_source: 'sampler', or 'retokenised' when the engine returned text only.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: Literal["stop", "length"]
+    token_ids_source: Literal["sampler", "retokenised"] = "sampler"
+
+
+class Sampler(Protocol):
+    """An engine that is loaded once and asked shard by shard."""
+
+    def sample(
+        self, requests: Sequence[Request], samples: int, seed: int, advance: Advance = ignore_progress
+    ) -> list[list[Sample]]:
+        """`samples` responses to each request, in the requests' order.
+
+        What it returns depends on its arguments alone, not on earlier calls. `advance(rows, tokens)` is told of responses
+        as they are finished.
+
+        Raises:
+            IcrError: the engine failed, with the prompt it failed on.
+        """
+        ...
+
+
+def row_seed(seed: int, request: Request, sample_index: int, bits: int = 63) -> int:
+    """Seed of one response: the first `bits` bits of sha256(seed, language, prompt id, sample index).
+
+    >>> first = Request("es", "p0", "Hola")
+    >>> row_seed(42, first, 0) == row_seed(42, first, 0), row_seed(42, first, 0) == row_seed(42, first, 1)
+    (True, False)
+    """
+    digest = text_digest(str(seed), request.language, request.prompt_id, str(sample_index))
+    return int(digest, 16) >> (256 - bits)
+
+
+def make_sampler(settings: GenerateSettings, policy: str) -> Sampler:
+    """Load the engine that `settings.sampler` names.
+
+    Raises:
+        InputError: the policy cannot be loaded, the engine is not installed, or the endpoint is not named.
+    """
+    check_sampler(settings)
+    tokenizer = load_tokenizer(policy)
+    if settings.sampler == "vllm":
+        from icr_platform.generation.vllm_sampler import VllmSampler
+
+        return VllmSampler(settings, policy, tokenizer, generation_eos(policy))
+    if settings.sampler == "server":
+        from icr_platform.generation.server_sampler import ServerSampler
+
+        return ServerSampler(settings, policy, tokenizer)
+    from icr_platform.generation.transformers_sampler import TransformersSampler
+
+    model = load_model(policy, settings.dtype, settings.device)
+    return TransformersSampler(model, tokenizer, settings, generation_eos(policy))
+
+
+def check_sampler(settings: GenerateSettings) -> None:
+    """Raise InputError when the chosen engine cannot work here; loads nothing."""
+    if settings.sampler == "vllm":
+        from importlib.util import find_spec
+
+        if find_spec("vllm") is None:
+            raise InputError(
+                "config: field 'sampler' is 'vllm', which is not installed; pip install 'icr-platform[vllm]'"
+            )
+    if settings.sampler == "server" and not settings.server_url.startswith(("http://", "https://")):
+        raise InputError(
+            f"config: field 'server_url' is {settings.server_url!r}; give the endpoint's base URL, such as "
+            "http://localhost:8000/v1"
+        )
+
+
+def context_length(policy: str) -> int | None:
+    """Tokens of prompt and response together that the model was made for, when its config says."""
+    length: int | None = getattr(load_config(policy).get_text_config(), "max_position_embeddings", None)
+    return length

@@ -1,0 +1,225 @@
+"""Sampling with transformers: exact, seeded row by row, and the same in every run on a CPU.
+
+The decode loop is written out, rather than left to `generate`, for two things that `generate` cannot do: a prompt is
+computed once for all its samples, and rows that are finished leave the batch. BENCH
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icr_platform.chat import decode_response, encode_prompt, stop_ids
+from icr_platform.errors import IcrError, InputError
+from icr_platform.generation.sampler import Advance, Request, Sample, ignore_progress, row_seed
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+    from icr_platform.config import GenerateSettings
+
+
+@dataclass(frozen=True)
+class Row:
+    """One response to sample: the prompt's ids, its seed, and how many tokens it may have."""
+
+    prompt_ids: tuple[int, ...]
+    seed: int
+    budget: int
+
+
+def uniforms(seeds: Sequence[int], length: int) -> Tensor:
+    """[rows, length] float64 in [0, 1): row i is the Philox stream of seeds[i], whatever the other rows are.
+
+    52 bits, so that u * total is below total in float64.
+    """
+    raw = np.stack([np.random.Philox(key=seed).random_raw(length) for seed in seeds])
+    return torch.from_numpy((raw >> np.uint64(12)) * 2.0**-52)
+
+
+def choose_tokens(logits: Tensor, uniform: Tensor, warpers: LogitsProcessorList | None) -> Tensor:
+    """One token a row, by inversion of the cumulative distribution of the warped logits.
+
+    Args:
+        logits: [rows, vocabulary].
+        uniform: [rows] in [0, 1).
+        warpers: temperature, top-k, top-p; None takes the likeliest token.
+
+    Returns:
+        [rows] token ids; -1 where the logits are not finite.
+    """
+    if warpers is None:
+        return torch.where(logits.isfinite().all(-1), logits.argmax(-1), -1)
+    no_ids = torch.empty(0, dtype=torch.long, device=logits.device)
+    warped: Tensor = warpers(no_ids, logits.float())  # type: ignore[arg-type]
+    cumulative = torch.softmax(warped, dim=-1, dtype=torch.float64).cumsum(-1)
+    total = cumulative[:, -1:]
+    token = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)[:, 0]
+    return torch.where(total[:, 0] > 0, token, -1)
+
+
+def make_warpers(settings: GenerateSettings) -> LogitsProcessorList | None:
+    """Temperature, then top-k, then top-p, as in `generate`; None for temperature 0, which is greedy."""
+    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    if settings.temperature == 0:
+        return None
+    warpers = LogitsProcessorList()
+    if settings.temperature != 1:
+        warpers.append(TemperatureLogitsWarper(settings.temperature))
+    if settings.top_k:
+        warpers.append(TopKLogitsWarper(settings.top_k))
+    if settings.top_p < 1:
+        warpers.append(TopPLogitsWarper(settings.top_p))
+    return warpers
+
+
+class TransformersSampler:
+    """Samples with a model in this process, `settings.batch_size` rows at a time, longest prompts first.
+
+    Batches depend on the shard alone, so on a CPU a shard's bytes do too. On a GPU that runs out of memory the batch is
+    halved, which may move the last bits of logits and so, rarely, a token.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: GenerateSettings,
+        generation_eos: int | Sequence[int] | None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_tokens = settings.max_tokens
+        self.batch_size = settings.batch_size
+        self.warpers = make_warpers(settings)
+        self.stops = torch.tensor(stop_ids(tokenizer, generation_eos), device=model.device)
+        self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+    def sample(
+        self, requests: Sequence[Request], samples: int, seed: int, advance: Advance = ignore_progress
+    ) -> list[list[Sample]]:
+        """See `Sampler.sample`."""
+        rows = [row for request in requests for row in self._rows(request, samples, seed)]
+        order = sorted(range(len(rows)), key=lambda index: (-len(rows[index].prompt_ids), index))
+        results: list[Sample | None] = [None] * len(rows)
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            for index, token_ids in zip(batch, self._decode([rows[index] for index in batch]), strict=True):
+                results[index] = self._sample(token_ids)
+                advance(1, len(token_ids))
+        finished = [result for result in results if result is not None]
+        return [finished[start : start + samples] for start in range(0, len(finished), samples)]
+
+    def _rows(self, request: Request, samples: int, seed: int) -> Iterator[Row]:
+        prompt_ids = tuple(encode_prompt(self.tokenizer, request.instruction))
+        budget = self.max_tokens if self.context is None else min(self.max_tokens, self.context - len(prompt_ids))
+        if budget < 1:
+            raise InputError(
+                f"prompt {request.prompt_id!r} in {request.language!r}: field 'instruction' is {len(prompt_ids)} tokens long "
+                f"and the model's context holds {self.context}; shorten or remove it"
+            )
+        for index in range(samples):
+            yield Row(prompt_ids, row_seed(seed, request, index), budget)
+
+    def _sample(self, token_ids: list[int]) -> Sample:
+        stopped = token_ids[-1] in self.stops.tolist()
+        return Sample(decode_response(self.tokenizer, token_ids), token_ids, "stop" if stopped else "length")
+
+    def _decode(self, rows: list[Row]) -> list[list[int]]:
+        """Token ids of every row; on a GPU without enough memory in halves, down to one row."""
+        try:
+            return decode(self.model, rows, self.warpers, self.stops)
+        except torch.OutOfMemoryError as error:
+            if len(rows) == 1:
+                raise IcrError(
+                    "the GPU's memory does not hold the model and one response; lower max_tokens or use the vllm sampler"
+                ) from error
+        torch.cuda.empty_cache()
+        half = len(rows) // 2
+        return self._decode(rows[:half]) + self._decode(rows[half:])
+
+
+@torch.inference_mode()
+def decode(
+    model: PreTrainedModel, rows: Sequence[Row], warpers: LogitsProcessorList | None, stops: Tensor
+) -> list[list[int]]:
+    """Sample every row to its stop token or its budget.
+
+    Returns:
+        per row its token ids, the stop token included.
+
+    Raises:
+        IcrError: the model gave logits that are not finite.
+    """
+    device, steps = model.device, max(row.budget for row in rows)
+    stream = uniforms([row.seed for row in rows], steps).to(device)
+    budgets = torch.tensor([row.budget for row in rows], device=device)
+    tokens = torch.full((len(rows), steps), -1, dtype=torch.long, device=device)
+    state = _prefill(model, [row.prompt_ids for row in rows])
+    alive = torch.arange(len(rows), device=device)
+    for step in range(steps):
+        token = choose_tokens(state.logits, stream[alive, step], warpers)
+        tokens[alive, step] = token
+        ended = torch.isin(token, stops) | (budgets[alive] <= step + 1)
+        if (token < 0).any():
+            raise IcrError("the policy gave logits that are not finite; check its weights and dtype")
+        if ended.any():
+            kept = (~ended).nonzero()[:, 0]
+            if not len(kept):
+                break
+            alive, token = alive[kept], token[kept]
+            state.keep(kept)
+        state.advance(model, token)
+    return [row[row >= 0].tolist() for row in tokens.cpu()]
+
+
+@dataclass
+class _State:
+    """The rows under way: their cache, attention mask [rows, tokens so far] and next logits [rows, vocabulary]."""
+
+    cache: object
+    mask: Tensor
+    logits: Tensor
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.cache.batch_select_indices(rows)  # type: ignore[attr-defined]
+        self.mask, self.logits = self.mask[rows], self.logits[rows]
+
+    def advance(self, model: PreTrainedModel, token: Tensor) -> None:
+        """Append one token a row and compute the logits after it."""
+        position = self.mask.sum(-1, keepdim=True)
+        self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
+        output = model(
+            input_ids=token[:, None],
+            attention_mask=self.mask,
+            position_ids=position,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache, self.logits = output.past_key_values, output.logits[:, -1]
+
+
+def _prefill(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]]) -> _State:
+    """Compute every distinct prompt once, padded on the left, and expand it to the rows that share it."""
+    distinct = list(dict.fromkeys(prompts))
+    length = max(map(len, distinct))
+    ids = torch.tensor([[0] * (length - len(prompt)) + list(prompt) for prompt in distinct], device=model.device)
+    mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in distinct], device=model.device)
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    state = _State(output.past_key_values, mask, output.logits[:, -1])
+    where = {prompt: index for index, prompt in enumerate(distinct)}
+    state.keep(torch.tensor([where[prompt] for prompt in prompts], device=model.device))
+    return state

@@ -1,0 +1,114 @@
+"""Inputs by name: where a path or URI points to on this machine, and which content is behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from icr_platform import __version__
+from icr_platform.artifacts import MANIFEST, file_digest, read_json, text_digest
+from icr_platform.config import Config, leaves, role
+from icr_platform.errors import InputError
+from icr_platform.models import model_identity
+
+if TYPE_CHECKING:
+    from icr_platform.tracking import Tracker
+
+C = TypeVar("C", bound=Config)
+_REMOTE = ("s3://", "gs://", "abfs://", "az://", "hdfs://", "http://", "https://", "file://", "memory://")
+
+
+class Resolver:
+    """Turns the paths of a configuration into local ones.
+
+    base: folder that relative paths start from. work: folder for downloads and the demo world.
+    """
+
+    def __init__(self, base: Path, work: Path, tracker: Tracker | None) -> None:
+        self.base, self.work, self.tracker = base, work, tracker
+
+    def resolve(self, config: C, seed: int) -> C:
+        """The configuration with every input, model and output path local and absolute; hub names stay as they are.
+
+        Raises:
+            InputError: a URI whose run, artifact or file does not exist.
+        """
+        values = {}
+        for name, info in leaves(type(config)):
+            value = getattr(config, name, "") if "." not in name else ""
+            if value and name in ("output", "accelerate_config"):
+                values[name] = str((self.base / str(value)).resolve())
+            elif value and role(info) in ("input", "model"):
+                values[name] = self.local(str(value), seed)
+        return config.model_copy(update=values)
+
+    def local(self, uri: str, seed: int) -> str:
+        """Local path of one path, URI or hub name."""
+        if uri.startswith(("runs:/", "models:/")):
+            if self.tracker is None:
+                raise InputError(f"{uri}: needs MLflow; leave --no-tracking out")
+            return self.tracker.resolve_run(uri) if uri.startswith("runs:/") else self.tracker.resolve_model(uri)
+        if uri.startswith("demo:"):
+            from icr_platform.demo.bootstrap import prepare
+
+            return str(prepare(self.work / f"demo-{seed}", seed) / uri.removeprefix("demo:"))
+        if uri.startswith(_REMOTE):
+            return str(self._download(uri))
+        path = self.base / Path(uri).expanduser()
+        return (
+            str(path)
+            if path.exists() or path.is_absolute() or uri.startswith((".", "~"))
+            else self._relative(uri, path)
+        )
+
+    def _relative(self, uri: str, path: Path) -> str:
+        has_parent = path.parent.exists() and path.parent != self.base
+        return str(path) if has_parent or "{" in uri else uri  # else it can only be a hub name
+
+    def _download(self, uri: str) -> Path:
+        import fsspec
+
+        target = self.work / "downloads" / text_digest(uri)[:16] / uri.rstrip("/").rsplit("/", 1)[-1]
+        try:
+            filesystem, remote = fsspec.core.url_to_fs(uri)
+            filesystem.get(remote, str(target), recursive=filesystem.isdir(remote))
+        except (OSError, ImportError, ValueError) as error:
+            raise InputError(f"{uri}: could not be fetched ({error}); check the address and credentials") from error
+        return target
+
+
+def content_digest(path: str) -> str:
+    """Digest of what is behind an input path: a manifest's digest, a file's bytes, a folder's files, or a hub name."""
+    local = Path(path)
+    if (local / MANIFEST).exists():
+        return str(read_json(local / MANIFEST).get("digest", ""))
+    if local.is_file():
+        return file_digest(local)
+    if local.is_dir():
+        files = sorted(file for file in local.rglob("*") if file.is_file() and not file.name.startswith("."))
+        return text_digest(*(part for file in files for part in (str(file.relative_to(local)), file_digest(file))))
+    if "{language}" in path:
+        matches = sorted(Path("/").glob(path.lstrip("/").replace("{language}", "*")))
+        return text_digest(*(part for file in matches for part in (str(file), file_digest(file))))
+    return text_digest("hub", path)
+
+
+def input_digests(config: Config) -> dict[str, str]:
+    """Content digest of every input and model that a resolved stage configuration names."""
+    digests = {}
+    for name, info in leaves(type(config)):
+        value = getattr(config, name)
+        if value and role(info) == "input":
+            digests[name] = content_digest(value)
+        elif value and role(info) == "model":
+            digests[name] = model_identity(value)
+    return digests
+
+
+def fingerprint(stage: str, config: Config, digests: dict[str, str]) -> str:
+    """Identity of a stage's work: settings by value, inputs and models by content, and the package's version."""
+    settings = {
+        name: getattr(config, name) for name, info in leaves(type(config)) if role(info) == "setting"
+    }  # fmt: skip
+    text = "\n".join(f"{key}={value!r}" for key, value in sorted({**settings, **digests}.items()))
+    return text_digest(__version__, stage, text)

@@ -1,0 +1,199 @@
+"""iterate: pi_0 -> pi_1 -> ... -> pi_T. Chains the stages, keeps one MLflow run per arm, iteration and stage."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icr_platform.artifacts import text_digest
+from icr_platform.config import AnnotateConfig, Config, EvalConfig, GenerateConfig, IterateConfig, TrainConfig
+from icr_platform.iteration import generating_policy, iteration_seed, reward_reference
+from icr_platform.runner import Session, StageRun, code_tags, logged_params, run_stage, track_status
+
+if TYPE_CHECKING:
+    from icr_platform.report import ExamplePair, Report
+    from icr_platform.tracking import RunHandle
+
+_DEMO = (
+    "A toy: a micro-world in five real languages with an exact grader and a model of under a million parameters. "
+    "It shows that the method runs and works there; it says nothing about real models."
+)
+
+
+@dataclass
+class Arm:
+    """One arm under way: its configuration as given and resolved, its run, pi_0 .. pi_t, and what each iteration measured."""
+
+    given: IterateConfig
+    config: IterateConfig
+    run: RunHandle | None
+    policies: list[str]
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+    stages: dict[tuple[int, str], StageRun] = field(default_factory=dict)
+
+
+def iterate(session: Session, config: IterateConfig) -> Arm:
+    """Run T iterations and evaluate every policy, pi_0 included.
+
+    A stage that is FINISHED in MLflow, or in the work folder, with the same inputs and settings is not run again, so the same
+    command goes on wherever an earlier one stopped.
+
+    Raises:
+        InputError: bad input, found before anything runs.
+        IcrError: a stage failed; what is finished stays.
+    """
+    resolved = session.resolver.resolve(config, config.seed)
+    run = _start(session, config)
+    arm = Arm(config, resolved, run, [resolved.policy])
+    with track_status(run):
+        for iteration in range(config.iterations + 1):
+            with _iteration(session, arm, iteration) as parent:
+                if iteration > 0:
+                    _improve(session, arm, iteration, parent)
+                if resolved.eval_prompts:
+                    _evaluate(session, arm, iteration, parent)
+                _publish(arm, iteration, parent)
+        _report(session, arm)
+    for stage in arm.stages.values():
+        stage.clean_up()
+    return arm
+
+
+def _start(session: Session, config: IterateConfig) -> RunHandle | None:
+    if session.tracker is None:
+        return None
+    run = session.tracker.start(config.arm, {"icr.kind": "arm", "icr.arm": config.arm, **code_tags()})
+    run.log_params({f"iterate.{name}": value for name, value in logged_params(config).items()})
+    return run
+
+
+@contextmanager
+def _iteration(session: Session, arm: Arm, iteration: int) -> Iterator[RunHandle | None]:
+    if session.tracker is None:
+        yield None
+        return
+    tags = {"icr.kind": "iteration", "icr.arm": arm.config.arm, "icr.iteration": iteration}
+    run = session.tracker.start(f"{arm.config.arm} iteration {iteration}", tags, arm.run)
+    run.log_params({"arm": arm.config.arm, "iteration": iteration})
+    with track_status(run):
+        yield run
+
+
+def _improve(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
+    config = arm.config
+    policy = generating_policy(arm.policies, iteration)
+    reference = reward_reference(arm.policies, config.reference, iteration, config.reward_reference)
+    seed = iteration_seed(config.seed, iteration)
+    shared: dict[str, Any] = {"policy": policy, "seed": seed}
+    generated = _stage(
+        session, arm, iteration, "generate", parent,
+        GenerateConfig(**dict(config.generate), **shared, prompts=config.prompts, languages=config.languages,
+                       limit=config.limit),
+    )  # fmt: skip
+    annotated = _stage(
+        session, arm, iteration, "annotate", parent,
+        AnnotateConfig(**dict(config.annotate), **shared, reference=reference, prompts=config.prompts,
+                       responses=str(generated.artifact("responses"))),
+    )  # fmt: skip
+    trained = _stage(
+        session, arm, iteration, "train", parent,
+        TrainConfig(**dict(config.train), **shared, reference=config.reference,
+                    preferences=str(annotated.artifact("preferences"))),
+    )  # fmt: skip
+    arm.policies.append(str(trained.artifact("checkpoint")))
+    if session.tracker is not None and trained.run is not None and not trained.reused:
+        session.tracker.register(f"{config.arm}-policy", trained.run, f"iteration-{iteration}")
+
+
+def _evaluate(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
+    config = arm.config
+    _stage(
+        session, arm, iteration, "eval", parent,
+        EvalConfig(**dict(config.eval), policy=arm.policies[iteration], prompts=config.eval_prompts, seed=config.seed,
+                   reference_outputs=config.reference_outputs, languages=config.eval_languages,
+                   limit=config.eval_limit),
+    )  # fmt: skip
+
+
+def _stage(
+    session: Session, arm: Arm, iteration: int, stage: str, parent: RunHandle | None, config: Config
+) -> StageRun:
+    output = arm.config.output
+    if output:
+        config = config.model_copy(update={"output": str(Path(output) / f"iteration-{iteration}" / stage)})
+    print(f"iteration {iteration}: {stage}", file=sys.stderr, flush=True)
+    tags = {"icr.arm": arm.config.arm, "icr.iteration": iteration}
+    done = run_stage(session, stage, config, parent=parent, tags=tags, own_process=arm.config.stage_processes)
+    arm.stages[iteration, stage] = done
+    prefix = (
+        "generate/" if stage == "generate" else ""
+    )  # its lengths and fidelity are the samples', eval's the outputs'
+    figures = {f"{prefix}{name}": value for name, value in done.result.metrics.items()}
+    arm.metrics.setdefault(iteration, {}).update(figures)
+    return done
+
+
+def _publish(arm: Arm, iteration: int, parent: RunHandle | None) -> None:
+    """The same keys on the iteration run (MLflow's Compare page) and, by step, on the arm (its chart is the curve)."""
+    figures = arm.metrics.get(iteration, {})
+    for run, step in ((parent, iteration), (arm.run, iteration)):
+        if run is not None and figures:
+            run.log_metrics(figures, step)
+
+
+def _report(session: Session, arm: Arm) -> None:
+    """The table on the terminal and the HTML report, which is logged as an artifact."""
+    from rich.console import Console
+
+    from icr_platform.report import terminal_table, write_report
+
+    report = figures_of(arm)
+    prefix = "win_rate" if any("win_rate/mean" in figures.metrics for figures in report.iterations) else "fidelity"
+    title = {"win_rate": "Win rate, %", "fidelity": "Outputs in the asked language, %"}[prefix]
+    Console(width=None if sys.stdout.isatty() else 120).print(terminal_table(report.iterations, prefix, title))
+    folder = Path(arm.config.output) if arm.config.output else session.base
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"report-{arm.config.arm}.html"
+    write_report(path, report)
+    if arm.run is not None:
+        arm.run.log_file(path)
+    print(f"report: {path}", flush=True)
+
+
+def figures_of(arm: Arm) -> Report:
+    """What the report shows of a finished arm."""
+    from icr_platform.report import IterationFigures, Report
+
+    is_demo = arm.given.prompts.startswith("demo:")
+    runs = {f"iteration {t}, {stage}": done.run.run_id for (t, stage), done in arm.stages.items() if done.run}
+    return Report(
+        title="The demo world" if is_demo else "Implicit cross-lingual rewarding",
+        arm=arm.config.arm,
+        iterations=[IterationFigures(t, metrics) for t, metrics in sorted(arm.metrics.items())],
+        description=_DEMO if is_demo else "",
+        config_digest=text_digest(arm.given.model_dump_json())[:12],
+        runs={"arm": arm.run.run_id, **runs} if arm.run else {},
+        examples=[pair for t in range(1, arm.config.iterations + 1) for pair in _examples(arm, t)],
+        notes=[note for done in arm.stages.values() for note in done.result.notes],
+        published=not is_demo,
+    )
+
+
+def _examples(arm: Arm, iteration: int) -> list[ExamplePair]:
+    """The pair of median margin of each language: typical, not picked."""
+    from icr_platform.artifacts import open_artifact
+    from icr_platform.report import ExamplePair
+    from icr_platform.schemas import PREFERENCES
+
+    preferences = open_artifact(arm.stages[iteration, "annotate"].artifact("preferences"), PREFERENCES)
+    columns = ["language", "prompt_id", "instruction", "english_instruction", "chosen", "rejected", "margin"]
+    rows = preferences.read(columns).to_pandas()
+    pairs = []
+    for _, group in rows.groupby("language", sort=False):
+        typical = group.sort_values("margin", kind="stable").iloc[len(group) // 2]
+        pairs.append(ExamplePair(iteration=iteration, **typical.to_dict()))
+    return pairs

@@ -1,0 +1,69 @@
+"""Progress of a long stage: a bar on a terminal, a line every ten seconds elsewhere (MLflow logs, clusters)."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_LINE_EVERY = 10.0
+
+
+class Meter:
+    """Counts rows and tokens done. `advance` is cheap enough to call per batch."""
+
+    def __init__(self, label: str, total: int, done: int, bar: Progress | None, task: TaskID | None) -> None:
+        self.label, self.total, self.done, self.tokens = label, total, done, 0
+        self._resumed = done
+        self._bar, self._task = bar, task
+        self._start = self._said = time.monotonic()
+
+    def advance(self, rows: int, tokens: int = 0) -> None:
+        """Count `rows` more rows and `tokens` more tokens as done."""
+        self.done += rows
+        self.tokens += tokens
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self.done, rate=self._rate())
+        elif time.monotonic() - self._said >= _LINE_EVERY:
+            self._said = time.monotonic()
+            print(self.line(), file=sys.stderr, flush=True)
+
+    def _rate(self) -> str:
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        return f"{self.tokens / seconds:,.0f} tokens/s" if self.tokens else ""
+
+    def line(self) -> str:
+        """One line for logs: label, rows, tokens/s, time left."""
+        seconds = time.monotonic() - self._start
+        fresh = self.done - self._resumed
+        left = seconds / fresh * (self.total - self.done) if fresh else 0.0
+        rate = self._rate()
+        return f"{self.label}: {self.done}/{self.total}" + (f", {rate}" if rate else "") + f", {left:.0f} s left"
+
+
+@contextlib.contextmanager
+def meter(label: str, total: int, done: int = 0) -> Iterator[Meter]:
+    """Show progress of `total` rows, `done` of which were finished by an earlier run.
+
+    >>> with meter("score", 2) as m:
+    ...     m.advance(2, tokens=10)
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Meter(label, total, done, None, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(label, total=total, completed=done, rate="")
+        yield Meter(label, total, done, bar, task)

@@ -1,0 +1,130 @@
+"""One declared schema per table; every stage reads and writes tables of these shapes only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """A table's name, version and columns. The version is stored in every Parquet part and raised on any change."""
+
+    name: str
+    version: int
+    schema: pa.Schema
+
+
+def _column(name: str, kind: pa.DataType, doc: str, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"doc": doc})
+
+
+def _table(name: str, version: int, *columns: pa.Field) -> TableSchema:
+    metadata = {"icr.table": name, "icr.schema_version": str(version)}
+    return TableSchema(name, version, pa.schema(list(columns), metadata=metadata))
+
+
+_LANGUAGE = _column("language", pa.string(), "language code of the prompt, e.g. 'es'")
+_PROMPT_ID = _column("prompt_id", pa.string(), "the prompt source's own id, as text")
+_SAMPLE_INDEX = _column("sample_index", pa.int32(), "0 .. N-1 within (language, prompt_id)")
+_INSTRUCTION = _column("instruction", pa.string(), "native instruction x^l, unchanged")
+_ENGLISH = _column("english_instruction", pa.string(), "English counterpart G(x^l), same prompt id")
+
+PROMPTS = _table(
+    "prompts", 1, _LANGUAGE, _PROMPT_ID, _INSTRUCTION, _ENGLISH,
+    _column("source", pa.string(), "data set within the prompt source, '' when it names none"),
+)  # fmt: skip
+
+RESPONSES = _table(
+    "responses", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    _column("response", pa.string(), "decoded text, unchanged, special tokens left out"),
+    _column("token_ids", pa.list_(pa.int32()), "ids the sampler returned, the end-of-turn token included when it stopped"),
+    _column("finish_reason", pa.string(), "'stop' or 'length'"),
+    _column("token_ids_source", pa.string(), "'sampler', or 'retokenised' where the engine returns text only"),
+    _column("token_count", pa.int32(), "tokens in token_ids"),
+    _column("character_count", pa.int32(), "Unicode code points in response"),
+    _column("detected_language", pa.string(), "language code by the identifier, 'und' when it cannot tell"),
+    _column("language_confidence", pa.float64(), "probability in [0, 1] of detected_language"),
+)  # fmt: skip
+
+REWARDS = _table(
+    "rewards", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    _column("kind", pa.string(), "'cross-lingual', 'multilingual', 'translate' or 'random' (control)"),
+    _column("policy_logprob", pa.float64(), "nats, sum over token_ids under the policy; null for the random kind", True),
+    _column("reference_logprob", pa.float64(), "nats, the same under the reference; null for the random kind", True),
+    _column("reward", pa.float64(), "beta * (policy_logprob - reference_logprob); null when the sample was not scored", True),
+)  # fmt: skip
+
+LOGPROBS = _table(
+    "logprobs", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    _column("kind", pa.string(), "reward kind, which says after which instruction and of which text"),
+    _column("logprob", pa.float64(), "nats, sum over the completion's tokens; null when the sample was not scored", True),
+)  # fmt: skip
+
+TRANSLATIONS = _table(
+    "translations", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    _column("translation", pa.string(), "the response in English; null unless outcome is 'ok'", True),
+    _column("outcome", pa.string(), "'ok', 'english' (is its own), 'filtered' (dropped before), 'empty' or 'truncated'"),
+)  # fmt: skip
+
+PREFERENCES = _table(
+    "preferences", 1, _LANGUAGE, _PROMPT_ID, _INSTRUCTION, _ENGLISH,
+    _column("chosen", pa.string(), "response with the highest length-controlled reward"),
+    _column("rejected", pa.string(), "response with the lowest length-controlled reward"),
+    _column("chosen_index", pa.int32(), "sample_index of chosen"),
+    _column("rejected_index", pa.int32(), "sample_index of rejected"),
+    _column("chosen_reward", pa.float64(), "implicit reward before length control"),
+    _column("rejected_reward", pa.float64(), "implicit reward before length control"),
+    _column("margin", pa.float64(), "chosen minus rejected length-controlled reward, > 0"),
+    _column("length_penalty_alpha", pa.float64(), "reward per character taken off, one per language"),
+    _column("chosen_characters", pa.int32(), "Unicode code points"),
+    _column("rejected_characters", pa.int32(), "Unicode code points"),
+    _column("chosen_token_ids", pa.list_(pa.int32()), "the sampled ids, trained on as they are"),
+    _column("rejected_token_ids", pa.list_(pa.int32()), "the sampled ids, trained on as they are"),
+)  # fmt: skip
+
+DROPS = _table(
+    "drops", 1, _LANGUAGE, _PROMPT_ID,
+    _column("sample_index", pa.int32(), "the dropped sample; null when the whole prompt was dropped", True),
+    _column("reason", pa.string(), "'empty', 'truncated', 'wrong-language', 'duplicate', 'nan' | 'one-survivor', ..."),
+    _column("detail", pa.string(), "what was seen, in a few words"),
+)  # fmt: skip
+
+OUTPUTS = _table(
+    "outputs", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX, _INSTRUCTION,
+    _column("output", pa.string(), "decoded text, unchanged"),
+    _column("token_count", pa.int32(), "tokens, the end-of-turn token included"),
+    _column("character_count", pa.int32(), "Unicode code points"),
+    _column("finish_reason", pa.string(), "'stop' or 'length'"),
+    _column("detected_language", pa.string(), "language code by the identifier, 'und' when it cannot tell"),
+    _column("language_confidence", pa.float64(), "probability in [0, 1] of detected_language"),
+)  # fmt: skip
+
+JUDGMENTS = _table(
+    "judgments", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    _column("order", pa.string(), "'model-first', 'reference-first' or 'none' where the judge sees no order"),
+    _column("preference", pa.float64(), "P(model beats reference) in [0, 1]; null unless outcome is 'ok'", True),
+    _column("mass", pa.float64(), "probability both labels hold together; null where the judge has none", True),
+    _column("outcome", pa.string(), "'ok', 'refusal', 'no_logprob', 'parse_error' or 'api_error'"),
+    _column("judge", pa.string(), "name of the judge"),
+    _column("input_tokens", pa.int64(), "tokens sent to the judge"),
+    _column("output_tokens", pa.int64(), "tokens the judge returned"),
+    _column("detail", pa.string(), "why the outcome is not 'ok', in a few words"),
+)  # fmt: skip
+
+SCORES = _table(
+    "scores", 1, _LANGUAGE,
+    _column("metric", pa.string(), "'win_rate', 'lc_win_rate', 'fidelity', ..."),
+    _column("value", pa.float64(), "percent for rates, the metric's own unit otherwise", True),
+    _column("standard_error", pa.float64(), "of value, same unit; null where none is defined", True),
+    _column("n", pa.int64(), "judgments or outputs behind value"),
+    _column("flag", pa.string(), "why value deviates from its definition, '' when it does not"),
+)  # fmt: skip
+
+TABLES: dict[str, TableSchema] = {
+    table.name: table
+    for table in (
+        PROMPTS, RESPONSES, LOGPROBS, TRANSLATIONS, REWARDS, PREFERENCES, DROPS, OUTPUTS, JUDGMENTS, SCORES,
+    )
+}  # fmt: skip

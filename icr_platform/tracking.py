@@ -1,0 +1,406 @@
+"""MLflow: runs, metrics, artifacts, datasets, registry. The only module that imports mlflow.
+
+Everything goes through `MlflowClient` with explicit run ids, so that a stage can run in any process and inside any other run.
+Delivery survives a server that goes away for a while: live metrics wait in memory, everything else is tried again until
+`ICR_TRACKING_PATIENCE` seconds (default 120) are over; then the work stays on disk and the same command logs it later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from icr_platform.artifacts import text_digest
+from icr_platform.errors import InputError, TrackingError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+DEFAULT_EXPERIMENT = "icr"
+_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # its own default waits four minutes before it says a word
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+_BATCH_PARAMS, _BATCH_METRICS = 100, 1000  # MLflow refuses larger batches
+_CUT_PARAM, _CUT_TAG = 6000, 8000  # MLflow cuts there and only warns
+T = TypeVar("T")
+
+
+def redact(value: str) -> str:
+    """A URL without user, password and query, which may hold secrets; any other text unchanged.
+
+    >>> redact("https://me:secret@host:8000/v1?key=abc")
+    'https://host:8000/v1'
+    """
+    parts = urlsplit(value)
+    if not parts.scheme or not parts.netloc:
+        return value
+    return urlunsplit((parts.scheme, parts.netloc.rsplit("@", 1)[-1], parts.path, "", ""))
+
+
+def _patience() -> float:
+    return float(os.environ.get("ICR_TRACKING_PATIENCE", "120"))
+
+
+def _is_connection_trouble(error: Exception) -> bool:
+    import requests
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import OperationalError
+
+    if isinstance(error, (requests.exceptions.RequestException, OperationalError, ConnectionError)):
+        return True
+    text = str(error)
+    return isinstance(error, MlflowException) and any(
+        sign in text for sign in ("API request to", "failed with error code 5", "database is locked", "Max retries")
+    )
+
+
+def deliver(action: Callable[[], T], uri: str) -> T:
+    """Run a tracking call, again and again while the server does not answer.
+
+    Raises:
+        TrackingError: it did not answer for ICR_TRACKING_PATIENCE seconds.
+    """
+    deadline = time.monotonic() + _patience()
+    pause, said = 1.0, False
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            if not _is_connection_trouble(error):
+                raise
+            if time.monotonic() + pause > deadline:
+                raise TrackingError(
+                    f"{redact(uri)}: the tracking server stopped answering; the work is kept, "
+                    "run the same command again when it is back"
+                ) from error
+            if not said:
+                print(f"{redact(uri)}: the tracking server does not answer; trying again", file=sys.stderr, flush=True)
+                said = True
+            time.sleep(pause)
+            pause = min(pause * 2, 30.0)
+
+
+@dataclass
+class RunHandle:
+    """One MLflow run. Picklable: a stage in another process logs to the same run."""
+
+    uri: str
+    run_id: str
+    experiment_id: str
+    _waiting: list[tuple[dict[str, float], int, int]] = field(default_factory=list)
+
+    @property
+    def client(self) -> MlflowClient:
+        return _client(self.uri)
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Log parameters. A key that the run already has is left as it is: MLflow's parameters never change."""
+        from mlflow.entities import Param
+
+        known = deliver(lambda: self.client.get_run(self.run_id), self.uri).data.params
+        fresh = [Param(key, _text(value, _CUT_PARAM)) for key, value in params.items() if key not in known]
+        for start in range(0, len(fresh), _BATCH_PARAMS):
+            batch = fresh[start : start + _BATCH_PARAMS]
+            deliver(lambda batch=batch: self.client.log_batch(self.run_id, params=batch), self.uri)  # type: ignore[misc]
+
+    def set_tags(self, tags: Mapping[str, object]) -> None:
+        from mlflow.entities import RunTag
+
+        batch = [RunTag(key, _text(value, _CUT_TAG)) for key, value in tags.items()]
+        deliver(lambda: self.client.log_batch(self.run_id, tags=batch), self.uri)
+
+    def log_live(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log metrics while work goes on: never raises for a lost server, what could not be sent is sent later."""
+        self._waiting.append((dict(metrics), step, int(time.time() * 1000)))
+        try:
+            self._flush()
+        except Exception as error:
+            if not _is_connection_trouble(error):
+                raise
+            if len(self._waiting) == 1:
+                print(
+                    f"{redact(self.uri)}: the tracking server does not answer; metrics wait",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Log final metrics, together with what `log_live` could not send."""
+        self._waiting.append((dict(metrics), step, int(time.time() * 1000)))
+        deliver(self._flush, self.uri)
+
+    def _flush(self) -> None:
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(_metric_name(key), float(value), stamp, step)
+            for metrics, step, stamp in self._waiting
+            for key, value in metrics.items()
+        ]
+        for start in range(0, len(points), _BATCH_METRICS):
+            self.client.log_batch(self.run_id, metrics=points[start : start + _BATCH_METRICS])
+        self._waiting.clear()
+
+    def log_artifacts(self, folder: Path, name: str) -> None:
+        """Copy a finished folder to the run's artifacts under `name`."""
+        deliver(lambda: self.client.log_artifacts(self.run_id, str(folder), name), self.uri)
+
+    def log_file(self, path: Path, name: str | None = None) -> None:
+        deliver(lambda: self.client.log_artifact(self.run_id, str(path), name), self.uri)
+
+    def log_text(self, text: str, name: str) -> None:
+        deliver(lambda: self.client.log_text(self.run_id, text, name), self.uri)
+
+    def log_table(self, table: pd.DataFrame, name: str) -> None:
+        """Log a small table (MLflow's limit for its UI is 1,000 rows) as `name`.json."""
+        deliver(lambda: self.client.log_table(self.run_id, table.head(1000), f"{name}.json"), self.uri)
+
+    def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Log an input with its digest, as MLflow's dataset input."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(name=name, digest=digest[:32], source_type="local", source=redact(source) or "-")
+        item = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+        deliver(lambda: self.client.log_inputs(self.run_id, datasets=[item]), self.uri)
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Set the final status: FINISHED, FAILED or KILLED."""
+        deliver(lambda: self.client.set_terminated(self.run_id, status), self.uri)
+
+    @contextlib.contextmanager
+    def system_metrics(self) -> Iterator[None]:
+        """MLflow's own system metrics while the block runs, when MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is on."""
+        from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+
+        if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+            yield
+            return
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(self.run_id, tracking_uri=self.uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
+
+_clients: dict[str, MlflowClient] = {}
+
+
+def _client(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    if uri not in _clients:
+        _clients[uri] = MlflowClient(tracking_uri=uri)
+    return _clients[uri]
+
+
+def _text(value: object, limit: int) -> str:
+    text = redact(value) if isinstance(value, str) else ",".join(value) if isinstance(value, tuple) else str(value)
+    return text[:limit]
+
+
+def _metric_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_./\- ]", "_", name)
+
+
+class Tracker:
+    """One tracking store and experiment.
+
+    Raises:
+        InputError: the tracking server does not answer; said before any work is done.
+    """
+
+    def __init__(self, experiment: str = "") -> None:
+        for key, value in _DEFAULTS.items():
+            os.environ.setdefault(key, value)
+        import mlflow
+
+        self.uri: str = mlflow.get_tracking_uri()
+        _check_reachable(self.uri)
+        name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT
+        lock = Path(tempfile.gettempdir()) / f"icr-{os.getuid()}-{text_digest(self.uri)[:16]}.lock"
+        from filelock import FileLock
+
+        with FileLock(lock):  # processes that create one sqlite store at once crash in its migration
+            self.client = _client(self.uri)
+            self.experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID") or self._experiment(name)
+        self._reap()
+
+    def _experiment(self, name: str) -> str:
+        found = deliver(lambda: self.client.get_experiment_by_name(name), self.uri)
+        if found is None:
+            return str(deliver(lambda: self.client.create_experiment(name), self.uri))
+        if found.lifecycle_stage == "deleted":
+            raise InputError(f"{name}: this experiment is deleted; restore it or give another --experiment")
+        return str(found.experiment_id)
+
+    def _reap(self) -> None:
+        """Mark runs KILLED that died with their process on this host (`kill -9`, a crash)."""
+        text = f"attributes.status = 'RUNNING' and tags.\"icr.host\" = '{socket.gethostname()}'"
+        runs = deliver(lambda: self.client.search_runs([self.experiment_id], text, max_results=1000), self.uri)
+        for run in runs:
+            if run.info.run_id != os.environ.get("MLFLOW_RUN_ID") and not _alive(run.data.tags.get("icr.process", "")):
+                deliver(lambda run=run: self.client.set_terminated(run.info.run_id, "KILLED"), self.uri)  # type: ignore[misc]
+
+    def start(self, name: str, tags: Mapping[str, object], parent: RunHandle | None = None) -> RunHandle:
+        """Start a run, under `parent` or, at the top, as the run that `mlflow run` made for this process."""
+        own = {"icr.host": socket.gethostname(), "icr.process": _process_mark(), **{k: str(v) for k, v in tags.items()}}
+        given = os.environ.get("MLFLOW_RUN_ID") if parent is None else None
+        if given:
+            handle = RunHandle(self.uri, given, self.experiment_id)
+            handle.set_tags({"mlflow.runName": name, **own})
+            return handle
+        if parent is not None:
+            own["mlflow.parentRunId"] = parent.run_id
+        own.update(_source_tags())
+        run = deliver(lambda: self.client.create_run(self.experiment_id, tags=own, run_name=name), self.uri)
+        return RunHandle(self.uri, run.info.run_id, self.experiment_id)
+
+    def find_finished(self, cache_key: str) -> Run | None:
+        """The newest FINISHED stage run with this fingerprint."""
+        text = f"attributes.status = 'FINISHED' and tags.\"icr.cache_key\" = '{cache_key}'"
+        order = ["attributes.start_time DESC"]
+        runs = deliver(
+            lambda: self.client.search_runs([self.experiment_id], text, max_results=1, order_by=order), self.uri
+        )
+        return runs[0] if runs else None
+
+    def local_artifact(self, run_id: str, name: str) -> Path | None:
+        """A local folder with the run's artifact `name`; None when the run has none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return Path(deliver(lambda: self.client.download_artifacts(run_id, name), self.uri))
+        except (MlflowException, OSError) as error:
+            if _is_connection_trouble(error):
+                raise
+            return None
+
+    def resolve_run(self, uri: str) -> str:
+        """Local path of `runs:/RUN_ID/artifact`; raises InputError for a run that does not exist or did not finish."""
+        from mlflow.exceptions import MlflowException
+
+        run_id, _, name = uri.removeprefix("runs:/").partition("/")
+        try:
+            run = deliver(lambda: self.client.get_run(run_id), self.uri)
+        except MlflowException:
+            raise InputError(
+                f"{uri}: no such run in {redact(self.uri)}; check the id and MLFLOW_TRACKING_URI"
+            ) from None
+        if run.info.status != "FINISHED":
+            raise InputError(f"{uri}: the run is {run.info.status}, not FINISHED; run its stage again")
+        reference = run.data.tags.get(f"icr.artifact.{name.split('/')[0]}")
+        path = Path(reference) if reference else self.local_artifact(run_id, name)
+        if not name or path is None or not path.exists():
+            raise InputError(f"{uri}: the run has no artifact {name!r}; check the name in the MLflow UI")
+        return str(path)
+
+    def resolve_model(self, uri: str) -> str:
+        """Local path of `models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
+        from mlflow.exceptions import MlflowException
+
+        name = uri.removeprefix("models:/")
+        try:
+            if "@" in name:
+                found = self.client.get_model_version_by_alias(*name.split("@", 1))
+            else:
+                found = self.client.get_model_version(*name.rsplit("/", 1))
+        except (MlflowException, TypeError):
+            raise InputError(
+                f"{uri}: no such registered model; give models:/NAME@ALIAS or models:/NAME/VERSION"
+            ) from None
+        return self.resolve_run(str(found.source)) if str(found.source).startswith("runs:/") else str(found.source)
+
+    def register(self, name: str, run: RunHandle, alias: str) -> None:
+        """Register a train run's checkpoint as a new version of `name` and move the alias to it."""
+        from mlflow.exceptions import MlflowException
+
+        def put() -> None:
+            with contextlib.suppress(MlflowException):  # it exists already
+                self.client.create_registered_model(name)
+            version = self.client.create_model_version(name, f"runs:/{run.run_id}/checkpoint", run.run_id)
+            self.client.set_registered_model_alias(name, alias, version.version)
+
+        deliver(put, self.uri)
+
+
+def _check_reachable(uri: str) -> None:
+    if not uri.startswith(("http://", "https://")):
+        _check_local_store(uri)
+        return
+    import requests
+
+    try:
+        requests.get(uri.rstrip("/") + "/health", timeout=10)
+    except requests.exceptions.RequestException as error:
+        raise InputError(
+            f"{redact(uri)}: the tracking server does not answer ({type(error).__name__}); start it, or mend MLFLOW_TRACKING_URI"
+        ) from None
+
+
+def _check_local_store(uri: str) -> None:
+    is_file_store = not uri.startswith(("sqlite:", "postgresql", "mysql", "mssql", "databricks", "uc:"))
+    if is_file_store and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
+        raise InputError(
+            f"{redact(uri)}: MLflow no longer opens file stores; set MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
+        )
+
+
+def _process_mark() -> str:
+    """Process id and its start time: an id alone is used again by another process."""
+    import psutil
+
+    return f"{os.getpid()}:{psutil.Process().create_time():.2f}"
+
+
+def _alive(mark: str) -> bool:
+    import psutil
+
+    pid, _, started = mark.partition(":")
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.2f}" == started
+    except (psutil.Error, ValueError):
+        return False
+
+
+def _source_tags() -> dict[str, str]:
+    import getpass
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"
+    return {"mlflow.user": user, "mlflow.source.name": "icr", "mlflow.source.type": "LOCAL"}
+
+
+def is_project_run() -> bool:
+    """Whether `mlflow run` started this process."""
+    return bool(os.environ.get("MLFLOW_RUN_ID"))
+
+
+def caller_folder() -> Path:
+    """The folder that relative paths mean: where `mlflow run` was called, which runs its entry points elsewhere, or here."""
+    import psutil
+
+    if is_project_run() and Path("MLproject").exists():
+        with contextlib.suppress(psutil.Error, OSError):
+            for parent in psutil.Process().parents():
+                if Path(parent.cwd()) != Path.cwd():
+                    return Path(parent.cwd())
+    return Path.cwd()

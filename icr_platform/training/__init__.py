@@ -1,0 +1,1 @@
+"""DPO with a likelihood term on implicit preferences."""

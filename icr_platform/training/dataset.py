@@ -1,0 +1,95 @@
+"""Preferences to training pairs: the sampled token ids as they are, prompts through the chat template."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from icr_platform.artifacts import Artifact
+from icr_platform.chat import encode_prompt
+from icr_platform.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_TOKEN_COLUMNS = ("chosen_token_ids", "rejected_token_ids")
+
+
+@dataclass(frozen=True)
+class TrainingPairs:
+    """P pairs in the order of the artifact; nothing in them is truncated.
+
+    languages: [P] language code of each pair.
+    prompt_ids, chosen_ids, rejected_ids: [P] token ids; a sequence is prompt_ids followed by chosen_ids or rejected_ids.
+    left_out: pairs longer than the limit, counted per language.
+    """
+
+    languages: Sequence[str]
+    prompt_ids: Sequence[Sequence[int]]
+    chosen_ids: Sequence[Sequence[int]]
+    rejected_ids: Sequence[Sequence[int]]
+    left_out: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids)
+
+
+def load_pairs(preferences: Artifact, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TrainingPairs:
+    """Pairs whose longer sequence has at most `max_length` tokens.
+
+    Raises:
+        InputError: no pair is short enough.
+    """
+    rows = preferences.read(["language", "instruction", *_TOKEN_COLUMNS]).to_pydict()
+    languages: list[str] = []
+    prompts: list[list[int]] = []
+    chosen: list[list[int]] = []
+    rejected: list[list[int]] = []
+    left_out: Counter[str] = Counter()
+    columns = (rows["language"], rows["instruction"], rows["chosen_token_ids"], rows["rejected_token_ids"])
+    for language, instruction, chosen_ids, rejected_ids in zip(*columns, strict=True):
+        prompt_ids = encode_prompt(tokenizer, instruction)
+        if len(prompt_ids) + max(len(chosen_ids), len(rejected_ids)) > max_length:
+            left_out[language] += 1
+            continue
+        languages.append(language)
+        prompts.append(prompt_ids)
+        chosen.append(chosen_ids)
+        rejected.append(rejected_ids)
+    if not prompts:
+        raise InputError(
+            f"{preferences.folder}: each of its {preferences.rows} pairs is longer than max_length={max_length} tokens; "
+            "raise --max-length"
+        )
+    return TrainingPairs(languages, prompts, chosen, rejected, dict(sorted(left_out.items())))
+
+
+def check_pairs(preferences: Artifact, vocabulary: int) -> None:
+    """Raise InputError, naming part, row and field, when there are no pairs, an empty response, or an id the model has not."""
+    if preferences.rows == 0:
+        raise InputError(f"{preferences.folder}: holds no preference pair; look at annotate's drops for the reasons")
+    for index, path in enumerate(preferences.parts):
+        part = preferences.read_part(index, _TOKEN_COLUMNS)
+        for name in _TOKEN_COLUMNS:
+            ids = part[name].combine_chunks()
+            row = _first_row(pc.equal(pc.list_value_length(ids), 0))
+            if row is not None:
+                raise InputError(f"{path}: row {row}: field {name!r} is empty; run annotate again")
+            outside = pc.or_(pc.less(ids.flatten(), 0), pc.greater_equal(ids.flatten(), vocabulary))
+            position = _first_row(outside)
+            if position is not None:
+                row = pc.list_parent_indices(ids)[position].as_py()
+                raise InputError(
+                    f"{path}: row {row}: field {name!r} holds token id {ids.flatten()[position].as_py()}, outside the "
+                    f"policy's vocabulary of {vocabulary}; train the policy whose responses were annotated"
+                )
+
+
+def _first_row(flags: pa.Array) -> int | None:
+    position = pc.index(flags, pa.scalar(True)).as_py()
+    return None if position < 0 else int(position)

@@ -1,0 +1,132 @@
+"""Training in several processes: `accelerate launch` started, watched, and ended together with this process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from icr_platform.artifacts import read_json
+from icr_platform.errors import IcrError, InputError
+from icr_platform.progress import meter
+from icr_platform.training.curve import Curve
+
+LIFELINE = "ICR_TRAINING_LIFELINE"  # set: a worker ends when its standard input does, that is, when its parent is gone
+ERROR = "error.json"
+_SHARDED = ("FSDP", "DEEPSPEED")
+_LOOK_EVERY = 0.5
+_TELLING = (  # lines of a log that say why, the best last
+    re.compile(r"\s*exitcode\s*:"),
+    re.compile(r"(\[rank\d+\]: *)?(?!.*ChildFailedError)[\w.]+(Error|Exception|Interrupt)\b"),
+)
+
+
+def read_accelerate_config(path: Path) -> dict[str, Any]:
+    """The settings of an accelerate config file; raises InputError when it is missing or names no processes."""
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such accelerate config; give one such as projects/conf/accelerate/ddp.yaml"
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: no valid YAML ({' '.join(str(error).split())}); mend it") from error
+    processes = settings.get("num_processes") if isinstance(settings, dict) else None
+    if not isinstance(processes, int) or processes < 1:
+        raise InputError(f"{path}: field 'num_processes' is {processes!r}; give the number of processes, 1 or more")
+    return dict(settings)
+
+
+def check_accelerate_config(path: Path, device: str) -> None:
+    """Raise InputError when the config cannot train on `device`, or would train against a wrong reference."""
+    settings = read_accelerate_config(path)
+    kind = str(settings.get("distributed_type", "NO"))
+    if device == "cpu" and kind in _SHARDED:
+        raise InputError(
+            f"{path}: field 'distributed_type' {kind} needs GPUs; on a CPU use MULTI_GPU with --device cpu"
+        )
+    efficient = (settings.get("fsdp_config") or {}).get("fsdp_cpu_ram_efficient_loading", True)
+    if kind == "FSDP" and str(efficient).lower() != "false":
+        raise InputError(
+            f"{path}: field 'fsdp_cpu_ram_efficient_loading' must be false: it loads weights on one process only, and the DPO "
+            "reference's are never sent to the others"
+        )
+
+
+def launch(accelerate_config: Path, job: Path, curve: Curve, steps: int) -> None:
+    """Run the worker on `job` in every process of the config; forward its curve and, when it fails, its error.
+
+    steps: optimizer steps in all, for the progress bar.
+    """
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate_config),
+        "-m", "icr_platform.training.worker", str(job),
+    ]  # fmt: skip
+    with meter("train", steps, curve.last_step) as bar:
+
+        def follow() -> None:
+            before = curve.last_step
+            curve.follow()
+            bar.advance(curve.last_step - before)
+
+        _run(command, job.parent, follow)
+
+
+def score_in_child(job: Path) -> None:
+    """Score the pairs under the reference in a process of its own, so that its GPU memory is surely free afterwards."""
+    _run([sys.executable, "-m", "icr_platform.training.worker", str(job), "--score"], job.parent, lambda: None)
+
+
+def _run(command: list[str], work: Path, look: Callable[[], None]) -> None:
+    """Run `command` to its end, calling `look` now and then; it ends with this process, however that ends."""
+    (work / ERROR).unlink(missing_ok=True)
+    log = work / "train.log"
+    environment = os.environ | {LIFELINE: "1"}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment, start_new_session=True
+        )
+    try:
+        status = _watch(process, look)
+    finally:
+        _end(process)
+    if status != 0:
+        _raise_error(work, log, status)
+
+
+def _watch(process: subprocess.Popen[bytes], look: Callable[[], None]) -> int:
+    status = None
+    while status is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = process.wait(_LOOK_EVERY)
+        look()
+    return status
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Close the lifeline and end what is left of the process group."""
+    if process.stdin is not None:
+        process.stdin.close()
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _raise_error(work: Path, log: Path, status: int) -> None:
+    """Raise the error a worker left, or else say how the processes ended and what they said last."""
+    if (work / ERROR).exists():
+        error = read_json(work / ERROR)
+        kind = InputError if error["status"] == InputError.exit_status else IcrError
+        raise kind(error["message"])
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    telling = [line.strip() for pattern in _TELLING for line in lines if pattern.match(line)]
+    said = (telling or [line for line in lines if line.strip()] or ["nothing"])[-1]
+    raise IcrError(f"train: the training processes ended with status {status}, saying: {said}; see {log}")

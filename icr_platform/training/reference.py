@@ -1,0 +1,74 @@
+"""Reference log-probabilities of the pairs, scored once before training instead of in every step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+
+from icr_platform.artifacts import atomic_path
+from icr_platform.config import TrainConfig
+from icr_platform.models import parameter_count, resolve_device
+from icr_platform.progress import meter
+from icr_platform.training.dataset import TrainingPairs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_TRAINED_BYTES = 16  # per parameter in float32: weight, gradient and AdamW's two moments
+_REFERENCE_BYTES = 4
+
+
+def precomputes(config: TrainConfig, processes: int) -> bool:
+    """Whether the pairs are scored under the reference before training.
+
+    auto: when it saves time, that is, one process scores the pairs once while `processes` of them would do so every epoch;
+    or when a single process could not hold the reference beside the policy.
+    """
+    if config.precompute_reference != "auto":
+        return config.precompute_reference == "yes"
+    return config.epochs > processes or (processes == 1 and not _reference_fits(config))
+
+
+def _reference_fits(config: TrainConfig) -> bool:
+    if config.lora_rank:
+        return True  # a frozen base; for dpo_reference=policy it is its own reference
+    if resolve_device(config.device) == "cpu":
+        memory = psutil.virtual_memory().total
+    else:
+        import torch
+
+        memory = torch.cuda.mem_get_info()[1]
+    return parameter_count(config.policy) * (_TRAINED_BYTES + _REFERENCE_BYTES) < 0.8 * memory
+
+
+def stored_reference_logprobs(path: Path) -> np.ndarray[Any, Any]:
+    """[P, 2] nats, float64, of an earlier `store_reference_logprobs`."""
+    array: np.ndarray[Any, Any] = np.load(path)
+    return array
+
+
+def store_reference_logprobs(path: Path, logprobs: np.ndarray[Any, Any]) -> None:
+    """Write [P, 2] atomically."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, logprobs)
+
+
+def score_pairs(config: TrainConfig, pairs: TrainingPairs, model: PreTrainedModel) -> np.ndarray[Any, Any]:
+    """Log-probabilities of chosen and rejected responses under `model`, which is moved to the configured device.
+
+    Returns: [P, 2] nats, float64, sums over all response tokens.
+    """
+    from icr_platform.annotation.logprobs import CompletionScorer, Group
+    from icr_platform.training.weights import autocast
+
+    groups = [
+        Group(prompt, (chosen, rejected))
+        for prompt, chosen, rejected in zip(pairs.prompt_ids, pairs.chosen_ids, pairs.rejected_ids, strict=True)
+    ]
+    place: Any = resolve_device(config.device)
+    scorer = CompletionScorer(model.to(place))
+    with meter("score under the reference", 2 * len(groups)) as bar, autocast(config):
+        return np.stack(scorer.score(groups, bar.advance))

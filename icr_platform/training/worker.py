@@ -1,0 +1,50 @@
+"""One process of a training in several: `accelerate launch --config_file F -m icr_platform.training.worker WORK/job.json`.
+
+`train` starts it on its own machine. On further machines the same command is started by hand or by the cluster, with that
+machine's `--machine_rank`, once `train` has written the job to the shared folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from icr_platform.artifacts import read_json, write_json
+from icr_platform.config import TrainConfig
+from icr_platform.errors import IcrError
+from icr_platform.training.launch import ERROR, LIFELINE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, or with --score only score the pairs under the reference. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="icr_platform.training.worker")
+    parser.add_argument("job", type=Path, help="job.json that the train stage wrote")
+    parser.add_argument("--score", action="store_true", help="score the pairs under the reference, then end")
+    given = parser.parse_args(arguments)
+    if LIFELINE in os.environ:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        from icr_platform.training import stage
+
+        work = given.job.parent
+        config = TrainConfig.model_validate(read_json(given.job)["config"])
+        (stage.score_reference if given.score else stage.train_here)(config, work)
+    except IcrError as error:
+        write_json(given.job.parent / ERROR, {"status": error.exit_status, "message": str(error)})
+        traceback.print_exc()
+        return error.exit_status
+    return 0
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)  # unbuffered: a buffered read holds a lock that the interpreter wants when it ends
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

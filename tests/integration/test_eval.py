@@ -1,0 +1,168 @@
+"""The eval stage end to end: sampled, judged, scored; killed anywhere and resumed to the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from icr_platform.artifacts import open_artifact
+from icr_platform.config import EvalConfig
+from icr_platform.demo.world import write_prompts
+from icr_platform.errors import InputError
+from icr_platform.evaluation.stage import run, validate
+from icr_platform.schemas import JUDGMENTS, OUTPUTS, SCORES
+from icr_platform.stages import StageContext
+
+TEMPLATE = "- role: user\n  content: '{instruction} m: {output_m} M: {output_M} m or M?'\n"
+REFERENCE = {"en": "An apple.", "es": "Una manzana.", "de": "Ein Apfel."}
+
+
+@pytest.fixture
+def settings(tiny_models: tuple[Path, Path], prompt_folder: Path, tmp_path: Path) -> dict[str, object]:
+    """A small evaluation with the logprob judge: 3 languages x 6 prompts x 2 samples, parts of 2 prompts."""
+    outputs = tmp_path / "reference"
+    outputs.mkdir()
+    for path in prompt_folder.glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        answers = [{"id": row["id"], "instruction": row["instruction"], "output": REFERENCE[path.stem]} for row in rows]
+        (outputs / f"{path.stem}.json").write_text(json.dumps(answers), encoding="utf-8")
+    (tmp_path / "judge.yaml").write_text(TEMPLATE)
+    return {
+        "policy": str(tiny_models[0]), "prompts": str(prompt_folder), "reference_outputs": str(outputs), "samples": 2,
+        "max_tokens": 12, "shard_prompts": 2, "judge": "logprob", "judge_model": str(tiny_models[1]),
+        "judge_template": str(tmp_path / "judge.yaml"), "device": "cpu",
+    }  # fmt: skip
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_every_output_is_judged_in_both_orders_and_scored(settings: dict[str, object], tmp_path: Path) -> None:
+    result = run(EvalConfig(**settings), StageContext(tmp_path / "out", "f"))
+    outputs = open_artifact(tmp_path / "out" / "outputs", OUTPUTS).read().to_pandas()
+    judgments = open_artifact(tmp_path / "out" / "judgments", JUDGMENTS).read().to_pandas()
+    assert len(outputs) == 3 * 6 * 2
+    assert len(judgments) == 2 * len(outputs)
+    assert judgments.groupby(["language", "prompt_id", "sample_index"])["order"].nunique().eq(2).all()
+    rate = 100 * judgments[judgments["language"] == "es"]["preference"].mean()
+    assert result.metrics["win_rate/es"] == pytest.approx(rate)
+    assert result.metrics["win_rate_n/es"] == 6
+    assert 0 <= result.metrics["fidelity/es"] <= 100
+    assert result.metrics["judge/failure_rate"] == 0
+    scores = open_artifact(tmp_path / "out" / "scores", SCORES).read().to_pandas()
+    assert {"win_rate", "lc_win_rate", "fidelity", "length/ratio", "truncated", "repetition"} <= set(scores["metric"])
+    assert int(result.tables["fidelity_confusion"]["outputs"].sum()) == len(outputs)
+
+
+def test_a_finished_evaluation_is_read_not_computed_again(
+    settings: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(EvalConfig(**settings), StageContext(tmp_path / "out", "f"))
+    before = digests(tmp_path / "out")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("icr_platform.evaluation.outputs.make_sampler", refuse)
+    monkeypatch.setattr("icr_platform.evaluation.judging.make_judge", refuse)
+    again = run(EvalConfig(**settings), StageContext(tmp_path / "out", "f"))
+    assert again.metrics == first.metrics
+    assert digests(tmp_path / "out") == before
+
+
+def test_given_outputs_are_judged_without_a_policy(settings: dict[str, object], tmp_path: Path) -> None:
+    given = settings | {"policy": "", "outputs": settings["reference_outputs"], "samples": 1}
+    result = run(EvalConfig(**given), StageContext(tmp_path / "out", "f"))
+    assert result.metrics["win_rate/mean"] == pytest.approx(50.0), "both orders of identical outputs cancel out"
+    assert result.metrics["length/ratio/es"] == 1.0
+
+
+def test_the_demo_grader_judges_the_demo_world(settings: dict[str, object], tmp_path: Path) -> None:
+    write_prompts(tmp_path / "world", "test")
+    (tmp_path / "demo-reference").mkdir()
+    for path in (tmp_path / "world").glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        (tmp_path / "demo-reference" / f"{path.stem}.jsonl").write_text(
+            "".join(json.dumps({"id": row["id"], "output": "?"}) + "\n" for row in rows), encoding="utf-8"
+        )
+    demo = settings | {
+        "prompts": str(tmp_path / "world"), "reference_outputs": str(tmp_path / "demo-reference"), "judge": "demo",
+        "language_identifier": "demo", "limit": 3, "samples": 3, "judge_template": "",
+    }  # fmt: skip
+    result = run(EvalConfig(**demo), StageContext(tmp_path / "out", "f"))
+    judgments = open_artifact(tmp_path / "out" / "judgments", JUDGMENTS).read().to_pandas()
+    assert set(judgments["preference"]) <= {0.0, 0.5, 1.0}
+    assert len(judgments) == 5 * 3 * 3
+    assert result.metrics["win_rate/mean_non_english"] >= 50.0, "nothing is worse than '?'"
+    with pytest.raises(InputError, match="not of the demo world"):
+        run(EvalConfig(**settings | {"judge": "demo"}), StageContext(tmp_path / "other", "f"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"policy": ""}, "'policy' is missing"),
+        ({"reference_outputs": ""}, "'reference_outputs' is missing for the logprob judge"),
+        ({"judge_model": ""}, "'judge_model' is missing"),
+        ({"judge_model": "/nowhere/model"}, "/nowhere/model"),
+        ({"reference_outputs": "/nowhere"}, "/nowhere: no such folder"),
+        ({"judge": "openai"}, "'judge_api_model' is missing"),
+        ({"difficulty": "/nowhere.csv"}, "/nowhere.csv: not readable as CSV"),
+    ],
+)
+def test_bad_input_is_found_before_anything_is_written(
+    settings: dict[str, object], tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        run(EvalConfig(**settings | change), StageContext(tmp_path / "out", "f"))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_validate_writes_nothing(settings: dict[str, object], tmp_path: Path) -> None:
+    before = digests(tmp_path)
+    validate(EvalConfig(**settings))
+    assert digests(tmp_path) == before
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from icr_platform.config import EvalConfig
+from icr_platform.evaluation.stage import run
+from icr_platform.stages import StageContext
+run(EvalConfig(**json.loads(sys.argv[1])), StageContext(Path(sys.argv[2]), "f"))
+"""
+
+
+def test_killed_anywhere_it_resumes_to_the_same_bytes(settings: dict[str, object], tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT, json.dumps(settings)]
+    run(EvalConfig(**settings), StageContext(tmp_path / "calm", "f"))
+    killed, rng = tmp_path / "killed", random.Random(0)
+    for parts in (1, 7, 13, 18):  # of 9 parts of outputs, 9 of judgments, 1 of scores
+        process = subprocess.Popen([*command, str(killed)], env=environment)
+        while process.poll() is None and len(list(killed.rglob("part-*.parquet"))) < parts:
+            time.sleep(0.002)
+        time.sleep(0.05 * rng.random())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (killed / "scores" / "manifest.json").exists() or parts == 18
+    run(EvalConfig(**settings), StageContext(killed, "f"))
+    left = {name for name in digests(killed) if ".tmp" not in name}
+    assert {name: digests(killed)[name] for name in left} == digests(tmp_path / "calm")

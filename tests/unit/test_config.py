@@ -1,0 +1,92 @@
+"""Configurations, presets and flags: what a person writes is what a stage gets, and mistakes are named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from icr_platform.cli import parse
+from icr_platform.config import STAGES, IterateConfig, leaves, load_preset, validate
+from icr_platform.errors import InputError
+from icr_platform.mlproject import parameters, render
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_unknown_and_mistyped_keys_are_named_with_the_nearest_field() -> None:
+    with pytest.raises(InputError) as caught:
+        validate(IterateConfig, {"iteratons": 3, "train": {"bta": 0.1, "epochs": "many"}}, "mine.yaml")
+    message = str(caught.value)
+    assert message.startswith("mine.yaml: ")
+    assert "\n" not in message
+    assert "'iteratons', nearest is 'iterations'" in message
+    assert "'train.bta', nearest is 'train.beta'" in message
+    assert "'train.epochs'" in message
+
+
+def test_unknown_language_code_names_the_nearest() -> None:
+    with pytest.raises(InputError, match="unknown language code 'xz'"):
+        validate(IterateConfig, {"languages": "en,xz"}, "mine.yaml")
+
+
+def test_flags_override_a_preset_field_by_field(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("samples: 8\ntemperature: 0.5\nlanguages: [en, es]\n")
+    config, _ = parse("generate", [f"--config={preset}", "--temperature=0.7"])
+    assert (config.samples, config.temperature, config.languages) == (8, 0.7, ("en", "es"))  # type: ignore[attr-defined]
+
+
+def test_an_iterate_preset_serves_the_single_stages(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("policy: p\nprompts: t\neval_prompts: e\nseed: 7\ngenerate: {samples: 4}\neval: {samples: 2}\n")
+    assert load_preset(preset, "generate") == {"policy": "p", "prompts": "t", "seed": 7, "samples": 4}
+    assert load_preset(preset, "eval") == {"policy": "p", "prompts": "e", "seed": 7, "samples": 2}
+
+
+def test_project_defaults_yield_to_the_preset_and_other_values_do_not(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("samples: 8\ntemperature: 0.5\n")
+    arguments = ["--project-defaults", f"--config={preset}", "--samples=10", "--temperature=0.7", "--policy=-"]
+    config, _ = parse("generate", arguments)
+    assert (config.samples, config.temperature, config.policy) == (8, 0.7, "")  # type: ignore[attr-defined]
+
+
+def test_mlproject_is_what_the_configurations_say() -> None:
+    text = (ROOT / "projects" / "MLproject").read_text()
+    assert text == render(), "run `python -m icr_platform.mlproject > projects/MLproject`"
+    entry_points = yaml.safe_load(text)["entry_points"]
+    assert set(entry_points) == {"main", *STAGES}
+    for stage, config in STAGES.items():
+        listed = entry_points[stage]["parameters"]
+        assert len(listed) <= 100, "MLflow logs at most 100 parameters with a run"
+        assert set(listed) == {"config", *(name.replace(".", "_") for name, _ in parameters(config))}
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_mlproject_defaults_mean_the_stage_defaults(stage: str) -> None:
+    listed = yaml.safe_load((ROOT / "projects" / "MLproject").read_text())["entry_points"][stage]["parameters"]
+    config, _ = parse(stage, [f"--{name}={spec['default']}" for name, spec in listed.items()])
+    assert config == STAGES[stage]()
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "projects" / "conf").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_presets_are_valid(preset: Path) -> None:
+    validate(IterateConfig, load_preset(preset, "iterate"), str(preset))
+
+
+def test_every_field_is_documented() -> None:
+    for config in STAGES.values():
+        assert all(info.description for _, info in leaves(config))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from icr_platform.cli import run; run(['--help']); "
+        "heavy = {'torch', 'mlflow', 'pandas', 'pyarrow', 'pydantic', 'gradio'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

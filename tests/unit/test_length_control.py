@@ -1,0 +1,126 @@
+"""fit_alpha against brute force over every crossing of every pair of samples."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from icr_platform.annotation.length_control import fit_alpha
+from icr_platform.errors import InputError
+
+BOUNDS = [(-1.0, 1.0), (0.0, 1.0), (0.05, 0.4), (-0.5, -0.1), (-1000.0, 1000.0)]
+
+
+def gap(rewards, lengths, alpha):
+    """Summed |chosen| - |rejected|, one prompt at a time; the first sample wins ties."""
+    total = 0
+    for row, length in zip(rewards, lengths, strict=True):
+        scored = [(r - alpha * n, n) for r, n in zip(row, length, strict=True) if math.isfinite(r)]
+        if len(scored) >= 2:
+            total += max(scored, key=lambda pair: pair[0])[1] - min(scored, key=lambda pair: pair[0])[1]
+    return int(total)
+
+
+def brute_force(rewards, lengths, low, high):
+    """Smallest |gap| over all pairwise crossings and all midpoints between them, and the infimum of |alpha| there."""
+    points = {low, high} | ({0.0} if low <= 0 <= high else set())
+    for row, length in zip(rewards, lengths, strict=True):
+        for i, j in itertools.combinations(range(len(row)), 2):
+            if length[i] != length[j] and math.isfinite(row[i] - row[j]):
+                points.add(float((row[i] - row[j]) / (length[i] - length[j])))
+    points = sorted(point for point in points if low <= point <= high)
+    at_point = {alpha: abs(gap(rewards, lengths, alpha)) for alpha in points}
+    between = {(a, b): abs(gap(rewards, lengths, (a + b) / 2)) for a, b in itertools.pairwise(points)}
+    best = min([*at_point.values(), *between.values()])
+    nearest = [abs(alpha) for alpha, value in at_point.items() if value == best]
+    nearest += [min(abs(a), abs(b)) for (a, b), value in between.items() if value == best]
+    return best, min(nearest)
+
+
+def assert_optimal(rewards, lengths, bounds):
+    fit = fit_alpha(rewards, lengths, bounds)
+    best, nearest = brute_force(rewards, lengths, *bounds)
+    assert bounds[0] <= fit.alpha <= bounds[1]
+    assert abs(gap(rewards, lengths, fit.alpha)) == best
+    if fit.prompts:
+        assert abs(fit.mean_length_difference) == pytest.approx(best / fit.prompts, abs=1e-12)
+        assert abs(fit.alpha) == pytest.approx(nearest, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_continuous_rewards_with_missing_samples(seed):
+    generator = np.random.default_rng(seed)
+    shape = (generator.integers(1, 9), generator.integers(2, 8))
+    lengths = generator.integers(1, 2000, shape)
+    rewards = -300 + 20 * generator.normal(size=shape) + generator.normal(scale=0.2) * lengths
+    rewards[generator.random(shape) < generator.choice([0.0, 0.25])] = np.nan
+    assert_optimal(rewards, lengths, BOUNDS[seed % len(BOUNDS)])
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), bounds=st.sampled_from(BOUNDS))
+def test_whole_rewards_with_many_ties(data, bounds):
+    shape = data.draw(st.tuples(st.integers(1, 5), st.integers(2, 5)))
+    rewards = data.draw(hnp.arrays(np.int64, shape, elements=st.integers(-3, 3))).astype(float)
+    lengths = data.draw(hnp.arrays(np.int64, shape, elements=st.integers(0, 5)))
+    assert_optimal(rewards, lengths, bounds)
+
+
+def test_zero_wins_among_minimisers():
+    fit = fit_alpha([[2.0, 1.0], [1.0, 2.0]], [[10, 20], [10, 20]])
+    assert (fit.alpha, fit.mean_length_difference, fit.mean_length_difference_before) == (0.0, 0.0, 0.0)
+
+
+def test_rewards_that_prefer_short_answers_get_a_negative_alpha():
+    generator = np.random.default_rng(1)
+    lengths = generator.integers(1, 2000, (200, 10))
+    fit = fit_alpha(generator.normal(size=lengths.shape) - 0.01 * lengths, lengths)
+    assert fit.alpha == pytest.approx(-0.01, abs=1e-3)
+    assert fit.mean_length_difference_before < -1000
+    assert abs(fit.mean_length_difference) < 10
+
+
+def test_open_end_of_an_interval_is_stepped_over():
+    # At 0.5 the tie still goes to the first, longer sample (gap 3 - 1); just beyond it the gap is 0 - 1.
+    rewards, lengths = [[3.5, 2.0, -9.0], [0.0, -9.0, -9.0]], [[5, 2, 2], [1, 2, 2]]
+    fit = fit_alpha(rewards, lengths)
+    assert fit.alpha > 0.5
+    assert fit.alpha == pytest.approx(0.5, abs=1e-12)
+    assert gap(rewards, lengths, 0.5) == 2
+    assert gap(rewards, lengths, fit.alpha) == -1
+
+
+@pytest.mark.parametrize(
+    ("rewards", "lengths", "prompts", "difference"),
+    [
+        ([[1.0, 2.0, 3.0]], [[7, 7, 7]], 1, 0.0),
+        ([[np.nan, np.nan], [1.0, np.nan]], [[1, 2], [3, 4]], 0, math.nan),
+        (np.empty((0, 4)), np.empty((0, 4)), 0, math.nan),
+        ([[0.0, 0.0]], [[5, 9]], 1, 0.0),
+    ],
+)
+def test_degenerate_inputs_leave_alpha_at_zero(rewards, lengths, prompts, difference):
+    fit = fit_alpha(rewards, lengths)
+    assert (fit.alpha, fit.prompts) == (0.0, prompts)
+    assert fit.mean_length_difference == pytest.approx(difference, nan_ok=True)
+
+
+def test_infinite_bounds_find_the_global_minimum():
+    generator = np.random.default_rng(3)
+    lengths = generator.integers(1, 5, (4, 3))
+    rewards = 1e4 * generator.normal(size=(4, 3))
+    unbounded, wide = fit_alpha(rewards, lengths, (-math.inf, math.inf)), fit_alpha(rewards, lengths, (-1e6, 1e6))
+    assert unbounded.mean_length_difference == wide.mean_length_difference
+    assert unbounded.alpha == pytest.approx(wide.alpha)
+
+
+def test_bounds_that_exclude_zero_and_bounds_that_are_reversed():
+    rewards, lengths = [[1.0, 2.0]], [[3, 3]]
+    assert fit_alpha(rewards, lengths, (0.2, 0.5)).alpha == 0.2
+    assert fit_alpha(rewards, lengths, (-0.5, -0.2)).alpha == -0.2
+    with pytest.raises(InputError, match="lower one first"):
+        fit_alpha(rewards, lengths, (1.0, -1.0))

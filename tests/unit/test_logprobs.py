@@ -1,0 +1,260 @@
+"""Scores equal those of one sequence at a time through the model's own eager forward, whatever they were packed with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from icr_platform.annotation.logprobs import CompletionScorer, Group, completion_logprobs
+from icr_platform.annotation.packing import packs
+from icr_platform.chat import encode_prompt, encode_response
+
+PER_TOKEN = 2e-5
+VOCABULARY = 97
+
+
+def naive(model: PreTrainedModel, group: Group) -> np.ndarray:
+    """Sum of log-softmax over the completion's tokens, one sequence a forward, in float64 after the logits."""
+    model.set_attn_implementation("eager")
+    scores = []
+    for completion in group.completions:
+        ids = torch.tensor([[*group.prompt_ids, *completion]])
+        with torch.no_grad():
+            logprobs = torch.log_softmax(model(ids).logits[0].double(), -1)
+        first = len(group.prompt_ids)
+        scores.append(sum(float(logprobs[first + i - 1, token]) for i, token in enumerate(completion)))
+    return np.array(scores)
+
+
+def assert_equal_per_token(seen: Sequence[np.ndarray], expected: Sequence[np.ndarray], groups: Sequence[Group]) -> None:
+    for got, want, group in zip(seen, expected, groups, strict=True):
+        lengths = np.array([max(1, len(completion)) for completion in group.completions])
+        assert np.abs((got - want) / lengths).max(initial=0) < PER_TOKEN
+
+
+def groups_of(sizes: Sequence[tuple[int, Sequence[int]]], seed: int = 0) -> list[Group]:
+    rng = np.random.default_rng(seed)
+    return [
+        Group(rng.integers(0, VOCABULARY, prompt).tolist(), [rng.integers(0, VOCABULARY, n).tolist() for n in completions])
+        for prompt, completions in sizes
+    ]
+
+
+GROUPS = groups_of([(7, [5, 1, 12, 40]), (1, [3]), (30, [2, 2, 0, 9]), (4, []), (3, [0])])
+SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+         "initializer_range": 0.3}  # fmt: skip
+
+
+def llama() -> PreTrainedModel:
+    return LlamaForCausalLM(LlamaConfig(**SMALL))
+
+
+def qwen2() -> PreTrainedModel:
+    return Qwen2ForCausalLM(Qwen2Config(**SMALL))
+
+
+def mistral_with_window() -> PreTrainedModel:
+    return MistralForCausalLM(MistralConfig(**SMALL, head_dim=8, sliding_window=6))
+
+
+def gemma2() -> PreTrainedModel:
+    return Gemma2ForCausalLM(
+        Gemma2Config(**SMALL, head_dim=8, sliding_window=6, final_logit_softcapping=2.0, attn_logit_softcapping=1.0)
+    )
+
+
+def cohere() -> PreTrainedModel:
+    return CohereForCausalLM(CohereConfig(**SMALL, logit_scale=0.3))
+
+
+def granite() -> PreTrainedModel:
+    return GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=4.0, attention_multiplier=0.4))
+
+
+def mixtral() -> PreTrainedModel:
+    return MixtralForCausalLM(MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2))
+
+
+def gpt2() -> PreTrainedModel:
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.3,
+                   bos_token_id=1, eos_token_id=2)
+    )
+
+
+def llama_dynamic_rope() -> PreTrainedModel:
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 100.0}
+    return LlamaForCausalLM(LlamaConfig(**SMALL, max_position_embeddings=16, rope_parameters=rope))
+
+
+def opt() -> PreTrainedModel:
+    return OPTForCausalLM(
+        OPTConfig(vocab_size=VOCABULARY, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
+                  word_embed_proj_dim=32, max_position_embeddings=128, init_std=0.3)
+    )  # fmt: skip
+
+
+def gpt_oss_with_sinks() -> PreTrainedModel:
+    model = GptOssForCausalLM(GptOssConfig(**SMALL, head_dim=8, num_local_experts=2, num_experts_per_tok=1))
+    for layer in model.model.layers:
+        torch.nn.init.constant_(layer.self_attn.sinks, 2.0)
+    return model
+
+
+PACKED = [llama, qwen2, mistral_with_window, gemma2, cohere, granite, mixtral, gpt2]
+ONE_AT_A_TIME = [llama_dynamic_rope, opt, gpt_oss_with_sinks]
+
+
+@pytest.mark.parametrize(("build", "packed"), [(b, True) for b in PACKED] + [(b, False) for b in ONE_AT_A_TIME])
+def test_equals_one_sequence_at_a_time(build: Callable[[], PreTrainedModel], packed: bool) -> None:
+    torch.manual_seed(0)
+    model = build().eval()
+    scorer = CompletionScorer(model)
+    assert scorer.packed is packed
+    expected = [naive(model, group) for group in GROUPS]
+    for tokens in (3, 16, 512):
+        scorer.pack_tokens = tokens
+        assert_equal_per_token(scorer.score(GROUPS), expected, GROUPS)
+
+
+def test_literal_sum() -> None:
+    """On a model whose next-token distribution is known: p = softmax(one-hot of the token before * 3)."""
+    model = llama().eval()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.zero_()
+        model.model.embed_tokens.weight[:32] = torch.eye(32)
+        model.model.norm.weight.fill_(3 / math.sqrt(32 / (1 + 32 * 1e-6)))
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[:32] = torch.eye(32)
+    again, other = 3 - math.log(math.exp(3) + VOCABULARY - 1), -math.log(math.exp(3) + VOCABULARY - 1)
+    (seen,) = completion_logprobs(model, [Group([9, 4], [[4, 4, 7], [5], [7, 7]])])
+    np.testing.assert_allclose(seen, [2 * again + other, other, other + again], atol=1e-5)
+
+
+def test_scores_do_not_depend_on_what_they_were_batched_with() -> None:
+    torch.manual_seed(0)
+    model = llama().eval()
+    groups = groups_of([(10, [20, 35, 1, 60])] * 16)
+    together = completion_logprobs(model, groups, batch_tokens=4096)
+    alone = [
+        np.array([completion_logprobs(model, [Group(g.prompt_ids, [y])])[0][0] for y in g.completions]) for g in groups
+    ]
+    assert_equal_per_token(together, alone, groups)
+    np.testing.assert_array_equal(completion_logprobs(model, groups), completion_logprobs(model, groups))
+
+
+def test_model_is_left_as_it_was() -> None:
+    model = llama().train()
+    attention, keys = model.config._attn_implementation, list(model.state_dict())
+    completion_logprobs(model, GROUPS)
+    assert model.training
+    assert model.config._attn_implementation == attention
+    assert list(model.state_dict()) == keys
+    model(torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
+
+
+def test_every_token_is_predicted_once_and_none_is_computed_twice() -> None:
+    for tokens in (1, 3, 7, 1000):
+        predicted: dict[int, list[int]] = {}
+        rows = finished = 0
+        for pack in packs(GROUPS, tokens):
+            assert len(pack.input_ids) <= tokens
+            assert pack.row == sorted(pack.row)
+            rows += len(pack.input_ids)
+            finished += pack.finished
+            for owner, target in zip(pack.owner, pack.target, strict=True):
+                predicted.setdefault(owner, []).append(target)
+        completions = [list(y) for group in GROUPS for y in group.completions]
+        assert [predicted.get(owner, []) for owner in range(len(completions))] == completions
+        assert rows == sum(
+            len(g.prompt_ids) + sum(max(0, len(y) - 1) for y in g.completions) for g in GROUPS if any(g.completions)
+        )
+        assert finished == sum(bool(y) for y in completions)
+
+
+def test_empty_completion_has_no_nats_and_empty_prompt_is_an_error() -> None:
+    model = llama()
+    assert completion_logprobs(model, [Group([1], [[], []])])[0].tolist() == [0.0, 0.0]
+    assert completion_logprobs(model, []) == []
+    with pytest.raises(ValueError, match="without tokens"):
+        completion_logprobs(model, [Group([], [[1]])])
+
+
+def test_out_of_memory_halves_the_budget_for_good() -> None:
+    model = llama().eval()
+    expected = completion_logprobs(model, GROUPS)
+    scorer = CompletionScorer(model)
+    forward = model.model.forward
+
+    def crowded(input_ids: torch.Tensor, **rest: object) -> object:
+        if input_ids.shape[1] > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(input_ids=input_ids, **rest)
+
+    model.model.forward = crowded  # type: ignore[method-assign]
+    done: list[int] = []
+    seen = scorer.score(GROUPS, lambda completions, tokens: done.append(completions))
+    assert scorer.pack_tokens == 64
+    assert sum(done) == sum(bool(y) for group in GROUPS for y in group.completions)
+    assert_equal_per_token(seen, expected, GROUPS)
+
+
+def real_groups(shared_data: Path, model: Path, responses: int) -> list[Group]:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    per_language = responses // 5
+    groups = []
+    for language in ("en", "es", "de", "fr", "ru"):
+        rows = json.loads((shared_data / "outputs" / language / "gpt-4o-mini.json").read_text(encoding="utf-8"))
+        groups += [
+            Group(encode_prompt(tokenizer, row["instruction"]), [encode_response(tokenizer, row["output"])])
+            for row in rows[:per_language]
+        ]
+    return groups
+
+
+def test_real_responses_under_a_tiny_model(shared_data: Path, tiny_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    groups = [Group(p[:200], [y[:300] for y in ys]) for p, ys in real_groups(shared_data, tiny_model, 50)]
+    assert_equal_per_token(completion_logprobs(model, groups), [naive(model, group) for group in groups], groups)
+
+
+@pytest.mark.slow
+def test_200_real_responses_under_smollm2(shared_data: Path, smollm2: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+    groups = real_groups(shared_data, smollm2, 200)
+    assert_equal_per_token(completion_logprobs(model, groups), [naive(model, group) for group in groups], groups)
