@@ -1,0 +1,527 @@
+"""Synthetic runs in the platform's own layout, for the inspector's tests: artifacts, MLflow runs and metrics, no model.
+
+Rewards and judgments are seeded noise with a length effect; every run is named `synthetic-...` so that no one takes it for a result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from icr_platform.annotation.length_control import fit_alpha
+from icr_platform.annotation.pairs import select_pairs, text_codes
+from icr_platform.artifacts import ArtifactWriter
+from icr_platform.evaluation.scores import LengthControl, metrics_of, output_facts, score_judgments, score_outputs
+from icr_platform.evaluation.scores import scores_table, with_means
+from icr_platform.schemas import TABLES
+from icr_platform.tracking import RunHandle, Tracker
+
+JUDGE = "synthetic-pseudo-judge"
+STAGES = {
+    "generate": ("prompts", "responses"),
+    "annotate": ("rewards", "preferences", "drops"),
+    "eval": ("outputs", "judgments", "scores"),
+}
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    language: str
+    prompt_id: str
+    instruction: str
+    english: str
+    source: str = "synthetic"
+
+
+@dataclass
+class IterationData:
+    """Tables of one iteration by artifact name, each a list of parts, and its metrics."""
+
+    tables: dict[str, list[pa.Table]] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    eval_params: dict[str, str] = field(default_factory=dict)
+
+
+def table_of(name: str, rows: Rows) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=TABLES[name].schema)
+
+
+def detected(text: str, language: str, rng: np.random.Generator) -> dict[str, Any]:
+    wrong = rng.random() < 0.04
+    return {"detected_language": "en" if wrong and language != "en" else language, "language_confidence": 0.97}
+
+
+def sampled(
+    prompts: Sequence[Prompt], answers: Callable[[Prompt], Sequence[str]], seed: int, kinds: Sequence[str]
+) -> IterationData:
+    """generate and annotate: samples from `answers`, pseudo rewards, alpha and pairs by the platform's own functions."""
+    rng = np.random.default_rng(seed)
+    data = IterationData()
+    responses: Rows = []
+    rewards: Rows = []
+    preferences: Rows = []
+    drops: Rows = []
+    for language in dict.fromkeys(prompt.language for prompt in prompts):
+        own = [prompt for prompt in prompts if prompt.language == language]
+        texts = [list(answers(prompt)) for prompt in own]
+        lengths = np.array([[len(text) for text in row] for row in texts], dtype=float)
+        centred = (lengths - lengths.mean()) / max(lengths.std(), 1.0)
+        reference = -(20.0 + 0.6 * lengths) * (1 + 0.05 * rng.standard_normal(lengths.shape))
+        raw = 1.5 * rng.standard_normal(lengths.shape) + 1.2 * centred
+        finish = np.where(rng.random(lengths.shape) < 0.03, "length", "stop")
+        for i, prompt in enumerate(own):
+            for j, text in enumerate(texts[i]):
+                key = {"language": language, "prompt_id": prompt.prompt_id, "sample_index": j}
+                responses.append(
+                    {**key, "response": text, "token_ids": [1, 2], "finish_reason": finish[i, j],
+                     "token_ids_source": "sampler", "token_count": max(1, len(text) // 4), "character_count": len(text),
+                     **detected(text, language, rng)}
+                )  # fmt: skip
+                for kind in kinds:
+                    value = raw[i, j] if kind == kinds[0] else 0.6 * raw[i, j] + rng.standard_normal()
+                    rewards.append(
+                        {**key, "kind": kind, "policy_logprob": reference[i, j] + 10 * value,
+                         "reference_logprob": reference[i, j], "reward": value}
+                    )  # fmt: skip
+        eligible = (finish == "stop") & (lengths > 0)
+        fit = fit_alpha(np.where(eligible, raw, np.nan), lengths)
+        codes = text_codes(texts)
+        selection = select_pairs(raw, lengths, fit.alpha, eligible=eligible, text_codes=codes)
+        for i, prompt in enumerate(own):
+            key = {"language": language, "prompt_id": prompt.prompt_id}
+            for j in np.flatnonzero(~eligible[i]):
+                reason = "empty" if lengths[i, j] == 0 else "truncated"
+                drops.append({**key, "sample_index": int(j), "reason": reason, "detail": "finish_reason is 'length'"})
+            c, r = int(selection.chosen_index[i]), int(selection.rejected_index[i])
+            if c < 0:
+                drops.append({**key, "sample_index": None, "reason": selection.reason[i], "detail": "no pair is left"})
+                continue
+            preferences.append(
+                {**key, "instruction": prompt.instruction, "english_instruction": prompt.english,
+                 "chosen": texts[i][c], "rejected": texts[i][r], "chosen_index": c, "rejected_index": r,
+                 "chosen_reward": raw[i, c], "rejected_reward": raw[i, r], "margin": float(selection.margin[i]),
+                 "length_penalty_alpha": fit.alpha, "chosen_characters": len(texts[i][c]),
+                 "rejected_characters": len(texts[i][r]), "chosen_token_ids": [1, 2], "rejected_token_ids": [1, 2]}
+            )  # fmt: skip
+        margins = selection.margin[selection.kept]
+        data.metrics[f"pairs/{language}"] = float(len(margins))
+        data.metrics[f"alpha/{language}"] = fit.alpha
+        if len(margins):
+            data.metrics[f"margin/median/{language}"] = float(np.median(margins))
+    prompt_rows = [
+        {"language": p.language, "prompt_id": p.prompt_id, "instruction": p.instruction,
+         "english_instruction": p.english, "source": p.source}
+        for p in prompts
+    ]  # fmt: skip
+    named = {"prompts": prompt_rows, "responses": responses, "rewards": rewards, "preferences": preferences,
+             "drops": drops}  # fmt: skip
+    data.tables |= {name: [table_of(name, rows)] for name, rows in named.items()}
+    return data
+
+
+def evaluated(
+    prompts: Sequence[Prompt],
+    answer: Callable[[Prompt], str | None],
+    reference: Callable[[Prompt], str | None],
+    strength: float,
+    seed: int,
+    eval_params: Mapping[str, str] | None = None,
+) -> IterationData:
+    """eval: outputs, pseudo-judgments in both orders, and scores by the platform's own functions."""
+    rng = np.random.default_rng(seed)
+    outputs: Rows = []
+    judgments: Rows = []
+    lengths: Rows = []
+    for prompt in prompts:
+        text, other = answer(prompt), reference(prompt)
+        if text is None or other is None:
+            continue
+        key = {"language": prompt.language, "prompt_id": prompt.prompt_id, "sample_index": 0}
+        outputs.append(
+            {**key, "instruction": prompt.instruction, "output": text, "token_count": max(1, len(text) // 4),
+             "character_count": len(text), "finish_reason": "length" if rng.random() < 0.02 else "stop",
+             **detected(text, prompt.language, rng)}
+        )  # fmt: skip
+        lengths.append({**key, "reference_characters": len(other)})
+        longer = np.tanh((len(text) - len(other)) / 600)
+        logit = strength + 1.6 * longer + 1.8 * rng.standard_normal()
+        for order, bias in (("model-first", 0.3), ("reference-first", -0.3)):
+            failed = rng.random() < 0.01
+            preference = None if failed else float(1 / (1 + np.exp(-(logit + bias))))
+            judgments.append(
+                {**key, "order": order, "preference": preference, "mass": None if failed else 0.99,
+                 "outcome": "refusal" if failed else "ok", "judge": JUDGE, "input_tokens": 900, "output_tokens": 1,
+                 "detail": "the judge declined" if failed else ""}
+            )  # fmt: skip
+    tables = {"outputs": [table_of("outputs", outputs)], "judgments": [table_of("judgments", judgments)]}
+    facts = output_facts(tables["outputs"][0])
+    scores = [
+        *score_outputs(facts),
+        *score_judgments(pd.DataFrame(judgments), facts, pd.DataFrame(lengths), LengthControl()),
+    ]
+    scores = with_means(scores)
+    tables["scores"] = [scores_table(scores)]
+    return IterationData(tables, metrics_of(scores), dict(eval_params or {}))
+
+
+def merged(*parts: IterationData) -> IterationData:
+    whole = IterationData()
+    for part in parts:
+        whole.tables |= part.tables
+        whole.metrics |= part.metrics
+        whole.eval_params |= part.eval_params
+    return whole
+
+
+def write_artifact(folder: Path, name: str, parts: Iterable[pa.Table]) -> Path:
+    writer = ArtifactWriter(folder / name, TABLES[name], f"synthetic-{name}")
+    count = 0
+    for count, part in enumerate(parts, 1):
+        writer.write_part(count - 1, part)
+    writer.close(count)
+    return folder / name
+
+
+def log_arm(
+    tracker: Tracker, arm: str, iterations: Mapping[int, IterationData], folder: Path, copy: bool = False
+) -> RunHandle:
+    """The runs `icr iterate` would leave: arm, iterations, stages; artifacts by reference, or copied to MLflow's store."""
+    top = tracker.start(arm, {"icr.kind": "arm", "icr.arm": arm, "icr.version": "synthetic"})
+    top.log_params({"iterate.arm": arm, "iterate.prompts": "synthetic"})
+    for number, data in iterations.items():
+        tags = {"icr.kind": "iteration", "icr.arm": arm, "icr.iteration": number}
+        iteration = tracker.start(f"{arm} iteration {number}", tags, top)
+        for stage, names in STAGES.items():
+            if set(names) & set(data.tables):
+                _log_stage(tracker, iteration, stage, data, {"icr.arm": arm, "icr.iteration": number},
+                           folder / arm / str(number) / stage, copy)  # fmt: skip
+        for run in (iteration, top):
+            run.log_metrics(data.metrics, number)
+        iteration.finish()
+    top.finish()
+    return top
+
+
+def _log_stage(
+    tracker: Tracker,
+    parent: RunHandle,
+    stage: str,
+    data: IterationData,
+    tags: Mapping[str, object],
+    folder: Path,
+    copy: bool,
+) -> None:
+    run = tracker.start(stage, {"icr.kind": "stage", "icr.stage": stage, "icr.cache_key": "synthetic", **tags}, parent)
+    if stage == "eval":
+        run.log_params({f"eval.{name}": value for name, value in data.eval_params.items()})
+    for name in STAGES[stage]:
+        if name not in data.tables:
+            continue
+        path = write_artifact(folder, name, data.tables[name])
+        if copy:
+            run.log_artifacts(path, name)
+        else:
+            digest = json.loads((path / "manifest.json").read_text())["digest"]
+            run.set_tags({f"icr.artifact.{name}": path, f"icr.digest.{name}": digest})
+    run.finish()
+
+
+# --- a small run in many scripts ------------------------------------------------------------------------------------
+
+WORDS = {
+    "en": ("The river is wide.", "A small dog sleeps.", "We count to ten.", "Bread is baked at dawn."),
+    "es": ("El río es ancho.", "Un perro pequeño duerme.", "Contamos hasta diez.", "El pan se hornea al alba."),
+    "ar": ("النهر واسع.", "كلب صغير ينام.", "نعدّ حتى عشرة.", "يُخبز الخبز عند الفجر."),
+    "bn": ("নদীটি প্রশস্ত।", "একটি ছোট কুকুর ঘুমায়।", "আমরা দশ পর্যন্ত গুনি।", "ভোরে রুটি সেঁকা হয়।"),
+    "th": ("แม่น้ำกว้าง", "สุนัขตัวเล็กนอนหลับ", "เรานับถึงสิบ", "ขนมปังอบตอนรุ่งสาง"),
+    "zh": ("河很宽。", "一只小狗在睡觉。", "我们数到十。", "面包在黎明时烤。"),
+}
+
+
+def small_prompts(per_language: int = 12) -> list[Prompt]:
+    sources = ("helpful_base", "koala", "vicuna")
+    return [
+        Prompt(language, f"p{i}", f"{words[i % 4]} ({i})", f"{WORDS['en'][i % 4]} ({i})", sources[i % 3])
+        for language, words in WORDS.items()
+        for i in range(per_language)
+    ]
+
+
+def small_answers(seed: int, samples: int = 4) -> Callable[[Prompt], list[str]]:
+    def answers(prompt: Prompt) -> list[str]:
+        rng = np.random.default_rng([seed, *prompt.language.encode(), *prompt.prompt_id.encode()])
+        words = WORDS[prompt.language]
+        return [" ".join(rng.choice(words, size=rng.integers(1, 7))) for _ in range(samples)]
+
+    return answers
+
+
+def small_run(tracker: Tracker, folder: Path, per_language: int = 12, copy: bool = False) -> RunHandle:
+    """Two iterations in six scripts; evaluation and training share prompts."""
+    prompts = small_prompts(per_language)
+    references = write_references(folder / "references", prompts, lambda prompt: small_answers(99, 1)(prompt)[0])
+    prompt_folder = write_prompt_files(folder / "prompts", prompts)
+    params = {"reference_outputs": str(references), "prompts": str(prompt_folder)}
+    kinds = ("cross-lingual", "multilingual", "translate")
+    iterations = {}
+    for t in range(3):
+        answer, reference = small_answers(50 + t, 1), small_answers(99, 1)
+        parts = [evaluated(prompts, lambda p, a=answer: a(p)[0], lambda p: reference(p)[0], -1.0 + 0.6 * t, 70 + t, params)]  # type: ignore[misc]
+        if t:
+            parts.append(sampled(prompts, small_answers(10 + t), 20 + t, kinds))
+        iterations[t] = merged(*parts)
+    return log_arm(tracker, "synthetic-scripts", iterations, folder, copy)
+
+
+def write_prompt_files(folder: Path, prompts: Sequence[Prompt]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for language in dict.fromkeys(prompt.language for prompt in prompts):
+        rows = [{"id": p.prompt_id, "instruction": p.instruction, "dataset": p.source} for p in prompts if p.language == language]
+        (folder / f"{language}.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    return folder
+
+
+def write_references(folder: Path, prompts: Sequence[Prompt], answer: Callable[[Prompt], str]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for language in dict.fromkeys(prompt.language for prompt in prompts):
+        rows = [
+            {"id": p.prompt_id, "instruction": p.instruction, "output": answer(p)} for p in prompts if p.language == language
+        ]
+        (folder / f"{language}.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    return folder
+
+
+# --- the real outputs at hand, with a pseudo-judge ------------------------------------------------------------------
+
+
+def real_outputs_run(tracker: Tracker, folder: Path, data: Path, limit: int | None = None) -> RunHandle:
+    """gpt-3.5-turbo as iteration 0, gpt-4o-mini as iteration 1, against gpt-4-turbo; rewards and judgments are synthetic."""
+    languages = ("en", "es", "ru", "de", "fr")
+    reference_model = "gpt-4-turbo-2024-04-09"
+    rows = {code: json.loads((data / f"prompts/x-alpacaeval/{code}.json").read_text("utf-8"))[:limit] for code in languages}
+    english = {str(row["id"]): row["instruction"] for row in rows["en"]}
+    prompts = [
+        Prompt(code, str(row["id"]), row["instruction"], english[str(row["id"])], row["dataset"])
+        for code in languages
+        for row in rows[code]
+    ]
+    texts = {
+        model: {code: _outputs(data / f"outputs/{code}/{model}.json", rows[code]) for code in languages}
+        for model in ("gpt-3.5-turbo-0125", "gpt-4o-mini", reference_model)
+    }
+
+    def text(model: str) -> Callable[[Prompt], str | None]:
+        return lambda prompt: texts[model][prompt.language].get(prompt.prompt_id)
+
+    params = {
+        "reference_outputs": str(data / "outputs" / "{language}" / f"{reference_model}.json"),
+        "prompts": str(data / "prompts" / "x-alpacaeval"),
+    }
+    kinds = ("cross-lingual", "multilingual", "translate")
+    trained = [p for p in prompts if all(p.prompt_id in texts[model][p.language] for model in texts)]
+    samples = sampled(trained, lambda p: [str(text(model)(p)) for model in texts], 5, kinds)
+    first = evaluated(prompts, text("gpt-3.5-turbo-0125"), text(reference_model), -2.2, 1, params)
+    second = evaluated(prompts, text("gpt-4o-mini"), text(reference_model), -0.4, 2, params)
+    return log_arm(tracker, "synthetic-judge-real-outputs", {0: first, 1: merged(second, samples)}, folder)
+
+
+def _outputs(path: Path, prompts: Rows) -> dict[str, str]:
+    ids = {row["instruction"]: str(row["id"]) for row in prompts}
+    rows = json.loads(path.read_text("utf-8"))
+    found = {str(row["id"]) if "id" in row else ids.get(row["instruction"], ""): row["output"] for row in rows}
+    return {prompt_id: output for prompt_id, output in found.items() if prompt_id in set(ids.values())}
+
+
+# --- hostile text ---------------------------------------------------------------------------------------------------
+
+_MARKUP = (
+    "<script>window.__hit=1</script>", "<img src=x onerror=\"window.__hit=1\">", "<svg onload=window.__hit=1>",
+    "<img src=\"http://evil.test/pixel.png\">", "![x](http://evil.test/md.png)", "[click](javascript:window.__hit=1)",
+    "<a href=\"javascript:window.__hit=1\">x</a>", "<iframe src=\"http://evil.test/\"></iframe>",
+    "<link rel=stylesheet href=http://evil.test/a.css>", "<style>*{display:none!important}</style>",
+    "<style>@import url(http://evil.test/b.css);</style>", "<div style=\"position:fixed;inset:0;background:red\">x</div>",
+    "<div style=\"background:url(http://evil.test/c.png)\">x</div>", "<object data=http://evil.test/o></object>",
+    "<embed src=http://evil.test/e>", "<video src=http://evil.test/v autoplay></video>",
+    "<audio src=http://evil.test/a autoplay></audio>", "<form action=http://evil.test/><input name=q><button>go</button></form>",
+    "<meta http-equiv=refresh content=\"0;url=http://evil.test/\">", "<base href=http://evil.test/>",
+    "<body onload=window.__hit=1>", "<details open ontoggle=window.__hit=1>x</details>",
+    "<input autofocus onfocus=window.__hit=1>", "<marquee onstart=window.__hit=1>x</marquee>",
+    "<math><mi xlink:href=\"javascript:window.__hit=1\">x</mi></math>", "<template><script>window.__hit=1</script></template>",
+    "<textarea></textarea><script>window.__hit=1</script>", "</textarea><script>window.__hit=1</script>",
+    "</div></div></div></body></html><h1 id=broken>x</h1>", "</script><script>window.__hit=1</script>",
+    "--><script>window.__hit=1</script>", "]]><script>window.__hit=1</script>", "<!--", "<plaintext>", "<xmp>", "<table><tr><td>",
+    "\"><script>window.__hit=1</script>", "'><script>window.__hit=1</script>", "\" onmouseover=\"window.__hit=1",
+    "' onfocus='window.__hit=1' autofocus='", "javascript:window.__hit=1", "data:text/html,<script>window.__hit=1</script>",
+    "<a href=\"data:text/html,<script>parent.__hit=1</script>\">x</a>", "http://evil.test/bare-link", "<http://evil.test/auto>",
+    "{{value}}", "{{constructor.constructor('window.__hit=1')()}}", "${window.__hit=1}", "`${window.__hit=1}`", "{%raw%}{{7*7}}",
+    "{{#each this}}x{{/each}}", "{{{value}}}", "{{#if", "{{/each}}", "<%= 7*7 %>", "#{7*7}", "@{window.__hit=1}", "[[${7*7}]]",
+    "$(window.__hit=1)", "$$\\href{javascript:window.__hit=1}{x}$$", "\\(\\input{x}\\)", "```html\n<script>window.__hit=1</script>\n```",
+    "&lt;script&gt;window.__hit=1&lt;/script&gt;", "&#x3C;script&#x3E;window.__hit=1&#x3C;/script&#x3E;", "\\u003cscript\\u003e",
+    "<scr<script>ipt>window.__hit=1</scr</script>ipt>", "<ScRiPt>window.__hit=1</ScRiPt>", "<script\x0b>window.__hit=1</script>",
+    "<img/src=x/onerror=window.__hit=1>", "<svg><script>window.__hit=1</script></svg>", "<svg><use href=http://evil.test/u.svg#a></svg>",
+    "<svg><image href=http://evil.test/i.png></svg>", "<svg><a xlink:href=javascript:window.__hit=1><text>x</text></a></svg>",
+    "<img srcset=\"http://evil.test/s.png 1x\">", "<picture><source srcset=http://evil.test/p.png></picture>",
+    "<p style=\"font-size:900px\">x</p>", "<h1>x</h1>" * 20, "<br>" * 200,
+)  # fmt: skip
+_BIDI = ("\u202egnp.exe", "\u202d\u202dabc", "\u2066\u2066abc", "\u2067abc", "\u2068abc", "\u200fabc\u200e", "\u061cabc", "abc\u202c\u202c",
+         "\u202e" * 50 + "x", "مرحبا \u202e <b>x</b>", "\u2069\u2069</div>")  # fmt: skip
+_GLYPHS = ("\u0300" * 500 + "zalgo", "H" + "\u0489" * 200, "👩‍👩‍👧‍👦" * 50, "\ufeffbom", "\u200b" * 300 + "zero width", "a" * 3000,
+           "\u3164" * 200, "\u2028line\u2029paragraph", "\x01\x02\x1b[31mred", "\t" * 300 + "tab", "‱" * 500, "𒐫" * 300,
+           "ﷺ﷽" * 100, "\U000e0041\U000e0042 tags", "\u0e47" * 300, "x\r\n\r\n" * 100, "\x7f\x80\x9f", "𝕊" * 200)  # fmt: skip
+
+
+def payloads() -> list[str]:
+    """200 texts that try to run, load, leak, restyle or reorder something."""
+    base = list(_MARKUP + _BIDI + _GLYPHS)
+    wrapped = [f"before {text} after\n\n{text}" for text in base]
+    return (base + wrapped)[:200]
+
+
+def payload_run(tracker: Tracker, folder: Path) -> RunHandle:
+    """Every payload as instruction, English instruction, responses, prompt id, source, language, drop reason and detail."""
+    texts = payloads()
+    prompts = [
+        Prompt("es" if i % 4 else text[:300], f"{i}:{text}"[:2000], text, text, text[:500]) for i, text in enumerate(texts)
+    ]
+    samples = sampled(prompts, lambda p: [p.instruction + " 1", p.instruction + " zwei", "x " + p.instruction], 3, ("cross-lingual",))
+    drops = [
+        {"language": p.language, "prompt_id": p.prompt_id, "sample_index": 0, "reason": p.instruction[:200], "detail": p.instruction}
+        for p in prompts
+    ]
+    samples.tables["drops"] = [table_of("drops", drops)]
+    samples.metrics = {}
+    params = {"reference_outputs": "/nowhere/<img src=x onerror=window.__hit=1>", "prompts": "/nowhere"}
+    iterations = {}
+    for t in range(2):
+        outcome = evaluated(prompts, lambda p, t=t: p.instruction + f" {t}", lambda p: p.instruction, 0.0, t, params)  # type: ignore[misc]
+        outcome.metrics = {f"win_rate/es": 10.0 + t, "win_rate_se/es": 1.0}
+        iterations[t] = merged(outcome, samples) if t else outcome
+    return log_arm(tracker, "synthetic-<script>window.__hit=1</script>", iterations, folder)
+
+
+# --- a million samples ----------------------------------------------------------------------------------------------
+
+
+def million_run(tracker: Tracker, folder: Path, samples: int = 1_000_000, shard_prompts: int = 64) -> RunHandle:
+    """`samples` responses (10 a prompt, 9 languages) in parts of `shard_prompts` prompts, as `icr generate` shards them."""
+    codes = ("en", "bn", "de", "es", "fr", "ru", "sw", "th", "zh")
+    per_language = samples // 10 // len(codes)
+    iterations = {0: _big_eval(0, codes, per_language), 1: merged(_big_eval(1, codes, per_language))}
+    iterations[1].tables |= _big_samples(codes, per_language, shard_prompts)
+    iterations[1].metrics |= {f"pairs/{code}": float(per_language) for code in codes}
+    return log_arm(tracker, f"synthetic-{samples}-samples", iterations, folder)
+
+
+_POOL = [f"Sentence {i} tells of {word} and of number {i * 7919 % 1009}." for i in range(997) for word in ("rivers", "bread")]
+
+
+def _text(rng: np.random.Generator, label: str, size: int) -> str:
+    start = int(rng.integers(0, len(_POOL) - 40))
+    return f"{label} " + " ".join(_POOL[start : start + size])
+
+
+def _big_samples(codes: Sequence[str], per_language: int, shard: int) -> dict[str, Any]:
+    """Generators of parts: the tables are never held whole."""
+    starts = [(code, start) for code in codes for start in range(0, per_language, shard)]
+
+    def ids(start: int) -> list[str]:
+        return [f"prompt-{i:06d}" for i in range(start, min(start + shard, per_language))]
+
+    def prompts() -> Iterable[pa.Table]:
+        for code, start in starts:
+            yield table_of("prompts", [
+                {"language": code, "prompt_id": i, "instruction": f"Instruction {i} in {code}?",
+                 "english_instruction": f"Instruction {i}?", "source": "synthetic"} for i in ids(start)])  # fmt: skip
+
+    def shard_rows(code: str, start: int) -> tuple[np.random.Generator, list[str], np.ndarray, list[str]]:
+        rng = np.random.default_rng([start, *code.encode()])
+        keys = [i for i in ids(start) for _ in range(10)]
+        sizes = rng.integers(4, 40, len(keys))
+        texts = [_text(rng, f"{key}/{n % 10}", int(size)) for n, (key, size) in enumerate(zip(keys, sizes, strict=True))]
+        rewards = rng.standard_normal(len(keys)) + sizes / 20
+        return rng, keys, rewards, texts
+
+    def responses() -> Iterable[pa.Table]:
+        for code, start in starts:
+            _, keys, _, texts = shard_rows(code, start)
+            n = len(keys)
+            lengths = [len(text) for text in texts]
+            columns = [[code] * n, keys, [i % 10 for i in range(n)], texts, [[1, 2]] * n, ["stop"] * n, ["sampler"] * n,
+                       [length // 4 for length in lengths], lengths, [code] * n, [0.98] * n]  # fmt: skip
+            yield pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, TABLES["responses"].schema, strict=True)],
+                                       schema=TABLES["responses"].schema)  # fmt: skip
+
+    def rewards() -> Iterable[pa.Table]:
+        for code, start in starts:
+            rng, keys, values, _ = shard_rows(code, start)
+            n = len(keys)
+            reference = -200 - 100 * rng.random(n)
+            columns = [[code] * n, keys, [i % 10 for i in range(n)], ["cross-lingual"] * n, reference + 10 * values, reference, values]
+            yield pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, TABLES["rewards"].schema, strict=True)],
+                                       schema=TABLES["rewards"].schema)  # fmt: skip
+
+    def preferences() -> Iterable[pa.Table]:
+        for code, start in starts:
+            _, keys, values, texts = shard_rows(code, start)
+            rows = []
+            for offset in range(0, len(keys), 10):
+                own = values[offset : offset + 10]
+                c, r = int(own.argmax()), int(own.argmin())
+                rows.append(
+                    {"language": code, "prompt_id": keys[offset], "instruction": f"Instruction {keys[offset]} in {code}?",
+                     "english_instruction": f"Instruction {keys[offset]}?", "chosen": texts[offset + c],
+                     "rejected": texts[offset + r], "chosen_index": c, "rejected_index": r, "chosen_reward": own[c],
+                     "rejected_reward": own[r], "margin": own[c] - own[r], "length_penalty_alpha": 0.0005,
+                     "chosen_characters": len(texts[offset + c]), "rejected_characters": len(texts[offset + r]),
+                     "chosen_token_ids": [1, 2], "rejected_token_ids": [1, 2]}
+                )  # fmt: skip
+            yield table_of("preferences", rows)
+
+    def drops() -> Iterable[pa.Table]:
+        for code, start in starts[::5]:
+            yield table_of("drops", [{"language": code, "prompt_id": ids(start)[0], "sample_index": 3, "reason": "truncated",
+                                      "detail": "finish_reason is 'length'"}])  # fmt: skip
+
+    return {"prompts": prompts(), "responses": responses(), "rewards": rewards(), "preferences": preferences(), "drops": drops()}
+
+
+def _big_eval(t: int, codes: Sequence[str], per_language: int, shard: int = 805) -> IterationData:
+    """An evaluation set a tenth of the prompts in size, judged in both orders."""
+    rng = np.random.default_rng(t)
+    count = max(per_language // 10, 20)
+    outputs, judgments = [], []
+    metrics = {}
+    for code in codes:
+        ids = [f"eval-{i:05d}" for i in range(count)]
+        texts = [_text(rng, f"{i}/{t}", int(rng.integers(4, 30))) for i in ids]
+        preference = rng.beta(0.3, 0.5, count)
+        outputs.append(table_of("outputs", [
+            {"language": code, "prompt_id": i, "sample_index": 0, "instruction": f"Question {i} in {code}?", "output": text,
+             "token_count": len(text) // 4, "character_count": len(text), "finish_reason": "stop", "detected_language": code,
+             "language_confidence": 0.98} for i, text in zip(ids, texts, strict=True)]))  # fmt: skip
+        judgments.append(table_of("judgments", [
+            {"language": code, "prompt_id": i, "sample_index": 0, "order": order, "preference": float(np.clip(p + bias, 0, 1)),
+             "mass": 0.99, "outcome": "ok", "judge": JUDGE, "input_tokens": 1, "output_tokens": 1, "detail": ""}
+            for i, p in zip(ids, preference, strict=True)
+            for order, bias in (("model-first", 0.05), ("reference-first", -0.05))]))  # fmt: skip
+        metrics |= {f"win_rate/{code}": 100 * float(preference.mean()), f"win_rate_se/{code}": 1.0, f"win_rate_n/{code}": float(count)}
+    return IterationData({"outputs": outputs, "judgments": judgments}, metrics)
+
+
+def open_tracker(folder: Path, experiment: str = "icr") -> Tracker:
+    """A tracker on a sqlite store of its own in `folder`; sets MLFLOW_TRACKING_URI of this process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
+    import mlflow
+
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    return Tracker(experiment)
