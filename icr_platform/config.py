@@ -198,7 +198,7 @@ class EvalSettings(GenerateSettings):
     both_orders: bool = setting(True, "judge each pair in both orders and average; else a seeded coin picks one")
     judge_concurrency: int = setting(32, "requests under way at once", "place", ge=1)
     judge_timeout: float = setting(120.0, "seconds until a request counts as hanging", "place", gt=0)
-    judge_retries: int = setting(8, "tries after the first, with exponential backoff", "place", ge=0)
+    judge_retries: int = setting(12, "tries after the first, with exponential backoff", "place", ge=0)
     judge_max_failures: float = setting(
         2.0, "percent of judgments that may fail before the run does, after everything is kept", "place", ge=0, le=100
     )

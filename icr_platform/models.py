@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,14 +89,23 @@ def load_model(model: str, dtype: str = "auto", device: str = "auto") -> PreTrai
     from transformers import AutoModelForCausalLM
 
     check_model_path(model)
+    _quiet_outside_terminals()
     try:
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=resolve_dtype(dtype, device))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{model}: the model could not be loaded ({_first_line(error)}); check the name or folder"
         ) from error
-    result: PreTrainedModel = loaded.to(resolve_device(device)).eval()
+    result: PreTrainedModel = loaded.to(resolve_device(device)).eval()  # type: ignore[arg-type]
     return result
+
+
+def _quiet_outside_terminals() -> None:
+    """transformers draws a bar per checkpoint file, which a log file keeps as noise."""
+    from transformers.utils import logging
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from icr_platform.artifacts import text_digest
+from icr_platform.artifacts import MANIFEST, text_digest
 from icr_platform.errors import InputError, TrackingError
 
 if TYPE_CHECKING:
@@ -404,3 +404,122 @@ def caller_folder() -> Path:
                 if Path(parent.cwd()) != Path.cwd():
                     return Path(parent.cwd())
     return Path.cwd()
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What the tracking store says of one run, as plain values."""
+
+    run_id: str
+    experiment_id: str
+    name: str
+    status: str
+    deleted: bool
+    started: float
+    """Seconds since 1970."""
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    inputs: Mapping[str, str]
+    """Digest of each data set the run took, by name."""
+
+
+class TrackingReader:
+    """Reads runs and artifacts for people; changes nothing but what `attach` adds. Gives up after seconds, not minutes.
+
+    Raises, from every method:
+        TrackingError: the store does not answer.
+        InputError: no such run, or the run has no such artifact.
+    """
+
+    def __init__(self, uri: str = "") -> None:
+        for key, value in {**_DEFAULTS, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}.items():
+            os.environ.setdefault(key, value)
+        import mlflow
+
+        self.uri = uri or str(mlflow.get_tracking_uri())
+
+    def check(self) -> None:
+        """Raise InputError at once when the store cannot be opened."""
+        _check_reachable(self.uri)
+        self.experiments()
+
+    def experiments(self) -> dict[str, str]:
+        """Names of the experiments by id."""
+        found = self._ask(lambda: _client(self.uri).search_experiments(max_results=1000))
+        return {str(experiment.experiment_id): str(experiment.name) for experiment in found}
+
+    def arms(self, experiment_ids: list[str]) -> list[RunRecord]:
+        """Arm runs of the experiments, the newest first, 1,000 at most."""
+        return self._search(experiment_ids, "tags.\"icr.kind\" = 'arm'")
+
+    def children(self, run: RunRecord) -> list[RunRecord]:
+        """Runs right under `run`."""
+        return self._search([run.experiment_id], f"tags.\"mlflow.parentRunId\" = '{run.run_id}'")
+
+    def run(self, run_id: str) -> RunRecord:
+        """One run, deleted or not."""
+        return _record(self._ask(lambda: _client(self.uri).get_run(run_id), f"run {run_id}"))
+
+    def artifact(self, run_id: str, name: str, cache: Path) -> Path:
+        """Local folder of an artifact; one in a remote store is copied to `cache` once."""
+        from mlflow.exceptions import MlflowException
+
+        target = cache / run_id
+        if (target / name / MANIFEST).exists():  # written last, also by a download in key order
+            return target / name
+        try:
+            uri = str(self._ask(lambda: _client(self.uri).get_run(run_id), f"run {run_id}").info.artifact_uri)
+            if uri.startswith(("/", "file:")):
+                return Path(urlsplit(uri).path) / name
+            target.mkdir(parents=True, exist_ok=True)
+            return Path(_client(self.uri).download_artifacts(run_id, name, str(target)))
+        except (MlflowException, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise TrackingError(f"{name} of run {run_id} could not be fetched ({reason}); try again later") from error
+
+    def attach(self, run_id: str, folder: Path, name: str, metrics: Mapping[str, float]) -> None:
+        """Add a folder as artifact `name`, and metrics, to a run."""
+        handle = RunHandle(self.uri, run_id, "")
+        self._ask(lambda: handle.client.log_artifacts(run_id, str(folder), name), f"run {run_id}")
+        self._ask(lambda: handle.log_metrics(metrics), f"run {run_id}")
+
+    def ui_link(self, record: RunRecord) -> str:
+        """Address of the run in the MLflow UI when the store is a server, else ''."""
+        if not self.uri.startswith(("http://", "https://")):
+            return ""
+        return f"{redact(self.uri).rstrip('/')}/#/experiments/{record.experiment_id}/runs/{record.run_id}?workflowType=machine_learning"
+
+    def _search(self, experiment_ids: list[str], text: str) -> list[RunRecord]:
+        order = ["attributes.start_time DESC"]
+        found = self._ask(lambda: _client(self.uri).search_runs(experiment_ids, text, max_results=1000, order_by=order))
+        return [_record(run) for run in found]
+
+    def _ask(self, action: Callable[[], T], what: str = "the store") -> T:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return action()
+        except Exception as error:
+            if _is_connection_trouble(error):
+                raise TrackingError(f"{redact(self.uri)}: the tracking store does not answer; is it running?") from error
+            if isinstance(error, MlflowException):
+                reason = " ".join(str(error).split())[:200]
+                raise InputError(f"{what}: not found in {redact(self.uri)} ({reason})") from None
+            raise
+
+
+def _record(run: Run) -> RunRecord:
+    inputs = {item.dataset.name: item.dataset.digest for item in (run.inputs.dataset_inputs if run.inputs else ())}
+    return RunRecord(
+        run_id=run.info.run_id,
+        experiment_id=run.info.experiment_id,
+        name=run.info.run_name or run.info.run_id,
+        status=run.info.status,
+        deleted=run.info.lifecycle_stage == "deleted",
+        started=(run.info.start_time or 0) / 1000,
+        tags=dict(run.data.tags),
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        inputs=inputs,
+    )

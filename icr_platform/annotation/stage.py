@@ -1,41 +1,282 @@
-"""annotate: responses -> rewards, preferences, drops.
+"""annotate: responses -> rewards, preferences, drops (and translations, for the translate kind).
 
-Policy and reference score all responses in turn, so that one model is in memory at a time; what the policy gave is kept
-beside the artifacts until the rewards are written. Everything but the numbers of `selection.LanguageSamples` streams.
+Policy and reference score all responses in turn, so that one model is in memory at a time; what each gave is kept beside
+the artifacts until the rewards are written. Everything but the numbers of `selection.LanguageSamples` streams.
 
 Metrics, per language and as unweighted mean over languages (`NAME/LANG`, `NAME/mean`):
 - `alpha`: reward per character; `length_correlation/before` and `/after` length control (see `diagnostics`);
 - `margin/q10`, `/median`, `/q90`: length-controlled reward of chosen minus rejected;
 - `pairs`: how many; `dropped_prompts/REASON`, `dropped_samples/REASON`: shares in [0, 1] of all prompts, all samples;
-- `reward_agreement/KIND1-KIND2`: share of response pairs that both kinds order alike.
+- `reward_agreement/KIND1-KIND2`: share of response pairs that both kinds order alike;
+- `translation_failures`: share in [0, 1] of the responses that were sent to the translator.
 """
 
 from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
-from icr_platform.annotation.diagnostics import length_correlation, reward_agreement, with_means
-from icr_platform.annotation.filters import SAMPLE_REASONS, filter_samples
-from icr_platform.annotation.inputs import check_responses, prompt_index
-from icr_platform.annotation.length_control import length_controlled
-from icr_platform.annotation.pairs import DROP_REASONS
+from icr_platform.annotation import translation
+from icr_platform.annotation.checks import check_responses, prompt_index
+from icr_platform.annotation.filters import COLUMNS, filter_samples
 from icr_platform.annotation.reward import implicit_reward, random_reward
 from icr_platform.annotation.scoring import KEY, PromptIndex, by_kind, from_kinds, plan_part, score_part
-from icr_platform.annotation.selection import (
-    NEAR_DUPLICATE, LanguagePairs, LanguageSamples, ResponseReader, collect_samples, select_language, write_chunk,
-)  # fmt: skip
-from icr_platform.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact
+from icr_platform.annotation.selection import ResponseReader, collect_samples, select_language, write_chunk
+from icr_platform.annotation.summary import Written, metrics_of, summary_table
+from icr_platform.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact, read_parquet
 from icr_platform.config import AnnotateConfig, RewardKind, require
 from icr_platform.errors import IcrError, InputError
-from icr_platform.models import check_same_tokenisation, load_model, load_tokenizer
-from icr_platform.progress import Meter, meter
+from icr_platform.models import check_same_tokenisation, load_config, load_model, load_tokenizer
+from icr_platform.progress import meter
 from icr_platform.schemas import DROPS, LOGPROBS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
 from icr_platform.stages import StageContext, StageResult
+
+_WORK = "work"
+_CHUNK = 1024  # prompts per part of preferences and drops
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    config: AnnotateConfig
+    context: StageContext
+    responses: Artifact
+    prompts: PromptIndex
+
+    @property
+    def scored_kinds(self) -> tuple[RewardKind, ...]:
+        return tuple(kind for kind in self.config.reward_kind if kind != "random")
+
+    def verdicts(self, part: int) -> Any:
+        return filter_samples(self.responses.read_part(part, COLUMNS), self.config)
+
+
+def validate(config: AnnotateConfig) -> None:
+    """Check settings, models' tokenizers, prompts and every row of the responses; loads no weights, writes nothing.
+
+    Raises:
+        InputError: what is wrong, where, and the mend.
+    """
+    _check_settings(config)
+    check_same_tokenisation(config.policy, config.reference)
+    if "translate" in config.reward_kind:
+        load_tokenizer(config.translator)
+    responses = open_artifact(Path(config.responses), RESPONSES)
+    sizes = [load_config(model).get_text_config().vocab_size for model in (config.policy, config.reference)]
+    check_responses(responses, prompt_index(config.prompts, responses), min(sizes))
+
+
+def _check_settings(config: AnnotateConfig) -> None:
+    require(config, "annotate")
+    kinds = config.reward_kind
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise InputError(f"config: field 'reward_kind' is {','.join(kinds)!r}; give one kind or several different ones")
+    if "translate" in kinds and not config.translator:
+        raise InputError("config: field 'translator' is missing for the translate kind; give --translator MODEL")
+    if not config.alpha_min <= config.alpha_max:
+        raise InputError(
+            f"config: field 'alpha_min' {config.alpha_min} is above 'alpha_max' {config.alpha_max}; give the lower first"
+        )
+
+
+def run(config: AnnotateConfig, context: StageContext) -> StageResult:
+    """Score, select, and write the artifacts; goes on where an earlier run of the same work stopped.
+
+    Raises:
+        InputError: bad input, found before anything is written.
+        IcrError: the disk is full, or the work folder is not what was written there.
+    """
+    finished = _finished(config, context)
+    if finished is not None:
+        return finished
+    validate(config)
+    responses = open_artifact(Path(config.responses), RESPONSES)
+    inputs = _Inputs(config, context, responses, prompt_index(config.prompts, responses))
+    translations = _translate(inputs) if "translate" in config.reward_kind else None
+    rewards = _rewards(inputs, translations)
+    _select(inputs, rewards, translations)
+    shutil.rmtree(context.folder / _WORK, ignore_errors=True)
+    result = _finished(config, context)
+    if result is None:
+        raise IcrError(f"{context.folder}: artifacts vanished while they were written; run the same command again")
+    return result
+
+
+def _finished(config: AnnotateConfig, context: StageContext) -> StageResult | None:
+    """The result as the artifacts hold it, or None while one is missing."""
+    tables = {table.name: table for table in (REWARDS, PREFERENCES, DROPS)}
+    if "translate" in config.reward_kind:
+        tables[TRANSLATIONS.name] = TRANSLATIONS
+    if not all((context.folder / name / MANIFEST).exists() for name in tables):
+        return None
+    artifacts = {
+        name: ArtifactWriter(context.folder / name, table, context.fingerprint).folder for name, table in tables.items()
+    }
+    extra = open_artifact(artifacts["preferences"], PREFERENCES).extra
+    return StageResult(
+        artifacts=artifacts,
+        metrics=extra["metrics"],
+        tables={"annotation": summary_table(extra["metrics"], extra["languages"])},
+        notes=tuple(extra["notes"]),
+    )
+
+
+def _translate(inputs: _Inputs) -> Artifact:
+    writer = ArtifactWriter(inputs.context.folder / TRANSLATIONS.name, TRANSLATIONS, inputs.context.fingerprint)
+
+    def load() -> Callable[[int, Any], pa.Table]:
+        translator = translation.load_translator(inputs.config)
+        return lambda part, advance: translation.translate_part(
+            translator, inputs.responses.read_part(part), inputs.verdicts(part), advance
+        )
+
+    return _write_parts("translate", writer, inputs.responses, 1, load)
+
+
+def _rewards(inputs: _Inputs, translations: Artifact | None) -> Artifact:
+    writer = ArtifactWriter(inputs.context.folder / REWARDS.name, REWARDS, inputs.context.fingerprint)
+    if writer.complete:
+        return open_artifact(writer.folder, REWARDS)
+    scored: list[Artifact] = []
+    if inputs.scored_kinds:
+        models = {"policy": inputs.config.policy, "reference": inputs.config.reference}
+        scored = [_logprobs(inputs, translations, name, model) for name, model in models.items()]
+    for part in range(len(inputs.responses.parts)):
+        if not writer.has_part(part):
+            writer.write_part(part, _reward_part(inputs, part, [logprobs.read_part(part) for logprobs in scored]))
+    return writer.close(len(inputs.responses.parts))
+
+
+def _logprobs(inputs: _Inputs, translations: Artifact | None, name: str, model: str) -> Artifact:
+    """Score every part under one model, into the work folder."""
+    folder = inputs.context.folder / _WORK / f"{name}-{LOGPROBS.name}"
+    writer = ArtifactWriter(folder, LOGPROBS, inputs.context.fingerprint)
+
+    def load() -> Callable[[int, Any], pa.Table]:
+        from icr_platform.annotation.logprobs import CompletionScorer
+
+        config = inputs.config
+        tokenizer = load_tokenizer(model)
+        scorer = CompletionScorer(load_model(model, config.dtype, config.device), config.batch_tokens)
+
+        def score(part: int, advance: Any) -> pa.Table:
+            responses = inputs.responses.read_part(part)
+            english = translations.read_part(part).column("translation").to_pylist() if translations else None
+            plan = plan_part(responses, inputs.verdicts(part), english, inputs.prompts, inputs.scored_kinds, tokenizer)
+            return score_part(scorer, responses, plan, advance)
+
+        return score
+
+    return _write_parts(name, writer, inputs.responses, len(inputs.scored_kinds), load)
+
+
+def _write_parts(
+    label: str,
+    writer: ArtifactWriter,
+    responses: Artifact,
+    rows_each: int,
+    load: Callable[[], Callable[[int, Any], pa.Table]],
+) -> Artifact:
+    """One part per responses part. What `load` returns makes a part; nothing is loaded when no part is missing."""
+    count = len(responses.parts)
+    if writer.complete:
+        return open_artifact(writer.folder, writer.table)
+    missing = [part for part in range(count) if not writer.has_part(part)]
+    done = sum(writer.read_part(part).num_rows for part in range(count) if part not in missing)
+    make = load() if missing else None
+    with meter(label, responses.rows * rows_each, done) as progress:
+        for part in missing:
+            told = 0
+
+            def advance(rows: int, tokens: int) -> None:
+                nonlocal told
+                told += rows
+                progress.advance(rows, tokens)
+
+            assert make is not None
+            table = make(part, advance)
+            progress.advance(table.num_rows - told)
+            writer.write_part(part, table)
+    del make
+    _free_device_memory()
+    return writer.close(count)
+
+
+def _free_device_memory() -> None:
+    """Give the model's memory back before the next one is loaded."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _reward_part(inputs: _Inputs, part: int, scored: Sequence[pa.Table]) -> pa.Table:
+    """schemas.REWARDS of one part, joined by key."""
+    keys = inputs.responses.read_part(part, KEY)
+    verdicts = inputs.verdicts(part)
+    repeated = keys.take(pa.array(np.repeat(np.arange(keys.num_rows), len(inputs.scored_kinds))))
+    for table in scored:
+        if not table.select(KEY).equals(repeated):
+            raise IcrError(
+                f"{inputs.context.folder / _WORK}: part {part} holds other keys than the responses; delete it"
+            )
+    policy, reference = (from_kinds(table, "logprob") for table in scored) if scored else ({}, {})
+    nothing = np.full(keys.num_rows, np.nan)
+    columns: dict[str, dict[RewardKind, Any]] = {"policy_logprob": {}, "reference_logprob": {}, "reward": {}}
+    for kind in inputs.config.reward_kind:
+        columns["policy_logprob"][kind] = policy.get(kind, nothing)
+        columns["reference_logprob"][kind] = reference.get(kind, nothing)
+        columns["reward"][kind] = (
+            _random_rewards(inputs.config.seed, keys, verdicts)
+            if kind == "random"
+            else implicit_reward(policy[kind], reference[kind], inputs.config.beta)
+        )
+    return by_kind(keys, columns)
+
+
+def _random_rewards(seed: int, keys: pa.Table, verdicts: Any) -> Any:
+    rows = zip(*(keys.column(name).to_pylist() for name in KEY), verdicts, strict=True)
+    return np.array([np.nan if verdict.reason else random_reward(seed, *key) for *key, verdict in rows])
+
+
+def _select(inputs: _Inputs, rewards: Artifact, translations: Artifact | None) -> None:
+    """Write preferences and drops, a part per chunk of a language's prompts; the manifest with the metrics comes last."""
+    fingerprint, folder = inputs.context.fingerprint, inputs.context.folder
+    preferences = ArtifactWriter(folder / PREFERENCES.name, PREFERENCES, fingerprint)
+    drops = ArtifactWriter(folder / DROPS.name, DROPS, fingerprint)
+    reader = ResponseReader(inputs.responses, translations, inputs.config)
+    languages = collect_samples(reader, rewards)
+    selected = [select_language(samples, inputs.config) for samples in languages]
+    part = 0
+    for samples, pairs in zip(languages, selected, strict=True):
+        for start in range(0, len(samples.prompt_ids), _CHUNK):
+            if not (preferences.has_part(part) and drops.has_part(part)):
+                tables = write_chunk(samples, pairs, slice(start, start + _CHUNK), reader, inputs.prompts)
+                preferences.write_part(part, tables[0])
+                drops.write_part(part, tables[1])
+            part += 1
+    written = Written(
+        _narrow(preferences, part, ["language", "margin"]),
+        drops.close(part).read(["language", "sample_index", "reason"]),
+        translations.read(["language", "outcome"]) if translations is not None else None,
+    )
+    metrics = metrics_of(languages, selected, written, inputs.config)
+    notes = [
+        f"{samples.language}: no prompt gives a pair; drops say why"
+        for samples in languages
+        if not metrics[f"pairs/{samples.language}"]
+    ]
+    extra = {"metrics": metrics, "notes": notes, "languages": [samples.language for samples in languages]}
+    preferences.close(part, extra)
+
+
+def _narrow(writer: ArtifactWriter, parts: int, columns: list[str]) -> pa.Table:
+    """Some columns of the finished parts of an artifact that has no manifest yet."""
+    return pa.concat_tables([read_parquet(writer.part_path(part), columns) for part in range(parts)])

@@ -81,7 +81,9 @@ CATEGORIES = {
     ),
     "vehicle": Category(
         name=Phrase("a vehicle", "un vehículo", "ein Fahrzeug", "un véhicule", "транспортное средство"),
-        three=Phrase("three vehicles", "tres vehículos", "drei Fahrzeuge", "trois véhicules", "три транспортных средства"),
+        three=Phrase(
+            "three vehicles", "tres vehículos", "drei Fahrzeuge", "trois véhicules", "три транспортных средства"
+        ),
         fact=Phrase(
             "Vehicles carry people from place to place.",
             "Los vehículos llevan gente de un lugar a otro.",

@@ -101,7 +101,8 @@ def _loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
     hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1]
     targets = batch.labels[:, 1:]
     wanted = targets != IGNORED
-    return nn.functional.cross_entropy(model.lm_head(hidden[wanted]), targets[wanted])
+    loss: Tensor = nn.functional.cross_entropy(model.lm_head(hidden[wanted]), targets[wanted])
+    return loss
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -147,7 +148,7 @@ def _orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrix, about: singular values between 0.7 and 1.2."""
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else matrix.T
+    x: Tensor = matrix if wide else matrix.T
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
         gram = x @ x.T

@@ -27,7 +27,8 @@ from icr_platform.demo.lexicon import (
 )
 
 SPLITS = ("english", "icr", "test")
-"""Names of the three splits: of 24, 35 and 30 tasks, each asked in four ways."""
+"""Names of the three splits, of 24, 35 and 30 tasks."""
+_WAYS = {"icr": 2, "test": 4}
 
 _CONCEPTS_PER_SPLIT = {"list": (1, 2, 2), "noun": (7, 10, 8), "colour": (5, 7, 6), "opposite": (2, 3, 3)}
 _SPLIT_SEED = 7
@@ -104,13 +105,16 @@ def task_of_prompt(prompt_id: str) -> Task:
 
 
 def write_prompts(folder: Path, split: str) -> None:
-    """Write `split` as a prompt set: ``LANG.jsonl`` with `id`, `dataset` (the task's kind) and `instruction`."""
+    """Write `split` as a prompt set: ``LANG.jsonl`` with `id`, `dataset` (the task's kind) and `instruction`.
+
+    `icr` asks every task in two ways, 70 prompts a language; `test` in four, 120 prompts, for smaller standard errors.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for language in LANGUAGES:
         rows = [
             {"id": f"{task.id}.{way}", "dataset": task.kind, "instruction": question}
             for task in split_tasks(split)
-            for way, question in enumerate(task.questions[language])
+            for way, question in enumerate(task.questions[language][: _WAYS[split]])
         ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"{language}.jsonl").write_text(text, encoding="utf-8")
@@ -136,7 +140,11 @@ _LIST_ANSWER = Phrase(
 _WHAT_QUESTIONS = (
     Phrase("What is {}?", "¿Qué es {}?", "Was ist {}?", "Qu'est-ce qu'{}\u202f?", "Что такое {}?"),
     Phrase(
-        "Tell me what {} is.", "Dime qué es {}.", "Sag mir, was {} ist.", "Dis-moi ce qu'est {}.", "Скажите, что такое {}."
+        "Tell me what {} is.",
+        "Dime qué es {}.",
+        "Sag mir, was {} ist.",
+        "Dis-moi ce qu'est {}.",
+        "Скажите, что такое {}.",
     ),
 )
 _CHOICE_QUESTIONS = (
@@ -200,7 +208,9 @@ _OPPOSITE_ANSWER = Phrase(
 
 def _four_ways(questions: tuple[Phrase, ...], language: str, **words: str) -> tuple[str, ...]:
     """Both wordings, each without and with thanks."""
-    plain = [capitalise(question.in_language(language).format(words.get("noun", ""), **words)) for question in questions]
+    plain = [
+        capitalise(question.in_language(language).format(words.get("noun", ""), **words)) for question in questions
+    ]
     return tuple(plain + [f"{question} {THANKS.in_language(language)}" for question in plain])
 
 
@@ -228,7 +238,9 @@ def _list_task(name: str, category: Category) -> Task:
         id=f"list-{name}",
         kind="list",
         concept=f"list {name}",
-        questions={code: _four_ways(_LIST_QUESTIONS, code, noun=category.three.in_language(code)) for code in LANGUAGES},
+        questions={
+            code: _four_ways(_LIST_QUESTIONS, code, noun=category.three.in_language(code)) for code in LANGUAGES
+        },
         correct={code: tuple(render(nouns, code) for nouns in right) for code in LANGUAGES},
         wrong={code: tuple(render(nouns, code) for nouns in wrong) for code in LANGUAGES},
         fact=category.fact,

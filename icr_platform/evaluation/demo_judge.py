@@ -28,6 +28,4 @@ class DemoJudge:
             raise InputError(
                 f"prompts: prompt {pair.prompt_id!r} is not of the demo world; choose another --judge for your own prompts"
             ) from None
-        return Judgment(
-            pair.language, pair.prompt_id, pair.sample_index, NO_ORDER, value, None, "ok", "demo", 0, 0, ""
-        )
+        return Judgment(pair.language, pair.prompt_id, pair.sample_index, NO_ORDER, value, None, "ok", "demo", 0, 0, "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import pandas as pd
 
 from icr_platform.config import EvalConfig
 from icr_platform.errors import InputError
+from icr_platform.evaluation.chat_client import check_endpoint
+from icr_platform.evaluation.judge import endpoint_of
 from icr_platform.evaluation.pairwise import Template, load_template
 from icr_platform.evaluation.reference_outputs import ReferenceOutputs, load_reference_outputs
 from icr_platform.evaluation.scores import LengthControl
@@ -53,7 +54,9 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
     instructions: dict[str, dict[str, str]] = {language: {} for language in prompts.languages}
     for row in prompts.table.select(["language", "prompt_id", "instruction"]).to_pylist():
         instructions[row["language"]][row["prompt_id"]] = row["instruction"]
-    references = load_reference_outputs(config.reference_outputs, instructions, identify) if config.reference_outputs else None
+    references = (
+        load_reference_outputs(config.reference_outputs, instructions, identify) if config.reference_outputs else None
+    )
     return EvaluationInputs(
         prompts=prompts,
         identify=identify,
@@ -69,7 +72,9 @@ def _check_policy(config: EvalConfig) -> None:
     if config.outputs:
         return
     if not config.policy:
-        raise InputError("config: field 'policy' is missing for eval; give --policy, or --outputs that are there already")
+        raise InputError(
+            "config: field 'policy' is missing for eval; give --policy, or --outputs that are there already"
+        )
     check_sampler(config)
     load_tokenizer(config.policy)
 
@@ -77,7 +82,9 @@ def _check_policy(config: EvalConfig) -> None:
 def _check_judge(config: EvalConfig) -> None:
     judge = config.judge
     if judge != "none" and not config.reference_outputs:
-        raise InputError(f"config: field 'reference_outputs' is missing for the {judge} judge; give --reference-outputs")
+        raise InputError(
+            f"config: field 'reference_outputs' is missing for the {judge} judge; give --reference-outputs"
+        )
     if judge == "logprob":
         if not config.judge_model:
             raise InputError("config: field 'judge_model' is missing for the logprob judge; give --judge-model")
@@ -85,11 +92,7 @@ def _check_judge(config: EvalConfig) -> None:
     if judge == "openai":
         if not config.judge_api_model:
             raise InputError("config: field 'judge_api_model' is missing for the openai judge; give --judge-api-model")
-        if not os.environ.get(config.judge_key_variable):
-            raise InputError(
-                f"config: environment variable {config.judge_key_variable} is not set; export the endpoint's key in it "
-                "(any word for a server without keys)"
-            )
+        check_endpoint(endpoint_of(config))
 
 
 def _read_control(config: EvalConfig) -> LengthControl:

@@ -57,4 +57,6 @@ def beside_published(own: pd.DataFrame, column: str = "win_rate") -> pd.DataFram
     languages = [name for name in own.columns if name not in ("model", "source")]
     theirs = published_table(column)
     shared = [name for name in languages if name in theirs.columns]
-    return pd.concat([own, theirs[["model", "source", *shared]].dropna(how="all", subset=shared or None)], ignore_index=True)
+    return pd.concat(
+        [own, theirs[["model", "source", *shared]].dropna(how="all", subset=shared or None)], ignore_index=True
+    )

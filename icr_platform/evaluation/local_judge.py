@@ -27,7 +27,9 @@ def label_ids(tokenizer: PreTrainedTokenizerBase, label: str) -> list[int]:
     texts = tokenizer.batch_decode([[index] for index in range(len(tokenizer))])
     found = [index for index, text in enumerate(texts) if text.strip() == label]
     if not found:
-        raise InputError(f"{tokenizer.name_or_path}: no single token for the label {label!r}; choose another judge_model")
+        raise InputError(
+            f"{tokenizer.name_or_path}: no single token for the label {label!r}; choose another judge_model"
+        )
     return found
 
 

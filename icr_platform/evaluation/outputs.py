@@ -17,7 +17,9 @@ from icr_platform.schemas import OUTPUTS
 
 def plan_parts(inputs: EvaluationInputs, size: int) -> list[list[Request]]:
     """Prompts of each part: at most `size` of one language, the same whatever is finished already."""
-    requests = [Request(*row.values()) for row in inputs.prompts.table.select(list(Request.__dataclass_fields__)).to_pylist()]
+    requests = [
+        Request(*row.values()) for row in inputs.prompts.table.select(list(Request.__dataclass_fields__)).to_pylist()
+    ]
     parts: list[list[Request]] = []
     for request in requests:
         if not parts or parts[-1][-1].language != request.language or len(parts[-1]) == size:
@@ -44,7 +46,9 @@ def write_outputs(config: EvalConfig, inputs: EvaluationInputs, writer: Artifact
     return writer.close(len(parts))
 
 
-def _sampled_part(requests: Sequence[Request], samples: Sequence[Sequence[Sample]], inputs: EvaluationInputs) -> pa.Table:
+def _sampled_part(
+    requests: Sequence[Request], samples: Sequence[Sequence[Sample]], inputs: EvaluationInputs
+) -> pa.Table:
     rows = [
         (request, index, sample.text, len(sample.token_ids), sample.finish_reason)
         for request, of_prompt in zip(requests, samples, strict=True)
@@ -82,5 +86,3 @@ def _table(rows: Sequence[tuple[Request, int, str, int, str]], inputs: Evaluatio
         ],
         schema=OUTPUTS.schema,
     )
-
-

@@ -116,13 +116,19 @@ def load_template(path: str) -> Template:
     try:
         value: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not readable as YAML ({' '.join(str(error).split())}); give a list of messages") from error
+        raise InputError(
+            f"{path}: not readable as YAML ({' '.join(str(error).split())}); give a list of messages"
+        ) from error
     if not isinstance(value, list) or not all(_is_message(message) for message in value):
-        raise InputError(f"{path}: holds no list of {{role, content}} messages; write `- role: user` and `content: ...`")
+        raise InputError(
+            f"{path}: holds no list of {{role, content}} messages; write `- role: user` and `content: ...`"
+        )
     template = Template(tuple((str(message["role"]), str(message["content"])) for message in value))
     missing = [name for name in _NEEDED if not any(name in content for _, content in template.messages)]
     if missing:
-        raise InputError(f"{path}: placeholder {missing[0]} is missing; the judge must see instruction and both outputs")
+        raise InputError(
+            f"{path}: placeholder {missing[0]} is missing; the judge must see instruction and both outputs"
+        )
     return template
 
 

@@ -61,7 +61,9 @@ def reference_files(source: str, languages: Sequence[str]) -> dict[str, Path]:
         return {language: _existing(Path(source.replace("{language}", language)), language) for language in languages}
     folder = Path(source)
     if not folder.is_dir():
-        raise InputError(f"{source}: no such folder; give reference outputs as LANG.json(l) or with {{language}} in the path")
+        raise InputError(
+            f"{source}: no such folder; give reference outputs as LANG.json(l) or with {{language}} in the path"
+        )
     return {language: _file_in(folder, language) for language in languages}
 
 
@@ -78,7 +80,9 @@ def _file_in(folder: Path, language: str) -> Path:
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         template = (folder / "{language}" / found[0].name) if found == nested else found[0]
-        raise InputError(f"{found[0].parent}: several reference outputs in {language!r} ({names}); choose one, as in {template}")
+        raise InputError(
+            f"{found[0].parent}: several reference outputs in {language!r} ({names}); choose one, as in {template}"
+        )
     return _existing(found[0] if found else flat[0], language)
 
 
@@ -179,7 +183,9 @@ def _join(path: Path, rows: list[_Row], language: str, instructions: Instruction
         raise InputError(f"{path}: row {without[0].number}: field 'id' is missing while other rows have one; add it")
     if not rows:
         raise InputError(f"{path}: holds no rows; add reference outputs in {language!r}")
-    keyed = _by_instruction(path, rows, instructions[language]) if without else _by_id(path, rows, language, instructions)
+    keyed = (
+        _by_instruction(path, rows, instructions[language]) if without else _by_id(path, rows, language, instructions)
+    )
     if not keyed:
         _raise_foreign(path, rows, language, instructions)
     if without:
@@ -196,7 +202,9 @@ def _by_instruction(path: Path, rows: list[_Row], prompts: Mapping[str, str]) ->
     for row in rows:
         text = row.instruction or ""
         if counts[text] > 1:
-            raise InputError(f"{path}: row {row.number}: field 'instruction' is that of {counts[text]} prompts; add ids to the rows")
+            raise InputError(
+                f"{path}: row {row.number}: field 'instruction' is that of {counts[text]} prompts; add ids to the rows"
+            )
         if text in by_text:
             _add(path, joined, by_text[text], row)
     return joined
@@ -209,7 +217,11 @@ def _by_id(path: Path, rows: list[_Row], language: str, instructions: Instructio
         if prompt_id not in instructions[language]:
             continue
         if row.instruction is not None and _words(row.instruction) != _words(instructions[language][prompt_id]):
-            other = [code for code, prompts in instructions.items() if _words(prompts.get(prompt_id, "")) == _words(row.instruction)]
+            other = [
+                code
+                for code, prompts in instructions.items()
+                if _words(prompts.get(prompt_id, "")) == _words(row.instruction)
+            ]
             whose = f"the one in {other[0]!r}" if other else "another one"
             raise InputError(
                 f"{path}: row {row.number}: field 'instruction' differs from prompt {prompt_id!r} in {language!r}: it is {whose}; "
@@ -226,7 +238,9 @@ def _words(text: str) -> list[str]:
 def _add(path: Path, joined: dict[str, _Row], prompt_id: str, row: _Row) -> None:
     if prompt_id in joined:
         first = joined[prompt_id].number
-        raise InputError(f"{path}: row {row.number}: prompt {prompt_id!r} was answered in row {first} already; remove one of them")
+        raise InputError(
+            f"{path}: row {row.number}: prompt {prompt_id!r} was answered in row {first} already; remove one of them"
+        )
     joined[prompt_id] = row
 
 
@@ -245,7 +259,9 @@ def _raise_foreign(path: Path, rows: list[_Row], language: str, instructions: In
 
 def _note_missing(path: Path, language: str, wanted: int, found: int, notes: list[str]) -> None:
     if found < wanted:
-        notes.append(f"{path}: {wanted - found} of {wanted} prompts in {language!r} have no reference output; n = {found} there")
+        notes.append(
+            f"{path}: {wanted - found} of {wanted} prompts in {language!r} have no reference output; n = {found} there"
+        )
 
 
 def _check_language(path: Path, language: str, outputs: list[str], identify: Identify | None) -> None:

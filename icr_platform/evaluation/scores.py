@@ -76,7 +76,9 @@ def preferences_by_prompt(judgments: pd.DataFrame) -> pd.DataFrame:
 
     A sample counts only when every order asked of it was answered: one order alone would carry the judge's liking for a place.
     """
-    by_sample = judgments.groupby([*KEY, "sample_index"], sort=False)["preference"].agg(lambda values: values.mean(skipna=False))
+    by_sample = judgments.groupby([*KEY, "sample_index"], sort=False)["preference"].agg(
+        lambda values: values.mean(skipna=False)
+    )
     return by_sample.groupby(level=KEY, sort=False).mean().rename("preference").reset_index()
 
 
@@ -119,8 +121,17 @@ def _score_language(language: str, rows: pd.DataFrame, control: LengthControl) -
     return [
         Score(language, "win_rate", _value(plain.win_rate), _value(plain.standard_error), plain.n, missing),
         Score(language, "discrete_win_rate", _value(plain.discrete_win_rate), None, plain.n, missing),
-        Score(language, "lc_win_rate", _value(controlled.win_rate), _value(controlled.bootstrap_standard_error), plain.n, flag),
-        Score(language, "lc_published_se", _value(controlled.standard_error), None, plain.n, "ignores estimation error"),
+        Score(
+            language,
+            "lc_win_rate",
+            _value(controlled.win_rate),
+            _value(controlled.bootstrap_standard_error),
+            plain.n,
+            flag,
+        ),
+        Score(
+            language, "lc_published_se", _value(controlled.standard_error), None, plain.n, "ignores estimation error"
+        ),
         Score(language, "length/ratio", float(ours.mean() / theirs.mean()), None, len(rows), ""),
     ]
 
@@ -159,7 +170,9 @@ def _clustered_mean(rows: pd.DataFrame) -> tuple[float, float | None]:
 def _score_judge(judgments: pd.DataFrame) -> list[Score]:
     n = len(judgments)
     failed = int((judgments["outcome"] != "ok").sum())
-    scores = [Score(ALL, "judge/failure_rate", 100.0 * failed / n, None, n, f"{failed} of {n} judgments" if failed else "")]
+    scores = [
+        Score(ALL, "judge/failure_rate", 100.0 * failed / n, None, n, f"{failed} of {n} judgments" if failed else "")
+    ]
     mass = judgments["mass"].dropna()
     if len(mass):
         scores.append(Score(ALL, "judge/low_mass", 100.0 * float((mass < LOW_MASS).mean()), None, len(mass), ""))

@@ -66,11 +66,11 @@ def _writer(context: StageContext, name: str) -> ArtifactWriter:
     return ArtifactWriter(context.folder / name, _TABLES[name], context.fingerprint)
 
 
-def _write_scores(
-    inputs: EvaluationInputs, outputs: Artifact, judgments: Artifact, writer: ArtifactWriter
-) -> Artifact:
+def _write_scores(inputs: EvaluationInputs, outputs: Artifact, judgments: Artifact, writer: ArtifactWriter) -> Artifact:
     """Aggregate everything; cheap, and done anew each time because a re-run may have mended failed judgments."""
-    facts = pd.concat([output_facts(outputs.read_part(index)) for index in range(len(outputs.parts))], ignore_index=True)
+    facts = pd.concat(
+        [output_facts(outputs.read_part(index)) for index in range(len(outputs.parts))], ignore_index=True
+    )
     judged = judgments.read().to_pandas()
     scores = score_outputs(facts)
     if not judged.empty:
@@ -100,7 +100,9 @@ def _notes(rows: list[Score]) -> tuple[str, ...]:
     failures = _failures(rows)
     if failures is None or not failures.value:
         return ()
-    return (f"judge: {failures.flag} failed ({failures.value:.2f}%); they are in the judgments table and in no win rate",)
+    return (
+        f"judge: {failures.flag} failed ({failures.value:.2f}%); they are in the judgments table and in no win rate",
+    )
 
 
 def _check_failures(config: EvalConfig, rows: list[Score], judgments: Artifact) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from icr_platform.artifacts import text_digest
 from icr_platform.errors import InputError
-from icr_platform.models import generation_eos, load_config, load_model, load_tokenizer
+from icr_platform.models import generation_eos, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from icr_platform.config import GenerateSettings
@@ -113,7 +113,17 @@ def check_sampler(settings: GenerateSettings) -> None:
         )
 
 
-def context_length(policy: str) -> int | None:
-    """Tokens of prompt and response together that the model was made for, when its config says."""
-    length: int | None = getattr(load_config(policy).get_text_config(), "max_position_embeddings", None)
-    return length
+def token_budget(request: Request, prompt_tokens: int, max_tokens: int, context: int | None) -> int:
+    """New tokens a response may have: `max_tokens`, or what the model's context leaves beside the prompt.
+
+    Raises:
+        InputError: the prompt fills the context.
+    """
+    if context is None:
+        return max_tokens
+    if prompt_tokens >= context:
+        raise InputError(
+            f"prompt {request.prompt_id!r} in {request.language!r}: field 'instruction' is {prompt_tokens} tokens long and "
+            f"the model's context holds {context}; shorten or remove it"
+        )
+    return min(max_tokens, context - prompt_tokens)

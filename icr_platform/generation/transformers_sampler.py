@@ -6,17 +6,17 @@ computed once for all its samples, and rows that are finished leave the batch. B
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from icr_platform.chat import decode_response, encode_prompt, stop_ids
-from icr_platform.errors import IcrError, InputError
-from icr_platform.generation.sampler import Advance, Request, Sample, ignore_progress, row_seed
+from icr_platform.errors import IcrError
+from icr_platform.generation.sampler import Advance, Request, Sample, ignore_progress, row_seed, token_budget
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
@@ -98,7 +98,7 @@ class TransformersSampler:
         self.max_tokens = settings.max_tokens
         self.batch_size = settings.batch_size
         self.warpers = make_warpers(settings)
-        self.stops = torch.tensor(stop_ids(tokenizer, generation_eos), device=model.device)
+        self.stops = frozenset(stop_ids(tokenizer, generation_eos))
         self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     def sample(
@@ -108,31 +108,31 @@ class TransformersSampler:
         rows = [row for request in requests for row in self._rows(request, samples, seed)]
         order = sorted(range(len(rows)), key=lambda index: (-len(rows[index].prompt_ids), index))
         results: list[Sample | None] = [None] * len(rows)
-        for start in range(0, len(order), self.batch_size):
+        start = 0
+        while start < len(order):
             batch = order[start : start + self.batch_size]
-            for index, token_ids in zip(batch, self._decode([rows[index] for index in batch]), strict=True):
+            decoded = self._decode([rows[index] for index in batch])
+            if decoded is None:
+                continue
+            for index, token_ids in zip(batch, decoded, strict=True):
                 results[index] = self._sample(token_ids)
-                advance(1, len(token_ids))
+            advance(len(batch), sum(map(len, decoded)))
+            start += len(batch)
         finished = [result for result in results if result is not None]
         return [finished[start : start + samples] for start in range(0, len(finished), samples)]
 
     def _rows(self, request: Request, samples: int, seed: int) -> Iterator[Row]:
         prompt_ids = tuple(encode_prompt(self.tokenizer, request.instruction))
-        budget = self.max_tokens if self.context is None else min(self.max_tokens, self.context - len(prompt_ids))
-        if budget < 1:
-            raise InputError(
-                f"prompt {request.prompt_id!r} in {request.language!r}: field 'instruction' is {len(prompt_ids)} tokens long "
-                f"and the model's context holds {self.context}; shorten or remove it"
-            )
+        budget = token_budget(request, len(prompt_ids), self.max_tokens, self.context)
         for index in range(samples):
             yield Row(prompt_ids, row_seed(seed, request, index), budget)
 
     def _sample(self, token_ids: list[int]) -> Sample:
-        stopped = token_ids[-1] in self.stops.tolist()
-        return Sample(decode_response(self.tokenizer, token_ids), token_ids, "stop" if stopped else "length")
+        reason: Literal["stop", "length"] = "stop" if token_ids[-1] in self.stops else "length"
+        return Sample(decode_response(self.tokenizer, token_ids), token_ids, reason)
 
-    def _decode(self, rows: list[Row]) -> list[list[int]]:
-        """Token ids of every row; on a GPU without enough memory in halves, down to one row."""
+    def _decode(self, rows: list[Row]) -> list[list[int]] | None:
+        """Token ids of every row; None, and half the batch size from now on, when the GPU's memory does not hold them."""
         try:
             return decode(self.model, rows, self.warpers, self.stops)
         except torch.OutOfMemoryError as error:
@@ -140,14 +140,14 @@ class TransformersSampler:
                 raise IcrError(
                     "the GPU's memory does not hold the model and one response; lower max_tokens or use the vllm sampler"
                 ) from error
+        self.batch_size = len(rows) // 2
         torch.cuda.empty_cache()
-        half = len(rows) // 2
-        return self._decode(rows[:half]) + self._decode(rows[half:])
+        return None
 
 
 @torch.inference_mode()
 def decode(
-    model: PreTrainedModel, rows: Sequence[Row], warpers: LogitsProcessorList | None, stops: Tensor
+    model: PreTrainedModel, rows: Sequence[Row], warpers: LogitsProcessorList | None, stops: Collection[int]
 ) -> list[list[int]]:
     """Sample every row to its stop token or its budget.
 
@@ -159,6 +159,7 @@ def decode(
     """
     device, steps = model.device, max(row.budget for row in rows)
     stream = uniforms([row.seed for row in rows], steps).to(device)
+    stop_tokens = torch.tensor(sorted(stops), device=device)
     budgets = torch.tensor([row.budget for row in rows], device=device)
     tokens = torch.full((len(rows), steps), -1, dtype=torch.long, device=device)
     state = _prefill(model, [row.prompt_ids for row in rows])
@@ -166,7 +167,7 @@ def decode(
     for step in range(steps):
         token = choose_tokens(state.logits, stream[alive, step], warpers)
         tokens[alive, step] = token
-        ended = torch.isin(token, stops) | (budgets[alive] <= step + 1)
+        ended = torch.isin(token, stop_tokens) | (budgets[alive] <= step + 1)
         if (token < 0).any():
             raise IcrError("the policy gave logits that are not finite; check its weights and dtype")
         if ended.any():

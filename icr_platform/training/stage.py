@@ -3,6 +3,7 @@ train/seconds the wall-clock time of the attempt that finished, train/pairs and 
 
 from __future__ import annotations
 
+import gc
 import shutil
 import time
 from collections import Counter
@@ -88,6 +89,7 @@ def run(config: TrainConfig, context: StageContext) -> StageResult:
         _claim(folder, work, context.fingerprint)
         _train(config, context, work)
         (work / "model").rename(folder)
+        _free_gpu_memory()
     checkpoint = open_checkpoint(folder)
     if checkpoint.fingerprint != context.fingerprint:
         raise _other_training(folder)
@@ -104,6 +106,15 @@ def _claim(folder: Path, work: Path, fingerprint: str) -> None:
         write_json(work / PLAN, {"fingerprint": fingerprint})
     elif read_json(work / PLAN).get("fingerprint") != fingerprint:
         raise _other_training(work)
+
+
+def _free_gpu_memory() -> None:
+    """The trainer's objects refer to each other; until they are collected the next stage's model finds the GPU full."""
+    import torch
+
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _other_training(folder: Path) -> InputError:

@@ -32,5 +32,8 @@ def test_the_confusion_table_counts_every_output_once(pairs: list[tuple[str, str
 
 
 def test_loops_are_found_in_languages_without_spaces() -> None:
-    loop, plain = "春天来了，花开了。" * 12, "春天来了，花开了，鸟儿在树上唱歌，孩子们在公园里奔跑，老人们坐在长椅上晒太阳。"
+    loop, plain = (
+        "春天来了，花开了。" * 12,
+        "春天来了，花开了，鸟儿在树上唱歌，孩子们在公园里奔跑，老人们坐在长椅上晒太阳。",
+    )
     assert looping_rate([repeated_share(loop), repeated_share(plain)]) == 50.0

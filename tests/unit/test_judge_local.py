@@ -24,7 +24,10 @@ SHORT = Template((("user", "{instruction}\nm: {output_m}\nM: {output_M}\nm or M?
 
 
 def pairs(count: int) -> list[Pair]:
-    return [Pair("es", f"p{i}", 0, "Nombra una fruta." * (1 + i % 3), "manzana " * (1 + i % 7), "pera") for i in range(count)]
+    return [
+        Pair("es", f"p{i}", 0, "Nombra una fruta." * (1 + i % 3), "manzana " * (1 + i % 7), "pera")
+        for i in range(count)
+    ]
 
 
 def test_batched_judgments_equal_one_forward_pass_each(tiny_model: Path) -> None:

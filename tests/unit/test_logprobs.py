@@ -66,7 +66,9 @@ def assert_equal_per_token(seen: Sequence[np.ndarray], expected: Sequence[np.nda
 def groups_of(sizes: Sequence[tuple[int, Sequence[int]]], seed: int = 0) -> list[Group]:
     rng = np.random.default_rng(seed)
     return [
-        Group(rng.integers(0, VOCABULARY, prompt).tolist(), [rng.integers(0, VOCABULARY, n).tolist() for n in completions])
+        Group(
+            rng.integers(0, VOCABULARY, prompt).tolist(), [rng.integers(0, VOCABULARY, n).tolist() for n in completions]
+        )
         for prompt, completions in sizes
     ]
 
@@ -109,8 +111,16 @@ def mixtral() -> PreTrainedModel:
 
 def gpt2() -> PreTrainedModel:
     return GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.3,
-                   bos_token_id=1, eos_token_id=2)
+        GPT2Config(
+            vocab_size=VOCABULARY,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=128,
+            initializer_range=0.3,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
     )
 
 

@@ -149,7 +149,9 @@ def test_outputs_written_in_another_language_are_found(tmp_path: Path) -> None:
 def test_a_choice_of_models_and_a_missing_language_are_explained(tmp_path: Path) -> None:
     write(tmp_path / "en" / "a.json", rows_of("en"))
     write(tmp_path / "en" / "b.json", rows_of("en"))
-    with pytest.raises(InputError, match=r"several reference outputs in 'en' \(a.json, b.json\); choose one.*\{language\}"):
+    with pytest.raises(
+        InputError, match=r"several reference outputs in 'en' \(a.json, b.json\); choose one.*\{language\}"
+    ):
         load_reference_outputs(str(tmp_path), {"en": INSTRUCTIONS["en"]})
     with pytest.raises(InputError, match=r"es/a\.json: no such file"):
         load_reference_outputs(str(tmp_path / "{language}" / "a.json"), {"es": INSTRUCTIONS["es"]})
@@ -160,7 +162,9 @@ def test_the_real_outputs_join_in_full(shared_data: Path) -> None:
     for language in ("en", "es", "th"):
         rows = json.loads((shared_data / "prompts" / "x-alpacaeval" / f"{language}.json").read_text(encoding="utf-8"))
         prompts[language] = {str(row["id"]): row["instruction"] for row in rows}
-    loaded = load_reference_outputs(str(shared_data / "outputs" / "{language}" / "gpt-4-turbo-2024-04-09.json"), prompts)
+    loaded = load_reference_outputs(
+        str(shared_data / "outputs" / "{language}" / "gpt-4-turbo-2024-04-09.json"), prompts
+    )
     assert len(loaded.outputs) == 3 * 805
     assert len(loaded.notes) == 1, "only the English file has no ids"
     assert "805 of 805 joined" in loaded.notes[0]

@@ -73,7 +73,9 @@ def test_the_standard_error_of_the_mean_knows_that_languages_share_prompts() -> 
     same = scored(judged({(code, p, 0, "none"): v for p, v in value.items() for code in ("en", "es", "de", "fr")}))
     assert same["win_rate_se/mean"] == pytest.approx(same["win_rate_se/es"])
     free = scored(
-        judged({(code, f"p{i}", 0, "none"): float(rng.random()) for i in range(200) for code in ("en", "es", "de", "fr")})
+        judged(
+            {(code, f"p{i}", 0, "none"): float(rng.random()) for i in range(200) for code in ("en", "es", "de", "fr")}
+        )
     )
     assert free["win_rate_se/mean"] == pytest.approx(free["win_rate_se/es"] / 2, rel=0.2)
     assert free["win_rate/mean_non_english"] == pytest.approx(

@@ -1,0 +1,90 @@
+"""What must hold of responses and prompts before hours of scoring."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from icr_platform.annotation.scoring import Instructions, PromptIndex
+from icr_platform.artifacts import Artifact
+from icr_platform.errors import InputError
+from icr_platform.generation.prompts import load_prompts
+from icr_platform.schemas import PROMPTS
+
+
+def prompt_index(prompts: str, responses: Artifact) -> PromptIndex:
+    """Instructions by (language, prompt_id), of the responses' languages.
+
+    Raises:
+        InputError: no such prompts, a bad row, or a language of the responses that has none.
+    """
+    languages: dict[str, None] = {}
+    for part in range(len(responses.parts)):
+        languages |= dict.fromkeys(pc.unique(responses.read_part(part, ["language"]).column("language")).to_pylist())
+    table = load_prompts(prompts, tuple(languages)).table
+    columns = (table.column(name).to_pylist() for name in PROMPTS.schema.names[:4])
+    return {
+        (language, prompt_id): Instructions(native, english)
+        for language, prompt_id, native, english in zip(*columns, strict=True)
+    }
+
+
+def check_responses(responses: Artifact, prompts: PromptIndex, vocabulary: int) -> None:
+    """Read every row once, part by part; keeps 12 bytes of each.
+
+    Raises:
+        InputError: no row, a prompt that is not in `prompts`, a token id outside the vocabulary, a sample that is there
+            twice, or no prompt with two samples to choose from.
+    """
+    key_hashes: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
+    sample_indices: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
+    for part in range(len(responses.parts)):
+        table = responses.read_part(part, ["language", "prompt_id", "sample_index", "token_ids"])
+        languages, ids = (table.column(name).to_pylist() for name in ("language", "prompt_id"))
+        for row, key in enumerate(zip(languages, ids, strict=True)):
+            if key not in prompts:
+                raise InputError(
+                    f"{responses.parts[part]}: row {row + 1}: field 'prompt_id' {key[1]!r} of {key[0]!r} is not among the "
+                    "prompts; give the prompts that the responses answer"
+                )
+        _check_token_ids(responses, part, table, vocabulary)
+        keys = pd.DataFrame({"language": languages, "prompt_id": ids})
+        hashes = pd.util.hash_pandas_object(keys, index=False, categorize=False)
+        key_hashes.append(np.asarray(hashes, dtype=np.uint64))
+        sample_indices.append(table.column("sample_index").to_numpy())
+    _check_samples(responses, np.concatenate(key_hashes), np.concatenate(sample_indices))
+
+
+def _check_token_ids(responses: Artifact, part: int, table: pa.Table, vocabulary: int) -> None:
+    ids = table.column("token_ids").combine_chunks()
+    flat = ids.flatten().to_numpy()
+    wrong = np.flatnonzero((flat < 0) | (flat >= vocabulary))
+    if wrong.size:
+        row = int(np.searchsorted(np.cumsum(pc.list_value_length(ids).to_numpy()), wrong[0], side="right"))
+        raise InputError(
+            f"{responses.parts[part]}: row {row + 1}: field 'token_ids' holds {flat[wrong[0]]}, the vocabulary ends at "
+            f"{vocabulary - 1}; score with the tokenizer that the responses were sampled with"
+        )
+
+
+def _check_samples(responses: Artifact, keys: NDArray[np.uint64], samples: NDArray[np.int32]) -> None:
+    _, prompt, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    if not len(counts):
+        raise InputError(f"{responses.folder}: holds no responses; generate some first")
+    if counts.max() < 2:
+        raise InputError(
+            f"{responses.folder}: field 'sample_index': every prompt has 1 sample, a pair needs 2; "
+            "generate with --samples 2 or more"
+        )
+    pairs = prompt.astype(np.int64) * 2**31 + samples
+    order = np.argsort(pairs, kind="stable")
+    again = order[1:][np.diff(pairs[order]) == 0]
+    if again.size:
+        row = int(again.min())
+        raise InputError(
+            f"{responses.folder}: row {row + 1}: field 'sample_index' {samples[row]} is there twice for its prompt; "
+            "write the artifact again"
+        )

@@ -1,0 +1,107 @@
+"""The figures of a finished annotation: metrics by name, and one table row per language."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from icr_platform.annotation.diagnostics import length_correlation, reward_agreement, with_means
+from icr_platform.annotation.filters import SAMPLE_REASONS
+from icr_platform.annotation.length_control import length_controlled
+from icr_platform.annotation.pairs import DROP_REASONS
+from icr_platform.annotation.selection import NEAR_DUPLICATE, LanguagePairs, LanguageSamples
+from icr_platform.annotation.translation import FAILURES, OK
+from icr_platform.config import AnnotateSettings
+
+PROMPT_REASONS = (*DROP_REASONS, NEAR_DUPLICATE)
+_QUANTILES = {"q10": 0.1, "median": 0.5, "q90": 0.9}
+
+
+class Written(NamedTuple):
+    """Narrow columns of the finished artifacts.
+
+    preferences: language, margin. drops: language, sample_index, reason. translations: language, outcome; None without.
+    """
+
+    preferences: pa.Table
+    drops: pa.Table
+    translations: pa.Table | None
+
+
+def metrics_of(
+    languages: Sequence[LanguageSamples],
+    selected: Sequence[LanguagePairs],
+    written: Written,
+    settings: AnnotateSettings,
+) -> dict[str, float]:
+    """Metrics per language and their means; names and units are those of `stage`. What is not defined is left out."""
+    preferences, drops = written.preferences.to_pandas(), written.drops.to_pandas()
+    metrics: dict[str, float] = {}
+    for samples, pairs in zip(languages, selected, strict=True):
+        margins = preferences.loc[preferences["language"] == samples.language, "margin"]
+        figures = {
+            **dict(_reward_figures(samples, pairs, settings)),
+            **dict(_margin_figures(margins)),
+            **dict(_drop_figures(samples, drops[drops["language"] == samples.language])),
+        }
+        if written.translations is not None:
+            figures["translation_failures"] = _translation_failures(written.translations, samples.language)
+        metrics |= {f"{name}/{samples.language}": float(value) for name, value in figures.items()}
+    return with_means(metrics, [samples.language for samples in languages])
+
+
+def _reward_figures(
+    samples: LanguageSamples, pairs: LanguagePairs, settings: AnnotateSettings
+) -> Iterator[tuple[str, float]]:
+    reward = np.where(pairs.reason == 0, samples.rewards[settings.reward_kind[0]], np.nan)
+    characters = samples.characters.astype(np.float64)
+    yield "alpha", pairs.alpha
+    yield "length_correlation/before", length_correlation(reward, characters)
+    yield "length_correlation/after", length_correlation(length_controlled(reward, characters, pairs.alpha), characters)
+    for one, other in combinations(settings.reward_kind, 2):
+        yield f"reward_agreement/{one}-{other}", reward_agreement(samples.rewards[one], samples.rewards[other])
+
+
+def _margin_figures(margins: pd.Series) -> Iterator[tuple[str, float]]:
+    yield "pairs", len(margins)
+    for name, quantile in _QUANTILES.items():
+        yield f"margin/{name}", float(margins.quantile(quantile)) if len(margins) else float("nan")
+
+
+def _drop_figures(samples: LanguageSamples, drops: pd.DataFrame) -> Iterator[tuple[str, float]]:
+    is_prompt = drops["sample_index"].isna()
+    prompts, dropped = Counter(drops.loc[is_prompt, "reason"]), Counter(drops.loc[~is_prompt, "reason"])
+    for reason in PROMPT_REASONS:
+        yield f"dropped_prompts/{reason}", prompts[reason] / len(samples.prompt_ids)
+    for reason in SAMPLE_REASONS:
+        yield f"dropped_samples/{reason}", dropped[reason] / samples.samples
+
+
+def _translation_failures(translations: pa.Table, language: str) -> float:
+    here = translations.to_pandas().query("language == @language")["outcome"]
+    sent = here.isin([OK, *FAILURES]).sum()
+    return float(here.isin(FAILURES).sum() / sent) if sent else float("nan")
+
+
+def summary_table(metrics: Mapping[str, float], languages: Sequence[str]) -> pd.DataFrame:
+    """One row per language: pairs, alpha, margins, length correlations, shares of prompts and samples dropped."""
+    columns = ("pairs", "alpha", "margin/median", "length_correlation/before", "length_correlation/after")
+    rows = []
+    for language in languages:
+        row: dict[str, object] = {"language": language}
+        row |= {name: metrics.get(f"{name}/{language}") for name in columns}
+        for kind in ("dropped_prompts", "dropped_samples"):
+            shares = [
+                value
+                for name, value in metrics.items()
+                if name.startswith(f"{kind}/") and name.endswith(f"/{language}")
+            ]
+            row[kind] = sum(shares)
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,184 @@
+"""Everything the demo's `iterate` needs, made on the spot: prompts, pi_ref, pi_0, English preferences, reference outputs.
+
+`python -m icr_platform.demo.bootstrap --output DIR` rebuilds the SFT checkpoint that ships beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icr_platform.artifacts import MANIFEST, ArtifactWriter, read_json, text_digest, write_json
+from icr_platform.chat import encode_response
+from icr_platform.config import GenerateSettings, TrainConfig
+from icr_platform.demo.authors import EnglishPreference, english_preferences
+from icr_platform.demo.grader import grade
+from icr_platform.demo.lexicon import LANGUAGES
+from icr_platform.demo.world import write_prompts
+from icr_platform.models import load_model, load_tokenizer, model_identity
+from icr_platform.schemas import PREFERENCES
+from icr_platform.stages import StageContext
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SFT = Path(__file__).parent / "sft"
+"""The checkpoint that ships: 0.72 million weights in bfloat16, under 2 MB with its tokenizer."""
+SFT_SEED = 0
+
+ENGLISH_PAIRS = 320
+"""Enough for a pi_0 that English has changed. With 600, English is saturated and the implicit reward tells less:
+`tests/benchmarks/bench_demo_effect.py --english-pairs 600` shows iteration 2 going flat."""
+_PI_0 = {"learning_rate": 2e-4, "batch_size": 32, "accumulation": 1, "gamma": 0.0, "warmup": 0.0, "dtype": "float32"}
+_REFERENCE_OUTPUTS = GenerateSettings(
+    samples=1, temperature=0.9, max_tokens=64, batch_size=512, dtype="float32", device="cpu"
+)
+_REFERENCE_SEED = 1_000_000  # apart from every seed that a policy is evaluated with
+
+
+def prepare(folder: Path, seed: int, english_pairs: int = ENGLISH_PAIRS) -> Path:
+    """Make the demo's inputs in `folder`, once; about 20 seconds of one core.
+
+    Args:
+        folder: receives `prompts/icr`, `prompts/test`, `reference` (pi_ref), `policy` (pi_0), `english_preferences`
+            and `outputs` (pi_ref's, one a test prompt, to compare with).
+        seed: of the English preferences, the order they are trained in, and the reference outputs.
+        english_pairs: pairs that pi_0 is trained on, one epoch.
+
+    Returns:
+        `folder`. A folder of the same recipe that is finished is returned as it is.
+    """
+    from filelock import FileLock
+
+    recipe = text_digest(model_identity(str(SFT)), str(seed), str(english_pairs), repr(_PI_0), repr(_REFERENCE_OUTPUTS))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if _is_finished(folder, recipe):
+            return folder
+        unfinished = folder.with_name(f".{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        _fill(unfinished, seed, english_pairs)
+        write_json(unfinished / MANIFEST, {"recipe": recipe, "seed": seed})
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    return folder
+
+
+def _is_finished(folder: Path, recipe: str) -> bool:
+    manifest = folder / MANIFEST
+    return manifest.exists() and read_json(manifest).get("recipe") == recipe
+
+
+def _fill(folder: Path, seed: int, english_pairs: int) -> None:
+    for split in ("icr", "test"):
+        write_prompts(folder / "prompts" / split, split)
+    reference = folder / "reference"
+    tokenizer = load_tokenizer(str(SFT))
+    load_model(str(SFT), "float32", "cpu").save_pretrained(reference)
+    tokenizer.save_pretrained(reference)
+    _write_reference_outputs(folder, seed)
+    _write_preferences(folder / "english_preferences", english_preferences(seed, english_pairs), tokenizer)
+    _train_pi_0(folder, seed)
+
+
+def _write_reference_outputs(folder: Path, seed: int) -> None:
+    """What pi_ref answers to the test prompts, in the layout of X-AlpacaEval's outputs."""
+    from icr_platform.generation.sampler import Request, make_sampler
+
+    sampler = make_sampler(_REFERENCE_OUTPUTS, str(folder / "reference"))
+    (folder / "outputs").mkdir()
+    for language in LANGUAGES:
+        lines = (folder / "prompts" / "test" / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()
+        prompts = [json.loads(line) for line in lines]
+        requests = [Request(language, prompt["id"], prompt["instruction"]) for prompt in prompts]
+        samples = sampler.sample(requests, 1, _REFERENCE_SEED + seed)
+        rows = [
+            {"generator": "demo-sft", **prompt, "output": sample.text}
+            for prompt, (sample,) in zip(prompts, samples, strict=True)
+        ]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / "outputs" / f"{language}.jsonl").write_text(text, encoding="utf-8")
+
+
+def _write_preferences(folder: Path, pairs: Sequence[EnglishPreference], tokenizer: PreTrainedTokenizerBase) -> None:
+    """The English pairs as `train` reads them. Their rewards are grades, as a person would give them."""
+    import pyarrow as pa
+
+    rows = []
+    for number, pair in enumerate(pairs):
+        chosen, rejected = (grade(pair.prompt_id, "en", text) for text in (pair.chosen, pair.rejected))
+        rows.append(
+            {
+                "language": "en",
+                "prompt_id": f"{pair.prompt_id}-{number}",
+                "instruction": pair.instruction,
+                "english_instruction": pair.instruction,
+                "chosen": pair.chosen,
+                "rejected": pair.rejected,
+                "chosen_index": 0,
+                "rejected_index": 1,
+                "chosen_reward": chosen,
+                "rejected_reward": rejected,
+                "margin": chosen - rejected,
+                "length_penalty_alpha": 0.0,
+                "chosen_characters": len(pair.chosen),
+                "rejected_characters": len(pair.rejected),
+                "chosen_token_ids": encode_response(tokenizer, pair.chosen),
+                "rejected_token_ids": encode_response(tokenizer, pair.rejected),
+            }
+        )
+    writer = ArtifactWriter(folder, PREFERENCES, text_digest("demo", repr(pairs)))
+    writer.write_part(0, pa.Table.from_pylist(rows, schema=PREFERENCES.schema))
+    writer.close(1)
+
+
+def _train_pi_0(folder: Path, seed: int) -> None:
+    """DPO of pi_ref on the English pairs alone, by the platform's own `train`."""
+    from icr_platform.training.stage import run
+
+    config = TrainConfig(
+        policy=str(folder / "reference"),
+        preferences=str(folder / "english_preferences"),
+        seed=seed,
+        device="cpu",
+        **_PI_0,
+    )
+    trained = run(config, StageContext(folder / "pi_0", text_digest("demo", str(seed))))
+    trained.artifacts["checkpoint"].rename(folder / "policy")
+    shutil.rmtree(folder / "pi_0")
+
+
+def build_sft(folder: Path, seed: int = SFT_SEED, conversations: int | None = None) -> None:
+    """Train the SFT checkpoint from scratch and write it to `folder` in bfloat16; about four minutes of one core.
+
+    The same seed gives the same bytes on one machine; on another processor the last bits of sums may differ.
+    """
+    import torch
+
+    from icr_platform.demo.pretraining import CONVERSATIONS, train_sft
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more threads add floats in another order
+    try:
+        model, tokenizer = train_sft(seed, conversations or CONVERSATIONS)
+    finally:
+        torch.set_num_threads(threads)
+    model.bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    """Rebuild the SFT checkpoint."""
+    parser = argparse.ArgumentParser(description=build_sft.__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--seed", type=int, default=SFT_SEED, help="seed of the texts and the weights")
+    arguments = parser.parse_args()
+    build_sft(arguments.output, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Replies on disk by what was asked: a second run costs nothing, a killed one goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from icr_platform.artifacts import text_digest
+from icr_platform.errors import InputError
+from icr_platform.evaluation.replies import Reply, reply_from_json
+
+
+def default_cache() -> Path:
+    """~/.cache/icr/judge, or below XDG_CACHE_HOME."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "icr" / "judge"
+
+
+def request_key(model: str, parameters: Mapping[str, Any], messages: Sequence[Mapping[str, str]], sample: int) -> str:
+    """sha256 of everything a reply depends on. The endpoint's address and key are no part of it."""
+    asked = [model, dict(parameters), [dict(message) for message in messages], sample]
+    return text_digest(json.dumps(asked, sort_keys=True, ensure_ascii=False))
+
+
+class ReplyCache:
+    """An SQLite file that several processes may share. A reply is there whole or not at all, also after `kill -9`.
+
+    Raises:
+        InputError: the folder cannot be written, or holds another file of that name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "replies.sqlite"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=NORMAL")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, model TEXT, characters INTEGER, reply TEXT)"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise InputError(f"{self.path}: not usable as judge cache ({error}); give another --judge-cache") from error
+
+    def get(self, key: str) -> Reply | None:
+        """The reply of an earlier request, or None."""
+        row = self._database.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        return reply_from_json(row[0]) if row else None
+
+    def put(self, key: str, model: str, characters: int, reply: Reply) -> None:
+        """Keep a reply. characters: of the messages, to learn how many characters a token of this model has."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", (key, model, characters, reply.to_json())
+        )
+
+    def close(self) -> None:
+        self._database.close()

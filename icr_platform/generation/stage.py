@@ -1,0 +1,128 @@
+"""generate: prompts -> responses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from icr_platform.artifacts import Artifact, ArtifactWriter, open_artifact
+from icr_platform.config import GenerateConfig, require
+from icr_platform.generation.prompts import PromptSet, load_prompts
+from icr_platform.generation.sampler import check_sampler
+from icr_platform.generation.sampling import Throughput, write_responses
+from icr_platform.language_id import make_identifier
+from icr_platform.models import load_tokenizer
+from icr_platform.schemas import PROMPTS, RESPONSES
+from icr_platform.stages import StageContext, StageResult
+
+_LISTED = 1000
+
+
+def validate(config: GenerateConfig) -> None:
+    """Check everything that can be checked without the model's weights; writes nothing.
+
+    Raises:
+        InputError: a required field is empty, a prompt is unusable, the policy has no tokenizer or chat template, or the
+            sampler or the language identifier cannot work here.
+    """
+    _validated(config)
+
+
+def _validated(config: GenerateConfig) -> PromptSet:
+    require(config, "generate")
+    prompts = load_prompts(config.prompts, config.languages, config.limit)
+    check_sampler(config)
+    load_tokenizer(config.policy)
+    make_identifier(config.language_identifier)
+    return prompts
+
+
+def run(config: GenerateConfig, context: StageContext) -> StageResult:
+    """Sample `config.samples` responses to every prompt; goes on where a killed run stopped.
+
+    Writes `prompts` (the aligned prompt set) and `responses`. Metrics, `NAME/LANG` and `NAME/mean` over languages: `tokens`
+    (in all; no mean), `length/tokens` and `length/characters` (means per response), `truncated`, `empty` and `fidelity`
+    (identified as the prompt's language) in percent of the responses; `tokens_per_second` when anything was sampled.
+    """
+    prompts = ArtifactWriter(context.folder / "prompts", PROMPTS, context.fingerprint)
+    responses = ArtifactWriter(context.folder / "responses", RESPONSES, context.fingerprint)
+    throughput = Throughput(0, 0.0)
+    if not (prompts.complete and responses.complete):
+        throughput = _sample(config, prompts, responses)
+    return _result(open_artifact(prompts.folder, PROMPTS), open_artifact(responses.folder, RESPONSES), throughput)
+
+
+def _sample(config: GenerateConfig, prompts: ArtifactWriter, responses: ArtifactWriter) -> Throughput:
+    prompt_set = _validated(config)
+    if not prompts.complete:
+        prompts.write_part(0, prompt_set.table)
+        missing = {language: list(ids) for language, ids in prompt_set.missing.items()}
+        prompts.close(1, {"notes": list(prompt_set.notes), "missing": missing})
+    parts, throughput = write_responses(config, config.policy, prompt_set.table, config.seed, responses)
+    responses.close(parts)
+    return throughput
+
+
+def _result(prompts: Artifact, responses: Artifact, throughput: Throughput) -> StageResult:
+    summary = _summary(responses)
+    metrics = _metrics(summary)
+    if throughput.seconds:
+        metrics["tokens_per_second"] = throughput.tokens / throughput.seconds
+    tables = {"generation": summary.reset_index()}
+    missing: Mapping[str, list[str]] = prompts.extra.get("missing", {})
+    if missing:
+        pairs = [(language, prompt_id) for language, ids in missing.items() for prompt_id in ids]
+        tables["missing_prompts"] = pd.DataFrame(pairs[:_LISTED], columns=["language", "prompt_id"])
+    return StageResult(
+        artifacts={"prompts": prompts.folder, "responses": responses.folder},
+        metrics=metrics,
+        tables=tables,
+        notes=tuple(prompts.extra.get("notes", ())),
+    )
+
+
+def _metrics(summary: pd.DataFrame) -> dict[str, float]:
+    metrics = {f"{name}/{language}": float(value) for name in summary for language, value in summary[name].items()}
+    means = summary.drop(columns="tokens").mean()
+    return metrics | {f"{name}/mean": float(value) for name, value in means.items()}
+
+
+def _summary(responses: Artifact) -> pd.DataFrame:
+    """One row per language, in the order of the table; see `run` for the columns. Reads part by part."""
+    columns = ["language", "token_count", "character_count", "finish_reason", "detected_language"]
+    counts = pa.concat_tables(_counts(responses.read_part(index, columns)) for index in range(len(responses.parts)))
+    sums = counts.to_pandas().groupby("language", sort=False).sum()
+    share = 100 / sums["rows"]
+    return pd.DataFrame(
+        {
+            "tokens": sums["tokens"],
+            "length/tokens": sums["tokens"] / sums["rows"],
+            "length/characters": sums["characters"] / sums["rows"],
+            "truncated": sums["truncated"] * share,
+            "empty": sums["empty"] * share,
+            "fidelity": sums["faithful"] * share,
+        }
+    )
+
+
+def _counts(part: pa.Table) -> pa.Table:
+    """Sums over a part's rows, one row per language."""
+    return (
+        pa.table(
+            {
+                "language": part["language"],
+                "rows": pa.repeat(1, part.num_rows),
+                "tokens": part["token_count"],
+                "characters": part["character_count"],
+                "truncated": pc.equal(part["finish_reason"], "length").cast(pa.int64()),
+                "empty": pc.equal(part["character_count"], 0).cast(pa.int64()),
+                "faithful": pc.equal(part["detected_language"], part["language"]).cast(pa.int64()),
+            }
+        )
+        .group_by("language", use_threads=False)
+        .aggregate([(name, "sum") for name in ("rows", "tokens", "characters", "truncated", "empty", "faithful")])
+        .rename_columns(["language", "rows", "tokens", "characters", "truncated", "empty", "faithful"])
+    )

@@ -1,0 +1,329 @@
+"""annotate from responses to preferences: right pairs, everything accounted for, resumable to the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from icr_platform.annotation import stage
+from icr_platform.artifacts import ArtifactWriter, open_artifact
+from icr_platform.chat import encode_prompt, encode_response
+from icr_platform.config import AnnotateConfig
+from icr_platform.errors import InputError
+from icr_platform.languages import PREFIX
+from icr_platform.schemas import DROPS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
+from icr_platform.stages import StageContext
+
+LANGUAGES = ("en", "es", "de")
+TEXTS = {
+    "en": ["An apple.", "A red apple is a fruit.", "An apple.", "", "Eine Frucht.", "A horse is an animal, friend!"],
+    "es": ["Una manzana.", "La manzana es roja.", "Hola, amigo!", "  ", "A horse.", "La hierba es verde, amigo."],
+    "de": ["Ein Apfel.", "Ein Apfel ist rot.", "Hallo, Freund!", "\n", "An apple.", "Gras ist grün, Freund."],
+}
+KEY = ["language", "prompt_id", "sample_index"]
+
+
+def response_rows(tokenizer: Any, language: str, prompt: int) -> list[dict[str, object]]:
+    rows = []
+    for index, text in enumerate(TEXTS[language]):
+        ids = encode_response(tokenizer, text)[prompt % 2 :]
+        rows.append(
+            {
+                "language": language, "prompt_id": f"p{prompt}", "sample_index": index, "response": text,
+                "token_ids": ids, "finish_reason": "length" if (prompt, index) == (1, 0) else "stop",
+                "token_ids_source": "sampler", "token_count": len(ids), "character_count": len(text),
+                "detected_language": {4: "fr"}.get(index, language), "language_confidence": 0.9,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def write_responses(folder: Path, parts: Sequence[list[dict[str, object]]]) -> Path:
+    writer = ArtifactWriter(folder, RESPONSES, "made by hand")
+    for index, rows in enumerate(parts):
+        writer.write_part(index, pa.Table.from_pylist(rows, schema=RESPONSES.schema))
+    writer.close(len(parts))
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_models: tuple[Path, Path], prompt_folder: Path) -> AnnotateConfig:
+    """Six samples of five prompts in three languages, two parts a language, but for Spanish p4: one usable sample."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models[0])
+    parts = []
+    for language in LANGUAGES:
+        for prompts in ((0, 1, 2), (3, 4)):
+            parts.append([row for prompt in prompts for row in response_rows(tokenizer, language, prompt)])
+    parts[3] = [row for row in parts[3] if row["prompt_id"] != "p4" or row["sample_index"] in (0, 3)]
+    folder = write_responses(tmp_path / "responses", parts)
+    return AnnotateConfig(
+        policy=str(tiny_models[0]), reference=str(tiny_models[1]), prompts=str(prompt_folder), responses=str(folder)
+    )
+
+
+def annotate(config: AnnotateConfig, folder: Path) -> Any:
+    return stage.run(config, StageContext(folder, "fingerprint"))
+
+
+def changed(config: AnnotateConfig, **values: object) -> AnnotateConfig:
+    return AnnotateConfig(**(config.model_dump() | values))
+
+
+def frame(folder: Path, table: Any) -> pd.DataFrame:
+    return open_artifact(folder / table.name, table).read().to_pandas()
+
+
+def naive_reward(config: AnnotateConfig, instruction: str, token_ids: Sequence[int]) -> float:
+    scores = []
+    for path in (config.policy, config.reference):
+        tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path)
+        prompt = encode_prompt(tokenizer, instruction)
+        with torch.no_grad():
+            logprobs = torch.log_softmax(model(torch.tensor([[*prompt, *token_ids]])).logits[0].double(), -1)
+        scores.append(sum(float(logprobs[len(prompt) + i - 1, token]) for i, token in enumerate(token_ids)))
+    return config.beta * (scores[0] - scores[1])
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".parquet", ".json")]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_rewards_pairs_and_drops(config: AnnotateConfig, tmp_path: Path) -> None:
+    result = annotate(config, tmp_path / "out")
+    rewards, preferences, drops = (frame(tmp_path / "out", table) for table in (REWARDS, PREFERENCES, DROPS))
+    responses = open_artifact(Path(config.responses), RESPONSES).read().to_pandas()
+
+    assert rewards[KEY].equals(responses[KEY])
+    prefix = {"en": "", "es": PREFIX.format(language="Spanish"), "de": PREFIX.format(language="German")}
+    english = [json.loads(line) for line in (Path(config.prompts) / "en.jsonl").read_text(encoding="utf-8").splitlines()]
+    scored = rewards.index[rewards.reward.notna()]
+    for row in scored[:: len(scored) // 5]:
+        of = responses.iloc[row]
+        instruction = prefix[of.language] + english[int(of.prompt_id[1:])]["instruction"]
+        expected = naive_reward(config, instruction, of.token_ids.tolist())
+        assert rewards.reward[row] == pytest.approx(expected, abs=config.beta * 4e-5 * len(of.token_ids))
+
+    for language in LANGUAGES:
+        pairs, lost = preferences[preferences.language == language], drops[drops.language == language]
+        assert len(pairs) + lost.sample_index.isna().sum() == 5
+        scored = rewards[(rewards.language == language) & rewards.reward.notna()]
+        samples = lost[lost.sample_index.notna()]
+        assert not samples.duplicated(KEY).any()
+        assert len(scored) + len(samples[samples.reason != "duplicate"]) == (responses.language == language).sum()
+    assert (preferences.margin > 0).all()
+    assert (preferences.chosen != preferences.rejected).all()
+    assert (preferences.groupby("language").length_penalty_alpha.nunique() == 1).all()
+
+    merged = preferences.merge(
+        responses, left_on=["language", "prompt_id", "chosen_index"], right_on=KEY, validate="one_to_one"
+    )
+    assert (merged.chosen == merged.response).all()
+    assert [a.tolist() for a in merged.chosen_token_ids] == [b.tolist() for b in merged.token_ids]
+    spanish = drops[drops.language == "es"].set_index(["prompt_id", "sample_index"]).reason
+    assert spanish["p0", 3] == "empty"
+    assert spanish["p0", 4] == "wrong-language"
+    assert spanish["p1", 0] == "truncated"
+    assert drops[(drops.language == "es") & drops.sample_index.isna()].reason.tolist() == ["one-survivor"]
+    assert drops[(drops.language == "en") & (drops.reason == "duplicate")].detail.iloc[0] == "same text as sample 0"
+    assert result.metrics["pairs/es"] == 4
+    assert result.metrics["dropped_prompts/one-survivor/es"] == pytest.approx(0.2)
+    assert not (tmp_path / "out" / "work").exists()
+
+
+def test_pairs_are_the_extremes_of_the_controlled_reward(config: AnnotateConfig, tmp_path: Path) -> None:
+    annotate(config, tmp_path / "out")
+    rewards, preferences = (frame(tmp_path / "out", table) for table in (REWARDS, PREFERENCES))
+    lengths = frame_of_lengths(config)
+    for pair in preferences.itertuples():
+        here = rewards[(rewards.language == pair.language) & (rewards.prompt_id == pair.prompt_id)].dropna(subset="reward")
+        controlled = [
+            reward - pair.length_penalty_alpha * lengths[pair.language, pair.prompt_id, index]
+            for index, reward in zip(here.sample_index, here.reward, strict=True)
+        ]
+        assert pair.margin == pytest.approx(max(controlled) - min(controlled))
+        indices = here.sample_index.tolist()
+        assert pair.chosen_index == indices[int(np.argmax(controlled))]
+        assert pair.rejected_index == indices[int(np.argmin(controlled))]
+
+
+def frame_of_lengths(config: AnnotateConfig) -> dict[tuple[str, str, int], int]:
+    responses = open_artifact(Path(config.responses), RESPONSES).read(["character_count", *KEY]).to_pandas()
+    return responses.set_index(KEY).character_count.to_dict()
+
+
+def test_filters_of_pairs(config: AnnotateConfig, tmp_path: Path) -> None:
+    annotate(changed(config, length_control=False), tmp_path / "plain")
+    plain = frame(tmp_path / "plain", PREFERENCES)
+    assert (plain.length_penalty_alpha == 0).all()
+    assert plain.margin.to_numpy() == pytest.approx((plain.chosen_reward - plain.rejected_reward).to_numpy())
+
+    annotate(changed(config, length_control=False, minimal_margin=float(plain.margin.median())), tmp_path / "margin")
+    kept = frame(tmp_path / "margin", PREFERENCES)
+    assert kept.prompt_id.tolist() == plain[plain.margin > plain.margin.median()].prompt_id.tolist()
+
+    annotate(changed(config, near_duplicate=0.0), tmp_path / "alike")
+    assert frame(tmp_path / "alike", PREFERENCES).empty
+    drops = frame(tmp_path / "alike", DROPS)
+    reasons = drops[drops.sample_index.isna()].reason.value_counts().to_dict()
+    assert reasons == {"near-duplicate": 14, "one-survivor": 1}
+    result = annotate(changed(config, near_duplicate=0.0), tmp_path / "alike")
+    assert result.metrics["dropped_prompts/near-duplicate/de"] == 1
+    assert "es: no prompt gives a pair; drops say why" in result.notes
+
+
+def test_all_kinds_at_once(config: AnnotateConfig, tmp_path: Path) -> None:
+    kinds = ("multilingual", "cross-lingual", "translate", "random")
+    every = changed(config, reward_kind=kinds, translator=config.policy, translation_max_tokens=8)
+    result = annotate(every, tmp_path / "out")
+    rewards = frame(tmp_path / "out", REWARDS).set_index(["kind", *KEY]).sort_index()
+    assert set(rewards.index.get_level_values("kind")) == set(kinds)
+    english = {kind: rewards.loc[kind, "en"].reward for kind in kinds}
+    assert english["multilingual"].equals(english["cross-lingual"])
+    assert english["multilingual"].equals(english["translate"])
+    assert rewards.loc["random"].policy_logprob.isna().all()
+    assert rewards.loc["random"].reward.notna().equals(rewards.loc["multilingual"].reward.notna())
+
+    translations = frame(tmp_path / "out", TRANSLATIONS).set_index(KEY)
+    failed = translations[translations.outcome.isin(["empty", "truncated"])].index
+    assert rewards.loc["translate"].loc[failed].reward.isna().all()
+    assert translations.translation.notna().equals(translations.outcome == "ok")
+    assert result.metrics["reward_agreement/multilingual-cross-lingual/en"] == 1
+    assert 0 < result.metrics["reward_agreement/multilingual-random/mean"] < 1
+    sent = translations.outcome.loc["es"].isin(["ok", "empty", "truncated"]).sum()
+    assert result.metrics["translation_failures/es"] == (failed.get_level_values(0) == "es").sum() / sent
+
+    by_translation = changed(every, reward_kind=("translate",))
+    annotate(by_translation, tmp_path / "translate")
+    drops = frame(tmp_path / "translate", DROPS)
+    assert set(drops[drops.reason == "translation"].set_index(KEY).index) == set(failed)
+    assert len(frame(tmp_path / "translate", PREFERENCES)) + drops.sample_index.isna().sum() == 15
+
+
+def test_random_control_needs_no_model(config: AnnotateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "load_model", lambda *_: pytest.fail("loaded a model"))
+    control = changed(config, reward_kind="random")
+    annotate(control, tmp_path / "one")
+    annotate(control, tmp_path / "two")
+    annotate(changed(control, seed=7), tmp_path / "three")
+    one, two, three = (frame(tmp_path / name, REWARDS).reward for name in ("one", "two", "three"))
+    assert one.equals(two)
+    assert not one.equals(three)
+
+
+def test_a_finished_stage_loads_no_model(
+    config: AnnotateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = annotate(config, tmp_path / "out")
+    monkeypatch.setattr(stage, "load_model", lambda *_: pytest.fail("loaded a model"))
+    monkeypatch.setattr(stage, "validate", lambda *_: pytest.fail("checked the inputs again"))
+    again = annotate(config, tmp_path / "out")
+    assert again.metrics == first.metrics
+    assert again.tables["annotation"].equals(first.tables["annotation"])
+    with pytest.raises(InputError, match="other inputs or settings"):
+        stage.run(config, StageContext(tmp_path / "out", "another fingerprint"))
+
+
+RUN = """
+import json, sys
+from pathlib import Path
+from icr_platform.annotation.stage import run
+from icr_platform.config import AnnotateConfig
+from icr_platform.stages import StageContext
+run(AnnotateConfig(**json.loads(sys.argv[1])), StageContext(Path(sys.argv[2]), "fingerprint"))
+"""
+
+
+def start(config: AnnotateConfig, folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", RUN, json.dumps(config.model_dump()), str(folder)]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+
+def kill_at_each_new_file(config: AnnotateConfig, folder: Path, kills: int) -> int:
+    """Start again and again, each time killed as soon as one more file is there. Returns the kills that hit."""
+    hit, seen = 0, 0
+    for _ in range(kills):
+        process = start(config, folder)
+        while process.poll() is None and sum(1 for _ in folder.rglob("*")) <= seen:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        hit += process.wait() == -signal.SIGKILL
+        seen = sum(1 for _ in folder.rglob("*"))
+    return hit
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_anywhere_gives_the_same_bytes(config: AnnotateConfig, tmp_path: Path, kills: int) -> None:
+    every = changed(
+        config, reward_kind=("cross-lingual", "translate"), translator=config.policy, translation_max_tokens=8
+    )
+    annotate(every, tmp_path / "undisturbed")
+    assert kill_at_each_new_file(every, tmp_path / "killed", kills) >= kills // 2
+    assert start(every, tmp_path / "killed").wait() == 0
+    assert digests(tmp_path / "killed") == digests(tmp_path / "undisturbed")
+
+
+def other_tokenizer(config: AnnotateConfig, tmp_path: Path, make: Callable[..., Path]) -> AnnotateConfig:
+    return changed(config, reference=str(make(tmp_path / "other", vocab_size=380, steps=1)))
+
+
+def unknown_prompt(config: AnnotateConfig, tmp_path: Path, make: Callable[..., Path]) -> AnnotateConfig:
+    return rewritten(config, tmp_path, prompt_id="p9")
+
+
+def rewritten(config: AnnotateConfig, tmp_path: Path, **values: object) -> AnnotateConfig:
+    rows = open_artifact(Path(config.responses), RESPONSES).read_part(0).to_pylist()
+    rows[4] |= values
+    return changed(config, responses=str(write_responses(tmp_path / "wrong", [rows])))
+
+
+def one_sample(config: AnnotateConfig, tmp_path: Path, make: Callable[..., Path]) -> AnnotateConfig:
+    rows = open_artifact(Path(config.responses), RESPONSES).read().to_pylist()
+    rows = [row for row in rows if row["sample_index"] == 1]
+    return changed(config, responses=str(write_responses(tmp_path / "one", [rows])))
+
+
+def truncated_part(config: AnnotateConfig, tmp_path: Path, make: Callable[..., Path]) -> AnnotateConfig:
+    part = open_artifact(Path(config.responses), RESPONSES).parts[1]
+    os.truncate(part, part.stat().st_size // 2)
+    return config
+
+
+BAD_INPUT = {
+    "token outside the vocabulary": (lambda c, t, m: rewritten(c, t, token_ids=[3, 999]), "row 5: field 'token_ids' holds 999"),
+    "sample twice": (lambda c, t, m: rewritten(c, t, sample_index=3), "row 5: field 'sample_index' 3 is there twice"),
+    "unknown prompt": (unknown_prompt, "part-00000.parquet: row 5: field 'prompt_id' 'p9'"),
+    "one sample": (one_sample, "every prompt has 1 sample, a pair needs 2"),
+    "truncated part": (truncated_part, "part-00001.parquet.*instead of"),
+    "other tokenizer": (other_tokenizer, "field 'vocab' differs"),
+    "no translator": (lambda c, t, m: changed(c, reward_kind="translate"), "field 'translator' is missing"),
+    "kind twice": (lambda c, t, m: changed(c, reward_kind="random,random"), "field 'reward_kind'"),
+    "bounds reversed": (lambda c, t, m: changed(c, alpha_min=1, alpha_max=0), "field 'alpha_min'"),
+    "no such model": (lambda c, t, m: changed(c, policy="/no/such/model"), "/no/such/model: no such folder"),
+    "no responses": (lambda c, t, m: changed(c, responses=str(t / "nothing")), "no such folder"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input(case: str, config: AnnotateConfig, tmp_path: Path, make_tiny_model: Callable[..., Path]) -> None:
+    spoil, message = BAD_INPUT[case]
+    bad = spoil(config, tmp_path, make_tiny_model)
+    with pytest.raises(InputError, match=message) as error:
+        annotate(bad, tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()

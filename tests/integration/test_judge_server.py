@@ -1,0 +1,175 @@
+"""The judge client against a real HTTP server that fails in every way it knows."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_server import FAULTS, KEY, Behaviour, FaultServer, preference
+
+from icr_platform.errors import IcrError, InputError
+from icr_platform.evaluation.chat_client import Endpoint
+from icr_platform.evaluation.judge import ApiJudge
+from icr_platform.evaluation.pairwise import DEFAULT_TEMPLATE, Judgment, Pair
+from icr_platform.evaluation.reply_cache import ReplyCache
+
+Serve = Callable[..., tuple[Behaviour, Endpoint]]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """`serve(fault_rate=...)` starts a server in a thread and gives its behaviour and an endpoint for it."""
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def start(**settings: Any) -> tuple[Behaviour, Endpoint]:
+        behaviour = Behaviour(**settings)
+        port = asyncio.run_coroutine_threadsafe(FaultServer(behaviour).start(), loop).result()
+        return behaviour, Endpoint("judge-1", f"http://127.0.0.1:{port}/v1", "JUDGE_KEY", 16, 1.0, 8)
+
+    yield start
+    asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+
+
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def parts(count: int, size: int = 10) -> list[list[Pair]]:
+    pairs = [Pair("es", f"p{i}", 0, f"Nombra {i}.", f"candidato {i} {{x}}", f"referencia {i}") for i in range(count)]
+    return [pairs[start : start + size] for start in range(0, count, size)]
+
+
+def ask(endpoint: Endpoint, cache: Path, count: int, samples: int = 0) -> list[Judgment]:
+    judge = ApiJudge(endpoint, ReplyCache(cache), DEFAULT_TEMPLATE, both_orders=True, seed=1, samples=samples)
+    found = list(judge.judge(parts(count)))
+    assert [len(part) for part in found] == [2 * len(part) for part in parts(count)]
+    return [judgment for part in found for judgment in part]
+
+
+def test_faults_of_every_kind_change_nothing(serve: Serve, tmp_path: Path) -> None:
+    _, calm = serve()
+    expected = ask(calm, tmp_path / "calm", 150)
+    behaviour, stormy = serve(fault_rate=0.3)
+    assert ask(stormy, tmp_path / "stormy", 150) == expected
+    assert behaviour.requests > 390
+    assert {judgment.outcome for judgment in expected} == {"ok"}
+    first = expected[0]
+    question = ApiJudge(calm, ReplyCache(tmp_path / "x"), DEFAULT_TEMPLATE, True, 1, 0).questions(parts(1)[0][0])[0][1]
+    assert first.preference == pytest.approx(preference(question))
+    assert first.mass == pytest.approx(0.95)
+
+
+def test_a_second_run_asks_nothing_and_the_key_is_nowhere(serve: Serve, tmp_path: Path) -> None:
+    behaviour, endpoint = serve()
+    first = ask(endpoint, tmp_path / "cache", 20)
+    assert behaviour.requests == 40
+    assert ask(endpoint, tmp_path / "cache", 20) == first
+    assert behaviour.requests == 40
+    assert ask(replace(endpoint, model="judge-2"), tmp_path / "cache", 20) != first
+    assert behaviour.requests == 80
+    for path in (tmp_path / "cache").iterdir():
+        assert KEY.encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("answer", "samples", "outcome"),
+    [("none", 0, "no_logprob"), ("prose", 0, "parse_error"), ("refusal", 0, "refusal"), ("json", 3, "ok"),
+     ("prose", 2, "parse_error"), ("refusal", 2, "refusal")],
+)  # fmt: skip
+def test_every_answer_has_one_typed_outcome(
+    serve: Serve, tmp_path: Path, answer: str, samples: int, outcome: str
+) -> None:
+    _, endpoint = serve(answer=answer)
+    judgments = ask(endpoint, tmp_path / "cache", 6, samples)
+    assert {judgment.outcome for judgment in judgments} == {outcome}
+    assert all((judgment.preference is None) == (outcome != "ok") for judgment in judgments)
+    assert all(judgment.detail or outcome == "ok" for judgment in judgments)
+
+
+def test_structured_answers_force_neither_length_nor_temperature(serve: Serve, tmp_path: Path) -> None:
+    behaviour, endpoint = serve(answer="json")
+    ask(endpoint, tmp_path / "cache", 1, samples=2)
+    assert all(set(request) == {"model", "response_format"} for request in behaviour.seen)
+
+
+@pytest.mark.parametrize(
+    ("limits", "samples", "sent"),
+    [
+        ({"refused": ("max_tokens",)}, 0, {"max_completion_tokens": 1}),
+        ({"refused": ("response_format",)}, 1, {}),
+        ({"largest_top_logprobs": 5}, 0, {"top_logprobs": 5}),
+    ],
+)
+def test_refused_parameters_are_adapted_once(
+    serve: Serve, tmp_path: Path, limits: dict[str, Any], samples: int, sent: dict[str, Any]
+) -> None:
+    behaviour, endpoint = serve(**limits, answer="json" if samples else "logprobs")
+    judgments = ask(endpoint, tmp_path / "cache", 40, samples)
+    assert {judgment.outcome for judgment in judgments} == {"ok"}
+    assert behaviour.requests <= 80 + 2 * endpoint.concurrency, "only the requests then under way were wasted"
+    assert sent.items() <= behaviour.seen[-1].items()
+
+
+def test_endpoints_without_logprobs_are_told_what_to_do(serve: Serve, tmp_path: Path) -> None:
+    _, endpoint = serve(refused=("logprobs",))
+    with pytest.raises(InputError, match="--judge-answer structured"):
+        ask(endpoint, tmp_path / "cache", 3)
+
+
+def test_a_wrong_key_stops_at_once_and_is_not_repeated(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behaviour, endpoint = serve()
+    monkeypatch.setenv("JUDGE_KEY", "sk-wrong-key")
+    with pytest.raises(InputError, match="refuses the key in JUDGE_KEY") as caught:
+        ask(endpoint, tmp_path / "cache", 200)
+    assert "sk-wrong-key" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert behaviour.requests <= 2 * endpoint.concurrency
+
+
+def test_an_address_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9/v1: gives no answer"):
+        ask(Endpoint("judge-1", "http://127.0.0.1:9/v1", "JUDGE_KEY", 4, 1.0, 8), tmp_path / "cache", 3)
+
+
+def test_secrets_belong_into_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    for url, words in (("http://me:pw@host/v1", "holds a secret"), ("http://host/v1", "JUDGE_KEY is not set")):
+        with pytest.raises(InputError, match=words):
+            ask(Endpoint("judge-1", url, "JUDGE_KEY", 4, 1.0, 8), tmp_path / "cache", 3)
+
+
+def test_an_endpoint_that_dies_midway_keeps_what_it_answered(serve: Serve, tmp_path: Path) -> None:
+    behaviour, endpoint = serve()
+    ask(endpoint, tmp_path / "cache", 10)
+    behaviour.faults, behaviour.fault_rate = ("reset",), 1.0
+    with pytest.raises(IcrError, match=r"gives no answer|stopped answering"):
+        ask(replace(endpoint, retries=1), tmp_path / "cache", 200)
+    behaviour.fault_rate = 0.0
+    asked = behaviour.requests
+    ask(endpoint, tmp_path / "cache", 10)
+    assert behaviour.requests == asked
+    rows = sqlite3.connect(tmp_path / "cache" / "replies.sqlite").execute("SELECT count(*) FROM replies").fetchone()
+    assert rows == (20,)
+
+
+def test_never_more_requests_than_allowed(serve: Serve, tmp_path: Path) -> None:
+    behaviour, endpoint = serve(seconds=0.02, fault_rate=0.2, faults=tuple(set(FAULTS) - {"hang"}))
+    ask(replace(endpoint, concurrency=5), tmp_path / "cache", 40)
+    assert behaviour.most_under_way == 5

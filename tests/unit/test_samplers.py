@@ -1,0 +1,321 @@
+"""The samplers: exact distributions, rows that depend on their own seed alone, and what happens when an engine fails."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from icr_platform.chat import encode_prompt, encode_response
+from icr_platform.config import GenerateSettings
+from icr_platform.errors import IcrError, InputError
+from icr_platform.generation import transformers_sampler
+from icr_platform.generation.sampler import Request, Sample, make_sampler, row_seed
+from icr_platform.generation.transformers_sampler import TransformersSampler, uniforms
+from icr_platform.models import load_model, load_tokenizer
+
+REQUESTS = [
+    Request("en", "p0", "Name a fruit."),
+    Request("es", "p0", "¿De qué color es la hierba? ¿Es un perro una herramienta?"),
+    Request("de", "p0", "Was ist rot?"),
+    Request("de", "p1", "Sag hallo."),
+]
+
+
+def sampler_of(model: Path, **settings: Any) -> TransformersSampler:
+    sampler = make_sampler(GenerateSettings(**settings), str(model))
+    assert isinstance(sampler, TransformersSampler)
+    return sampler
+
+
+def exact_probabilities(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -> np.ndarray:
+    """[vocabulary], token by token: the k likeliest, of those the fewest that hold top_p, renormalised."""
+    scaled = logits.double().numpy() / temperature
+    order = sorted(range(len(scaled)), key=lambda token: -scaled[token])[: top_k or None]
+    kept = np.exp(scaled[order] - scaled[order[0]])
+    kept /= kept.sum()
+    mass_before = np.concatenate([[0.0], np.cumsum(kept)[:-1]])
+    result = np.zeros(len(scaled))
+    for token, probability, before in zip(order, kept, mass_before, strict=True):
+        result[token] = probability if before < top_p else 0.0
+    return result / result.sum()
+
+
+@torch.inference_mode()
+def exact_pairs(model: Path, request: Request, temperature: float, top_k: int, top_p: float) -> dict[Any, float]:
+    """Probability of every first two tokens, without cache, batch or padding; one token where it ends the turn."""
+    tokenizer, network = load_tokenizer(str(model)), load_model(str(model), "float32", "cpu")
+    prompt = encode_prompt(tokenizer, request.instruction)
+
+    def after(ids: list[int]) -> np.ndarray:
+        return exact_probabilities(network(torch.tensor([ids])).logits[0, -1], temperature, top_k, top_p)
+
+    result = {}
+    first = after(prompt)
+    for token in np.flatnonzero(first):
+        if token == tokenizer.eos_token_id:
+            result[(int(token),)] = first[token]
+            continue
+        second = after([*prompt, int(token)])
+        result |= {(int(token), int(other)): first[token] * second[other] for other in np.flatnonzero(second)}
+    return result
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.7, 0, 1.0), (1.0, 5, 1.0), (1.3, 0, 0.6), (0.9, 20, 0.8)]
+)
+def test_tokens_come_from_the_exact_distribution(
+    tiny_model: Path, temperature: float, top_k: int, top_p: float
+) -> None:
+    draws = 4000
+    sampler = sampler_of(
+        tiny_model, temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=2, batch_size=1500
+    )  # fmt: skip
+    # Padding and batch-mates must not matter: one batch holds the prompt beside longer ones.
+    samples = sampler.sample(REQUESTS[:3], draws, seed=7)[0]
+    seen = Counter(tuple(sample.token_ids) for sample in samples)
+    expected = exact_pairs(tiny_model, REQUESTS[0], temperature, top_k, top_p)
+    assert set(seen) <= set(expected)
+    frequent = {pair: p * draws for pair, p in expected.items() if p * draws >= 5}
+    observed = [seen[pair] for pair in frequent] + [draws - sum(seen[pair] for pair in frequent)]
+    wanted = [*frequent.values(), draws - sum(frequent.values())]
+    statistic = sum((o - w) ** 2 / w for o, w in zip(observed, wanted, strict=True) if w > 1)
+    freedom = len(frequent)
+    assert statistic < freedom + 4 * (2 * freedom) ** 0.5  # chi-square: mean = freedom, variance = 2 * freedom
+
+
+def test_a_row_depends_on_its_seed_alone(tiny_model: Path) -> None:
+    together = sampler_of(tiny_model, max_tokens=20, batch_size=64).sample(REQUESTS, 4, seed=3)
+    for batch_size in (1, 3):
+        assert sampler_of(tiny_model, max_tokens=20, batch_size=batch_size).sample(REQUESTS, 4, seed=3) == together
+    sampler = sampler_of(tiny_model, max_tokens=20)
+    assert sampler.sample(REQUESTS[2:], 2, seed=3) == [samples[:2] for samples in together[2:]]
+    assert sampler.sample(REQUESTS, 4, seed=4) != together
+    assert len({str(samples[0].token_ids) for samples in together}) == len(REQUESTS)
+
+
+def test_greedy_is_what_generate_gives(tiny_model: Path) -> None:
+    tokenizer, model = load_tokenizer(str(tiny_model)), load_model(str(tiny_model), "float32", "cpu")
+    samples = sampler_of(tiny_model, temperature=0, max_tokens=12).sample(REQUESTS, 1, seed=0)
+    for request, (sample,) in zip(REQUESTS, samples, strict=True):
+        ids = torch.tensor([encode_prompt(tokenizer, request.instruction)])
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12)
+        assert sample.token_ids == output[0, ids.shape[1] :].tolist()
+
+
+def test_responses_end_with_their_stop_token_or_at_the_limit(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    samples = [s for row in sampler_of(tiny_model, max_tokens=8).sample(REQUESTS, 16, seed=0) for s in row]
+    assert {sample.finish_reason for sample in samples} == {"stop", "length"}
+    for sample in samples:
+        assert (sample.token_ids[-1] == tokenizer.eos_token_id) == (sample.finish_reason == "stop")
+        assert tokenizer.eos_token_id not in sample.token_ids[:-1]
+        assert sample.finish_reason == "stop" or len(sample.token_ids) == 8
+        assert sample.text == tokenizer.decode(sample.token_ids, skip_special_tokens=True)
+
+
+def test_the_context_limits_prompt_and_response_together(tiny_model: Path) -> None:
+    sampler = sampler_of(tiny_model, max_tokens=100)
+    prompt_length = len(encode_prompt(sampler.tokenizer, REQUESTS[0].instruction))
+    sampler.context = prompt_length + 3
+    assert max(len(sample.token_ids) for sample in sampler.sample(REQUESTS[:1], 16, seed=0)[0]) == 3
+    with pytest.raises(InputError, match=r"prompt 'p0' in 'es': field 'instruction' is \d+ tokens long.*context holds"):
+        sampler.sample(REQUESTS, 1, seed=0)
+
+
+def test_without_enough_memory_the_batch_is_halved(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = sampler_of(tiny_model, max_tokens=5).sample(REQUESTS, 3, seed=0)
+    decode, sizes = transformers_sampler.decode, []
+
+    def scarce(model: Any, rows: Sequence[Any], *rest: Any) -> list[list[int]]:
+        sizes.append(len(rows))
+        if len(rows) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(model, rows, *rest)
+
+    monkeypatch.setattr(transformers_sampler, "decode", scarce)
+    limit = 4
+    assert sampler_of(tiny_model, max_tokens=5).sample(REQUESTS, 3, seed=0) == expected
+    assert sizes == [12, 6, 3, 3, 3, 3]
+    limit = 0
+    with pytest.raises(IcrError, match="memory does not hold"):
+        sampler_of(tiny_model, max_tokens=5).sample(REQUESTS, 3, seed=0)
+
+
+def test_broken_weights_are_an_error_not_a_token(tiny_model: Path) -> None:
+    for temperature in (0.0, 1.0):
+        sampler = sampler_of(tiny_model, max_tokens=5, temperature=temperature)
+        torch.nn.init.constant_(sampler.model.get_output_embeddings().weight, float("nan"))
+        with pytest.raises(IcrError, match="not finite"):
+            sampler.sample(REQUESTS, 1, seed=0)
+
+
+def test_uniforms_are_a_rows_own_and_below_one() -> None:
+    seeds = [row_seed(0, request, index) for request in REQUESTS for index in range(50)]
+    assert len(set(seeds)) == len(seeds)
+    stream = uniforms(seeds, 200)
+    assert torch.equal(uniforms(seeds[5:7], 100), stream[5:7, :100])
+    assert stream.min() >= 0
+    assert stream.max() < 1
+    assert stream.mean() == pytest.approx(0.5, abs=4 * (1 / 12 / stream.numel()) ** 0.5)
+
+
+def test_engines_that_cannot_work_here_are_bad_input(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"'vllm', which is not installed; pip install 'icr-platform\[vllm\]'"):
+        make_sampler(GenerateSettings(sampler="vllm"), str(tiny_model))
+    with pytest.raises(InputError, match=r"field 'server_url' is 'localhost'"):
+        make_sampler(GenerateSettings(sampler="server", server_url="localhost"), str(tiny_model))
+
+
+class Endpoint(ThreadingHTTPServer):
+    """A chat completions endpoint on this machine. `answer` makes (status, body) from a request's body."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: set[str | None] = set()
+        self.lock = threading.Lock()
+        self.under_way = self.most_under_way = 0
+        self.answer: Any = lambda body: (200, completion(f"echo {body['messages'][0]['content']} {body['seed']}"))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Endpoint
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.bodies.append(body)
+            self.server.keys.add(self.headers["Authorization"])
+            self.server.under_way += 1
+            self.server.most_under_way = max(self.server.most_under_way, self.server.under_way)
+        status, answer = self.server.answer(body)
+        with self.server.lock:
+            self.server.under_way -= 1
+        data = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("retry-after-ms", "1")
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def completion(text: str | None, reason: str = "stop", **choice: object) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text}
+    choices = [{"index": 0, "message": message, "finish_reason": reason} | choice]
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": choices}
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with Endpoint() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def ask(endpoint: Endpoint, model: Path, samples: int = 3, **settings: Any) -> list[list[Sample]]:
+    options = {"server_model": "m", "temperature": 0.5, "top_p": 0.9, "max_tokens": 40} | settings
+    sampler = make_sampler(GenerateSettings(sampler="server", server_url=endpoint.url, **options), str(model))
+    return sampler.sample(REQUESTS, samples, seed=1)
+
+
+def test_text_from_a_server_is_tokenised_once_and_marked(endpoint: Endpoint, tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    results = ask(endpoint, tiny_model, server_concurrency=2)
+    seeds = {(r.language, r.prompt_id, i): row_seed(1, r, i, bits=31) for r in REQUESTS for i in range(3)}
+    for request, samples in zip(REQUESTS, results, strict=True):
+        for index, sample in enumerate(samples):
+            text = f"echo {request.instruction} {seeds[request.language, request.prompt_id, index]}"
+            assert sample == Sample(text, encode_response(tokenizer, text), "stop", "retokenised")
+    body = endpoint.bodies[0]
+    assert {key: body[key] for key in ("model", "temperature", "top_p", "max_tokens")} == {
+        "model": "m", "temperature": 0.5, "top_p": 0.9, "max_tokens": 40,
+    }  # fmt: skip
+    assert "top_k" not in body
+    assert endpoint.most_under_way == 2
+    assert endpoint.keys == {"Bearer EMPTY"}
+
+    endpoint.answer = lambda _: (200, completion("cut", "length"))
+    sample = ask(endpoint, tiny_model, top_k=5)[0][0]
+    assert sample == Sample("cut", encode_response(tokenizer, "cut", finished=False), "length", "retokenised")
+    assert endpoint.bodies[-1]["top_k"] == 5
+
+
+def test_token_ids_from_a_server_are_kept(endpoint: Endpoint, tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model))
+    ids = [*encode_response(tokenizer, "Hallo", finished=False), 80, tokenizer.eos_token_id]
+
+    def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        assert body["return_token_ids"] is True
+        prompt = encode_prompt(tokenizer, body["messages"][0]["content"])
+        return 200, completion("Hallo", token_ids=ids) | {"prompt_token_ids": prompt[shift:]}
+
+    shift, endpoint.answer = 0, answer
+    sample = ask(endpoint, tiny_model)[0][0]
+    assert (sample.token_ids, sample.token_ids_source) == (ids, "sampler")
+    shift = 1
+    with pytest.raises(InputError, match="tokenises the prompt otherwise than the policy"):
+        ask(endpoint, tiny_model)
+
+
+def test_a_server_that_refuses_unknown_fields_is_asked_without(endpoint: Endpoint, tiny_model: Path) -> None:
+    refusal = {"error": {"message": "Unrecognized request argument supplied: return_token_ids"}}
+    endpoint.answer = lambda body: (400, refusal) if "return_token_ids" in body else (200, completion("ok"))
+    assert ask(endpoint, tiny_model)[3][2].text == "ok"
+
+
+def test_a_server_that_stumbles_is_asked_again(endpoint: Endpoint, tiny_model: Path) -> None:
+    failures = iter([429, 500, 503])
+    endpoint.answer = lambda _: (next(failures, 200), completion("ok"))
+    assert {sample.text for samples in ask(endpoint, tiny_model) for sample in samples} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "message"),
+    [
+        (400, {"error": {"message": "bad\nrequest"}}, IcrError, r"prompt 'p1' in 'de'.*bad.*finished shards are kept"),
+        (401, {"error": {"message": "no"}}, InputError, r"prompt 'p1' in 'de': the key is refused.*OPENAI_API_KEY"),
+        (404, {"error": {"message": "no"}}, InputError, r"'server_url' and 'server_model' 'm'"),
+        (
+            200,
+            completion("x", "content_filter"),
+            IcrError,
+            r"prompt 'p1' in 'de': ended for the reason 'content_filter'",
+        ),
+        (200, completion("x") | {"choices": []}, IcrError, r"prompt 'p1' in 'de': the answer holds no choice"),
+    ],
+)
+def test_failures_name_the_prompt_and_are_never_a_response(
+    endpoint: Endpoint, tiny_model: Path, status: int, body: dict[str, Any], kind: type[IcrError], message: str
+) -> None:
+    endpoint.answer = lambda sent: (
+        (status, body) if "Sag" in sent["messages"][0]["content"] else (200, completion("ok"))
+    )
+    with pytest.raises(kind, match=message) as caught:
+        ask(endpoint, tiny_model)
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,59 @@
+"""The inspector's entry: `launch(InspectOptions(...))` serves the pages, `publish_verdicts(...)` adds verdicts to their run."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+from icr_platform.errors import InputError
+from icr_platform.tracking import TrackingReader
+from ui.inspector import Inspector
+from ui.queries import Engine
+from ui.runs import Catalogue
+from ui.shell import Show, render_page
+from ui.verdicts import VerdictStore
+
+VERDICTS_FILE = "verdicts.db"
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """Flags of `icr inspect`.
+
+    tracking_uri: MLflow store; empty: MLFLOW_TRACKING_URI, or MLflow's default.
+    experiment: show this experiment only; empty: all.
+    port: on 127.0.0.1; 0 takes a free one.
+    verdicts: SQLAlchemy URL, or path of an SQLite file.
+    auth_file: users and hashed passwords, see `ui.auth`; empty: no login.
+    user_header: request header in which a reverse proxy names the user; empty: none is trusted.
+    public_host: host name under which a reverse proxy serves the inspector, beside 127.0.0.1 and localhost.
+    """
+
+    tracking_uri: str = ""
+    experiment: str = ""
+    port: int = 7860
+    verdicts: str = VERDICTS_FILE
+    auth_file: str = ""
+    user_header: str = ""
+    public_host: str = ""
+
+
+def open_inspector(options: InspectOptions) -> Inspector:
+    """Everything behind the pages.
+
+    Raises:
+        InputError: the tracking store or the verdict database cannot be opened.
+    """
+    reader = TrackingReader(options.tracking_uri)
+    reader.check()
+    if options.experiment and options.experiment not in reader.experiments().values():
+        known = ", ".join(sorted(reader.experiments().values()))
+        raise InputError(f"icr inspect: no experiment {options.experiment!r}; there are: {known}")
+    cache = Path(tempfile.gettempdir()) / f"icr-inspector-{os.getuid()}"
+    cache.mkdir(mode=0o700, exist_ok=True)
+    return Inspector(Catalogue(reader, cache, options.experiment), Engine(), VerdictStore(options.verdicts))

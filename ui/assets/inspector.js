@@ -1,0 +1,125 @@
+// The URL is the state: links and filter forms change it, and the page is rendered again from it through Gradio's bus.
+(() => {
+  "use strict";
+  const WAIT_MS = 200, GIVE_UP_MS = 60000;
+  let remembered = null, timers = [];
+
+  const go = (query) => {
+    const active = document.activeElement;
+    remembered = active && active.name ? { name: active.name, start: active.type === "search" ? active.selectionStart : null } : null;
+    busy(true);
+    if (window.icrGo) window.icrGo(query);
+    else window.location.reload();
+  };
+
+  const busy = (on) => {
+    timers.forEach(clearTimeout);
+    timers = [];
+    document.body.classList.remove("icr-busy", "icr-lost");
+    const root = document.querySelector(".icr");
+    if (root) root.setAttribute("aria-busy", on);
+    if (!on) return;
+    timers.push(setTimeout(() => document.body.classList.add("icr-busy"), WAIT_MS));
+    timers.push(setTimeout(() => document.body.classList.add("icr-lost"), GIVE_UP_MS));
+  };
+
+  const rendered = () => {
+    busy(false);
+    const root = document.querySelector(".icr");
+    const url = root && root.dataset.url;
+    if (url && url !== location.pathname + location.search) history.replaceState(null, "", withTheme(url));
+    if (remembered) {
+      const field = document.querySelector(`.icr form[data-view] [name="${CSS.escape(remembered.name)}"]`);
+      if (field) {
+        field.focus({ preventScroll: true });
+        if (remembered.start !== null && field.setSelectionRange) field.setSelectionRange(remembered.start, remembered.start);
+      }
+      remembered = null;
+    }
+  };
+
+  const withTheme = (url) => {
+    const theme = new URLSearchParams(location.search).get("__theme");
+    return theme ? url + (url.includes("?") ? "&" : "?") + "__theme=" + encodeURIComponent(theme) : url;
+  };
+
+  document.addEventListener("click", (event) => {
+    const toggle = event.target.closest("[data-theme-toggle]");
+    if (toggle) {
+      const dark = document.body.classList.toggle("dark");
+      try { localStorage.setItem("icr-theme", dark ? "dark" : "light"); } catch (error) { /* private window: not remembered */ }
+      return;
+    }
+    const link = event.target.closest(".icr a[href]");
+    if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+    const row = new URL(link.href, location.href);
+    if (row.origin !== location.origin || row.pathname !== location.pathname || row.hash || !window.icrGo) return;
+    event.preventDefault();
+    history.pushState(null, "", withTheme(row.pathname + row.search));
+    window.scrollTo(0, 0);
+    go(row.search);
+  });
+
+  const submit = (form, changed) => {
+    const resets = changed && "resets" in changed.dataset;
+    const query = new URLSearchParams();
+    for (const [name, value] of new FormData(form)) {
+      const kept = !resets || name === changed.name;
+      if (value !== "" && kept) query.append(name, value);
+    }
+    const text = query.toString();
+    history.replaceState(null, "", withTheme(location.pathname + (text ? "?" + text : "")));
+    go(text ? "?" + text : "");
+  };
+
+  document.addEventListener("change", (event) => {
+    const form = event.target.closest("form[data-view]");
+    if (form && event.target.tagName === "SELECT") submit(form, event.target);
+  });
+  document.addEventListener("submit", (event) => {
+    const form = event.target.closest("form[data-view]");
+    if (!form) return;
+    event.preventDefault();
+    submit(form, null);
+  });
+  window.addEventListener("popstate", () => go(location.search));
+
+  const isTyping = (element) => element && (element.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(element.tagName));
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (isTyping(document.activeElement) && !/^(checkbox|radio)$/.test(document.activeElement.type || "")) {
+      if (event.key === "Escape") document.activeElement.blur();
+      return;
+    }
+    const wanted = { ArrowLeft: ".icr main a[rel=prev]", ArrowRight: ".icr main a[rel=next]" }[event.key];
+    const target = (wanted && document.querySelector(wanted)) || document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
+    const press = target || keyed(event.key);
+    if (!press || press.disabled) return;
+    event.preventDefault();
+    press.click();
+  });
+
+  // Gradio's own components take no data attributes: their key is the end of their id, as in key-1.
+  const keyed = (key) => {
+    const place = document.getElementById(`key-${key.toLowerCase()}`);
+    if (place) return place.tagName === "BUTTON" ? place : place.querySelector("button, input, textarea");
+    const reason = "qwertyui".indexOf(key.toLowerCase());
+    const boxes = document.querySelectorAll("#reasons input[type=checkbox]");
+    return reason >= 0 && key.length === 1 ? boxes[reason] : null;
+  };
+
+  new MutationObserver(() => {
+    const root = document.querySelector(".icr");
+    if (root && root.dataset.serial !== rendered.serial) {
+      rendered.serial = root.dataset.serial;
+      rendered();
+    }
+  }).observe(document.documentElement, { childList: true, subtree: true, attributes: true, attributeFilter: ["data-serial"] });
+
+  document.addEventListener("DOMContentLoaded", () => {
+    let theme = null;
+    try { theme = localStorage.getItem("icr-theme"); } catch (error) { /* private window */ }
+    const asked = new URLSearchParams(location.search).get("__theme");
+    if (theme && !asked) setTimeout(() => document.body.classList.toggle("dark", theme === "dark"), 0);
+  });
+})();

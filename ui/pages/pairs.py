@@ -1,0 +1,83 @@
+"""Pairs: why a pair was chosen, with everything about its prompt beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from markupsafe import Markup
+
+from ui import pairs_data
+from ui.inspector import Content, Focus, Inspector
+from ui.rendering import number, render, word_diff
+from ui.shell import kept_fields
+from ui.view import SORTS, View
+
+_FORM = {
+    "experiment", "run", "iteration", "language", "q", "margin_min", "margin_max", "length_min", "length_max", "dropped", "sort", "order"
+}  # fmt: skip
+
+
+def show(inspector: Inspector, focus: Focus) -> Content:
+    """The list of pairs, or one pair when the view names a prompt."""
+    view = focus.view
+    if view.iteration is None:
+        view = replace(view, iteration=inspector.latest(focus.arm, "annotate"))
+    iteration = focus.arm.iteration(view.iteration or 0)
+    tables = inspector.pair_tables(iteration)
+    filters = render(
+        "pairs_filters",
+        view=view,
+        iterations=[t.number for t in focus.arm.iterations],
+        languages=focus.arm.languages() or pairs_data.languages_of(inspector.engine, tables),
+        reasons=pairs_data.drop_reasons(inspector.engine, tables, view.language),
+        sorts=list(SORTS.items()),
+        kept=kept_fields(view, _FORM),
+    )
+    main = _detail(inspector, tables, view) if view.id else _list(inspector, tables, view)
+    return Content(Markup(filters), Markup(main))
+
+
+def _list(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> str:
+    page = pairs_data.list_pairs(inspector.engine, tables, view)
+    return render("pairs_list", view=view, page=page, size=pairs_data.PAGE_ROWS, sample_filter=_sample_filter(view))
+
+
+def _sample_filter(view: View) -> str:
+    """What the cell of Margins that was clicked holds, in words; '' without one."""
+    if view.sample_length_min is None and view.sample_reward_min is None:
+        return ""
+    length = f"{number(view.sample_length_min, 0)} to {number(view.sample_length_max, 0)} characters"
+    return f"Prompts with a sample of {length} and reward {number(view.sample_reward_min)} to {number(view.sample_reward_max)}"
+
+
+def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> str:
+    language = view.id_language or view.language or _language(inspector, tables, view)
+    near = pairs_data.neighbours(inspector.engine, tables, replace(view, id_language=language))
+    detail = pairs_data.pair_detail(inspector.engine, tables, language, view.id)
+    pair = detail.pair
+    diff = word_diff(pair["chosen"], pair["rejected"]) if pair else None
+    return render(
+        "pair_detail",
+        view=view,
+        detail=detail,
+        diff=diff,
+        near=near,
+        list_start=(near.place - 1) // pairs_data.PAGE_ROWS * pairs_data.PAGE_ROWS if near else 0,
+        chosen=_scores(detail, pair["chosen_index"]) if pair else None,
+        rejected=_scores(detail, pair["rejected_index"]) if pair else None,
+    )
+
+
+def _language(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> str:
+    """A language that has the prompt id, for links that name none."""
+    found = pairs_data.languages_with(inspector.engine, tables, view.id)
+    return found[0] if found else ""
+
+
+def _scores(detail: pairs_data.PairDetail, sample_index: int) -> dict[str, Any] | None:
+    """Log-probabilities of a sample under the reward that makes the pairs."""
+    for sample in detail.samples:
+        if sample["sample_index"] == sample_index and detail.kinds and detail.kinds[0] in sample["rewards"]:
+            return dict(sample["rewards"][detail.kinds[0]])
+    return None
