@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ ARTIFACTS: dict[str, tuple[str, ...]] = {
     "train": ("checkpoint",),
     "eval": ("outputs", "judgments", "scores"),
 }
+METRICS = "metrics.json"
 _MODULES = {
     "generate": "icr_platform.generation.stage",
     "annotate": "icr_platform.annotation.stage",
@@ -230,8 +232,14 @@ def _find(session: Session, stage: str, key: str, folder: Path, explicit: bool) 
         paths = _from_store(tracker, found, key, ARTIFACTS[stage])
     if paths is None:
         return None
-    result = StageResult(artifacts=paths, metrics=dict(found.data.metrics))
+    result = StageResult(artifacts=paths, metrics=_final_metrics(tracker, found))
     return StageRun(result, key, RunHandle(tracker.uri, found.info.run_id, tracker.experiment_id), reused=True)
+
+
+def _final_metrics(tracker: Tracker, found: Any) -> dict[str, float]:
+    """What the stage returned; the run's own metrics hold its loss curves too."""
+    path = tracker.local_artifact(found.info.run_id, METRICS)
+    return dict(read_json(path)) if path is not None else dict(found.data.metrics)
 
 
 def _from_store(tracker: Tracker, found: Any, key: str, names: tuple[str, ...]) -> dict[str, Path] | None:
@@ -308,6 +316,7 @@ def code_tags() -> dict[str, str]:
 
 def _log(session: Session, run: RunHandle, result: StageResult) -> None:
     run.log_metrics(result.metrics)
+    run.log_text(json.dumps(dict(result.metrics), indent=1), METRICS)
     for name, table in result.tables.items():
         run.log_table(table, name)
     for name, path in result.artifacts.items():

@@ -33,6 +33,7 @@ _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # its own default waits four minutes before it says a word
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 _BATCH_PARAMS, _BATCH_METRICS = 100, 1000  # MLflow refuses larger batches
 _CUT_PARAM, _CUT_TAG = 6000, 8000  # MLflow cuts there and only warns

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
 
 from icr_platform.errors import InputError
 from icr_platform.tracking import TrackingReader
 from ui.inspector import Inspector
 from ui.queries import Engine
 from ui.runs import Catalogue
-from ui.shell import Show, render_page
 from ui.verdicts import VerdictStore
 
 VERDICTS_FILE = "verdicts.db"
@@ -57,3 +53,41 @@ def open_inspector(options: InspectOptions) -> Inspector:
     cache = Path(tempfile.gettempdir()) / f"icr-inspector-{os.getuid()}"
     cache.mkdir(mode=0o700, exist_ok=True)
     return Inspector(Catalogue(reader, cache, options.experiment), Engine(), VerdictStore(options.verdicts))
+
+
+def launch(options: InspectOptions) -> None:
+    """Serve the inspector on 127.0.0.1 until interrupted, and print its address.
+
+    Raises:
+        InputError: a store, file, experiment or port that cannot be used; said before anything is served.
+    """
+    if options.auth_file and options.user_header:
+        raise InputError("icr inspect: give --auth-file or --user-header, not both: users log in here or at the proxy")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    inspector = open_inspector(options)
+    from ui.server import serve
+
+    try:
+        _, address, _ = serve(inspector, options, block=False)
+    except OSError as error:
+        raise InputError(f"icr inspect: port {options.port} is taken ({error}); give another --port") from error
+    print(f"The inspector is at {address} (Ctrl-C ends it).", flush=True)
+    _wait()
+
+
+def _wait() -> None:
+    import threading
+
+    threading.Event().wait()
+
+
+def publish_verdicts(options: InspectOptions, run_id: str) -> int:
+    """`icr verdicts publish RUN`: add a run's verdicts to its MLflow run. Returns how many rows of history were published.
+
+    Raises:
+        InputError: no such run, or it has no verdicts.
+    """
+    from ui.pages.agreement import publish
+
+    return publish(open_inspector(options), run_id)

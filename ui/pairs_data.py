@@ -335,3 +335,13 @@ def languages_with(engine: Engine, tables: PairTables, prompt_id: str) -> list[s
     """Languages that have a prompt, English first."""
     sql = "SELECT DISTINCT language FROM read_parquet(?) WHERE prompt_id = ? ORDER BY language <> 'en', language"
     return [row["language"] for row in engine.select(sql, [_files(tables.prompts), prompt_id])]
+
+
+def pair_of(engine: Engine, tables: PairTables, language: str, prompt_id: str) -> Row:
+    """The preference row of one prompt; raises InputError when it has none."""
+    columns = "* EXCLUDE (chosen_token_ids, rejected_token_ids)"
+    known = _known_part(engine, tables, language, prompt_id)
+    rows, _ = _by_key(engine, tables.preferences, columns, language, prompt_id, known)
+    if not rows:
+        raise InputError(f"This iteration has no pair for prompt {prompt_id[:80]!r} in {language[:40]!r}.")
+    return rows[0]

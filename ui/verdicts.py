@@ -155,34 +155,39 @@ class VerdictStore:
         latest = {(v.reviewer, v.run_id, v.item): v for v in self.history(run_id, reviewer)}
         return [verdict for verdict in latest.values() if verdict.choice != "withdrawn"]
 
-    def claim(self, run_id: str, item: str, reviewer: str, shared: bool) -> bool:
-        """Keep an item for a reviewer. False when it is another's: shown within the last half hour, or judged.
+    def claim(self, run_id: str, items: Sequence[tuple[str, bool]], reviewer: str) -> int | None:
+        """Keep the first free one of some items for a reviewer; its place in `items`, None when others hold them all.
 
-        shared: every reviewer gets the item.
+        An item is another's when it was shown to her within the last half hour, or she judged it.
+
+        Args:
+            items: identity, and whether every reviewer gets the item.
         """
-        key, slot, now = item_key(run_id, item), reviewer if shared else "", _now()
+        keys = [item_key(run_id, item) for item, _ in items]
         with self._transaction() as connection:
-            held = connection.execute(sql.select(_claims).where(_claims.c.item_key == key, _claims.c.slot == slot)).mappings().first()
-            if held is None:
-                return self._insert_claim(connection, key, slot, reviewer, now)
-            if held["reviewer"] == reviewer:
-                return True
-            if held["created_at"] > _now(-timedelta(minutes=CLAIM_MINUTES)) or self._is_judged(connection, key):
-                return False
-            taken = connection.execute(
-                sql.update(_claims)
-                .where(_claims.c.item_key == key, _claims.c.slot == slot, _claims.c.created_at == held["created_at"])
-                .values(reviewer=reviewer, created_at=now)
-            )
-            return taken.rowcount == 1
+            rows = connection.execute(sql.select(_claims).where(_claims.c.item_key.in_(keys))).mappings()
+            held = {(row["item_key"], row["slot"]): row for row in rows}
+            for place, (key, (_, shared)) in enumerate(zip(keys, items, strict=True)):
+                slot = reviewer if shared else ""
+                claim = held.get((key, slot))
+                if (claim is not None and claim["reviewer"] == reviewer) or self._take(connection, key, slot, reviewer, claim):
+                    return place
+        return None
 
-    def _insert_claim(self, connection: sql.Connection, key: str, slot: str, reviewer: str, now: str) -> bool:
-        try:
-            with connection.begin_nested():
-                connection.execute(sql.insert(_claims).values(item_key=key, slot=slot, reviewer=reviewer, created_at=now))
-        except IntegrityError:  # another server process was faster
+    def _take(self, connection: sql.Connection, key: str, slot: str, reviewer: str, held: Any) -> bool:
+        """Claim a free item, or one whose claim is old and without a verdict."""
+        own = {"reviewer": reviewer, "created_at": _now()}
+        if held is None:
+            try:
+                with connection.begin_nested():
+                    connection.execute(sql.insert(_claims).values(item_key=key, slot=slot, **own))
+            except IntegrityError:  # another server process was faster
+                return False
+            return True
+        if held["created_at"] > _now(-timedelta(minutes=CLAIM_MINUTES)) or self._is_judged(connection, key):
             return False
-        return True
+        same = (_claims.c.item_key == key, _claims.c.slot == slot, _claims.c.created_at == held["created_at"])
+        return connection.execute(sql.update(_claims).where(*same).values(own)).rowcount == 1
 
     def _is_judged(self, connection: sql.Connection, key: str) -> bool:
         query = sql.select(_verdicts.c.choice).where(_verdicts.c.item_key == key).order_by(_verdicts.c.id.desc()).limit(1)

@@ -31,8 +31,8 @@ SFT = Path(__file__).parent / "sft"
 SFT_SEED = 0
 
 ENGLISH_PAIRS = 320
-"""Enough for a pi_0 that English has changed. With 600, English is saturated and the implicit reward tells less:
-`tests/benchmarks/bench_demo_effect.py --english-pairs 600` shows iteration 2 going flat."""
+"""Enough for DPO to change English, too few to saturate it: then the implicit reward of pi_0 tells less, as
+`tests/benchmarks/bench_demo_effect.py --english-pairs 600` shows."""
 _PI_0 = {"learning_rate": 2e-4, "batch_size": 32, "accumulation": 1, "gamma": 0.0, "warmup": 0.0, "dtype": "float32"}
 _REFERENCE_OUTPUTS = GenerateSettings(
     samples=1, temperature=0.9, max_tokens=64, batch_size=512, dtype="float32", device="cpu"

@@ -4,7 +4,6 @@ It grades only in evaluation and when the English preferences of pi_0 are made; 
 """
 
 import re
-from collections import Counter
 from functools import cache
 
 from icr_platform.demo.lexicon import CLOSINGS, LANGUAGES, POLITE_OPENERS, RAMBLINGS, RUDE_OPENERS
@@ -34,22 +33,22 @@ def grade_task(task: Task, language: str, text: str) -> float:
     """
     parts = sentences(text)
     wanted = {
-        "opener": {phrase.in_language(language) for phrase in POLITE_OPENERS} if parts else set(),
+        "opener": {phrase.in_language(language) for phrase in POLITE_OPENERS},
         "content": set(task.correct[language]),
         "fact": {task.fact.in_language(language)},
         "closing": {phrase.in_language(language) for phrase in CLOSINGS},
     }
     worth = {"opener": OPENER, "content": CONTENT, "fact": FACT, "closing": CLOSING}
-    grade = 0.0
+    earned = 0.0
     for position, sentence in enumerate(parts):
         role = next((role for role, known in wanted.items() if sentence in known), None)
         misplaced = (role == "opener" and position > 0) or (role == "closing" and position < len(parts) - 1)
         if role is None or misplaced:
-            grade += FAULT
+            earned += FAULT
             continue
-        grade += worth[role]
+        earned += worth[role]
         wanted[role] = set()
-    return min(max(round(grade, 6), 0.0), 1.0)
+    return min(max(round(earned, 6), 0.0), 1.0)
 
 
 def grade(prompt_id: str, language: str, text: str) -> float:
@@ -79,15 +78,16 @@ def _languages_by_word() -> dict[str, frozenset[str]]:
 def identify_language(text: str) -> tuple[str, float]:
     """The language most of the text's words belong to, and its share of the votes; ``("und", 0.0)`` without any.
 
-    Exact on the world's own sentences, which are too short for general language identifiers. A word of several
-    languages ("animal") gives each an equal part of its vote.
+    Exact on the world's own sentences, however short. A word of several languages ("animal") gives each an equal part of
+    its vote.
     """
-    votes: Counter[str] = Counter()
+    votes = dict.fromkeys(LANGUAGES, 0.0)
     known = _languages_by_word()
     for word in _WORD.findall(text.lower()):
         for language in known.get(word, frozenset()):
-            votes[language] += 1 / len(known[word])  # type: ignore[assignment]
-    if not votes:
+            votes[language] += 1 / len(known[word])
+    total = sum(votes.values())
+    if not total:
         return "und", 0.0
-    language, count = votes.most_common(1)[0]
-    return language, count / sum(votes.values())
+    language = max(votes, key=votes.__getitem__)
+    return language, votes[language] / total

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_RETRY_AFTER = 0.5, 30.0, 600.0
 _RETRIES_BEFORE_FIRST_REPLY = 2
 _BAD_REQUEST_RETRIES = 4
+_CONNECTIONS_PER_CLIENT = 8
 _SAMPLING = ("temperature", "top_p", "seed", "reasoning_effort", "n")
 
 
@@ -106,8 +108,8 @@ class ChatClient:
         self.endpoint, self.cache = endpoint, cache
         check_endpoint(endpoint)
         self._key = os.environ[endpoint.key_variable]
-        self._slots = asyncio.Semaphore(endpoint.concurrency)
-        self._client: AsyncOpenAI | None = None
+        self._clients: list[AsyncOpenAI] = []
+        self._slots: asyncio.LifoQueue[AsyncOpenAI] = asyncio.LifoQueue()
         self._adapted: dict[str, str] = {}
         self._replies = 0
         self._failures_in_a_row = 0
@@ -125,15 +127,16 @@ class ChatClient:
         return answer
 
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.close()
+        """Close all connections."""
+        for client in self._clients:
+            await client.close()
 
     async def _persist(self, messages: Sequence[Message], parameters: Mapping[str, Any]) -> Reply | Failure:
         tries = bad_requests = 0
         while True:
             try:
-                async with self._slots:
-                    reply = await self._send(messages, parameters)
+                async with self._slot() as client:
+                    reply = await self._send(client, messages, parameters)
             except _Retry as retry:
                 if retry.adapted:
                     continue
@@ -168,7 +171,9 @@ class ChatClient:
             )
         return Failure(f"{retry.detail}, {tries} tries")
 
-    async def _send(self, messages: Sequence[Message], parameters: Mapping[str, Any]) -> Reply:
+    async def _send(
+        self, client: AsyncOpenAI, messages: Sequence[Message], parameters: Mapping[str, Any]
+    ) -> Reply:
         """One request. Raises _Retry for whatever may go better the next time."""
         import openai
 
@@ -177,7 +182,7 @@ class ChatClient:
             async with asyncio.timeout(self.endpoint.timeout):
                 body = {"model": self.endpoint.model, "messages": list(messages), **sent}
                 # The typed method walks every message through pydantic first: as much work as all the rest of a request.
-                return parse_completion(await self._sdk().post("/chat/completions", cast_to=bytes, body=body))
+                return parse_completion(await client.post("/chat/completions", cast_to=bytes, body=body))
         except TimeoutError:
             raise _Retry(f"no answer within {self.endpoint.timeout:g} s", unreachable=True) from None
         except MalformedReplyError as error:
@@ -187,14 +192,32 @@ class ChatClient:
         except openai.APIConnectionError as error:
             raise _Retry(self._clean(f"connection failed: {error.__cause__ or error}"), unreachable=True) from error
 
-    def _sdk(self) -> AsyncOpenAI:
-        if self._client is None:
-            from openai import AsyncOpenAI
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[AsyncOpenAI]:
+        """Wait for one of the places among the requests under way, and hold it."""
+        if not self._clients:
+            self._connect()
+        client = await self._slots.get()
+        try:
+            yield client
+        finally:
+            self._slots.put_nowait(client)
 
-            self._client = AsyncOpenAI(
-                base_url=self.endpoint.url or None, api_key=self._key, max_retries=0, timeout=self.endpoint.timeout
-            )
-        return self._client
+    def _connect(self) -> None:
+        """Several clients of few connections each: a pool looks at all its connections before every request."""
+        from openai import AsyncOpenAI
+
+        for place in range(self.endpoint.concurrency):
+            if place % _CONNECTIONS_PER_CLIENT == 0:
+                self._clients.append(
+                    AsyncOpenAI(
+                        base_url=self.endpoint.url or None,
+                        api_key=self._key,
+                        max_retries=0,
+                        timeout=self.endpoint.timeout,
+                    )
+                )
+            self._slots.put_nowait(self._clients[-1])
 
     def _on_status(self, error: APIStatusError, sent: Mapping[str, Any], wanted: Mapping[str, Any]) -> Exception:
         """What an HTTP error means: stop, ask again later, or ask in another way."""

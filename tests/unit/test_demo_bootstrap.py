@@ -24,7 +24,9 @@ FOREIGN = ("Hello,  wörld!\n\n漢字🙂", " leading and trailing ", "Don't —
 
 def test_checkpoint_ships_under_two_megabytes() -> None:
     files = [path for path in SFT.iterdir() if path.is_file()]
-    assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= {path.name for path in files}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= {
+        path.name for path in files
+    }
     assert sum(path.stat().st_size for path in files) < 2_000_000
 
 
@@ -75,7 +77,9 @@ def test_prepare_makes_the_inputs_of_iterate_once(tmp_path: Path) -> None:
     for language in LANGUAGES:
         outputs = [json.loads(line) for line in (first / "outputs" / f"{language}.jsonl").read_text().splitlines()]
         prompts = [json.loads(line) for line in (first / "prompts/test" / f"{language}.jsonl").read_text().splitlines()]
-        assert [(row["id"], row["instruction"]) for row in outputs] == [(row["id"], row["instruction"]) for row in prompts]
+        assert [(row["id"], row["instruction"]) for row in outputs] == [
+            (row["id"], row["instruction"]) for row in prompts
+        ]
     pairs = open_artifact(first / "english_preferences", PREFERENCES).read().to_pylist()
     assert len(pairs) == 32
     assert {row["language"] for row in pairs} == {"en"}

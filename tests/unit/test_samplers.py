@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -75,12 +76,12 @@ def exact_pairs(model: Path, request: Request, temperature: float, top_k: int, t
 def test_tokens_come_from_the_exact_distribution(
     tiny_model: Path, temperature: float, top_k: int, top_p: float
 ) -> None:
-    draws = 4000
+    draws = 3000
     sampler = sampler_of(
         tiny_model, temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=2, batch_size=1500
     )  # fmt: skip
-    # Padding and batch-mates must not matter: one batch holds the prompt beside longer ones.
-    samples = sampler.sample(REQUESTS[:3], draws, seed=7)[0]
+    # Padding and batch-mates must not matter: a batch holds the prompt beside a longer one.
+    samples = sampler.sample(REQUESTS[:2], draws, seed=7)[0]
     seen = Counter(tuple(sample.token_ids) for sample in samples)
     expected = exact_pairs(tiny_model, REQUESTS[0], temperature, top_k, top_p)
     assert set(seen) <= set(expected)
@@ -206,6 +207,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.keys.add(self.headers["Authorization"])
             self.server.under_way += 1
             self.server.most_under_way = max(self.server.most_under_way, self.server.under_way)
+        time.sleep(0.01)  # long enough for requests to overlap
         status, answer = self.server.answer(body)
         with self.server.lock:
             self.server.under_way -= 1

@@ -1,0 +1,106 @@
+"""Language identifiers on real gpt-4-turbo outputs to X-AlpacaEval in nine languages.
+
+python tests/benchmarks/bench_language_id.py [--shared FOLDER] [--every 1] [--json PATH]
+
+Columns: percent of a language's responses identified as it; the mean; percent of all flagged as another language with
+confidence of at least 0.5, which is what annotate's language filter drops; milliseconds a text. Some responses are rightly in
+another language (translations, code), so no identifier reaches 100. Rows: the whole response or its first 40 characters;
+choosing among all languages or the nine. Last: how often texts of a language outside a run are taken for one of its own.
+pycld2 is compared where it is installed.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from icr_platform.language_id import Identified, Identifier, make_identifier
+
+LANGUAGES = ("bn", "de", "en", "es", "fr", "ru", "sw", "th", "zh")
+RUN, OUTSIDERS = ("en", "es", "fr"), ("de", "sw", "ru", "zh")
+CONFIDENT = 0.5
+SHORT = 40
+
+
+def load_texts(shared: Path, every: int) -> dict[str, list[str]]:
+    """Every `every`-th output of each language."""
+    texts = {}
+    for language in LANGUAGES:
+        path = shared / "data" / "outputs" / language / "gpt-4-turbo-2024-04-09.json"
+        texts[language] = [row["output"] for row in json.loads(path.read_text(encoding="utf-8"))][::every]
+    return texts
+
+
+def cld2(texts: Sequence[str]) -> list[Identified]:
+    import pycld2
+
+    found = []
+    for text in texts:
+        try:
+            _, code, percent, _ = pycld2.detect(text.encode())[2][0]
+        except pycld2.error:  # it refuses some control characters
+            code, percent = "un", 0
+        found.append(Identified(code.split("-")[0], percent / 100))
+    return found
+
+
+def measure(identify: Identifier, texts: dict[str, list[str]], characters: int | None) -> dict[str, Any]:
+    """Accuracy per language, share confidently flagged as another language, milliseconds a text."""
+    accuracy, flagged, seconds = {}, 0, 0.0
+    for language, whole in texts.items():
+        given = [text[:characters] for text in whole]
+        start = time.perf_counter()
+        found = identify(given)
+        seconds += time.perf_counter() - start
+        accuracy[language] = 100 * sum(item.language == language for item in found) / len(found)
+        flagged += sum(item.language != language and item.confidence >= CONFIDENT for item in found)
+    total = sum(map(len, texts.values()))
+    mean = sum(accuracy.values()) / len(accuracy)
+    return {**accuracy, "mean": mean, "flagged": 100 * flagged / total, "ms": 1000 * seconds / total}
+
+
+def taken_in(identify: Identifier, texts: dict[str, list[str]]) -> float:
+    """Percent of whole texts in OUTSIDERS that are confidently taken for a language of RUN other than English."""
+    found = [item for language in OUTSIDERS for item in identify(texts[language])]
+    own = set(RUN) - {"en"}
+    return 100 * sum(item.language in own and item.confidence >= CONFIDENT for item in found) / len(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = os.environ.get("ICR_SHARED", str(Path(__file__).parents[3] / "shared"))
+    parser.add_argument("--shared", type=Path, default=Path(default))
+    parser.add_argument("--every", type=int, default=1, help="take every n-th output")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    texts = load_texts(options.shared, options.every)
+    columns = [*LANGUAGES, "mean", "flagged", "ms"]
+    print(f"{sum(map(len, texts.values()))} texts\n\n| identifier | among | text | {' | '.join(columns)} |")
+    print("|---" * (len(columns) + 3) + "|")
+    results = []
+    for name in ("langid", "fasttext", "lingua", "cld2"):
+        for among in ("all",) if name == "cld2" else ("all", "nine"):
+            identify = cld2 if name == "cld2" else make_identifier(name, among=LANGUAGES if among == "nine" else ())
+            identify([texts[language][0] for language in LANGUAGES])  # loads what is loaded lazily
+            for characters in (None, SHORT):
+                row = measure(identify, texts, characters)
+                text = f"first {characters}" if characters else "whole"
+                results.append({"identifier": name, "among": among, "text": text, **row})
+                cells = " | ".join(
+                    f"{row[column]:.2f}" if column == "ms" else f"{row[column]:.1f}" for column in columns
+                )
+                print(f"| {name} | {among} | {text} | {cells} |", flush=True)
+    for name in ("langid", "fasttext"):
+        for among in ((), RUN):
+            share = taken_in(make_identifier(name, among=among), texts)
+            print(f"{name} among {' '.join(among) or 'all'}: {share:.1f}% of {' '.join(OUTSIDERS)} taken for es or fr")
+            results.append({"identifier": name, "among": " ".join(among) or "all", "taken_in": share})
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

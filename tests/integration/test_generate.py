@@ -1,0 +1,147 @@
+"""The generate stage on a real, tiny model. (`test_kill.py` kills its process; here it is stopped between two shards.)"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from icr_platform.artifacts import open_artifact
+from icr_platform.config import GenerateConfig
+from icr_platform.errors import InputError
+from icr_platform.generation import sampling
+from icr_platform.generation.prompts import load_prompts
+from icr_platform.generation.sampler import Request, make_sampler
+from icr_platform.generation.stage import run, validate
+from icr_platform.schemas import PROMPTS, RESPONSES
+from icr_platform.stages import StageContext, StageResult
+
+SETTINGS: dict[str, Any] = {
+    "languages": ("es", "de", "en"),
+    "samples": 3,
+    "max_tokens": 10,
+    "shard_prompts": 4,
+    "seed": 5,
+}
+
+
+def generate(folder: Path, model: Path, prompts: Path, **settings: Any) -> StageResult:
+    config = GenerateConfig(policy=str(model), prompts=str(prompts), **(SETTINGS | settings))
+    return run(config, StageContext(folder, "fingerprint"))
+
+
+def responses_of(folder: Path) -> pa.Table:
+    return open_artifact(folder / "responses", RESPONSES).read()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_prompt_gets_its_samples_in_order(tiny_model: Path, prompt_folder: Path, tmp_path: Path) -> None:
+    lines = (prompt_folder / "de.jsonl").read_text(encoding="utf-8").splitlines()
+    (prompt_folder / "de.jsonl").write_text("\n".join(lines[1:]), encoding="utf-8")  # p0 is missing in German
+    result = generate(tmp_path / "out", tiny_model, prompt_folder)
+
+    expected = load_prompts(str(prompt_folder), SETTINGS["languages"])
+    assert open_artifact(result.artifacts["prompts"], PROMPTS).read() == expected.table
+    assert result.notes == expected.notes
+    assert result.tables["missing_prompts"].values.tolist() == [["de", "p0"]]
+
+    rows = responses_of(tmp_path / "out").to_pylist()
+    assert [(row["language"], row["prompt_id"], row["sample_index"]) for row in rows] == [
+        (prompt["language"], prompt["prompt_id"], index) for prompt in expected.table.to_pylist() for index in range(3)
+    ]
+    # 6 + 5 + 6 prompts in shards of at most 4 of one language
+    assert len(list((tmp_path / "out" / "responses").glob("part-*.parquet"))) == 6
+    sampler = make_sampler(GenerateConfig(**SETTINGS), str(tiny_model))
+    alone = sampler.sample([Request("es", "p5", "Saluda.")], 3, seed=5)[0]
+    assert [row["token_ids"] for row in rows[15:18]] == [sample.token_ids for sample in alone]
+
+    spanish = [row for row in rows if row["language"] == "es"]
+    assert result.metrics["tokens/es"] == sum(row["token_count"] for row in spanish)
+    assert result.metrics["length/characters/es"] == pytest.approx(sum(len(row["response"]) for row in spanish) / 18)
+    assert result.metrics["truncated/es"] == pytest.approx(
+        100 * sum(row["finish_reason"] == "length" for row in spanish) / 18
+    )
+    assert result.metrics["fidelity/es"] == pytest.approx(
+        100 * sum(row["detected_language"] == "es" for row in spanish) / 18
+    )
+    assert result.metrics["tokens_per_second"] > 0
+
+
+def test_a_stopped_run_goes_on_with_the_shards_that_are_left(
+    tiny_model: Path, prompt_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate(tmp_path / "whole", tiny_model, prompt_folder)
+    sample_part, sampled = sampling.sample_part, []
+
+    def stops_at_the_third(sampler: Any, identifier: Any, prompts: pa.Table, *rest: Any) -> pa.Table:
+        if len(sampled) == 2:
+            raise KeyboardInterrupt
+        sampled.append(prompts.num_rows)
+        return sample_part(sampler, identifier, prompts, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "sample_part", stops_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            generate(tmp_path / "stopped", tiny_model, prompt_folder)
+    assert not (tmp_path / "stopped" / "responses" / "manifest.json").exists()
+
+    def counts(*arguments: Any) -> pa.Table:
+        sampled.append(arguments[2].num_rows)
+        return sample_part(*arguments)
+
+    monkeypatch.setattr(sampling, "sample_part", counts)
+    generate(tmp_path / "stopped", tiny_model, prompt_folder)
+    assert sampled == [4, 2, 4, 2, 4, 2]
+    assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
+
+
+def test_finished_work_needs_neither_model_nor_prompts(tiny_model: Path, prompt_folder: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    first = generate(tmp_path / "out", model, prompt_folder)
+    shutil.rmtree(model)
+    shutil.rmtree(prompt_folder)
+    again = generate(tmp_path / "out", model, prompt_folder)
+    assert again.artifacts == first.artifacts
+    assert again.metrics == {name: value for name, value in first.metrics.items() if name != "tokens_per_second"}
+
+
+def remove_template(model: Path) -> None:
+    (model / "chat_template.jinja").unlink()
+
+
+def truncate_prompts(folder: Path) -> None:
+    (folder / "es.jsonl").write_text(json.dumps({"id": "p0"}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spoil_model", "spoil_prompts", "settings", "message"),
+    [
+        (shutil.rmtree, None, {}, r"model: no such folder"),
+        (remove_template, None, {}, r"model: field 'chat_template'"),
+        (None, truncate_prompts, {}, r"es\.jsonl: row 1: field 'instruction' is missing"),
+        (None, shutil.rmtree, {}, r"prompts: no such file or folder"),
+        (None, None, {"policy": ""}, r"field 'policy' is missing"),
+        (None, None, {"sampler": "server"}, r"field 'server_url'"),
+    ],
+)
+def test_bad_input_is_found_before_anything_is_sampled(
+    tiny_model: Path, prompt_folder: Path, tmp_path: Path,
+    spoil_model: Callable[[Path], object] | None, spoil_prompts: Callable[[Path], object] | None,
+    settings: dict[str, Any], message: str,
+) -> None:  # fmt: skip
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    if spoil_model:
+        spoil_model(model)
+    if spoil_prompts:
+        spoil_prompts(prompt_folder)
+    config = GenerateConfig(**({"policy": str(model), "prompts": str(prompt_folder)} | settings))
+    with pytest.raises(InputError, match=message):
+        validate(config)

@@ -1,0 +1,106 @@
+"""Margins: how strong the preferences are, whether length drives them, and what stands at both ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from markupsafe import Markup
+
+from icr_platform.errors import IcrError
+from ui import margins_data
+from ui.charts import Bar, Cell, heat_map, histogram
+from ui.inspector import Content, Focus, Inspector
+from ui.margins_data import GRID, Distribution, LengthReward
+from ui.pairs_data import PairTables
+from ui.queries import Row
+from ui.rendering import language_label, render
+from ui.view import View
+
+
+def show(inspector: Inspector, focus: Focus) -> Content:
+    """Distributions of all languages, or everything about one."""
+    view = focus.view
+    if view.iteration is None:
+        view = replace(view, iteration=inspector.latest(focus.arm, "annotate"))
+    tables = inspector.pair_tables(focus.arm.iteration(view.iteration or 0))
+    found = margins_data.distributions(inspector.engine, tables, view.language)
+    numbers = [t.number for t in focus.arm.iterations]
+    filters = render("margins_filters", view=view, iterations=numbers, languages=focus.arm.languages() or [d.language for d in found])
+    chosen = next((d for d in found if d.language == (view.language or "en")), found[0] if found else None)
+    main = render(
+        "margins",
+        view=view,
+        distributions=[(d, _histogram(d, view)) for d in found],
+        earlier=_medians(inspector, focus, view),
+        chosen=chosen,
+        lengths=_lengths(inspector, tables, view, chosen),
+        smallest=margins_data.outliers(inspector.engine, tables, view.language, largest=False),
+        largest=margins_data.outliers(inspector.engine, tables, view.language, largest=True),
+        agreement=margins_data.kind_agreement(inspector.engine, tables, view.language),
+    )
+    return Content(Markup(filters), Markup(main))
+
+
+def _histogram(found: Distribution, view: View) -> Markup:
+    step = (found.high - found.low) / len(found.bins)
+    bars = []
+    for number, count in enumerate(found.bins):
+        low, high = found.low + number * step, found.low + (number + 1) * step
+        # The end bins also hold what lies beyond them.
+        bounds = {"margin_min": None if number == 0 else low, "margin_max": None if number == len(found.bins) - 1 else high}
+        href = view.without_filters(language=found.language, **bounds).link("pairs")
+        bars.append(Bar(low, high, count, href))
+    return histogram(f"Margins in {language_label(found.language)}", bars, "margin")
+
+
+def _medians(inspector: Inspector, focus: Focus, view: View) -> list[tuple[int, dict[str, Distribution]]]:
+    """Distributions by language of every iteration that has pairs, for the table of quantiles."""
+    rows = []
+    for t in focus.arm.iterations:
+        if "annotate" not in t.stages or t.stages["annotate"].run.status != "FINISHED":
+            continue
+        try:
+            found = margins_data.distributions(inspector.engine, inspector.pair_tables(t), view.language)
+        except IcrError:
+            if t.number == view.iteration:
+                raise
+            continue  # another iteration's tables may be gone; this one's are shown all the same
+        rows.append((t.number, {d.language: d for d in found}))
+    return rows
+
+
+def _lengths(
+    inspector: Inspector, tables: PairTables, view: View, chosen: Distribution | None
+) -> tuple[LengthReward, Markup, Markup] | None:
+    """Numbers and both heat maps of the chosen language."""
+    if chosen is None:
+        return None
+    found = margins_data.length_reward(inspector.engine, tables, chosen.language, chosen.alpha)
+    if found is None:
+        return None
+    here = view.without_filters(language=chosen.language)
+    before = _grid("Reward against length, before length control", found.before, found.x, found.y_before, "reward", here)
+    after = _grid("Reward against length, after length control", found.after, found.x, found.y_after, "reward − alpha × length", None)
+    return found, before, after
+
+
+def _grid(title: str, rows: list[Row], x: tuple[float, float], y: tuple[float, float], y_label: str, view: View | None) -> Markup:
+    dx, dy = (x[1] - x[0]) / GRID, (y[1] - y[0]) / GRID
+    cells = []
+    for row in rows:
+        x0, y0 = x[0] + row["column"] * dx, y[0] + row["line"] * dy
+        href = _samples_link(view, row, x0, x0 + dx, y0, y0 + dy) if view else ""
+        cells.append(Cell(x0, x0 + dx, y0, y0 + dy, row["count"], href))
+    return heat_map(title, cells, "characters", y_label)
+
+
+def _samples_link(view: View, row: Row, x0: float, x1: float, y0: float, y1: float) -> str:
+    """Pairs of the prompts with a sample in a cell; the cells at the edges also hold what lies beyond."""
+    first, last = 0, GRID - 1
+    return view.link(
+        "pairs",
+        sample_length_min=None if row["column"] == first else int(-(-x0 // 1)),
+        sample_length_max=None if row["column"] == last else int(-(-x1 // 1)),
+        sample_reward_min=None if row["line"] == first else y0,
+        sample_reward_max=None if row["line"] == last else y1,
+    )
