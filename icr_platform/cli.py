@@ -116,6 +116,11 @@ def _stage(stage: str, arguments: list[str]) -> int:
         die_with_parent()
     _set_defaults()
     session = open_session(options)
+    if getattr(config, "dry_run", False):
+        from icr_platform.evaluation.estimate import print_estimate
+
+        print_estimate(session.resolver.resolve(config, config.seed))  # type: ignore[attr-defined,arg-type]
+        return 0
     if stage == "iterate":
         from icr_platform.iterate import iterate
 

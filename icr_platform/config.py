@@ -155,8 +155,8 @@ class TrainSettings(ModelPlace):
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
     precompute_reference: Literal["auto", "yes", "no"] = setting(
         "auto",
-        "score the pairs under the reference once, before training; auto: when there is more than one epoch "
-        "or the reference does not fit beside the policy",
+        "score the pairs under the reference once, before training, which needs no second model in memory; auto: unless "
+        "several training processes do it sooner in every step",
     )
     save_steps: int = setting(100, "optimizer steps between checkpoints to resume from", "place", ge=1)
     accelerate_config: str = setting("", "accelerate config file: train through `accelerate launch`", "place")
@@ -172,7 +172,27 @@ class TrainConfig(TrainSettings):
     output: str = setting("", "folder of the checkpoint; empty: a work folder, emptied once MLflow holds it", "place")
 
 
-class EvalSettings(GenerateSettings):
+class JudgeSettings(Config):
+    """The endpoint of an LLM judge: any that speaks the OpenAI protocol. Its key stays in the environment."""
+
+    judge_api_model: str = setting("", "model name at the endpoint, for the openai judge")
+    judge_url: str = setting("", "base URL of the endpoint; empty: OPENAI_BASE_URL, or OpenAI's own", "place")
+    judge_key_variable: str = setting("OPENAI_API_KEY", "environment variable that holds the endpoint's key", "place")
+    judge_concurrency: int = setting(32, "requests under way at once", "place", ge=1)
+    judge_timeout: float = setting(120.0, "seconds until a request counts as hanging", "place", gt=0)
+    judge_retries: int = setting(12, "tries after the first, with exponential backoff", "place", ge=0)
+    judge_max_failures: float = setting(
+        2.0, "percent of judgments that may fail before the run does, after everything is kept", "place", ge=0, le=100
+    )
+    judge_cache: str = setting("", "folder of the judge's answers; empty: ~/.cache/icr/judge", "place")
+    judge_input_price: float = setting(0.0, "US dollars per million input tokens, for the estimate", "place", ge=0)
+    judge_output_price: float = setting(0.0, "US dollars per million output tokens, for the estimate", "place", ge=0)
+    judge_tokenizer: str = setting(
+        "", "counts the judge's tokens for the estimate: model folder, hub name, or tiktoken:ENCODING; empty: by size", "place"
+    )
+
+
+class EvalSettings(JudgeSettings, GenerateSettings):
     """How a policy is evaluated. Decoding as in the paper: temperature 0.6, top-p 0.9, 2048 tokens."""
 
     samples: int = setting(1, "outputs per prompt", ge=1)
@@ -185,9 +205,6 @@ class EvalSettings(GenerateSettings):
         "any OpenAI-compatible endpoint; none: fidelity and lengths only",
     )
     judge_model: str = setting("", "local model that judges, for the logprob judge", "model")
-    judge_api_model: str = setting("", "model name at the endpoint, for the openai judge")
-    judge_url: str = setting("", "base URL of the endpoint; empty: OPENAI_BASE_URL, or OpenAI's own", "place")
-    judge_key_variable: str = setting("OPENAI_API_KEY", "environment variable that holds the endpoint's key", "place")
     judge_template: str = setting("", "YAML list of {role, content} messages; empty: the built-in wording", "input")
     judge_answer: Literal["logprobs", "structured"] = setting(
         "logprobs",
@@ -196,16 +213,6 @@ class EvalSettings(GenerateSettings):
     )
     judge_samples: int = setting(1, "answers sampled per pair and order, for structured answers", ge=1)
     both_orders: bool = setting(True, "judge each pair in both orders and average; else a seeded coin picks one")
-    judge_concurrency: int = setting(32, "requests under way at once", "place", ge=1)
-    judge_timeout: float = setting(120.0, "seconds until a request counts as hanging", "place", gt=0)
-    judge_retries: int = setting(12, "tries after the first, with exponential backoff", "place", ge=0)
-    judge_max_failures: float = setting(
-        2.0, "percent of judgments that may fail before the run does, after everything is kept", "place", ge=0, le=100
-    )
-    judge_cache: str = setting("", "folder of the judge's answers; empty: ~/.cache/icr/judge", "place")
-    judge_input_price: float = setting(0.0, "US dollars per million input tokens, for the estimate", "place", ge=0)
-    judge_output_price: float = setting(0.0, "US dollars per million output tokens, for the estimate", "place", ge=0)
-    judge_tokenizer: str = setting("", "tokenizer that counts the judge's tokens; empty: by characters", "place")
     difficulty: str = setting(
         "", "CSV of id, instruction_difficulty (and language; else English) for length control", "input"
     )
@@ -226,6 +233,7 @@ class EvalConfig(EvalSettings):
     )
     languages: Languages = setting((), "language codes, comma-separated; empty: every language of the prompts")
     limit: OptionalInt = setting(None, "prompts per language, the first ones; none: all")
+    dry_run: bool = setting(False, "print what judging would ask and cost, and stop", "place")
     seed: int = setting(42, "seed of every output, with language and prompt id", ge=0)
     output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
 

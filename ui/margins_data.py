@@ -34,8 +34,9 @@ def distributions(engine: Engine, tables: PairTables, language: str = "") -> lis
         binned AS (SELECT language, least({BINS} - 1, greatest(0, CAST(floor((margin - low) / nullif(high - low, 0) * {BINS}) AS INTEGER))) AS bin
                    FROM own JOIN ends USING (language)),
         counts AS (SELECT language, bin, count(*) AS n FROM binned GROUP BY language, bin)
-        SELECT ends.*, list({{'bin': bin, 'n': n}}) AS bins FROM ends JOIN counts USING (language)
-        GROUP BY ALL ORDER BY language <> 'en', language LIMIT 60"""
+        SELECT ends.*, bins FROM ends
+        JOIN (SELECT language, list({{'bin': bin, 'n': n}}) AS bins FROM counts GROUP BY language) USING (language)
+        ORDER BY language <> 'en', language LIMIT 60"""
     return [_distribution(row) for row in engine.select(sql, [language, language])]
 
 

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from icr_platform.languages import NAMES, RIGHT_TO_LEFT
 
+LEAST_SHARED = 0.25  # of the longer text; below it nearly everything would be marked
 LONGEST_DIFF = 4000  # tokens of both texts; beyond it a diff takes seconds
 _SERIAL = itertools.count()
 
@@ -106,15 +107,15 @@ class Segment(NamedTuple):
 class Diff(NamedTuple):
     left: list[Segment]
     right: list[Segment]
-    is_shown: bool
-    """False where the texts are too long to compare; then each is one segment."""
+    note: str
+    """Why nothing is marked, '' when something is; then each side is one segment."""
 
 
 def word_diff(left: str, right: str) -> Diff:
     """Word by word; letter by letter in scripts without spaces. Joining a side's segments gives its text back."""
     a, b = tokens(left), tokens(right)
     if len(a) + len(b) > LONGEST_DIFF:
-        return Diff([Segment(left, True)], [Segment(right, True)], False)
+        return Diff([Segment(left, True)], [Segment(right, True)], "These texts are too long to compare word by word.")
     # autojunk would call frequent words junk, but keeps texts of thousands of letters fast.
     matcher = difflib.SequenceMatcher(None, a, b, autojunk=len(a) + len(b) > 1000)
     sides: tuple[list[Segment], list[Segment]] = ([], [])
@@ -122,7 +123,10 @@ def word_diff(left: str, right: str) -> Diff:
         for side, words in ((sides[0], a[a0:a1]), (sides[1], b[b0:b1])):
             if words:
                 side.append(Segment("".join(words), tag == "equal"))
-    return Diff(sides[0], sides[1], True)
+    shared = sum(len(segment.text) for segment in sides[0] if segment.is_shared)
+    if shared < LEAST_SHARED * max(len(left), len(right)):
+        return Diff([Segment(left, True)], [Segment(right, True)], "These texts share so few words that differences are not marked.")
+    return Diff(sides[0], sides[1], "")
 
 
 _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")

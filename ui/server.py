@@ -77,19 +77,20 @@ def _spot_check(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, options: In
     """Item, five choices, reasons, note, undo. The server keeps nothing between requests: the page holds the item's token."""
     has_login = bool(options.auth_file or options.user_header)
     remembered = gr.BrowserState("", storage_key="icr-reviewer", secret="icr")  # a name, no secret
-    name = gr.Textbox(label="Your name", max_length=200, elem_id="reviewer", visible=not has_login, info="Your verdicts go by it")
     body = gr.HTML(_LOADING, js_on_load=None)
     with gr.Column(elem_id="verdict-bar"):
         status = gr.HTML("", js_on_load=None)
-        with gr.Row():
+        with gr.Row(elem_id="choices"):
             buttons = {
-                choice: gr.Button(f"{title}  [{key}]", elem_id=f"key-{key}", variant="primary" if key in "12" else "secondary")
+                choice: gr.Button(f"{title}  [{key}]", elem_id=f"key-{key}", variant="primary" if key in "12" else "secondary", size="md")
                 for choice, title, key in spot_check.CHOICE_KEYS
             }
-            back = gr.Button("Undo  [z]", elem_id="key-z")
-        with gr.Row():
-            reasons = gr.CheckboxGroup(list(REASONS), label="Reasons [q w e r t y u i], if any", elem_id="reasons")
-            note = gr.Textbox(label="Note [n]", elem_id="key-n", lines=1, max_lines=4)
+        with gr.Row(equal_height=True):
+            name = gr.Textbox(label="Your name", max_length=200, elem_id="reviewer", visible=not has_login)
+            with gr.Row(elem_id="remarks"):
+                reasons = gr.CheckboxGroup(list(REASONS), label="Reasons, if any [q w e r t y u i]", elem_id="reasons")
+                note = gr.Textbox(label="Note [n]", elem_id="key-n", lines=1, max_lines=4)
+            back = gr.Button("Undo  [z]", elem_id="key-z", size="md")
     token = gr.Textbox(visible="hidden", elem_id="token")
     query = gr.Textbox(visible="hidden", elem_id="query")
     page = [body, token, query]

@@ -122,8 +122,7 @@ class ChatClient:
             return found
         answer = await self._persist(messages, parameters)
         if isinstance(answer, Reply):
-            characters = sum(len(message["content"]) for message in messages)
-            self.cache.put(key, self.endpoint.model, characters, answer)
+            self.cache.put(key, self.endpoint.model, messages, answer)
         return answer
 
     async def close(self) -> None:
@@ -171,9 +170,7 @@ class ChatClient:
             )
         return Failure(f"{retry.detail}, {tries} tries")
 
-    async def _send(
-        self, client: AsyncOpenAI, messages: Sequence[Message], parameters: Mapping[str, Any]
-    ) -> Reply:
+    async def _send(self, client: AsyncOpenAI, messages: Sequence[Message], parameters: Mapping[str, Any]) -> Reply:
         """One request. Raises _Retry for whatever may go better the next time."""
         import openai
 

@@ -25,6 +25,11 @@ def request_key(model: str, parameters: Mapping[str, Any], messages: Sequence[Ma
     return text_digest(json.dumps(asked, sort_keys=True, ensure_ascii=False))
 
 
+def input_bytes(messages: Sequence[Mapping[str, str]]) -> int:
+    """UTF-8 bytes of all messages."""
+    return sum(len(message["content"].encode()) for message in messages)
+
+
 class ReplyCache:
     """An SQLite file that several processes may share. A reply is there whole or not at all, also after `kill -9`.
 
@@ -40,7 +45,7 @@ class ReplyCache:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.execute(
-                "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, model TEXT, characters INTEGER, reply TEXT)"
+                "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, model TEXT, input_bytes INTEGER, input_tokens INTEGER, reply TEXT)"
             )
         except (OSError, sqlite3.Error) as error:
             raise InputError(f"{self.path}: not usable as judge cache ({error}); give another --judge-cache") from error
@@ -50,11 +55,16 @@ class ReplyCache:
         row = self._database.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
         return reply_from_json(row[0]) if row else None
 
-    def put(self, key: str, model: str, characters: int, reply: Reply) -> None:
-        """Keep a reply. characters: of the messages, to learn how many characters a token of this model has."""
-        self._database.execute(
-            "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", (key, model, characters, reply.to_json())
-        )
+    def put(self, key: str, model: str, messages: Sequence[Mapping[str, str]], reply: Reply) -> None:
+        """Keep a reply."""
+        row = (key, model, input_bytes(messages), reply.input_tokens, reply.to_json())
+        self._database.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?)", row)
+
+    def bytes_per_token(self, model: str) -> float | None:
+        """UTF-8 bytes of the messages per input token of this model, over all replies so far; None without any."""
+        query = "SELECT SUM(input_bytes), SUM(input_tokens) FROM replies WHERE model = ? AND input_tokens > 0"
+        size, tokens = self._database.execute(query, (model,)).fetchone()
+        return size / tokens if tokens else None
 
     def close(self) -> None:
         self._database.close()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,7 +216,7 @@ def train(
     Returns: the trained weights on the main process (of LoRA the adapters only); on the others they may be missing.
 
     Raises:
-        IcrError: a loss or weight is not finite, memory or disk is full.
+        IcrError: a loss is not finite, GPU memory is full.
     """
     trainer = build_trainer(config, pairs, reference_logprobs, work, policy)
     reporter = _Reporter(curve)
@@ -226,7 +225,7 @@ def train(
     try:
         with trainer.args.distributed_state.main_process_first():
             resume = last_whole(work, trainer.args.world_size)
-        with without_bars(), _explained(config, work):
+        with without_bars(), _explained(config):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
             return _gathered_state(trainer)
     finally:
@@ -234,8 +233,8 @@ def train(
 
 
 @contextlib.contextmanager
-def _explained(config: TrainConfig, work: Path) -> Iterator[None]:
-    """Full memory and full disks as errors that say what to change."""
+def _explained(config: TrainConfig) -> Iterator[None]:
+    """Full GPU memory as an error that says what to change."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -243,10 +242,6 @@ def _explained(config: TrainConfig, work: Path) -> Iterator[None]:
             f"train: out of GPU memory at batch_size={config.batch_size}; lower it and raise --accumulation, or use "
             "--gradient-checkpointing true, --precompute-reference yes, --lora-rank or --accelerate-config"
         ) from error
-    except (OSError, RuntimeError) as error:
-        if shutil.disk_usage(work).free > 1 << 20 and "No space left" not in str(error):
-            raise
-        raise IcrError(f"{work}: no space left on the disk; free some and run the same command again") from error
 
 
 def _gathered_state(trainer: PairTrainer) -> State:

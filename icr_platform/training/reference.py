@@ -6,42 +6,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 
 from icr_platform.artifacts import atomic_path
 from icr_platform.config import TrainConfig
-from icr_platform.models import parameter_count, resolve_device
+from icr_platform.models import resolve_device
 from icr_platform.progress import meter
 from icr_platform.training.dataset import TrainingPairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_TRAINED_BYTES = 16  # per parameter in float32: weight, gradient and AdamW's two moments
-_REFERENCE_BYTES = 4
-
 
 def precomputes(config: TrainConfig, processes: int) -> bool:
     """Whether the pairs are scored under the reference before training.
 
-    auto: when it saves time, that is, one process scores the pairs once while `processes` of them would do so every epoch;
-    or when a single process could not hold the reference beside the policy.
+    auto: unless that costs time. One process scores the pairs once, where `processes` of them would do it every epoch. With
+    one process and one epoch both take the same time (tests/benchmarks/bench_train.py), and scoring needs no second model.
     """
     if config.precompute_reference != "auto":
         return config.precompute_reference == "yes"
-    return config.epochs > processes or (processes == 1 and not _reference_fits(config))
-
-
-def _reference_fits(config: TrainConfig) -> bool:
-    if config.lora_rank:
-        return True  # a frozen base; for dpo_reference=policy it is its own reference
-    if resolve_device(config.device) == "cpu":
-        memory = psutil.virtual_memory().total
-    else:
-        import torch
-
-        memory = torch.cuda.mem_get_info()[1]
-    return parameter_count(config.policy) * (_TRAINED_BYTES + _REFERENCE_BYTES) < 0.8 * memory
+    return config.epochs >= processes
 
 
 def stored_reference_logprobs(path: Path) -> np.ndarray[Any, Any]:

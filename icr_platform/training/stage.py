@@ -3,18 +3,21 @@ train/seconds the wall-clock time of the attempt that finished, train/pairs and 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import shutil
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from safetensors import SafetensorError
 
 from icr_platform.artifacts import MANIFEST, PLAN, atomic_path, open_artifact, read_json, write_json
 from icr_platform.config import TrainConfig, require
-from icr_platform.errors import InputError
+from icr_platform.errors import IcrError, InputError
 from icr_platform.models import (
     check_same_tokenisation,
     load_config,
@@ -46,6 +49,7 @@ _REFERENCE = "reference_logprobs.npy"
 _CURVE = "curve.jsonl"
 _JOB = "job.json"
 _STATE = "trained.pt"
+_ALMOST_NOTHING = 1 << 20  # bytes
 
 
 def validate(config: TrainConfig) -> None:
@@ -87,8 +91,9 @@ def run(config: TrainConfig, context: StageContext) -> StageResult:
     work = context.folder / "checkpoint.unfinished"
     if not (folder / MANIFEST).exists():
         _claim(folder, work, context.fingerprint)
-        _train(config, context, work)
-        (work / "model").rename(folder)
+        with _full_disk_explained(work):
+            _train(config, context, work)
+            (work / "model").rename(folder)
         _free_gpu_memory()
     checkpoint = open_checkpoint(folder)
     if checkpoint.fingerprint != context.fingerprint:
@@ -106,6 +111,17 @@ def _claim(folder: Path, work: Path, fingerprint: str) -> None:
         write_json(work / PLAN, {"fingerprint": fingerprint})
     elif read_json(work / PLAN).get("fingerprint") != fingerprint:
         raise _other_training(work)
+
+
+@contextlib.contextmanager
+def _full_disk_explained(work: Path) -> Iterator[None]:
+    """A full disk as an error that says so; torch and safetensors each report it in their own way."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if shutil.disk_usage(work).free > _ALMOST_NOTHING and "No space left" not in str(error):
+            raise
+        raise IcrError(f"{work}: no space left on the disk; free some and run the same command again") from error
 
 
 def _free_gpu_memory() -> None:

@@ -31,17 +31,17 @@ from icr_platform.config import EvalConfig
 from icr_platform.evaluation import judging
 from icr_platform.evaluation.stage import run
 from icr_platform.stages import StageContext
-spent = [0.0]
+spent = [0.0, 0.0]
 def timed(*arguments, wrapped=judging.write_judgments):
     started = time.monotonic()
     try:
         return wrapped(*arguments)
     finally:
-        spent[0] = time.monotonic() - started
+        spent[:] = [time.monotonic() - started, time.process_time()]
 import icr_platform.evaluation.stage as stage
 stage.write_judgments = timed
 result = run(EvalConfig(**json.loads(sys.argv[1])), StageContext(Path(sys.argv[2]), "bench"))
-print(json.dumps({"judging": spent[0], "metrics": dict(result.metrics)}))
+print(json.dumps({"judging": spent[0], "cpu": spent[1], "metrics": dict(result.metrics)}))
 """
 
 
@@ -71,13 +71,16 @@ def settings(shared: Path, arguments: argparse.Namespace, url: str, cache: Path)
 def start(config: dict[str, object], folder: Path) -> subprocess.Popen[str]:
     environment = os.environ | {"OPENAI_API_KEY": KEY, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", RUN, json.dumps(config), str(folder)]
-    return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(
+        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(config: dict[str, object], folder: Path) -> dict[str, object]:
     process = start(config, folder)
-    out, _ = process.communicate()
-    assert process.returncode == 0, out
+    out, errors = process.communicate()
+    if process.returncode != 0:
+        sys.exit(errors)
     return dict(json.loads(out.splitlines()[-1]))
 
 
@@ -92,6 +95,7 @@ def throughput(shared: Path, arguments: argparse.Namespace, work: Path) -> list[
     asked = len(LANGUAGES) * arguments.prompts * 2
     bound, seconds = asked * arguments.seconds / arguments.concurrency, float(str(done["judging"]))
     print(f"calm: {asked} requests in {seconds:.1f} s, bound {bound:.1f} s: {100 * bound / seconds:.1f}% of the bound")
+    print(f"CPU of the whole run {float(str(done['cpu'])):.1f} s; load average {os.getloadavg()[0]:.1f}")
     print(f"a second run from the cache: {float(str(again['judging'])):.1f} s")
     return judgments(work / "calm")
 
@@ -110,7 +114,8 @@ def storm(shared: Path, arguments: argparse.Namespace, work: Path, expected: lis
             killed += 1
         started = time.monotonic()
         done = finish(config, work / "storm")
-        print(f"30% faults, killed {killed} times, last run {time.monotonic() - started:.1f} s: {done['metrics']}")
+        print(f"30% faults, killed {killed} times, last run {time.monotonic() - started:.1f} s, outcomes:")
+        print({name: value for name, value in done["metrics"].items() if name.startswith(("judge/", "win_rate/"))})
     print("the judgments table equals the one without faults:", judgments(work / "storm") == expected)
 
 
@@ -120,7 +125,9 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=0.2)
     parser.add_argument("--timeout", type=float, default=3.0)
-    parser.add_argument("--startup", type=float, default=6.0, help="seconds before the first request, left out of kills")
+    parser.add_argument(
+        "--startup", type=float, default=6.0, help="seconds before the first request, left out of kills"
+    )
     arguments = parser.parse_args()
     shared = Path(os.environ.get("ICR_SHARED", ROOT.parent / "shared"))
     with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,9 @@ from icr_platform.training.stage import run
 def main() -> None:
     """Measure, print a table and write JSON."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", type=Path, help="folder of a model with a chat template; default: a random small Llama")
+    parser.add_argument(
+        "--model", type=Path, help="folder of a model with a chat template; default: a random small Llama"
+    )
     parser.add_argument("--pairs", type=int, default=240)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--epochs", type=float, default=2.0)
@@ -48,16 +50,16 @@ def main() -> None:
         }  # fmt: skip
         config = TrainConfig.model_validate(values)
         contenders: dict[str, Callable[[Path], None]] = {
-            "icr train": lambda folder: train_ours(config, folder),
-            "icr train, reference in every step": lambda folder: train_ours(
-                config.model_copy(update={"precompute_reference": "no"}), folder
-            ),
+            "icr train, pairs scored before": lambda folder: train_ours(config, folder, "yes"),
+            "icr train, reference in every step": lambda folder: train_ours(config, folder, "no"),
             "bare TRL": lambda folder: train_bare(config, folder, precompute=False),
             "bare TRL, precompute_ref_log_probs": lambda folder: train_bare(config, folder, precompute=True),
         }
         figures = measure(contenders, work, given.runs)
     for contender, row in figures.items():
-        print(f"{contender:<36} {row['wall_s']:8.2f} s {row['cpu_s']:8.2f} CPU s {row['cpu_ratio_to_bare']:6.3f} x bare TRL's CPU")
+        print(
+            f"{contender:<36} {row['wall_s']:8.2f} s {row['cpu_s']:8.2f} CPU s {row['cpu_ratio_to_bare']:6.3f} x bare TRL's CPU"
+        )
     if given.out:
         given.out.write_text(json.dumps(figures, indent=1) + "\n")
 
@@ -84,8 +86,8 @@ def measure(contenders: dict[str, Callable[[Path], None]], work: Path, runs: int
     }
 
 
-def train_ours(config: TrainConfig, folder: Path) -> None:
-    run(config, StageContext(folder, "bench"))
+def train_ours(config: TrainConfig, folder: Path, precompute: str) -> None:
+    run(config.model_copy(update={"precompute_reference": precompute}), StageContext(folder, "bench"))
 
 
 def train_bare(config: TrainConfig, folder: Path, precompute: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -13,11 +14,17 @@ from typing import Any
 import pytest
 from fault_server import FAULTS, KEY, Behaviour, FaultServer, preference
 
+from icr_platform.artifacts import open_artifact
+from icr_platform.config import EvalConfig
 from icr_platform.errors import IcrError, InputError
 from icr_platform.evaluation.chat_client import Endpoint
+from icr_platform.evaluation.estimate import estimate
 from icr_platform.evaluation.judge import ApiJudge
 from icr_platform.evaluation.pairwise import DEFAULT_TEMPLATE, Judgment, Pair
 from icr_platform.evaluation.reply_cache import ReplyCache
+from icr_platform.evaluation.stage import run
+from icr_platform.schemas import JUDGMENTS
+from icr_platform.stages import StageContext
 
 Serve = Callable[..., tuple[Behaviour, Endpoint]]
 
@@ -173,3 +180,56 @@ def test_never_more_requests_than_allowed(serve: Serve, tmp_path: Path) -> None:
     behaviour, endpoint = serve(seconds=0.02, fault_rate=0.2, faults=tuple(set(FAULTS) - {"hang"}))
     ask(replace(endpoint, concurrency=5), tmp_path / "cache", 40)
     assert behaviour.most_under_way == 5
+
+
+def test_the_dry_run_sends_nothing_and_is_right_about_what_is_then_spent(
+    serve: Serve, tmp_path: Path, prompt_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behaviour, endpoint = serve()
+    (tmp_path / "reference").mkdir()
+    for path in prompt_folder.glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        answers = [{"id": row["id"], "output": f"Respuesta {row['id']} " * 9} for row in rows]
+        (tmp_path / "reference" / f"{path.stem}.json").write_text(json.dumps(answers), encoding="utf-8")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    settings = {
+        "prompts": str(prompt_folder), "languages": ("es", "en"), "outputs": str(tmp_path / "reference"),
+        "reference_outputs": str(tmp_path / "reference"), "judge": "openai", "judge_api_model": "judge-1",
+        "judge_url": endpoint.url, "judge_cache": str(tmp_path / "cache"), "language_identifier": "demo",
+        "judge_input_price": 2.0, "judge_output_price": 8.0,
+    }  # fmt: skip
+    ask(endpoint, tmp_path / "cache", 5)  # earlier replies of this judge teach its bytes per token
+    asked = behaviour.requests
+    before = estimate(EvalConfig(**settings))
+    assert behaviour.requests == asked, "a dry run sends nothing"
+    result = run(EvalConfig(**settings), StageContext(tmp_path / "out", "f"))
+    assert before.requests == behaviour.requests - asked == 2 * 6 * 2
+    assert before.input_tokens == pytest.approx(result.metrics["judge/input_tokens"], rel=0.05)
+    assert before.output_tokens == pytest.approx(result.metrics["judge/output_tokens"], rel=0.05)
+    spent = (2 * result.metrics["judge/input_tokens"] + 8 * result.metrics["judge/output_tokens"]) / 1e6
+    assert before.price == pytest.approx(spent, rel=0.05)
+    again = estimate(EvalConfig(**settings))
+    assert (again.requests, again.cached, again.price) == (0, 24, 0.0)
+
+
+def test_too_many_failures_fail_the_run_after_keeping_everything(
+    serve: Serve, tmp_path: Path, prompt_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behaviour, endpoint = serve(answer="prose")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    (tmp_path / "reference").mkdir()
+    rows = [json.loads(line) for line in (prompt_folder / "en.jsonl").read_text(encoding="utf-8").splitlines()]
+    (tmp_path / "reference" / "en.json").write_text(json.dumps([row | {"output": "An apple."} for row in rows]))
+    settings = {
+        "prompts": str(prompt_folder), "languages": ("en",), "outputs": str(tmp_path / "reference"),
+        "reference_outputs": str(tmp_path / "reference"), "judge": "openai", "judge_api_model": "judge-1",
+        "judge_url": endpoint.url, "judge_cache": str(tmp_path / "cache"), "language_identifier": "demo",
+    }  # fmt: skip
+    context = StageContext(tmp_path / "out", "f")
+    with pytest.raises(IcrError, match=r"12 of 12 judgments failed \(100.0%.*parse_error 12") as caught:
+        run(EvalConfig(**settings), context)
+    assert not isinstance(caught.value, InputError)
+    table = open_artifact(tmp_path / "out" / "judgments", JUDGMENTS).read()
+    assert table["outcome"].to_pylist() == ["parse_error"] * 12
+    assert run(EvalConfig(**settings, judge_max_failures=100), context).metrics["judge/failure_rate"] == 100.0
+    assert behaviour.requests == 12

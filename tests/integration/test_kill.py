@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -32,9 +33,17 @@ def flags(stage: str, models: tuple[Path, Path], prompts: Path, inputs: Path, ou
 
 
 def tables(folder: Path) -> dict[str, bytes]:
-    """Every finished file of a stage by relative name; work files of an unfinished one do not count."""
+    """Every finished file of a stage by relative name; work files of an unfinished one do not count.
+
+    A checkpoint's manifest also says how many seconds the last attempt took, which is left out.
+    """
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    if "checkpoint/manifest.json" in found:
+        manifest = json.loads(found["checkpoint/manifest.json"])
+        del manifest["extra"]["metrics"]["train/seconds"]
+        found["checkpoint/manifest.json"] = json.dumps(manifest).encode()
+    return found
 
 
 def kill_somewhere(arguments: list[str], output: Path, seconds: float) -> None:

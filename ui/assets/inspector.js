@@ -25,6 +25,7 @@
 
   const rendered = () => {
     busy(false);
+    document.body.classList.toggle("icr-nothing", !document.querySelector(".icr [data-item]"));
     const root = document.querySelector(".icr");
     const url = root && root.dataset.url;
     if (url && url !== location.pathname + location.search) history.replaceState(null, "", withTheme(url));
@@ -50,14 +51,19 @@
       try { localStorage.setItem("icr-theme", dark ? "dark" : "light"); } catch (error) { /* private window: not remembered */ }
       return;
     }
+    const row = event.target.closest(".icr tr:has(a[data-open])");
+    if (row && !event.target.closest("a") && !String(window.getSelection())) {
+      row.querySelector("a[data-open]").click();
+      return;
+    }
     const link = event.target.closest(".icr a[href]");
     if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
-    const row = new URL(link.href, location.href);
-    if (row.origin !== location.origin || row.pathname !== location.pathname || row.hash || !window.icrGo) return;
+    const place = new URL(link.href, location.href);
+    if (place.origin !== location.origin || place.pathname !== location.pathname || place.hash || link.target || !window.icrGo) return;
     event.preventDefault();
-    history.pushState(null, "", withTheme(row.pathname + row.search));
+    history.pushState(null, "", withTheme(place.pathname + place.search));
     window.scrollTo(0, 0);
-    go(row.search);
+    go(place.search);
   });
 
   const submit = (form, changed) => {
@@ -94,7 +100,7 @@
     const wanted = { ArrowLeft: ".icr main a[rel=prev]", ArrowRight: ".icr main a[rel=next]" }[event.key];
     const target = (wanted && document.querySelector(wanted)) || document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
     const press = target || keyed(event.key);
-    if (!press || press.disabled) return;
+    if (!press || press.disabled || (press.closest("#choices, #remarks") && !document.querySelector(".icr [data-item]"))) return;
     event.preventDefault();
     press.click();
   });

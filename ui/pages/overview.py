@@ -26,6 +26,7 @@ COLUMNS = (
     ("margin/median", "Margin", 2),
     ("length/characters", "Length", 0),
 )
+_RATES = ("win_rate", "lc_win_rate", "fidelity")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Cell:
     change: float | None
     published: float | None
     digits: int
+    is_rate: bool
+    """Whether more is better; of lengths and margins it is not."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ def _rows(arm: Arm, codes: Sequence[str]) -> list[Row]:
                 value, earlier = now.get(f"{metric}/{code}"), before.get(f"{metric}/{code}")
                 change = value - earlier if value is not None and earlier is not None else None
                 theirs = _published(metric).get((t.number, code)) if show_published else None
-                cells.append(Cell(value, now.get(f"{metric}_se/{code}"), change, theirs, digits))
+                cells.append(Cell(value, now.get(f"{metric}_se/{code}"), change, theirs, digits, metric in _RATES))
             rows.append(Row(code, MEANS.get(code, language_label(code)), t.number, tuple(cells), now.get(f"win_rate_n/{code}")))
             before = now
     return rows

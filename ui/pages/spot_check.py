@@ -51,7 +51,7 @@ def turn(inspector: Inspector, focus: Focus, params: Mapping[str, str], reviewer
     queue = parse_queue(params)
     filters = Markup(_filters(focus, queue))
     if not reviewer.strip():
-        return Turn(Content(filters, message("Write your name above: your verdicts, your place in the queue and your order of sides go by it.")), "")
+        return Turn(Content(filters, message("Write your name below and press Enter: your verdicts, your place in the queue and your order of sides go by it.")), "")
     try:
         settings = _settings(inspector, focus, queue)
         item, progress = items.next_item(inspector, focus.arm, settings, reviewer)
