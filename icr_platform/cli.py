@@ -1,4 +1,4 @@
-"""The command line: `icr generate|annotate|train|eval|iterate|check`. One flag per configuration field.
+"""The command line: `icr generate|annotate|train|eval|iterate`, one flag per configuration field, and tools around them.
 
 Nothing heavy is imported before a stage is known, so that `icr --help` answers at once.
 """
@@ -20,14 +20,20 @@ from icr_platform.errors import IcrError, InputError
 if TYPE_CHECKING:
     from icr_platform.config import Config
     from icr_platform.runner import RunOptions
+    from ui.app import InspectOptions
 
 COMMANDS = {
     "generate": "sample responses to prompts in every language",
     "annotate": "score responses with the implicit cross-lingual reward and select preference pairs",
     "train": "train the policy on preference pairs (DPO + likelihood)",
     "eval": "sample outputs, judge them against reference outputs, report win rates per language",
+    "mt_bench": "grade two-turn answers from 1 to 10 with an LLM judge (multilingual MT-Bench)",
+    "benchmarks": "measure knowledge with lm-eval: ARC, HellaSwag, MMLU, TruthfulQA per language",
     "iterate": "generate, annotate, train and eval, T times",
     "check": "preflight: check a configuration's inputs and print what would run, without running it",
+    "inspect": "open the inspector in a browser: pairs, margins, regressions, spot-checks",
+    "verdicts": "`icr verdicts publish RUN`: add reviewers' verdicts to their MLflow run",
+    "report": "`icr report RUN`: rebuild the report of an arm from its artifacts",
 }
 UNSET = "-"
 
@@ -90,9 +96,8 @@ def _dispatch(argv: list[str]) -> int:
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.4)
         raise InputError(f"icr: unknown command {command!r}" + (f", nearest is {near[0]!r}" if near else ""))
-    if command == "check":
-        return _check(arguments)
-    return _stage(command, arguments)
+    tools = {"check": _check, "inspect": _inspect, "verdicts": _verdicts, "report": _report}
+    return tools[command](arguments) if command in tools else _stage(command, arguments)
 
 
 def _overview() -> argparse.ArgumentParser:
@@ -247,3 +252,59 @@ def _check(arguments: list[str]) -> int:
     config, options = parse("iterate", ["--config", arguments[0], *arguments[1:]])
     _set_defaults()
     return check(config, options)  # type: ignore[arg-type]
+
+
+def _inspect(arguments: list[str]) -> int:
+    from ui.app import launch
+
+    parser = _inspector_parser("icr inspect", COMMANDS["inspect"])
+    options = _inspector_options(parser.parse_args(arguments))
+    _set_defaults()
+    launch(options)
+    return 0
+
+
+def _verdicts(arguments: list[str]) -> int:
+    from ui.app import publish_verdicts
+
+    parser = _inspector_parser("icr verdicts", COMMANDS["verdicts"])
+    parser.add_argument("action", choices=["publish"])
+    parser.add_argument("run", metavar="RUN", help="id of the MLflow run whose items were judged")
+    given = parser.parse_args(arguments)
+    _set_defaults()
+    print(f"published {publish_verdicts(_inspector_options(given), given.run)} verdicts to run {given.run}")
+    return 0
+
+
+def _inspector_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """A flag per field of InspectOptions; what each means is documented there."""
+    from dataclasses import fields
+
+    from ui.app import InspectOptions
+
+    parser = _Parser(prog=prog, description=description, epilog=InspectOptions.__doc__, allow_abbrev=False,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    for field in fields(InspectOptions):
+        flag = "--" + field.name.replace("_", "-")
+        parser.add_argument(flag, dest=field.name, type=type(field.default), default=field.default, metavar="VALUE")
+    return parser
+
+
+def _inspector_options(given: argparse.Namespace) -> InspectOptions:
+    from dataclasses import fields
+
+    from ui.app import InspectOptions
+
+    return InspectOptions(**{field.name: getattr(given, field.name) for field in fields(InspectOptions)})
+
+
+def _report(arguments: list[str]) -> int:
+    parser = _Parser(prog="icr report", description=COMMANDS["report"], allow_abbrev=False)
+    parser.add_argument("run", metavar="RUN", help="id of the arm's MLflow run")
+    given = parser.parse_args(arguments)
+    _set_defaults()
+    from icr_platform.iterate import report_again
+    from icr_platform.runner import RunOptions, open_session
+
+    report_again(open_session(RunOptions()), given.run)
+    return 0

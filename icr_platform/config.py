@@ -188,7 +188,9 @@ class JudgeSettings(Config):
     judge_input_price: float = setting(0.0, "US dollars per million input tokens, for the estimate", "place", ge=0)
     judge_output_price: float = setting(0.0, "US dollars per million output tokens, for the estimate", "place", ge=0)
     judge_tokenizer: str = setting(
-        "", "counts the judge's tokens for the estimate: model folder, hub name, or tiktoken:ENCODING; empty: by size", "place"
+        "",
+        "counts the judge's tokens for the estimate: model folder, hub name, or tiktoken:ENCODING; empty: by size",
+        "place",
     )
 
 
@@ -227,7 +229,9 @@ class EvalConfig(EvalSettings):
 
     policy: str = setting("", "model to evaluate", "model")
     prompts: str = setting("", "evaluation prompts", "input")
-    outputs: str = setting("", "outputs to judge instead of sampling any: artifact, or files as reference_outputs", "input")
+    outputs: str = setting(
+        "", "outputs to judge instead of sampling any: artifact, or files as reference_outputs", "input"
+    )
     reference_outputs: str = setting(
         "", "outputs to compare with: folder of LANG.json(l), path with {language} in it, or outputs artifact", "input"
     )
@@ -235,6 +239,42 @@ class EvalConfig(EvalSettings):
     limit: OptionalInt = setting(None, "prompts per language, the first ones; none: all")
     dry_run: bool = setting(False, "print what judging would ask and cost, and stop", "place")
     seed: int = setting(42, "seed of every output, with language and prompt id", ge=0)
+    output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
+
+
+class MtBenchConfig(JudgeSettings, GenerateSettings):
+    """mt_bench: policy -> two-turn answers, graded 1 to 10 by the judge behind judge_url (arXiv 2306.05685)."""
+
+    samples: int = setting(1, "answers per question; the benchmark has one", ge=1, le=1)
+    temperature: float = setting(0.7, "sampling temperature; 0 is greedy", ge=0)
+    max_tokens: int = setting(1024, "new tokens of a turn at most", ge=1)
+    policy: str = setting("", "model to evaluate", "model")
+    questions: str = setting("", "folder of LANG.jsonl in FastChat's layout, or a path with {language}", "input")
+    reference_answers: str = setting(
+        "", "right answers to math, reasoning and coding questions, in FastChat's layout", "input"
+    )
+    answers: str = setting("", "the model's answers in FastChat's layout, instead of sampling any", "input")
+    languages: Languages = setting((), "language codes, comma-separated; empty: every file of the folder")
+    seed: int = setting(42, "seed of every answer, with language, question and turn", ge=0)
+    output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
+
+
+class BenchmarksConfig(ModelPlace):
+    """benchmarks: what the policy knows, by lm-eval's multilingual tasks (extra `benchmarks`)."""
+
+    policy: str = setting("", "model to evaluate", "model")
+    families: Annotated[tuple[str, ...], BeforeValidator(_split)] = setting(
+        ("arc", "hellaswag", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2"), "task families, comma-separated"
+    )
+    tasks: Annotated[tuple[str, ...], BeforeValidator(_split)] = setting(
+        (), "lm-eval tasks by name, for instance of your own files; they come on top of the families"
+    )
+    task_folder: str = setting("", "folder of task YAML files of your own (dataset_path: json works offline)", "input")
+    languages: Languages = setting(("en", "es", "ru", "de", "fr"), "language codes, comma-separated")
+    shots: OptionalInt = setting(None, "examples in the prompt; none: as each task says")
+    limit: OptionalInt = setting(None, "documents per task, the first ones; none: all")
+    batch_size: int = setting(8, "requests scored together", "place", ge=1)
+    seed: int = setting(42, "seed of the choice of examples", ge=0)
     output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
 
 
@@ -271,6 +311,8 @@ STAGES: dict[str, type[Config]] = {
     "annotate": AnnotateConfig,
     "train": TrainConfig,
     "eval": EvalConfig,
+    "mt_bench": MtBenchConfig,
+    "benchmarks": BenchmarksConfig,
     "iterate": IterateConfig,
 }
 REQUIRED: dict[str, tuple[str, ...]] = {
@@ -278,6 +320,8 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "annotate": ("policy", "reference", "prompts", "responses"),
     "train": ("policy", "preferences"),
     "eval": ("prompts",),
+    "mt_bench": ("questions", "judge_api_model"),
+    "benchmarks": ("policy",),
     "iterate": ("policy", "reference", "prompts"),
 }
 C = TypeVar("C", bound=Config)

@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icr_platform.artifacts import text_digest
-from icr_platform.config import AnnotateConfig, Config, EvalConfig, GenerateConfig, IterateConfig, TrainConfig
+from icr_platform.artifacts import read_json, text_digest
+from icr_platform.config import AnnotateConfig, Config, EvalConfig, GenerateConfig, IterateConfig, TrainConfig, validate
+from icr_platform.errors import InputError
 from icr_platform.iteration import generating_policy, iteration_seed, reward_reference
-from icr_platform.runner import Session, StageRun, code_tags, logged_params, run_stage, track_status
+from icr_platform.runner import Session, StageRun, code_tags, logged_params, run_stage, stage_from_store, track_status
 
 if TYPE_CHECKING:
     from icr_platform.report import ExamplePair, Report
     from icr_platform.tracking import RunHandle
 
+CONFIG = "config.json"
 _DEMO = (
     "A toy: a micro-world in five real languages with an exact grader and a model of under a million parameters. "
     "It shows that the method runs and works there; it says nothing about real models."
@@ -68,6 +70,7 @@ def _start(session: Session, config: IterateConfig) -> RunHandle | None:
         return None
     run = session.tracker.start(config.arm, {"icr.kind": "arm", "icr.arm": config.arm, **code_tags()})
     run.log_params({f"iterate.{name}": value for name, value in logged_params(config).items()})
+    run.log_text(config.model_dump_json(indent=1), CONFIG)
     return run
 
 
@@ -128,13 +131,15 @@ def _stage(
     print(f"iteration {iteration}: {stage}", file=sys.stderr, flush=True)
     tags = {"icr.arm": arm.config.arm, "icr.iteration": iteration}
     done = run_stage(session, stage, config, parent=parent, tags=tags, own_process=arm.config.stage_processes)
+    _keep(arm, iteration, stage, done)
+    return done
+
+
+def _keep(arm: Arm, iteration: int, stage: str, done: StageRun) -> None:
     arm.stages[iteration, stage] = done
-    prefix = (
-        "generate/" if stage == "generate" else ""
-    )  # its lengths and fidelity are the samples', eval's the outputs'
+    prefix = "generate/" if stage == "generate" else ""  # the samples' lengths and fidelity; eval's are the outputs'
     figures = {f"{prefix}{name}": value for name, value in done.result.metrics.items()}
     arm.metrics.setdefault(iteration, {}).update(figures)
-    return done
 
 
 def _publish(arm: Arm, iteration: int, parent: RunHandle | None) -> None:
@@ -162,6 +167,32 @@ def _report(session: Session, arm: Arm) -> None:
     if arm.run is not None:
         arm.run.log_file(path)
     print(f"report: {path}", flush=True)
+
+
+def report_again(session: Session, run_id: str) -> None:
+    """Rebuild the report of an arm from the artifacts of its runs alone.
+
+    Raises:
+        InputError: no such run, or it is no finished arm.
+    """
+    _report(session, _arm_from_artifacts(session, run_id))
+
+
+def _arm_from_artifacts(session: Session, run_id: str) -> Arm:
+    from icr_platform.tracking import RunHandle
+
+    tracker = session.tracker
+    if tracker is None:
+        raise InputError("icr report: needs MLflow; leave --no-tracking out")
+    path = Path(tracker.resolve_run(f"runs:/{run_id}/{CONFIG}"))
+    config = validate(IterateConfig, read_json(path), str(path))
+    arm = Arm(config, config, RunHandle(tracker.uri, run_id, tracker.experiment_id), [])
+    for iteration_run in tracker.children(run_id):
+        iteration = int(iteration_run.data.tags["icr.iteration"])
+        for stage_run in tracker.children(iteration_run.info.run_id):
+            stage = stage_run.data.tags["icr.stage"]
+            _keep(arm, iteration, stage, stage_from_store(tracker, stage_run))
+    return arm
 
 
 def figures_of(arm: Arm) -> Report:

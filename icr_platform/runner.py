@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from icr_platform.artifacts import MANIFEST, read_json
 from icr_platform.config import Config, leaves, setting
-from icr_platform.errors import IcrError
+from icr_platform.errors import IcrError, InputError
 from icr_platform.inputs import Resolver, fingerprint, input_digests
 from icr_platform.stages import StageContext, StageResult, ignore_metrics
 
@@ -29,13 +29,17 @@ ARTIFACTS: dict[str, tuple[str, ...]] = {
     "annotate": ("rewards", "preferences", "drops"),
     "train": ("checkpoint",),
     "eval": ("outputs", "judgments", "scores"),
+    "mt_bench": ("ratings",),
+    "benchmarks": ("benchmarks",),
 }
-METRICS = "metrics.json"
+METRICS, NOTES = "metrics.json", "notes.txt"
 _MODULES = {
     "generate": "icr_platform.generation.stage",
     "annotate": "icr_platform.annotation.stage",
     "train": "icr_platform.training.stage",
     "eval": "icr_platform.evaluation.stage",
+    "mt_bench": "icr_platform.evaluation.mt_bench_stage",
+    "benchmarks": "icr_platform.evaluation.benchmarks",
 }
 
 
@@ -236,6 +240,26 @@ def _find(session: Session, stage: str, key: str, folder: Path, explicit: bool) 
     return StageRun(result, key, RunHandle(tracker.uri, found.info.run_id, tracker.experiment_id), reused=True)
 
 
+def stage_from_store(tracker: Tracker, found: Any) -> StageRun:
+    """A FINISHED stage run, or the one that a reused run points to, from what MLflow holds of it.
+
+    Raises:
+        InputError: its artifacts are gone or damaged.
+    """
+    from icr_platform.tracking import RunHandle
+
+    original = found.data.tags.get("icr.reused_run")
+    found = tracker.client.get_run(original) if original else found
+    key, stage = found.data.tags["icr.cache_key"], found.data.tags["icr.stage"]
+    paths = _from_store(tracker, found, key, ARTIFACTS[stage])
+    if paths is None:
+        raise InputError(f"runs:/{found.info.run_id}: its {stage} artifacts are gone or damaged; run the command again")
+    notes = tracker.local_artifact(found.info.run_id, NOTES)
+    lines = tuple(notes.read_text(encoding="utf-8").splitlines()) if notes else ()
+    result = StageResult(artifacts=paths, metrics=_final_metrics(tracker, found), notes=lines)
+    return StageRun(result, key, RunHandle(tracker.uri, found.info.run_id, tracker.experiment_id), reused=True)
+
+
 def _final_metrics(tracker: Tracker, found: Any) -> dict[str, float]:
     """What the stage returned; the run's own metrics hold its loss curves too."""
     path = tracker.local_artifact(found.info.run_id, METRICS)
@@ -325,4 +349,4 @@ def _log(session: Session, run: RunHandle, result: StageResult) -> None:
         else:
             run.set_tags({f"icr.artifact.{name}": path, f"icr.digest.{name}": read_json(path / MANIFEST)["digest"]})
     if result.notes:
-        run.log_text("\n".join(result.notes) + "\n", "notes.txt")
+        run.log_text("\n".join(result.notes) + "\n", NOTES)

@@ -122,6 +122,29 @@ SCORES = _table(
     _column("flag", pa.string(), "why value deviates from its definition, '' when it does not"),
 )  # fmt: skip
 
+MT_BENCH = _table(
+    "mt_bench", 1, _LANGUAGE, _column("question_id", pa.string(), "the question file's own id"),
+    _column("category", pa.string(), "e.g. 'writing', 'math'"),
+    _column("turn", pa.int32(), "1 or 2"),
+    _column("instruction", pa.string(), "what the user asks in this turn"),
+    _column("answer", pa.string(), "what the model said in this turn"),
+    _column("rating", pa.float64(), "1 to 10 by the judge; null unless outcome is 'ok'", True),
+    _column("outcome", pa.string(), "'ok', 'refusal', 'parse_error' or 'api_error'"),
+    _column("judge", pa.string(), "name of the judge"),
+    _column("input_tokens", pa.int64(), "tokens sent to the judge"),
+    _column("output_tokens", pa.int64(), "tokens the judge returned"),
+    _column("detail", pa.string(), "the judge's explanation, or why the outcome is not 'ok'"),
+)  # fmt: skip
+
+BENCHMARKS = _table(
+    "benchmarks", 1, _LANGUAGE, _column("family", pa.string(), "'arc', 'hellaswag', ..., or the task's own name"),
+    _column("task", pa.string(), "lm-eval's task name"),
+    _column("metric", pa.string(), "lm-eval's metric, e.g. 'acc_norm,none'"),
+    _column("value", pa.float64(), "in the metric's own unit, a share in [0, 1] as a rule"),
+    _column("standard_error", pa.float64(), "of value; null where lm-eval gives none", True),
+    _column("n", pa.int64(), "documents scored"),
+)  # fmt: skip
+
 TABLES: dict[str, TableSchema] = {
     table.name: table
     for table in (

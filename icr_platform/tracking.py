@@ -282,6 +282,18 @@ class Tracker:
         )
         return runs[0] if runs else None
 
+    def children(self, run_id: str) -> list[Run]:
+        """FINISHED runs right under a run, the oldest first; an iteration that ran again hides nothing."""
+        text = f"tags.\"mlflow.parentRunId\" = '{run_id}' and attributes.status = 'FINISHED'"
+        order = ["attributes.start_time ASC"]
+        return list(
+            deliver(lambda: self.client.search_runs([self.experiment_of(run_id)], text, order_by=order), self.uri)
+        )
+
+    def experiment_of(self, run_id: str) -> str:
+        """Experiment of a run, which need not be this command's."""
+        return str(deliver(lambda: self.client.get_run(run_id), self.uri).info.experiment_id)
+
     def local_artifact(self, run_id: str, name: str) -> Path | None:
         """A local folder with the run's artifact `name`; None when the run has none."""
         from mlflow.exceptions import MlflowException
@@ -434,7 +446,11 @@ class TrackingReader:
     """
 
     def __init__(self, uri: str = "") -> None:
-        for key, value in {**_DEFAULTS, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}.items():
+        for key, value in {
+            **_DEFAULTS,
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        }.items():
             os.environ.setdefault(key, value)
         import mlflow
 
@@ -503,7 +519,9 @@ class TrackingReader:
             return action()
         except Exception as error:
             if _is_connection_trouble(error):
-                raise TrackingError(f"{redact(self.uri)}: the tracking store does not answer; is it running?") from error
+                raise TrackingError(
+                    f"{redact(self.uri)}: the tracking store does not answer; is it running?"
+                ) from error
             if isinstance(error, MlflowException):
                 reason = " ".join(str(error).split())[:200]
                 raise InputError(f"{what}: not found in {redact(self.uri)} ({reason})") from None

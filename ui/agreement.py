@@ -38,28 +38,30 @@ def wilson(successes: float, n: int, z: float = Z95) -> Interval:
 
 
 def verdicts_needed(successes: float, n: int, half_width: float, z: float = Z95) -> int:
-    """How many more items until the Wilson interval is at most +- half_width, were the share to stay as it is.
+    """How many more items until the Wilson interval is at most +- half_width.
+
+    Planned with the interval's centre for the share: a few items that all agree do not promise that all will.
 
     Raises:
         ValueError: half_width not in (0, 0.5).
     """
     if not 0 < half_width < 0.5:
         raise ValueError(f"half_width must be in (0, 0.5), is {half_width}")
-    share = successes / n if n else 0.5
+    share = (successes + z * z / 2) / (n + z * z)
 
     def is_enough(total: int) -> bool:
         interval = wilson(share * total, total, z)
         return interval.high - interval.low <= 2 * half_width
 
     low, high = n, max(n, 1)
-    if n and is_enough(n):
+    if n and wilson(successes, n, z).high - wilson(successes, n, z).low <= 2 * half_width:
         return 0
     while not is_enough(high):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if is_enough(middle) else (middle, high)
-    return high - n
+    return max(high - n, 1)
 
 
 def cohen_kappa(left: Sequence[Hashable], right: Sequence[Hashable]) -> float:

@@ -137,7 +137,7 @@ def heat_map(title: str, cells: Sequence[Cell], x_label: str, y_label: str) -> M
         return Markup("")
     x = (min(cell.x0 for cell in cells), max(cell.x1 for cell in cells))
     y = (min(cell.y0 for cell in cells), max(cell.y1 for cell in cells))
-    frame = Frame(440, 280, 52, 42, x, y)
+    frame = Frame(600, 320, 56, 42, x, y)
     parts = [_axes(frame, nice_ticks(*x), nice_ticks(*y), 1)]
     most = max(cell.count for cell in cells)
     for cell in cells:
@@ -151,7 +151,7 @@ def heat_map(title: str, cells: Sequence[Cell], x_label: str, y_label: str) -> M
         )  # fmt: skip
         parts.append(_linked(shape, cell.href, told))
     parts.append(_x_label(frame, x_label))
-    parts.append(Markup('<text class="axis-label" transform="translate(12 {}) rotate(-90)">{}</text>').format(frame.height // 2 - 10, y_label))
+    parts.append(Markup('<text class="axis-label" text-anchor="middle" transform="translate(12 {}) rotate(-90)">{}</text>').format(frame.height // 2 - 16, y_label))
     return _svg(frame, title, parts)
 
 

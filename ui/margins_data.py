@@ -133,7 +133,8 @@ def kind_agreement(engine: Engine, tables: PairTables, language: str = "") -> li
                    list_dot_product(b.centred, b.centred)), 0)) AS correlation
         FROM {narrow} AS a JOIN {narrow} AS b ON a.language = b.language AND a.prompt_id = b.prompt_id AND a.kind < b.kind
             AND len(a.centred) = len(b.centred)
-        WHERE ? = '' OR a.language = ? GROUP BY ALL ORDER BY a.language <> 'en', a.language, "left", "right" LIMIT 200"""
+        WHERE ? = '' OR a.language = ? GROUP BY a.language, a.kind, b.kind
+        ORDER BY a.language <> 'en', a.language, "left", "right" LIMIT 200"""
     rows = engine.select(sql, [language, language])
     return [KindAgreement(**{**row, "correlation": finite(row["correlation"])}) for row in rows]
 

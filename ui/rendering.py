@@ -72,8 +72,21 @@ def label(text: str, longest: int = 120) -> str:
     >>> label("a\\u202eb\\nc")
     'a⟨U+202E⟩b⟨U+000A⟩c'
     """
-    shown = "".join(_visible(character) for character in text[: longest + 1])
+    shown = "".join(_visible(character) for character in _unstacked(text[: longest + 1]))
     return shown if len(text) <= longest else shown[:longest] + "…"
+
+
+_MOST_MARKS = 4  # real orthographies stack fewer; dozens would cover the lines around
+
+
+def _unstacked(text: str) -> str:
+    """Text without the combining marks beyond the fourth on one letter."""
+    kept, marks = [], 0
+    for character in text:
+        marks = marks + 1 if unicodedata.category(character) in ("Mn", "Me") else 0
+        if marks <= _MOST_MARKS:
+            kept.append(character)
+    return "".join(kept)
 
 
 def _visible(character: str) -> str:
@@ -83,7 +96,7 @@ def _visible(character: str) -> str:
 
 def cut(text: str, longest: int = 160) -> str:
     """The beginning of a text on one line."""
-    line = " ".join(text[: longest * 2].split())
+    line = " ".join(_unstacked(text[: longest * 2]).split())
     return line if len(line) <= longest and len(text) <= longest * 2 else line[:longest] + "…"
 
 

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qsl
 
 import gradio as gr
@@ -85,19 +85,18 @@ def _spot_check(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, options: In
                 choice: gr.Button(f"{title}  [{key}]", elem_id=f"key-{key}", variant="primary" if key in "12" else "secondary", size="md")
                 for choice, title, key in spot_check.CHOICE_KEYS
             }
-        with gr.Row(equal_height=True):
-            name = gr.Textbox(label="Your name", max_length=200, elem_id="reviewer", visible=not has_login)
-            with gr.Row(elem_id="remarks"):
-                reasons = gr.CheckboxGroup(list(REASONS), label="Reasons, if any [q w e r t y u i]", elem_id="reasons")
-                note = gr.Textbox(label="Note [n]", elem_id="key-n", lines=1, max_lines=4)
             back = gr.Button("Undo  [z]", elem_id="key-z", size="md")
+        with gr.Row(elem_id="remarks"):
+            reasons = gr.CheckboxGroup(list(REASONS), label="Reasons, if any [q w e r t y u i]", elem_id="reasons", scale=6)
+            note = gr.Textbox(label="Note [n]", elem_id="key-n", lines=1, max_lines=4, scale=3)
+            name = gr.Textbox(label="Your name", max_length=200, elem_id="reviewer", visible=not has_login, scale=2)
     token = gr.Textbox(visible="hidden", elem_id="token")
     query = gr.Textbox(visible="hidden", elem_id="query")
     page = [body, token, query]
 
     def shown(params: Mapping[str, str], reviewer: str, wanted: Item | None = None) -> list[Any]:
-        show, tokens = spot_check.show_with(reviewer, params, wanted)
-        html = render_page(inspector, "spot-check", cast(Show, show), params)
+        show, tokens = spot_check.show_with(reviewer, wanted)
+        html = render_page(inspector, "spot-check", show, params)
         return [html, tokens[0] if tokens else "", _joined(params)]
 
     def opened(known: str, request: gr.Request) -> list[Any]:
@@ -107,7 +106,9 @@ def _spot_check(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, options: In
     def moved(typed: str, event: gr.EventData, request: gr.Request) -> list[Any]:
         return shown(_query(event), _reviewer(request, typed))
 
-    def named(typed: str, asked: str, request: gr.Request) -> list[Any]:
+    def named(typed: str, known: str, asked: str, request: gr.Request) -> list[Any]:
+        if typed.strip() == known:  # leaving the field renders nothing: it could overtake a verdict and show its item again
+            return [gr.skip() for _ in range(4)]
         return [*shown(_split(asked), _reviewer(request, typed)), typed.strip()]
 
     def withdrawn(typed: str, asked: str, request: gr.Request) -> list[Any]:
@@ -116,7 +117,7 @@ def _spot_check(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, options: In
     demo.load(opened, remembered, [*page, name], show_progress="hidden", api_visibility="private", concurrency_limit=_REQUESTS)
     bus.submit(moved, name, page, show_progress="hidden", api_visibility="private", concurrency_limit=_REQUESTS)
     gr.on(
-        [name.submit, name.blur], named, [name, query], [*page, remembered],
+        [name.submit, name.blur], named, [name, remembered, query], [*page, remembered],
         show_progress="hidden", api_visibility="private", concurrency_limit=_REQUESTS,
     )  # fmt: skip
     outputs = [status, *page, reasons, note]

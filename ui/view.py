@@ -24,6 +24,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "order": ("", "asc", "desc"),
     "measure": ("", "judge", "reward"),
     "flow": ("", *(f"{a}-{b}" for a in ("win", "tie", "loss") for b in ("win", "tie", "loss"))),
+    "queue": ("", "random", "smallest-margin", "largest-margin", "regressions", "disagree"),
+    "open": ("", "1"),
     "rank": ("", "worse", "better", "largest"),
 }
 
@@ -63,6 +65,12 @@ class View:
     flow: str = ""
     source: str = ""
     rank: str = ""
+    queue: str = ""
+    """Spot-check: what comes next, see ui.items.QUEUES; '' is random."""
+    overlap: int | None = None
+    """Spot-check: percent of items that every reviewer gets."""
+    open: str = ""
+    """Spot-check: '1' shows which side is which."""
 
     def query(self, **changes: Any) -> str:
         """The query string of this view with some fields changed, '' when nothing is asked for."""

@@ -118,7 +118,7 @@ class CompletionScorer:
         earlier: dict[int, dict[int, KeyValue]] = {}
         with _evaluating(self.model, packed_attention.NAME):
             for pack in stream:
-                layout = PackedLayout(pack, earlier)
+                layout = PackedLayout(pack, earlier, self.device)
                 body = self.model.base_model(
                     input_ids=torch.tensor([pack.input_ids], device=self.device),
                     position_ids=torch.tensor([pack.position_ids], device=self.device),

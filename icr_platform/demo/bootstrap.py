@@ -10,21 +10,16 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from icr_platform.artifacts import MANIFEST, ArtifactWriter, read_json, text_digest, write_json
-from icr_platform.chat import encode_response
+from icr_platform.artifacts import MANIFEST, read_json, text_digest, write_json
 from icr_platform.config import GenerateSettings, TrainConfig
 from icr_platform.demo.authors import EnglishPreference, english_preferences
 from icr_platform.demo.grader import grade
 from icr_platform.demo.lexicon import LANGUAGES
 from icr_platform.demo.world import write_prompts
 from icr_platform.models import load_model, load_tokenizer, model_identity
-from icr_platform.schemas import PREFERENCES
 from icr_platform.stages import StageContext
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from icr_platform.training.text_preferences import TextPair, write_text_preferences
 
 SFT = Path(__file__).parent / "sft"
 """The checkpoint that ships: 0.72 million weights in bfloat16, under 2 MB with its tokenizer."""
@@ -81,7 +76,8 @@ def _fill(folder: Path, seed: int, english_pairs: int) -> None:
     load_model(str(SFT), "float32", "cpu").save_pretrained(reference)
     tokenizer.save_pretrained(reference)
     _write_reference_outputs(folder, seed)
-    _write_preferences(folder / "english_preferences", english_preferences(seed, english_pairs), tokenizer)
+    pairs = english_preferences(seed, english_pairs)
+    write_text_preferences(_graded(pairs), folder / "english_preferences", tokenizer, text_digest("demo", repr(pairs)))
     _train_pi_0(folder, seed)
 
 
@@ -104,36 +100,19 @@ def _write_reference_outputs(folder: Path, seed: int) -> None:
         (folder / "outputs" / f"{language}.jsonl").write_text(text, encoding="utf-8")
 
 
-def _write_preferences(folder: Path, pairs: Sequence[EnglishPreference], tokenizer: PreTrainedTokenizerBase) -> None:
-    """The English pairs as `train` reads them. Their rewards are grades, as a person would give them."""
-    import pyarrow as pa
-
-    rows = []
-    for number, pair in enumerate(pairs):
-        chosen, rejected = (grade(pair.prompt_id, "en", text) for text in (pair.chosen, pair.rejected))
-        rows.append(
-            {
-                "language": "en",
-                "prompt_id": f"{pair.prompt_id}-{number}",
-                "instruction": pair.instruction,
-                "english_instruction": pair.instruction,
-                "chosen": pair.chosen,
-                "rejected": pair.rejected,
-                "chosen_index": 0,
-                "rejected_index": 1,
-                "chosen_reward": chosen,
-                "rejected_reward": rejected,
-                "margin": chosen - rejected,
-                "length_penalty_alpha": 0.0,
-                "chosen_characters": len(pair.chosen),
-                "rejected_characters": len(pair.rejected),
-                "chosen_token_ids": encode_response(tokenizer, pair.chosen),
-                "rejected_token_ids": encode_response(tokenizer, pair.rejected),
-            }
+def _graded(pairs: Sequence[EnglishPreference]) -> list[TextPair]:
+    """The English pairs with their grades as rewards, as a person would give them."""
+    return [
+        TextPair(
+            prompt_id=f"{pair.prompt_id}-{number}",
+            instruction=pair.instruction,
+            chosen=pair.chosen,
+            rejected=pair.rejected,
+            chosen_reward=grade(pair.prompt_id, "en", pair.chosen),
+            rejected_reward=grade(pair.prompt_id, "en", pair.rejected),
         )
-    writer = ArtifactWriter(folder, PREFERENCES, text_digest("demo", repr(pairs)))
-    writer.write_part(0, pa.Table.from_pylist(rows, schema=PREFERENCES.schema))
-    writer.close(1)
+        for number, pair in enumerate(pairs)
+    ]
 
 
 def _train_pi_0(folder: Path, seed: int) -> None:

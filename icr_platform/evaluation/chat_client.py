@@ -27,6 +27,7 @@ _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_RETRY_AFTER = 0.5, 30.0, 600.0
 _RETRIES_BEFORE_FIRST_REPLY = 2
 _BAD_REQUEST_RETRIES = 4
 _CONNECTIONS_PER_CLIENT = 8
+_LOGPROBS = ("logprobs", "top_logprobs")
 _SAMPLING = ("temperature", "top_p", "seed", "reasoning_effort", "n")
 
 
@@ -65,6 +66,7 @@ class _Retry(Exception):  # noqa: N818 - a signal, not an error
     limit: retries that make sense for this kind; None: as configured, and the fault is the endpoint's, not the request's.
     unreachable: nothing came back at all.
     adapted: the request changed, so this was no try.
+    mend: what to do where this is all the endpoint ever said.
     """
 
     def __init__(
@@ -74,10 +76,11 @@ class _Retry(Exception):  # noqa: N818 - a signal, not an error
         limit: int | None = None,
         unreachable: bool = False,
         adapted: bool = False,
+        mend: str = "",
     ) -> None:
         super().__init__(detail)
         self.detail, self.seconds, self.limit = detail, seconds, limit
-        self.unreachable, self.adapted = unreachable, adapted
+        self.unreachable, self.adapted, self.mend = unreachable, adapted, mend
 
 
 def check_endpoint(endpoint: Endpoint) -> None:
@@ -158,12 +161,10 @@ class ChatClient:
 
     def _give_up(self, retry: _Retry, tries: int) -> Failure:
         shown = self.endpoint.shown
-        if retry.limit is None:
-            if self._replies == 0:
-                raise InputError(
-                    f"{shown}: gives no answer ({retry.detail}, {tries} tries); check judge_url and the server"
-                )
-            self._failures_in_a_row += 1
+        if self._replies == 0 and (retry.mend or retry.limit is None):
+            mend = retry.mend or "check judge_url and the server"
+            raise InputError(f"{shown}: gives no answer ({retry.detail}, {tries} tries); {mend}")
+        self._failures_in_a_row += retry.limit is None
         if self._failures_in_a_row >= 2 * self.endpoint.concurrency:
             raise IcrError(
                 f"{shown}: stopped answering ({retry.detail}); every answer so far is kept, run the same command again"
@@ -247,11 +248,8 @@ class ChatClient:
         name = _named_parameter(error, sent)
         if name is not None and self._learn(name, sent):
             return _Retry(detail, adapted=True)
-        if self._replies == 0 and name in ("logprobs", "top_logprobs"):
-            return InputError(
-                f"{self.endpoint.shown}: gives no log-probabilities ({detail}); use --judge-answer structured"
-            )
-        return _Retry(detail, limit=_BAD_REQUEST_RETRIES)
+        mend = "it gives no log-probabilities; use --judge-answer structured" if name in _LOGPROBS else ""
+        return _Retry(detail, limit=_BAD_REQUEST_RETRIES, mend=mend)
 
     def _adapt(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters as this endpoint takes them, as far as is known."""
@@ -328,3 +326,23 @@ def _named_parameter(error: APIStatusError, sent: Mapping[str, Any]) -> str | No
     message = _server_message(error)
     found = [(message.index(name), -len(name), name) for name in sent if name in message]
     return min(found)[2] if found else None
+
+
+def ask_all(
+    endpoint: Endpoint, cache: ReplyCache, questions: Sequence[Sequence[Message]], parameters: Mapping[str, Any]
+) -> list[Reply | Failure]:
+    """Replies to independent questions, in their order; raises what `ChatClient.ask` raises."""
+
+    async def ask() -> list[Reply | Failure]:
+        client = ChatClient(endpoint, cache)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(client.ask(messages, parameters)) for messages in questions]
+        finally:
+            await client.close()
+        return [task.result() for task in tasks]
+
+    try:
+        return asyncio.run(ask())
+    except* IcrError as errors:
+        raise errors.exceptions[0] from None

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mappin
 from pathlib import Path
 from typing import Any
 
-from icr_platform.config import EvalConfig
+from icr_platform.config import EvalConfig, JudgeSettings
 from icr_platform.evaluation.chat_client import ChatClient, Endpoint, Failure
 from icr_platform.evaluation.pairwise import LABELS, Judgment, Message, Pair, Template, orders_of
 from icr_platform.evaluation.replies import Preference, Reply, preference_from_logprobs, preference_from_samples
@@ -36,7 +36,7 @@ STRUCTURED_REQUEST = (
 _LOOK_AHEAD = 2048
 
 
-def endpoint_of(config: EvalConfig) -> Endpoint:
+def endpoint_of(config: JudgeSettings) -> Endpoint:
     """The judge's endpoint as configured."""
     return Endpoint(
         model=config.judge_api_model,
@@ -48,7 +48,7 @@ def endpoint_of(config: EvalConfig) -> Endpoint:
     )
 
 
-def cache_folder(config: EvalConfig) -> Path:
+def cache_folder(config: JudgeSettings) -> Path:
     """Where the judge's replies are kept."""
     return Path(config.judge_cache).expanduser() if config.judge_cache else default_cache()
 
@@ -112,7 +112,7 @@ class ApiJudge:
                 if not waiting:
                     return
                 # An error in any part, not only in the oldest, ends the run at once.
-                oldest: asyncio.Future[Any] = asyncio.gather(*waiting[0])
+                oldest: asyncio.Future[Any] = asyncio.gather(*waiting[0], return_exceptions=True)
                 await asyncio.wait({oldest, fatal}, return_when=asyncio.FIRST_COMPLETED)
                 if fatal.done():
                     fatal.result()

@@ -29,7 +29,9 @@ def write_outputs(config: EvalConfig, inputs: EvaluationInputs, writer: Artifact
         with meter("sample outputs", total, done) as progress:
             for index in left:
                 prompts = slices[index]
-                responses = sample_part(sampler, inputs.identify, prompts, config.samples, config.seed, progress.advance)
+                responses = sample_part(
+                    sampler, inputs.identify, prompts, config.samples, config.seed, progress.advance
+                )
                 writer.write_part(index, _as_outputs(prompts, responses, config.samples))
     return writer.close(len(slices))
 

@@ -6,15 +6,14 @@ a path with `{language}` in it (`outputs/{language}/gpt-4o-mini.json`).
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from icr_platform.artifacts import MANIFEST, open_artifact
 from icr_platform.errors import InputError
+from icr_platform.evaluation.json_rows import json_rows
 from icr_platform.schemas import OUTPUTS
 
 Instructions = Mapping[str, Mapping[str, str]]
@@ -131,7 +130,7 @@ def _load_artifact(folder: Path, instructions: Instructions) -> ReferenceOutputs
 
 
 def _rows(path: Path, may_be_empty: bool) -> Iterator[_Row]:
-    for number, value in _values(path):
+    for number, value in json_rows(path):
         place = f"{path}: row {number}"
         if not isinstance(value, dict):
             raise InputError(f"{place}: no JSON object; write {{id, instruction, output}} rows")
@@ -152,28 +151,6 @@ def _rows(path: Path, may_be_empty: bool) -> Iterator[_Row]:
             output,
             str(value.get("generator", "")),
         )
-
-
-def _values(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as UTF-8 text ({error}); write the file again") from error
-    try:
-        whole = json.loads(text) if path.suffix == ".json" else None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {error.lineno}: no valid JSON ({error.msg}); mend the file") from error
-    if path.suffix == ".json":
-        if not isinstance(whole, list):
-            raise InputError(f"{path}: holds no JSON array of rows; write [{{id, instruction, output}}, ...]")
-        yield from enumerate(whole, start=1)
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}: row {number}: no valid JSON ({error.msg}); mend the line") from error
 
 
 def _join(path: Path, rows: list[_Row], language: str, instructions: Instructions, notes: list[str]) -> dict[str, str]:

@@ -25,11 +25,21 @@ def ignore_progress(rows: int, tokens: int) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt; with the run's seed and a sample's index, its language and id seed the sample."""
+    """One prompt; with the run's seed and a sample's index, its language and id seed the sample.
+
+    history: (role, content) of the turns before, of conversations.
+    """
 
     language: str
     prompt_id: str
     instruction: str
+    history: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation up to the instruction."""
+        turns = [*self.history, ("user", self.instruction)]
+        return [{"role": role, "content": content} for role, content in turns]
 
 
 @dataclass(frozen=True)

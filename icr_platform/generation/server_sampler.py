@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import openai
 
-from icr_platform.chat import decode_response, encode_prompt, encode_response
+from icr_platform.chat import decode_response, encode_messages, encode_response
 from icr_platform.errors import IcrError, InputError
 from icr_platform.generation.sampler import Advance, Request, Sample, ignore_progress, row_seed
 
@@ -76,7 +76,7 @@ class ServerSampler:
         try:
             return await client.chat.completions.create(
                 model=self.model,
-                messages=[{"role": "user", "content": request.instruction}],
+                messages=cast(Any, request.messages),
                 temperature=self.settings.temperature,
                 top_p=self.settings.top_p,
                 max_tokens=self.settings.max_tokens,
@@ -119,7 +119,7 @@ class ServerSampler:
 
     def _require_same_prompt(self, place: str, request: Request, prompt_ids: list[int] | None) -> None:
         """Ids of another tokenizer or template would be scored as something the model never saw."""
-        if prompt_ids is not None and prompt_ids != encode_prompt(self.tokenizer, request.instruction):
+        if prompt_ids is not None and prompt_ids != encode_messages(self.tokenizer, request.messages):
             raise InputError(
                 f"{place}: the server tokenises the prompt otherwise than the policy; serve the policy with its own tokenizer"
             )

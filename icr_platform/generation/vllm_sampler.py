@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from icr_platform.chat import decode_response, encode_prompt, stop_ids
+from icr_platform.chat import decode_response, encode_messages, stop_ids
 from icr_platform.errors import IcrError
 from icr_platform.generation.sampler import Advance, Request, Sample, ignore_progress, row_seed, token_budget
 from icr_platform.models import resolve_device, resolve_dtype
@@ -60,7 +60,7 @@ class VllmSampler:
         """See `Sampler.sample`."""
         prompts, parameters = [], []
         for request in requests:
-            prompt_ids = encode_prompt(self.tokenizer, request.instruction)
+            prompt_ids = encode_messages(self.tokenizer, request.messages)
             budget = token_budget(request, len(prompt_ids), self.settings.max_tokens, self.context)
             prompts += [{"prompt_token_ids": prompt_ids}] * samples
             parameters += [self._parameters(budget, row_seed(seed, request, index)) for index in range(samples)]

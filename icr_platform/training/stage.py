@@ -38,6 +38,7 @@ from icr_platform.training.reference import (
     store_reference_logprobs,
     stored_reference_logprobs,
 )
+from icr_platform.training.text_preferences import is_text_file, read_text_pairs, tokenise_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,7 +64,11 @@ def validate(config: TrainConfig) -> None:
     if config.accelerate_config:
         check_accelerate_config(Path(config.accelerate_config), resolve_device(config.device))
     _check_device(config)
-    preferences = open_artifact(Path(config.preferences), PREFERENCES)
+    path = Path(config.preferences)
+    if is_text_file(path):
+        read_text_pairs(path)
+        return
+    preferences = open_artifact(path, PREFERENCES)
     check_pairs(preferences, load_config(config.policy).get_text_config().vocab_size)
 
 
@@ -92,7 +97,7 @@ def run(config: TrainConfig, context: StageContext) -> StageResult:
     if not (folder / MANIFEST).exists():
         _claim(folder, work, context.fingerprint)
         with _full_disk_explained(work):
-            _train(config, context, work)
+            _train(_tokenised(config, work), context, work)
             (work / "model").rename(folder)
         _free_gpu_memory()
     checkpoint = open_checkpoint(folder)
@@ -122,6 +127,15 @@ def _full_disk_explained(work: Path) -> Iterator[None]:
         if shutil.disk_usage(work).free > _ALMOST_NOTHING and "No space left" not in str(error):
             raise
         raise IcrError(f"{work}: no space left on the disk; free some and run the same command again") from error
+
+
+def _tokenised(config: TrainConfig, work: Path) -> TrainConfig:
+    """The configuration with preferences that came as text put into an artifact."""
+    source = Path(config.preferences)
+    if not is_text_file(source):
+        return config
+    artifact = tokenise_file(source, work / "preferences", load_tokenizer(config.policy))
+    return config.model_copy(update={"preferences": str(artifact.folder)})
 
 
 def _free_gpu_memory() -> None:

@@ -50,7 +50,10 @@ def read_text_pairs(path: Path) -> list[TextPair]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable ({error}); give a JSON Lines file in UTF-8") from error
-    return list(_pairs(path, lines))
+    pairs = list(_pairs(path, lines))
+    if not pairs:
+        raise InputError(f"{path}: holds no pair; write one JSON object with prompt, chosen and rejected a line")
+    return pairs
 
 
 def _pairs(path: Path, lines: Sequence[str]) -> Iterator[TextPair]:

@@ -11,6 +11,7 @@ labels stay within 3 points of pi_0 on the mean. About two CPU minutes a seed an
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -109,6 +110,7 @@ def main() -> None:
             if arguments.json:
                 arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
             print_table(results)
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

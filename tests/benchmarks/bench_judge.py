@@ -107,7 +107,9 @@ def storm(shared: Path, arguments: argparse.Namespace, work: Path, expected: lis
         while killed < 5:
             process = start(config, work / "storm")
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(arguments.startup + 12 * rng.random())
+                _, errors = process.communicate(timeout=arguments.startup + 12 * rng.random())
+                if process.returncode != 0:
+                    sys.exit(errors)
                 break
             process.send_signal(signal.SIGKILL)
             process.wait()

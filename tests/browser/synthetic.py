@@ -525,3 +525,22 @@ def open_tracker(folder: Path, experiment: str = "icr") -> Tracker:
 
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     return Tracker(experiment)
+
+
+# --- runs that went wrong -------------------------------------------------------------------------------------------
+
+
+def broken_runs(tracker: Tracker, folder: Path) -> dict[str, str]:
+    """An arm without iterations, one still running, one of another schema version, and one whose tables are gone; ids by name."""
+    empty = tracker.start("synthetic-empty", {"icr.kind": "arm", "icr.arm": "synthetic-empty"})
+    empty.finish()
+    running = tracker.start("synthetic-running", {"icr.kind": "arm", "icr.arm": "synthetic-running"})
+    iteration = tracker.start("iteration 1", {"icr.kind": "iteration", "icr.iteration": 1}, running)
+    tracker.start("generate", {"icr.kind": "stage", "icr.stage": "generate"}, iteration)
+    prompts = small_prompts(3)
+    data = sampled(prompts, small_answers(1), 1, ("cross-lingual",))
+    old = log_arm(tracker, "synthetic-old-schema", {1: data}, folder)
+    for manifest in (folder / "synthetic-old-schema").rglob("manifest.json"):
+        manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 0'))
+    gone = log_arm(tracker, "synthetic-gone", {1: data}, folder)
+    return {"empty": empty.run_id, "running": running.run_id, "old": old.run_id, "gone": gone.run_id}

@@ -83,3 +83,18 @@ def test_a_killed_command_goes_on(preset: Path, tmp_path: Path) -> None:
     tracker = Tracker()
     arms = tracker.client.search_runs([tracker.experiment_id], "tags.\"icr.kind\" = 'arm'")
     assert sorted(arm.info.status for arm in arms) == ["FINISHED", "KILLED"]
+
+
+def test_the_report_is_rebuilt_from_artifacts_alone(
+    preset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, options = parse("iterate", [f"--config={preset}", "--iterations=1"])
+    arm = iterate(open_session(options), config)  # type: ignore[arg-type]
+    assert arm.run is not None
+    report = tmp_path / "report-icr.html"
+    first = report.read_text()
+    report.unlink()
+    assert run(["report", arm.run.run_id]) == 0
+    assert report.read_text() == first
+    assert run(["report", "0123"]) == 2
+    assert "no such run" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     def start(**settings: Any) -> tuple[Behaviour, Endpoint]:
         behaviour = Behaviour(**settings)
         port = asyncio.run_coroutine_threadsafe(FaultServer(behaviour).start(), loop).result()
-        return behaviour, Endpoint("judge-1", f"http://127.0.0.1:{port}/v1", "JUDGE_KEY", 16, 1.0, 8)
+        return behaviour, Endpoint("judge-1", f"http://127.0.0.1:{port}/v1", "JUDGE_KEY", 16, 30.0, 8)
 
     yield start
     asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result()
@@ -71,7 +71,7 @@ def test_faults_of_every_kind_change_nothing(serve: Serve, tmp_path: Path) -> No
     _, calm = serve()
     expected = ask(calm, tmp_path / "calm", 150)
     behaviour, stormy = serve(fault_rate=0.3)
-    assert ask(stormy, tmp_path / "stormy", 150) == expected
+    assert ask(replace(stormy, timeout=2.0, retries=12), tmp_path / "stormy", 150) == expected
     assert behaviour.requests > 390
     assert {judgment.outcome for judgment in expected} == {"ok"}
     first = expected[0]

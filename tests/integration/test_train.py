@@ -18,7 +18,7 @@ from icr_platform.annotation.logprobs import Group, completion_logprobs
 from icr_platform.artifacts import ArtifactWriter, file_digest, open_artifact
 from icr_platform.config import TrainConfig
 from icr_platform.errors import IcrError, InputError
-from icr_platform.models import load_model, load_tokenizer
+from icr_platform.models import load_model, load_tokenizer, model_identity
 from icr_platform.schemas import PREFERENCES, PROMPTS
 from icr_platform.stages import StageContext, StageResult
 from icr_platform.training.checkpoint import open_checkpoint
@@ -150,6 +150,7 @@ def test_kills_and_resumes_give_the_same_bytes(
     steps: list[int] = []
     resumed = train(values, tmp_path / "out", steps, **changes).artifacts["checkpoint"]
     assert content(resumed) == content(undisturbed)
+    assert model_identity(str(resumed)) == model_identity(str(undisturbed)), "the next stage's work is found again"
     assert len(batches) == 4, "steps 5 and 6, two batches each, from the resume point of step 4"
     assert [int(step) for step in log.read_text().split()] == [1, 2, 3, 4, 5]
     assert steps == [5, 6], "the kill came while step 5 was being logged"

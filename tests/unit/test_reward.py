@@ -118,7 +118,10 @@ def test_reward_agreement_against_loops() -> None:
     first, second = rng.integers(0, 4, (30, 5)).astype(float), rng.integers(0, 4, (30, 5)).astype(float)
     first[3, 2] = second[7, 0] = np.nan
     outcomes = [
-        (first[p, i] - first[p, j]) * (second[p, i] - second[p, j]) for p in range(30) for i in range(5) for j in range(i)
+        (first[p, i] - first[p, j]) * (second[p, i] - second[p, j])
+        for p in range(30)
+        for i in range(5)
+        for j in range(i)
     ]
     compared = [outcome for outcome in outcomes if outcome > 0 or outcome < 0]
     assert reward_agreement(first, second) == sum(outcome > 0 for outcome in compared) / len(compared)
@@ -126,5 +129,13 @@ def test_reward_agreement_against_loops() -> None:
 
 
 def test_means_are_over_the_languages_that_have_the_figure() -> None:
-    metrics = with_means({"alpha/es": 1.0, "alpha/de": 3.0, "margin/q10/es": 2.0, "margin/q10/de": np.nan}, ["es", "de"])
-    assert metrics == {"alpha/es": 1.0, "alpha/de": 3.0, "margin/q10/es": 2.0, "alpha/mean": 2.0, "margin/q10/mean": 2.0}
+    metrics = with_means(
+        {"alpha/es": 1.0, "alpha/de": 3.0, "margin/q10/es": 2.0, "margin/q10/de": np.nan}, ["es", "de"]
+    )
+    assert metrics == {
+        "alpha/es": 1.0,
+        "alpha/de": 3.0,
+        "margin/q10/es": 2.0,
+        "alpha/mean": 2.0,
+        "margin/q10/mean": 2.0,
+    }

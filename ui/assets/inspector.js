@@ -100,7 +100,7 @@
     const wanted = { ArrowLeft: ".icr main a[rel=prev]", ArrowRight: ".icr main a[rel=next]" }[event.key];
     const target = (wanted && document.querySelector(wanted)) || document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
     const press = target || keyed(event.key);
-    if (!press || press.disabled || (press.closest("#choices, #remarks") && !document.querySelector(".icr [data-item]"))) return;
+    if (!press || press.disabled || (press.id !== "key-z" && press.closest("#choices, #reasons, #key-n") && !document.querySelector(".icr [data-item]"))) return;
     event.preventDefault();
     press.click();
   });

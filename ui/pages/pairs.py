@@ -45,10 +45,18 @@ def _list(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> st
 
 def _sample_filter(view: View) -> str:
     """What the cell of Margins that was clicked holds, in words; '' without one."""
-    if view.sample_length_min is None and view.sample_reward_min is None:
+    lengths = (view.sample_length_min, view.sample_length_max)
+    rewards = (view.sample_reward_min, view.sample_reward_max)
+    if lengths == rewards == (None, None):
         return ""
-    length = f"{number(view.sample_length_min, 0)} to {number(view.sample_length_max, 0)} characters"
-    return f"Prompts with a sample of {length} and reward {number(view.sample_reward_min)} to {number(view.sample_reward_max)}"
+    return f"Prompts with a sample of {_range(*lengths, 0)} characters and a reward of {_range(*rewards, 2)}"
+
+
+def _range(low: float | None, high: float | None, digits: int) -> str:
+    """'2 to 3', 'from 2', 'below 3' or 'any number of'."""
+    if low is None:
+        return "any number of" if high is None else f"below {number(high, digits)}"
+    return f"from {number(low, digits)}" + ("" if high is None else f" to {number(high, digits)}")
 
 
 def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> str:

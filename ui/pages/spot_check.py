@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,13 +13,17 @@ from ui.inspector import Content, Focus, Inspector
 from ui.items import QUEUES, Item, Progress, Settings
 from ui.rendering import message, render
 from ui.reviewing import Reveal
+from ui.shell import Show
+from ui.view import View
 
 CHOICE_KEYS = (("left", "Left is better", "1"), ("right", "Right is better", "2"), ("tie", "Tie", "3"), ("both-bad", "Both bad", "4"), ("skip", "Skip", "s"))
 OVERLAPS = (0, 10, 20, 50, 100)
+OVERLAP = 20
+"""Percent that reviewers share unless the page says otherwise: enough to measure their agreement."""
 
 
 class Queue(NamedTuple):
-    """Parameters of the page that the shared view does not know."""
+    """What the reviewer works through."""
 
     name: str
     overlap: int
@@ -35,20 +38,15 @@ class Turn:
     token: str
 
 
-def parse_queue(params: Mapping[str, str]) -> Queue:
-    """Queue, overlap and blindness from a URL; nonsense falls back on random, 20% and blind."""
-    name = params.get("queue", "")
-    overlap = params.get("overlap", "")
-    return Queue(
-        name if name in QUEUES else "random",
-        int(overlap) if overlap.isascii() and overlap.isdigit() and int(overlap) <= 100 else 20,
-        params.get("open", "") != "1",
-    )
+def queue_of(view: View) -> Queue:
+    """Queue, overlap and blindness a view asks for."""
+    overlap = OVERLAP if view.overlap is None else min(view.overlap, 100)
+    return Queue(view.queue or "random", overlap, view.open != "1")
 
 
-def turn(inspector: Inspector, focus: Focus, params: Mapping[str, str], reviewer: str, wanted: Item | None = None) -> Turn:
+def turn(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None = None) -> Turn:
     """The next item of the queue, or `wanted`."""
-    queue = parse_queue(params)
+    queue = queue_of(focus.view)
     filters = Markup(_filters(focus, queue))
     if not reviewer.strip():
         return Turn(Content(filters, message("Write your name below and press Enter: your verdicts, your place in the queue and your order of sides go by it.")), "")
@@ -108,12 +106,12 @@ def revealed(found: Reveal) -> str:
     return render("reveal", found=found, verdict=found.verdict)
 
 
-def show_with(reviewer: str, params: Mapping[str, str], wanted: Item | None = None) -> tuple[object, list[str]]:
+def show_with(reviewer: str, wanted: Item | None = None) -> tuple[Show, list[str]]:
     """A `show` for the shell, and the list that will hold the token."""
     tokens: list[str] = []
 
     def show(inspector: Inspector, focus: Focus) -> Content:
-        found = turn(inspector, replace_view(focus), params, reviewer, wanted)
+        found = turn(inspector, replace_view(focus), reviewer, wanted)
         tokens.append(found.token)
         return found.content
 

@@ -1,0 +1,206 @@
+"""benchmarks: what alignment cost in knowledge, by lm-eval's multilingual tasks (the only import of lm_eval).
+
+Families are the okapi translations of ARC-challenge, HellaSwag, MMLU and TruthfulQA, with the original tasks for English, as
+in table 4 of arXiv 2503.04647. Figures depend on the number of shots, which the stock tasks leave at zero.
+
+The stock `truthfulqa_LANG_mc1` counts choice 0 as gold whatever the data's labels say (`doc_to_target: 0` in lm-eval 0.4.13): a
+model is scored rightly only where the first choice is the true one, as in the original English data.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+
+from icr_platform.artifacts import ArtifactWriter
+from icr_platform.config import BenchmarksConfig
+from icr_platform.errors import InputError
+from icr_platform.languages import NAMES
+from icr_platform.models import load_config, load_tokenizer, resolve_device, resolve_dtype
+from icr_platform.progress import meter
+from icr_platform.schemas import BENCHMARKS
+from icr_platform.stages import StageContext, StageResult
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+
+class Family(NamedTuple):
+    """A benchmark: its task in English, in other languages, and the metric that is reported."""
+
+    english: str
+    others: str
+    metric: str
+
+    def task(self, language: str) -> str:
+        return self.english if language == "en" else self.others.format(language=language)
+
+
+FAMILIES: dict[str, Family] = {
+    "arc": Family("arc_challenge", "arc_{language}", "acc_norm"),
+    "hellaswag": Family("hellaswag", "hellaswag_{language}", "acc_norm"),
+    "mmlu": Family("m_mmlu_en", "m_mmlu_{language}", "acc"),
+    "truthfulqa_mc1": Family("truthfulqa_mc1", "truthfulqa_{language}_mc1", "acc"),
+    "truthfulqa_mc2": Family("truthfulqa_mc2", "truthfulqa_{language}_mc2", "acc"),
+}
+_PREFERRED = ("acc_norm", "acc", "exact_match")
+
+
+class Work(NamedTuple):
+    """One task to run. language is '' where the name of a task of one's own tells none."""
+
+    family: str
+    language: str
+    task: str
+    metric: str
+
+
+def plan(config: BenchmarksConfig, known: set[str]) -> tuple[list[Work], list[str]]:
+    """Tasks to run, and a note for every language that a family lacks.
+
+    Raises:
+        InputError: an unknown family or task, or nothing left to run.
+    """
+    unknown = [name for name in config.families if name not in FAMILIES]
+    if unknown:
+        raise InputError(f"config: field 'families' names {unknown[0]!r}; choose of {', '.join(FAMILIES)}")
+    unknown = [name for name in config.tasks if name not in known]
+    if unknown:
+        raise InputError(f"config: field 'tasks' names {unknown[0]!r}, which lm-eval does not know; check task_folder")
+    work, notes = [], []
+    for name in config.families:
+        family = FAMILIES[name]
+        lacking = [code for code in config.languages if family.task(code) not in known]
+        if lacking:
+            notes.append(f"benchmarks: {name} has no task in {', '.join(lacking)}; not measured there")
+        work += [Work(name, code, family.task(code), family.metric) for code in config.languages if code not in lacking]
+    work += [Work(name, language_of(name), name, "") for name in config.tasks]
+    if not work:
+        raise InputError("config: fields 'families', 'tasks' and 'languages' leave no task; name at least one")
+    return work, notes
+
+
+def language_of(task: str) -> str:
+    """The language code a task name ends with, or has before its last part; '' without one.
+
+    >>> language_of("capitals_es"), language_of("truthfulqa_de_mc1"), language_of("capitals")
+    ('es', 'de', '')
+    """
+    parts = re.split(r"[_-]", task)[1:]
+    return next((part for part in reversed(parts) if part in NAMES), "")
+
+
+def validate(config: BenchmarksConfig) -> None:
+    """Check model and tasks; loads no weights and no data. Raises InputError."""
+    if find_spec("lm_eval") is None:
+        raise InputError("benchmarks: lm-eval is not installed; pip install 'icr-platform[benchmarks]'")
+    load_tokenizer(config.policy)
+    load_config(config.policy)
+    plan(config, _known_tasks(config))
+
+
+def run(config: BenchmarksConfig, context: StageContext) -> StageResult:
+    """Score every task, one part each. Metrics: `benchmark/FAMILY/LANG` with `benchmark_se/...`, shares in [0, 1].
+
+    Raises:
+        InputError: bad input, or a task whose data cannot be read.
+    """
+    validate(config)
+    manager = _manager(config)
+    work, notes = plan(config, _known_tasks(config))
+    writer = ArtifactWriter(context.folder / "benchmarks", BENCHMARKS, context.fingerprint)
+    left = [index for index in range(len(work)) if not writer.has_part(index)]
+    model = _model(config) if left else None
+    with meter("benchmarks", len(work), len(work) - len(left)) as progress:
+        for index in left:
+            writer.write_part(index, _measure(config, work[index], model, manager))
+            progress.advance(1)
+    done = writer.close(len(work))
+    frame = done.read().to_pandas()
+    return StageResult({"benchmarks": done.folder}, metrics_of(frame), {"benchmarks": frame}, tuple(notes))
+
+
+def metrics_of(frame: pd.DataFrame) -> dict[str, float]:
+    """MLflow metrics of the benchmarks table, with the mean over languages of each family."""
+    metrics: dict[str, float] = {}
+    for row in frame.to_dict("records"):
+        name = f"{row['family']}/{row['language']}".rstrip("/")
+        metrics[f"benchmark/{name}"] = float(row["value"])
+        if row["standard_error"] == row["standard_error"] and row["standard_error"] is not None:
+            metrics[f"benchmark_se/{name}"] = float(row["standard_error"])
+    for family, rows in frame.groupby("family", sort=False):
+        if len(rows) > 1:
+            metrics[f"benchmark/{family}/mean"] = float(rows["value"].mean())
+    return metrics
+
+
+def _manager(config: BenchmarksConfig) -> TaskManager:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=config.task_folder or None)
+
+
+def _known_tasks(config: BenchmarksConfig) -> set[str]:
+    return set(_manager(config).all_tasks)
+
+
+def _model(config: BenchmarksConfig) -> Any:
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(
+        pretrained=config.policy,
+        dtype=resolve_dtype(config.dtype, config.device),
+        device=resolve_device(config.device),
+        batch_size=config.batch_size,
+    )
+
+
+def _measure(config: BenchmarksConfig, work: Work, model: Any, manager: TaskManager) -> pa.Table:
+    import lm_eval
+
+    try:
+        found = lm_eval.simple_evaluate(
+            model=model,
+            tasks=[work.task],
+            num_fewshot=config.shots,
+            limit=config.limit,
+            task_manager=manager,
+            log_samples=False,
+            random_seed=config.seed,
+            numpy_random_seed=config.seed,
+            torch_random_seed=config.seed,
+            fewshot_random_seed=config.seed,
+        )
+    except (OSError, ConnectionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"benchmarks: task {work.task!r} could not be read ({reason}); check its data") from error
+    assert found is not None  # only other ranks of a distributed run get None
+    results = found["results"][work.task]
+    key = _metric_key(results, work.metric)
+    error_bar = results.get(key.replace(",", "_stderr,", 1))
+    row = {
+        "language": work.language,
+        "family": work.family,
+        "task": work.task,
+        "metric": key,
+        "value": float(results[key]),
+        "standard_error": float(error_bar) if isinstance(error_bar, (int, float)) else None,
+        "n": int(found["n-samples"][work.task]["effective"]),
+    }
+    return pa.Table.from_pylist([row], schema=BENCHMARKS.schema)
+
+
+def _metric_key(results: dict[str, Any], wanted: str) -> str:
+    """lm-eval's key (`acc_norm,none`) of the wanted metric, or of the commonest one there is."""
+    keys = [key for key, value in results.items() if "," in key and "_stderr" not in key and isinstance(value, float)]
+    for name in (wanted, *_PREFERRED):
+        for key in keys:
+            if key.split(",")[0] == name:
+                return key
+    if not keys:
+        raise InputError(f"benchmarks: the task reports no number, only {sorted(results)}; give it a metric_list")
+    return keys[0]

@@ -1,0 +1,267 @@
+"""Multilingual MT-Bench: two-turn questions, each turn graded 1 to 10 by an LLM judge (arXiv 2306.05685, section 3).
+
+Files in FastChat's layout: questions `{question_id, category, turns: [first, second]}`, answers and reference answers
+`{question_id, choices: [{turns: [first, second]}]}`; one `LANG.jsonl` per language, or a path with `{language}`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+
+import pandas as pd
+
+from icr_platform.errors import InputError
+from icr_platform.evaluation.chat_client import Failure
+from icr_platform.evaluation.json_rows import json_rows
+from icr_platform.evaluation.pairwise import Message
+from icr_platform.evaluation.replies import Reply
+from icr_platform.languages import NAMES, language_name
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+TURNS = 2
+REFERENCED = ("math", "reasoning", "coding")
+"""Categories graded against a reference answer, as in FastChat."""
+PARAMETERS: Mapping[str, Any] = {
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "grade",
+            "strict": True,
+            "schema": {
+                "type": "object",
+                "properties": {"explanation": {"type": "string"}, "rating": {"type": "integer"}},
+                "required": ["explanation", "rating"],
+                "additionalProperties": False,
+            },
+        },
+    }
+}
+_RATING = re.compile(r'"rating"\s*:\s*"?(\d+(?:\.\d+)?)')
+_REQUEST = """\
+Grade the assistant's last answer in the conversation below on a scale from 1 (useless) to 10 (could not be better).
+
+Look at whether it does what the user asks, is right, relevant, deep enough, clear and safe. A good answer is written in the \
+language of the user's message ({language}) unless the user asks for another. Be strict, be fair to short answers that say \
+all there is to say, and grade the last answer only; what came before is its context.
+{reference}
+<conversation>
+{conversation}
+</conversation>
+
+Explain in a few sentences, then give the rating, as JSON: {{"explanation": "...", "rating": 1 to 10}}"""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question; `reference` holds a right answer to each turn, or is empty."""
+
+    language: str
+    question_id: str
+    category: str
+    turns: tuple[str, ...]
+    reference: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.language, self.question_id
+
+
+class Grade(NamedTuple):
+    """One graded turn; rating is None unless outcome is 'ok'."""
+
+    rating: float | None
+    outcome: str
+    input_tokens: int
+    output_tokens: int
+    detail: str
+
+
+def language_file(source: str, language: str) -> Path:
+    """The file of one language in a folder or behind a path with {language}; raises InputError when there is none."""
+    path = (
+        Path(source.replace("{language}", language)) if "{language}" in source else Path(source) / f"{language}.jsonl"
+    )
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a folder of LANG.jsonl or a path with {{language}} in it")
+    return path
+
+
+def languages_in(source: str) -> tuple[str, ...]:
+    """Languages with a question file in a folder, English first."""
+    found = sorted(
+        (path.stem for path in Path(source).glob("*.jsonl") if path.stem in NAMES),
+        key=lambda code: (code != "en", code),
+    )
+    if not found:
+        raise InputError(
+            f"{source}: no LANG.jsonl of questions here; give such a folder, or --languages with a template"
+        )
+    return tuple(found)
+
+
+def load_questions(source: str, languages: Sequence[str], references: str = "") -> list[Question]:
+    """Questions of all languages, with the reference answers of those categories that need one.
+
+    Raises:
+        InputError: a damaged row, a doubled id, or no reference answer where one is needed.
+    """
+    questions = []
+    for language in languages:
+        path = language_file(source, language)
+        answers = load_answers(references, [language]) if references else {}
+        seen: set[str] = set()
+        for number, row in json_rows(path):
+            question = _question(path, number, row, language, answers)
+            if question.question_id in seen:
+                raise InputError(
+                    f"{path}: row {number}: field 'question_id' {question.question_id!r} is doubled; remove one"
+                )
+            if references and question.category in REFERENCED and not question.reference:
+                raise InputError(
+                    f"{references}: question {question.question_id!r} ({question.category}) has no reference answer in "
+                    f"{language!r}; add it"
+                )
+            seen.add(question.question_id)
+            questions.append(question)
+    return questions
+
+
+def _question(
+    path: Path, number: int, row: Any, language: str, answers: Mapping[tuple[str, str], tuple[str, ...]]
+) -> Question:
+    place = f"{path}: row {number}"
+    if not isinstance(row, dict) or row.get("question_id") is None:
+        raise InputError(f"{place}: field 'question_id' is missing; write {{question_id, category, turns}}")
+    turns = row.get("turns")
+    if not _is_turns(turns):
+        raise InputError(f"{place}: field 'turns' is no list of {TURNS} texts; add both turns")
+    key = (language, str(row["question_id"]))
+    category = str(row.get("category", ""))
+    own = row.get("reference")
+    reference = tuple(own) if _is_turns(own) else answers.get(key, ())
+    return Question(*key, category, tuple(turns), reference if category in REFERENCED else ())
+
+
+def _is_turns(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and len(value) == TURNS and all(isinstance(turn, str) for turn in value)
+
+
+def load_answers(source: str, languages: Sequence[str]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Both turns' answers by (language, question_id); raises InputError for a damaged row."""
+    found = {}
+    for language in languages:
+        path = language_file(source, language)
+        for number, row in json_rows(path):
+            try:
+                turns = row["choices"][0]["turns"]
+                key = (language, str(row["question_id"]))
+            except (KeyError, IndexError, TypeError):
+                turns, key = None, ("", "")
+            if not _is_turns(turns):
+                raise InputError(
+                    f"{path}: row {number}: holds no {{question_id, choices: [{{turns: [.., ..]}}]}}; mend it"
+                )
+            found[key] = tuple(turns)
+    return found
+
+
+def grading_messages(question: Question, answers: Sequence[str], turn: int) -> list[Message]:
+    """What the judge is asked about turn 1 or 2: the conversation up to that answer, and the reference where there is one."""
+    spoken = [
+        f"<{role}>\n{text}\n</{role}>"
+        for index in range(turn)
+        for role, text in (("user", question.turns[index]), ("assistant", answers[index]))
+    ]
+    reference = ""
+    if question.reference:
+        reference = f"\nA right answer to compare with:\n<reference>\n{question.reference[turn - 1]}\n</reference>\n"
+    values = {"language": language_name(question.language), "reference": reference, "conversation": "\n".join(spoken)}
+    return [{"role": "user", "content": _REQUEST.format(**values)}]
+
+
+def grade(reply: Reply | Failure) -> Grade:
+    """The typed outcome of a judge's reply.
+
+    >>> grade(Reply('{"explanation": "Right.", "rating": 8}', None, None, "stop", 9, 7)).rating
+    8.0
+    """
+    if isinstance(reply, Failure):
+        return Grade(None, "api_error", 0, 0, reply.detail)
+    tokens = (reply.input_tokens, reply.output_tokens)
+    if reply.refusal is not None:
+        return Grade(None, "refusal", *tokens, reply.refusal)
+    rating = parse_rating(reply.text)
+    if rating is None:
+        return Grade(None, "parse_error", *tokens, f"no rating from 1 to 10 in {reply.text[:200]!r}")
+    return Grade(rating, "ok", *tokens, _explanation(reply.text))
+
+
+def parse_rating(text: str) -> float | None:
+    """The last rating in the judge's JSON, or in FastChat's [[n]] form; None when it is not in 1 .. 10.
+
+    >>> parse_rating("Good. [[7]]"), parse_rating('{"rating": 12}'), parse_rating("eight")
+    (7.0, None, None)
+    """
+    found = _RATING.findall(text) or re.findall(r"\[\[(\d+(?:\.\d+)?)\]\]", text)
+    rating = float(found[-1]) if found else math.nan
+    return rating if 1.0 <= rating <= 10.0 else None
+
+
+def _explanation(text: str) -> str:
+    try:
+        return str(json.loads(text).get("explanation", ""))
+    except (json.JSONDecodeError, AttributeError):
+        return ""
+
+
+def score(ratings: pd.DataFrame) -> dict[str, float]:
+    """MLflow metrics from the columns of schemas.MT_BENCH: `mt_bench/es` and its standard error over questions, per turn,
+    per category, the mean over languages, and the failure rate in percent."""
+    metrics = {
+        "mt_bench/failure_rate": 100.0 * float((ratings["outcome"] != "ok").mean()),
+        "mt_bench/n": float(len(ratings)),
+    }
+    rated = ratings.dropna(subset=["rating"])
+    for code, rows in rated.groupby("language", sort=False):
+        by_question = rows.groupby("question_id")["rating"].mean()
+        metrics[f"mt_bench/{code}"] = float(by_question.mean())
+        if len(by_question) > 1:
+            metrics[f"mt_bench_se/{code}"] = float(by_question.std(ddof=1) / math.sqrt(len(by_question)))
+        for turn, of_turn in rows.groupby("turn"):
+            metrics[f"mt_bench/turn-{turn}/{code}"] = float(of_turn["rating"].mean())
+    means = [value for name, value in metrics.items() if re.fullmatch(r"mt_bench/[a-z]{2}", name)]
+    if means:
+        metrics["mt_bench/mean"] = sum(means) / len(means)
+    return metrics
+
+
+def category_table(ratings: pd.DataFrame) -> pd.DataFrame:
+    """Categories x languages of the mean rating."""
+    wide = ratings.pivot_table(index="category", columns="language", values="rating", aggfunc="mean", sort=False)
+    return wide.reset_index().rename_axis(columns=None)
+
+
+def radar(table: pd.DataFrame) -> go.Figure:
+    """A radar of the categories, one line a language, from `category_table`."""
+    import plotly.graph_objects as go
+
+    spokes = [*table["category"], table["category"].iloc[0]]
+    figure = go.Figure()
+    for code in (name for name in table.columns if name != "category"):
+        values = [*table[code], table[code].iloc[0]]
+        figure.add_trace(go.Scatterpolar(r=values, theta=spokes, name=NAMES.get(code, code)))
+    figure.update_layout(polar={"radialaxis": {"range": [0, 10]}}, title="MT-Bench by category", height=560)
+    return figure
+
+
+def unanswered(questions: Iterable[Question], answers: Mapping[tuple[str, str], Any]) -> list[Question]:
+    """Questions without an answer."""
+    return [question for question in questions if question.key not in answers]

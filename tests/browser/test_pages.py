@@ -1,0 +1,161 @@
+"""Each page answers its question in a real browser, at two widths, in light and dark, and its address opens it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import READY, Server, go, serial, wait_change
+
+pytestmark = pytest.mark.browser
+
+PAGES = {
+    "": "Is iteration 2 better than iteration 1?",
+    "pairs": "Margin",
+    "margins": "How far apart are chosen and rejected?",
+    "regressions": "Where did iteration 2 get worse than iteration 1?",
+    "spot-check": "Write your name",
+    "agreement": "Do people prefer what the run prefers?",
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(("width", "dark"), [(1440, False), (1024, True), (1440, True), (1024, False)])
+def test_page_renders(server: Server, open_page: Callable[..., Any], screenshots: Path, page: str, width: int, dark: bool) -> None:
+    tab = open_page(server.link(page, "small"), width, dark)
+    assert PAGES[page] in tab.inner_text(READY)
+    assert tab.evaluate("document.body.classList.contains('dark')") is dark
+    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
+    assert tab.eval_on_selector_all(".icr select, .icr input:not([type=hidden])", "all => all.every(e => e.labels.length || e.ariaLabel)")
+    tab.screenshot(path=screenshots / f"{page or 'overview'}-{width}-{'dark' if dark else 'light'}.png", full_page=True)
+
+
+def preferences(server: Server, iteration: int = 2) -> Any:
+    folder = server.folder / "artifacts" / "synthetic-scripts" / str(iteration) / "annotate" / "preferences"
+    return pq.read_table(folder / "part-00000.parquet").to_pandas()
+
+
+def listed(tab: Any) -> list[tuple[str, str]]:
+    """(language, prompt id) of the rows shown."""
+    return [tuple(row) for row in tab.eval_on_selector_all("table.list tbody tr", "rows => rows.map(r => [...r.cells].slice(0, 2).map(c => c.innerText))")]
+
+
+NAMES = {"en": "English", "es": "Spanish", "ar": "Arabic", "bn": "Bengali", "th": "Thai", "zh": "Chinese"}
+
+
+def test_filters_and_sorts_of_pairs(server: Server, open_page: Callable[..., Any]) -> None:
+    rows = preferences(server)
+    rows["name"] = rows["language"].map(NAMES)
+    tab = open_page(server.link("pairs", "small", iteration=2))
+
+    def shows(query: str, expected: Any) -> None:
+        go(tab, f"?run={server.runs['small']}&iteration=2&{query}")
+        wanted = [(row["name"], row["prompt_id"]) for _, row in expected.iterrows()]
+        assert set(listed(tab)) == set(wanted[:50]) if "sort" not in query else listed(tab) == wanted[:50], query
+
+    shows("language=bn", rows[rows.language == "bn"])
+    shows("margin_min=2&margin_max=3", rows[rows.margin.between(2, 3)])
+    shows("length_min=90", rows[(rows.chosen_characters >= 90) | (rows.rejected_characters >= 90)])
+    shows("q=p7&language=th", rows[(rows.prompt_id == "p7") & (rows.language == "th")])
+    for column in ("margin", "chosen_reward", "rejected_reward", "chosen_characters", "rejected_characters"):
+        for order in ("asc", "desc"):
+            ordered = rows.sort_values(column, ascending=order == "asc", kind="stable")
+            shows(f"sort={column}&order={order}", ordered)
+
+
+def test_filter_form_dropped_and_search(server: Server, open_page: Callable[..., Any]) -> None:
+    tab = open_page(server.link("pairs", "small", iteration=2))
+    before = serial(tab)
+    tab.select_option("select[name=language]", "ar")
+    wait_change(tab, before)
+    assert {language for language, _ in listed(tab)} == {"Arabic"}
+    assert "language=ar" in tab.url
+    before = serial(tab)
+    tab.fill("input[name=q]", "النهر")
+    tab.press("input[name=q]", "Enter")
+    wait_change(tab, before)
+    assert listed(tab)
+    assert tab.evaluate("document.activeElement.name") == "q", "the search field keeps the focus"
+    go(tab, f"?run={server.runs['small']}&iteration=2&dropped=truncated")
+    folder = server.folder / "artifacts" / "synthetic-scripts" / "2" / "annotate" / "drops"
+    drops = pq.read_table(folder / "part-00000.parquet").to_pandas()
+    wanted = {(NAMES[r.language], r.prompt_id) for r in drops[drops.reason == "truncated"].itertuples()}
+    assert set(listed(tab)) == wanted
+
+
+def test_next_and_previous_by_keyboard(server: Server, open_page: Callable[..., Any]) -> None:
+    rows = preferences(server).sort_values("margin", ascending=False)
+    first, second = [(r.language, r.prompt_id) for r in rows.head(2).itertuples()]
+    tab = open_page(server.link("pairs", "small", iteration=2, sort="margin", id=first[1], id_language=first[0]))
+    assert "1 of 72" in tab.inner_text(READY)
+    for key, expected in (("ArrowRight", second), ("ArrowLeft", first)):
+        before = serial(tab)
+        tab.keyboard.press(key)
+        wait_change(tab, before)
+        assert f"id={expected[1]}" in tab.url
+        assert NAMES[expected[0]] in tab.inner_text("h1")
+    before = serial(tab)
+    tab.keyboard.press("Escape")
+    wait_change(tab, before)
+    assert len(listed(tab)) == 50
+
+
+def test_pair_shows_everything(server: Server, open_page: Callable[..., Any]) -> None:
+    row = preferences(server).query("language == 'ar'").iloc[0]
+    tab = open_page(server.link("pairs", "small", iteration=2, id=row.prompt_id, id_language="ar"))
+    texts = tab.eval_on_selector_all(".card .text", "all => all.map(e => e.textContent)")
+    assert texts == [row.english_instruction, row.instruction, row.chosen, row.rejected]
+    assert tab.eval_on_selector_all(".side .text", "all => all.map(e => getComputedStyle(e).direction)") == ["rtl", "rtl"]
+    assert tab.locator("details.sample").count() == 4
+    rewards = [float(text.replace("−", "-")) for text in tab.eval_on_selector_all("details.sample .figures > span:first-child", "all => all.map(e => e.lastChild.textContent.trim())")]
+    assert rewards == sorted(rewards, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["pairs?iteration=1&language=th&margin_min=1.5&sort=margin&order=asc", "pairs?iteration=2&id=p3&id_language=bn",
+     "margins?iteration=1&language=zh", "regressions?iteration=2&base=0&flow=loss-win&rank=better",
+     "regressions?iteration=2&base=1&measure=reward&language=es", "regressions?iteration=2&base=1&id=p4&id_language=ar",
+     "agreement?language=es"],
+)  # fmt: skip
+def test_a_pasted_link_opens_the_same_view(server: Server, open_page: Callable[..., Any], query: str) -> None:
+    page, _, params = query.partition("?")
+    moved = open_page(server.link(page, "small"))
+    go(moved, f"?run={server.runs['small']}&{params}")
+    pasted = open_page(moved.url)
+    assert pasted.url == moved.url
+    assert pasted.inner_text("main#main") == moved.inner_text("main#main")
+    assert pasted.locator("p.message.error").count() == 0
+
+
+def test_back_button_and_margin_bars(server: Server, open_page: Callable[..., Any]) -> None:
+    tab = open_page(server.link("margins", "small", iteration=2, language="en"))
+    href = tab.get_attribute("svg a:has(.bar)", "href")
+    tab.goto(server.address + href)
+    tab.wait_for_selector("table.list")
+    assert {language for language, _ in listed(tab)} == {"English"}
+    before = serial(tab)
+    tab.click("table.list tbody tr >> nth=0 >> td.snippet")
+    wait_change(tab, before)
+    assert tab.locator(".side.chosen").count() == 1
+    before = serial(tab)
+    tab.go_back()
+    wait_change(tab, before)
+    assert listed(tab)
+    tab.goto(server.link("margins", "small", iteration=2, language="en"))
+    tab.wait_for_selector("svg a:has(.cell)")
+    tab.goto(server.address + str(tab.get_attribute("svg a:has(.cell)", "href")))
+    tab.wait_for_selector("table.list, p.message")
+    assert "Prompts with a sample of" in tab.inner_text(READY)
+
+
+def test_regressions_show_both_outputs_and_the_reference(server: Server, open_page: Callable[..., Any]) -> None:
+    tab = open_page(server.link("regressions", "small", iteration=2, base=1, id="p1", id_language="es"))
+    text = tab.inner_text(READY)
+    assert text.count("P(policy better)") + text.count("no verdict") == 4
+    assert "Reference output" in text
+    assert "Un perro pequeño duerme. (1)" in text
+    assert "A small dog sleeps. (1)" in text

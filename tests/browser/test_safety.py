@@ -1,0 +1,125 @@
+"""200 hostile texts in every field: none runs, loads, restyles or reorders anything; other hosts and users are refused."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic
+from conftest import READY, Server, free_port, go, start_server
+from test_spot_check import press, sign_in
+
+from ui.auth import add_user
+
+pytestmark = pytest.mark.browser
+
+_SOUND = """() => ({
+  hit: window.__hit === undefined,
+  sideways: document.documentElement.scrollWidth <= window.innerWidth,
+  nav: [...document.querySelectorAll('.icr .top nav a')].map(a => a.innerText).join(),
+  navSeen: document.querySelector('.icr .top nav a').getBoundingClientRect().height > 10,
+  foreign: document.querySelectorAll('.icr main :is(script, img, iframe, object, embed, video, audio, link, style, meta, base, form)').length,
+  broken: document.querySelectorAll('#broken').length,
+})"""
+_WANTED = {"hit": True, "sideways": True, "nav": "Overview,Pairs,Margins,Regressions,Spot-check,Agreement", "navSeen": True,
+           "foreign": 0, "broken": 0}  # fmt: skip
+
+
+def test_payloads_are_two_hundred() -> None:
+    texts = synthetic.payloads()
+    assert len(set(texts)) == len(texts) == 200
+
+
+@pytest.mark.parametrize("page", ["", "pairs", "margins", "regressions", "agreement"])
+def test_payloads_on_pages(server: Server, open_page: Callable[..., Any], page: str) -> None:
+    tab = open_page(server.link(page, "payload"))
+    assert tab.evaluate(_SOUND) == _WANTED
+    for start in (50, 100, 150) if page in ("pairs", "regressions") else ():
+        go(tab, f"?run={server.runs['payload']}&iteration=1&start={start}")
+        assert tab.evaluate(_SOUND) == _WANTED
+
+
+@pytest.mark.timeout(900)
+def test_every_payload_is_shown_as_it_is(server: Server, open_page: Callable[..., Any]) -> None:
+    """Each in instruction, English instruction, response, id, language, source and drop, in its own pair and regression."""
+    from urllib.parse import urlencode
+
+    for page in ("pairs", "regressions"):
+        tab = open_page(server.link(page, "payload"))
+        for number, text in enumerate(synthetic.payloads()):
+            key = {"id": f"{number}:{text}"[:2000], "id_language": "es" if number % 4 else text[:300]}
+            go(tab, "?" + urlencode({"run": server.runs["payload"], "iteration": 1, **key}))
+            assert tab.evaluate(_SOUND) == _WANTED, text
+            shown = tab.eval_on_selector_all(".icr main .card .text", "all => all.map(e => e.textContent)")
+            if page == "pairs":
+                # Browsers turn CR into LF in markup; nothing else may change.
+                assert shown and shown[0] == text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", ""), text
+
+
+def test_payloads_in_notes_names_and_queries(server: Server, open_page: Callable[..., Any]) -> None:
+    from urllib.parse import urlencode
+
+    tab = open_page(server.link("spot-check", "payload", language="es", overlap=100))
+    sign_in(tab, "<img src=x onerror=window.__hit=1>\u202e")
+    for text in synthetic.payloads()[:12]:
+        tab.fill("#key-n textarea, #key-n input", text)
+        tab.keyboard.press("Escape")
+        press(tab, "1")
+        assert tab.evaluate(_SOUND) == _WANTED
+    tab = open_page(server.link("agreement", "payload"))
+    assert tab.evaluate(_SOUND) == _WANTED
+    tab = open_page(server.link("pairs", "payload"))
+    for text in synthetic.payloads()[:40]:
+        names = ("q", "language", "dropped", "id", "id_language", "sort", "iteration", "margin_min")
+        go(tab, "?" + urlencode({"run": server.runs["payload"], **dict.fromkeys(names[:3], text)}))
+        assert tab.evaluate(_SOUND) == _WANTED, text
+        go(tab, "?" + urlencode({"run": text[:200], **dict.fromkeys(names[3:], text)}))
+        assert tab.evaluate(_SOUND)["hit"]
+
+
+def test_policy_and_hosts(server: Server) -> None:
+    with urllib.request.urlopen(server.address) as answer:
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(urllib.request.Request(server.address, headers={"Host": "evil.test"}))
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"{server.address}/gradio_api/file={server.folder / 'mlflow.db'}")
+
+
+def test_login_and_proxy_header(store: tuple[Path, dict[str, str]], open_page: Callable[..., Any], browser: Any, tmp_path: Path) -> None:
+    folder, runs = store
+    add_user(tmp_path / "users", "mira", "correct horse")
+    assert "correct horse" not in (tmp_path / "users").read_text()
+    port = free_port()
+    process = start_server(folder, port, auth_file=str(tmp_path / "users"))
+    try:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{port}/spot-check?run={runs['small']}")
+        page.wait_for_selector("input[type=password]")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/config")
+        page.locator("input").nth(0).fill("mira")
+        page.locator("input[type=password]").fill("correct horse")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(f"{READY} [data-item]", timeout=60_000)
+        page.close()
+    finally:
+        process.kill()
+        process.wait()
+    port = free_port()
+    process = start_server(folder, port, user_header="X-User")
+    try:
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/config")
+        context = browser.new_context(extra_http_headers={"X-User": "nele"})
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{port}/spot-check?run={runs['small']}")
+        page.wait_for_selector(f"{READY} [data-item]", timeout=60_000)
+        context.close()
+    finally:
+        process.kill()
+        process.wait()

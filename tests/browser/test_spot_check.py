@@ -1,0 +1,113 @@
+"""Reviewing in a real browser: twenty verdicts by keyboard, undo, coming back, two reviewers at once, agreement and publishing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import READY, Server, serial, wait_change
+
+from ui.verdicts import VerdictStore
+
+pytestmark = pytest.mark.browser
+
+
+def sign_in(tab: Any, name: str) -> None:
+    before = serial(tab)
+    tab.fill("#reviewer input, #reviewer textarea", name)
+    tab.press("#reviewer input, #reviewer textarea", "Enter")
+    wait_change(tab, before)
+    tab.wait_for_selector("[data-item]")
+    tab.keyboard.press("Escape")
+
+
+def press(tab: Any, key: str) -> None:
+    before = serial(tab)
+    tab.keyboard.press(key)
+    wait_change(tab, before)
+
+
+def shown(tab: Any) -> str:
+    values = tab.evaluate("document.querySelector('#token textarea, #token input').value")
+    return json.dumps(json.loads(values)["item"], sort_keys=True)
+
+
+def test_twenty_verdicts_by_keyboard(server: Server, open_page: Callable[..., Any]) -> None:
+    tab = open_page(server.link("spot-check", "small", overlap=0))
+    sign_in(tab, "Keya")
+    assert "margin" not in tab.inner_text("main#main").lower(), "blind: no margin before the verdict"
+    assert "reward" not in tab.inner_text("main#main").lower()
+    seen = []
+    for number in range(20):
+        seen.append(shown(tab))
+        if number == 3:
+            tab.keyboard.press("q")
+            tab.keyboard.press("n")
+            tab.keyboard.type("two words")
+            tab.keyboard.press("Escape")
+        press(tab, "1234"[number % 4])
+    assert len(set(seen)) == 20, "no item twice"
+    assert "Saved: both bad" in tab.inner_text("#verdict-bar")
+    press(tab, "z")
+    assert shown(tab) == seen[-1], "undo brings the item back"
+    press(tab, "2")
+    tab.reload()
+    tab.wait_for_selector("[data-item]", timeout=30_000)
+    assert shown(tab) not in seen, "she goes on where she stopped"
+    assert "20 of 72 judged" in tab.inner_text(READY)
+    store = VerdictStore(str(server.folder / "verdicts.db"))
+    current, history = store.current(reviewer="Keya"), store.history(reviewer="Keya")
+    assert len(current) == 20
+    assert [verdict.choice for verdict in history][-3:] == ["both-bad", "withdrawn", "right"]
+    fourth = history[3]
+    assert (fourth.choice, fourth.reasons, fourth.note) == ("both-bad", ("wrong language",), "two words")
+    assert {verdict.left for verdict in current} == {"chosen", "rejected"}, "sides are shuffled"
+
+
+def test_two_reviewers_at_once(server: Server, open_page: Callable[..., Any]) -> None:
+    link = server.link("spot-check", "small", overlap=0, language="es", iteration=1)
+    tabs = [open_page(link), open_page(link)]
+    items: list[list[str]] = [[], []]
+    for tab, name in zip(tabs, ("Uma", "Vera"), strict=True):
+        sign_in(tab, name)
+    for _ in range(5):
+        for place, tab in enumerate(tabs):
+            items[place].append(shown(tab))
+            press(tab, "1")
+    assert not set(items[0]) & set(items[1]), "without overlap no item goes to both"
+
+
+@pytest.mark.parametrize("queue", ["smallest-margin", "largest-margin", "regressions", "disagree"])
+def test_other_queues(server: Server, open_page: Callable[..., Any], queue: str) -> None:
+    tab = open_page(server.link("spot-check", "small", overlap=100, queue=queue, language="en"))
+    sign_in(tab, f"Q {queue}")
+    press(tab, "1")
+    assert "Saved: left" in tab.inner_text("#verdict-bar")
+
+
+def test_agreement_export_and_publish(server: Server, open_page: Callable[..., Any]) -> None:
+    link = server.link("spot-check", "small", overlap=100, iteration=1, language="th")
+    for name in ("Ines", "Jana"):
+        tab = open_page(link)
+        sign_in(tab, name)
+        for key in "121":
+            press(tab, key)
+    tab = open_page(server.link("agreement", "small"))
+    text = tab.inner_text(READY)
+    assert "Krippendorff" in text
+    assert "Ines – Jana" in text
+    with tab.expect_response(lambda response: "queue/data" in response.url):
+        tab.click("#export")
+    tab.wait_for_selector("#exported a", timeout=30_000)
+    assert {"verdicts.csv", "verdicts.parquet", "preferences-trl.jsonl"} <= set(tab.inner_text("#exported").replace("\n", " ").split()) or (
+        tab.locator("#exported a").count() >= 3
+    )
+    tab.click("#publish")
+    tab.wait_for_function("document.querySelector('#agreement-status').innerText.includes('published')", timeout=30_000)
+    from icr_platform.tracking import TrackingReader
+
+    record = TrackingReader(f"sqlite:///{server.folder / 'mlflow.db'}").run(server.runs["small"])
+    assert "human_agreement/th" in record.metrics
+    assert record.metrics["human_agreement_n/all"] >= 3

@@ -1,0 +1,105 @@
+"""MT-Bench: files, grading prompts, ratings and scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from icr_platform.errors import InputError
+from icr_platform.evaluation.chat_client import Failure
+from icr_platform.evaluation.mt_bench import (
+    category_table,
+    grade,
+    grading_messages,
+    load_answers,
+    load_questions,
+    parse_rating,
+    radar,
+    score,
+)
+from icr_platform.evaluation.replies import Reply
+
+QUESTIONS = [
+    {"question_id": 81, "category": "writing", "turns": ["Escribe {algo}.", "Más corto."]},
+    {"question_id": 111, "category": "math", "turns": ["2 + 2", "Y 3 más"]},
+]
+ANSWERS = [{"question_id": row["question_id"], "choices": [{"turns": ["uno", "dos"]}]} for row in QUESTIONS]
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path / "questions" / "es.jsonl", QUESTIONS)
+    write(tmp_path / "references" / "es.jsonl", ANSWERS)
+    return tmp_path
+
+
+def test_the_judge_sees_the_conversation_up_to_the_turn_and_the_reference_where_one_is_due(folder: Path) -> None:
+    writing, math = load_questions(str(folder / "questions"), ["es"], str(folder / "references"))
+    [first] = grading_messages(writing, ("{respuesta}", "dos"), 1)
+    assert "{respuesta}" in first["content"]
+    assert "Más corto." not in first["content"], "the second turn is not known yet"
+    assert "<reference>" not in first["content"]
+    [second] = grading_messages(math, ("cuatro", "siete"), 2)
+    assert second["content"].index("2 + 2") < second["content"].index("cuatro") < second["content"].index("siete")
+    assert "<reference>\ndos\n</reference>" in second["content"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"category": "math", "turns": ["a", "b"]}], "'question_id' is missing"),
+        ([{"question_id": 1, "turns": ["a"]}], "'turns' is no list of 2 texts"),
+        ([QUESTIONS[0], QUESTIONS[0]], "'81' is doubled"),
+        ([{"question_id": 112, "category": "coding", "turns": ["a", "b"]}], "no reference answer"),
+    ],
+)
+def test_bad_questions_raise_one_line(folder: Path, rows: list[dict[str, object]], words: str) -> None:
+    write(folder / "questions" / "es.jsonl", rows)
+    with pytest.raises(InputError) as caught:
+        load_questions(str(folder / "questions"), ["es"], str(folder / "references"))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    write(folder / "references" / "es.jsonl", [{"question_id": 1, "choices": []}])
+    with pytest.raises(InputError, match=r"es\.jsonl: row 1"):
+        load_answers(str(folder / "references"), ["es"])
+
+
+@pytest.mark.parametrize(
+    ("text", "rating"),
+    [
+        ('{"explanation": "ok", "rating": 7}', 7.0),
+        ("Fine. Rating: [[9]]", 9.0),
+        ('{"rating": 0}', None),
+        ("good", None),
+    ],
+)
+def test_ratings_outside_one_to_ten_do_not_count(text: str, rating: float | None) -> None:
+    assert parse_rating(text) == rating
+    assert grade(Reply(text, None, None, "stop", 5, 5)).outcome == ("ok" if rating else "parse_error")
+    assert grade(Failure("HTTP 500")).outcome == "api_error"
+
+
+def test_scores_cluster_turns_by_question_and_count_failures() -> None:
+    rows = [
+        {"language": code, "question_id": str(q), "category": "math" if q else "stem", "turn": turn, "outcome": "ok",
+         "rating": float(base + q + turn)}
+        for code, base in (("en", 4), ("es", 2)) for q in range(3) for turn in (1, 2)
+    ]  # fmt: skip
+    frame = pd.DataFrame([*rows, rows[0] | {"outcome": "refusal", "rating": None}])
+    metrics = score(frame)
+    assert metrics["mt_bench/en"] == pytest.approx(6.5)
+    assert metrics["mt_bench_se/en"] == pytest.approx(1 / 3**0.5)
+    assert metrics["mt_bench/turn-2/es"] == pytest.approx(5.0)
+    assert metrics["mt_bench/mean"] == pytest.approx(5.5)
+    assert metrics["mt_bench/failure_rate"] == pytest.approx(100 / 13)
+    table = category_table(frame)
+    assert set(table["category"]) == {"stem", "math"}
+    assert len(radar(table).data) == 2
