@@ -77,8 +77,8 @@ class GenerateSettings(ModelPlace):
     server_url: str = setting("", "base URL of an OpenAI-compatible endpoint, for the server sampler")
     server_model: str = setting("", "model name at the endpoint; empty: the policy's name")
     server_concurrency: int = setting(32, "requests under way at once, for the server sampler", "place", ge=1)
-    language_identifier: Literal["fasttext", "langid", "lingua", "demo"] = setting(
-        "fasttext", "offline library that tells a response's language; demo: the demo world's exact one"
+    language_identifier: Literal["langid", "fasttext", "lingua", "demo"] = setting(
+        "langid", "offline library that tells a response's language; demo: the demo world's exact one"
     )
     batch_size: int = setting(64, "sequences decoded together, for the transformers sampler", ge=1)
     shard_prompts: int = setting(64, "prompts of one language per shard, the unit of resume", ge=1)

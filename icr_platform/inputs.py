@@ -9,6 +9,7 @@ from icr_platform import __version__
 from icr_platform.artifacts import MANIFEST, file_digest, read_json, text_digest
 from icr_platform.config import Config, leaves, role
 from icr_platform.errors import InputError
+from icr_platform.generation.prompts import input_digest as prompts_digest
 from icr_platform.models import model_identity
 
 if TYPE_CHECKING:
@@ -98,7 +99,9 @@ def input_digests(config: Config) -> dict[str, str]:
     digests = {}
     for name, info in leaves(type(config)):
         value = getattr(config, name)
-        if value and role(info) == "input":
+        if value and name == "prompts":
+            digests[name] = prompts_digest(value, getattr(config, "languages", ()))
+        elif value and role(info) == "input":
             digests[name] = content_digest(value)
         elif value and role(info) == "model":
             digests[name] = model_identity(value)

@@ -21,6 +21,7 @@ from transformers import AttentionInterface
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from icr_platform.annotation import packed_attention
+from icr_platform.annotation.cpu_linear import OneDnnLinears
 from icr_platform.annotation.packed_attention import KeyValue, NotPackableError, PackedLayout
 from icr_platform.annotation.packing import Group, Pack, packs
 
@@ -65,7 +66,7 @@ def completion_logprobs(
 
 
 class CompletionScorer:
-    """Scores completions under one model; holds the token budget that was found to fit.
+    """Scores completions under one model, whose weights must stay as they are; holds the token budget found to fit.
 
     Tokens are packed without padding, and only outputs that predict a completion's token reach the LM head. A model that
     cannot run on packs (its attention is not transformers' interface, or it mixes tokens elsewhere) is found out by a probe
@@ -79,6 +80,7 @@ class CompletionScorer:
         vocabulary = model.config.get_text_config().vocab_size
         self._rows_at_once = max(1, (_CPU_LOGITS if self.device.type == "cpu" else _GPU_LOGITS) // vocabulary)
         self._head = _without_body(model)
+        self._linears = OneDnnLinears(model)
         self.packed = _may_pack(model) and self._probe(vocabulary)
         if not self.packed:
             logger.warning("%s cannot be packed and is scored one sequence at a time", type(model).__name__)
@@ -116,7 +118,7 @@ class CompletionScorer:
 
     def _score_packs(self, stream: Iterator[Pack], sums: FloatArray, say: Progress) -> None:
         earlier: dict[int, dict[int, KeyValue]] = {}
-        with _evaluating(self.model, packed_attention.NAME):
+        with _evaluating(self.model, packed_attention.NAME), self._linears.used():
             for pack in stream:
                 layout = PackedLayout(pack, earlier, self.device)
                 body = self.model.base_model(

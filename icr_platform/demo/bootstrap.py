@@ -26,8 +26,7 @@ SFT = Path(__file__).parent / "sft"
 SFT_SEED = 0
 
 ENGLISH_PAIRS = 320
-"""Enough for DPO to change English, too few to saturate it: then the implicit reward of pi_0 tells less, as
-`tests/benchmarks/bench_demo_effect.py --english-pairs 600` shows."""
+"""Enough for DPO to change English; `tests/benchmarks/bench_demo_effect.py --english-pairs N` tries other numbers."""
 _PI_0 = {"learning_rate": 2e-4, "batch_size": 32, "accumulation": 1, "gamma": 0.0, "warmup": 0.0, "dtype": "float32"}
 _REFERENCE_OUTPUTS = GenerateSettings(
     samples=1, temperature=0.9, max_tokens=64, batch_size=512, dtype="float32", device="cpu"

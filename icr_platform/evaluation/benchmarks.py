@@ -10,6 +10,7 @@ model is scored rightly only where the first choice is the true one, as in the o
 from __future__ import annotations
 
 import re
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -100,7 +101,7 @@ def validate(config: BenchmarksConfig) -> None:
         raise InputError("benchmarks: lm-eval is not installed; pip install 'icr-platform[benchmarks]'")
     load_tokenizer(config.policy)
     load_config(config.policy)
-    plan(config, _known_tasks(config))
+    plan(config, set(_manager(config.task_folder).all_tasks))
 
 
 def run(config: BenchmarksConfig, context: StageContext) -> StageResult:
@@ -110,8 +111,8 @@ def run(config: BenchmarksConfig, context: StageContext) -> StageResult:
         InputError: bad input, or a task whose data cannot be read.
     """
     validate(config)
-    manager = _manager(config)
-    work, notes = plan(config, _known_tasks(config))
+    manager = _manager(config.task_folder)
+    work, notes = plan(config, set(manager.all_tasks))
     writer = ArtifactWriter(context.folder / "benchmarks", BENCHMARKS, context.fingerprint)
     left = [index for index in range(len(work)) if not writer.has_part(index)]
     model = _model(config) if left else None
@@ -138,14 +139,12 @@ def metrics_of(frame: pd.DataFrame) -> dict[str, float]:
     return metrics
 
 
-def _manager(config: BenchmarksConfig) -> TaskManager:
+@cache
+def _manager(task_folder: str) -> TaskManager:
+    """lm-eval's index of tasks; it reads thousands of files, hence once a process."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=config.task_folder or None)
-
-
-def _known_tasks(config: BenchmarksConfig) -> set[str]:
-    return set(_manager(config).all_tasks)
+    return TaskManager(include_path=task_folder or None)
 
 
 def _model(config: BenchmarksConfig) -> Any:

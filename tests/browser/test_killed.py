@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_no_acknowledged_verdict_is_lost(tmp_path: Path) -> None:
             while submission not in acknowledged:
                 try:
                     answer = call(port, ("verdict_left", "verdict_right")[place % 2], [f"reviewer {number}", token, f"run={run_id}", [], ""])
-                except OSError:
+                except (OSError, HTTPException):
                     time.sleep(0.2)  # killed: the page of a person would be clicked again
                     continue
                 acknowledged.update(re.findall(r'data-verdict=\\"(\w+)\\"', answer))
@@ -74,12 +75,14 @@ def test_no_acknowledged_verdict_is_lost(tmp_path: Path) -> None:
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with ThreadPoolExecutor(REVIEWERS) as pool:
-        sent = [submission for found in pool.map(review, range(REVIEWERS)) for submission in found]
-    done.set()
-    killer.join()
-    server[0].kill()
-    server[0].wait()
+    try:
+        with ThreadPoolExecutor(REVIEWERS) as pool:
+            sent = [submission for found in pool.map(review, range(REVIEWERS)) for submission in found]
+    finally:
+        done.set()
+        killer.join()
+        server[0].kill()
+        server[0].wait()
     stored = [verdict.submission for verdict in VerdictStore(str(tmp_path / "verdicts.db")).history()]
     assert len(stored) == len(set(stored)), "stored twice"
     assert set(sent) == acknowledged == set(stored)

@@ -56,7 +56,7 @@ def test_twenty_verdicts_by_keyboard(server: Server, open_page: Callable[..., An
     tab.reload()
     tab.wait_for_selector("[data-item]", timeout=30_000)
     assert shown(tab) not in seen, "she goes on where she stopped"
-    assert "20 of 72 judged" in tab.inner_text(READY)
+    assert "20 of 72 judged" in " ".join(tab.inner_text(READY).split())
     store = VerdictStore(str(server.folder / "verdicts.db"))
     current, history = store.current(reviewer="Keya"), store.history(reviewer="Keya")
     assert len(current) == 20

@@ -25,7 +25,7 @@ class Behaviour:
     fault_rate: share of requests that fail, with equal shares of `faults`.
     seconds: time an answer takes.
     refused: parameter names that get a 400; so does a top_logprobs above `largest_top_logprobs`.
-    answer: 'logprobs', 'none' (no log-probabilities), 'prose', 'refusal' or 'json'.
+    answer: 'logprobs', 'none' (no log-probabilities), 'prose', 'refusal', 'json' or 'grade'.
     """
 
     fault_rate: float = 0.0
@@ -55,7 +55,8 @@ def preference(messages: list[dict[str, str]]) -> float:
 def completion(request: dict[str, Any], answer: str) -> dict[str, Any]:
     m = preference(request["messages"])
     winner = "m" if m >= 0.5 else "M"
-    texts = {"prose": "Both outputs are fine.", "json": json.dumps({"winner": winner}), "refusal": ""}
+    texts = {"prose": "Both outputs are fine.", "json": json.dumps({"winner": winner}), "refusal": "",
+             "grade": json.dumps({"explanation": "Seen.", "rating": 1 + int(10 * m)})}  # fmt: skip
     text = texts.get(answer, winner)
     choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
     if answer == "refusal":

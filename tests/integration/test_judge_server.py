@@ -15,15 +15,16 @@ import pytest
 from fault_server import FAULTS, KEY, Behaviour, FaultServer, preference
 
 from icr_platform.artifacts import open_artifact
-from icr_platform.config import EvalConfig
+from icr_platform.config import EvalConfig, MtBenchConfig
 from icr_platform.errors import IcrError, InputError
 from icr_platform.evaluation.chat_client import Endpoint
 from icr_platform.evaluation.estimate import estimate
 from icr_platform.evaluation.judge import ApiJudge
+from icr_platform.evaluation.mt_bench_stage import run as run_mt_bench
 from icr_platform.evaluation.pairwise import DEFAULT_TEMPLATE, Judgment, Pair
 from icr_platform.evaluation.reply_cache import ReplyCache
 from icr_platform.evaluation.stage import run
-from icr_platform.schemas import JUDGMENTS
+from icr_platform.schemas import JUDGMENTS, MT_BENCH
 from icr_platform.stages import StageContext
 
 Serve = Callable[..., tuple[Behaviour, Endpoint]]
@@ -233,3 +234,30 @@ def test_too_many_failures_fail_the_run_after_keeping_everything(
     assert table["outcome"].to_pylist() == ["parse_error"] * 12
     assert run(EvalConfig(**settings, judge_max_failures=100), context).metrics["judge/failure_rate"] == 100.0
     assert behaviour.requests == 12
+
+
+def test_mt_bench_grades_both_turns_of_sampled_answers(
+    serve: Serve, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behaviour, endpoint = serve(answer="grade", fault_rate=0.2, faults=("500", "reset", "not-json"))
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    (tmp_path / "questions").mkdir()
+    for language in ("en", "es"):
+        rows = [
+            {"question_id": n, "category": ("stem", "math")[n % 2], "turns": [f"Say {n}.", "Again."]} for n in range(4)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "questions" / f"{language}.jsonl").write_text(text, encoding="utf-8")
+    config = MtBenchConfig(
+        policy=str(tiny_model), questions=str(tmp_path / "questions"), max_tokens=8, judge_api_model="judge-1",
+        judge_url=endpoint.url, judge_cache=str(tmp_path / "cache"), device="cpu",
+    )  # fmt: skip
+    result = run_mt_bench(config, StageContext(tmp_path / "out", "f"))
+    ratings = open_artifact(tmp_path / "out" / "ratings", MT_BENCH).read().to_pandas()
+    assert ratings.groupby(["language", "question_id"])["turn"].apply(list).tolist() == [[1, 2]] * 8
+    assert set(ratings["outcome"]) == {"ok"}
+    assert result.metrics["mt_bench/es"] == pytest.approx(ratings[ratings["language"] == "es"]["rating"].mean())
+    assert (tmp_path / "out" / "ratings" / "radar.html").exists()
+    asked = behaviour.requests
+    assert run_mt_bench(config, StageContext(tmp_path / "out", "f")).metrics == result.metrics
+    assert behaviour.requests == asked
