@@ -50,7 +50,9 @@ def load_users(path: Path) -> dict[str, str]:
             continue
         name, _, stored = line.strip().partition(":")
         if not name or stored.count(":") != 5 or not stored.startswith("scrypt:"):
-            raise InputError(f"{path}: line {number}: holds no name:scrypt:...; add users with `python -m ui.auth {path} NAME`")
+            raise InputError(
+                f"{path}: line {number}: holds no name:scrypt:...; add users with `python -m ui.auth {path} NAME`"
+            )
         users[name] = stored
     if not users:
         raise InputError(f"{path}: holds no user; add one with `python -m ui.auth {path} NAME`")

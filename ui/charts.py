@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -21,7 +22,8 @@ class Point(NamedTuple):
     error: float | None = None
 
 
-class Bar(NamedTuple):
+@dataclass(frozen=True)
+class Bar:
     """A histogram's bin [low, high), how many are in it, and the address its bar opens."""
 
     low: float
@@ -30,7 +32,8 @@ class Bar(NamedTuple):
     href: str = ""
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True)
+class Cell:
     """A cell of a heat map; bounds in data units."""
 
     x0: float
@@ -76,7 +79,12 @@ def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
 
 
 def learning_curve(
-    title: str, points: Sequence[Point], published: Sequence[Point], span: tuple[float, float], iterations: tuple[int, int], unit: str
+    title: str,
+    points: Sequence[Point],
+    published: Sequence[Point],
+    span: tuple[float, float],
+    iterations: tuple[int, int],
+    unit: str,
 ) -> Markup:
     """Value by iteration with its 95% band, and the published values as open diamonds."""
     frame = Frame(260, 168, 38, 26, (iterations[0] - 0.2, iterations[1] + 0.2), span)
@@ -86,7 +94,9 @@ def learning_curve(
         upper = [(frame.px(p.x), frame.py(p.y + Z95 * (p.error or 0))) for p in banded]
         lower = [(frame.px(p.x), frame.py(p.y - Z95 * (p.error or 0))) for p in reversed(banded)]
         parts.append(Markup('<polygon class="band" points="{}"/>').format(_path(upper + lower)))
-    parts.append(Markup('<polyline class="line" points="{}"/>').format(_path([(frame.px(p.x), frame.py(p.y)) for p in points])))
+    parts.append(
+        Markup('<polyline class="line" points="{}"/>').format(_path([(frame.px(p.x), frame.py(p.y)) for p in points]))
+    )
     for point in points:
         parts.append(_curve_point(frame, point, unit))
     for point in published:
@@ -110,7 +120,9 @@ def _curve_point(frame: Frame, point: Point, unit: str) -> Markup:
         bar = Markup('<line class="whisker" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(
             f"{x:.1f}", f"{frame.py(point.y - reach):.1f}", f"{frame.py(point.y + reach):.1f}"
         )
-    return bar + Markup('<circle class="dot" cx="{}" cy="{}" r="4"><title>{}</title></circle>').format(f"{x:.1f}", f"{y:.1f}", told)
+    return bar + Markup('<circle class="dot" cx="{}" cy="{}" r="4"><title>{}</title></circle>').format(
+        f"{x:.1f}", f"{y:.1f}", told
+    )
 
 
 def histogram(title: str, bars: Sequence[Bar], x_label: str) -> Markup:
@@ -151,7 +163,11 @@ def heat_map(title: str, cells: Sequence[Cell], x_label: str, y_label: str) -> M
         )  # fmt: skip
         parts.append(_linked(shape, cell.href, told))
     parts.append(_x_label(frame, x_label))
-    parts.append(Markup('<text class="axis-label" text-anchor="middle" transform="translate(12 {}) rotate(-90)">{}</text>').format(frame.height // 2 - 16, y_label))
+    parts.append(
+        Markup(
+            '<text class="axis-label" text-anchor="middle" transform="translate(12 {}) rotate(-90)">{}</text>'
+        ).format(frame.height // 2 - 16, y_label)
+    )
     return _svg(frame, title, parts)
 
 
@@ -160,7 +176,9 @@ def interval_bar(low: float, value: float, high: float, span: tuple[float, float
     frame = Frame(150, 26, 4, 4, span, (0.0, 1.0))
     parts = [
         Markup('<line class="zero" x1="{0}" x2="{0}" y1="2" y2="24"/>').format(f"{frame.px(0):.1f}"),
-        Markup('<line class="whisker" x1="{}" x2="{}" y1="13" y2="13"/>').format(f"{frame.px(low):.1f}", f"{frame.px(high):.1f}"),
+        Markup('<line class="whisker" x1="{}" x2="{}" y1="13" y2="13"/>').format(
+            f"{frame.px(low):.1f}", f"{frame.px(high):.1f}"
+        ),
         Markup('<circle class="dot" cx="{}" cy="13" r="4"/>').format(f"{frame.px(value):.1f}"),
     ]
     return _svg(frame, told, parts, "inline")
@@ -177,27 +195,42 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 def _axes(frame: Frame, xs: Sequence[float], ys: Sequence[float], digits: int, prefix: str = "") -> Markup:
     parts = []
     base = frame.height - frame.bottom
-    decimals = 0 if all(float(y).is_integer() for y in ys) else 1 if all(round(y * 10, 6).is_integer() for y in ys) else 2
+    decimals = (
+        0 if all(float(y).is_integer() for y in ys) else 1 if all(round(y * 10, 6).is_integer() for y in ys) else 2
+    )
     for y in ys:
         parts.append(
-            Markup('<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/><text class="tick" x="{}" y="{}" text-anchor="end">{}</text>').format(
-                frame.left, frame.width - 10, frame.left - 6, f"{frame.py(y) + 4:.1f}", number(y, decimals), y=f"{frame.py(y):.1f}"
+            Markup(
+                '<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/><text class="tick" x="{}" y="{}" text-anchor="end">{}</text>'
+            ).format(
+                frame.left,
+                frame.width - 10,
+                frame.left - 6,
+                f"{frame.py(y) + 4:.1f}",
+                number(y, decimals),
+                y=f"{frame.py(y):.1f}",
             )
         )
     for x in xs:
         text = f"{prefix}{x:.0f}" if prefix else number(x, 0 if float(x).is_integer() else digits)
-        parts.append(Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(f"{frame.px(x):.1f}", base + 16, text))
+        parts.append(
+            Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+                f"{frame.px(x):.1f}", base + 16, text
+            )
+        )
     return Markup("").join(parts)
 
 
 def _x_label(frame: Frame, text: str) -> Markup:
     x = (frame.left + frame.width) // 2
-    return Markup('<text class="axis-label" x="{}" y="{}" text-anchor="middle">{}</text>').format(x, frame.height - 6, text)
+    return Markup('<text class="axis-label" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+        x, frame.height - 6, text
+    )
 
 
 def _svg(frame: Frame, title: str, parts: Sequence[Markup], css: str = "") -> Markup:
     drawn = Markup("").join(parts)
     role = "group" if "<a " in drawn else "img"  # links inside an image are not read out
-    return Markup('<svg class="chart {}" role="{}" aria-label="{}" viewBox="0 0 {w} {h}" style="max-width:{w}px">{}</svg>').format(
-        css, role, title, drawn, w=frame.width, h=frame.height
-    )
+    return Markup(
+        '<svg class="chart {}" role="{}" aria-label="{}" viewBox="0 0 {w} {h}" style="max-width:{w}px">{}</svg>'
+    ).format(css, role, title, drawn, w=frame.width, h=frame.height)

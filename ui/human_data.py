@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import statistics
 from collections import Counter, defaultdict
@@ -61,7 +62,11 @@ def source_name(verdict: Verdict, source: str) -> str:
     """The side a source prefers, '' where it has none: the judge knows outputs, the reward pairs."""
     if source == "length":
         left, right = float(verdict.left_characters), float(verdict.right_characters)
-    elif (source == "reward") == (verdict.kind == "pair") and verdict.left_score is not None and verdict.right_score is not None:
+    elif (
+        (source == "reward") == (verdict.kind == "pair")
+        and verdict.left_score is not None
+        and verdict.right_score is not None
+    ):
         left, right = verdict.left_score, verdict.right_score
     else:
         return ""
@@ -77,7 +82,9 @@ def accuracies(items: Sequence[Judged], groups: dict[str, list[Judged]]) -> list
             both = [(ours, theirs) for ours, theirs in sides if ours and theirs]
             if both:
                 hits = sum(ours == theirs for ours, theirs in both)
-                found.append(Accuracy(source, name, wilson(hits, len(both)), verdicts_needed(hits, len(both), TARGET_HALF_WIDTH)))
+                found.append(
+                    Accuracy(source, name, wilson(hits, len(both)), verdicts_needed(hits, len(both), TARGET_HALF_WIDTH))
+                )
     return found
 
 
@@ -90,13 +97,15 @@ def by_language(items: Sequence[Judged]) -> dict[str, list[Judged]]:
 
 def by_margin(items: Sequence[Judged], bins: int = 4) -> dict[str, list[Judged]]:
     """Judged pairs in bins of equal size by margin; {} with fewer than two items a bin."""
-    pairs = sorted((item for item in items if item.verdict.margin is not None), key=lambda item: item.verdict.margin or 0.0)
+    pairs = sorted(
+        (item for item in items if item.verdict.margin is not None), key=lambda item: item.verdict.margin or 0.0
+    )
     if len(pairs) < 2 * bins:
         return {}
     cuts = statistics.quantiles([item.verdict.margin or 0.0 for item in pairs], n=bins)
     groups: dict[str, list[Judged]] = {}
     edges = [0.0, *cuts, float("inf")]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
         name = f"margin {low:.2f} to {high:.2f}" if high < float("inf") else f"margin above {low:.2f}"
         groups[name] = [item for item in pairs if low <= (item.verdict.margin or 0.0) < high]
     return groups

@@ -60,7 +60,9 @@ class Inspector:
         if not done:
             seen = "" if arm.run.status == "FINISHED" else f"; the run is {arm.run.status.lower()}"
             hint = " with --eval-prompts and --reference-outputs" if stage == "eval" else ""
-            raise InputError(f"No iteration of this run has finished {stage} yet{seen}. Run `icr iterate`{hint} to its end.")
+            raise InputError(
+                f"No iteration of this run has finished {stage} yet{seen}. Run `icr iterate`{hint} to its end."
+            )
         return done[-1]
 
     def pair_tables(self, iteration: Iteration) -> PairTables:

@@ -107,7 +107,9 @@ def next_item(inspector: Inspector, arm: Arm, settings: Settings, reviewer: str)
     progress = Progress(len(judged), total)
     for start in range(0, total, _BATCH):
         rows = source(start)
-        items = [Item(settings.kind, settings.iteration, settings.base, row["language"], row["prompt_id"]) for row in rows]
+        items = [
+            Item(settings.kind, settings.iteration, settings.base, row["language"], row["prompt_id"]) for row in rows
+        ]
         items = [item for item in items if item.key not in judged]
         offers = [(item.key, is_shared(arm.run.run_id, item, settings.overlap)) for item in items]
         place = inspector.verdicts.claim(arm.run.run_id, offers, reviewer) if offers else None
@@ -199,7 +201,8 @@ def _pair_facts(inspector: Inspector, arm: Arm, item: Item) -> Facts:
     pair = pairs_data.pair_of(inspector.engine, tables, item.language, item.prompt_id)
     alpha = pair["length_penalty_alpha"]
     sides = [
-        Side(name, pair[name], pair[f"{name}_reward"] - alpha * pair[f"{name}_characters"]) for name in ("chosen", "rejected")
+        Side(name, pair[name], pair[f"{name}_reward"] - alpha * pair[f"{name}_characters"])
+        for name in ("chosen", "rejected")
     ]
     return Facts(pair["instruction"], pair["english_instruction"], sides[0], sides[1], pair["margin"])
 

@@ -44,7 +44,9 @@ def _distribution(row: Row) -> Distribution:
     bins = [0] * BINS
     for entry in row["bins"]:
         bins[entry["bin"] or 0] += entry["n"]
-    return Distribution(row["language"], row["pairs"], row["low"], row["high"], tuple(row["quantiles"]), row["alpha"], bins)
+    return Distribution(
+        row["language"], row["pairs"], row["low"], row["high"], tuple(row["quantiles"]), row["alpha"], bins
+    )
 
 
 class LengthReward(NamedTuple):
@@ -100,7 +102,9 @@ def _scored_lengths(engine: Engine, tables: PairTables, language: str) -> str:
         JOIN read_parquet(?) AS w USING (language, prompt_id, sample_index)
         WHERE r.language = ? AND w.language = ? AND w.reward IS NOT NULL AND w.kind = (SELECT kind FROM read_parquet(?) LIMIT 1)"""
     first = parts_of(tables.rewards, [0])
-    return engine.materialise(key, sql, [parts_of(tables.responses), parts_of(tables.rewards), language, language, first])
+    return engine.materialise(
+        key, sql, [parts_of(tables.responses), parts_of(tables.rewards), language, language, first]
+    )
 
 
 def outliers(engine: Engine, tables: PairTables, language: str, largest: bool, rows: int = 8) -> list[Row]:
@@ -146,4 +150,6 @@ def _kinds_table(engine: Engine, tables: PairTables) -> str:
         SELECT language, prompt_id, kind, arg_max(sample_index, centred) AS best, arg_min(sample_index, centred) AS worst,
                list(centred ORDER BY sample_index) AS centred FROM scored GROUP BY language, prompt_id, kind"""
     # The first part holds every kind that the run scored.
-    return engine.materialise(f"kinds/{tables.rewards.digest}", sql, [parts_of(tables.rewards), parts_of(tables.rewards, [0])])
+    return engine.materialise(
+        f"kinds/{tables.rewards.digest}", sql, [parts_of(tables.rewards), parts_of(tables.rewards, [0])]
+    )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from icr_platform.artifacts import Artifact
 from icr_platform.errors import InputError
+from icr_platform.schemas import DROPS
 from ui.queries import Engine, Row, is_part, like_pattern, numbered_parts, parts_of
 from ui.view import View
 
@@ -68,7 +69,7 @@ def pair_index(engine: Engine, tables: PairTables) -> str:
                    file_row_number AS row
             FROM read_parquet(?, filename=true, file_row_number=true)
         ), dropped AS (
-            SELECT DISTINCT language, prompt_id FROM read_parquet(?)
+            SELECT DISTINCT language, prompt_id FROM {_dropped(engine, tables)}
         )
         SELECT row_number() OVER (ORDER BY part NULLS LAST, row, language, prompt_id) AS position, * FROM (
             SELECT * FROM pairs
@@ -76,7 +77,7 @@ def pair_index(engine: Engine, tables: PairTables) -> str:
             SELECT language, prompt_id, {nothing}, NULL AS alpha, NULL AS part, NULL AS row FROM dropped ANTI JOIN pairs USING (language, prompt_id)
         ) ORDER BY position
     """
-    return engine.materialise(_index_key(tables), sql, [_files(tables.preferences), _files(tables.drops)])
+    return engine.materialise(_index_key(tables), sql, [_files(tables.preferences)])
 
 
 def _files(artifact: Artifact, numbers: list[int] | None = None) -> list[str]:
@@ -91,7 +92,7 @@ def list_pairs(engine: Engine, tables: PairTables, view: View) -> PairPage:
     if not _is_narrowed(view):
         return _as_written(engine, tables, view)
     index = pair_index(engine, tables)
-    where = conditions(tables, view)
+    where = conditions(engine, tables, view)
     direction = "ASC" if view.order == "asc" else "DESC"
     order = f"{view.sort} {direction} NULLS LAST, position" if view.sort else "position"
     seconds = SEARCH_SECONDS if view.q else 20.0
@@ -102,7 +103,9 @@ def list_pairs(engine: Engine, tables: PairTables, view: View) -> PairPage:
 
 
 def _count(engine: Engine, index: str, where: Condition, seconds: float) -> int:
-    return int(engine.select(f"SELECT count(*) AS n FROM {index} AS i WHERE {where.sql}", where.parameters, seconds)[0]["n"])
+    return int(
+        engine.select(f"SELECT count(*) AS n FROM {index} AS i WHERE {where.sql}", where.parameters, seconds)[0]["n"]
+    )
 
 
 def _is_narrowed(view: View) -> bool:
@@ -111,7 +114,8 @@ def _is_narrowed(view: View) -> bool:
 
 def _as_written(engine: Engine, tables: PairTables, view: View) -> PairPage:
     """Rows start .. start + 50 without an index: the manifest says how many rows each part has."""
-    wanted, seen, skip = [], 0, 0
+    wanted: list[int] = []
+    seen, skip = 0, 0
     for number, rows in enumerate(part_rows(tables.preferences)):
         if seen + rows > view.start and seen < view.start + PAGE_ROWS:
             skip = view.start - seen if not wanted else skip
@@ -132,9 +136,10 @@ def part_rows(artifact: Artifact) -> list[int]:
     return [int(entry["rows"]) for entry in read_json(artifact.folder / MANIFEST)["parts"]]
 
 
-def conditions(tables: PairTables, view: View) -> Condition:
+def conditions(engine: Engine, tables: PairTables, view: View) -> Condition:
     """WHERE clause over the index `i` for the filters of a view."""
-    clauses, parameters = ["true"], []
+    clauses = ["true"]
+    parameters: list[Any] = []
 
     def add(sql: str, *values: Any) -> None:
         clauses.append(sql)
@@ -151,8 +156,8 @@ def conditions(tables: PairTables, view: View) -> Condition:
         add("(i.chosen_characters BETWEEN ? AND ? OR i.rejected_characters BETWEEN ? AND ?)", low, high, low, high)
     if view.dropped:
         reason, values = ("", []) if view.dropped == "*" else (" AND d.reason = ?", [view.dropped])
-        sql = f"(i.language, i.prompt_id) IN (SELECT (d.language, d.prompt_id) FROM read_parquet(?) AS d WHERE true{reason})"
-        add(sql, _files(tables.drops), *values)
+        sql = f"(i.language, i.prompt_id) IN (SELECT (d.language, d.prompt_id) FROM {_dropped(engine, tables)} AS d WHERE true{reason})"
+        add(sql, *values)
     else:
         add("i.margin IS NOT NULL")
     _add_samples(add, tables, view)
@@ -172,7 +177,14 @@ def _add_samples(add: Any, tables: PairTables, view: View) -> None:
     sql = f"""(i.language, i.prompt_id) IN (
         SELECT (r.language, r.prompt_id) FROM read_parquet(?) AS r JOIN read_parquet(?) AS w USING (language, prompt_id, sample_index)
         WHERE w.kind = (SELECT kind FROM read_parquet(?) LIMIT 1) AND {within} {language})"""
-    add(sql, _files(tables.responses), _files(tables.rewards), parts_of(tables.rewards, [0]), *(v for _, v in asked), *values)
+    add(
+        sql,
+        _files(tables.responses),
+        _files(tables.rewards),
+        parts_of(tables.rewards, [0]),
+        *(v for _, v in asked),
+        *values,
+    )
 
 
 def _add_search(add: Any, tables: PairTables, view: View) -> None:
@@ -221,7 +233,9 @@ def pair_detail(engine: Engine, tables: PairTables, language: str, prompt_id: st
     pairs, part = _by_key(engine, tables.preferences, columns, language, prompt_id, known)
     prompts, _ = _by_key(engine, tables.prompts, "*", language, prompt_id, part)
     if not prompts:
-        raise InputError(f"This iteration has no prompt {prompt_id[:80]!r} in {language[:40]!r}; open one from the list.")
+        raise InputError(
+            f"This iteration has no prompt {prompt_id[:80]!r} in {language[:40]!r}; open one from the list."
+        )
     # Stages number their shards alike, so the same part is looked at first; a miss falls back on all parts.
     responses, at = _by_key(engine, tables.responses, "* EXCLUDE (token_ids)", language, prompt_id, part)
     rewards, _ = _by_key(engine, tables.rewards, "*", language, prompt_id, at)
@@ -278,7 +292,14 @@ def _ranked(responses: list[Row], rewards: list[Row], drops: list[Row], kinds: l
     samples = []
     for row in responses:
         own: Mapping[str, Row] = by_sample.get(row["sample_index"], {})
-        samples.append({**row, "rewards": own, "reward": own.get(main, {}).get("reward"), "dropped": dropped.get(row["sample_index"], [])})
+        samples.append(
+            {
+                **row,
+                "rewards": own,
+                "reward": own.get(main, {}).get("reward"),
+                "dropped": dropped.get(row["sample_index"], []),
+            }
+        )
     return sorted(samples, key=lambda row: (row["reward"] is None, -(row["reward"] or 0.0), row["sample_index"]))
 
 
@@ -294,7 +315,7 @@ class Neighbours(NamedTuple):
 def neighbours(engine: Engine, tables: PairTables, view: View) -> Neighbours | None:
     """Where the view's prompt stands in its own list; None when the filters leave it out."""
     index = pair_index(engine, tables)
-    where = conditions(tables, view)
+    where = conditions(engine, tables, view)
     direction = "ASC" if view.order == "asc" else "DESC"
     order = f"{view.sort} {direction} NULLS LAST, position" if view.sort else "position"
     sql = f"""
@@ -315,11 +336,17 @@ def neighbours(engine: Engine, tables: PairTables, view: View) -> Neighbours | N
 
 def drop_reasons(engine: Engine, tables: PairTables, language: str) -> list[Row]:
     """reason, samples and prompts (rows without a sample) dropped, per reason; of one language or of all."""
+    sql = f"""SELECT reason, count(sample_index) AS samples, count(*) - count(sample_index) AS prompts
+              FROM {_dropped(engine, tables)} WHERE ? = '' OR language = ? GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 200"""
+    return engine.select(sql, [language, language])
+
+
+def _dropped(engine: Engine, tables: PairTables) -> str:
+    """Drops without their details, which only one prompt's page shows."""
+    sql = "SELECT language, prompt_id, sample_index, reason FROM read_parquet(?)"
     if not tables.drops.parts:
-        return []
-    sql = """SELECT reason, count(sample_index) AS samples, count(*) - count(sample_index) AS prompts
-             FROM read_parquet(?) WHERE ? = '' OR language = ? GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 200"""
-    return engine.select(sql, [_files(tables.drops), language, language])
+        return engine.keep("no-drops", DROPS.schema.empty_table())
+    return engine.materialise(f"drops/{tables.drops.digest}", sql, [_files(tables.drops)])
 
 
 def languages_of(engine: Engine, tables: PairTables) -> list[str]:

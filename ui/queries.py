@@ -30,7 +30,11 @@ class Engine:
 
     def __init__(self, memory_limit: str = MEMORY_LIMIT, threads: int = 2) -> None:
         self._connection = duckdb.connect(config={"memory_limit": memory_limit, "threads": threads})
-        for setting in ("parquet_metadata_cache=true", "autoinstall_known_extensions=false", "preserve_insertion_order=true"):
+        for setting in (
+            "parquet_metadata_cache=true",
+            "autoinstall_known_extensions=false",
+            "preserve_insertion_order=true",
+        ):
             self._connection.execute(f"SET {setting}")
         self._tables: OrderedDict[str, str] = OrderedDict()
         self._building: dict[str, threading.Lock] = {}
@@ -51,12 +55,18 @@ class Engine:
             names = [column[0] for column in found.description or ()]
             return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
         except duckdb.InterruptException:
-            raise InputError(f"This took longer than {seconds:.0f} s; narrow it, for example to one language.") from None
+            raise InputError(
+                f"This took longer than {seconds:.0f} s; narrow it, for example to one language."
+            ) from None
         except duckdb.OutOfMemoryException:
-            raise IcrError("This needs more memory than the inspector takes; narrow it, for example to one language.") from None
+            raise IcrError(
+                "This needs more memory than the inspector takes; narrow it, for example to one language."
+            ) from None
         except duckdb.Error as error:
             reason = str(error).splitlines()[0][:200]
-            raise InputError(f"The tables could not be read ({reason}); were they moved or deleted while open?") from error
+            raise InputError(
+                f"The tables could not be read ({reason}); were they moved or deleted while open?"
+            ) from error
         finally:
             timer.cancel()
             cursor.close()

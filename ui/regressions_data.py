@@ -129,7 +129,9 @@ def ranked(engine: Engine, comparison: Comparison, wanted: Filter, rank: str, st
     return rows, rows[0]["total"] if rows else 0
 
 
-def neighbours(engine: Engine, comparison: Comparison, wanted: Filter, rank: str, language: str, prompt_id: str) -> Row | None:
+def neighbours(
+    engine: Engine, comparison: Comparison, wanted: Filter, rank: str, language: str, prompt_id: str
+) -> Row | None:
     """place, total, and the keys before (l0, p0) and after (l1, p1) a prompt in the ranked list."""
     sql = f"""WITH {_joined(comparison)}, listed AS (
                   SELECT *, row_number() OVER w AS place, count(*) OVER () AS total, lag(language) OVER w AS l0, lag(prompt_id) OVER w AS p0,
@@ -168,7 +170,14 @@ def _slice(row: Row, scale: float) -> Slice:
     clusters, n = row["clusters"], row["n"]
     error = scale * float((clusters / (clusters - 1) * row["squares"]) ** 0.5) / n if clusters > 1 else None
     return Slice(
-        row["slice"], n, scale * row["before"], scale * row["after"], scale * row["change"], error, row["better"], row["worse"]
+        row["slice"],
+        n,
+        scale * row["before"],
+        scale * row["after"],
+        scale * row["change"],
+        error,
+        row["better"],
+        row["worse"],
     )
 
 

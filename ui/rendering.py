@@ -31,7 +31,11 @@ def render(template: str, **values: Any) -> str:
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ui"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("ui"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {
         "number": number, "signed": signed, "label": label, "language": language_label, "count": count, "cut": cut,
@@ -138,7 +142,11 @@ def word_diff(left: str, right: str) -> Diff:
                 side.append(Segment("".join(words), tag == "equal"))
     shared = sum(len(segment.text) for segment in sides[0] if segment.is_shared)
     if shared < LEAST_SHARED * max(len(left), len(right)):
-        return Diff([Segment(left, True)], [Segment(right, True)], "These texts share so few words that differences are not marked.")
+        return Diff(
+            [Segment(left, True)],
+            [Segment(right, True)],
+            "These texts share so few words that differences are not marked.",
+        )
     return Diff(sides[0], sides[1], "")
 
 

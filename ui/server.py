@@ -6,8 +6,8 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qsl
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlencode
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -25,8 +25,15 @@ from ui.verdicts import REASONS
 from ui.view import parse_view
 from ui.web import SafeHeaders, allowed_hosts
 
-READING = {"": overview.show, "pairs": pairs.show, "margins": margins.show, "regressions": regressions.show, "agreement": agreement.show}
+READING = {
+    "": overview.show,
+    "pairs": pairs.show,
+    "margins": margins.show,
+    "regressions": regressions.show,
+    "agreement": agreement.show,
+}
 _REQUESTS = 16  # at once, per kind of event
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": _REQUESTS}
 _BUS = "window.icrGo = (query) => trigger('submit', { query });"
 _LOADING = '<div class="icr"><p class="message loading" role="status">Loading …</p></div>'
 _UNEXPECTED = "Something went wrong in the inspector; the terminal that runs it says what. Your verdict may not be saved: try again."
@@ -37,7 +44,6 @@ def build(inspector: Inspector, options: InspectOptions) -> gr.Blocks:
     demo = gr.Blocks(title="ICR inspector", analytics_enabled=False, fill_width=True)
     for name, title in PAGES.items():
         with demo if name == "" else demo.route(title, f"/{name}"):
-            gr.Navbar(visible=False)
             bus = gr.HTML("", elem_id="bus", js_on_load=_BUS, visible=True)
             if name == "spot-check":
                 _spot_check(demo, bus, inspector, options)
@@ -59,8 +65,8 @@ def _reading(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, name: str, sho
     def moved(event: gr.EventData) -> str:
         return render_page(inspector, name, show, _query(event))
 
-    demo.load(opened, None, body, show_progress="hidden", api_visibility="private", concurrency_limit=_REQUESTS)
-    bus.submit(moved, None, body, show_progress="hidden", api_visibility="private", concurrency_limit=_REQUESTS)
+    demo.load(opened, None, body, **_QUIET)
+    bus.submit(moved, None, body, **_QUIET)
     return body
 
 
@@ -73,31 +79,60 @@ def _query(event: gr.EventData) -> dict[str, str]:
     return dict(parse_qsl(str(query).lstrip("?"), keep_blank_values=True)) if isinstance(query, str) else {}
 
 
-def _spot_check(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, options: InspectOptions) -> None:
-    """Item, five choices, reasons, note, undo. The server keeps nothing between requests: the page holds the item's token."""
-    has_login = bool(options.auth_file or options.user_header)
+class _Controls(NamedTuple):
+    """Spot-check's components. token holds the item shown, query the address: the server keeps nothing between requests."""
+
+    remembered: gr.BrowserState
+    body: gr.HTML
+    status: gr.HTML
+    buttons: dict[str, gr.Button]
+    back: gr.Button
+    reasons: gr.CheckboxGroup
+    note: gr.Textbox
+    name: gr.Textbox
+    token: gr.Textbox
+    query: gr.Textbox
+
+    @property
+    def page(self) -> list[Any]:
+        """What every rendering replaces."""
+        return [self.body, self.token, self.query]
+
+
+def _controls(has_login: bool) -> _Controls:
+    """Item, five choices, undo, reasons, note and, without a login, a name."""
     remembered = gr.BrowserState("", storage_key="icr-reviewer", secret="icr")  # a name, no secret
     body = gr.HTML(_LOADING, js_on_load=None)
     with gr.Column(elem_id="verdict-bar"):
         status = gr.HTML("", js_on_load=None)
         with gr.Row(elem_id="choices"):
-            buttons = {
-                choice: gr.Button(f"{title}  [{key}]", elem_id=f"key-{key}", variant="primary" if key in "12" else "secondary", size="md")
-                for choice, title, key in spot_check.CHOICE_KEYS
-            }
+            buttons = {choice: _choice_button(title, key) for choice, title, key in spot_check.CHOICE_KEYS}
             back = gr.Button("Undo  [z]", elem_id="key-z", size="md")
         with gr.Row(elem_id="remarks"):
-            reasons = gr.CheckboxGroup(list(REASONS), label="Reasons, if any [q w e r t y u i]", elem_id="reasons", scale=6)
+            keys = "Reasons, if any [q w e r t y u i]"
+            reasons = gr.CheckboxGroup(list(REASONS), label=keys, elem_id="reasons", scale=6)
             note = gr.Textbox(label="Note [n]", elem_id="key-n", lines=1, max_lines=4, scale=3)
             name = gr.Textbox(label="Your name", max_length=200, elem_id="reviewer", visible=not has_login, scale=2)
     token = gr.Textbox(visible="hidden", elem_id="token")
     query = gr.Textbox(visible="hidden", elem_id="query")
-    page = [body, token, query]
+    return _Controls(remembered, body, status, buttons, back, reasons, note, name, token, query)
+
+
+def _choice_button(title: str, key: str) -> gr.Button:
+    is_main = key in "12"
+    return gr.Button(
+        f"{title}  [{key}]", elem_id=f"key-{key}", variant="primary" if is_main else "secondary", size="md"
+    )
+
+
+def _spot_check(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, options: InspectOptions) -> None:
+    """The events of Spot-check."""
+    ui = _controls(has_login=bool(options.auth_file or options.user_header))
 
     def shown(params: Mapping[str, str], reviewer: str, wanted: Item | None = None) -> list[Any]:
         show, tokens = spot_check.show_with(reviewer, wanted)
         html = render_page(inspector, "spot-check", show, params)
-        return [html, tokens[0] if tokens else "", _joined(params)]
+        return [html, tokens[0] if tokens else "", urlencode(params)]
 
     def opened(known: str, request: gr.Request) -> list[Any]:
         reviewer = _reviewer(request, known)
@@ -107,26 +142,23 @@ def _spot_check(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, options: In
         return shown(_query(event), _reviewer(request, typed))
 
     def named(typed: str, known: str, asked: str, request: gr.Request) -> list[Any]:
-        if typed.strip() == known:  # leaving the field renders nothing: it could overtake a verdict and show its item again
+        if typed.strip() == known:  # leaving the field: a rendering could overtake a verdict and show its item again
             return [gr.skip() for _ in range(4)]
         return [*shown(_split(asked), _reviewer(request, typed)), typed.strip()]
 
     def withdrawn(typed: str, asked: str, request: gr.Request) -> list[Any]:
         return _guarded(lambda: _undone(inspector, _reviewer(request, typed), asked, shown), 4)
 
-    demo.load(opened, remembered, [*page, name], show_progress="hidden", api_visibility="private", concurrency_limit=_REQUESTS)
-    bus.submit(moved, name, page, show_progress="hidden", api_visibility="private", concurrency_limit=_REQUESTS)
+    demo.load(opened, ui.remembered, [*ui.page, ui.name], **_QUIET)
+    bus.submit(moved, ui.name, ui.page, **_QUIET)
     gr.on(
-        [name.submit, name.blur], named, [name, remembered, query], [*page, remembered],
-        show_progress="hidden", api_visibility="private", concurrency_limit=_REQUESTS,
-    )  # fmt: skip
-    outputs = [status, *page, reasons, note]
-    for choice, button in buttons.items():
-        button.click(
-            _voter(inspector, choice, shown), [name, token, query, reasons, note], outputs,
-            show_progress="hidden", api_name=f"verdict_{choice.replace('-', '_')}", concurrency_limit=_REQUESTS, trigger_mode="once",
-        )  # fmt: skip
-    back.click(withdrawn, [name, query], [status, *page], show_progress="hidden", api_visibility="private", concurrency_limit=_REQUESTS)
+        [ui.name.submit, ui.name.blur], named, [ui.name, ui.remembered, ui.query], [*ui.page, ui.remembered], **_QUIET
+    )
+    ui.back.click(withdrawn, [ui.name, ui.query], [ui.status, *ui.page], **_QUIET)
+    sent, replaced = [ui.name, ui.token, ui.query, ui.reasons, ui.note], [ui.status, *ui.page, ui.reasons, ui.note]
+    for choice, button in ui.buttons.items():
+        named_event = {**_QUIET, "api_visibility": "public", "api_name": f"verdict_{choice.replace('-', '_')}"}
+        button.click(_voter(inspector, choice, shown), sent, replaced, trigger_mode="once", **named_event)
 
 
 def _voter(inspector: Inspector, choice: str, shown: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
@@ -161,7 +193,7 @@ def _guarded(act: Callable[[], list[Any]], outputs: int) -> list[Any]:
         return act()
     except IcrError as error:
         said = str(error)
-    except Exception:
+    except Exception:  # noqa: BLE001 - a person gets a sentence, the terminal the traceback
         traceback.print_exc(file=sys.stderr)
         said = _UNEXPECTED
     return [str(message(said, kind="error")), *(gr.skip() for _ in range(outputs - 1))]
@@ -170,12 +202,6 @@ def _guarded(act: Callable[[], list[Any]], outputs: int) -> list[Any]:
 def _reviewer(request: gr.Request, typed: str | None) -> str:
     """The logged-in user; without a login, the name she typed."""
     return str(request.username or typed or "").strip()
-
-
-def _joined(params: Mapping[str, str]) -> str:
-    from urllib.parse import urlencode
-
-    return urlencode(params)
 
 
 def _split(query: str | None) -> dict[str, str]:
@@ -204,13 +230,20 @@ def _agreement_controls(inspector: Inspector, body: gr.HTML) -> None:
         def act() -> list[Any]:
             focus = _focus(inspector, _split(asked.lstrip("?")))
             count = agreement.publish(inspector, focus.arm.run.run_id) if focus else 0
-            return [str(message(f"{count} verdicts are published to the run as table 'verdicts', with their agreement as metrics."))]
+            return [
+                str(
+                    message(
+                        f"{count} verdicts are published to the run as table 'verdicts', with their agreement as metrics."
+                    )
+                )
+            ]
 
         return _guarded(act, 1)
 
-    shared: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": _REQUESTS}
-    export.click(None, None, place, js=read_address, show_progress="hidden").then(exported, place, [status, files], **shared)
-    publish.click(None, None, place, js=read_address, show_progress="hidden").then(published, place, [status], **shared)
+    export.click(None, None, place, js=read_address, show_progress="hidden").then(
+        exported, place, [status, files], **_QUIET
+    )
+    publish.click(None, None, place, js=read_address, show_progress="hidden").then(published, place, [status], **_QUIET)
 
 
 def serve(inspector: Inspector, options: InspectOptions, block: bool = True) -> Any:
@@ -223,7 +256,10 @@ def serve(inspector: Inspector, options: InspectOptions, block: bool = True) -> 
         auth=auth.checker(Path(options.auth_file)) if options.auth_file else None,
         auth_dependency=(lambda request: request.headers.get(options.user_header) or None) if is_proxied else None,
         app_kwargs={
-            "middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts(options.public_host)), Middleware(SafeHeaders)],
+            "middleware": [
+                Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts(options.public_host)),
+                Middleware(SafeHeaders),
+            ],
             "docs_url": None,
             "redoc_url": None,
         },

@@ -48,11 +48,18 @@ def render_page(inspector: Inspector, page: str, show: Show, params: Mapping[str
             content = show(inspector, focus)
     except IcrError as error:
         errors.append(message(str(error), kind="error"))
-    except Exception:
+    except Exception:  # noqa: BLE001 - a person gets a sentence, the terminal the traceback
         traceback.print_exc(file=sys.stderr)
-        errors.append(message("Something went wrong in the inspector; the terminal that runs it says what. Nothing was lost.", kind="error"))
+        errors.append(
+            message(
+                "Something went wrong in the inspector; the terminal that runs it says what. Nothing was lost.",
+                kind="error",
+            )
+        )
     problems_shown = [message(problem) for problem in problems]
-    return render("shell", page=page, pages=PAGES, view=view, content=content, problems=problems_shown + errors, **frame)
+    return render(
+        "shell", page=page, pages=PAGES, view=view, content=content, problems=problems_shown + errors, **frame
+    )
 
 
 def _choices(focus: Focus) -> dict[str, Any]:
@@ -71,4 +78,8 @@ def _arm_choice(run: RunRecord) -> tuple[str, str]:
 
 def kept_fields(view: View, shown: set[str]) -> list[tuple[str, str]]:
     """Fields of the view that the filter form does not show and must carry on: none of them is a place in a list."""
-    return [(name, str(value)) for name, value in vars(view).items() if name not in shown | {"id", "id_language", "start"} and value not in ("", None)]
+    return [
+        (name, str(value))
+        for name, value in vars(view).items()
+        if name not in shown | {"id", "id_language", "start"} and value not in ("", None)
+    ]

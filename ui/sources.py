@@ -20,7 +20,6 @@ from icr_platform.schemas import PROMPTS
 from ui.queries import Engine, parts_of
 from ui.runs import Iteration
 
-
 _KEPT = 64  # files of reference outputs held in memory
 
 
@@ -45,7 +44,11 @@ def eval_prompts(iteration: Iteration) -> EvalPrompts:
     """The prompts this iteration was evaluated on."""
     path = _local(iteration, "prompts")
     if not Path(path).is_absolute() or not _exists(path):
-        return EvalPrompts(PROMPTS.schema.empty_table(), {}, f"The evaluation prompts ({path or 'not recorded'}) are not on this machine.")
+        return EvalPrompts(
+            PROMPTS.schema.empty_table(),
+            {},
+            f"The evaluation prompts ({path or 'not recorded'}) are not on this machine.",
+        )
     return _eval_prompts(path, Path(path).stat().st_mtime)
 
 
@@ -68,7 +71,9 @@ def reference_output(
     if not Path(place).is_absolute() or not _exists(place):
         return ReferenceText(None, f"The reference outputs ({path or 'none recorded'}) are not on this machine.")
     try:
-        found = _references(engine, path, language, (path, Path(place).stat().st_mtime, language, outputs.digest), outputs)
+        found = _references(
+            engine, path, language, (path, Path(place).stat().st_mtime, language, outputs.digest), outputs
+        )
     except (InputError, OSError) as error:
         return ReferenceText(None, f"The reference outputs cannot be read: {error}")
     text = found.get(language, prompt_id, sample_index)
@@ -78,14 +83,18 @@ def reference_output(
 _remembered: dict[tuple[str, float, str, str], ReferenceOutputs] = {}
 
 
-def _references(engine: Engine, path: str, language: str, key: tuple[str, float, str, str], outputs: Artifact) -> ReferenceOutputs:
+def _references(
+    engine: Engine, path: str, language: str, key: tuple[str, float, str, str], outputs: Artifact
+) -> ReferenceOutputs:
     """Reference outputs of one language, joined to the prompts that were really answered."""
     if key not in _remembered:
         sql = "SELECT prompt_id, instruction FROM read_parquet(?) WHERE language = ?"
         rows = engine.select(sql, [parts_of(outputs), language])
         if len(_remembered) >= _KEPT:
             _remembered.clear()
-        _remembered[key] = load_reference_outputs(path, {language: {row["prompt_id"]: row["instruction"] for row in rows}})
+        _remembered[key] = load_reference_outputs(
+            path, {language: {row["prompt_id"]: row["instruction"] for row in rows}}
+        )
     return _remembered[key]
 
 

@@ -16,7 +16,9 @@ MONO = ("ui-monospace", "SFMono-Regular", "Consolas", "Noto Sans Mono", "monospa
 
 def theme() -> gr.themes.Base:
     """Gradio's base theme without its web fonts."""
-    return gr.themes.Base(font=list(SANS), font_mono=list(MONO), primary_hue="blue", neutral_hue="slate", radius_size="sm", text_size="md")
+    return gr.themes.Base(
+        font=list(SANS), font_mono=list(MONO), primary_hue="blue", neutral_hue="slate", radius_size="sm", text_size="md"
+    )
 
 
 def style() -> str:

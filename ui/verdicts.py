@@ -84,8 +84,13 @@ _verdicts = sql.Table(
     _metadata,
     sql.Column("id", sql.Integer, primary_key=True, autoincrement=True),
     sql.Column("submission", sql.String(64), nullable=False, unique=True),
-    sql.Column("item_key", sql.String(64), nullable=False, index=True),  # digest: an item's text is too long to index everywhere
-    *(sql.Column(name, sql.Text, nullable=False) for name in ("item", "kind", "language", "prompt_id", "queue", "left", "right")),
+    sql.Column(
+        "item_key", sql.String(64), nullable=False, index=True
+    ),  # digest: an item's text is too long to index everywhere
+    *(
+        sql.Column(name, sql.Text, nullable=False)
+        for name in ("item", "kind", "language", "prompt_id", "queue", "left", "right")
+    ),
     sql.Column("reviewer", sql.String(200), nullable=False, index=True),
     sql.Column("run_id", sql.String(64), nullable=False, index=True),
     sql.Column("iteration", sql.Integer, nullable=False),
@@ -125,7 +130,12 @@ class VerdictStore:
             InputError: a choice, reason or note that no verdict has.
         """
         _check(verdict)
-        stored = {**asdict(verdict), "created_at": _now(), "reasons": json.dumps(verdict.reasons), "item_key": item_key(verdict.run_id, verdict.item)}
+        stored = {
+            **asdict(verdict),
+            "created_at": _now(),
+            "reasons": json.dumps(verdict.reasons),
+            "item_key": item_key(verdict.run_id, verdict.item),
+        }
         try:
             with self._transaction() as connection:
                 connection.execute(sql.insert(_verdicts).values(stored))
@@ -135,7 +145,11 @@ class VerdictStore:
 
     def _by_submission(self, verdict: Verdict) -> Verdict:
         with self._transaction() as connection:
-            row = connection.execute(sql.select(_verdicts).where(_verdicts.c.submission == verdict.submission)).mappings().first()
+            row = (
+                connection.execute(sql.select(_verdicts).where(_verdicts.c.submission == verdict.submission))
+                .mappings()
+                .first()
+            )
         if row is None:
             raise IcrError("The verdict store refused the verdict; it was not saved, try again.")
         return _verdict(dict(row))
@@ -170,7 +184,9 @@ class VerdictStore:
             for place, (key, (_, shared)) in enumerate(zip(keys, items, strict=True)):
                 slot = reviewer if shared else ""
                 claim = held.get((key, slot))
-                if (claim is not None and claim["reviewer"] == reviewer) or self._take(connection, key, slot, reviewer, claim):
+                if (claim is not None and claim["reviewer"] == reviewer) or self._take(
+                    connection, key, slot, reviewer, claim
+                ):
                     return place
         return None
 
@@ -190,7 +206,9 @@ class VerdictStore:
         return connection.execute(sql.update(_claims).where(*same).values(own)).rowcount == 1
 
     def _is_judged(self, connection: sql.Connection, key: str) -> bool:
-        query = sql.select(_verdicts.c.choice).where(_verdicts.c.item_key == key).order_by(_verdicts.c.id.desc()).limit(1)
+        query = (
+            sql.select(_verdicts.c.choice).where(_verdicts.c.item_key == key).order_by(_verdicts.c.id.desc()).limit(1)
+        )
         choice = connection.execute(query).scalar()
         return choice is not None and choice != "withdrawn"
 
@@ -203,7 +221,9 @@ class VerdictStore:
             raise
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0][:120]
-            raise IcrError(f"The verdict store does not answer ({reason}); nothing was saved or lost, try again.") from error
+            raise IcrError(
+                f"The verdict store does not answer ({reason}); nothing was saved or lost, try again."
+            ) from error
 
 
 def item_key(run_id: str, item: str) -> str:
@@ -225,13 +245,17 @@ def _check(verdict: Verdict) -> None:
     if unknown:
         raise InputError(f"Unknown reason {min(unknown)[:40]!r}; the reasons are {', '.join(REASONS)}.")
     if len(verdict.note) > LONGEST_NOTE:
-        raise InputError(f"The note has {len(verdict.note):,} characters, at most {LONGEST_NOTE:,} are kept; nothing was saved, shorten it.")
+        raise InputError(
+            f"The note has {len(verdict.note):,} characters, at most {LONGEST_NOTE:,} are kept; nothing was saved, shorten it."
+        )
     if not verdict.reviewer.strip() or len(verdict.reviewer) > 200:
         raise InputError("A verdict needs the reviewer's name, of at most 200 characters.")
 
 
 def _verdict(row: dict[str, Any]) -> Verdict:
-    return Verdict(**{name: row[name] for name in COLUMNS if name != "reasons"}, reasons=tuple(json.loads(row["reasons"])))
+    return Verdict(
+        **{name: row[name] for name in COLUMNS if name != "reasons"}, reasons=tuple(json.loads(row["reasons"]))
+    )
 
 
 def _now(shift: timedelta = timedelta()) -> str:

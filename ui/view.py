@@ -76,7 +76,11 @@ class View:
         """The query string of this view with some fields changed, '' when nothing is asked for."""
         view = replace(self, **changes)
         found = [(field.name, getattr(view, field.name)) for field in fields(view)]
-        kept = [(name, _written(value)) for name, value in found if value not in ("", None) and (name, value) != ("start", 0)]
+        kept = [
+            (name, _written(value))
+            for name, value in found
+            if value not in ("", None) and (name, value) != ("start", 0)
+        ]
         return "?" + urlencode(kept) if kept else ""
 
     def link(self, page: str, **changes: Any) -> str:

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 FloatArray = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
-_CPU_PACK = 512  # tokens whose activations stay in a core's cache
+_CPU_PACK = 1024  # tokens whose activations stay near the cores
 _SMALLEST_PACK = 64
 _CPU_LOGITS, _GPU_LOGITS = 2**22, 2**26  # numbers of [tokens, vocabulary] held at once
 _PACKABLE_LAYERS = {"full_attention", "sliding_attention"}

@@ -20,7 +20,7 @@ NAME = "icr_packed"
 
 KeyValue = tuple[Tensor, Tensor]
 
-_QUERIES = 64  # rows of one attention call on a CPU
+_QUERIES = 128  # rows of one attention call on a CPU
 
 
 class NotPackableError(Exception):

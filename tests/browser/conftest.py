@@ -45,7 +45,12 @@ def free_port() -> int:
 
 def start_server(store: Path, port: int, **options: object) -> subprocess.Popen[str]:
     """`icr inspect` in a process of its own, ready to answer."""
-    named = {"tracking_uri": f"sqlite:///{store / 'mlflow.db'}", "port": port, "verdicts": str(store / "verdicts.db"), **options}
+    named = {
+        "tracking_uri": f"sqlite:///{store / 'mlflow.db'}",
+        "port": port,
+        "verdicts": str(store / "verdicts.db"),
+        **options,
+    }
     code = f"from ui.app import InspectOptions, launch; launch(InspectOptions(**{named!r}))"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
@@ -108,7 +113,9 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     contexts, foreign, errors = [], [], []
 
     def opened(url: str, width: int = 1440, dark: bool = False) -> Any:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+        )
         contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: foreign.append(request.url) if not is_local(request.url) else None)
@@ -144,7 +151,9 @@ def serial(page: Any) -> str:
 
 def wait_change(page: Any, before: str) -> None:
     """Wait until the page was rendered again."""
-    page.wait_for_function("before => document.querySelector('.icr')?.dataset.serial !== before", arg=before, timeout=30_000)
+    page.wait_for_function(
+        "before => document.querySelector('.icr')?.dataset.serial !== before", arg=before, timeout=30_000
+    )
 
 
 def go(page: Any, query: str) -> None:

@@ -19,8 +19,15 @@ import pyarrow as pa
 from icr_platform.annotation.length_control import fit_alpha
 from icr_platform.annotation.pairs import select_pairs, text_codes
 from icr_platform.artifacts import ArtifactWriter
-from icr_platform.evaluation.scores import LengthControl, metrics_of, output_facts, score_judgments, score_outputs
-from icr_platform.evaluation.scores import scores_table, with_means
+from icr_platform.evaluation.scores import (
+    LengthControl,
+    metrics_of,
+    output_facts,
+    score_judgments,
+    score_outputs,
+    scores_table,
+    with_means,
+)
 from icr_platform.schemas import TABLES
 from icr_platform.tracking import RunHandle, Tracker
 
@@ -274,8 +281,17 @@ def small_run(tracker: Tracker, folder: Path, per_language: int = 12, copy: bool
     kinds = ("cross-lingual", "multilingual", "translate")
     iterations = {}
     for t in range(3):
-        answer, reference = small_answers(50 + t, 1), small_answers(99, 1)
-        parts = [evaluated(prompts, lambda p, a=answer: a(p)[0], lambda p: reference(p)[0], -1.0 + 0.6 * t, 70 + t, params)]  # type: ignore[misc]
+        answer = small_answers(50 + t, 1)
+        parts = [
+            evaluated(
+                prompts,
+                lambda p, a=answer: a(p)[0],
+                lambda p: small_answers(99, 1)(p)[0],
+                -1.0 + 0.6 * t,
+                70 + t,
+                params,
+            )
+        ]  # type: ignore[misc]
         if t:
             parts.append(sampled(prompts, small_answers(10 + t), 20 + t, kinds))
         iterations[t] = merged(*parts)
@@ -285,7 +301,11 @@ def small_run(tracker: Tracker, folder: Path, per_language: int = 12, copy: bool
 def write_prompt_files(folder: Path, prompts: Sequence[Prompt]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for language in dict.fromkeys(prompt.language for prompt in prompts):
-        rows = [{"id": p.prompt_id, "instruction": p.instruction, "dataset": p.source} for p in prompts if p.language == language]
+        rows = [
+            {"id": p.prompt_id, "instruction": p.instruction, "dataset": p.source}
+            for p in prompts
+            if p.language == language
+        ]
         (folder / f"{language}.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     return folder
 
@@ -294,7 +314,9 @@ def write_references(folder: Path, prompts: Sequence[Prompt], answer: Callable[[
     folder.mkdir(parents=True, exist_ok=True)
     for language in dict.fromkeys(prompt.language for prompt in prompts):
         rows = [
-            {"id": p.prompt_id, "instruction": p.instruction, "output": answer(p)} for p in prompts if p.language == language
+            {"id": p.prompt_id, "instruction": p.instruction, "output": answer(p)}
+            for p in prompts
+            if p.language == language
         ]
         (folder / f"{language}.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     return folder
@@ -307,7 +329,9 @@ def real_outputs_run(tracker: Tracker, folder: Path, data: Path, limit: int | No
     """gpt-3.5-turbo as iteration 0, gpt-4o-mini as iteration 1, against gpt-4-turbo; rewards and judgments are synthetic."""
     languages = ("en", "es", "ru", "de", "fr")
     reference_model = "gpt-4-turbo-2024-04-09"
-    rows = {code: json.loads((data / f"prompts/x-alpacaeval/{code}.json").read_text("utf-8"))[:limit] for code in languages}
+    rows = {
+        code: json.loads((data / f"prompts/x-alpacaeval/{code}.json").read_text("utf-8"))[:limit] for code in languages
+    }
     english = {str(row["id"]): row["instruction"] for row in rows["en"]}
     prompts = [
         Prompt(code, str(row["id"]), row["instruction"], english[str(row["id"])], row["dataset"])
@@ -390,11 +414,20 @@ def payload_run(tracker: Tracker, folder: Path) -> RunHandle:
     """Every payload as instruction, English instruction, responses, prompt id, source, language, drop reason and detail."""
     texts = payloads()
     prompts = [
-        Prompt("es" if i % 4 else text[:300], f"{i}:{text}"[:2000], text, text, text[:500]) for i, text in enumerate(texts)
+        Prompt("es" if i % 4 else text[:300], f"{i}:{text}"[:2000], text, text, text[:500])
+        for i, text in enumerate(texts)
     ]
-    samples = sampled(prompts, lambda p: [p.instruction + " 1", p.instruction + " zwei", "x " + p.instruction], 3, ("cross-lingual",))
+    samples = sampled(
+        prompts, lambda p: [p.instruction + " 1", p.instruction + " zwei", "x " + p.instruction], 3, ("cross-lingual",)
+    )
     drops = [
-        {"language": p.language, "prompt_id": p.prompt_id, "sample_index": 0, "reason": p.instruction[:200], "detail": p.instruction}
+        {
+            "language": p.language,
+            "prompt_id": p.prompt_id,
+            "sample_index": 0,
+            "reason": p.instruction[:200],
+            "detail": p.instruction,
+        }
         for p in prompts
     ]
     samples.tables["drops"] = [table_of("drops", drops)]
@@ -403,7 +436,7 @@ def payload_run(tracker: Tracker, folder: Path) -> RunHandle:
     iterations = {}
     for t in range(2):
         outcome = evaluated(prompts, lambda p, t=t: p.instruction + f" {t}", lambda p: p.instruction, 0.0, t, params)  # type: ignore[misc]
-        outcome.metrics = {f"win_rate/es": 10.0 + t, "win_rate_se/es": 1.0}
+        outcome.metrics = {"win_rate/es": 10.0 + t, "win_rate_se/es": 1.0}
         iterations[t] = merged(outcome, samples) if t else outcome
     return log_arm(tracker, "synthetic-<script>window.__hit=1</script>", iterations, folder)
 
@@ -421,7 +454,9 @@ def million_run(tracker: Tracker, folder: Path, samples: int = 1_000_000, shard_
     return log_arm(tracker, f"synthetic-{samples}-samples", iterations, folder)
 
 
-_POOL = [f"Sentence {i} tells of {word} and of number {i * 7919 % 1009}." for i in range(997) for word in ("rivers", "bread")]
+_POOL = [
+    f"Sentence {i} tells of {word} and of number {i * 7919 % 1009}." for i in range(997) for word in ("rivers", "bread")
+]
 
 
 def _text(rng: np.random.Generator, label: str, size: int) -> str:
@@ -446,7 +481,9 @@ def _big_samples(codes: Sequence[str], per_language: int, shard: int) -> dict[st
         rng = np.random.default_rng([start, *code.encode()])
         keys = [i for i in ids(start) for _ in range(10)]
         sizes = rng.integers(4, 40, len(keys))
-        texts = [_text(rng, f"{key}/{n % 10}", int(size)) for n, (key, size) in enumerate(zip(keys, sizes, strict=True))]
+        texts = [
+            _text(rng, f"{key}/{n % 10}", int(size)) for n, (key, size) in enumerate(zip(keys, sizes, strict=True))
+        ]
         rewards = rng.standard_normal(len(keys)) + sizes / 20
         return rng, keys, rewards, texts
 
@@ -465,7 +502,15 @@ def _big_samples(codes: Sequence[str], per_language: int, shard: int) -> dict[st
             rng, keys, values, _ = shard_rows(code, start)
             n = len(keys)
             reference = -200 - 100 * rng.random(n)
-            columns = [[code] * n, keys, [i % 10 for i in range(n)], ["cross-lingual"] * n, reference + 10 * values, reference, values]
+            columns = [
+                [code] * n,
+                keys,
+                [i % 10 for i in range(n)],
+                ["cross-lingual"] * n,
+                reference + 10 * values,
+                reference,
+                values,
+            ]
             yield pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, TABLES["rewards"].schema, strict=True)],
                                        schema=TABLES["rewards"].schema)  # fmt: skip
 
@@ -491,7 +536,13 @@ def _big_samples(codes: Sequence[str], per_language: int, shard: int) -> dict[st
             yield table_of("drops", [{"language": code, "prompt_id": ids(start)[0], "sample_index": 3, "reason": "truncated",
                                       "detail": "finish_reason is 'length'"}])  # fmt: skip
 
-    return {"prompts": prompts(), "responses": responses(), "rewards": rewards(), "preferences": preferences(), "drops": drops()}
+    return {
+        "prompts": prompts(),
+        "responses": responses(),
+        "rewards": rewards(),
+        "preferences": preferences(),
+        "drops": drops(),
+    }
 
 
 def _big_eval(t: int, codes: Sequence[str], per_language: int, shard: int = 805) -> IterationData:
@@ -513,7 +564,11 @@ def _big_eval(t: int, codes: Sequence[str], per_language: int, shard: int = 805)
              "mass": 0.99, "outcome": "ok", "judge": JUDGE, "input_tokens": 1, "output_tokens": 1, "detail": ""}
             for i, p in zip(ids, preference, strict=True)
             for order, bias in (("model-first", 0.05), ("reference-first", -0.05))]))  # fmt: skip
-        metrics |= {f"win_rate/{code}": 100 * float(preference.mean()), f"win_rate_se/{code}": 1.0, f"win_rate_n/{code}": float(count)}
+        metrics |= {
+            f"win_rate/{code}": 100 * float(preference.mean()),
+            f"win_rate_se/{code}": 1.0,
+            f"win_rate_n/{code}": float(count),
+        }
     return IterationData({"outputs": outputs, "judgments": judgments}, metrics)
 
 

@@ -32,7 +32,11 @@ def test_broken_runs(server: Server, open_page: Callable[..., Any], page: str) -
 @pytest.mark.parametrize(
     ("page", "query", "sentence"),
     [
-        ("pairs", "iteration=two&margin_min=nan&sort=drop%20table&language=es", "which is no whole number from 0; it was left out"),
+        (
+            "pairs",
+            "iteration=two&margin_min=nan&sort=drop%20table&language=es",
+            "which is no whole number from 0; it was left out",
+        ),
         ("pairs", "iteration=99", "This run has no iteration 99"),
         ("pairs", "iteration=0", "Iteration 0 is the starting policy"),
         ("pairs", "iteration=1&language=sw", "this language has no pairs"),
@@ -43,7 +47,9 @@ def test_broken_runs(server: Server, open_page: Callable[..., Any], page: str) -
         ("regressions", "iteration=0&base=0&measure=reward", "Iteration 0 is the starting policy"),
     ],
 )
-def test_nonsense_addresses(server: Server, open_page: Callable[..., Any], page: str, query: str, sentence: str) -> None:
+def test_nonsense_addresses(
+    server: Server, open_page: Callable[..., Any], page: str, query: str, sentence: str
+) -> None:
     tab = open_page(f"{server.link(page, 'small')}&{query}")
     assert sentence in said(tab)
 
@@ -82,7 +88,9 @@ def test_locked_store_and_long_note(server: Server, open_page: Callable[..., Any
     blocker = sqlite3.connect(server.folder / "verdicts.db", isolation_level=None)
     blocker.execute("BEGIN EXCLUSIVE")
     tab.click("#key-1")
-    tab.wait_for_function("document.querySelector('#verdict-bar').innerText.includes('does not answer')", timeout=30_000)
+    tab.wait_for_function(
+        "document.querySelector('#verdict-bar').innerText.includes('does not answer')", timeout=30_000
+    )
     assert len(tab.input_value("#key-n textarea, #key-n input")) == 100_000, "the note is still there"
     blocker.execute("ROLLBACK")
     before = serial(tab)

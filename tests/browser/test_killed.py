@@ -56,7 +56,11 @@ def test_no_acknowledged_verdict_is_lost(tmp_path: Path) -> None:
             submission = json.loads(token)["submission"]
             while submission not in acknowledged:
                 try:
-                    answer = call(port, ("verdict_left", "verdict_right")[place % 2], [f"reviewer {number}", token, f"run={run_id}", [], ""])
+                    answer = call(
+                        port,
+                        ("verdict_left", "verdict_right")[place % 2],
+                        [f"reviewer {number}", token, f"run={run_id}", [], ""],
+                    )
                 except (OSError, HTTPException):
                     time.sleep(0.2)  # killed: the page of a person would be clicked again
                     continue

@@ -24,12 +24,16 @@ PAGES = {
 
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize(("width", "dark"), [(1440, False), (1024, True), (1440, True), (1024, False)])
-def test_page_renders(server: Server, open_page: Callable[..., Any], screenshots: Path, page: str, width: int, dark: bool) -> None:
+def test_page_renders(
+    server: Server, open_page: Callable[..., Any], screenshots: Path, page: str, width: int, dark: bool
+) -> None:
     tab = open_page(server.link(page, "small"), width, dark)
     assert PAGES[page] in tab.inner_text(READY)
     assert tab.evaluate("document.body.classList.contains('dark')") is dark
     assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
-    assert tab.eval_on_selector_all(".icr select, .icr input:not([type=hidden])", "all => all.every(e => e.labels.length || e.ariaLabel)")
+    assert tab.eval_on_selector_all(
+        ".icr select, .icr input:not([type=hidden])", "all => all.every(e => e.labels.length || e.ariaLabel)"
+    )
     tab.screenshot(path=screenshots / f"{page or 'overview'}-{width}-{'dark' if dark else 'light'}.png", full_page=True)
 
 
@@ -40,7 +44,12 @@ def preferences(server: Server, iteration: int = 2) -> Any:
 
 def listed(tab: Any) -> list[tuple[str, str]]:
     """(language, prompt id) of the rows shown."""
-    return [tuple(row) for row in tab.eval_on_selector_all("table.list tbody tr", "rows => rows.map(r => [...r.cells].slice(0, 2).map(c => c.innerText))")]
+    return [
+        tuple(row)
+        for row in tab.eval_on_selector_all(
+            "table.list tbody tr", "rows => rows.map(r => [...r.cells].slice(0, 2).map(c => c.innerText))"
+        )
+    ]
 
 
 NAMES = {"en": "English", "es": "Spanish", "ar": "Arabic", "bn": "Bengali", "th": "Thai", "zh": "Chinese"}
@@ -108,9 +117,17 @@ def test_pair_shows_everything(server: Server, open_page: Callable[..., Any]) ->
     tab = open_page(server.link("pairs", "small", iteration=2, id=row.prompt_id, id_language="ar"))
     texts = tab.eval_on_selector_all(".card .text", "all => all.map(e => e.textContent)")
     assert texts == [row.english_instruction, row.instruction, row.chosen, row.rejected]
-    assert tab.eval_on_selector_all(".side .text", "all => all.map(e => getComputedStyle(e).direction)") == ["rtl", "rtl"]
+    assert tab.eval_on_selector_all(".side .text", "all => all.map(e => getComputedStyle(e).direction)") == [
+        "rtl",
+        "rtl",
+    ]
     assert tab.locator("details.sample").count() == 4
-    rewards = [float(text.replace("−", "-")) for text in tab.eval_on_selector_all("details.sample .figures > span:first-child", "all => all.map(e => e.lastChild.textContent.trim())")]
+    rewards = [
+        float(text.replace("−", "-"))
+        for text in tab.eval_on_selector_all(
+            "details.sample .figures > span:first-child", "all => all.map(e => e.lastChild.textContent.trim())"
+        )
+    ]
     assert rewards == sorted(rewards, reverse=True)
 
 

@@ -57,7 +57,8 @@ def test_every_payload_is_shown_as_it_is(server: Server, open_page: Callable[...
             shown = tab.eval_on_selector_all(".icr main .card .text", "all => all.map(e => e.textContent)")
             if page == "pairs":
                 # Browsers turn CR into LF in markup; nothing else may change.
-                assert shown and shown[0] == text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", ""), text
+                assert shown, text
+                assert shown[0] == text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", ""), text
 
 
 def test_payloads_in_notes_names_and_queries(server: Server, open_page: Callable[..., Any]) -> None:
@@ -90,7 +91,9 @@ def test_policy_and_hosts(server: Server) -> None:
         urllib.request.urlopen(f"{server.address}/gradio_api/file={server.folder / 'mlflow.db'}")
 
 
-def test_login_and_proxy_header(store: tuple[Path, dict[str, str]], open_page: Callable[..., Any], browser: Any, tmp_path: Path) -> None:
+def test_login_and_proxy_header(
+    store: tuple[Path, dict[str, str]], open_page: Callable[..., Any], browser: Any, tmp_path: Path
+) -> None:
     folder, runs = store
     add_user(tmp_path / "users", "mira", "correct horse")
     assert "correct horse" not in (tmp_path / "users").read_text()

@@ -101,9 +101,9 @@ def test_agreement_export_and_publish(server: Server, open_page: Callable[..., A
     with tab.expect_response(lambda response: "queue/data" in response.url):
         tab.click("#export")
     tab.wait_for_selector("#exported a", timeout=30_000)
-    assert {"verdicts.csv", "verdicts.parquet", "preferences-trl.jsonl"} <= set(tab.inner_text("#exported").replace("\n", " ").split()) or (
-        tab.locator("#exported a").count() >= 3
-    )
+    assert {"verdicts.csv", "verdicts.parquet", "preferences-trl.jsonl"} <= set(
+        tab.inner_text("#exported").replace("\n", " ").split()
+    ) or (tab.locator("#exported a").count() >= 3)
     tab.click("#publish")
     tab.wait_for_function("document.querySelector('#agreement-status').innerText.includes('published')", timeout=30_000)
     from icr_platform.tracking import TrackingReader

@@ -57,7 +57,9 @@ def _by_reviewer(verdicts: list[Verdict]) -> list[dict[str, object]]:
     rows = []
     for name in sorted({verdict.reviewer for verdict in verdicts}):
         own = [verdict for verdict in verdicts if verdict.reviewer == name]
-        counts = {choice: sum(v.choice == choice for v in own) for choice in ("left", "right", "tie", "both-bad", "skip")}
+        counts = {
+            choice: sum(v.choice == choice for v in own) for choice in ("left", "right", "tie", "both-bad", "skip")
+        }
         rows.append({"name": name, "n": len(own), "seconds": statistics.median(v.seconds for v in own), **counts})
     return rows
 
@@ -74,7 +76,9 @@ def export(inspector: Inspector, focus: Focus) -> list[str]:
     folder = Path(tempfile.mkdtemp(prefix="icr-verdicts-"))
     (folder / "verdicts.csv").write_text(human_data.to_csv(verdicts), encoding="utf-8")
     pq.write_table(verdicts_table(verdicts), folder / "verdicts.parquet")
-    rows = [row for judged in human_data.by_item(verdicts) if judged.preferred for row in _trl(inspector, focus, judged)]
+    rows = [
+        row for judged in human_data.by_item(verdicts) if judged.preferred for row in _trl(inspector, focus, judged)
+    ]
     (folder / "preferences-trl.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     return [str(folder / name) for name in ("verdicts.csv", "verdicts.parquet", "preferences-trl.jsonl")]
 
@@ -105,5 +109,3 @@ def publish(inspector: Inspector, run_id: str) -> int:
         metrics = human_data.metrics_of(inspector.verdicts.current(run_id))
         inspector.catalogue.reader.attach(arm.run.run_id, Path(folder) / "verdicts", "verdicts", metrics)
     return len(history)
-
-

@@ -25,7 +25,9 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     tables = inspector.pair_tables(focus.arm.iteration(view.iteration or 0))
     found = margins_data.distributions(inspector.engine, tables, view.language)
     numbers = [t.number for t in focus.arm.iterations]
-    filters = render("margins_filters", view=view, iterations=numbers, languages=focus.arm.languages() or [d.language for d in found])
+    filters = render(
+        "margins_filters", view=view, iterations=numbers, languages=focus.arm.languages() or [d.language for d in found]
+    )
     chosen = next((d for d in found if d.language == (view.language or "en")), found[0] if found else None)
     main = render(
         "margins",
@@ -47,7 +49,10 @@ def _histogram(found: Distribution, view: View) -> Markup:
     for number, count in enumerate(found.bins):
         low, high = found.low + number * step, found.low + (number + 1) * step
         # The end bins also hold what lies beyond them.
-        bounds = {"margin_min": None if number == 0 else low, "margin_max": None if number == len(found.bins) - 1 else high}
+        bounds = {
+            "margin_min": None if number == 0 else low,
+            "margin_max": None if number == len(found.bins) - 1 else high,
+        }
         href = view.without_filters(language=found.language, **bounds).link("pairs")
         bars.append(Bar(low, high, count, href))
     return histogram(f"Margins in {language_label(found.language)}", bars, "margin")
@@ -79,12 +84,23 @@ def _lengths(
     if found is None:
         return None
     here = view.without_filters(language=chosen.language)
-    before = _grid("Reward against length, before length control", found.before, found.x, found.y_before, "reward", here)
-    after = _grid("Reward against length, after length control", found.after, found.x, found.y_after, "reward − alpha × length", None)
+    before = _grid(
+        "Reward against length, before length control", found.before, found.x, found.y_before, "reward", here
+    )
+    after = _grid(
+        "Reward against length, after length control",
+        found.after,
+        found.x,
+        found.y_after,
+        "reward − alpha × length",
+        None,
+    )
     return found, before, after
 
 
-def _grid(title: str, rows: list[Row], x: tuple[float, float], y: tuple[float, float], y_label: str, view: View | None) -> Markup:
+def _grid(
+    title: str, rows: list[Row], x: tuple[float, float], y: tuple[float, float], y_label: str, view: View | None
+) -> Markup:
     dx, dy = (x[1] - x[0]) / GRID, (y[1] - y[0]) / GRID
     cells = []
     for row in rows:

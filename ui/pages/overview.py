@@ -94,10 +94,15 @@ def _answer(inspector: Inspector, arm: Arm, language: str) -> tuple[Answer | Non
     """Paired comparison of the last two evaluated iterations; otherwise why there is none."""
     done = [t for t in arm.iterations if "eval" in t.stages and t.stages["eval"].run.status == "FINISHED"]
     if len(done) < 2:
-        return None, "Two evaluated iterations are needed to say whether it got better; this run has " + ("one." if done else "none.")
+        return None, "Two evaluated iterations are needed to say whether it got better; this run has " + (
+            "one." if done else "none."
+        )
     base, last = done[-2], done[-1]
     try:
-        tables = [regressions_data.judged_prompts(inspector.engine, inspector.catalogue.artifact(t, "judgments")) for t in (base, last)]
+        tables = [
+            regressions_data.judged_prompts(inspector.engine, inspector.catalogue.artifact(t, "judgments"))
+            for t in (base, last)
+        ]
         nothing = inspector.engine.keep("no-sources", sources.EMPTY)
         comparison = regressions_data.Comparison(tables[0], tables[1], nothing, "judge")
         wanted = regressions_data.Filter(language)
@@ -106,7 +111,11 @@ def _answer(inspector: Inspector, arm: Arm, language: str) -> tuple[Answer | Non
             found = [*found, *regressions_data.slices(inspector.engine, comparison, "all", wanted)]
     except IcrError as error:
         return None, str(error)
-    return (Answer(base.number, last.number, found), "") if found else (None, "The two last iterations share no judged prompt.")
+    return (
+        (Answer(base.number, last.number, found), "")
+        if found
+        else (None, "The two last iterations share no judged prompt.")
+    )
 
 
 def _curves(arm: Arm, metric: str, unit: str, codes: Sequence[str]) -> list[tuple[str, str, Markup]]:
@@ -120,7 +129,11 @@ def _curves(arm: Arm, metric: str, unit: str, codes: Sequence[str]) -> list[tupl
     numbers = [t.number for t in arm.iterations]
     span, reach = (0.0, max(10.0, *tops) * 1.05), (min(numbers), max(numbers))
     return [
-        (code, MEANS.get(code, language_label(code)), learning_curve(MEANS.get(code, language_label(code)), points, known[code], span, reach, unit))
+        (
+            code,
+            MEANS.get(code, language_label(code)),
+            learning_curve(MEANS.get(code, language_label(code)), points, known[code], span, reach, unit),
+        )
         for code, points in series.items()
     ]
 
@@ -171,7 +184,9 @@ def _rows(arm: Arm, codes: Sequence[str]) -> list[Row]:
                 change = value - earlier if value is not None and earlier is not None else None
                 theirs = _published(metric).get((t.number, code)) if show_published else None
                 cells.append(Cell(value, now.get(f"{metric}_se/{code}"), change, theirs, digits, metric in _RATES))
-            rows.append(Row(code, MEANS.get(code, language_label(code)), t.number, tuple(cells), now.get(f"win_rate_n/{code}")))
+            rows.append(
+                Row(code, MEANS.get(code, language_label(code)), t.number, tuple(cells), now.get(f"win_rate_n/{code}"))
+            )
             before = now
     return rows
 

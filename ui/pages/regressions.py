@@ -58,7 +58,10 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         "regressions",
         view=view,
         together=together[0] if together else None,
-        groups=[("Languages", "language", _drawn(by_language, shown)), ("Data sets", "source", _drawn(by_source, shown))],
+        groups=[
+            ("Languages", "language", _drawn(by_language, shown)),
+            ("Data sets", "source", _drawn(by_source, shown)),
+        ],
         flow=regressions_data.flow(inspector.engine, compared.comparison, wanted),
         outcomes=OUTCOMES,
         rows=rows,
@@ -82,7 +85,9 @@ def _filled(inspector: Inspector, focus: Focus) -> View:
     if base is None:
         earlier = [t.number for t in focus.arm.iterations if stage in t.stages and t.number < last]
         if not earlier and not view.base_run:
-            raise InputError(f"Only iteration {last} has finished {stage}: two are needed to compare. Choose another run, or run another iteration.")
+            raise InputError(
+                f"Only iteration {last} has finished {stage}: two are needed to compare. Choose another run, or run another iteration."
+            )
         base = earlier[-1] if earlier else last
     return replace(view, iteration=last, base=base, measure=measure)
 
@@ -93,7 +98,11 @@ def _compare(inspector: Inspector, arm: Arm, base_arm: Arm, view: View) -> Compa
     if view.measure == "reward":
         tables = [regressions_data.rewarded_prompts(engine, catalogue.artifact(t, "rewards")) for t in (before, after)]
         known = catalogue.artifact(after, "prompts")
-        names = engine.materialise(f"sources/{known.digest}", "SELECT language, prompt_id, source FROM read_parquet(?)", [[str(p) for p in known.parts]])
+        names = engine.materialise(
+            f"sources/{known.digest}",
+            "SELECT language, prompt_id, source FROM read_parquet(?)",
+            [[str(p) for p in known.parts]],
+        )
     else:
         tables = [regressions_data.judged_prompts(engine, catalogue.artifact(t, "judgments")) for t in (before, after)]
         prompts = sources.eval_prompts(after)
@@ -130,7 +139,9 @@ def _detail(inspector: Inspector, view: View, compared: Compared, wanted: Filter
         language=language,
         near=near,
         list_start=(near["place"] - 1) // PAGE_ROWS * PAGE_ROWS if near else 0,
-        english=sources.eval_prompts(compared.after).english.get(view.id, "") if view.measure == "judge" else sides[1]["english"],
+        english=sources.eval_prompts(compared.after).english.get(view.id, "")
+        if view.measure == "judge"
+        else sides[1]["english"],
         before=sides[0],
         after=sides[1],
         diff=word_diff(sides[0]["text"], sides[1]["text"]),
@@ -140,11 +151,24 @@ def _detail(inspector: Inspector, view: View, compared: Compared, wanted: Filter
 
 def _output_side(inspector: Inspector, iteration: Iteration, language: str, prompt_id: str) -> dict[str, Any]:
     """An iteration's first output for a prompt, and all judgments of it."""
-    outputs = regressions_data.outputs_of(inspector.engine, inspector.catalogue.artifact(iteration, "outputs"), language, prompt_id)
+    outputs = regressions_data.outputs_of(
+        inspector.engine, inspector.catalogue.artifact(iteration, "outputs"), language, prompt_id
+    )
     if not outputs:
-        raise InputError(f"Iteration {iteration.number} has no output for this prompt in this language; open one from the list.")
-    judged = regressions_data.judgments_of(inspector.engine, inspector.catalogue.artifact(iteration, "judgments"), language, prompt_id)
-    return {"iteration": iteration.number, "text": outputs[0]["output"], "row": outputs[0], "judgments": judged, "instruction": outputs[0]["instruction"], "samples": len(outputs)}
+        raise InputError(
+            f"Iteration {iteration.number} has no output for this prompt in this language; open one from the list."
+        )
+    judged = regressions_data.judgments_of(
+        inspector.engine, inspector.catalogue.artifact(iteration, "judgments"), language, prompt_id
+    )
+    return {
+        "iteration": iteration.number,
+        "text": outputs[0]["output"],
+        "row": outputs[0],
+        "judgments": judged,
+        "instruction": outputs[0]["instruction"],
+        "samples": len(outputs),
+    }
 
 
 def _reward_side(inspector: Inspector, iteration: Iteration, language: str, prompt_id: str) -> dict[str, Any]:
@@ -152,7 +176,9 @@ def _reward_side(inspector: Inspector, iteration: Iteration, language: str, prom
     try:
         pair = pair_of(inspector.engine, inspector.pair_tables(iteration), language, prompt_id)
     except IcrError as error:
-        raise InputError(f"Iteration {iteration.number} gave no pair for this prompt, so there is no best sample to show.") from error
+        raise InputError(
+            f"Iteration {iteration.number} gave no pair for this prompt, so there is no best sample to show."
+        ) from error
     row = {"character_count": pair["chosen_characters"], "finish_reason": "stop", "detected_language": language}
     return {"iteration": iteration.number, "text": pair["chosen"], "row": row, "judgments": [], "reward": pair["chosen_reward"],
             "instruction": pair["instruction"], "english": pair["english_instruction"], "samples": 1}  # fmt: skip

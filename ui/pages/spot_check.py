@@ -16,7 +16,13 @@ from ui.reviewing import Reveal
 from ui.shell import Show
 from ui.view import View
 
-CHOICE_KEYS = (("left", "Left is better", "1"), ("right", "Right is better", "2"), ("tie", "Tie", "3"), ("both-bad", "Both bad", "4"), ("skip", "Skip", "s"))
+CHOICE_KEYS = (
+    ("left", "Left is better", "1"),
+    ("right", "Right is better", "2"),
+    ("tie", "Tie", "3"),
+    ("both-bad", "Both bad", "4"),
+    ("skip", "Skip", "s"),
+)
 OVERLAPS = (0, 10, 20, 50, 100)
 OVERLAP = 20
 """Percent that reviewers share unless the page says otherwise: enough to measure their agreement."""
@@ -49,7 +55,15 @@ def turn(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None 
     queue = queue_of(focus.view)
     filters = Markup(_filters(focus, queue))
     if not reviewer.strip():
-        return Turn(Content(filters, message("Write your name below and press Enter: your verdicts, your place in the queue and your order of sides go by it.")), "")
+        return Turn(
+            Content(
+                filters,
+                message(
+                    "Write your name below and press Enter: your verdicts, your place in the queue and your order of sides go by it."
+                ),
+            ),
+            "",
+        )
     try:
         settings = _settings(inspector, focus, queue)
         item, progress = items.next_item(inspector, focus.arm, settings, reviewer)
@@ -60,8 +74,19 @@ def turn(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None 
     except IcrError as error:
         return Turn(Content(filters, message(str(error), kind="error")), "")
     left, right = shown.sides
-    main = render("spot_check", item=item, facts=shown.facts, left=left, right=right, blind=queue.blind, progress=progress, queue=QUEUES[queue.name])
-    return Turn(Content(filters, Markup(main)), reviewing.new_token(item, focus.arm.run.run_id, queue.name, queue.blind))
+    main = render(
+        "spot_check",
+        item=item,
+        facts=shown.facts,
+        left=left,
+        right=right,
+        blind=queue.blind,
+        progress=progress,
+        queue=QUEUES[queue.name],
+    )
+    return Turn(
+        Content(filters, Markup(main)), reviewing.new_token(item, focus.arm.run.run_id, queue.name, queue.blind)
+    )
 
 
 def _settings(inspector: Inspector, focus: Focus, queue: Queue) -> Settings:
@@ -73,17 +98,23 @@ def _settings(inspector: Inspector, focus: Focus, queue: Queue) -> Settings:
         earlier = [t.number for t in focus.arm.iterations if "eval" in t.stages and t.number < iteration]
         base = view.base if view.base is not None else earlier[-1] if earlier else None
         if base is None:
-            raise InputError("This queue compares two iterations, and there is none before this one; choose a later iteration or another queue.")
+            raise InputError(
+                "This queue compares two iterations, and there is none before this one; choose a later iteration or another queue."
+            )
     return Settings(iteration, base, view.language, queue.name, queue.overlap, queue.blind)
 
 
 def _empty(settings: Settings, progress: Progress) -> Markup:
     if progress.total and progress.done >= progress.total:
-        return message(f"You have judged all {progress.total:,} items of this queue. Thank you; choose another queue or language.")
+        return message(
+            f"You have judged all {progress.total:,} items of this queue. Thank you; choose another queue or language."
+        )
     if progress.total:
         return message("Other reviewers hold all items that are left; raise the overlap, or come back in half an hour.")
     if settings.queue == "disagree":
-        return message("The judge saw evaluation prompts and the reward training prompts; where a run has none in common, or they never differ, this queue is empty. Choose another queue.")
+        return message(
+            "The judge saw evaluation prompts and the reward training prompts; where a run has none in common, or they never differ, this queue is empty. Choose another queue."
+        )
     if settings.queue == "regressions":
         return message("The judge saw no loss here. Choose another language or iteration.")
     return message("This language has no pairs in this iteration. Choose another language or iteration.")
@@ -121,4 +152,8 @@ def show_with(reviewer: str, wanted: Item | None = None) -> tuple[Show, list[str
 def replace_view(focus: Focus) -> Focus:
     """Spot-check works on one language when none is chosen only if the arm has just one."""
     languages = focus.arm.languages()
-    return focus._replace(view=replace(focus.view, language=languages[0])) if len(languages) == 1 and not focus.view.language else focus
+    return (
+        focus._replace(view=replace(focus.view, language=languages[0]))
+        if len(languages) == 1 and not focus.view.language
+        else focus
+    )

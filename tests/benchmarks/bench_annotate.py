@@ -1,0 +1,254 @@
+"""The scorer against its peers: `ICR_SMOLLM2=FOLDER python tests/benchmarks/bench_annotate.py [--json FILE]`.
+
+Real English prompts under the Spanish reward instruction, with real Spanish outputs as responses, N a prompt, on a CPU. In
+each round, in turns: ours; the naive script (batches of 3 in data order, right padding, log-softmax of the whole vocabulary, one
+pass per sample index); TRL's reference log-probabilities. Beside them the floor: 2 FLOPs per weight and token that must be
+computed, at the rate of float32 `torch.nn.functional.linear` in the same round. Seconds are medians over rounds; ratios are
+medians of ratios within a round. CPU seconds are the ones to read on a machine that is not idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from icr_platform.annotation.logprobs import CompletionScorer, Group
+from icr_platform.chat import encode_prompt, encode_response
+from icr_platform.languages import reward_instruction
+
+GENERATORS = ("gpt-4-turbo-2024-04-09", "gpt-4o-mini", "gpt-3.5-turbo-0125")
+BATCH = 3
+
+
+class Cost(NamedTuple):
+    """Seconds of the wall clock and of all cores."""
+
+    wall: float
+    cpu: float
+
+
+class Work(NamedTuple):
+    """What is scored: `texts` are the responses of each prompt, `groups` the same as token ids."""
+
+    instructions: list[str]
+    texts: list[list[str]]
+    groups: list[Group]
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--set", choices=("x-alpacaeval", "ultrafeedback"), default="x-alpacaeval")
+    parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--samples", type=int, default=10)
+    parser.add_argument("--max-tokens", type=int, default=400, help="tokens of a response at most")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    folder = Path(os.environ.get("ICR_SHARED", Path(__file__).parents[3] / "shared")) / "data"
+    if not folder.is_dir() or not os.environ.get("ICR_SMOLLM2"):
+        sys.exit(f"skipped: needs real texts ({folder}; set ICR_SHARED) and SmolLM2-135M-Instruct (set ICR_SMOLLM2)")
+    torch.set_num_threads(given.threads)
+    name = os.environ["ICR_SMOLLM2"]
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(name),
+        AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32),
+    )
+    work = load_work(folder, tokenizer, given)
+    report = measure(model.eval(), tokenizer, work, given.rounds) | {
+        "set": given.set, "threads": given.threads, "torch": torch.__version__,
+        "prompts": len(work.groups), "samples": given.samples,
+        "prompt_tokens": sum(len(group.prompt_ids) for group in work.groups),
+        "response_tokens": sum(len(y) for group in work.groups for y in group.completions),
+    }  # fmt: skip
+    show(report)
+    if given.json:
+        given.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def load_work(folder: Path, tokenizer: PreTrainedTokenizerBase, given: argparse.Namespace) -> Work:
+    """Prompts spread over the set, each with `samples` outputs that follow one another in the pooled output files."""
+    if given.set == "x-alpacaeval":
+        rows = json.loads((folder / "prompts" / "x-alpacaeval" / "en.json").read_text(encoding="utf-8"))
+    else:
+        lines = (folder / "prompts" / "ultrafeedback-1000" / "en.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+    files = [folder / "outputs" / "es" / f"{generator}.json" for generator in GENERATORS]
+    columns = [[row["output"] for row in json.loads(file.read_text(encoding="utf-8"))] for file in files]
+    outputs = [text for same_prompt in zip(*columns, strict=True) for text in same_prompt]
+    instructions = [
+        reward_instruction("es", row["instruction"]) for row in rows[:: len(rows) // given.prompts][: given.prompts]
+    ]
+    texts, groups = [], []
+    for index, instruction in enumerate(instructions):
+        start = index * len(outputs) // len(instructions)
+        ids = [encode_response(tokenizer, text)[: given.max_tokens] for text in outputs[start : start + given.samples]]
+        texts.append([tokenizer.decode(y, skip_special_tokens=True) for y in ids])
+        groups.append(Group(encode_prompt(tokenizer, instruction), ids))
+    return Work(instructions, texts, groups)
+
+
+def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: Work, rounds: int) -> dict[str, Any]:
+    """Run everything in turns, after two prompts' first responses to warm up."""
+    scorer = CompletionScorer(model)
+    trl_batches, trl_score = prepare_trl(model, tokenizer, work)
+    scores: dict[str, list[NDArray[np.float64]]] = {}
+
+    def ours() -> None:
+        scores["ours"] = scorer.score(work.groups)
+
+    def naive() -> None:
+        scores["naive"] = score_naively(model, work.groups)
+
+    def trl() -> None:
+        for batch in trl_batches:
+            trl_score(model, batch)
+
+    contenders = {"ours": ours, "naive script": naive, "TRL": trl}
+    costs: dict[str, list[Cost]] = {name: [] for name in (*contenders, "floor")}
+    warm_up = [Group(group.prompt_ids, group.completions[:1]) for group in work.groups[:2]]
+    scorer.score(warm_up)
+    score_naively(model, warm_up)
+    operations = needed_operations(model, work.groups)
+    for _ in range(rounds):
+        rate = gemm_rate(model)
+        for name, run in contenders.items():
+            costs[name].append(timed(run))
+        rate = (rate + gemm_rate(model)) / 2
+        costs["floor"].append(Cost(operations / rate[0], operations / rate[1]))
+    lengths = np.array([len(y) for group in work.groups for y in group.completions])
+    deviation = np.abs(np.concatenate(scores["ours"]) - np.concatenate(scores["naive"])) / lengths
+    return {"rows": rows_of(costs), "largest_deviation_per_token": float(deviation.max())}
+
+
+def timed(run: Callable[[], None]) -> Cost:
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return Cost(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def gemm_rate(model: PreTrainedModel) -> NDArray[np.float64]:
+    """FLOPs per wall and per CPU second of `linear` in the model's feed-forward shape, 512 tokens at once."""
+    inner, hidden = model.config.intermediate_size, model.config.hidden_size
+    weights = [(torch.randn(inner, hidden), torch.randn(hidden, inner)) for _ in range(8)]
+    tokens, rounds = torch.randn(512, hidden), 20
+
+    def multiply() -> None:
+        for _ in range(rounds):
+            for up, down in weights:
+                torch.nn.functional.linear(torch.nn.functional.linear(tokens, up), down)
+
+    multiply()
+    return 4 * 512 * hidden * inner * len(weights) * rounds / np.array(timed(multiply))
+
+
+def needed_operations(model: PreTrainedModel, groups: Sequence[Group]) -> float:
+    """2 per weight and token: the body for prompts once and for responses, the LM head for what predicts a response token."""
+    head = model.get_output_embeddings().weight.numel()
+    body = sum(parameter.numel() for parameter in model.parameters()) - model.get_input_embeddings().weight.numel()
+    responses = sum(len(y) for group in groups for y in group.completions)
+    return 2.0 * (body * (responses + sum(len(group.prompt_ids) for group in groups)) + head * responses)
+
+
+def score_naively(model: PreTrainedModel, groups: Sequence[Group]) -> list[NDArray[np.float64]]:
+    """The script that users have, without its errors."""
+    scores = [np.zeros(len(group.completions)) for group in groups]
+    for sample in range(len(groups[0].completions)):
+        for start in range(0, len(groups), BATCH):
+            batch = [(group.prompt_ids, group.completions[sample]) for group in groups[start : start + BATCH]]
+            longest = max(len(x) + len(y) for x, y in batch)
+            ids, mask = (
+                torch.zeros(len(batch), longest, dtype=torch.long),
+                torch.zeros(len(batch), longest, dtype=torch.long),
+            )
+            for row, (x, y) in enumerate(batch):
+                ids[row, : len(x) + len(y)], mask[row, : len(x) + len(y)] = torch.tensor([*x, *y]), 1
+            with torch.no_grad():
+                logprobs = torch.log_softmax(model(input_ids=ids, attention_mask=mask).logits.float(), -1)
+            picked = logprobs[:, :-1].gather(2, ids[:, 1:, None])[..., 0].double()
+            for row, (x, y) in enumerate(batch):
+                scores[start + row][sample] = float(picked[row, len(x) - 1 : len(x) + len(y) - 1].sum())
+    return scores
+
+
+def prepare_trl(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: Work
+) -> tuple[list[Any], Callable[[Any, Any], Any]]:
+    """TRL's batches, tokenised and padded, of the same responses as pairs, and what it calls to precompute the reference."""
+    from datasets import Dataset
+    from torch.utils.data import DataLoader
+    from trl import DPOConfig, DPOTrainer
+
+    pairs = [
+        {
+            "prompt": [{"role": "user", "content": instruction}],
+            "chosen": [{"role": "assistant", "content": chosen}],
+            "rejected": [{"role": "assistant", "content": rejected}],
+        }
+        for instruction, texts in zip(work.instructions, work.texts, strict=True)
+        for chosen, rejected in zip(texts[::2], texts[1::2], strict=False)
+    ]
+    trainer = DPOTrainer(
+        model=model,
+        args=DPOConfig(output_dir="/tmp/unused", use_cpu=True, bf16=False, max_length=None, report_to=[], disable_tqdm=True,
+                       gradient_checkpointing=False, precompute_ref_log_probs=False),
+        train_dataset=Dataset.from_list(pairs), processing_class=tokenizer,
+    )  # fmt: skip
+    batches = list(DataLoader(trainer.train_dataset, batch_size=2, collate_fn=trainer.data_collator))
+
+    def score(reference: Any, batch: Any) -> None:
+        with torch.no_grad():
+            trainer.compute_ref_log_probs(reference, batch)
+
+    return batches, score
+
+
+def rows_of(costs: dict[str, list[Cost]]) -> list[dict[str, Any]]:
+    """Medians by contender, and medians of ratios to ours within a round."""
+    rows = []
+    for name, listed in costs.items():
+        ratios = [cost.cpu / ours.cpu for cost, ours in zip(listed, costs["ours"], strict=True)]
+        walls = [cost.wall / ours.wall for cost, ours in zip(listed, costs["ours"], strict=True)]
+        rows.append(
+            {
+                "name": name,
+                "wall_s": statistics.median(cost.wall for cost in listed),
+                "cpu_s": statistics.median(cost.cpu for cost in listed),
+                "wall_over_ours": statistics.median(walls),
+                "cpu_over_ours": statistics.median(ratios),
+            }
+        )
+    return rows
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the table."""
+    print(
+        f"{report['set']}: {report['prompts']} prompts ({report['prompt_tokens']} tokens) x {report['samples']} responses "
+        f"({report['response_tokens']} tokens), {report['threads']} threads, torch {report['torch']}"
+    )
+    print(f"{'':<14}{'wall s':>9}{'CPU s':>9}{'response tokens/s':>19}{'wall / ours':>13}{'CPU / ours':>12}")
+    for row in report["rows"]:
+        rate = report["response_tokens"] / row["wall_s"]
+        print(
+            f"{row['name']:<14}{row['wall_s']:>9.2f}{row['cpu_s']:>9.2f}{rate:>19.0f}"
+            f"{row['wall_over_ours']:>13.2f}{row['cpu_over_ours']:>12.2f}"
+        )
+    print(f"largest deviation from the naive script: {report['largest_deviation_per_token']:.1e} nats per token")
+
+
+if __name__ == "__main__":
+    main()

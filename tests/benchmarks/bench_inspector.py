@@ -1,0 +1,127 @@
+"""The inspector on a synthetic run of a million samples: first page, filter and sort, memory.
+
+    python tests/benchmarks/bench_inspector.py [--folder DIR] [--samples N] [--requests N]
+
+Every time is that of a whole page as the server makes it (store, tables, query, HTML), in a process that has Gradio loaded. With
+--folder the run is kept there and used again. The texts are put together from 1,994 sentences, so they compress better than real ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "browser"), str(Path(__file__).parents[2])]
+import synthetic  # noqa: E402
+
+from ui.app import InspectOptions, open_inspector  # noqa: E402
+from ui.inspector import Inspector  # noqa: E402
+from ui.pages import margins, pairs, regressions  # noqa: E402
+from ui.shell import Show, render_page  # noqa: E402
+
+LANGUAGES = ("en", "bn", "de", "es", "fr", "ru", "sw", "th", "zh")
+
+
+def prepared(folder: Path, samples: int) -> str:
+    """Run id of the synthetic run, made when the folder has none."""
+    known = folder / f"run-{samples}.txt"
+    tracker = synthetic.open_tracker(folder)
+    if not known.exists():
+        print(f"writing {samples:,} samples to {folder} ...", flush=True)
+        known.write_text(synthetic.million_run(tracker, folder / "artifacts", samples).run_id)
+    return known.read_text()
+
+
+def timed(action: Callable[[], str]) -> tuple[float, str]:
+    start = time.perf_counter()
+    html = action()
+    return 1000 * (time.perf_counter() - start), html
+
+
+def page(inspector: Inspector, name: str, show: Show, run: str, **params: object) -> tuple[float, str]:
+    named = {"run": run, "iteration": "1", **{key: str(value) for key, value in params.items()}}
+    taken, html = timed(lambda: render_page(inspector, name, show, named))
+    assert "message error" not in html, html[html.index("message error") :][:400]
+    return taken, html
+
+
+def requests(count: int) -> list[dict[str, object]]:
+    """Filters and sorts as a person combines them; seeded."""
+    rng = random.Random(7)
+    made: list[dict[str, object]] = []
+    for _ in range(count):
+        params: dict[str, object] = {
+            "sort": rng.choice(("margin", "chosen_reward", "rejected_reward", "chosen_characters", "prompt_id"))
+        }
+        params["order"] = rng.choice(("asc", "desc"))
+        if rng.random() < 0.6:
+            params["language"] = rng.choice(LANGUAGES)
+        if rng.random() < 0.5:
+            params["margin_min"] = round(rng.uniform(1, 4), 2)
+        if rng.random() < 0.3:
+            params["length_max"] = rng.randrange(400, 1500)
+        if rng.random() < 0.2:
+            params["dropped"] = "truncated"
+        if rng.random() < 0.4:
+            params["start"] = 50 * rng.randrange(1, 20)
+        made.append(params)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--samples", type=int, default=1_000_000)
+    parser.add_argument("--requests", type=int, default=60)
+    given = parser.parse_args()
+    import ui.server  # noqa: F401 - Gradio's memory counts
+
+    with tempfile.TemporaryDirectory(prefix="icr-bench-") as temporary:
+        folder = given.folder or Path(temporary)
+        run = prepared(folder, given.samples)
+        process = psutil.Process()
+        idle = process.memory_info().rss
+        options = InspectOptions(
+            tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", verdicts=str(Path(temporary) / "verdicts.db")
+        )
+        inspector = open_inspector(options)
+        first, _ = page(inspector, "pairs", pairs.show, run)
+        once, _ = page(inspector, "pairs", pairs.show, run, sort="margin")
+        times = [page(inspector, "pairs", pairs.show, run, **params)[0] for params in requests(given.requests)]
+        rows = [
+            ("first page of pairs, nothing cached", first),
+            ("first sort, which waits for the index", once),
+            (f"filter and sort, median of {len(times)}", statistics.median(times)),
+            (f"filter and sort, 95% of {len(times)}", statistics.quantiles(times, n=20)[-1]),
+            (
+                "one pair with its samples",
+                page(inspector, "pairs", pairs.show, run, id="prompt-000777", id_language="es")[0],
+            ),
+            ("search in one language", page(inspector, "pairs", pairs.show, run, q="number 999", language="th")[0]),
+            ("Margins, all languages, first time", page(inspector, "margins", margins.show, run)[0]),
+            ("Margins, again", page(inspector, "margins", margins.show, run)[0]),
+            ("Regressions, first time", page(inspector, "regressions", regressions.show, run, base=0)[0]),
+            ("Regressions, again", page(inspector, "regressions", regressions.show, run, base=0)[0]),
+        ]
+        for name, milliseconds in rows:
+            print(f"{name:<45}{milliseconds:>8.0f} ms")
+        print(f"{'resident memory, idle with Gradio loaded':<45}{idle / 2**20:>8.0f} MiB")
+        print(f"{'resident memory, most':<45}{_peak() / 2**20:>8.0f} MiB")
+
+
+def _peak() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()
