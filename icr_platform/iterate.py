@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icr_platform.artifacts import read_json, text_digest
+from icr_platform.artifacts import open_artifact, read_json, text_digest
 from icr_platform.config import AnnotateConfig, Config, EvalConfig, GenerateConfig, IterateConfig, TrainConfig, validate
 from icr_platform.errors import InputError
 from icr_platform.iteration import generating_policy, iteration_seed, reward_reference
@@ -58,6 +58,7 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
                     _improve(session, arm, iteration, parent)
                 if resolved.eval_prompts:
                     _evaluate(session, arm, iteration, parent)
+                    _compare(arm, iteration, parent)
                 _publish(arm, iteration, parent)
         _report(session, arm)
     for stage in arm.stages.values():
@@ -120,6 +121,25 @@ def _evaluate(session: Session, arm: Arm, iteration: int, parent: RunHandle | No
                    reference_outputs=config.reference_outputs, languages=config.eval_languages,
                    limit=config.eval_limit),
     )  # fmt: skip
+
+
+def _compare(arm: Arm, iteration: int, parent: RunHandle | None) -> None:
+    """Paired differences against the iteration before, and the prompts that flipped, when a judge was asked."""
+    from icr_platform.evaluation.iterations import change_metrics, difference_table, flip_table, judgments_by_language
+    from icr_platform.schemas import JUDGMENTS
+
+    if iteration == 0 or arm.config.eval.judge == "none":
+        return
+    before, after = (
+        judgments_by_language(open_artifact(arm.stages[t, "eval"].artifact("judgments"), JUDGMENTS))
+        for t in (iteration - 1, iteration)
+    )
+    differences, flips = difference_table(before, after), flip_table(before, after)
+    arm.metrics[iteration].update(change_metrics(differences, flips))
+    if parent is not None:
+        parent.log_table(differences, "comparison")
+        parent.log_table(flips, "flipped_prompts")
+        parent.log_text(flips.to_csv(index=False), "flipped_prompts.csv")  # whole; a table holds 1,000 rows at most
 
 
 def _stage(
@@ -216,7 +236,6 @@ def figures_of(arm: Arm) -> Report:
 
 def _examples(arm: Arm, iteration: int) -> list[ExamplePair]:
     """The pair of median margin of each language: typical, not picked."""
-    from icr_platform.artifacts import open_artifact
     from icr_platform.report import ExamplePair
     from icr_platform.schemas import PREFERENCES
 

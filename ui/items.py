@@ -12,7 +12,7 @@ from icr_platform.errors import InputError
 from ui import pairs_data, regressions_data, sources
 from ui.inspector import Inspector
 from ui.queries import Row
-from ui.runs import Arm
+from ui.runs import Arm, Iteration
 from ui.verdicts import Verdict
 
 QUEUES = {
@@ -216,13 +216,19 @@ def _output_facts(inspector: Inspector, arm: Arm, item: Item) -> Facts:
         )
         if not outputs:
             raise InputError(f"Iteration {iteration.number} has no output for this prompt.")
-        table = _judged(inspector, arm, iteration.number)
-        sql = f"SELECT value FROM {table} WHERE language = ? AND prompt_id = ?"
-        judged = inspector.engine.select(sql, [item.language, item.prompt_id])
-        sides.append(Side(name, outputs[0]["output"], judged[0]["value"] if judged else None))
+        score = _score(inspector, iteration, item, outputs[0]["sample_index"])
+        sides.append(Side(name, outputs[0]["output"], score))
         instruction = outputs[0]["instruction"]
     english = sources.eval_prompts(arm.iteration(item.iteration)).english.get(item.prompt_id, "")
     return Facts(instruction, english, sides[0], sides[1], None)
+
+
+def _score(inspector: Inspector, iteration: Iteration, item: Item, sample_index: int) -> float | None:
+    """Mean preference for the output that is shown, over both orders; None unless the judge answered in each."""
+    judgments = inspector.catalogue.artifact(iteration, "judgments")
+    rows = regressions_data.judgments_of(inspector.engine, judgments, item.language, item.prompt_id)
+    values = [row["preference"] for row in rows if row["sample_index"] == sample_index]
+    return None if not values or None in values else sum(values) / len(values)
 
 
 def to_token(values: dict[str, Any], item: Item) -> str:

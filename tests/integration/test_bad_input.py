@@ -52,7 +52,10 @@ PROMPT_DAMAGE: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "no English": (lambda f: (f / "en.jsonl").unlink(), ("en",)),
     "invalid JSON": (lambda f: edit(f, "es.jsonl", 2, '{"id": 2, '), ("es.jsonl", "3", "JSON")),
     "no instruction": (lambda f: edit(f, "es.jsonl", 1, '{"id": 1}'), ("es.jsonl", "2", "instruction")),
-    "instruction is a number": (lambda f: edit(f, "es.jsonl", 1, '{"id": 1, "instruction": 5}'), ("es.jsonl", "instruction")),
+    "instruction is a number": (
+        lambda f: edit(f, "es.jsonl", 1, '{"id": 1, "instruction": 5}'),
+        ("es.jsonl", "instruction"),
+    ),
     "no id": (lambda f: edit(f, "es.jsonl", 1, '{"instruction": "x"}'), ("es.jsonl", "2", "id")),
     "duplicate id": (lambda f: edit(f, "es.jsonl", 3, '{"id": 0, "instruction": "x"}'), ("es.jsonl", "4", "'0'")),
     "id not in English": (lambda f: edit(f, "es.jsonl", 3, '{"id": 99, "instruction": "x"}'), ("es.jsonl", "'99'")),
@@ -67,7 +70,13 @@ def test_bad_prompts(
     damage, said = PROMPT_DAMAGE[case]
     damage(prompts)
     output = tmp_path / "out"
-    arguments = ["generate", f"--policy={tiny_model}", f"--prompts={prompts}", "--languages=en,es", f"--output={output}"]
+    arguments = [
+        "generate",
+        f"--policy={tiny_model}",
+        f"--prompts={prompts}",
+        "--languages=en,es",
+        f"--output={output}",
+    ]
     expect(capsys, arguments, *said)
     assert not output.exists()
 

@@ -77,7 +77,10 @@ def test_another_fingerprint_is_refused_and_nothing_is_lost(tmp_path: Path) -> N
         (lambda folder: (folder / "part-00001.parquet").write_bytes(b"PAR1"), "truncated"),
         (lambda folder: (folder / "part-00001.parquet").unlink(), "missing"),
         (lambda folder: (folder / MANIFEST).write_text("{"), "not readable as JSON"),
-        (lambda folder: write_json(folder / MANIFEST, read_json(folder / MANIFEST) | {"schema_version": 9}), "schema_version"),
+        (
+            lambda folder: write_json(folder / MANIFEST, read_json(folder / MANIFEST) | {"schema_version": 9}),
+            "schema_version",
+        ),
     ],
 )
 def test_damage_is_named(tmp_path: Path, damage: object, said: str) -> None:

@@ -147,9 +147,13 @@ def _points(arm: Arm, metric: str, code: str) -> list[Point]:
 
 
 def _is_paper_set(arm: Arm) -> bool:
-    """Whether the published numbers are about the same evaluation set; the toy world's are not comparable."""
-    prompts = {t.stages["eval"].holder.params.get("eval.prompts", "") for t in arm.iterations if "eval" in t.stages}
-    return not any(path.startswith("demo:") for path in prompts)
+    """Whether published numbers may stand beside: the toy world's are about nothing that a paper measured."""
+    stages = [t.stages["eval"].holder for t in arm.iterations if "eval" in t.stages]
+    names = [
+        arm.run.params.get("iterate.eval_prompts", ""),
+        *(stage.params.get("eval.prompts", "") for stage in stages),
+    ]
+    return not any(name.startswith("demo:") for name in names)
 
 
 def _published_points(arm: Arm, metric: str, code: str) -> list[Point]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from markupsafe import Markup
 
-from icr_platform.errors import IcrError, InputError
+from icr_platform.errors import InputError
 from ui import regressions_data, sources
 from ui.charts import interval_bar
 from ui.inspector import Content, Focus, Inspector
 from ui.pairs_data import pair_of
+from ui.queries import Row
 from ui.regressions_data import OUTCOMES, PAGE_ROWS, Comparison, Filter, Slice
-from ui.rendering import render, word_diff
+from ui.rendering import Diff, render, word_diff
 from ui.runs import Arm, Iteration
 from ui.shell import kept_fields
+from ui.sources import ReferenceText
 from ui.view import View
 
 _FORM = {"experiment", "run", "iteration", "base", "base_run", "language", "measure", "flow", "source", "rank"}
@@ -122,39 +124,70 @@ def _ends(found: Slice) -> tuple[float, float, float]:
     return low, found.change, high
 
 
+class Output(NamedTuple):
+    """One text of an iteration for a prompt, with what the judge or the reward said of it."""
+
+    text: str
+    facts: Row
+    judgments: list[Row]
+    reward: float | None
+
+
+class SampleRow(NamedTuple):
+    """The n-th output of both iterations, their diff and, where the judge had one, the reference output."""
+
+    before: Output | None
+    after: Output | None
+    diff: Diff
+    reference: ReferenceText | None
+
+
 def _detail(inspector: Inspector, view: View, compared: Compared, wanted: Filter) -> str:
     language = view.id_language or view.language
     if not language:
         raise InputError("The address names a prompt but no language; open the prompt from the list.")
     near = regressions_data.neighbours(inspector.engine, compared.comparison, wanted, view.rank, language, view.id)
-    side = _output_side if view.measure == "judge" else _reward_side
-    sides = [side(inspector, t, language, view.id) for t in (compared.before, compared.after)]
-    reference = None
-    if view.measure == "judge":
-        outputs = inspector.catalogue.artifact(compared.after, "outputs")
-        reference = sources.reference_output(inspector.engine, compared.after, outputs, language, view.id)
+    is_judge = view.measure == "judge"
+    if is_judge:
+        instruction, rows = _output_rows(inspector, compared, language, view.id)
+        english = sources.eval_prompts(compared.after).english.get(view.id, "")
+    else:
+        instruction, english, rows = _sample_rows(inspector, compared, language, view.id)
     return render(
         "regression_detail",
         view=view,
         language=language,
         near=near,
         list_start=(near["place"] - 1) // PAGE_ROWS * PAGE_ROWS if near else 0,
-        english=sources.eval_prompts(compared.after).english.get(view.id, "")
-        if view.measure == "judge"
-        else sides[1]["english"],
-        before=sides[0],
-        after=sides[1],
-        diff=word_diff(sides[0]["text"], sides[1]["text"]),
-        reference=reference,
+        instruction=instruction,
+        english=english,
+        numbers=(compared.before.number, compared.after.number),
+        rows=rows,
+        is_judge=is_judge,
     )
 
 
-def _output_side(inspector: Inspector, iteration: Iteration, language: str, prompt_id: str) -> dict[str, Any]:
-    """An iteration's first output for a prompt, and all judgments of it."""
-    outputs = regressions_data.outputs_of(
+def _output_rows(
+    inspector: Inspector, compared: Compared, language: str, prompt_id: str
+) -> tuple[str, list[SampleRow]]:
+    """Instruction, and both iterations' outputs side by side, sample by sample."""
+    sides = [_outputs(inspector, t, language, prompt_id) for t in (compared.before, compared.after)]
+    table = inspector.catalogue.artifact(compared.after, "outputs")
+    rows = []
+    for index in sorted({*sides[0], *sides[1]}):
+        before, after = sides[0].get(index), sides[1].get(index)
+        reference = sources.reference_output(inspector.engine, compared.after, table, language, prompt_id, index)
+        diff = word_diff(before.text if before else "", after.text if after else "")
+        rows.append(SampleRow(before, after, diff, reference))
+    return next(iter(sides[1].values())).facts["instruction"], rows
+
+
+def _outputs(inspector: Inspector, iteration: Iteration, language: str, prompt_id: str) -> dict[int, Output]:
+    """An iteration's outputs for a prompt by sample index, with their judgments."""
+    found = regressions_data.outputs_of(
         inspector.engine, inspector.catalogue.artifact(iteration, "outputs"), language, prompt_id
     )
-    if not outputs:
+    if not found:
         raise InputError(
             f"Iteration {iteration.number} has no output for this prompt in this language; open one from the list."
         )
@@ -162,23 +195,31 @@ def _output_side(inspector: Inspector, iteration: Iteration, language: str, prom
         inspector.engine, inspector.catalogue.artifact(iteration, "judgments"), language, prompt_id
     )
     return {
-        "iteration": iteration.number,
-        "text": outputs[0]["output"],
-        "row": outputs[0],
-        "judgments": judged,
-        "instruction": outputs[0]["instruction"],
-        "samples": len(outputs),
+        row["sample_index"]: Output(
+            row["output"], row, [j for j in judged if j["sample_index"] == row["sample_index"]], None
+        )
+        for row in found
     }
 
 
-def _reward_side(inspector: Inspector, iteration: Iteration, language: str, prompt_id: str) -> dict[str, Any]:
-    """An iteration's best sample for a training prompt."""
-    try:
-        pair = pair_of(inspector.engine, inspector.pair_tables(iteration), language, prompt_id)
-    except IcrError as error:
-        raise InputError(
-            f"Iteration {iteration.number} gave no pair for this prompt, so there is no best sample to show."
-        ) from error
-    row = {"character_count": pair["chosen_characters"], "finish_reason": "stop", "detected_language": language}
-    return {"iteration": iteration.number, "text": pair["chosen"], "row": row, "judgments": [], "reward": pair["chosen_reward"],
-            "instruction": pair["instruction"], "english": pair["english_instruction"], "samples": 1}  # fmt: skip
+def _sample_rows(
+    inspector: Inspector, compared: Compared, language: str, prompt_id: str
+) -> tuple[str, str, list[SampleRow]]:
+    """Instruction, its English, and the best samples of both iterations."""
+    pairs = []
+    for iteration in (compared.before, compared.after):
+        try:
+            pairs.append(pair_of(inspector.engine, inspector.pair_tables(iteration), language, prompt_id))
+        except InputError as error:
+            raise InputError(
+                f"Iteration {iteration.number} gave no pair for this prompt, so there is no best sample to show."
+            ) from error
+    facts = [
+        {"character_count": pair["chosen_characters"], "finish_reason": "stop", "detected_language": language}
+        for pair in pairs
+    ]
+    before, after = (
+        Output(pair["chosen"], own, [], pair["chosen_reward"]) for pair, own in zip(pairs, facts, strict=True)
+    )
+    row = SampleRow(before, after, word_diff(before.text, after.text), None)
+    return pairs[1]["instruction"], pairs[1]["english_instruction"], [row]
