@@ -87,7 +87,7 @@ def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         _overview().print_help()
         return 0 if argv else 2
-    command, arguments = argv[0], argv[1:]
+    command, arguments = argv[0].replace("mt-bench", "mt_bench"), argv[1:]
     if command == "--version":
         from icr_platform import __version__
 
@@ -101,7 +101,7 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _overview() -> argparse.ArgumentParser:
-    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<11}{text}" for name, text in COMMANDS.items()]
     return argparse.ArgumentParser(
         prog="icr",
         usage="icr COMMAND [flags]",

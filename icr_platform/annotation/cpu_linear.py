@@ -1,7 +1,7 @@
 """Linear layers on a CPU through oneDNN, over weights laid out for its kernels once.
 
-In float32 torch multiplies through MKL, which is slow on AMD's processors and for the LM head's shape. oneDNN, which torch
-brings along and uses in other precisions, is as exact (scores differ by 1e-6 nats per token). BENCH
+In float32 torch multiplies through MKL, which is slow on AMD's processors and for the LM head's shape; oneDNN, which torch
+brings along and uses in other precisions, is as exact. `tests/benchmarks/bench_annotate.py` has a row without it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class OneDnnLinears:
     def used(self) -> Iterator[None]:
         """Within, the layers run through oneDNN; without gradients."""
         for linear, forward in self._forwards:
-            linear.forward = forward  # type: ignore[method-assign]
+            linear.forward = forward  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:

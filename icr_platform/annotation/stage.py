@@ -13,7 +13,6 @@ Metrics, per language and as unweighted mean over languages (`NAME/LANG`, `NAME/
 
 from __future__ import annotations
 
-import gc
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -92,15 +91,13 @@ def run(config: AnnotateConfig, context: StageContext) -> StageResult:
         InputError: bad input, found before anything is written.
         IcrError: the disk is full, or the work folder is not what was written there.
     """
-    finished = _finished(config, context)
-    if finished is not None:
-        return finished
-    validate(config)
-    responses = open_artifact(Path(config.responses), RESPONSES)
-    inputs = _Inputs(config, context, responses, prompt_index(config.prompts, responses))
-    translations = _translate(inputs) if "translate" in config.reward_kind else None
-    rewards = _rewards(inputs, translations)
-    _select(inputs, rewards, translations)
+    if _finished(config, context) is None:
+        validate(config)
+        responses = open_artifact(Path(config.responses), RESPONSES)
+        inputs = _Inputs(config, context, responses, prompt_index(config.prompts, responses))
+        translations = _translate(inputs) if "translate" in config.reward_kind else None
+        _select(inputs, _rewards(inputs, translations), translations)
+    # A run that was killed after its last manifest left this behind.
     shutil.rmtree(context.folder / _WORK, ignore_errors=True)
     result = _finished(config, context)
     if result is None:
@@ -209,10 +206,9 @@ def _write_parts(
 
 
 def _free_device_memory() -> None:
-    """Give the model's memory back before the next one is loaded."""
+    """Give a model that nothing refers to any more back to the device, before the next one is loaded."""
     import torch
 
-    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -1,10 +1,11 @@
 """The scorer against its peers: `ICR_SMOLLM2=FOLDER python tests/benchmarks/bench_annotate.py [--json FILE]`.
 
 Real English prompts under the Spanish reward instruction, with real Spanish outputs as responses, N a prompt, on a CPU. In
-each round, in turns: ours; the naive script (batches of 3 in data order, right padding, log-softmax of the whole vocabulary, one
-pass per sample index); TRL's reference log-probabilities. Beside them the floor: 2 FLOPs per weight and token that must be
-computed, at the rate of float32 `torch.nn.functional.linear` in the same round. Seconds are medians over rounds; ratios are
-medians of ratios within a round. CPU seconds are the ones to read on a machine that is not idle.
+each round, in turns: ours; ours without oneDNN's linear layers; the naive script (batches of 3 in data order, right padding,
+log-softmax of the whole vocabulary, one pass per sample index); TRL's reference log-probabilities. Beside them the floor: 2
+FLOPs per weight and token that must be computed, at the rate of float32 `torch.nn.functional.linear` in the same round.
+Seconds are medians over rounds; ratios are medians of ratios within a round. CPU seconds are the ones to read on a machine
+that is not idle. GPU rows: not measured here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from icr_platform.annotation.cpu_linear import OneDnnLinears
 from icr_platform.annotation.logprobs import CompletionScorer, Group
 from icr_platform.chat import encode_prompt, encode_response
 from icr_platform.languages import reward_instruction
@@ -103,12 +105,16 @@ def load_work(folder: Path, tokenizer: PreTrainedTokenizerBase, given: argparse.
 
 def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: Work, rounds: int) -> dict[str, Any]:
     """Run everything in turns, after two prompts' first responses to warm up."""
-    scorer = CompletionScorer(model)
+    scorer, through_mkl = CompletionScorer(model), CompletionScorer(model)
+    through_mkl._linears = OneDnnLinears(torch.nn.Identity())
     trl_batches, trl_score = prepare_trl(model, tokenizer, work)
     scores: dict[str, list[NDArray[np.float64]]] = {}
 
     def ours() -> None:
         scores["ours"] = scorer.score(work.groups)
+
+    def without_onednn() -> None:
+        through_mkl.score(work.groups)
 
     def naive() -> None:
         scores["naive"] = score_naively(model, work.groups)
@@ -117,7 +123,7 @@ def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: Wo
         for batch in trl_batches:
             trl_score(model, batch)
 
-    contenders = {"ours": ours, "naive script": naive, "TRL": trl}
+    contenders = {"ours": ours, "ours, MKL": without_onednn, "naive script": naive, "TRL": trl}
     costs: dict[str, list[Cost]] = {name: [] for name in (*contenders, "floor")}
     warm_up = [Group(group.prompt_ids, group.completions[:1]) for group in work.groups[:2]]
     scorer.score(warm_up)

@@ -1,0 +1,53 @@
+"""The scorer on a GPU: equal to the CPU in float32, to the model's own forward in bfloat16."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
+
+from icr_platform.annotation.logprobs import CompletionScorer, Group
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+SMALL = {"vocab_size": 500, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.1}  # fmt: skip
+
+
+def models() -> list[PreTrainedModel]:
+    torch.manual_seed(0)
+    windowed = MistralForCausalLM(MistralConfig(**SMALL, head_dim=64, sliding_window=20))
+    return [LlamaForCausalLM(LlamaConfig(**SMALL)).eval(), windowed.eval()]
+
+
+def groups() -> list[Group]:
+    rng = np.random.default_rng(0)
+    return [
+        Group(rng.integers(0, 500, prompt).tolist(), [rng.integers(0, 500, n).tolist() for n in (1, 30, 100, 7)])
+        for prompt in (10, 90, 3)
+    ]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("tokens", [70, 8192])
+def test_float32_equals_the_cpu(index: int, tokens: int) -> None:
+    model = models()[index]
+    expected = np.concatenate(CompletionScorer(model).score(groups()))
+    scorer = CompletionScorer(model.to("cuda"), tokens)
+    assert scorer.packed
+    lengths = np.array([1, 30, 100, 7] * 3)
+    assert (np.abs(np.concatenate(scorer.score(groups())) - expected) / lengths).max() < 2e-5
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_bfloat16_is_the_models_own_up_to_its_rounding(index: int) -> None:
+    model = models()[index].to("cuda", torch.bfloat16)
+    scorer = CompletionScorer(model)
+    assert scorer.packed
+    packed = np.concatenate(scorer.score(groups()))
+    scorer.packed = False
+    lengths = np.array([1, 30, 100, 7] * 3)
+    assert (np.abs(np.concatenate(scorer.score(groups())) - packed) / lengths).max() < 0.05
