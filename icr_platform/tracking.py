@@ -232,7 +232,8 @@ class Tracker:
             os.environ.setdefault(key, value)
         import mlflow
 
-        self.uri: str = mlflow.get_tracking_uri()
+        # The environment first: MLflow keeps a URI of its own once any call has set one, and would not look there again.
+        self.uri: str = os.environ.get("MLFLOW_TRACKING_URI") or mlflow.get_tracking_uri()
         _check_reachable(self.uri)
         name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT
         lock = Path(tempfile.gettempdir()) / f"icr-{os.getuid()}-{text_digest(self.uri)[:16]}.lock"

@@ -102,7 +102,8 @@
     const press = target || keyed(event.key);
     if (!press || press.disabled || (press.id !== "key-z" && press.closest("#choices, #reasons, #key-n") && !document.querySelector(".icr [data-item]"))) return;
     event.preventDefault();
-    press.click();
+    if (press.matches("textarea, input:not([type=checkbox])")) press.focus();
+    else press.click();
   });
 
   // Gradio's own components take no data attributes: their key is the end of their id, as in key-1.
