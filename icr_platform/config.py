@@ -53,7 +53,7 @@ OptionalInt = Annotated[int | None, BeforeValidator(_none)]
 class Config(BaseModel):
     """Base of all configurations: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="strings")
 
 
 class ModelPlace(Config):

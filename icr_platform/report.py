@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from icr_platform.artifacts import atomic_path
+from icr_platform.artifacts import atomic_path, text_digest
 from icr_platform.evaluation.leaderboard import published_table
 from icr_platform.languages import NAMES, RIGHT_TO_LEFT
 
@@ -252,9 +252,10 @@ def _number(value: Any) -> float | None:
 def _embed(figure: go.Figure) -> str:
     from plotly.io import to_html
 
-    html: str = to_html(
-        figure, full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}
-    )
+    settings = {"displayModeBar": False, "responsive": True}
+    # Named by its content: plotly's own random name would give the same figures another file each time.
+    name = f"chart-{text_digest(figure.to_json())[:12]}"
+    html: str = to_html(figure, full_html=False, include_plotlyjs=False, config=settings, div_id=name)
     return html
 
 
