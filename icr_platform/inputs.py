@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from icr_platform.tracking import Tracker
 
 C = TypeVar("C", bound=Config)
+SHIPPED = Path(__file__).parent.parent / "projects" / "conf"
 _REMOTE = ("s3://", "gs://", "abfs://", "az://", "hdfs://", "http://", "https://", "file://", "memory://")
 
 
@@ -37,8 +38,10 @@ class Resolver:
         values = {}
         for name, info in leaves(type(config)):
             value = getattr(config, name, "") if "." not in name else ""
-            if value and name in ("output", "accelerate_config"):
-                values[name] = str((self.base / str(value)).resolve())
+            if value and name in ("output", "judge_cache"):
+                values[name] = str((self.base / Path(str(value)).expanduser()).resolve())
+            elif value and name == "accelerate_config":
+                values[name] = str(self._or_shipped(str(value)))
             elif value and role(info) in ("input", "model"):
                 values[name] = self.local(str(value), seed)
         return config.model_copy(update=values)
@@ -61,6 +64,11 @@ class Resolver:
             if path.exists() or path.is_absolute() or uri.startswith((".", "~"))
             else self._relative(uri, path)
         )
+
+    def _or_shipped(self, value: str) -> Path:
+        """A file of the caller's, or else the one of that name among the project's presets."""
+        own, shipped = self.base / Path(value).expanduser(), SHIPPED / value
+        return shipped if shipped.is_file() and not own.exists() else own
 
     def _relative(self, uri: str, path: Path) -> str:
         has_parent = path.parent.exists() and path.parent != self.base

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from icr_platform.cli import parse
-from icr_platform.config import STAGES, IterateConfig, leaves, load_preset, validate
+from icr_platform.config import STAGES, IterateConfig, TrainConfig, leaves, load_preset, validate
 from icr_platform.errors import InputError
+from icr_platform.inputs import Resolver
 from icr_platform.mlproject import parameters, render
 
 ROOT = Path(__file__).parents[2]
@@ -90,3 +91,13 @@ def test_help_imports_nothing_heavy() -> None:
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_accelerate_configs_are_the_callers_or_ship_with_the_project(tmp_path: Path) -> None:
+    resolver = Resolver(tmp_path, tmp_path, None)
+    config = TrainConfig(accelerate_config="accelerate/fsdp2.yaml")
+    assert Path(resolver.resolve(config, 0).accelerate_config).is_file()
+    own = tmp_path / "accelerate" / "fsdp2.yaml"
+    own.parent.mkdir()
+    own.write_text("num_processes: 2\n")
+    assert resolver.resolve(config, 0).accelerate_config == str(own)
