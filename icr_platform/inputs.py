@@ -59,11 +59,8 @@ class Resolver:
         if uri.startswith(_REMOTE):
             return str(self._download(uri))
         path = self.base / Path(uri).expanduser()
-        return (
-            str(path)
-            if path.exists() or path.is_absolute() or uri.startswith((".", "~"))
-            else self._relative(uri, path)
-        )
+        can_only_be_a_path = uri.startswith(("/", ".", "~")) or "{" in uri
+        return str(path) if path.exists() or can_only_be_a_path else self._relative(uri, path)
 
     def _or_shipped(self, value: str) -> Path:
         """A file of the caller's, or else the one of that name among the project's presets."""
@@ -71,8 +68,8 @@ class Resolver:
         return shipped if shipped.is_file() and not own.exists() else own
 
     def _relative(self, uri: str, path: Path) -> str:
-        has_parent = path.parent.exists() and path.parent != self.base
-        return str(path) if has_parent or "{" in uri else uri  # else it can only be a hub name
+        """A missing file in a folder that is there is a path; anything else can only be a hub name."""
+        return str(path) if path.parent.exists() and path.parent != self.base else uri
 
     def _download(self, uri: str) -> Path:
         import fsspec

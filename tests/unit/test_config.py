@@ -101,3 +101,13 @@ def test_accelerate_configs_are_the_callers_or_ship_with_the_project(tmp_path: P
     own.parent.mkdir()
     own.write_text("num_processes: 2\n")
     assert resolver.resolve(config, 0).accelerate_config == str(own)
+
+
+def test_hub_names_stay_and_paths_become_absolute(tmp_path: Path) -> None:
+    (tmp_path / "models" / "pi_0").mkdir(parents=True)
+    resolver = Resolver(tmp_path, tmp_path, None)
+    assert resolver.local("org/name", 0) == "org/name"
+    assert resolver.local("models/pi_0", 0) == str(tmp_path / "models" / "pi_0")
+    assert resolver.local("models/pi_1", 0) == str(tmp_path / "models" / "pi_1")
+    assert resolver.local("/no/such/model", 0) == "/no/such/model"
+    assert resolver.local("outputs/{language}.json", 0) == str(tmp_path / "outputs" / "{language}.json")
