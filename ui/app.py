@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from icr_platform.errors import InputError
 from icr_platform.tracking import TrackingReader
@@ -55,14 +59,36 @@ def open_inspector(options: InspectOptions) -> Inspector:
     return Inspector(Catalogue(reader, cache, options.experiment), Engine(), VerdictStore(options.verdicts))
 
 
-def launch(options: InspectOptions) -> None:
-    """Serve the inspector on 127.0.0.1 until interrupted, and print its address.
+class _Ended(BaseException):
+    """SIGTERM arrived."""
+
+
+def launch(options: InspectOptions) -> NoReturn:
+    """Serve the inspector on 127.0.0.1 until Ctrl-C or SIGTERM, both of which end the process with status 0.
 
     Raises:
         InputError: a store, file, experiment or port that cannot be used; said before anything is served.
     """
     if options.auth_file and options.user_header:
         raise InputError("icr inspect: give --auth-file or --user-header, not both: users log in here or at the proxy")
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        _serve(options)
+        threading.Event().wait()
+    except (KeyboardInterrupt, _Ended):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        print("\nThe inspector has ended; every verdict it acknowledged is stored.", flush=True)
+    # Verdicts are committed one by one, so nothing is left to do; an orderly end of the interpreter would make DuckDB's
+    # bindings list what daemon threads still hold.
+    os._exit(0)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise _Ended
+
+
+def _serve(options: InspectOptions) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     inspector = open_inspector(options)
@@ -73,13 +99,6 @@ def launch(options: InspectOptions) -> None:
     except OSError as error:
         raise InputError(f"icr inspect: port {options.port} is taken ({error}); give another --port") from error
     print(f"The inspector is at {address} (Ctrl-C ends it).", flush=True)
-    _wait()
-
-
-def _wait() -> None:
-    import threading
-
-    threading.Event().wait()
 
 
 def publish_verdicts(options: InspectOptions, run_id: str) -> int:

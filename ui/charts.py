@@ -88,7 +88,7 @@ def learning_curve(
 ) -> Markup:
     """Value by iteration with its 95% band, and the published values as open diamonds."""
     frame = Frame(260, 168, 38, 26, (iterations[0] - 0.2, iterations[1] + 0.2), span)
-    parts = [_axes(frame, [float(x) for x in range(iterations[0], iterations[1] + 1)], nice_ticks(*span), 0, "pi_")]
+    parts = [_axes(frame, [float(x) for x in range(iterations[0], iterations[1] + 1)], nice_ticks(*span), 0)]
     banded = [point for point in points if point.error is not None]
     if len(banded) > 1:
         upper = [(frame.px(p.x), frame.py(p.y + Z95 * (p.error or 0))) for p in banded]
@@ -149,7 +149,7 @@ def heat_map(title: str, cells: Sequence[Cell], x_label: str, y_label: str) -> M
         return Markup("")
     x = (min(cell.x0 for cell in cells), max(cell.x1 for cell in cells))
     y = (min(cell.y0 for cell in cells), max(cell.y1 for cell in cells))
-    frame = Frame(600, 320, 56, 42, x, y)
+    frame = Frame(480, 280, 56, 42, x, y)
     parts = [_axes(frame, nice_ticks(*x), nice_ticks(*y), 1)]
     most = max(cell.count for cell in cells)
     for cell in cells:
@@ -192,7 +192,7 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def _axes(frame: Frame, xs: Sequence[float], ys: Sequence[float], digits: int, prefix: str = "") -> Markup:
+def _axes(frame: Frame, xs: Sequence[float], ys: Sequence[float], digits: int) -> Markup:
     parts = []
     base = frame.height - frame.bottom
     decimals = (
@@ -212,7 +212,7 @@ def _axes(frame: Frame, xs: Sequence[float], ys: Sequence[float], digits: int, p
             )
         )
     for x in xs:
-        text = f"{prefix}{x:.0f}" if prefix else number(x, 0 if float(x).is_integer() else digits)
+        text = number(x, 0 if float(x).is_integer() else digits)
         parts.append(
             Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
                 f"{frame.px(x):.1f}", base + 16, text

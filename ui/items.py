@@ -219,7 +219,7 @@ def _output_facts(inspector: Inspector, arm: Arm, item: Item) -> Facts:
         score = _score(inspector, iteration, item, outputs[0]["sample_index"])
         sides.append(Side(name, outputs[0]["output"], score))
         instruction = outputs[0]["instruction"]
-    english = sources.eval_prompts(arm.iteration(item.iteration)).english.get(item.prompt_id, "")
+    english = sources.eval_prompts(inspector.catalogue, arm.iteration(item.iteration)).english.get(item.prompt_id, "")
     return Facts(instruction, english, sides[0], sides[1], None)
 
 

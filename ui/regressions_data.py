@@ -13,13 +13,15 @@ from icr_platform.errors import InputError
 from ui.queries import Engine, Row, parts_of
 
 PAGE_ROWS = 50
+INSTRUCTION_CHARACTERS = 400
 TIE = 0.05
 """A preference within 0.5 +- TIE is a tie: averaged over both orders it says the judge could not tell."""
 OUTCOMES = ("win", "tie", "loss")
 
 
 class Comparison(NamedTuple):
-    """Names of narrow tables (language, prompt_id, value) before and after, of prompts' sources, and what value is."""
+    """Names of narrow tables and what value is: before and after hold (language, prompt_id, value), sources holds
+    (language, prompt_id, source, instruction)."""
 
     before: str
     after: str
@@ -88,6 +90,7 @@ def _parts(artifact: Artifact) -> list[str]:
 _JOINED = """
     joined AS (
         SELECT a.language, a.prompt_id, a.value AS before, b.value AS after, b.value - a.value AS change, coalesce(s.source, '') AS source,
+               coalesce(s.instruction, '') AS instruction,
                {flow_a} AS outcome_before, {flow_b} AS outcome_after
         FROM {before} AS a JOIN {after} AS b USING (language, prompt_id) LEFT JOIN {sources} AS s USING (language, prompt_id))"""
 
@@ -181,11 +184,25 @@ def _slice(row: Row, scale: float) -> Slice:
     )
 
 
+def asked_prompts(engine: Engine, asked: Artifact) -> str:
+    """Name of the table `sources` of a comparison, from a prompts or an outputs artifact; texts are cut for lists."""
+    source = "source" if asked.table.name == "prompts" else "''"
+    sql = f"""SELECT language, prompt_id, any_value({source}) AS source, left(any_value(instruction), {INSTRUCTION_CHARACTERS}) AS instruction
+              FROM read_parquet(?) GROUP BY ALL"""
+    return engine.materialise(f"asked/{asked.digest}", sql, [parts_of(asked)])
+
+
 def judgments_of(engine: Engine, judgments: Artifact, language: str, prompt_id: str) -> list[Row]:
     """Every judgment of one prompt."""
     sql = """SELECT sample_index, "order", preference, mass, outcome, judge, detail FROM read_parquet(?)
              WHERE language = ? AND prompt_id = ? ORDER BY sample_index, "order" """
     return engine.select(sql, [_parts(judgments), language, prompt_id])
+
+
+def judge_of(engine: Engine, judgments: Artifact) -> str:
+    """Name of the judge."""
+    rows = engine.select("SELECT judge FROM read_parquet(?) LIMIT 1", [parts_of(judgments, [0])])
+    return str(rows[0]["judge"]) if rows else ""
 
 
 def outputs_of(engine: Engine, outputs: Artifact, language: str, prompt_id: str) -> list[Row]:

@@ -127,6 +127,14 @@ class Diff(NamedTuple):
     note: str
     """Why nothing is marked, '' when something is; then each side is one segment."""
 
+    @property
+    def told(self) -> str:
+        """What the marks mean, or why there are none."""
+        if self.note:
+            return self.note
+        is_same = all(segment.is_shared for segment in (*self.left, *self.right))
+        return "Both texts are the same." if is_same else "Marked words are in one of the two only."
+
 
 def word_diff(left: str, right: str) -> Diff:
     """Word by word; letter by letter in scripts without spaces. Joining a side's segments gives its text back."""

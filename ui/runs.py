@@ -24,7 +24,7 @@ STAGE_OF = {
     "judgments": "eval",
     "scores": "eval",
 }
-_FRESH_SECONDS = 5.0
+FRESH_SECONDS = 5.0
 T = TypeVar("T")
 
 
@@ -134,14 +134,30 @@ class Catalogue:
         return self._recall(key, lambda: self._open(stage, name))
 
     def _open(self, stage: Stage, name: str) -> Artifact:
-        reference = stage.holder.tags.get(f"icr.artifact.{name}")
-        folder = Path(reference) if reference else self.reader.artifact(stage.holder.run_id, name, self.cache)
-        return open_artifact(folder, TABLES[name])
+        return open_artifact(self._folder(stage.holder, name), TABLES[name])
+
+    def local_path(self, uri: str) -> Path:
+        """Where the artifact behind `runs:/RUN_ID/NAME/...` lies on this machine; what follows NAME is kept as it is.
+
+        Raises:
+            InputError: no such run.
+            TrackingError: the store does not answer, or has no such artifact.
+        """
+        run_id, _, path = uri.removeprefix("runs:/").partition("/")
+        name, _, inside = path.partition("/")
+        if not name:
+            raise InputError(f"{uri} names no artifact of the run, as in runs:/{run_id}/outputs")
+        folder = self._recall(("path", f"{run_id}/{name}"), lambda: self._folder(self.reader.run(run_id), name))
+        return folder / inside if inside else folder
+
+    def _folder(self, holder: RunRecord, name: str) -> Path:
+        reference = holder.tags.get(f"icr.artifact.{name}")
+        return Path(reference) if reference else self.reader.artifact(holder.run_id, name, self.cache)
 
     def _recall(self, key: tuple[str, str], ask: Callable[[], T]) -> T:
         with self._lock:
             known = self._remembered.get(key)
-        if known is not None and time.monotonic() - known[0] < _FRESH_SECONDS:
+        if known is not None and time.monotonic() - known[0] < FRESH_SECONDS:
             return known[1]  # type: ignore[return-value]
         value = ask()
         with self._lock:

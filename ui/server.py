@@ -34,6 +34,7 @@ READING = {
 }
 _REQUESTS = 16  # at once, per kind of event
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": _REQUESTS}
+_MOVES: dict[str, Any] = {**_QUIET, "trigger_mode": "multiple"}  # the page sends one at a time; see inspector.js
 _BUS = "window.icrGo = (query) => trigger('submit', { query });"
 _LOADING = '<div class="icr"><p class="message loading" role="status">Loading …</p></div>'
 _UNEXPECTED = "Something went wrong in the inspector; the terminal that runs it says what. Your verdict may not be saved: try again."
@@ -66,7 +67,7 @@ def _reading(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, name: str, sho
         return render_page(inspector, name, show, _query(event))
 
     demo.load(opened, None, body, **_QUIET)
-    bus.submit(moved, None, body, **_QUIET)
+    bus.submit(moved, None, body, **_MOVES)
     return body
 
 
@@ -150,7 +151,7 @@ def _spot_check(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, options: In
         return _guarded(lambda: _undone(inspector, _reviewer(request, typed), asked, shown), 4)
 
     demo.load(opened, ui.remembered, [*ui.page, ui.name], **_QUIET)
-    bus.submit(moved, ui.name, ui.page, **_QUIET)
+    bus.submit(moved, ui.name, ui.page, **_MOVES)
     gr.on(
         [ui.name.submit, ui.name.blur], named, [ui.name, ui.remembered, ui.query], [*ui.page, ui.remembered], **_QUIET
     )

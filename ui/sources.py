@@ -1,6 +1,7 @@
-"""What is no artifact but lies behind a run's parameters: the evaluation prompts (English, data set) and the reference outputs.
+"""What lies behind a run's parameters: the evaluation prompts (English, data set) and the reference outputs.
 
-They may be gone, or on another machine; then the pages say so and go on without.
+They are files of the user or another run's artifacts (`runs:/RUN_ID/outputs`). They may be gone, or on another machine; then the
+pages say so and go on without.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from icr_platform.artifacts import Artifact
-from icr_platform.errors import InputError
+from icr_platform.errors import IcrError, InputError
 from icr_platform.evaluation.reference_outputs import ReferenceOutputs, load_reference_outputs
 from icr_platform.generation.prompts import load_prompts
 from icr_platform.schemas import PROMPTS
 from ui.queries import Engine, parts_of
-from ui.runs import Iteration
+from ui.runs import Catalogue, Iteration
 
+EMPTY = PROMPTS.schema.empty_table()
+"""Stands for evaluation prompts that cannot be read, or that nobody asks for."""
 _KEPT = 64  # files of reference outputs held in memory
 
 
@@ -40,12 +43,15 @@ class ReferenceText(NamedTuple):
     note: str
 
 
-def eval_prompts(iteration: Iteration) -> EvalPrompts:
+def eval_prompts(catalogue: Catalogue, iteration: Iteration) -> EvalPrompts:
     """The prompts this iteration was evaluated on."""
-    path = _local(iteration, "prompts")
+    try:
+        path = _local(catalogue, iteration, "prompts")
+    except IcrError as error:
+        return EvalPrompts(EMPTY, {}, f"The evaluation prompts cannot be read: {error}.")
     if not Path(path).is_absolute() or not _exists(path):
         return EvalPrompts(
-            PROMPTS.schema.empty_table(),
+            EMPTY,
             {},
             f"The evaluation prompts ({path or 'not recorded'}) are not on this machine.",
         )
@@ -57,16 +63,25 @@ def _eval_prompts(path: str, modified: float) -> EvalPrompts:
     try:
         table = load_prompts(path).table
     except (InputError, OSError) as error:
-        return EvalPrompts(PROMPTS.schema.empty_table(), {}, f"The evaluation prompts cannot be read: {error}")
+        return EvalPrompts(EMPTY, {}, f"The evaluation prompts cannot be read: {error}.")
     ids, texts = table["prompt_id"].to_pylist(), table["english_instruction"].to_pylist()
     return EvalPrompts(table, dict(zip(ids, texts, strict=True)), "")
 
 
 def reference_output(
-    engine: Engine, iteration: Iteration, outputs: Artifact, language: str, prompt_id: str, sample_index: int = 0
+    engine: Engine,
+    catalogue: Catalogue,
+    iteration: Iteration,
+    language: str,
+    prompt_id: str,
+    sample_index: int = 0,
 ) -> ReferenceText:
     """The output that the judge compared with."""
-    path = _local(iteration, "reference_outputs")
+    outputs = catalogue.artifact(iteration, "outputs")
+    try:
+        path = _local(catalogue, iteration, "reference_outputs")
+    except IcrError as error:
+        return ReferenceText(None, f"The reference outputs cannot be read: {error}.")
     place = path.replace("{language}", language)
     if not Path(place).is_absolute() or not _exists(place):
         return ReferenceText(None, f"The reference outputs ({path or 'none recorded'}) are not on this machine.")
@@ -75,7 +90,7 @@ def reference_output(
             engine, path, language, (path, Path(place).stat().st_mtime, language, outputs.digest), outputs
         )
     except (InputError, OSError) as error:
-        return ReferenceText(None, f"The reference outputs cannot be read: {error}")
+        return ReferenceText(None, f"The reference outputs cannot be read: {error}.")
     text = found.get(language, prompt_id, sample_index)
     return ReferenceText(text, "" if text is not None else "The reference outputs have none for this prompt.")
 
@@ -98,14 +113,19 @@ def _references(
     return _remembered[key]
 
 
-def _local(iteration: Iteration, name: str) -> str:
-    """Absolute path behind a parameter, which is written as its user gave it; '' when it has none."""
+def _local(catalogue: Catalogue, iteration: Iteration, name: str) -> str:
+    """Absolute path behind a parameter, which is written as its user gave it; '' when it has none.
+
+    Raises IcrError when it names a run whose artifact cannot be had.
+    """
     stage = iteration.stages.get("eval")
     params = stage.holder.params if stage else {}
     value = params.get(f"eval.{name}", "")
     if value.startswith("demo:"):
         value = f".icr/demo-{params.get('eval.seed', '42')}/{value.removeprefix('demo:')}"
-    is_path = value and "://" not in value and not value.startswith(("runs:/", "models:/"))
+    if value.startswith("runs:/"):
+        return str(catalogue.local_path(value))
+    is_path = value and "://" not in value
     return str(Path(value).absolute()) if is_path else value
 
 
@@ -114,7 +134,3 @@ def _exists(path: str) -> bool:
         return Path(path).exists()
     except OSError:  # such as a name that is too long
         return False
-
-
-EMPTY = PROMPTS.schema.empty_table()
-"""Stands for evaluation prompts where nobody asks for them."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sql
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from icr_platform.errors import IcrError, InputError
 
@@ -27,6 +27,9 @@ LONGEST_NOTE = 100_000
 CLAIM_MINUTES = 30
 """How long an item shown to one reviewer is kept from the others before her verdict."""
 _BUSY_SECONDS = 5
+_CONNECTIONS = 16
+_LONGEST_SUBMISSION = 64
+_SCHEMA_LOCK = 0x1C5  # any number that other programs on the database do not take
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ _verdicts = sql.Table(
     "icr_verdicts",
     _metadata,
     sql.Column("id", sql.Integer, primary_key=True, autoincrement=True),
-    sql.Column("submission", sql.String(64), nullable=False, unique=True),
+    sql.Column("submission", sql.String(_LONGEST_SUBMISSION), nullable=False, unique=True),
     sql.Column(
         "item_key", sql.String(64), nullable=False, index=True
     ),  # digest: an item's text is too long to index everywhere
@@ -117,10 +120,19 @@ class VerdictStore:
     """Raises IcrError, from every method, when the database is locked, full or gone; nothing was stored then."""
 
     def __init__(self, url: str) -> None:
-        self._engine = sql.create_engine(_with_driver(url), **_pool(url))
+        """
+        Raises:
+            InputError: no database URL, or its driver is not installed.
+        """
+        self._engine = _engine(_with_driver(url))
         if self._engine.dialect.name == "sqlite":
             _prepare_sqlite(self._engine)
+        elif self._engine.dialect.name == "postgresql":
+            _prepare_postgresql(self._engine)
         with self._transaction() as connection:
+            if self._engine.dialect.name == "postgresql":
+                # Two servers may start at once, and CREATE TABLE IF NOT EXISTS fails then all the same.
+                connection.execute(sql.text(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})"))
             _metadata.create_all(connection)
 
     def append(self, verdict: Verdict) -> Verdict:
@@ -129,6 +141,7 @@ class VerdictStore:
         Raises:
             InputError: a choice, reason or note that no verdict has.
         """
+        verdict = replace(verdict, note=_storable(verdict.note), reviewer=_storable(verdict.reviewer))
         _check(verdict)
         stored = {
             **asdict(verdict),
@@ -248,6 +261,8 @@ def _check(verdict: Verdict) -> None:
         raise InputError(
             f"The note has {len(verdict.note):,} characters, at most {LONGEST_NOTE:,} are kept; nothing was saved, shorten it."
         )
+    if not 0 < len(verdict.submission) <= _LONGEST_SUBMISSION:
+        raise InputError("The page is out of date; load it again.")
     if not verdict.reviewer.strip() or len(verdict.reviewer) > 200:
         raise InputError("A verdict needs the reviewer's name, of at most 200 characters.")
 
@@ -262,19 +277,37 @@ def _now(shift: timedelta = timedelta()) -> str:
     return (datetime.now(UTC) + shift).isoformat(timespec="microseconds")
 
 
+def _storable(text: str) -> str:
+    """Text without what some databases refuse: NUL, and halves of surrogate pairs."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+
+
 def _with_driver(url: str) -> str:
     """`--verdicts` takes a SQLAlchemy URL or the path of an SQLite file."""
-    if "://" in url:
-        return url
+    scheme, separator, place = url.partition("://")
+    if separator:
+        return f"postgresql+psycopg://{place}" if scheme in ("postgresql", "postgres") else url
     path = Path(url).expanduser().resolve()
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder; create it or give another --verdicts")
     return f"sqlite:///{path}"
 
 
-def _pool(url: str) -> dict[str, Any]:
-    is_sqlite = "://" not in url or url.startswith("sqlite")
-    return {"connect_args": {"timeout": _BUSY_SECONDS}} if is_sqlite else {"pool_pre_ping": True}
+def _engine(url: str) -> sql.Engine:
+    scheme = url.partition(":")[0]
+    timeout = {"sqlite": "timeout", "postgresql+psycopg": "connect_timeout"}.get(scheme)
+    options: dict[str, Any] = {"connect_args": {timeout: _BUSY_SECONDS}} if timeout else {}
+    if scheme != "sqlite":
+        options |= {"pool_pre_ping": True, "pool_size": _CONNECTIONS, "pool_timeout": _BUSY_SECONDS}
+    try:
+        return sql.create_engine(url, **options)
+    except ModuleNotFoundError as error:
+        hint = "pip install 'icr-platform[postgres]'" if "psycopg" in scheme else f"install {error.name}"
+        raise InputError(f"--verdicts {scheme}://...: its driver is not installed; {hint}") from None
+    except ArgumentError as error:
+        raise InputError(
+            f"--verdicts {scheme}://...: no database URL ({str(error).splitlines()[0][:100]}); as in postgresql://user@host/name"
+        ) from None
 
 
 def _prepare_sqlite(engine: sql.Engine) -> None:
@@ -291,3 +324,11 @@ def _prepare_sqlite(engine: sql.Engine) -> None:
         # Immediate: two writers that first read would otherwise deadlock into 'database is locked'.
         is_read = connection.get_execution_options().get("icr_read", False)
         connection.exec_driver_sql("BEGIN" if is_read else "BEGIN IMMEDIATE")
+
+
+def _prepare_postgresql(engine: sql.Engine) -> None:
+    """What someone else has locked is said after seconds, not waited for without end."""
+
+    @sql.event.listens_for(engine, "begin")
+    def begin(connection: sql.Connection) -> None:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_BUSY_SECONDS}s'")

@@ -51,12 +51,18 @@ def start_server(store: Path, port: int, **options: object) -> subprocess.Popen[
         "verdicts": str(store / "verdicts.db"),
         **options,
     }
-    code = f"from ui.app import InspectOptions, launch; launch(InspectOptions(**{named!r}))"
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in named.items()]
+    code = "from icr_platform.cli import main; main()"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    with terminal(store, port).open("a") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "inspect", *flags], env=environment, stdout=out, stderr=out, text=True
+        )
     for _ in range(240):
         if process.poll() is not None:
-            raise RuntimeError(f"the inspector ended with {process.returncode}")
+            raise RuntimeError(
+                f"the inspector ended with {process.returncode}: {terminal(store, port).read_text()[-1000:]}"
+            )
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read(1)
             return process
@@ -68,6 +74,11 @@ def start_server(store: Path, port: int, **options: object) -> subprocess.Popen[
     raise RuntimeError("the inspector did not answer within a minute")
 
 
+def terminal(store: Path, port: int) -> Path:
+    """What the inspector on `port` printed."""
+    return store / f"terminal-{port}.txt"
+
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
     """A tracking store with the small run and the hostile one, and broken ones."""
@@ -77,6 +88,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
     runs = {
         "small": synthetic.small_run(tracker, folder / "artifacts").run_id,
         "payload": synthetic.payload_run(tracker, folder / "artifacts").run_id,
+        "long": synthetic.long_run(tracker, folder / "artifacts").run_id,
         **synthetic.broken_runs(tracker, folder / "artifacts"),
     }
     yield folder, runs
@@ -107,17 +119,32 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """`open_page(url, width=1440, dark=False)`: a tab of a fresh reviewer; afterwards no request may have left 127.0.0.1."""
-    contexts, foreign, errors = [], [], []
+@pytest.fixture(scope="session")
+def shared_context(browser: Any) -> Iterator[Any]:
+    """For tabs that record nothing: Gradio's scripts are loaded once."""
+    context = browser.new_context()
+    yield context
+    context.close()
 
-    def opened(url: str, width: int = 1440, dark: bool = False) -> Any:
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
-        )
-        contexts.append(context)
-        page = context.new_page()
+
+@pytest.fixture
+def open_page(browser: Any, shared_context: Any) -> Iterator[Callable[..., Any]]:
+    """`open_page(url, width=1440, dark=False, fresh=False)`: a tab, of a fresh reviewer if asked.
+
+    Afterwards no request may have left 127.0.0.1, and no script may have failed.
+    """
+    contexts: list[Any] = []
+    tabs: list[Any] = []
+    foreign: list[str] = []
+    errors: list[str] = []
+
+    def opened(url: str, width: int = 1440, dark: bool = False, fresh: bool = False) -> Any:
+        if fresh:
+            contexts.append(browser.new_context())
+        page = (contexts[-1] if fresh else shared_context).new_page()
+        tabs.append(page)
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme="dark" if dark else "light")
         page.on("request", lambda request: foreign.append(request.url) if not is_local(request.url) else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(url)
@@ -125,6 +152,8 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         return page
 
     yield opened
+    for tab in tabs:
+        tab.close()
     for context in contexts:
         context.close()
     assert not foreign, f"requests left 127.0.0.1: {foreign[:3]}"
@@ -161,3 +190,30 @@ def go(page: Any, query: str) -> None:
     before = serial(page)
     page.evaluate("query => window.icrGo(query)", query)
     wait_change(page, before)
+
+
+_WALK = """(queries) => {
+  const changed = (before) => new Promise((resolve, reject) => {
+    const look = () => document.querySelector(".icr")?.dataset.serial !== before && (watcher.disconnect(), resolve());
+    const watcher = new MutationObserver(look);
+    watcher.observe(document.documentElement, { childList: true, subtree: true, attributes: true });
+    setTimeout(() => reject(new Error("the page was not rendered again")), 60000);
+  });
+  const walk = async () => {
+    const found = [];
+    for (const query of queries) {
+      const change = changed(document.querySelector(".icr").dataset.serial);
+      window.icrGo(query);
+      await change;
+      found.push((LOOK)());
+    }
+    return found;
+  };
+  window.icrWalk = walk();
+}"""
+
+
+def walk(page: Any, queries: list[str], look: str) -> Callable[[], list[Any]]:
+    """Move through many addresses without a round trip to Python each; the result gives what `look` found at each."""
+    page.evaluate(_WALK.replace("LOOK", look), queries)
+    return lambda: list(page.evaluate("() => window.icrWalk"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -298,6 +299,27 @@ def small_run(tracker: Tracker, folder: Path, per_language: int = 12, copy: bool
     return log_arm(tracker, "synthetic-scripts", iterations, folder, copy)
 
 
+def long_run(tracker: Tracker, folder: Path) -> RunHandle:
+    """Long texts, evaluated on prompts and against reference outputs that are another run's artifacts."""
+    prompts = [Prompt(code, f"p{i}", WORDS[code][i % 4], WORDS["en"][i % 4]) for code in ("en", "th") for i in range(4)]
+
+    def answers(prompt: Prompt) -> list[str]:
+        return ["\n\n".join([f"{prompt.instruction} {n}"] * 60) for n in range(3)]
+
+    known = log_arm(tracker, "synthetic-reference", {0: _judged_long(prompts, answers, {})}, folder, copy=True)
+    reference = next(run for run in tracker.children(tracker.children(known.run_id)[0].info.run_id))
+    params = {"reference_outputs": f"runs:/{reference.info.run_id}/outputs", "prompts": "runs:/no-such-run/prompts"}
+    samples = sampled(prompts, answers, 7, ("cross-lingual",))
+    iterations = {t: merged(_judged_long(prompts, answers, params, t), samples) for t in (1, 2)}
+    return log_arm(tracker, "synthetic-long", iterations, folder)
+
+
+def _judged_long(
+    prompts: Sequence[Prompt], answers: Callable[[Prompt], list[str]], params: Mapping[str, str], t: int = 0
+) -> IterationData:
+    return evaluated(prompts, lambda p: answers(p)[t], lambda p: answers(p)[0], 0.0, t, params)
+
+
 def write_prompt_files(folder: Path, prompts: Sequence[Prompt]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for language in dict.fromkeys(prompt.language for prompt in prompts):
@@ -325,37 +347,72 @@ def write_references(folder: Path, prompts: Sequence[Prompt], answer: Callable[[
 # --- the real outputs at hand, with a pseudo-judge ------------------------------------------------------------------
 
 
+REFERENCE = "gpt-4-turbo-2024-04-09"
+ITERATIONS = {1: "gpt-3.5-turbo-0125", 2: "gpt-4o-mini"}
+ANSWERED = ("en", "es", "ru", "de", "fr")
+"""Languages in which all three models answered."""
+REFERENCE_ONLY = ("bn", "sw", "th", "zh")
+"""Only gpt-4-turbo answered: the first 50% of its paragraphs stand in for iteration 1, 75% for iteration 2."""
+STRENGTHS = {1: -2.2, 2: -0.4}
+
+
+def shared_data() -> Path | None:
+    """Folder `data` of the shared material: ICR_SHARED, or beside the repository; None when it is not there."""
+    shared = Path(os.environ.get("ICR_SHARED") or Path(__file__).parents[2].parent / "shared")
+    return shared / "data" if (shared / "data" / "outputs").is_dir() else None
+
+
 def real_outputs_run(tracker: Tracker, folder: Path, data: Path, limit: int | None = None) -> RunHandle:
-    """gpt-3.5-turbo as iteration 0, gpt-4o-mini as iteration 1, against gpt-4-turbo; rewards and judgments are synthetic."""
-    languages = ("en", "es", "ru", "de", "fr")
-    reference_model = "gpt-4-turbo-2024-04-09"
-    rows = {
-        code: json.loads((data / f"prompts/x-alpacaeval/{code}.json").read_text("utf-8"))[:limit] for code in languages
-    }
+    """Real outputs to X-AlpacaEval: ITERATIONS against REFERENCE, long texts in nine languages and five scripts.
+
+    The texts are real; the judge (`synthetic-pseudo-judge`) and the rewards are seeded noise with a length effect, because no
+    judgments of these outputs are at hand. Each prompt has three samples, one per model.
+    """
+    codes = ANSWERED + REFERENCE_ONLY
+    rows = {code: json.loads((data / f"prompts/x-alpacaeval/{code}.json").read_text("utf-8"))[:limit] for code in codes}
     english = {str(row["id"]): row["instruction"] for row in rows["en"]}
     prompts = [
         Prompt(code, str(row["id"]), row["instruction"], english[str(row["id"])], row["dataset"])
-        for code in languages
+        for code in codes
         for row in rows[code]
     ]
-    texts = {
-        model: {code: _outputs(data / f"outputs/{code}/{model}.json", rows[code]) for code in languages}
-        for model in ("gpt-3.5-turbo-0125", "gpt-4o-mini", reference_model)
-    }
-
-    def text(model: str) -> Callable[[Prompt], str | None]:
-        return lambda prompt: texts[model][prompt.language].get(prompt.prompt_id)
-
+    texts = {code: _texts(data, code, rows[code]) for code in codes}
     params = {
-        "reference_outputs": str(data / "outputs" / "{language}" / f"{reference_model}.json"),
+        "reference_outputs": str(data / "outputs" / "{language}" / f"{REFERENCE}.json"),
         "prompts": str(data / "prompts" / "x-alpacaeval"),
     }
     kinds = ("cross-lingual", "multilingual", "translate")
-    trained = [p for p in prompts if all(p.prompt_id in texts[model][p.language] for model in texts)]
-    samples = sampled(trained, lambda p: [str(text(model)(p)) for model in texts], 5, kinds)
-    first = evaluated(prompts, text("gpt-3.5-turbo-0125"), text(reference_model), -2.2, 1, params)
-    second = evaluated(prompts, text("gpt-4o-mini"), text(reference_model), -0.4, 2, params)
-    return log_arm(tracker, "synthetic-judge-real-outputs", {0: first, 1: merged(second, samples)}, folder)
+    trained = [p for p in prompts if all(p.prompt_id in found for found in texts[p.language].values())]
+
+    def text(model: str) -> Callable[[Prompt], str | None]:
+        return lambda prompt: texts[prompt.language][model].get(prompt.prompt_id)
+
+    def samples(prompt: Prompt) -> list[str]:
+        return [texts[prompt.language][model][prompt.prompt_id] for model in (*ITERATIONS.values(), REFERENCE)]
+
+    iterations = {}
+    for t, model in ITERATIONS.items():
+        judged = evaluated(prompts, text(model), text(REFERENCE), STRENGTHS[t], t, params)
+        iterations[t] = merged(judged, sampled(trained, samples, 5 + t, kinds))
+    return log_arm(tracker, "synthetic-judge-real-outputs", iterations, folder)
+
+
+def _texts(data: Path, code: str, prompts: Rows) -> dict[str, dict[str, str]]:
+    """Output by prompt id by model."""
+    reference = _outputs(data / f"outputs/{code}/{REFERENCE}.json", prompts)
+    if code in REFERENCE_ONLY:
+        parts = {
+            model: {key: _beginning(text, 0.25 + 0.25 * t) for key, text in reference.items()}
+            for t, model in ITERATIONS.items()
+        }
+    else:
+        parts = {model: _outputs(data / f"outputs/{code}/{model}.json", prompts) for model in ITERATIONS.values()}
+    return {**parts, REFERENCE: reference}
+
+
+def _beginning(text: str, share: float) -> str:
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(paragraphs[: max(1, round(share * len(paragraphs)))])
 
 
 def _outputs(path: Path, prompts: Rows) -> dict[str, str]:
@@ -598,4 +655,30 @@ def broken_runs(tracker: Tracker, folder: Path) -> dict[str, str]:
     for manifest in (folder / "synthetic-old-schema").rglob("manifest.json"):
         manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 0'))
     gone = log_arm(tracker, "synthetic-gone", {1: data}, folder)
-    return {"empty": empty.run_id, "running": running.run_id, "old": old.run_id, "gone": gone.run_id}
+    doomed = log_arm(tracker, "synthetic-doomed", {1: data}, folder)
+    return {
+        "empty": empty.run_id,
+        "running": running.run_id,
+        "old": old.run_id,
+        "gone": gone.run_id,
+        "doomed": doomed.run_id,
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python tests/browser/synthetic.py FOLDER`: the run made from the real outputs, in a tracking store in FOLDER."""
+    data = shared_data()
+    if len(arguments) != 1 or data is None:
+        print(
+            "usage: ICR_SHARED=... python tests/browser/synthetic.py FOLDER  (ICR_SHARED holds data/outputs)",
+            file=sys.stderr,
+        )
+        return 2
+    folder = Path(arguments[0]).absolute()
+    run = real_outputs_run(open_tracker(folder), folder / "artifacts", data)
+    print(f"run {run.run_id}; look at it: icr inspect --tracking-uri sqlite:///{folder / 'mlflow.db'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

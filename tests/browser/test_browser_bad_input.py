@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from conftest import READY, Server, go, serial, wait_change
+
+from ui.runs import FRESH_SECONDS
 
 pytestmark = pytest.mark.browser
 
@@ -69,6 +72,20 @@ def test_tables_deleted_while_open(server: Server, open_page: Callable[..., Any]
     assert "moved or deleted while open" in said(tab) or "no such folder" in said(tab)
 
 
+def test_run_deleted_while_open(server: Server, open_page: Callable[..., Any]) -> None:
+    import mlflow
+
+    run = server.runs["doomed"]
+    tab = open_page(server.link("pairs", "doomed", iteration=1))
+    assert tab.locator("table.list tbody tr").count()
+    mlflow.MlflowClient(f"sqlite:///{server.folder / 'mlflow.db'}").delete_run(run)
+    time.sleep(FRESH_SECONDS)
+    for page in ("pairs", "regressions", "spot-check"):
+        tab.goto(server.link(page, "doomed", iteration=1))
+        tab.wait_for_selector(READY)
+        assert f"Run {run} was deleted from MLflow; restore it there" in said(tab)
+
+
 def judge(tab: Any, name: str) -> None:
     before = serial(tab)
     tab.fill("#reviewer input, #reviewer textarea", name)
@@ -78,7 +95,7 @@ def judge(tab: Any, name: str) -> None:
 
 
 def test_locked_store_and_long_note(server: Server, open_page: Callable[..., Any]) -> None:
-    tab = open_page(server.link("spot-check", "small"))
+    tab = open_page(server.link("spot-check", "small"), fresh=True)
     judge(tab, "Lena")
     tab.fill("#key-n textarea, #key-n input", "n" * 100_001)
     tab.click("#key-1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def test_a_pasted_link_opens_the_same_view(server: Server, open_page: Callable[.
     go(moved, f"?run={server.runs['small']}&{params}")
     pasted = open_page(moved.url)
     assert pasted.url == moved.url
-    assert pasted.inner_text("main#main") == moved.inner_text("main#main")
+    assert pasted.inner_text("#main") == moved.inner_text("#main")
     assert pasted.locator("p.message.error").count() == 0
 
 
@@ -176,3 +177,46 @@ def test_regressions_show_both_outputs_and_the_reference(server: Server, open_pa
     assert "Reference output" in text
     assert "Un perro pequeño duerme. (1)" in text
     assert "A small dog sleeps. (1)" in text
+
+
+def test_references_in_another_run(server: Server, open_page: Callable[..., Any]) -> None:
+    tab = open_page(server.link("regressions", "long", iteration=2, base=1, id="p1", id_language="en"))
+    text = tab.inner_text(READY)
+    assert "A small dog sleeps. 0" in text, "the reference output, from runs:/"
+    assert "cannot be read" not in text
+    go(tab, f"?run={server.runs['long']}&iteration=2&base=1")
+    assert "The evaluation prompts cannot be read: run no-such-run: not found" in tab.inner_text(READY)
+    assert "A small dog sleeps." in tab.inner_text(READY), "instructions come from the outputs then"
+
+
+def test_quick_moves_end_where_the_last_one_went(server: Server, open_page: Callable[..., Any]) -> None:
+    tab = open_page(server.link("pairs", "small", iteration=2))
+    for code in ("es", "ar", "bn", "th"):
+        tab.select_option("select[name=language]", code)
+    tab.wait_for_function("document.querySelector('.icr').dataset.url.includes('language=th')")
+    assert {language for language, _ in listed(tab)} == {"Thai"}
+    tab.wait_for_function("!document.body.classList.contains('icr-busy')")
+
+
+def test_why_a_pair_was_chosen_is_said(server: Server, open_page: Callable[..., Any]) -> None:
+    row = preferences(server).query("language == 'es' and prompt_id == 'p1'").iloc[0]
+    tab = open_page(server.link("pairs", "small", iteration=2, id=row.prompt_id, id_language="es"))
+    assert (
+        f"sample {row.chosen_index} has the highest reward after length is taken off, sample {row.rejected_index} the lowest"
+        in (tab.inner_text(READY))
+    )
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_no_serious_accessibility_finding(server: Server, open_page: Callable[..., Any], dark: bool) -> None:
+    """Every page and both detail views, by axe-core's rules."""
+    script = os.environ.get("ICR_AXE")
+    if not script:
+        pytest.skip("needs ICR_AXE, the path of axe.min.js from the npm package axe-core")
+    pair = {"iteration": 2, "id": "p1", "id_language": "zh"}
+    for page, params in [*((page, {}) for page in PAGES), ("pairs", pair), ("regressions", {**pair, "base": 1})]:
+        tab = open_page(server.link(page, "small", **params), dark=dark)
+        tab.evaluate(Path(script).read_text())
+        found = tab.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
+        serious = [(v["id"], v["nodes"][0]["target"]) for v in found if v["impact"] in ("serious", "critical")]
+        assert not serious, (page, params)

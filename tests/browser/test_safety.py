@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import synthetic
-from conftest import READY, Server, free_port, go, start_server
+from conftest import READY, Server, free_port, go, start_server, terminal, walk
 from test_spot_check import press, sign_in
 
 from ui.auth import add_user
@@ -22,7 +25,7 @@ _SOUND = """() => ({
   sideways: document.documentElement.scrollWidth <= window.innerWidth,
   nav: [...document.querySelectorAll('.icr .top nav a')].map(a => a.innerText).join(),
   navSeen: document.querySelector('.icr .top nav a').getBoundingClientRect().height > 10,
-  foreign: document.querySelectorAll('.icr main :is(script, img, iframe, object, embed, video, audio, link, style, meta, base, form)').length,
+  foreign: document.querySelectorAll('.icr #main :is(script, img, iframe, object, embed, video, audio, link, style, meta, base, form)').length,
   broken: document.querySelectorAll('#broken').length,
 })"""
 _WANTED = {"hit": True, "sideways": True, "nav": "Overview,Pairs,Margins,Regressions,Spot-check,Agreement", "navSeen": True,
@@ -46,25 +49,31 @@ def test_payloads_on_pages(server: Server, open_page: Callable[..., Any], page: 
 @pytest.mark.timeout(900)
 def test_every_payload_is_shown_as_it_is(server: Server, open_page: Callable[..., Any]) -> None:
     """Each in instruction, English instruction, response, id, language, source and drop, in its own pair and regression."""
-    from urllib.parse import urlencode
-
-    for page in ("pairs", "regressions"):
-        tab = open_page(server.link(page, "payload"))
-        for number, text in enumerate(synthetic.payloads()):
-            key = {"id": f"{number}:{text}"[:2000], "id_language": "es" if number % 4 else text[:300]}
-            go(tab, "?" + urlencode({"run": server.runs["payload"], "iteration": 1, **key}))
-            assert tab.evaluate(_SOUND) == _WANTED, text
-            shown = tab.eval_on_selector_all(".icr main .card .text", "all => all.map(e => e.textContent)")
+    keys = [
+        {"id": f"{number}:{text}"[:2000], "id_language": "es" if number % 4 else text[:300]}
+        for number, text in enumerate(synthetic.payloads())
+    ]
+    queries = ["?" + urlencode({"run": server.runs["payload"], "iteration": 1, **key}) for key in keys]
+    look = (
+        "() => ({ sound: ("
+        + _SOUND
+        + """)(),
+        shown: [...document.querySelectorAll(".icr #main .card .text")].map(e => e.textContent) })"""
+    )
+    results = {page: walk(open_page(server.link(page, "payload")), queries, look) for page in ("pairs", "regressions")}
+    for page, result in results.items():
+        found = result()
+        assert len(found) == 200
+        for text, seen in zip(synthetic.payloads(), found, strict=True):
+            assert seen["sound"] == _WANTED, text
             if page == "pairs":
                 # Browsers turn CR into LF in markup; nothing else may change.
-                assert shown, text
-                assert shown[0] == text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", ""), text
+                assert seen["shown"], text
+                assert seen["shown"][0] == text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", ""), text
 
 
 def test_payloads_in_notes_names_and_queries(server: Server, open_page: Callable[..., Any]) -> None:
-    from urllib.parse import urlencode
-
-    tab = open_page(server.link("spot-check", "payload", language="es", overlap=100))
+    tab = open_page(server.link("spot-check", "payload", language="es", overlap=100), fresh=True)
     sign_in(tab, "<img src=x onerror=window.__hit=1>\u202e")
     for text in synthetic.payloads()[:12]:
         tab.fill("#key-n textarea, #key-n input", text)
@@ -74,12 +83,13 @@ def test_payloads_in_notes_names_and_queries(server: Server, open_page: Callable
     tab = open_page(server.link("agreement", "payload"))
     assert tab.evaluate(_SOUND) == _WANTED
     tab = open_page(server.link("pairs", "payload"))
-    for text in synthetic.payloads()[:40]:
-        names = ("q", "language", "dropped", "id", "id_language", "sort", "iteration", "margin_min")
-        go(tab, "?" + urlencode({"run": server.runs["payload"], **dict.fromkeys(names[:3], text)}))
-        assert tab.evaluate(_SOUND) == _WANTED, text
-        go(tab, "?" + urlencode({"run": text[:200], **dict.fromkeys(names[3:], text)}))
-        assert tab.evaluate(_SOUND)["hit"]
+    names = ("q", "language", "dropped", "id", "id_language", "sort", "iteration", "margin_min")
+    texts = synthetic.payloads()[:40]
+    known = ["?" + urlencode({"run": server.runs["payload"], **dict.fromkeys(names[:3], text)}) for text in texts]
+    for text, sound in zip(texts, walk(tab, known, _SOUND)(), strict=True):
+        assert sound == _WANTED, text
+    unknown = ["?" + urlencode({"run": text[:200], **dict.fromkeys(names[3:], text)}) for text in texts]
+    assert all(sound["hit"] for sound in walk(tab, unknown, _SOUND)())
 
 
 def test_policy_and_hosts(server: Server) -> None:
@@ -111,8 +121,7 @@ def test_login_and_proxy_header(
         page.wait_for_selector(f"{READY} [data-item]", timeout=60_000)
         page.close()
     finally:
-        process.kill()
-        process.wait()
+        end(process, signal.SIGINT, terminal(folder, port))
     port = free_port()
     process = start_server(folder, port, user_header="X-User")
     try:
@@ -124,5 +133,14 @@ def test_login_and_proxy_header(
         page.wait_for_selector(f"{READY} [data-item]", timeout=60_000)
         context.close()
     finally:
-        process.kill()
-        process.wait()
+        end(process, signal.SIGTERM, terminal(folder, port))
+
+
+def end(process: subprocess.Popen[str], number: signal.Signals, printed: Path) -> None:
+    """Ctrl-C and SIGTERM are how an inspector ends: quietly, soon, and with status 0."""
+    process.send_signal(number)
+    assert process.wait(timeout=10) == 0
+    lines = [line for line in printed.read_text().splitlines() if line]
+    assert len(lines) == 2, lines
+    assert lines[0].startswith("The inspector is at http://127.0.0.1:")
+    assert lines[1] == "The inspector has ended; every verdict it acknowledged is stored."

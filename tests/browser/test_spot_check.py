@@ -35,10 +35,10 @@ def shown(tab: Any) -> str:
 
 
 def test_twenty_verdicts_by_keyboard(server: Server, open_page: Callable[..., Any]) -> None:
-    tab = open_page(server.link("spot-check", "small", overlap=0))
+    tab = open_page(server.link("spot-check", "small", overlap=0), fresh=True)
     sign_in(tab, "Keya")
-    assert "margin" not in tab.inner_text("main#main").lower(), "blind: no margin before the verdict"
-    assert "reward" not in tab.inner_text("main#main").lower()
+    assert "margin" not in tab.inner_text("#main").lower(), "blind: no margin before the verdict"
+    assert "reward" not in tab.inner_text("#main").lower()
     seen = []
     for number in range(20):
         seen.append(shown(tab))
@@ -68,7 +68,7 @@ def test_twenty_verdicts_by_keyboard(server: Server, open_page: Callable[..., An
 
 def test_two_reviewers_at_once(server: Server, open_page: Callable[..., Any]) -> None:
     link = server.link("spot-check", "small", overlap=0, language="es", iteration=1)
-    tabs = [open_page(link), open_page(link)]
+    tabs = [open_page(link, fresh=True) for _ in range(2)]
     items: list[list[str]] = [[], []]
     for tab, name in zip(tabs, ("Uma", "Vera"), strict=True):
         sign_in(tab, name)
@@ -81,7 +81,7 @@ def test_two_reviewers_at_once(server: Server, open_page: Callable[..., Any]) ->
 
 @pytest.mark.parametrize("queue", ["smallest-margin", "largest-margin", "regressions", "disagree"])
 def test_other_queues(server: Server, open_page: Callable[..., Any], queue: str) -> None:
-    tab = open_page(server.link("spot-check", "small", overlap=100, queue=queue, language="en"))
+    tab = open_page(server.link("spot-check", "small", overlap=100, queue=queue, language="en"), fresh=True)
     sign_in(tab, f"Q {queue}")
     press(tab, "1")
     assert "Saved: left" in tab.inner_text("#verdict-bar")
@@ -90,7 +90,7 @@ def test_other_queues(server: Server, open_page: Callable[..., Any], queue: str)
 def test_agreement_export_and_publish(server: Server, open_page: Callable[..., Any]) -> None:
     link = server.link("spot-check", "small", overlap=100, iteration=1, language="th")
     for name in ("Ines", "Jana"):
-        tab = open_page(link)
+        tab = open_page(link, fresh=True)
         sign_in(tab, name)
         for key in "121":
             press(tab, key)
@@ -111,3 +111,38 @@ def test_agreement_export_and_publish(server: Server, open_page: Callable[..., A
     record = TrackingReader(f"sqlite:///{server.folder / 'mlflow.db'}").run(server.runs["small"])
     assert "human_agreement/th" in record.metrics
     assert record.metrics["human_agreement_n/all"] >= 3
+
+
+@pytest.mark.parametrize("width", [1440, 1024])
+def test_choices_stay_in_sight_beside_long_texts(server: Server, open_page: Callable[..., Any], width: int) -> None:
+    tab = open_page(server.link("spot-check", "long", overlap=0), width, fresh=True)
+    sign_in(tab, f"Lou {width}")
+    assert tab.evaluate("document.documentElement.scrollHeight > 2 * innerHeight")
+    in_sight = "() => document.querySelector('#key-1').getBoundingClientRect().bottom <= innerHeight"
+    assert tab.evaluate(in_sight)
+    tab.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
+    assert tab.evaluate(in_sight)
+    press(tab, "1")
+    assert tab.evaluate("window.scrollY") == 0, "the next item is read from its beginning"
+
+
+def test_twenty_verdicts_without_a_mouse_by_tab_and_enter(server: Server, open_page: Callable[..., Any]) -> None:
+    """From the address bar: Tab reaches the name, then a choice; Enter presses it, and the focus stays for the next."""
+    tab = open_page(server.link("spot-check", "small", overlap=0, iteration=1), fresh=True)
+
+    def tab_to(selector: str) -> None:
+        for _ in range(80):
+            tab.keyboard.press("Tab")
+            if tab.evaluate("selector => !!document.activeElement.closest(selector)", selector):
+                return
+        raise AssertionError(f"Tab never reaches {selector}")
+
+    tab_to("#reviewer")
+    tab.keyboard.type("Tabea")
+    press(tab, "Enter")
+    tab.wait_for_selector("[data-item]")
+    tab.keyboard.press("Escape")
+    tab_to("#key-2")
+    for _ in range(20):
+        press(tab, "Enter")
+    assert "20 of" in " ".join(tab.inner_text(READY).split())

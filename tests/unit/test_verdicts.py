@@ -1,9 +1,13 @@
-"""The verdict store: append-only, once each, claims exclusive, several writers at once, locked databases said so."""
+"""The verdict store, on SQLite and, where ICR_TEST_POSTGRES names one, on PostgreSQL: append-only, once each, claims exclusive, several writers at once, locked databases said so."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +18,30 @@ from ui import verdicts
 from ui.human_data import by_item, metrics_of, to_csv
 from ui.verdicts import LONGEST_NOTE, Verdict, VerdictStore, verdicts_table
 
+POSTGRES = os.environ.get("ICR_TEST_POSTGRES", "")
+"""URL of an empty database that the tests may use, as in postgresql://user@127.0.0.1/test."""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty verdict database: an SQLite file, or a PostgreSQL schema of its own."""
+    if request.param == "sqlite":
+        yield str(tmp_path / "verdicts.db")
+        return
+    if not POSTGRES:
+        pytest.skip("needs ICR_TEST_POSTGRES, the URL of a PostgreSQL database, as in postgresql://user@127.0.0.1/test")
+    psycopg = pytest.importorskip("psycopg", reason="needs psycopg: pip install 'icr-platform[postgres]'")
+    schema = f"icr_test_{uuid.uuid4().hex}"
+    with psycopg.connect(POSTGRES, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {schema}")
+    yield f"{POSTGRES}{'&' if '?' in POSTGRES else '?'}options=-csearch_path%3D{schema}"
+    with psycopg.connect(POSTGRES, autocommit=True) as connection:
+        connection.execute(f"DROP SCHEMA {schema} CASCADE")
+
 
 @pytest.fixture
-def store(tmp_path: Path) -> VerdictStore:
-    return VerdictStore(str(tmp_path / "verdicts.db"))
+def store(url: str) -> VerdictStore:
+    return VerdictStore(url)
 
 
 def verdict(
@@ -47,17 +71,24 @@ def test_edits_and_undo_keep_history(store: VerdictStore) -> None:
     assert [v.choice for v in store.history("run")] == ["left", "tie", "withdrawn"]
 
 
-def test_eight_writers_at_once(store: VerdictStore, tmp_path: Path) -> None:
-    stores = [VerdictStore(str(tmp_path / "verdicts.db")) for _ in range(8)]
+def test_eight_writers_at_once(url: str) -> None:
+    """Eight servers open the empty database at once, then write 250 verdicts each, every tenth one sent twice."""
+    each = 250 if url.startswith("postgres") else 25  # of SQLite, tests/browser/test_killed.py writes more
+    with ThreadPoolExecutor(8) as pool:
+        stores = list(pool.map(lambda _: VerdictStore(url), range(8)))
 
     def write(number: int) -> None:
-        for place in range(25):
-            stores[number].append(verdict(f"{number}/{place}", reviewer=f"r{number}", item=f"item {place}"))
+        for place in range(each):
+            sent = verdict(f"{number}/{place}", reviewer=f"r{number}", item=f"item {place}")
+            for _ in range(1 + (place % 10 == 0)):
+                stores[number].append(sent)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(8)))
-    assert len(store.history()) == 200
-    assert len(store.current(reviewer="r3")) == 25
+    found = stores[0].history()
+    assert len(found) == len({v.submission for v in found}) == 8 * each
+    assert len(stores[5].current(reviewer="r3")) == each
+    assert [v.item for v in stores[1].history(reviewer="r2")] == [f"item {place}" for place in range(each)]
 
 
 def test_claims_are_exclusive_and_end(store: VerdictStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,11 +103,23 @@ def test_claims_are_exclusive_and_end(store: VerdictStore, monkeypatch: pytest.M
     assert store.claim("run", offers, "cleo") == 1, "an old claim without a verdict is free, a judged item is not"
 
 
-def test_claims_of_eight_at_once_never_collide(store: VerdictStore) -> None:
+def test_claims_of_eight_at_once_never_collide(url: str) -> None:
     offers = [(f"item {i}", False) for i in range(40)]
+    stores = [VerdictStore(url) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        places = list(pool.map(lambda n: store.claim("run", offers, f"r{n}"), range(8)))
-    assert sorted(places) == list(range(8))
+        places = list(pool.map(lambda n: stores[n].claim("run", offers, f"r{n}"), range(8)))
+    assert len(set(places)) == 8
+    assert None not in places
+
+
+def test_an_old_claim_goes_to_one_of_eight(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = [VerdictStore(url) for _ in range(8)]
+    with monkeypatch.context() as long_ago:
+        long_ago.setattr(verdicts, "_now", lambda: "2020-01-01T00:00:00+00:00")
+        assert stores[0].claim("run", [("a", False)], "gone") == 0
+    with ThreadPoolExecutor(8) as pool:
+        places = list(pool.map(lambda n: stores[n].claim("run", [("a", False)], f"r{n}"), range(8)))
+    assert sorted(places, key=str) == [0] + [None] * 7
 
 
 def test_bad_verdicts_are_refused(store: VerdictStore) -> None:
@@ -85,22 +128,57 @@ def test_bad_verdicts_are_refused(store: VerdictStore) -> None:
         verdict("1", reasons=("dull",)),
         verdict("1", note="n" * (LONGEST_NOTE + 1)),
         verdict("1", reviewer=" "),
+        verdict("1" * 65),
     ):
         with pytest.raises(InputError):
             store.append(bad)
     assert store.history() == []
 
 
-def test_a_locked_database_is_said_so(store: VerdictStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdicts, "_BUSY_SECONDS", 0.2)
-    impatient = VerdictStore(str(tmp_path / "verdicts.db"))
-    blocker = sqlite3.connect(tmp_path / "verdicts.db", isolation_level=None)
-    blocker.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(IcrError, match=r"does not answer.*locked.*nothing was saved"):
+def test_hostile_text_is_kept(store: VerdictStore) -> None:
+    notes = ("a\x00b\ud800", "👩‍👩‍👧‍👦\u202e%s{}'; DROP TABLE icr_verdicts; --", "n" * LONGEST_NOTE)
+    for place, note in enumerate(notes):
+        store.append(verdict(str(place), note=note, item=f"item {place}", prompt_id="‮'\"\\"))
+    assert [v.note for v in store.history()] == ["ab?", *notes[1:]]
+
+
+def test_a_locked_database_is_said_so(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "_BUSY_SECONDS", 1)
+    impatient = VerdictStore(url)
+    with locked(url), pytest.raises(IcrError, match=r"does not answer.*lock.*nothing was saved"):
         impatient.append(verdict("1"))
-    blocker.execute("ROLLBACK")
     impatient.append(verdict("1"))
-    assert len(store.history()) == 1
+    assert len(impatient.history()) == 1
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Another program holds the verdicts."""
+    if not url.startswith("postgres"):
+        blocker = sqlite3.connect(url, isolation_level=None)
+        blocker.execute("BEGIN EXCLUSIVE")
+        yield
+        blocker.execute("ROLLBACK")
+        return
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        connection.execute("LOCK TABLE icr_verdicts IN ACCESS EXCLUSIVE MODE")
+        yield
+        connection.rollback()
+
+
+def test_databases_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
+    for bad, said in (
+        (str(tmp_path / "no" / "verdicts.db"), "no such folder"),
+        ("nothing://host/name", "no database URL"),
+        ("mysql+nothing://host/name", "no database URL"),
+    ):
+        with pytest.raises(InputError, match=said):
+            VerdictStore(bad)
+    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'icr-platform[postgres]'")
+    with pytest.raises(IcrError, match="does not answer"):
+        VerdictStore("postgresql://nobody@127.0.0.1:1/none")
 
 
 def test_exports_and_metrics(store: VerdictStore) -> None:

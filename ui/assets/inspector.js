@@ -2,14 +2,21 @@
 (() => {
   "use strict";
   const WAIT_MS = 200, GIVE_UP_MS = 60000;
-  let remembered = null, timers = [];
+  let remembered = null, timers = [], isUnderWay = false, next = null;
 
   const go = (query) => {
     const active = document.activeElement;
     remembered = active && active.name ? { name: active.name, start: active.type === "search" ? active.selectionStart : null } : null;
     busy(true);
-    if (window.icrGo) window.icrGo(query);
-    else window.location.reload();
+    if (!window.icrGo) window.location.reload();
+    else if (isUnderWay) next = query;
+    else send(query);
+  };
+
+  // One page at a time, and of several asked for meanwhile the last: Gradio itself would drop that, or send an old one again.
+  const send = (query) => {
+    isUnderWay = true;
+    window.icrGo(query);
   };
 
   const busy = (on) => {
@@ -20,12 +27,22 @@
     if (root) root.setAttribute("aria-busy", on);
     if (!on) return;
     timers.push(setTimeout(() => document.body.classList.add("icr-busy"), WAIT_MS));
-    timers.push(setTimeout(() => document.body.classList.add("icr-lost"), GIVE_UP_MS));
+    timers.push(setTimeout(() => { isUnderWay = false; document.body.classList.add("icr-lost"); }, GIVE_UP_MS));
   };
 
   const rendered = () => {
+    isUnderWay = false;
+    if (next !== null) {
+      const query = next;
+      next = null;
+      send(query);
+      return;
+    }
     busy(false);
-    document.body.classList.toggle("icr-nothing", !document.querySelector(".icr [data-item]"));
+    const item = document.querySelector(".icr [data-item]");
+    document.body.classList.toggle("icr-nothing", !item);
+    if (item && item.dataset.item !== rendered.item) window.scrollTo(0, 0); // the next item is read from its beginning
+    rendered.item = item && item.dataset.item;
     const root = document.querySelector(".icr");
     const url = root && root.dataset.url;
     if (url && url !== location.pathname + location.search) history.replaceState(null, "", withTheme(url));
@@ -97,7 +114,7 @@
       if (event.key === "Escape") document.activeElement.blur();
       return;
     }
-    const wanted = { ArrowLeft: ".icr main a[rel=prev]", ArrowRight: ".icr main a[rel=next]" }[event.key];
+    const wanted = { ArrowLeft: ".icr #main a[rel=prev]", ArrowRight: ".icr #main a[rel=next]" }[event.key];
     const target = (wanted && document.querySelector(wanted)) || document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
     const press = target || keyed(event.key);
     if (!press || press.disabled || (press.id !== "key-z" && press.closest("#choices, #reasons, #key-n") && !document.querySelector(".icr [data-item]"))) return;

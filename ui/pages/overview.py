@@ -15,7 +15,7 @@ from ui.charts import Point, learning_curve
 from ui.inspector import Content, Focus, Inspector
 from ui.regressions_data import Slice
 from ui.rendering import language_label, render
-from ui.runs import Arm
+from ui.runs import Arm, Iteration
 
 MEANS = {"mean": "Mean", "mean_non_english": "Mean, non-English"}
 CURVES = (("win_rate", "Win rate", "%"), ("lc_win_rate", "Length-controlled win rate", "%"))
@@ -70,11 +70,14 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         codes = [code for code in codes if code in (view.language, *MEANS)]
     filters = render("overview_filters", view=view, languages=arm.languages())
     answer, why_not = _answer(inspector, arm, view.language)
+    last = arm.iteration(answer.iteration) if answer else None
     main = render(
         "overview",
         view=view,
         answer=answer,
         why_not=why_not,
+        summary=_summary(answer) if answer else "",
+        judge=_judge(inspector, last) if last else "",
         curves=[(title, _curves(arm, metric, unit, codes)) for metric, title, unit in CURVES],
         columns=COLUMNS,
         rows=_rows(arm, codes),
@@ -116,6 +119,25 @@ def _answer(inspector: Inspector, arm: Arm, language: str) -> tuple[Answer | Non
         if found
         else (None, "The two last iterations share no judged prompt.")
     )
+
+
+def _summary(answer: Answer) -> str:
+    """The answer in one sentence."""
+    languages = [found for found in answer.slices if found.name != "all"]
+    where = {
+        verdict: sum(found.verdict == verdict for found in languages)
+        for verdict in ("better", "worse", "no clear change")
+    }
+    told = [f"{verdict} in {n}" for verdict, n in where.items() if n]
+    if len(languages) == 1:
+        return f"In {language_label(languages[0].name)}: {languages[0].verdict}."
+    if len(told) == 1:
+        return f"In all {len(languages)} languages: {told[0].rpartition(' in ')[0]}."
+    return f"Of {len(languages)} languages: {', '.join(told)}."
+
+
+def _judge(inspector: Inspector, iteration: Iteration) -> str:
+    return regressions_data.judge_of(inspector.engine, inspector.catalogue.artifact(iteration, "judgments"))
 
 
 def _curves(arm: Arm, metric: str, unit: str, codes: Sequence[str]) -> list[tuple[str, str, Markup]]:

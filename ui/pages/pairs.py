@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from ui import pairs_data
 from ui.inspector import Content, Focus, Inspector
+from ui.queries import Row
 from ui.rendering import number, render, word_diff
 from ui.shell import kept_fields
 from ui.view import SORTS, View
@@ -71,10 +72,40 @@ def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> 
         detail=detail,
         diff=diff,
         near=near,
+        why=_why(detail),
+        after_length={sample["sample_index"]: _after_length(detail, sample) for sample in detail.samples},
         list_start=(near.place - 1) // pairs_data.PAGE_ROWS * pairs_data.PAGE_ROWS if near else 0,
         chosen=_scores(detail, pair["chosen_index"]) if pair else None,
         rejected=_scores(detail, pair["rejected_index"]) if pair else None,
     )
+
+
+def _why(detail: pairs_data.PairDetail) -> str:
+    """Why these two samples make the pair, in a sentence; '' without one."""
+    pair = detail.pair
+    if pair is None or not detail.kinds:
+        return ""
+    usable = {
+        sample["sample_index"]: value
+        for sample in detail.samples
+        if not sample["dropped"] and (value := _after_length(detail, sample)) is not None
+    }
+    chosen, rejected = pair["chosen_index"], pair["rejected_index"]
+    dropped = len(detail.samples) - len(usable)
+    # With an upper bound on the chosen reward, a higher sample may have been passed over.
+    is_highest = chosen in usable and usable[chosen] >= max(usable.values()) - 1e-9
+    return (
+        f"Why this pair: of {len(usable)} usable samples{f' ({dropped} were dropped)' if dropped else ''}, sample {chosen} has the "
+        f"highest {'' if is_highest else 'allowed '}reward after length is taken off, sample {rejected} the lowest."
+    )
+
+
+def _after_length(detail: pairs_data.PairDetail, sample: Row) -> float | None:
+    """Length-controlled reward of a sample, the one that ranks it; None without a reward or a pair."""
+    scored = sample["rewards"].get(detail.kinds[0]) if detail.kinds else None
+    if detail.pair is None or scored is None or scored["reward"] is None:
+        return None
+    return float(scored["reward"] - detail.pair["length_penalty_alpha"] * sample["character_count"])
 
 
 def _language(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> str:

@@ -99,17 +99,15 @@ def _compare(inspector: Inspector, arm: Arm, base_arm: Arm, view: View) -> Compa
     engine, catalogue, note = inspector.engine, inspector.catalogue, ""
     if view.measure == "reward":
         tables = [regressions_data.rewarded_prompts(engine, catalogue.artifact(t, "rewards")) for t in (before, after)]
-        known = catalogue.artifact(after, "prompts")
-        names = engine.materialise(
-            f"sources/{known.digest}",
-            "SELECT language, prompt_id, source FROM read_parquet(?)",
-            [[str(p) for p in known.parts]],
-        )
+        names = regressions_data.asked_prompts(engine, catalogue.artifact(after, "prompts"))
     else:
         tables = [regressions_data.judged_prompts(engine, catalogue.artifact(t, "judgments")) for t in (before, after)]
-        prompts = sources.eval_prompts(after)
+        prompts = sources.eval_prompts(catalogue, after)
         note = prompts.note and f"{prompts.note} Data sets and English instructions are left out."
-        names = engine.keep(f"sources/{after.run.run_id}/{prompts.table.num_rows}", prompts.table)
+        if prompts.note:
+            names = regressions_data.asked_prompts(engine, catalogue.artifact(after, "outputs"))
+        else:
+            names = engine.keep(f"sources/{after.run.run_id}/{prompts.table.num_rows}", prompts.table)
     return Compared(before, after, Comparison(tables[0], tables[1], names, view.measure), note)
 
 
@@ -150,7 +148,7 @@ def _detail(inspector: Inspector, view: View, compared: Compared, wanted: Filter
     is_judge = view.measure == "judge"
     if is_judge:
         instruction, rows = _output_rows(inspector, compared, language, view.id)
-        english = sources.eval_prompts(compared.after).english.get(view.id, "")
+        english = sources.eval_prompts(inspector.catalogue, compared.after).english.get(view.id, "")
     else:
         instruction, english, rows = _sample_rows(inspector, compared, language, view.id)
     return render(
@@ -172,11 +170,12 @@ def _output_rows(
 ) -> tuple[str, list[SampleRow]]:
     """Instruction, and both iterations' outputs side by side, sample by sample."""
     sides = [_outputs(inspector, t, language, prompt_id) for t in (compared.before, compared.after)]
-    table = inspector.catalogue.artifact(compared.after, "outputs")
     rows = []
     for index in sorted({*sides[0], *sides[1]}):
         before, after = sides[0].get(index), sides[1].get(index)
-        reference = sources.reference_output(inspector.engine, compared.after, table, language, prompt_id, index)
+        reference = sources.reference_output(
+            inspector.engine, inspector.catalogue, compared.after, language, prompt_id, index
+        )
         diff = word_diff(before.text if before else "", after.text if after else "")
         rows.append(SampleRow(before, after, diff, reference))
     return next(iter(sides[1].values())).facts["instruction"], rows
