@@ -16,6 +16,8 @@ from icr_platform.iteration import generating_policy, iteration_seed, reward_ref
 from icr_platform.runner import Session, StageRun, code_tags, logged_params, run_stage, stage_from_store, track_status
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from icr_platform.report import ExamplePair, Report
     from icr_platform.tracking import RunHandle
 
@@ -179,7 +181,10 @@ def _report(session: Session, arm: Arm) -> None:
     report = figures_of(arm)
     prefix = "win_rate" if any("win_rate/mean" in figures.metrics for figures in report.iterations) else "fidelity"
     title = {"win_rate": "Win rate, %", "fidelity": "Outputs in the asked language, %"}[prefix]
-    Console(width=None if sys.stdout.isatty() else 120).print(terminal_table(report.iterations, prefix, title))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(terminal_table(report.iterations, prefix, title))
+    if report.published:
+        show_leaderboard(report, arm.run, console)
     folder = Path(arm.config.output) if arm.config.output else session.base
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"report-{arm.config.arm}.html"
@@ -187,6 +192,19 @@ def _report(session: Session, arm: Arm) -> None:
     if arm.run is not None:
         arm.run.log_file(path)
     print(f"report: {path}", flush=True)
+
+
+def show_leaderboard(report: Report, run: RunHandle | None, console: Console) -> None:
+    """The arm's policies beside the published figures: win rates on the terminal, both kinds as tables of the arm's run."""
+    from icr_platform.report import leaderboard, leaderboard_terminal_table, policies_of
+
+    policies = policies_of(report)
+    tables = {"x_alpacaeval": leaderboard(policies), "x_alpacaeval_lc": leaderboard(policies, "lc_win_rate")}
+    if len(tables["x_alpacaeval"]):
+        console.print(leaderboard_terminal_table(tables["x_alpacaeval"]))
+    for name, table in tables.items():
+        if run is not None and len(table):
+            run.log_table(table, name)
 
 
 def report_again(session: Session, run_id: str) -> None:

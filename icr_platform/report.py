@@ -12,17 +12,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
 from icr_platform.artifacts import atomic_path, text_digest
-from icr_platform.evaluation.leaderboard import published_table
+from icr_platform.evaluation.leaderboard import MEAN_LANGUAGES, beside_published, published_table
 from icr_platform.languages import NAMES, RIGHT_TO_LEFT
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 MEANS = ("mean", "mean_non_english")
+OWN = "this run"
 _ACCENT, _SECOND = "#4c83d3", "#cf7f2e"
 _BAND = "rgba(76,131,211,0.18)"
 
@@ -146,10 +148,10 @@ def terminal_table(
     return table
 
 
-def _terminal_cell(cell: Cell) -> Text:
+def _terminal_cell(cell: Cell, digits: int = 1) -> Text:
     if cell.value is None:
         return Text("-")
-    text = Text(f"{cell.value:.1f}")
+    text = Text(f"{cell.value:.{digits}f}")
     if cell.standard_error is not None:
         text.append(f" ± {cell.standard_error:.1f}", "dim")
     if cell.change is not None:
@@ -157,17 +159,64 @@ def _terminal_cell(cell: Cell) -> Text:
     return text
 
 
-def published_terminal_table(languages: Sequence[str]) -> Table:
-    """The paper's X-AlpacaEval win rates in the given languages, labelled as published."""
-    frame = published_table()
-    shared = [code for code in (*languages, "mean") if code in frame.columns]
-    table = Table(title="Published X-AlpacaEval win rate, % (other judge runs and models)", title_justify="left")
-    table.add_column("Model")
-    for code in shared:
-        table.add_column(language_label(code), justify="right")
-    for row in frame.dropna(how="all", subset=shared).to_dict("records"):
-        table.add_row(str(row["model"]), *("-" if row[code] != row[code] else f"{row[code]:.2f}" for code in shared))
+def eval_terminal_table(metrics: Mapping[str, float], title: str) -> Table:
+    """One policy's figures for a terminal: a row a language, with standard errors and the prompts they rest on."""
+    columns = (("win_rate", "Win rate, %", 1), ("lc_win_rate", "Length-controlled, %", 1), ("win_rate_n", "n", 0),
+               ("fidelity", "In its language, %", 1), ("truncated", "Truncated, %", 1), ("length/ratio", "Length ratio", 2))  # fmt: skip
+    figures = [IterationFigures(0, metrics)]
+    measured = [column for column in columns if languages_of(figures, column[0])]
+    table = Table(title=f"{title} (± standard error)", title_justify="left")
+    table.add_column("Language")
+    for _, heading, _ in measured:
+        table.add_column(heading, justify="right")
+    for code in languages_of(figures, "fidelity"):
+        cells = [cells_of(figures, prefix, code)[0] for prefix, _, _ in measured]
+        texts = [_terminal_cell(cell, digits) for cell, (_, _, digits) in zip(cells, measured, strict=True)]
+        table.add_row(Text(language_label(code), "bold" if code in MEANS else ""), *texts)
     return table
+
+
+def head_to_head_terminal_table(table: pd.DataFrame) -> Table:
+    """`head_to_head_table` for a terminal."""
+    shown = Table(title="Head to head: does it beat the reference policy (50% is even)?", title_justify="left")
+    for heading in ("Language", "Win rate, %", "95% interval", "p", "p, Holm", "n"):
+        shown.add_column(heading, justify="left" if heading == "Language" else "right")
+    for row in table.to_dict("records"):
+        interval = "-" if row["low"] != row["low"] else f"{row['low']:.1f} to {row['high']:.1f}"
+        chances = ("-" if p != p else f"{p:.4f}" for p in (row["p_value"], row["adjusted_p_value"]))
+        shown.add_row(language_label(row["language"]), f"{row['win_rate']:.1f}", interval, *chances, str(row["n"]))
+    return shown
+
+
+def leaderboard(policies: Mapping[str, Mapping[str, float]], prefix: str = "win_rate") -> pd.DataFrame:
+    """Policies (name -> metrics) above the published X-AlpacaEval rows: model, source and a column per language, percent.
+
+    prefix: `win_rate` or `lc_win_rate`. Empty when no policy has such a figure. The mean stands there only where it is over
+    the languages of the published mean.
+    """
+    codes = languages_of([IterationFigures(0, metrics) for metrics in policies.values()], prefix)
+    languages = [code for code in codes if code not in MEANS]
+    codes = [*languages, "mean"] if set(languages) == set(MEAN_LANGUAGES) else languages
+    rows = [
+        {"model": name, "source": OWN}
+        | {code: round(metrics[f"{prefix}/{code}"], 2) for code in codes if f"{prefix}/{code}" in metrics}
+        for name, metrics in policies.items()
+    ]
+    own = pd.DataFrame(rows, columns=["model", "source", *codes]).dropna(how="all", subset=codes)
+    return beside_published(own, prefix) if codes else own.head(0)
+
+
+def leaderboard_terminal_table(table: pd.DataFrame) -> Table:
+    """A leaderboard of win rates for a terminal; published rows are set apart and say so."""
+    codes = [name for name in table.columns if name not in ("model", "source")]
+    title = "Win rate, %, beside published X-AlpacaEval figures (of other models and judge runs)"
+    shown = Table(title=title, title_justify="left")
+    for name in ("Model", *map(language_label, codes), "Source"):
+        shown.add_column(name, justify="left" if name in ("Model", "Source") else "right")
+    for row in table.to_dict("records"):
+        cells = ["-" if row[code] != row[code] else f"{row[code]:.2f}" for code in codes]
+        shown.add_row(str(row["model"]), *cells, str(row["source"]), style="bold" if row["source"] == OWN else "")
+    return shown
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -229,20 +278,28 @@ def _other_metrics(iterations: Sequence[IterationFigures]) -> dict[str, dict[str
     return grouped
 
 
-def _published(report: Report) -> dict[str, Any]:
-    codes = [code for code in languages_of(report.iterations, "win_rate") if code != "mean_non_english"]
-    win_rate, controlled = published_table(), published_table("lc_win_rate").set_index("model")
-    shared = [code for code in codes if code in win_rate.columns] or [
-        code for code in win_rate.columns if code not in ("model", "source")
-    ]
+def policies_of(report: Report) -> dict[str, Mapping[str, float]]:
+    """Metrics of the arm's policies by their names on a leaderboard."""
+    return {f"{report.arm} pi_{figures.iteration}": figures.metrics for figures in report.iterations}
+
+
+def _published(report: Report) -> dict[str, Any] | None:
+    """Languages, and per model its (win rate, length-controlled win rate) in each: the arm's policies, then the paper's."""
+    policies = policies_of(report)
+    rates = leaderboard(policies)
+    if not len(rates):
+        rates = published_table()
+    controlled = leaderboard(policies, "lc_win_rate")
+    if not len(controlled):
+        controlled = published_table("lc_win_rate")
+    controlled = controlled.set_index("model")
+    codes = [name for name in rates.columns if name not in ("model", "source")]
     rows = []
-    for row in win_rate.dropna(how="all", subset=shared).to_dict("records"):
-        cells = []
-        for code in shared:
-            lc = controlled[code].get(row["model"]) if code in controlled.columns else None
-            cells.append((_number(row[code]), _number(lc)))
-        rows.append((row["model"], row["source"], cells))
-    return {"languages": shared, "rows": rows}
+    for row in rates.to_dict("records"):
+        lc = {code: controlled[code].get(row["model"]) if code in controlled.columns else None for code in codes}
+        cells = [(_number(row[code]), _number(lc[code])) for code in codes]
+        rows.append((row["model"], row["source"], cells, row["source"] == OWN))
+    return {"languages": codes, "rows": rows}
 
 
 def _number(value: Any) -> float | None:

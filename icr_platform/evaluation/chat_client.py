@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_RETRY_AFTER = 0.5, 30.0, 600.0
 _RETRIES_BEFORE_FIRST_REPLY = 2
 _BAD_REQUEST_RETRIES = 4
-_CONNECTIONS_PER_CLIENT = 8
 _LOGPROBS = ("logprobs", "top_logprobs")
 _SAMPLING = ("temperature", "top_p", "seed", "reasoning_effort", "n")
 
@@ -102,19 +102,22 @@ def check_endpoint(endpoint: Endpoint) -> None:
 class ChatClient:
     """Asks an endpoint, from the cache where it can, with at most `concurrency` requests under way.
 
+    answered: the endpoint is known to be the right one, so a silence is an outage that may end.
+
     Raises (from `ask`):
         InputError: the endpoint refuses the key, does not know the model, or never answered at all.
         IcrError: the endpoint stopped answering for good.
     """
 
-    def __init__(self, endpoint: Endpoint, cache: ReplyCache) -> None:
+    def __init__(self, endpoint: Endpoint, cache: ReplyCache, answered: bool = False) -> None:
         self.endpoint, self.cache = endpoint, cache
         check_endpoint(endpoint)
         self._key = os.environ[endpoint.key_variable]
         self._clients: list[AsyncOpenAI] = []
         self._slots: asyncio.LifoQueue[AsyncOpenAI] = asyncio.LifoQueue()
+        self._waiting, self._room = 0, asyncio.Event()
         self._adapted: dict[str, str] = {}
-        self._replies = 0
+        self._replies = int(answered)
         self._failures_in_a_row = 0
 
     async def ask(self, messages: Sequence[Message], parameters: Mapping[str, Any], sample: int = 0) -> Reply | Failure:
@@ -127,6 +130,18 @@ class ChatClient:
         if isinstance(answer, Reply):
             self.cache.put(key, self.endpoint.model, messages, answer)
         return answer
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the endpoint ever answered."""
+        return self._replies > 0
+
+    async def room(self) -> None:
+        """Return, after whatever is ready has run, once fewer questions than `concurrency` wait for a place."""
+        await asyncio.sleep(0)
+        while self._waiting >= self.endpoint.concurrency:
+            self._room.clear()
+            await self._room.wait()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -195,27 +210,32 @@ class ChatClient:
         """Wait for one of the places among the requests under way, and hold it."""
         if not self._clients:
             self._connect()
-        client = await self._slots.get()
+        self._waiting += 1
+        try:
+            client = await self._slots.get()
+        finally:
+            self._waiting -= 1
+            self._room.set()
         try:
             yield client
         finally:
             self._slots.put_nowait(client)
 
     def _connect(self) -> None:
-        """Several clients of few connections each: a pool looks at all its connections before every request."""
-        from openai import AsyncOpenAI
+        """A client for each place: a pool looks at all its connections before every request."""
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-        for place in range(self.endpoint.concurrency):
-            if place % _CONNECTIONS_PER_CLIENT == 0:
-                self._clients.append(
-                    AsyncOpenAI(
-                        base_url=self.endpoint.url or None,
-                        api_key=self._key,
-                        max_retries=0,
-                        timeout=self.endpoint.timeout,
-                    )
-                )
-            self._slots.put_nowait(self._clients[-1])
+        context = _tls_context()
+        for _ in range(self.endpoint.concurrency):
+            client = AsyncOpenAI(
+                base_url=self.endpoint.url or None,
+                api_key=self._key,
+                max_retries=0,
+                timeout=self.endpoint.timeout,
+                http_client=DefaultAsyncHttpxClient(verify=context),
+            )
+            self._clients.append(client)
+            self._slots.put_nowait(client)
 
     def _on_status(self, error: APIStatusError, sent: Mapping[str, Any], wanted: Mapping[str, Any]) -> Exception:
         """What an HTTP error means: stop, ask again later, or ask in another way."""
@@ -287,6 +307,14 @@ class ChatClient:
         """One line without the key, whoever put it there."""
         line = " ".join(text.replace(self._key, "***").split())
         return line if len(line) <= 160 else line[:157] + "..."
+
+
+def _tls_context() -> ssl.SSLContext:
+    """As the SDK makes one for each client; loading the certificates takes 50 ms, so ours share it."""
+    import certifi
+
+    certificates = os.environ.get("SSL_CERT_FILE") or certifi.where()
+    return ssl.create_default_context(cafile=certificates, capath=os.environ.get("SSL_CERT_DIR"))
 
 
 def _backoff(tries: int) -> float:

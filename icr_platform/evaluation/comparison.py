@@ -223,7 +223,8 @@ def bootstrap_mean(
 
     Studentised (Hall, The Bootstrap and Edgeworth Expansion, 1992), because most prompts do not change between two
     iterations: with few changes among a hundred prompts the percentile interval is too narrow. The p-value comes from
-    the same |t|, so that it falls below 1 - confidence where the interval leaves null out.
+    the same |t|, so that it falls below 1 - confidence where the interval leaves null out. Where only a handful of values
+    differ from the rest it errs on the wide side, because resamples that miss them all hardly vary.
     """
     sample = np.asarray(values, dtype=np.float64)
     n = len(sample)

@@ -88,21 +88,36 @@ def _counter(config: EvalConfig, judge: ApiJudge) -> tuple[Count, str]:
 
         tokenizer = load_tokenizer(name)
         return lambda messages: len(encode_messages(tokenizer, messages)), f"the tokenizer of {name}"
+    encoding = _own_encoding(config.judge_api_model)
+    if encoding:
+        return _tiktoken(encoding), f"tiktoken:{encoding}"
     seen = judge.cache.bytes_per_token(config.judge_api_model)
     rate = seen or _BYTES_PER_TOKEN
     how = "what this judge's earlier replies reported" if seen else "a rule of thumb"
     return lambda messages: input_bytes(messages) / rate, f"{how} ({rate:.2f} bytes per token)"
 
 
-def _tiktoken(encoding: str) -> Count:
-    try:
-        import tiktoken
+def _own_encoding(model: str) -> str | None:
+    """The encoding of a model that tiktoken knows and can load here: it fetches vocabularies once, from OpenAI."""
+    import tiktoken
 
+    try:
+        name = tiktoken.encoding_name_for_model(model)
+        tiktoken.get_encoding(name)
+    except (KeyError, OSError, ValueError):
+        return None
+    return name
+
+
+def _tiktoken(encoding: str) -> Count:
+    import tiktoken
+
+    try:
         encoder = tiktoken.get_encoding(encoding)
-    except (ImportError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise InputError(
             f"config: field 'judge_tokenizer': tiktoken:{encoding} is not usable ({' '.join(str(error).split())}); "
-            "install tiktoken, or leave the field empty"
+            "leave the field empty"
         ) from error
     # Four tokens frame a message and three open the answer in OpenAI's chat format.
     return lambda messages: 3 + sum(4 + len(encoder.encode_ordinary(message["content"])) for message in messages)
@@ -114,8 +129,17 @@ def _notes(config: EvalConfig, judge: ApiJudge) -> tuple[str, ...]:
         notes.append("outputs are not sampled yet: each is taken to be as long as its reference output")
     if judge.samples:
         notes.append("a reasoning model's hidden tokens are not in the output tokens")
-    if not config.judge_tokenizer:
-        notes.append("give judge_tokenizer for an exact count of input tokens")
+    if config.judge_tokenizer or _own_encoding(config.judge_api_model):
+        pass
+    elif judge.cache.bytes_per_token(config.judge_api_model):
+        notes.append(
+            "input tokens hold for languages like those of the earlier replies; give judge_tokenizer to count them"
+        )
+    else:
+        notes.append(
+            "without judge_tokenizer input tokens are a guess from the size of English text: other languages have been seen to "
+            "take up to 80% more"
+        )
     if not config.judge_input_price and not config.judge_output_price:
         notes.append("give judge_input_price and judge_output_price, in US dollars per million tokens, for a price")
     return tuple(notes)

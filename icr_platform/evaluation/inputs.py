@@ -14,6 +14,7 @@ from icr_platform.evaluation.judge import endpoint_of
 from icr_platform.evaluation.pairwise import Template, load_template
 from icr_platform.evaluation.reference_outputs import ReferenceOutputs, load_reference_outputs
 from icr_platform.evaluation.scores import LengthControl
+from icr_platform.execution import check_execution
 from icr_platform.generation.prompts import PromptSet, load_prompts
 from icr_platform.generation.sampler import check_sampler
 from icr_platform.language_id import Identifier, make_identifier
@@ -47,6 +48,7 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
     Raises:
         InputError: anything missing, unreadable or of the wrong kind, in one line.
     """
+    check_execution(config)
     _check_policy(config)
     _check_judge(config)
     prompts = load_prompts(config.prompts, config.languages, config.limit)

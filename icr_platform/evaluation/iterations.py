@@ -1,4 +1,5 @@
-"""What one iteration changed against the one before: differences per language, and the prompts whose verdict flipped."""
+"""What one iteration changed against the one before: differences per language, the prompts whose verdict flipped, and the
+two judged directly against each other."""
 
 from __future__ import annotations
 
@@ -9,7 +10,13 @@ from dataclasses import asdict
 import pandas as pd
 
 from icr_platform.artifacts import Artifact
-from icr_platform.evaluation.comparison import Judgments, compare_languages, flipped_prompts
+from icr_platform.evaluation.comparison import (
+    Judgments,
+    compare_languages,
+    flipped_prompts,
+    head_to_head,
+    holm,
+)
 
 COLUMNS = ["language", "prompt_id", "sample_index", "preference"]
 
@@ -30,6 +37,16 @@ def difference_table(before: Mapping[str, Judgments], after: Mapping[str, Judgme
         for item in compare_languages(before, after)
     ]
     return pd.DataFrame(rows)
+
+
+def head_to_head_table(judgments: Mapping[str, Judgments]) -> pd.DataFrame:
+    """A row per language of one policy judged directly against another: win rate in percent with its 95% interval, p of no
+    difference (a win rate of 50) and Holm's p, and n prompts."""
+    found = {language: head_to_head(rows) for language, rows in judgments.items()}
+    frame = pd.DataFrame([interval._asdict() for interval in found.values()], index=list(found))
+    frame["adjusted_p_value"] = holm(frame["p_value"])
+    frame["n"] = [len(set(rows.prompt_id)) for rows in judgments.values()]
+    return frame.rename(columns={"mean": "win_rate"}).rename_axis("language").reset_index()
 
 
 def flip_table(before: Mapping[str, Judgments], after: Mapping[str, Judgments]) -> pd.DataFrame:

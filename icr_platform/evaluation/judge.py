@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
 from icr_platform.config import EvalConfig, JudgeSettings
 from icr_platform.evaluation.chat_client import ChatClient, Endpoint, Failure
@@ -33,7 +34,9 @@ STRUCTURED_PARAMETERS: Mapping[str, Any] = {
 STRUCTURED_REQUEST = (
     '\n\nGive the verdict as JSON, whatever was said above about its form: {"winner": "m"} or {"winner": "M"}.'
 )
-_LOOK_AHEAD = 2048
+_LOOK_AHEAD = 2048  # pairs
+
+T = TypeVar("T")
 
 
 def endpoint_of(config: JudgeSettings) -> Endpoint:
@@ -68,6 +71,7 @@ class ApiJudge:
     ) -> None:
         self.endpoint, self.cache, self.template = endpoint, cache, template
         self.both_orders, self.seed, self.samples = both_orders, seed, samples
+        self.has_answers = False
 
     @classmethod
     def from_config(cls, config: EvalConfig, template: Template) -> ApiJudge:
@@ -91,41 +95,22 @@ class ApiJudge:
         return messages
 
     def judge(self, parts: Iterable[Sequence[Pair]]) -> Iterator[list[Judgment]]:
-        """Judgments part by part, in order. Later parts are asked ahead, so that a slow reply holds nothing up.
+        """Judgments part by part, in order. Later parts are asked ahead, so that a slow reply holds nothing up, and in a
+        thread of their own, so that requests stay under way while the caller writes a part down.
 
         Raises:
             InputError, IcrError: see ChatClient; replies so far are in the cache.
         """
-        with asyncio.Runner() as runner:
-            stream = self._stream(iter(parts))
-            while (judgments := runner.run(_next(stream))) is not None:
-                yield judgments
+        with _background_loop() as loop:
+            stream = _Stream(self, iter(parts), loop)
+            try:
+                while (judgments := _call(stream.next(), loop)) is not None:
+                    yield judgments
+            finally:
+                _call(stream.close(), loop)
 
-    async def _stream(self, parts: Iterator[Sequence[Pair]]) -> AsyncIterator[list[Judgment]]:
-        client = ChatClient(self.endpoint, self.cache)
-        fatal: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        waiting: deque[list[asyncio.Task[list[Judgment]]]] = deque()
-        try:
-            while True:
-                while sum(len(tasks) for tasks in waiting) < _LOOK_AHEAD and (part := next(parts, None)) is not None:
-                    waiting.append([_start(self._judge(client, pair), fatal) for pair in part])
-                if not waiting:
-                    return
-                # An error in any part, not only in the oldest, ends the run at once.
-                oldest: asyncio.Future[Any] = asyncio.gather(*waiting[0], return_exceptions=True)
-                await asyncio.wait({oldest, fatal}, return_when=asyncio.FIRST_COMPLETED)
-                if fatal.done():
-                    fatal.result()
-                yield [judgment for task in waiting.popleft() for judgment in task.result()]
-        finally:
-            tasks = [task for of_part in waiting for task in of_part]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            fatal.cancel()
-            await client.close()
-
-    async def _judge(self, client: ChatClient, pair: Pair) -> list[Judgment]:
+    async def judge_pair(self, client: ChatClient, pair: Pair) -> list[Judgment]:
+        """The judgments of one pair, one per order."""
         return list(
             await asyncio.gather(
                 *(self._judge_order(client, pair, order, messages) for order, messages in self.questions(pair))
@@ -151,17 +136,99 @@ class ApiJudge:
         )  # fmt: skip
 
 
-async def _next(stream: AsyncIterator[list[Judgment]]) -> list[Judgment] | None:
-    return await anext(stream, None)
+class _Stream:
+    """Pairs that are being judged. New ones start as places among the requests fall free: rendering them all first would
+    keep the endpoint waiting for seconds."""
+
+    def __init__(self, judge: ApiJudge, parts: Iterator[Sequence[Pair]], loop: asyncio.AbstractEventLoop) -> None:
+        self.judge, self.parts = judge, parts
+        self.client = ChatClient(judge.endpoint, judge.cache, judge.has_answers)
+        self.started: asyncio.Queue[list[asyncio.Task[list[Judgment]]] | None] = asyncio.Queue()
+        self.fatal: asyncio.Future[None] = loop.create_future()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.ahead = 0
+        self.handed_out = asyncio.Event()
+        self.is_fed = False
+
+    async def next(self) -> list[Judgment] | None:
+        """The next part's judgments, or None after the last; raises at once what any part met."""
+        if not self.is_fed:
+            self._start(self._feed())
+            self.is_fed = True
+        tasks = await self._unless_fatal(self.started.get())
+        if tasks is None:
+            return None
+        await self._unless_fatal(asyncio.gather(*tasks, return_exceptions=True))
+        self.ahead -= len(tasks)
+        self.handed_out.set()
+        return [judgment for task in tasks for judgment in task.result()]
+
+    async def close(self) -> None:
+        """Drop what is under way and close all connections."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.fatal.cancel()
+        self.judge.has_answers = self.client.has_answers
+        await self.client.close()
+
+    async def _feed(self) -> None:
+        while (part := await asyncio.to_thread(next, self.parts, None)) is not None:
+            tasks = []
+            for pair in part:
+                tasks.append(self._start(self.judge.judge_pair(self.client, pair)))
+                await self.client.room()
+            self.ahead += len(tasks)
+            self.started.put_nowait(tasks)
+            while self.ahead >= _LOOK_AHEAD:
+                self.handed_out.clear()
+                await self.handed_out.wait()
+        self.started.put_nowait(None)
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._finish)
+        return task
+
+    def _finish(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self.fatal.done():
+            self.fatal.set_exception(error)
+            for other in self.tasks:
+                other.cancel()
+
+    async def _unless_fatal(self, work: Awaitable[T]) -> T:
+        future = asyncio.ensure_future(work)
+        watched: set[asyncio.Future[Any]] = {future, self.fatal}
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        if self.fatal.done():
+            future.cancel()
+            await asyncio.gather(future, return_exceptions=True)
+            self.fatal.result()
+        return future.result()
 
 
-def _start(work: Coroutine[Any, Any, list[Judgment]], fatal: asyncio.Future[Any]) -> asyncio.Task[list[Judgment]]:
-    task = asyncio.create_task(work)
+@contextmanager
+def _background_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop that runs in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever, name="judge", daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
 
-    def report(done: asyncio.Task[list[Judgment]]) -> None:
-        error = None if done.cancelled() else done.exception()
-        if error is not None and not fatal.done():
-            fatal.set_exception(error)
 
-    task.add_done_callback(report)
-    return task
+def _call(work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()  # interrupted while waiting
+        raise

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import TypeVar
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from icr_platform.artifacts import MANIFEST, Artifact, ArtifactWriter
-from icr_platform.config import EvalConfig
+from icr_platform.config import EvalConfig, JudgeSettings
 from icr_platform.evaluation.inputs import EvaluationInputs
-from icr_platform.evaluation.pairwise import Judge, Judgment, Pair
-from icr_platform.progress import meter
+from icr_platform.evaluation.judge import cache_folder
+from icr_platform.evaluation.pairwise import Judge, Judgment, Pair, Template
+from icr_platform.execution import map_parts, worker_count
+from icr_platform.part_job import Advance, Make, PartJob
 from icr_platform.schemas import JUDGMENTS
 
+C = TypeVar("C", bound=JudgeSettings)
 
-def make_judge(config: EvalConfig, inputs: EvaluationInputs) -> Judge:
+
+def make_judge(config: EvalConfig, template: Template) -> Judge:
     """The judge that `config.judge` names. To add one, write a class with `judge` and name it here and in the config."""
     if config.judge == "demo":
         from icr_platform.evaluation.demo_judge import DemoJudge
@@ -22,12 +31,10 @@ def make_judge(config: EvalConfig, inputs: EvaluationInputs) -> Judge:
     if config.judge == "logprob":
         from icr_platform.evaluation.local_judge import LocalJudge
 
-        return LocalJudge(
-            config.judge_model, inputs.template, config.both_orders, config.seed, config.dtype, config.device
-        )
+        return LocalJudge(config.judge_model, template, config.both_orders, config.seed, config.dtype, config.device)
     from icr_platform.evaluation.judge import ApiJudge
 
-    return ApiJudge.from_config(config, inputs.template)
+    return ApiJudge.from_config(config, template)
 
 
 def pairs_of(outputs: pa.Table, inputs: EvaluationInputs) -> list[Pair]:
@@ -51,15 +58,42 @@ def write_judgments(
     left = [index for index in range(parts) if not writer.has_part(index) or _has_api_errors(writer.read_part(index))]
     if left:
         (writer.folder / MANIFEST).unlink(missing_ok=True)
-        total = outputs.rows
-        done = total - sum(outputs.read_part(index, ["language"]).num_rows for index in left)
-        judge = make_judge(config, inputs)
-        with meter("judge", total, done) as progress:
-            tables = (pairs_of(outputs.read_part(index), inputs) for index in left)
-            for index, judgments in zip(left, judge.judge(tables), strict=True):
-                writer.write_part(index, judgments_table(judgments))
-                progress.advance(len({judgment[:3] for judgment in judgments}))
+        done = outputs.rows - sum(outputs.read_part(index, ["language"]).num_rows for index in left)
+        share = settings_of_a_worker(config, worker_count(config, len(left)))
+        job = PartJob(
+            label="judge",
+            writers=(writer,),
+            parts=left,
+            shard=lambda index: pairs_of(outputs.read_part(index), inputs),
+            load=partial(_load_judge, share, inputs.template, socket.gethostname()),
+            rows=outputs.rows,
+            done=done,
+            gpus=int(config.judge == "logprob"),
+        )
+        map_parts(job, config)
     return writer.close(parts)
+
+
+def settings_of_a_worker(config: C, workers: int) -> C:
+    """The judge's settings with one worker's share of the requests under way."""
+    return config.model_copy(update={"judge_concurrency": max(1, config.judge_concurrency // workers)})
+
+
+def with_cache_of_this_host(config: C, driver: str) -> C:
+    """The judge's settings with a cache that hosts other than `driver` have to themselves: SQLite's log works on one only."""
+    host = socket.gethostname()
+    return config if host == driver else config.model_copy(update={"judge_cache": str(cache_folder(config) / host)})
+
+
+def _load_judge(config: EvalConfig, template: Template, driver: str) -> Make:
+    judge = make_judge(with_cache_of_this_host(config, driver), template)
+
+    def judge_parts(shards: Iterable[list[Pair]], advance: Advance) -> Iterator[tuple[pa.Table]]:
+        for judgments in judge.judge(shards):
+            advance(len({judgment[:3] for judgment in judgments}), 0)
+            yield (judgments_table(judgments),)
+
+    return judge_parts
 
 
 def _has_api_errors(judgments: pa.Table) -> bool:

@@ -9,13 +9,16 @@ from typing import NamedTuple
 
 import pandas as pd
 
+MEAN_LANGUAGES = ("en", "es", "ru", "de", "fr")
+"""Languages that the published mean is over."""
+
 
 class Published(NamedTuple):
     """One published cell. Win rates are in percent; lc_win_rate is None where the paper gives none.
 
     series: 'reference', 'dpo-start', 'kto-start', 'low-resource' or 'other'.
     iteration: of the series, None for models outside one.
-    language: a code, or 'mean' over the five of Table 2.
+    language: a code, or 'mean' over MEAN_LANGUAGES.
     """
 
     model: str
@@ -53,10 +56,10 @@ def published_table(column: str = "win_rate") -> pd.DataFrame:
 
 
 def beside_published(own: pd.DataFrame, column: str = "win_rate") -> pd.DataFrame:
-    """Own rows (columns model, source and languages) above the published ones, with the languages that own rows have."""
+    """Own rows (columns model, source and languages) above the published ones that have a figure in those languages."""
     languages = [name for name in own.columns if name not in ("model", "source")]
     theirs = published_table(column)
     shared = [name for name in languages if name in theirs.columns]
-    return pd.concat(
-        [own, theirs[["model", "source", *shared]].dropna(how="all", subset=shared or None)], ignore_index=True
-    )
+    if not shared:
+        return own
+    return pd.concat([own, theirs[["model", "source", *shared]].dropna(how="all", subset=shared)], ignore_index=True)

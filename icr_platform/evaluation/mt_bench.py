@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 TURNS = 2
 REFERENCED = ("math", "reasoning", "coding")
 """Categories graded against a reference answer, as in FastChat."""
+TEMPERATURES: Mapping[str, float] = {
+    "writing": 0.7, "roleplay": 0.7, "extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0, "stem": 0.1,
+    "humanities": 0.1,
+}  # fmt: skip
+"""Sampling temperature of a category's answers, as in FastChat (`temperature_config` of llm_judge/common.py)."""
 PARAMETERS: Mapping[str, Any] = {
     "response_format": {
         "type": "json_schema",

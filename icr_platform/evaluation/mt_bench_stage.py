@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 
 import pyarrow as pa
 
@@ -11,8 +13,10 @@ from icr_platform.config import MtBenchConfig
 from icr_platform.errors import IcrError, InputError
 from icr_platform.evaluation.chat_client import Failure, ask_all, check_endpoint
 from icr_platform.evaluation.judge import cache_folder, endpoint_of
+from icr_platform.evaluation.judging import settings_of_a_worker, with_cache_of_this_host
 from icr_platform.evaluation.mt_bench import (
     PARAMETERS,
+    TEMPERATURES,
     TURNS,
     Question,
     category_table,
@@ -27,9 +31,11 @@ from icr_platform.evaluation.mt_bench import (
 )
 from icr_platform.evaluation.replies import Reply
 from icr_platform.evaluation.reply_cache import ReplyCache
+from icr_platform.execution import check_execution, map_parts, worker_count
 from icr_platform.generation.sampler import Request, Sampler, check_sampler, make_sampler
+from icr_platform.generation.sampling import engine_gpus
 from icr_platform.models import load_tokenizer
-from icr_platform.progress import meter
+from icr_platform.part_job import Advance, Make, PartJob
 from icr_platform.schemas import MT_BENCH
 from icr_platform.stages import StageContext, StageResult
 
@@ -39,6 +45,7 @@ RADAR = "radar.html"
 
 def validate(config: MtBenchConfig) -> None:
     """Check every input; loads no weights and writes nothing. Raises InputError."""
+    check_execution(config)
     check_endpoint(endpoint_of(config))
     questions = _questions(config)
     if config.answers:
@@ -66,16 +73,33 @@ def run(config: MtBenchConfig, context: StageContext) -> StageResult:
     writer = ArtifactWriter(context.folder / "ratings", MT_BENCH, context.fingerprint)
     languages, questions = _languages(config), _questions(config)
     left = [index for index in range(len(languages)) if not writer.has_part(index) or _failed(writer.read_part(index))]
-    sampler = make_sampler(config, config.policy) if left and not config.answers else None
-    with meter("mt_bench", len(languages), len(languages) - len(left)) as progress:
-        for index in left:
-            asked = [question for question in questions if question.language == languages[index]]
-            answers = (
-                _sample(sampler, asked, config.seed) if sampler else load_answers(config.answers, _languages(config))
-            )
-            writer.write_part(index, _grade(config, asked, answers))
-            progress.advance(1)
+    given = load_answers(config.answers, languages) if left and config.answers else None
+    job = PartJob(
+        label="mt_bench",
+        writers=(writer,),
+        parts=left,
+        shard=lambda index: [question for question in questions if question.language == languages[index]],
+        load=partial(_load, settings_of_a_worker(config, worker_count(config, len(left))), given, socket.gethostname()),
+        rows=len(languages),
+        done=len(languages) - len(left),
+        gpus=0 if config.answers else engine_gpus(config),
+    )
+    map_parts(job, config)
     return _result(config, writer.close(len(languages)))
+
+
+def _load(config: MtBenchConfig, given: Answers | None, driver: str) -> Make:
+    judge = with_cache_of_this_host(config, driver)
+    sampler = make_sampler(config, config.policy) if given is None else None
+
+    def make(shards: Iterable[list[Question]], advance: Advance) -> Iterator[tuple[pa.Table]]:
+        for questions in shards:
+            answers = sample_answers(sampler, questions, config) if sampler else given or {}
+            table = _grade(judge, questions, answers)
+            advance(1, 0)
+            yield (table,)
+
+    return make
 
 
 def _languages(config: MtBenchConfig) -> tuple[str, ...]:
@@ -90,16 +114,22 @@ def _failed(ratings: pa.Table) -> bool:
     return "api_error" in ratings["outcome"].to_pylist()
 
 
-def _sample(sampler: Sampler, questions: list[Question], seed: int) -> Answers:
-    """Both turns of every question, the second in sight of the first."""
+def sample_answers(sampler: Sampler, questions: list[Question], config: MtBenchConfig) -> Answers:
+    """Both turns of every question by (language, question_id), the second in sight of the first."""
     answers: dict[tuple[str, str], tuple[str, ...]] = {question.key: () for question in questions}
     for turn in range(TURNS):
         requests = [
-            Request(question.language, f"{question.question_id}.{turn + 1}", question.turns[turn], history)
+            Request(
+                question.language,
+                f"{question.question_id}.{turn + 1}",
+                question.turns[turn],
+                history,
+                TEMPERATURES.get(question.category) if config.category_temperatures else None,
+            )
             for question in questions
             for history in [_history(question, answers[question.key])]
         ]
-        for question, [sample] in zip(questions, sampler.sample(requests, 1, seed), strict=True):
+        for question, [sample] in zip(questions, sampler.sample(requests, 1, config.seed), strict=True):
             answers[question.key] += (sample.text,)
     return answers
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 
@@ -9,9 +12,11 @@ from icr_platform.artifacts import Artifact, ArtifactWriter
 from icr_platform.config import EvalConfig
 from icr_platform.evaluation.inputs import EvaluationInputs
 from icr_platform.evaluation.reference_outputs import ReferenceOutputs
+from icr_platform.execution import map_parts
 from icr_platform.generation.sampler import make_sampler
-from icr_platform.generation.sampling import prompt_slices, sample_part
-from icr_platform.progress import meter
+from icr_platform.generation.sampling import engine_gpus, prompt_slices, sample_part
+from icr_platform.language_id import make_identifier
+from icr_platform.part_job import Advance, Make, PartJob
 from icr_platform.schemas import OUTPUTS
 
 
@@ -22,18 +27,32 @@ def write_outputs(config: EvalConfig, inputs: EvaluationInputs, writer: Artifact
     if inputs.outputs is not None:
         for index in left:
             writer.write_part(index, _given_part(slices[index], inputs.outputs, inputs))
-    elif left:
-        sampler = make_sampler(config, config.policy)
+    else:
         total = inputs.prompts.table.num_rows * config.samples
-        done = total - sum(slices[index].num_rows for index in left) * config.samples
-        with meter("sample outputs", total, done) as progress:
-            for index in left:
-                prompts = slices[index]
-                responses = sample_part(
-                    sampler, inputs.identify, prompts, config.samples, config.seed, progress.advance
-                )
-                writer.write_part(index, _as_outputs(prompts, responses, config.samples))
+        job = PartJob(
+            label="sample outputs",
+            writers=(writer,),
+            parts=left,
+            shard=slices.__getitem__,
+            load=partial(_load, config),
+            rows=total,
+            done=total - sum(slices[index].num_rows for index in left) * config.samples,
+            gpus=engine_gpus(config),
+        )
+        map_parts(job, config)
     return writer.close(len(slices))
+
+
+def _load(config: EvalConfig) -> Make:
+    identify = make_identifier(config.language_identifier)
+    sampler = make_sampler(config, config.policy)
+
+    def make(slices: Iterable[pa.Table], advance: Advance) -> Iterator[tuple[pa.Table]]:
+        for prompts in slices:
+            responses = sample_part(sampler, identify, prompts, config.samples, config.seed, advance)
+            yield (_as_outputs(prompts, responses, config.samples),)
+
+    return make
 
 
 def _as_outputs(prompts: pa.Table, responses: pa.Table, samples: int) -> pa.Table:

@@ -121,7 +121,9 @@ def _load_artifact(folder: Path, instructions: Instructions) -> ReferenceOutputs
     for language, prompts in instructions.items():
         found = [prompt_id for prompt_id in prompts if (language, prompt_id) in samples]
         if not found:
-            raise InputError(f"{folder}: no output answers a prompt in {language!r}; give outputs of this prompt set")
+            others = sorted({code for code, prompt_id in samples if prompt_id in instructions.get(code, {})})
+            mend = f"leave it out with --languages {','.join(others)}" if others else "give outputs of this prompt set"
+            raise InputError(f"{folder}: no output answers a prompt in {language!r}; {mend}")
         for prompt_id in found:
             texts = samples[language, prompt_id]
             outputs[language, prompt_id] = tuple(texts[index] for index in sorted(texts))

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from icr_platform.evaluation.pairwise import LABELS, preference_of
@@ -34,7 +34,7 @@ class Reply:
     output_tokens: int
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(vars(self), ensure_ascii=False)
 
 
 def reply_from_json(text: str) -> Reply:

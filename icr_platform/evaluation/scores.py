@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,13 +16,14 @@ import pyarrow as pa
 
 from icr_platform.evaluation.fidelity import fidelity, looping_rate, repeated_share, truncation_rate
 from icr_platform.evaluation.pairwise import LOW_MASS, MODEL_FIRST, REFERENCE_FIRST
-from icr_platform.evaluation.win_rate import length_controlled_win_rate, win_rate
+from icr_platform.evaluation.win_rate import length_controlled_replicates, length_controlled_win_rate, win_rate
 from icr_platform.schemas import SCORES
 
 MEAN, MEAN_NON_ENGLISH, ALL = "mean", "mean_non_english", "all"
 KEY = ["language", "prompt_id"]
 _AVERAGED = ("win_rate", "lc_win_rate", "fidelity", "truncated", "repetition", "length/characters", "length/ratio")
 _BOOTSTRAP = 500
+_C = 10.0
 
 
 class Score(NamedTuple):
@@ -100,22 +101,18 @@ def score_judgments(
     scores = []
     for language, rows in prompts.groupby("language", sort=False):
         scores += _score_language(str(language), rows, control)
-    return scores + _mean_win_rates(prompts) + _score_judge(judgments)
+    return scores + _mean_win_rates(prompts) + _mean_controlled(scores, prompts, control) + _score_judge(judgments)
 
 
 def _score_language(language: str, rows: pd.DataFrame, control: LengthControl) -> list[Score]:
     preference = rows["preference"].to_numpy()
     plain = win_rate(preference)
     ours, theirs = rows["character_count"].to_numpy(), rows["reference_characters"].to_numpy()
-    known = [(control.difficulty or {}).get((language, key), math.nan) for key in rows["prompt_id"]]
-    has_difficulty = not all(math.isnan(value) for value in known)
+    difficulty, anchors = _difficulty(language, rows, control)
+    strength: float | Literal["cv"] = "cv" if control.cross_validation else _C
     controlled = length_controlled_win_rate(
-        preference, ours, theirs,
-        difficulty=known if has_difficulty else None,
-        anchors=control.anchors if has_difficulty else None,
-        C="cv" if control.cross_validation else 10.0,
-        bootstrap=_BOOTSTRAP,
-    )  # fmt: skip
+        preference, ours, theirs, difficulty, anchors, C=strength, bootstrap=_BOOTSTRAP
+    )
     flag = " ".join((controlled.variant, *controlled.flags))
     missing = f"{plain.n_missing} of {len(rows)} prompts without a judgment" if plain.n_missing else ""
     return [
@@ -136,6 +133,14 @@ def _score_language(language: str, rows: pd.DataFrame, control: LengthControl) -
     ]
 
 
+def _difficulty(
+    language: str, rows: pd.DataFrame, control: LengthControl
+) -> tuple[list[float] | None, pd.DataFrame | None]:
+    """Difficulty of each row's prompt, and the anchors; neither where no prompt of the language has a difficulty."""
+    known = [(control.difficulty or {}).get((language, key), math.nan) for key in rows["prompt_id"]]
+    return (None, None) if all(math.isnan(value) for value in known) else (known, control.anchors)
+
+
 def _value(number: float) -> float | None:
     return None if math.isnan(number) else number
 
@@ -152,6 +157,40 @@ def _mean_win_rates(prompts: pd.DataFrame) -> list[Score]:
             value, error = _clustered_mean(rows)
             scores.append(Score(name, "win_rate", value, error, rows["prompt_id"].nunique(), ""))
     return scores
+
+
+def _mean_controlled(scores: Sequence[Score], prompts: pd.DataFrame, control: LengthControl) -> list[Score]:
+    """Means of the length-controlled win rates, with standard errors from a bootstrap that draws a prompt in all languages
+    at once: their errors go together. It draws from the prompts that every language has a preference on."""
+    values = {row.language: row.value for row in scores if row.metric == "lc_win_rate" and row.value is not None}
+    groups = {MEAN: list(values), MEAN_NON_ENGLISH: [code for code in values if code != "en"]}
+    means = []
+    for name, members in groups.items():
+        judged = prompts[prompts["language"].isin(members)].dropna(subset=["preference"])
+        counts = judged.groupby("prompt_id")["language"].nunique()
+        common = sorted(counts.index[counts == len(members)])
+        if members:
+            value = float(np.mean([values[code] for code in members]))
+            error = _controlled_error(judged, common, members, control)
+            flag = f"standard error over the {len(common)} prompts judged in all {len(members)} languages"
+            means.append(Score(name, "lc_win_rate", value, error, len(counts), flag))
+    return means
+
+
+def _controlled_error(
+    judged: pd.DataFrame, common: list[str], languages: Sequence[str], control: LengthControl
+) -> float | None:
+    if len(common) < 2 or control.cross_validation:  # the penalty chosen would have to be chosen on every resample
+        return None
+    drawn = np.random.default_rng(0).integers(0, len(common), (_BOOTSTRAP, len(common)))
+    replicates = np.zeros(_BOOTSTRAP)
+    for language in languages:
+        rows = judged[judged["language"] == language].set_index("prompt_id").loc[common].reset_index()
+        lengths = rows["character_count"].to_numpy(), rows["reference_characters"].to_numpy()
+        difficulty, anchors = _difficulty(language, rows, control)
+        preference = rows["preference"].to_numpy()
+        replicates += length_controlled_replicates(preference, *lengths, drawn, difficulty, anchors, _C)
+    return float((replicates / len(languages)).std(ddof=1))
 
 
 def _clustered_mean(rows: pd.DataFrame) -> tuple[float, float | None]:

@@ -7,14 +7,17 @@ Metrics, per language, with `mean` and `mean_non_english` over languages:
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pyarrow as pa
 
-from icr_platform.artifacts import Artifact, ArtifactWriter
+from icr_platform.artifacts import MANIFEST, Artifact, ArtifactWriter
 from icr_platform.config import EvalConfig
 from icr_platform.errors import IcrError
 from icr_platform.evaluation.fidelity import Confusion, confusion_table
 from icr_platform.evaluation.inputs import EvaluationInputs, read_inputs
+from icr_platform.evaluation.iterations import head_to_head_table, judgments_by_language
 from icr_platform.evaluation.judging import write_judgments
 from icr_platform.evaluation.outputs import write_outputs
 from icr_platform.evaluation.scores import (
@@ -54,7 +57,11 @@ def run(config: EvalConfig, context: StageContext) -> StageResult:
     return StageResult(
         artifacts={"outputs": outputs.folder, "judgments": judgments.folder, "scores": scores.folder},
         metrics=metrics_of(rows),
-        tables={"scores": people_table(rows), "fidelity_confusion": _confusion(outputs)},
+        tables={
+            "scores": people_table(rows),
+            "fidelity_confusion": _confusion(outputs),
+            **_head_to_head(config, judgments),
+        },
         notes=inputs.notes + _notes(rows),
     )
 
@@ -92,6 +99,14 @@ def _confusion(outputs: Artifact) -> pd.DataFrame:
     return pd.DataFrame(cells[:1000], columns=list(Confusion._fields))
 
 
+def _head_to_head(config: EvalConfig, judgments: Artifact) -> dict[str, pd.DataFrame]:
+    """Intervals and p-values where the reference outputs are those of another policy, from a run of ours."""
+    is_policy = bool(config.reference_outputs) and (Path(config.reference_outputs) / MANIFEST).exists()
+    if not is_policy or not judgments.rows:
+        return {}
+    return {"head_to_head": head_to_head_table(judgments_by_language(judgments))}
+
+
 def _failures(rows: list[Score]) -> Score | None:
     return next((score for score in rows if score.metric == "judge/failure_rate"), None)
 
@@ -110,9 +125,16 @@ def _check_failures(config: EvalConfig, rows: list[Score], judgments: Artifact) 
     if failures is not None and failures.value is not None and failures.value > config.judge_max_failures:
         raise IcrError(
             f"judge: {failures.flag} failed ({failures.value:.1f}%, above judge_max_failures {config.judge_max_failures:g}%), "
-            f"by outcome {_outcomes(judgments)}; all are kept in {judgments.folder}; the same command asks again where the "
-            "endpoint failed"
+            f"by outcome {_outcomes(judgments)}; all are kept in {judgments.folder}; {_mend(judgments)}"
         )
+
+
+def _mend(judgments: Artifact) -> str:
+    failed = judgments.read(["outcome", "detail"]).to_pandas()
+    failed = failed[failed["outcome"] != "ok"]
+    if (failed["outcome"] == "api_error").any():
+        return "the same command asks again where the endpoint failed"
+    return f"the first: {failed['detail'].iloc[0]}; try --judge-answer structured, or another judge"
 
 
 def _outcomes(judgments: Artifact) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from icr_platform.config import MtBenchConfig
 from icr_platform.errors import InputError
 from icr_platform.evaluation.chat_client import Failure
 from icr_platform.evaluation.mt_bench import (
+    Question,
     category_table,
     grade,
     grading_messages,
@@ -20,7 +23,9 @@ from icr_platform.evaluation.mt_bench import (
     radar,
     score,
 )
+from icr_platform.evaluation.mt_bench_stage import sample_answers
 from icr_platform.evaluation.replies import Reply
+from icr_platform.generation.sampler import Advance, Request, Sample, Sampler, ignore_progress
 
 QUESTIONS = [
     {"question_id": 81, "category": "writing", "turns": ["Escribe {algo}.", "Más corto."]},
@@ -103,3 +108,27 @@ def test_scores_cluster_turns_by_question_and_count_failures() -> None:
     table = category_table(frame)
     assert set(table["category"]) == {"stem", "math"}
     assert len(radar(table).data) == 2
+
+
+class Recorder(Sampler):
+    """Answers with the question's id and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Request] = []
+
+    def sample(
+        self, requests: Sequence[Request], samples: int, seed: int, advance: Advance = ignore_progress
+    ) -> list[list[Sample]]:
+        self.asked += requests
+        return [[Sample(request.prompt_id, [1], "stop")] for request in requests]
+
+
+@pytest.mark.parametrize(("switched", "expected"), [(True, [0.7, 0.0, 0.1, None]), (False, [None] * 4)])
+def test_answers_are_sampled_at_their_categorys_temperature(switched: bool, expected: list[float | None]) -> None:
+    categories = ("roleplay", "extraction", "humanities", "of-my-own")
+    questions = [Question("es", str(n), category, ("Uno.", "Dos.")) for n, category in enumerate(categories)]
+    sampler = Recorder()
+    answers = sample_answers(sampler, questions, MtBenchConfig(category_temperatures=switched))
+    assert answers["es", "2"] == ("2.1", "2.2")
+    assert [request.temperature for request in sampler.asked] == expected * 2
+    assert sampler.asked[4].history == (("user", "Uno."), ("assistant", "0.1"))

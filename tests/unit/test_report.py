@@ -15,7 +15,10 @@ from icr_platform.report import (
     IterationFigures,
     Report,
     cells_of,
+    eval_terminal_table,
     languages_of,
+    leaderboard,
+    leaderboard_terminal_table,
     terminal_table,
     write_report,
 )
@@ -84,3 +87,22 @@ def test_published_means_match_the_published_cells() -> None:
         means = frame[["en", "es", "ru", "de", "fr"]].mean(axis=1)
         assert means.to_numpy() == pytest.approx(frame["mean"].to_numpy(), abs=0.011)
     assert all(cell.source.startswith("arXiv 2503.04647") for cell in published())
+
+
+def test_own_policies_stand_above_the_published_ones_in_their_languages() -> None:
+    own = {"mine": {"win_rate/es": 40.0, "win_rate_se/es": 1.5, "win_rate/sw": 12.34, "win_rate/mean": 26.2,
+                    "fidelity/es": 99.0, "fidelity/sw": 98.0}}  # fmt: skip
+    table = leaderboard(own)
+    assert list(table.columns) == ["model", "source", "es", "sw"], "the published mean is over other languages"
+    assert table.iloc[0].tolist() == ["mine", "this run", 40.0, 12.34]
+    paper = table[table["model"] == "Llama-3-8B-SFT"].iloc[0]
+    assert (paper["es"], paper["source"]) == (3.77, "arXiv 2503.04647, Table 2")
+    five = {f"win_rate/{code}": 50.0 for code in ("en", "es", "ru", "de", "fr", "mean")}
+    assert "mean" in leaderboard({"mine": five}).columns
+    assert leaderboard({"mine": {"fidelity/es": 99.0}}).empty
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(leaderboard_terminal_table(table))
+    console.print(eval_terminal_table(own["mine"], "mine"))
+    text = console.export_text()
+    assert "3.77" in text
+    assert "40.0 ± 1.5" in text

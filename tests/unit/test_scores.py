@@ -98,3 +98,16 @@ def test_no_judgment_at_all_gives_no_win_rate_and_a_failure_rate() -> None:
     metrics = scored(judged({("es", "a", 0, "none"): None}))
     assert metrics["judge/failure_rate"] == 100.0
     assert "win_rate/es" not in metrics
+
+
+def test_the_controlled_means_error_goes_with_prompts_not_with_judgments() -> None:
+    rng = np.random.default_rng(1)
+    same = rng.beta(0.5, 0.5, 120)
+    keys = [(code, f"p{i}", 0, order) for code in ("es", "de", "fr") for i in range(120) for order in ("a", "b")]
+    copies = scored(judged({key: float(same[int(key[1][1:])]) for key in keys}))
+    assert copies["lc_win_rate_se/mean"] == pytest.approx(copies["lc_win_rate_se/es"], rel=0.15)
+    apart = scored(judged({key: float(rng.beta(0.5, 0.5)) for key in keys}))
+    assert apart["lc_win_rate_se/mean"] == pytest.approx(apart["lc_win_rate_se/es"] / math.sqrt(3), rel=0.2)
+    assert copies["lc_win_rate/mean"] == pytest.approx(
+        np.mean([copies[f"lc_win_rate/{c}"] for c in ("es", "de", "fr")])
+    )
