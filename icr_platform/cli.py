@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from icr_platform.errors import IcrError, InputError
 
 if TYPE_CHECKING:
-    from icr_platform.config import Config
+    from icr_platform.config import Config, EvalConfig
     from icr_platform.runner import RunOptions
+    from icr_platform.stages import StageResult
     from ui.app import InspectOptions
 
 COMMANDS = {
@@ -132,11 +133,30 @@ def _stage(stage: str, arguments: list[str]) -> int:
         iterate(session, config)  # type: ignore[arg-type]
         return 0
     done = run_stage(session, stage, config)
+    if stage == "eval":
+        _show_scores(config, done.result)  # type: ignore[arg-type]
     for name, path in done.result.artifacts.items():
         place = f"runs:/{done.run.run_id}/{name}" if done.run and done.temporary else path
         print(f"{name}: {place}")
     done.clean_up()
     return 0
+
+
+def _show_scores(config: EvalConfig, result: StageResult) -> None:
+    """Figures per language, and beside them the published ones, or the interval where another policy is the reference."""
+    from rich.console import Console
+
+    from icr_platform import report
+
+    place = config.policy or config.outputs
+    name = Path(place).stem if place.endswith((".json", ".jsonl")) else place
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(report.eval_terminal_table(result.metrics, name))
+    published = report.leaderboard({name: result.metrics})
+    if "head_to_head" in result.tables:
+        console.print(report.head_to_head_terminal_table(result.tables["head_to_head"]))
+    elif len(published) and config.judge != "demo" and not config.reference_outputs.startswith("runs:"):
+        console.print(report.leaderboard_terminal_table(published))
 
 
 def _set_defaults() -> None:
@@ -245,13 +265,37 @@ def _dashes(argument: str) -> str:
 
 
 def _check(arguments: list[str]) -> int:
-    if not arguments or arguments[0].startswith("-"):
-        raise InputError("icr check: give a preset, as in `icr check demo` or `icr check conf/mine.yaml`")
-    from icr_platform.check import check
+    from icr_platform.check import Prediction, check
 
-    config, options = parse("iterate", ["--config", arguments[0], *arguments[1:]])
+    given, rest = _check_parser().parse_known_args(arguments)
+    config, options = parse("iterate", ["--config", given.preset, *rest])
     _set_defaults()
-    return check(config, options)  # type: ignore[arg-type]
+    prediction = Prediction(given.calibrate, given.gpus, given.gpu, given.response_tokens)
+    return check(config, options, prediction)  # type: ignore[arg-type]
+
+
+def _check_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="icr check",
+        description=COMMANDS["check"],
+        allow_abbrev=False,
+        epilog="Every flag of `icr iterate` is understood too and overrides the preset.",
+    )
+    parser.add_argument("preset", help="preset of iterate: its path, or the name of one that ships with the project")
+    parser.add_argument(
+        "--calibrate", type=float, default=0.0, metavar="SECONDS", help="measure this machine's tokens per second first"
+    )
+    parser.add_argument("--gpus", type=int, default=0, help="predict for so many GPUs instead of this machine")
+    parser.add_argument(
+        "--gpu", default="H100", help="their kind, such as A100-80GB, H100, H200 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--response-tokens",
+        type=float,
+        metavar="N",
+        help="mean length of a response; else all are as long as max_tokens",
+    )
+    return parser
 
 
 def _inspect(arguments: list[str]) -> int:
