@@ -1,11 +1,14 @@
 """Renders `projects/MLproject` from the configurations: `python -m icr_platform.mlproject > projects/MLproject`.
 
+With the argument `docker`: `projects/backends/kubernetes/MLproject`, the same entry points in a Docker environment.
+
 The file is written by this module so that parameters and defaults never drift from the stages' own; a test holds them together.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,10 +21,13 @@ HEADER = """\
 # Written by `python -m icr_platform.mlproject`; change icr_platform/config.py instead.
 # Run with `mlflow run projects -e STAGE --env-manager local -P name=value ...`. A parameter left at its default yields to the
 # preset in `config`; `-` means 'not given'. Fields that are not listed here can be given with -P all the same.
-name: icr_platform
-python_env: python_env.yaml
+name: icr-platform
+{environment}
 entry_points:
 """
+PYTHON = "python_env: python_env.yaml"
+# The kubernetes backend only takes a Docker environment, and MLflow one environment per MLproject.
+DOCKER = "docker_env: {image: icr-platform:latest}  # your image, such as that of the Dockerfile beside this folder"
 
 
 def parameters(config: type[Config]) -> Iterator[tuple[str, FieldInfo]]:
@@ -40,10 +46,12 @@ def default_yaml(info: FieldInfo) -> str:
     return repr(default) if is_finite_number else json.dumps(default_text(default), ensure_ascii=False)
 
 
-def render() -> str:
-    """The whole MLproject file."""
+def render(environment: str = PYTHON) -> str:
+    """The whole MLproject file, for an environment: PYTHON or DOCKER."""
     stages = {name: name for name in STAGES}
-    return HEADER + "".join(_entry_point(name, stage) for name, stage in {"main": "iterate", **stages}.items())
+    return HEADER.format(environment=environment) + "".join(
+        _entry_point(name, stage) for name, stage in {"main": "iterate", **stages}.items()
+    )
 
 
 def _entry_point(name: str, stage: str) -> str:
@@ -63,4 +71,4 @@ def _entry_point(name: str, stage: str) -> str:
 
 
 if __name__ == "__main__":
-    print(render(), end="")
+    print(render(DOCKER if sys.argv[1:] == ["docker"] else PYTHON), end="")
