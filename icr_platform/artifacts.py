@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         IcrError: the disk is full. Whatever was finished before stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Workers of several hosts may write the same part, and containers count their processes from 1.
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -172,9 +174,9 @@ class ArtifactWriter:
         """A finished part, for stages that need their own earlier results."""
         return read_parquet(self.part_path(index))
 
-    def close(self, parts: int, extra: Mapping[str, Any] | None = None) -> Artifact:
-        """Write the manifest over parts 0 .. parts-1, all of which must be finished, and open the artifact."""
-        paths = [self.part_path(index) for index in range(parts)]
+    def close(self, parts: int | Sequence[int], extra: Mapping[str, Any] | None = None) -> Artifact:
+        """Write the manifest over parts 0 .. parts-1, or those listed, all of which must be finished; open the artifact."""
+        paths = [self.part_path(index) for index in (range(parts) if isinstance(parts, int) else parts)]
         entries = [
             {
                 "file": path.name,

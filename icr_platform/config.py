@@ -62,10 +62,38 @@ class ModelPlace(Config):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "weights' precision; auto: bfloat16 on a GPU, float32 on a CPU"
     )
-    device: str = setting("auto", "torch device; auto: the GPU when there is one", "place")
+    device: str = setting(
+        "auto", "torch device; auto: the GPU when there is one; balanced: the layers spread over all GPUs", "place"
+    )
 
 
-class GenerateSettings(ModelPlace):
+class ExecutionSettings(Config):
+    """Where a stage's shards are worked on. The tables are the same wherever that is."""
+
+    execution: Literal["local", "ray"] = setting(
+        "local",
+        "local: in this process, one engine; ray: one engine per worker of a Ray cluster (extra `ray`)",
+        "place",
+    )
+    ray_address: str = setting(
+        "", "host:port of the cluster; empty: RAY_ADDRESS, else one on this machine, started if there is none", "place"
+    )
+    concurrency: int = setting(0, "Ray workers, each with an engine; 0: as many as there is room for", "place", ge=0)
+    num_cpus: float = setting(1.0, "CPUs, and torch threads, per Ray worker", "place", gt=0)
+    num_gpus: OptionalFloat = setting(
+        None,
+        "GPUs per Ray worker; none: what its engine spans (tensor_parallel, or 1) where the cluster has any",
+        "place",
+    )
+    shared_folder: str = setting(
+        "",
+        "where Ray workers hand over finished parts: s3://, gs://, ...; empty: they write to the output folder, at the same "
+        "path on every node",
+        "place",
+    )
+
+
+class GenerateSettings(ExecutionSettings, ModelPlace):
     """How responses are sampled. Defaults as in the reference implementation (METHOD: N=10, T=0.9, 2400 tokens)."""
 
     samples: int = setting(10, "responses per prompt (N)", ge=1)
@@ -76,13 +104,16 @@ class GenerateSettings(ModelPlace):
     sampler: Literal["transformers", "vllm", "server"] = setting("transformers", "engine that samples")
     server_url: str = setting("", "base URL of an OpenAI-compatible endpoint, for the server sampler")
     server_model: str = setting("", "model name at the endpoint; empty: the policy's name")
-    server_concurrency: int = setting(32, "requests under way at once, for the server sampler", "place", ge=1)
+    server_concurrency: int = setting(
+        32, "requests under way at once per worker, for the server sampler", "place", ge=1
+    )
     language_identifier: Literal["langid", "fasttext", "lingua", "demo"] = setting(
         "langid", "offline library that tells a response's language; demo: the demo world's exact one"
     )
     batch_size: int = setting(64, "sequences decoded together, for the transformers sampler", ge=1)
     shard_prompts: int = setting(64, "prompts of one language per shard, the unit of resume", ge=1)
     tensor_parallel: int = setting(1, "GPUs one engine spans, for vllm", "place", ge=1)
+    data_parallel: int = setting(1, "copies of the engine, each on tensor_parallel GPUs, for vllm", "place", ge=1)
     gpu_memory: float = setting(0.9, "share of GPU memory the engine takes, for vllm", "place", gt=0, le=1)
     max_model_len: OptionalInt = setting(
         None, "tokens of prompt and response together, for vllm; none: the model's own"
@@ -100,7 +131,7 @@ class GenerateConfig(GenerateSettings):
     output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
 
 
-class AnnotateSettings(ModelPlace):
+class AnnotateSettings(ExecutionSettings, ModelPlace):
     """How responses are scored and pairs are selected (arXiv 2503.04647, section 3)."""
 
     reward_kind: RewardKinds = setting(
@@ -178,7 +209,7 @@ class JudgeSettings(Config):
     judge_api_model: str = setting("", "model name at the endpoint, for the openai judge")
     judge_url: str = setting("", "base URL of the endpoint; empty: OPENAI_BASE_URL, or OpenAI's own", "place")
     judge_key_variable: str = setting("OPENAI_API_KEY", "environment variable that holds the endpoint's key", "place")
-    judge_concurrency: int = setting(32, "requests under way at once", "place", ge=1)
+    judge_concurrency: int = setting(32, "requests under way at once, over all workers", "place", ge=1)
     judge_timeout: float = setting(120.0, "seconds until a request counts as hanging", "place", gt=0)
     judge_retries: int = setting(12, "tries after the first, with exponential backoff", "place", ge=0)
     judge_max_failures: float = setting(
@@ -246,7 +277,10 @@ class MtBenchConfig(JudgeSettings, GenerateSettings):
     """mt_bench: policy -> two-turn answers, graded 1 to 10 by the judge behind judge_url (arXiv 2306.05685)."""
 
     samples: int = setting(1, "answers per question; the benchmark has one", ge=1, le=1)
-    temperature: float = setting(0.7, "sampling temperature; 0 is greedy", ge=0)
+    temperature: float = setting(0.7, "sampling temperature where the category names none; 0 is greedy", ge=0)
+    category_temperatures: bool = setting(
+        True, "FastChat's: writing and roleplay 0.7, stem and humanities 0.1, the other four greedy; else temperature"
+    )
     max_tokens: int = setting(1024, "new tokens of a turn at most", ge=1)
     policy: str = setting("", "model to evaluate", "model")
     questions: str = setting("", "folder of LANG.jsonl in FastChat's layout, or a path with {language}", "input")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icr_platform.artifacts import MANIFEST, file_digest, text_digest
+from icr_platform.artifacts import MANIFEST, file_digest, read_json, text_digest
 from icr_platform.chat import encode_prompt, require_chat_template
 from icr_platform.errors import InputError
 
@@ -18,13 +19,56 @@ if TYPE_CHECKING:
 
 _PROBES = ("Name three fruits.", "  ¿Qué tal?\n\n", "Что это?", "你好，世界 🙂", "สวัสดี", "مرحبا", "হ্যালো")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+_ADAPTER = "adapter_config.json"
+BALANCED = "balanced"  # accelerate's word for layers spread evenly over all GPUs
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """LoRA weights beside a model they belong to, as peft's save_pretrained writes them.
+
+    base: folder or hub name of the model they are added to. rank: of the largest of its matrices.
+    """
+
+    folder: Path
+    base: str
+    rank: int
+
+
+def read_adapter(model: str) -> Adapter | None:
+    """The adapter in folder `model`; None when it is a model of its own, or a hub name.
+
+    Raises:
+        InputError: the adapter is none of LoRA's, or names no base model.
+    """
+    path = Path(model) / _ADAPTER
+    if not path.exists():
+        return None
+    values = read_json(path)
+    base = values.get("base_model_name_or_path")
+    if values.get("peft_type") != "LORA" or not base:
+        raise InputError(
+            f"{path}: fields 'peft_type' {values.get('peft_type')!r} and 'base_model_name_or_path' {base!r}; give a LoRA "
+            "adapter that names its model"
+        )
+    beside = path.parent / base
+    named = str(beside) if beside.is_dir() else str(base)
+    if not Path(named).is_dir() and not _is_hub_name(named):
+        raise InputError(f"{path}: field 'base_model_name_or_path' {base!r}: no such folder; correct it")
+    return Adapter(path.parent, named, max([int(values["r"]), *values.get("rank_pattern", {}).values()]))
+
+
+def base_of(model: str) -> str:
+    """The model itself, or the one an adapter is added to."""
+    adapter = read_adapter(model)
+    return adapter.base if adapter else model
 
 
 def resolve_device(device: str) -> str:
-    """'auto' -> 'cuda' when there is a GPU, else 'cpu'."""
+    """'auto' and 'balanced' -> 'cuda' when there is a GPU, else 'cpu'."""
     import torch
 
-    if device != "auto":
+    if device not in ("auto", BALANCED):
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -42,18 +86,21 @@ def check_model_path(model: str) -> None:
     """Raise InputError when `model` is meant as a folder and there is none, or none that holds a model."""
     folder = Path(model)
     if folder.is_dir():
-        if not (folder / "config.json").exists():
+        if read_adapter(model) is None and not (folder / "config.json").exists():
             raise InputError(
                 f"{folder / 'config.json'}: missing; give a folder that transformers' save_pretrained wrote"
             )
         return
-    is_hub_name = model.count("/") <= 1 and not model.startswith((".", "/", "~")) and "\\" not in model
-    if not is_hub_name:
+    if not _is_hub_name(model):
         raise InputError(f"{model}: no such folder; give a model folder or a hub name like org/name")
 
 
+def _is_hub_name(model: str) -> bool:
+    return model.count("/") <= 1 and not model.startswith((".", "/", "~")) and "\\" not in model
+
+
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """Tokenizer of a model folder or hub name, with a chat template.
+    """Tokenizer of a model folder or hub name, with a chat template; an adapter without one has its base model's.
 
     Raises:
         InputError: no such model, no tokenizer, or no chat template.
@@ -61,6 +108,8 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     check_model_path(model)
+    if not (Path(model) / "tokenizer_config.json").exists():
+        model = base_of(model)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
@@ -76,6 +125,7 @@ def load_config(model: str) -> Any:
     from transformers import AutoConfig
 
     check_model_path(model)
+    model = base_of(model)
     try:
         return AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
@@ -85,19 +135,45 @@ def load_config(model: str) -> Any:
 
 
 def load_model(model: str, dtype: str = "auto", device: str = "auto") -> PreTrainedModel:
-    """A causal language model in evaluation mode on its device; raises InputError when it cannot be loaded."""
+    """A causal language model in evaluation mode on its device; raises InputError when it cannot be loaded.
+
+    An adapter is added to its base model's weights in float32, so that what comes is a plain model as fast as any.
+    """
+    import torch
     from transformers import AutoModelForCausalLM
 
     check_model_path(model)
+    adapter = read_adapter(model)
+    wanted = resolve_dtype(dtype, device)
     _quiet_outside_terminals()
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=resolve_dtype(dtype, device))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            base_of(model),
+            dtype=torch.float32 if adapter else wanted,
+            device_map=BALANCED if device == BALANCED and torch.cuda.is_available() else None,
+        )
+        if adapter:
+            loaded = _merged(loaded, adapter).to(wanted)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{model}: the model could not be loaded ({_first_line(error)}); check the name or folder"
         ) from error
-    result: PreTrainedModel = loaded.to(resolve_device(device)).eval()  # type: ignore[arg-type]
+    is_placed = hasattr(loaded, "hf_device_map")
+    placed = loaded if is_placed else loaded.to(resolve_device(device))
+    result: PreTrainedModel = placed.eval()
     return result
+
+
+def _merged(model: Any, adapter: Adapter) -> Any:
+    from peft import PeftModel
+
+    try:
+        merged: Any = PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload()
+    except RuntimeError as error:
+        raise InputError(
+            f"{adapter.folder}: the adapter does not fit {adapter.base} ({_first_line(error)}); give the model it was made for"
+        ) from error
+    return merged.requires_grad_(True)  # peft froze it
 
 
 def _quiet_outside_terminals() -> None:
@@ -134,14 +210,17 @@ def check_same_tokenisation(policy: str, reference: str) -> None:
 
 
 def model_identity(model: str) -> str:
-    """Digest of a model's weights, config and tokenizer (folder), or its name and resolved commit (hub)."""
+    """Digest of a model's weights, config and tokenizer (folder; of an adapter its base's too), or its name and resolved
+    commit (hub)."""
     check_model_path(model)
     folder = Path(model)
     if not folder.is_dir():
         return text_digest("hub", model, str(getattr(load_config(model), "_commit_hash", None)))
     names = sorted({path for pattern in (*_WEIGHTS, "*.json", "*.jinja", "*.model") for path in folder.glob(pattern)})
     parts = [path for path in names if path.name != MANIFEST]  # a manifest holds the seconds its training took
-    return text_digest(*(part for path in parts for part in (path.name, _cached_digest(path))))
+    adapter = read_adapter(model)
+    of_base = ["base", model_identity(adapter.base)] if adapter else []
+    return text_digest(*of_base, *(part for path in parts for part in (path.name, _cached_digest(path))))
 
 
 _digests: dict[tuple[str, int, int], str] = {}
@@ -167,7 +246,7 @@ def parameter_count(model: str) -> int:
 
 def generation_eos(model: str) -> int | list[int] | None:
     """End-of-sequence ids of the model's generation config, if it has one."""
-    path = Path(model) / "generation_config.json"
+    path = Path(base_of(model)) / "generation_config.json"
     if path.exists():
         eos: int | list[int] | None = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
         return eos

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from icr_platform.tracking import RunHandle, Tracker
 
 ARTIFACTS: dict[str, tuple[str, ...]] = {
-    "generate": ("prompts", "responses"),
+    "generate": ("prompts", "responses", "generation_drops"),
     "annotate": ("rewards", "preferences", "drops"),
     "train": ("checkpoint",),
     "eval": ("outputs", "judgments", "scores"),

@@ -14,6 +14,8 @@ from icr_platform.errors import InputError
 from icr_platform.generation.prompts import load_prompts
 from icr_platform.schemas import PROMPTS
 
+_BATCH = 4096
+
 
 def prompt_index(prompts: str, responses: Artifact) -> PromptIndex:
     """Instructions by (language, prompt_id), of the responses' languages.
@@ -25,11 +27,13 @@ def prompt_index(prompts: str, responses: Artifact) -> PromptIndex:
     for part in range(len(responses.parts)):
         languages |= dict.fromkeys(pc.unique(responses.read_part(part, ["language"]).column("language")).to_pylist())
     table = load_prompts(prompts, tuple(languages)).table
-    columns = (table.column(name).to_pylist() for name in PROMPTS.schema.names[:4])
-    return {
-        (language, prompt_id): Instructions(native, english)
-        for language, prompt_id, native, english in zip(*columns, strict=True)
-    }
+    index: dict[tuple[str, str], Instructions] = {}
+    shared: dict[str, str] = {}  # ids and English instructions come once per language: kept once
+    for batch in table.select(PROMPTS.schema.names[:4]).to_batches(_BATCH):
+        for *key, native, english in zip(*(column.to_pylist() for column in batch), strict=True):
+            language, prompt_id, once = (shared.setdefault(text, text) for text in (*key, english))
+            index[language, prompt_id] = Instructions(native, once)
+    return index
 
 
 def check_responses(responses: Artifact, prompts: PromptIndex, vocabulary: int) -> None:

@@ -134,14 +134,14 @@ class CompletionScorer:
     def _target_logprobs(self, hidden: Tensor, pack: Pack) -> FloatArray:
         """[K] nats of a pack's targets, from hidden states [T, size]; the LM head sees each predicting row once."""
         predicting, position = np.unique(np.asarray(pack.row, dtype=np.int64), return_inverse=True)
-        hidden = hidden[torch.from_numpy(predicting).to(self.device)]
+        hidden = hidden[torch.from_numpy(predicting).to(hidden.device)]
         pieces = []
         for start in range(0, len(predicting), self._rows_at_once):
             chunk = hidden[start : start + self._rows_at_once]
             first, last = np.searchsorted(position, (start, start + len(chunk)))
             logits = self._head(inputs_embeds=chunk[None], use_cache=False).logits[0]
-            row = torch.from_numpy(position[first:last] - start).to(self.device)
-            target = torch.tensor(pack.target[first:last], device=self.device)
+            row = torch.from_numpy(position[first:last] - start).to(logits.device)
+            target = torch.tensor(pack.target[first:last], device=logits.device)
             pieces.append(_log_softmax_at(logits, row, target))
         return torch.cat(pieces).cpu().numpy() if pieces else np.zeros(0)
 
@@ -164,8 +164,8 @@ class CompletionScorer:
         total = 0.0
         for start in range(0, len(completion), self._rows_at_once):
             chunk = logits[start : start + self._rows_at_once].clone()
-            target = ids[0, len(prompt_ids) + start :][: len(chunk)]
-            total += float(_log_softmax_at(chunk, torch.arange(len(chunk), device=self.device), target).sum())
+            target = ids[0, len(prompt_ids) + start :][: len(chunk)].to(chunk.device)
+            total += float(_log_softmax_at(chunk, torch.arange(len(chunk), device=chunk.device), target).sum())
         return total
 
     def _probe(self, vocabulary: int) -> bool:
@@ -233,6 +233,7 @@ def _without_body(model: PreTrainedModel) -> PreTrainedModel:
     What a model does to its logits beside the LM head (Gemma 2 caps them, Cohere and Granite scale them) stays its own code.
     """
     head = copy.copy(model)
+    vars(head).pop("forward", None)  # of a model spread over devices: bound to the whole model, body included
     head._modules = {**model._modules, model.base_model_prefix: _PassThrough()}
     return head
 

@@ -78,17 +78,19 @@ class PackedLayout:
         keys, values = zip(*pairs, strict=True)
         return torch.cat([*keys, key[:, :, own]], 2), torch.cat([*values, value[:, :, own]], 2)
 
-    def mask(self, block: Block, window: int | None, dtype: torch.dtype) -> Tensor:
-        """[queries, past + own keys] to add to the scores: 0 where a query looks, -inf elsewhere."""
+    def mask(self, block: Block, window: int | None, query: Tensor) -> Tensor:
+        """[queries, past + own keys] to add to the scores, of the query's dtype: 0 where a query looks, -inf elsewhere."""
         if (block.start, window) not in self._masks:
             queries, keys = slice(block.start, block.stop), slice(block.key_start, block.stop)
             past = torch.arange(block.past_length, device=self._position.device)
             distance = self._position[queries, None] - torch.cat([past, self._position[keys]])
             hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
             hidden[:, block.past_length :] |= self._run[queries, None] != self._run[keys]
-            mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
+            mask = torch.zeros(hidden.shape, dtype=query.dtype, device=hidden.device).masked_fill_(
+                hidden, float("-inf")
+            )
             self._masks[block.start, window] = mask
-        return self._masks[block.start, window]
+        return self._masks[block.start, window].to(query.device)
 
 
 def _block(run: Run) -> Block:
@@ -163,12 +165,12 @@ def _attend(
 ) -> Tensor:
     """[1, heads, queries, size] of one block."""
     if softcap is not None:
-        return _softcapped(query, keys, values, layout.mask(block, window, query.dtype), scaling, softcap)
+        return _softcapped(query, keys, values, layout.mask(block, window, query), scaling, softcap)
     grouped = query.shape[1] != keys.shape[1]
     mask: Any = None
     is_causal = False
     if window is not None or query.device.type == "cpu":
-        mask = layout.mask(block, window, query.dtype)
+        mask = layout.mask(block, window, query)
     elif block.past:
         # Flash attention knows this mask without a matrix; on a CPU it would be built again in every layer.
         mask = causal_lower_right(query.shape[2], keys.shape[2])

@@ -14,10 +14,11 @@ Metrics, per language and as unweighted mean over languages (`NAME/LANG`, `NAME/
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,8 +33,9 @@ from icr_platform.annotation.summary import Written, metrics_of, summary_table
 from icr_platform.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact, read_parquet
 from icr_platform.config import AnnotateConfig, RewardKind, require
 from icr_platform.errors import IcrError, InputError
+from icr_platform.execution import check_execution, map_parts
 from icr_platform.models import check_same_tokenisation, load_config, load_model, load_tokenizer
-from icr_platform.progress import meter
+from icr_platform.part_job import Advance, Make, PartJob
 from icr_platform.schemas import DROPS, LOGPROBS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
 from icr_platform.stages import StageContext, StageResult
 
@@ -63,6 +65,7 @@ def validate(config: AnnotateConfig) -> None:
         InputError: what is wrong, where, and the mend.
     """
     _check_settings(config)
+    check_execution(config)
     check_same_tokenisation(config.policy, config.reference)
     if "translate" in config.reward_kind:
         load_tokenizer(config.translator)
@@ -126,14 +129,19 @@ def _finished(config: AnnotateConfig, context: StageContext) -> StageResult | No
 
 def _translate(inputs: _Inputs) -> Artifact:
     writer = ArtifactWriter(inputs.context.folder / TRANSLATIONS.name, TRANSLATIONS, inputs.context.fingerprint)
+    load = partial(_load_translator, inputs.config)
+    return _write_parts("translate", writer, inputs, 1, inputs.responses.read_part, load)
 
-    def load() -> Callable[[int, Any], pa.Table]:
-        translator = translation.load_translator(inputs.config)
-        return lambda part, advance: translation.translate_part(
-            translator, inputs.responses.read_part(part), inputs.verdicts(part), advance
-        )
 
-    return _write_parts("translate", writer, inputs.responses, 1, load)
+def _load_translator(config: AnnotateConfig) -> Make:
+    translator = translation.load_translator(config)
+
+    def translate(parts: Iterable[pa.Table], advance: Advance) -> Iterator[tuple[pa.Table]]:
+        for responses in parts:
+            verdicts = filter_samples(responses, config)
+            yield (translation.translate_part(translator, responses, verdicts, advance),)
+
+    return translate
 
 
 def _rewards(inputs: _Inputs, translations: Artifact | None) -> Artifact:
@@ -150,57 +158,72 @@ def _rewards(inputs: _Inputs, translations: Artifact | None) -> Artifact:
     return writer.close(len(inputs.responses.parts))
 
 
+class _Shard(NamedTuple):
+    """What the scores of a part are made from.
+
+    responses: [R] rows of schemas.RESPONSES. english: [R], for the translate kind. prompts: those of the part.
+    """
+
+    responses: pa.Table
+    english: list[str | None] | None
+    prompts: PromptIndex
+
+
 def _logprobs(inputs: _Inputs, translations: Artifact | None, name: str, model: str) -> Artifact:
     """Score every part under one model, into the work folder."""
     folder = inputs.context.folder / _WORK / f"{name}-{LOGPROBS.name}"
     writer = ArtifactWriter(folder, LOGPROBS, inputs.context.fingerprint)
 
-    def load() -> Callable[[int, Any], pa.Table]:
-        from icr_platform.annotation.logprobs import CompletionScorer
+    def shard(part: int) -> _Shard:
+        responses = inputs.responses.read_part(part)
+        english = translations.read_part(part).column("translation").to_pylist() if translations else None
+        keys = zip(*(responses.column(column).to_pylist() for column in ("language", "prompt_id")), strict=True)
+        return _Shard(responses, english, {key: inputs.prompts[key] for key in dict.fromkeys(keys)})
 
-        config = inputs.config
-        tokenizer = load_tokenizer(model)
-        scorer = CompletionScorer(load_model(model, config.dtype, config.device), config.batch_tokens)
+    load = partial(_load_scorer, inputs.config, model, inputs.scored_kinds)
+    return _write_parts(name, writer, inputs, len(inputs.scored_kinds), shard, load)
 
-        def score(part: int, advance: Any) -> pa.Table:
-            responses = inputs.responses.read_part(part)
-            english = translations.read_part(part).column("translation").to_pylist() if translations else None
-            plan = plan_part(responses, inputs.verdicts(part), english, inputs.prompts, inputs.scored_kinds, tokenizer)
-            return score_part(scorer, responses, plan, advance)
 
-        return score
+def _load_scorer(config: AnnotateConfig, model: str, kinds: Sequence[RewardKind]) -> Make:
+    from icr_platform.annotation.logprobs import CompletionScorer
 
-    return _write_parts(name, writer, inputs.responses, len(inputs.scored_kinds), load)
+    tokenizer = load_tokenizer(model)
+    scorer = CompletionScorer(load_model(model, config.dtype, config.device), config.batch_tokens)
+
+    def score(shards: Iterable[_Shard], advance: Advance) -> Iterator[tuple[pa.Table]]:
+        for responses, english, prompts in shards:
+            told = 0
+
+            def tell(rows: int, tokens: int) -> None:
+                nonlocal told
+                told += rows
+                advance(rows, tokens)
+
+            verdicts = filter_samples(responses, config)
+            plan = plan_part(responses, verdicts, english, prompts, kinds, tokenizer)
+            table = score_part(scorer, responses, plan, tell)
+            advance(table.num_rows - told, 0)  # equal completions, and those that no one scores
+            yield (table,)
+
+    return score
 
 
 def _write_parts(
     label: str,
     writer: ArtifactWriter,
-    responses: Artifact,
+    inputs: _Inputs,
     rows_each: int,
-    load: Callable[[], Callable[[int, Any], pa.Table]],
+    shard: Callable[[int], Any],
+    load: Callable[[], Make],
 ) -> Artifact:
-    """One part per responses part. What `load` returns makes a part; nothing is loaded when no part is missing."""
-    count = len(responses.parts)
+    """One part per responses part; nothing is loaded when no part is missing."""
+    count = len(inputs.responses.parts)
     if writer.complete:
         return open_artifact(writer.folder, writer.table)
     missing = [part for part in range(count) if not writer.has_part(part)]
     done = sum(writer.read_part(part).num_rows for part in range(count) if part not in missing)
-    make = load() if missing else None
-    with meter(label, responses.rows * rows_each, done) as progress:
-        for part in missing:
-            told = 0
-
-            def advance(rows: int, tokens: int) -> None:
-                nonlocal told
-                told += rows
-                progress.advance(rows, tokens)
-
-            assert make is not None
-            table = make(part, advance)
-            progress.advance(table.num_rows - told)
-            writer.write_part(part, table)
-    del make
+    rows = inputs.responses.rows * rows_each
+    map_parts(PartJob(label, (writer,), missing, shard, load, rows, done, gpus=1), inputs.config)
     _free_device_memory()
     return writer.close(count)
 

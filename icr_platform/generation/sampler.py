@@ -1,11 +1,11 @@
 """What every sampler does: N responses to each of a shard's prompts, from seeds that name the row and nothing else.
 
-To add an engine, write a class with `sample` in a module of its own, and name it in `make_sampler` and in the config.
+To add an engine, write a `Sampler` in a module of its own, and name it in `make_sampler` and in the config.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -28,12 +28,14 @@ class Request:
     """One prompt; with the run's seed and a sample's index, its language and id seed the sample.
 
     history: (role, content) of the turns before, of conversations.
+    temperature: of this request's samples; None: as the settings say.
     """
 
     language: str
     prompt_id: str
     instruction: str
     history: tuple[tuple[str, str], ...] = ()
+    temperature: float | None = None
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -57,6 +59,16 @@ class Sample:
     token_ids_source: Literal["sampler", "retokenised"] = "sampler"
 
 
+@dataclass(frozen=True)
+class SetAside:
+    """What stands in a prompt's place when the engine died of it: `error` is how."""
+
+    error: str
+
+
+Sampled = list[list[Sample] | SetAside]
+
+
 class Sampler(Protocol):
     """An engine that is loaded once and asked shard by shard."""
 
@@ -72,6 +84,16 @@ class Sampler(Protocol):
             IcrError: the engine failed, with the prompt it failed on.
         """
         ...
+
+    def sample_shards(
+        self, shards: Iterable[Sequence[Request]], samples: int, seed: int, advance: Advance = ignore_progress
+    ) -> Iterator[Sampled]:
+        """`sample` of each shard, in order; engines of their own process work ahead while the caller has the last one.
+
+        A prompt that the engine dies of is set aside, and the others go on.
+        """
+        for shard in shards:
+            yield list(self.sample(shard, samples, seed, advance))
 
 
 def row_seed(seed: int, request: Request, sample_index: int, bits: int = 63) -> int:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from icr_platform.artifacts import ArtifactWriter
 from icr_platform.config import GenerateSettings
-from icr_platform.generation.sampler import Advance, Request, Sampler, ignore_progress, make_sampler
+from icr_platform.execution import map_parts
+from icr_platform.generation.sampler import (
+    Request,
+    Sampled,
+    Sampler,
+    SetAside,
+    ignore_progress,
+    make_sampler,
+)
 from icr_platform.language_id import Identifier, make_identifier
-from icr_platform.progress import meter
-from icr_platform.schemas import RESPONSES
+from icr_platform.part_job import Advance, Make, PartJob, Throughput
+from icr_platform.schemas import DROPS, RESPONSES
 
-
-class Throughput(NamedTuple):
-    """What one call sampled: tokens, and seconds without loading the model. Both 0 when nothing was left to do."""
-
-    tokens: int
-    seconds: float
+_KEY = ["language", "prompt_id", "instruction"]
 
 
 def prompt_slices(prompts: pa.Table, size: int) -> Iterator[pa.Table]:
@@ -33,6 +37,38 @@ def prompt_slices(prompts: pa.Table, size: int) -> Iterator[pa.Table]:
             start = row
 
 
+class SampledPart(NamedTuple):
+    """What becomes of a slice of prompts: schemas.RESPONSES, and schemas.DROPS of the prompts the engine died of."""
+
+    responses: pa.Table
+    drops: pa.Table
+
+
+def sample_parts(
+    sampler: Sampler,
+    identifier: Identifier,
+    slices: Iterable[pa.Table],
+    samples: int,
+    seed: int,
+    advance: Advance = ignore_progress,
+) -> Iterator[SampledPart]:
+    """Slices of prompts (schemas.PROMPTS) in order, `samples` responses a prompt, in the prompts' order.
+
+    A part depends on its slice, `samples` and `seed` alone: not on when, where or after what it is sampled. An engine with
+    a process of its own goes on with later slices while the caller has a part.
+    """
+    asked: deque[list[Request]] = deque()
+
+    def shards() -> Iterator[list[Request]]:
+        for prompts in slices:
+            asked.append([Request(**key) for key in prompts.select(_KEY).to_pylist()])
+            yield asked[-1]
+
+    for sampled in sampler.sample_shards(shards(), samples, seed, advance):
+        requests = asked.popleft()
+        yield SampledPart(_responses(identifier, requests, sampled), _drops(requests, sampled))
+
+
 def sample_part(
     sampler: Sampler,
     identifier: Identifier,
@@ -41,15 +77,35 @@ def sample_part(
     seed: int,
     advance: Advance = ignore_progress,
 ) -> pa.Table:
-    """Responses (schemas.RESPONSES) to a slice of prompts, `samples` rows each, in the prompts' order.
+    """Responses of one slice of prompts, see `sample_parts`.
 
-    Depends on its arguments alone: not on when, where or after what it runs.
+    Raises:
+        IcrError: the engine failed, with the prompt it failed on.
     """
-    keys = prompts.select(["language", "prompt_id", "instruction"]).to_pylist()
-    requests = [Request(**key) for key in keys]
+    requests = [Request(**key) for key in prompts.select(_KEY).to_pylist()]
+    return _responses(identifier, requests, list(sampler.sample(requests, samples, seed, advance)))
+
+
+def _drops(requests: Sequence[Request], sampled: Sampled) -> pa.Table:
+    rows = [
+        {
+            "language": request.language,
+            "prompt_id": request.prompt_id,
+            "sample_index": None,
+            "reason": "engine-crash",
+            "detail": result.error,
+        }
+        for request, result in zip(requests, sampled, strict=True)
+        if isinstance(result, SetAside)
+    ]
+    return pa.Table.from_pylist(rows, schema=DROPS.schema)
+
+
+def _responses(identifier: Identifier, requests: Sequence[Request], sampled: Sampled) -> pa.Table:
     rows = [
         (request, index, sample)
-        for request, results in zip(requests, sampler.sample(requests, samples, seed, advance), strict=True)
+        for request, results in zip(requests, sampled, strict=True)
+        if not isinstance(results, SetAside)
         for index, sample in enumerate(results)
     ]
     identified = identifier([sample.text for _, _, sample in rows])
@@ -70,24 +126,49 @@ def sample_part(
 
 
 def write_responses(
-    settings: GenerateSettings, policy: str, prompts: pa.Table, seed: int, writer: ArtifactWriter
+    settings: GenerateSettings,
+    policy: str,
+    prompts: pa.Table,
+    seed: int,
+    responses: ArtifactWriter,
+    drops: ArtifactWriter,
 ) -> tuple[int, Throughput]:
-    """Sample every shard that `writer` does not hold yet and write it as a part. Loads no model when none is left.
+    """Sample every shard that `responses` does not hold yet and write it as a part. Loads no model when none is left.
+
+    drops: receives a part of the same number where prompts were set aside.
 
     Returns:
-        the number of parts there are now, for `writer.close`, and what this call sampled.
+        the number of parts there are now, for `responses.close`, and what this call sampled.
     """
     shards = list(prompt_slices(prompts, settings.shard_prompts))
-    left = [index for index in range(len(shards)) if not writer.has_part(index)]
-    if not left:
-        return len(shards), Throughput(0, 0.0)
+    left = [index for index in range(len(shards)) if not responses.has_part(index)]
+    total = prompts.num_rows * settings.samples
+    job = PartJob(
+        label="sample responses",
+        writers=(drops, responses),
+        parts=left,
+        shard=shards.__getitem__,
+        load=partial(_load, settings, policy, seed),
+        rows=total,
+        done=total - sum(shards[index].num_rows for index in left) * settings.samples,
+        gpus=engine_gpus(settings),
+    )
+    return len(shards), map_parts(job, settings)
+
+
+def _load(settings: GenerateSettings, policy: str, seed: int) -> Make:
     identifier = make_identifier(settings.language_identifier)
     sampler = make_sampler(settings, policy)
-    total = prompts.num_rows * settings.samples
-    done = total - sum(shards[index].num_rows for index in left) * settings.samples
-    start = time.monotonic()
-    with meter("sample responses", total, done) as progress:
-        for index in left:
-            part = sample_part(sampler, identifier, shards[index], settings.samples, seed, progress.advance)
-            writer.write_part(index, part)
-        return len(shards), Throughput(progress.tokens, time.monotonic() - start)
+
+    def make(slices: Iterable[pa.Table], advance: Advance) -> Iterator[tuple[pa.Table, pa.Table]]:
+        for part in sample_parts(sampler, identifier, slices, settings.samples, seed, advance):
+            yield part.drops, part.responses
+
+    return make
+
+
+def engine_gpus(settings: GenerateSettings) -> int:
+    """GPUs that the engine spans where there are any; an endpoint has its own."""
+    if settings.sampler == "server" or settings.device.startswith("cpu"):
+        return 0
+    return settings.tensor_parallel * settings.data_parallel if settings.sampler == "vllm" else 1

@@ -15,7 +15,7 @@ import openai
 
 from icr_platform.chat import decode_response, encode_messages, encode_response
 from icr_platform.errors import IcrError, InputError
-from icr_platform.generation.sampler import Advance, Request, Sample, ignore_progress, row_seed
+from icr_platform.generation.sampler import Advance, Request, Sample, Sampler, ignore_progress, row_seed
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
@@ -28,7 +28,7 @@ _TIMEOUT = openai.Timeout(1800.0, connect=10.0)
 _SEED_BITS = 31  # what every server can parse
 
 
-class ServerSampler:
+class ServerSampler(Sampler):
     """Asks an endpoint, `settings.server_concurrency` requests at once.
 
     The key is taken from the environment variable OPENAI_API_KEY alone, so that no record of a run can hold it.
@@ -77,7 +77,7 @@ class ServerSampler:
             return await client.chat.completions.create(
                 model=self.model,
                 messages=cast(Any, request.messages),
-                temperature=self.settings.temperature,
+                temperature=self.settings.temperature if request.temperature is None else request.temperature,
                 top_p=self.settings.top_p,
                 max_tokens=self.settings.max_tokens,
                 seed=seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 import pyarrow as pa
@@ -10,12 +11,14 @@ import pyarrow.compute as pc
 
 from icr_platform.artifacts import Artifact, ArtifactWriter, open_artifact
 from icr_platform.config import GenerateConfig, require
+from icr_platform.execution import check_execution
 from icr_platform.generation.prompts import PromptSet, load_prompts
 from icr_platform.generation.sampler import check_sampler
-from icr_platform.generation.sampling import Throughput, write_responses
+from icr_platform.generation.sampling import write_responses
 from icr_platform.language_id import make_identifier
 from icr_platform.models import load_tokenizer
-from icr_platform.schemas import PROMPTS, RESPONSES
+from icr_platform.part_job import Throughput
+from icr_platform.schemas import DROPS, PROMPTS, RESPONSES
 from icr_platform.stages import StageContext, StageResult
 
 _LISTED = 1000
@@ -34,6 +37,7 @@ def validate(config: GenerateConfig) -> None:
 def _validated(config: GenerateConfig) -> PromptSet:
     require(config, "generate")
     prompts = load_prompts(config.prompts, config.languages, config.limit)
+    check_execution(config)
     check_sampler(config)
     load_tokenizer(config.policy)
     make_identifier(config.language_identifier)
@@ -43,25 +47,31 @@ def _validated(config: GenerateConfig) -> PromptSet:
 def run(config: GenerateConfig, context: StageContext) -> StageResult:
     """Sample `config.samples` responses to every prompt; goes on where a killed run stopped.
 
-    Writes `prompts` (the aligned prompt set) and `responses`. Metrics, `NAME/LANG` and `NAME/mean` over languages: `tokens`
+    Writes `prompts` (the aligned prompt set), `responses`, and `generation_drops`: prompts that the vllm engine died of,
+    which have no responses. Metrics, `NAME/LANG` and `NAME/mean` over languages: `tokens`
     (in all; no mean), `length/tokens` and `length/characters` (means per response), `truncated`, `empty` and `fidelity`
     (identified as the prompt's language) in percent of the responses; `tokens_per_second` when anything was sampled.
     """
     prompts = ArtifactWriter(context.folder / "prompts", PROMPTS, context.fingerprint)
     responses = ArtifactWriter(context.folder / "responses", RESPONSES, context.fingerprint)
+    drops = ArtifactWriter(context.folder / "generation_drops", DROPS, context.fingerprint)
     throughput = Throughput(0, 0.0)
-    if not (prompts.complete and responses.complete):
-        throughput = _sample(config, prompts, responses)
-    return _result(open_artifact(prompts.folder, PROMPTS), open_artifact(responses.folder, RESPONSES), throughput)
+    if not (prompts.complete and responses.complete and drops.complete):
+        throughput = _sample(config, prompts, responses, drops)
+    result = _result(open_artifact(prompts.folder, PROMPTS), open_artifact(responses.folder, RESPONSES), throughput)
+    return _with_drops(result, open_artifact(drops.folder, DROPS))
 
 
-def _sample(config: GenerateConfig, prompts: ArtifactWriter, responses: ArtifactWriter) -> Throughput:
+def _sample(
+    config: GenerateConfig, prompts: ArtifactWriter, responses: ArtifactWriter, drops: ArtifactWriter
+) -> Throughput:
     prompt_set = _validated(config)
     if not prompts.complete:
         prompts.write_part(0, prompt_set.table)
         missing = {language: list(ids) for language, ids in prompt_set.missing.items()}
         prompts.close(1, {"notes": list(prompt_set.notes), "missing": missing})
-    parts, throughput = write_responses(config, config.policy, prompt_set.table, config.seed, responses)
+    parts, throughput = write_responses(config, config.policy, prompt_set.table, config.seed, responses, drops)
+    drops.close([part for part in range(parts) if drops.has_part(part)])
     responses.close(parts)
     return throughput
 
@@ -81,6 +91,22 @@ def _result(prompts: Artifact, responses: Artifact, throughput: Throughput) -> S
         metrics=metrics,
         tables=tables,
         notes=tuple(prompts.extra.get("notes", ())),
+    )
+
+
+def _with_drops(result: StageResult, drops: Artifact) -> StageResult:
+    """The result with the prompts that have no responses, and a note on each language's."""
+    rows = drops.read().to_pandas()
+    notes = [
+        f"{language}: {count} prompts have no responses, for the engine died of them; generation_drops says how"
+        for language, count in rows.groupby("language", sort=False).size().items()
+    ]
+    tables = {"generation_drops": rows.head(_LISTED)} if len(rows) else {}
+    return replace(
+        result,
+        artifacts={**result.artifacts, "generation_drops": drops.folder},
+        tables={**result.tables, **tables},
+        notes=(*result.notes, *notes),
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from icr_platform.chat import decode_response, encode_messages, stop_ids
 from icr_platform.errors import IcrError
-from icr_platform.generation.sampler import Advance, Request, Sample, ignore_progress, row_seed, token_budget
+from icr_platform.generation.sampler import Advance, Request, Sample, Sampler, ignore_progress, row_seed, token_budget
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
@@ -33,6 +33,7 @@ class Row:
     prompt_ids: tuple[int, ...]
     seed: int
     budget: int
+    temperature: float
 
 
 def uniforms(seeds: Sequence[int], length: int) -> Tensor:
@@ -81,7 +82,7 @@ def make_warpers(settings: GenerateSettings) -> LogitsProcessorList | None:
     return warpers
 
 
-class TransformersSampler:
+class TransformersSampler(Sampler):
     """Samples with a model in this process, `settings.batch_size` rows at a time, longest prompts first.
 
     Batches depend on the shard alone, so on a CPU a shard's bytes do too. On a GPU that runs out of memory the batch is
@@ -99,7 +100,7 @@ class TransformersSampler:
         self.tokenizer = tokenizer
         self.max_tokens = settings.max_tokens
         self.batch_size = settings.batch_size
-        self.warpers = make_warpers(settings)
+        self.settings = settings
         self.stops = frozenset(stop_ids(tokenizer, generation_eos))
         self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
@@ -108,11 +109,16 @@ class TransformersSampler:
     ) -> list[list[Sample]]:
         """See `Sampler.sample`."""
         rows = [row for request in requests for row in self._rows(request, samples, seed)]
-        order = sorted(range(len(rows)), key=lambda index: (-len(rows[index].prompt_ids), index))
+        order = sorted(
+            range(len(rows)), key=lambda index: (rows[index].temperature, -len(rows[index].prompt_ids), index)
+        )
         results: list[Sample | None] = [None] * len(rows)
         start = 0
         while start < len(order):
-            batch = order[start : start + self.batch_size]
+            temperature = rows[order[start]].temperature
+            batch = [
+                index for index in order[start : start + self.batch_size] if rows[index].temperature == temperature
+            ]
             decoded = self._decode([rows[index] for index in batch])
             if decoded is None:
                 continue
@@ -126,17 +132,19 @@ class TransformersSampler:
     def _rows(self, request: Request, samples: int, seed: int) -> Iterator[Row]:
         prompt_ids = tuple(encode_messages(self.tokenizer, request.messages))
         budget = token_budget(request, len(prompt_ids), self.max_tokens, self.context)
+        temperature = self.settings.temperature if request.temperature is None else request.temperature
         for index in range(samples):
-            yield Row(prompt_ids, row_seed(seed, request, index), budget)
+            yield Row(prompt_ids, row_seed(seed, request, index), budget, temperature)
 
     def _sample(self, token_ids: list[int]) -> Sample:
         reason: Literal["stop", "length"] = "stop" if token_ids[-1] in self.stops else "length"
         return Sample(decode_response(self.tokenizer, token_ids), token_ids, reason)
 
     def _decode(self, rows: list[Row]) -> list[list[int]] | None:
-        """Token ids of every row; None, and half the batch size from now on, when the GPU's memory does not hold them."""
+        """Token ids of every row, all of one temperature; None, and half the batch size from now on, when the GPU's memory does not hold them."""
         try:
-            return decode(self.model, rows, self.warpers, self.stops)
+            warpers = make_warpers(self.settings.model_copy(update={"temperature": rows[0].temperature}))
+            return decode(self.model, rows, warpers, self.stops)
         except torch.OutOfMemoryError as error:
             if len(rows) == 1:
                 raise IcrError(

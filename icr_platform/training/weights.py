@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from icr_platform.config import TrainConfig
@@ -110,9 +109,8 @@ def write_model(config: TrainConfig, state: State, folder: Path) -> None:
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     with without_bars():
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            config.policy, dtype=torch.float32 if config.lora_rank else stored
-        )
+        held = torch.float32 if config.lora_rank else stored
+        model: Any = load_model(config.policy, str(held).removeprefix("torch."), "cpu")
         _make_saveable(model)
         if config.lora_rank:
             model = _merged(model, config, state).to(stored)

@@ -2,9 +2,9 @@
 
 Real English prompts under the Spanish reward instruction, with real Spanish outputs as responses, N a prompt, on a CPU. In
 each round, in turns: ours; ours without oneDNN's linear layers; the naive script (batches of 3 in data order, right padding,
-log-softmax of the whole vocabulary, one pass per sample index); TRL's reference log-probabilities. Beside them the floor: 2
-FLOPs per weight and token that must be computed, at the rate of float32 `torch.nn.functional.linear` in the same round.
-Seconds are medians over rounds; ratios are medians of ratios within a round. CPU seconds are the ones to read on a machine
+log-softmax of the whole vocabulary, one pass per sample index); TRL's reference log-probabilities; vLLM's prompt_logprobs
+where it is installed (its CPU seconds are its processes'). Beside them the floor: 2 FLOPs per weight and token that must be
+computed, at the rate of float32 `torch.nn.functional.linear` in the same round. Seconds are medians over rounds; ratios are medians of ratios within a round. CPU seconds are the ones to read on a machine
 that is not idle. GPU rows: not measured here.
 """
 
@@ -17,10 +17,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -58,6 +60,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=400, help="tokens of a response at most")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--vllm", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     folder = Path(os.environ.get("ICR_SHARED", Path(__file__).parents[3] / "shared")) / "data"
@@ -70,7 +73,8 @@ def main() -> None:
         AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32),
     )
     work = load_work(folder, tokenizer, given)
-    report = measure(model.eval(), tokenizer, work, given.rounds) | {
+    vllm = load_vllm(name, given.threads) if given.vllm and find_spec("vllm") else None
+    report = measure(model.eval(), tokenizer, work, given.rounds, vllm) | {
         "set": given.set, "threads": given.threads, "torch": torch.__version__,
         "prompts": len(work.groups), "samples": given.samples,
         "prompt_tokens": sum(len(group.prompt_ids) for group in work.groups),
@@ -103,7 +107,35 @@ def load_work(folder: Path, tokenizer: PreTrainedTokenizerBase, given: argparse.
     return Work(instructions, texts, groups)
 
 
-def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: Work, rounds: int) -> dict[str, Any]:
+def load_vllm(name: str, threads: int) -> Any:
+    """An engine on all cores; it would leave one to this process, which only waits."""
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{threads - 1}")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    from vllm import LLM
+
+    return LLM(model=name, dtype="float32", max_model_len=2048, enforce_eager=True, gpu_memory_utilization=0.2)
+
+
+def score_with_vllm(engine: Any, groups: Sequence[Group]) -> list[NDArray[np.float64]]:
+    """All responses queued at once. vLLM computes each prompt anew: it takes no cached prefix where log-probs are asked for."""
+    from vllm import SamplingParams
+
+    rows = [(len(group.prompt_ids), [*group.prompt_ids, *y]) for group in groups for y in group.completions]
+    outputs = engine.generate(
+        [{"prompt_token_ids": ids} for _, ids in rows],
+        SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False),
+        use_tqdm=False,
+    )
+    sums = iter(
+        sum(output.prompt_logprobs[i][ids[i]].logprob for i in range(start, len(ids)))
+        for (start, ids), output in zip(rows, outputs, strict=True)
+    )
+    return [np.array([next(sums) for _ in group.completions]) for group in groups]
+
+
+def measure(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: Work, rounds: int, vllm: Any = None
+) -> dict[str, Any]:
     """Run everything in turns, after two prompts' first responses to warm up."""
     scorer, through_mkl = CompletionScorer(model), CompletionScorer(model)
     through_mkl._linears = OneDnnLinears(torch.nn.Identity())
@@ -123,11 +155,18 @@ def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: Wo
         for batch in trl_batches:
             trl_score(model, batch)
 
+    def prompt_logprobs() -> None:
+        scores["vLLM"] = score_with_vllm(vllm, work.groups)
+
     contenders = {"ours": ours, "ours, MKL": without_onednn, "naive script": naive, "TRL": trl}
+    if vllm is not None:
+        contenders["vLLM"] = prompt_logprobs
     costs: dict[str, list[Cost]] = {name: [] for name in (*contenders, "floor")}
     warm_up = [Group(group.prompt_ids, group.completions[:1]) for group in work.groups[:2]]
     scorer.score(warm_up)
     score_naively(model, warm_up)
+    if vllm is not None:
+        score_with_vllm(vllm, warm_up)
     operations = needed_operations(model, work.groups)
     for _ in range(rounds):
         rate = gemm_rate(model)
@@ -136,14 +175,24 @@ def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: Wo
         rate = (rate + gemm_rate(model)) / 2
         costs["floor"].append(Cost(operations / rate[0], operations / rate[1]))
     lengths = np.array([len(y) for group in work.groups for y in group.completions])
-    deviation = np.abs(np.concatenate(scores["ours"]) - np.concatenate(scores["naive"])) / lengths
-    return {"rows": rows_of(costs), "largest_deviation_per_token": float(deviation.max())}
+    exact = np.concatenate(scores.pop("naive"))
+    deviations = {
+        name: float((np.abs(np.concatenate(listed) - exact) / lengths).max()) for name, listed in scores.items()
+    }
+    return {"rows": rows_of(costs), "largest_deviation_per_token": deviations}
 
 
 def timed(run: Callable[[], None]) -> Cost:
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall, cpu = time.perf_counter(), cpu_seconds()
     run()
-    return Cost(time.perf_counter() - wall, time.process_time() - cpu)
+    return Cost(time.perf_counter() - wall, cpu_seconds() - cpu)
+
+
+def cpu_seconds() -> float:
+    """Of this process and those it started, which vLLM's engine is."""
+    process = psutil.Process()
+    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return float(sum(each.user + each.system for each in times))
 
 
 def gemm_rate(model: PreTrainedModel) -> NDArray[np.float64]:
@@ -253,7 +302,14 @@ def show(report: dict[str, Any]) -> None:
             f"{row['name']:<14}{row['wall_s']:>9.2f}{row['cpu_s']:>9.2f}{rate:>19.0f}"
             f"{row['wall_over_ours']:>13.2f}{row['cpu_over_ours']:>12.2f}"
         )
-    print(f"largest deviation from the naive script: {report['largest_deviation_per_token']:.1e} nats per token")
+    for name, deviation in report["largest_deviation_per_token"].items():
+        print(f"largest deviation of {name} from the naive script: {deviation:.1e} nats per token")
+    ratios = {row["name"]: row["cpu_over_ours"] for row in report["rows"]}
+    if "vLLM" not in ratios:
+        print("vLLM: not measured here (not installed, or --no-vllm)")
+    else:
+        print(f"in CPU seconds {'ours' if ratios['vLLM'] > 1 else 'vLLM'} is faster: vLLM / ours {ratios['vLLM']:.2f}")
+    print(f"share of the floor: {100 * ratios['floor']:.0f}%; load of the machine now {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

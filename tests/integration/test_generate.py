@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import pytest
 from icr_platform.artifacts import open_artifact
 from icr_platform.config import GenerateConfig
 from icr_platform.errors import InputError
-from icr_platform.generation import sampling
 from icr_platform.generation.prompts import load_prompts
 from icr_platform.generation.sampler import Request, make_sampler
 from icr_platform.generation.stage import run, validate
+from icr_platform.generation.transformers_sampler import TransformersSampler
 from icr_platform.schemas import PROMPTS, RESPONSES
 from icr_platform.stages import StageContext, StageResult
 
@@ -79,25 +79,21 @@ def test_a_stopped_run_goes_on_with_the_shards_that_are_left(
     tiny_model: Path, prompt_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generate(tmp_path / "whole", tiny_model, prompt_folder)
-    sample_part, sampled = sampling.sample_part, []
+    sample, sampled = TransformersSampler.sample, []
 
-    def stops_at_the_third(sampler: Any, identifier: Any, prompts: pa.Table, *rest: Any) -> pa.Table:
-        if len(sampled) == 2:
+    def counts(sampler: TransformersSampler, requests: Sequence[Request], *rest: Any) -> Any:
+        if len(sampled) == stop_after:
             raise KeyboardInterrupt
-        sampled.append(prompts.num_rows)
-        return sample_part(sampler, identifier, prompts, *rest)
+        sampled.append(len(requests))
+        return sample(sampler, requests, *rest)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(sampling, "sample_part", stops_at_the_third)
-        with pytest.raises(KeyboardInterrupt):
-            generate(tmp_path / "stopped", tiny_model, prompt_folder)
+    monkeypatch.setattr(TransformersSampler, "sample", counts)
+    stop_after = 2
+    with pytest.raises(KeyboardInterrupt):
+        generate(tmp_path / "stopped", tiny_model, prompt_folder)
     assert not (tmp_path / "stopped" / "responses" / "manifest.json").exists()
 
-    def counts(*arguments: Any) -> pa.Table:
-        sampled.append(arguments[2].num_rows)
-        return sample_part(*arguments)
-
-    monkeypatch.setattr(sampling, "sample_part", counts)
+    stop_after = -1
     generate(tmp_path / "stopped", tiny_model, prompt_folder)
     assert sampled == [4, 2, 4, 2, 4, 2]
     assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")

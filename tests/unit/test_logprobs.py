@@ -199,6 +199,20 @@ def test_model_is_left_as_it_was() -> None:
     model(torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
 
 
+def test_a_model_spread_over_devices_is_packed_and_scores_the_same(tmp_path: Path) -> None:
+    """accelerate's hooks, which move tensors from layer to layer: here between memory and disk, as there is no second GPU."""
+    whole = llama()
+    whole.save_pretrained(tmp_path / "model")
+    places = dict.fromkeys(("model.embed_tokens", "model.rotary_emb", "model.layers.0", "model.norm", "lm_head"), "cpu")
+    places |= {f"model.layers.{layer}": "disk" for layer in range(1, whole.config.num_hidden_layers)}
+    spread = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", dtype=torch.float32, device_map=places, offload_folder=tmp_path / "offload"
+    ).eval()
+    scorer = CompletionScorer(spread)
+    assert scorer.packed
+    assert_equal_per_token(scorer.score(GROUPS), completion_logprobs(whole, GROUPS), GROUPS)
+
+
 def test_every_token_is_predicted_once_and_none_is_computed_twice() -> None:
     for tokens in (1, 3, 7, 1000):
         predicted: dict[int, list[int]] = {}

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,13 @@ def test_a_row_depends_on_its_seed_alone(tiny_model: Path) -> None:
     assert sampler.sample(REQUESTS[2:], 2, seed=3) == [samples[:2] for samples in together[2:]]
     assert sampler.sample(REQUESTS, 4, seed=4) != together
     assert len({str(samples[0].token_ids) for samples in together}) == len(REQUESTS)
+
+
+def test_a_request_may_name_its_temperature(tiny_model: Path) -> None:
+    warm, cold = (sampler_of(tiny_model, temperature=t, max_tokens=12).sample(REQUESTS, 2, seed=3) for t in (0.9, 0.0))
+    mixed = [replace(request, temperature=0.0 if i % 2 else None) for i, request in enumerate(REQUESTS)]
+    found = sampler_of(tiny_model, temperature=0.9, max_tokens=12, batch_size=3).sample(mixed, 2, seed=3)
+    assert found == [cold[i] if i % 2 else warm[i] for i in range(len(REQUESTS))]
 
 
 def test_greedy_is_what_generate_gives(tiny_model: Path) -> None:
