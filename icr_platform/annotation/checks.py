@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -12,7 +14,6 @@ from icr_platform.annotation.scoring import Instructions, PromptIndex
 from icr_platform.artifacts import Artifact
 from icr_platform.errors import InputError
 from icr_platform.generation.prompts import load_prompts
-from icr_platform.schemas import PROMPTS
 
 _BATCH = 4096
 
@@ -27,13 +28,35 @@ def prompt_index(prompts: str, responses: Artifact) -> PromptIndex:
     for part in range(len(responses.parts)):
         languages |= dict.fromkeys(pc.unique(responses.read_part(part, ["language"]).column("language")).to_pylist())
     table = load_prompts(prompts, tuple(languages)).table
-    index: dict[tuple[str, str], Instructions] = {}
-    shared: dict[str, str] = {}  # ids and English instructions come once per language: kept once
-    for batch in table.select(PROMPTS.schema.names[:4]).to_batches(_BATCH):
-        for *key, native, english in zip(*(column.to_pylist() for column in batch), strict=True):
-            language, prompt_id, once = (shared.setdefault(text, text) for text in (*key, english))
-            index[language, prompt_id] = Instructions(native, once)
-    return index
+    return _ArrowIndex(table)
+
+
+class _ArrowIndex(Mapping[tuple[str, str], Instructions]):
+    """PromptIndex over schemas.PROMPTS: texts stay in Arrow's memory, where they are smaller than Python's strings."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._native = table.column("instruction").combine_chunks()
+        self._english = table.column("english_instruction").combine_chunks()
+        self._row: dict[str, dict[str, int]] = {}
+        shared: dict[str, str] = {}  # an id comes once per language: kept once
+        row = 0
+        for batch in table.select(["language", "prompt_id"]).to_batches(_BATCH):
+            for language, prompt_id in zip(*(column.to_pylist() for column in batch), strict=True):
+                self._row.setdefault(language, {})[shared.setdefault(prompt_id, prompt_id)] = row
+                row += 1
+
+    def __getitem__(self, key: tuple[str, str]) -> Instructions:
+        row = self._row.get(key[0], {})[key[1]]
+        return Instructions(self._native[row].as_py(), self._english[row].as_py())
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, tuple) and key[1] in self._row.get(key[0], {})
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return ((language, prompt_id) for language, rows in self._row.items() for prompt_id in rows)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._row.values()))
 
 
 def check_responses(responses: Artifact, prompts: PromptIndex, vocabulary: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from icr_platform.annotation.filters import (
@@ -138,7 +139,9 @@ class ResponseReader:
 
 def collect_samples(reader: ResponseReader, rewards: Artifact) -> list[LanguageSamples]:
     """Read every part once and keep its numbers, about 40 bytes a sample. Languages in the responses' order."""
+    last = _last_parts(reader.responses)
     builders: dict[str, _Builder] = {}
+    built: dict[str, LanguageSamples] = {}
     for part in range(len(reader.responses.parts)):
         table = reader.responses.read_part(part, [*KEY, "response", "character_count"])
         verdicts = reader.verdicts(part)
@@ -157,8 +160,17 @@ def collect_samples(reader: ResponseReader, rewards: Artifact) -> list[LanguageS
             here = language == code
             selected = {name: values[here] for name, values in columns.items()}
             builders.setdefault(code, _Builder()).add(prompt_ids[here], selected)
-    # Taken out one by one, so that a language's columns go when its matrices are there.
-    return [builders.pop(language).build(language, reader.settings.reward_kind) for language in list(builders)]
+        for code in [code for code, end in last.items() if end == part]:
+            built[code] = builders.pop(code).build(code, reader.settings.reward_kind)
+    return [built[code] for code in last]
+
+
+def _last_parts(responses: Artifact) -> dict[str, int]:
+    """The last part that holds each language, so that its numbers need not wait for the others'; languages in order."""
+    last: dict[str, int] = {}
+    for part in range(len(responses.parts)):
+        last |= dict.fromkeys(pc.unique(responses.read_part(part, ["language"]).column("language")).to_pylist(), part)
+    return last
 
 
 def select_language(samples: LanguageSamples, settings: AnnotateSettings) -> LanguagePairs:

@@ -64,6 +64,11 @@ def validate(config: AnnotateConfig) -> None:
     Raises:
         InputError: what is wrong, where, and the mend.
     """
+    _validated(config)
+
+
+def _validated(config: AnnotateConfig) -> tuple[Artifact, PromptIndex]:
+    """The inputs, found good; see `validate`."""
     _check_settings(config)
     check_execution(config)
     check_same_tokenisation(config.policy, config.reference)
@@ -71,7 +76,9 @@ def validate(config: AnnotateConfig) -> None:
         load_tokenizer(config.translator)
     responses = open_artifact(Path(config.responses), RESPONSES)
     sizes = [load_config(model).get_text_config().vocab_size for model in (config.policy, config.reference)]
-    check_responses(responses, prompt_index(config.prompts, responses), min(sizes))
+    prompts = prompt_index(config.prompts, responses)
+    check_responses(responses, prompts, min(sizes))
+    return responses, prompts
 
 
 def _check_settings(config: AnnotateConfig) -> None:
@@ -95,9 +102,7 @@ def run(config: AnnotateConfig, context: StageContext) -> StageResult:
         IcrError: the disk is full, or the work folder is not what was written there.
     """
     if _finished(config, context) is None:
-        validate(config)
-        responses = open_artifact(Path(config.responses), RESPONSES)
-        inputs = _Inputs(config, context, responses, prompt_index(config.prompts, responses))
+        inputs = _Inputs(config, context, *_validated(config))
         translations = _translate(inputs) if "translate" in config.reward_kind else None
         _select(inputs, _rewards(inputs, translations), translations)
     # A run that was killed after its last manifest left this behind.

@@ -1,8 +1,8 @@
-"""Everything but the models at 1k to 1M samples: `python tests/benchmarks/bench_scale.py [--most N] [--json PATH]`.
+"""Everything but the models at 1k to 1M samples: `python tests/benchmarks/bench_scale.py [--most N] [--identify] [--json PATH]`.
 
 generate and annotate run whole, each in a process of its own, five languages x 10 samples a prompt; only the engine and the
 scorer answer from a recording: random words of a real length distribution (log-normal, mean about 60 tokens), normal
-log-probabilities. Seconds and peak memory (high-water mark of the process, so with Python, torch and the tokenizer).
+log-probabilities. Language identification, a model too, only runs with --identify (20 minutes longer at a million). Seconds and peak memory (high-water mark of the process, so with Python, torch and the tokenizer).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from peak_memory import peak_bytes
 
 from icr_platform.generation.sampler import Request, Sample
+from icr_platform.language_id import Identified
 
 LANGUAGES = ("en", "es", "de", "fr", "ru")
 SAMPLES = 10
@@ -73,8 +74,9 @@ def main() -> None:
     """Measure every size, print a table and write JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--most", type=int, default=1_000_000)
+    parser.add_argument("--identify", action="store_true", help="identify the language of every response")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
         run_child(*given.child)
@@ -84,7 +86,7 @@ def main() -> None:
     for samples in (size for size in (1_000, 10_000, 100_000, 1_000_000) if size <= given.most):
         with tempfile.TemporaryDirectory() as folder:
             for stage in ("generate", "annotate"):
-                command = [sys.executable, __file__, "--child", stage, str(samples), folder]
+                command = [sys.executable, __file__, "--child", stage, str(samples), folder, str(given.identify)]
                 answer = subprocess.run(
                     command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
                 )
@@ -99,15 +101,26 @@ def main() -> None:
         given.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def run_child(stage: str, count: str, name: str) -> None:
+def run_child(stage: str, count: str, name: str, identify: str) -> None:
     """One stage at one size; what it took as a line of JSON."""
     samples, folder = int(count), Path(name)
     if stage == "generate":
         write_prompts(folder / "prompts", samples // SAMPLES // len(LANGUAGES))
     start = time.monotonic()
-    run_generate(folder) if stage == "generate" else run_annotate(folder)
+    if stage == "annotate":
+        run_annotate(folder)
+    elif identify == "True":
+        run_generate(folder)
+    else:
+        with mock.patch("icr_platform.generation.sampling.make_identifier", return_value=unidentified):
+            run_generate(folder)
     seconds = time.monotonic() - start
     print(json.dumps({"samples": samples, "stage": stage, "seconds": seconds, "peak_bytes": peak_bytes()}))
+
+
+def unidentified(texts: Sequence[str]) -> list[Identified]:
+    """Too unsure of every text for the filter of wrong languages."""
+    return [Identified("en", 0.0)] * len(texts)
 
 
 def write_prompts(folder: Path, prompts: int) -> None:
