@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -65,9 +66,8 @@ def test_a_killed_engine_costs_nothing_and_the_table_is_as_with_transformers(
     monkeypatch.setattr(ArtifactWriter, "write_part", kills_after_the_third)
     result = generate(tmp_path / "vllm", model, prompt_folder, "vllm")
     assert [engine.exitcode for engine in killed] == [-signal.SIGKILL]
-    assert (
-        "engine died (EngineCore ended with status -9); started again, 4 prompts unfinished" in capfd.readouterr().err
-    )
+    # How many were unfinished depends on how far the engine came before the signal did.
+    assert re.search(r"engine died \(.*\); started again, \d+ prompts unfinished", capfd.readouterr().err)
     assert not active_children(), "the engine is gone once nothing samples: the next stage needs its memory"
     assert result.notes == ()
     assert open_artifact(tmp_path / "vllm" / "generation_drops", DROPS).rows == 0
