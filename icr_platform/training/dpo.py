@@ -25,6 +25,7 @@ from icr_platform.models import load_tokenizer, resolve_device
 from icr_platform.progress import Meter, meter
 from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import TrainingPairs
+from icr_platform.training.processes import process_arguments, shard_on_cpu
 from icr_platform.training.resume_points import last_whole, mark_whole
 from icr_platform.training.weights import State, adapters, load_trainable, precision, without_bars
 
@@ -135,8 +136,6 @@ def arguments(config: TrainConfig, work: Path, pairs: int, precomputed: bool) ->
         precompute_ref_log_probs=precomputed,
         bf16=mixed == "bf16",
         fp16=mixed == "fp16",
-        use_cpu=on_cpu,
-        dataloader_pin_memory=not on_cpu,
         seed=config.seed,
         data_seed=config.seed,
         ddp_find_unused_parameters=False,
@@ -145,7 +144,10 @@ def arguments(config: TrainConfig, work: Path, pairs: int, precomputed: bool) ->
         logging_nan_inf_filter=False,
         report_to=[],
         disable_tqdm=True,
+        **process_arguments(on_cpu),
     )
+    if on_cpu:
+        shard_on_cpu()
     arguments.logging_steps = _logging_steps(config, pairs, arguments.world_size)
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # TRL refuses DataParallel; several GPUs are what accelerate_config is for

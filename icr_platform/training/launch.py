@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 
 from icr_platform.artifacts import read_json
 from icr_platform.errors import IcrError, InputError
+from icr_platform.models import resolve_device
 from icr_platform.progress import meter
 from icr_platform.training.curve import Curve
 
@@ -49,9 +51,14 @@ def check_accelerate_config(path: Path, device: str) -> None:
     """Raise InputError when the config cannot train on `device`, or would train against a wrong reference."""
     settings = read_accelerate_config(path)
     kind = str(settings.get("distributed_type", "NO"))
-    if device == "cpu" and kind in _SHARDED:
+    if kind == "DEEPSPEED" and find_spec("deepspeed") is None:
         raise InputError(
-            f"{path}: field 'distributed_type' {kind} needs GPUs; on a CPU use MULTI_GPU with --device cpu"
+            f"{path}: field 'distributed_type' DEEPSPEED, but deepspeed is not installed; pip install deepspeed"
+        )
+    if device == "cpu" and kind in _SHARDED and resolve_device("auto") != "cpu":
+        raise InputError(
+            f"{path}: field 'distributed_type' {kind} takes the GPUs where there are any; hide them (CUDA_VISIBLE_DEVICES=) or "
+            "leave out --device cpu"
         )
     efficient = (settings.get("fsdp_config") or {}).get("fsdp_cpu_ram_efficient_loading", True)
     if kind == "FSDP" and str(efficient).lower() != "false":

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 
 from icr_platform.annotation.logprobs import Group, completion_logprobs
 from icr_platform.artifacts import ArtifactWriter, file_digest, open_artifact
@@ -26,7 +31,15 @@ from icr_platform.training.dataset import load_pairs
 from icr_platform.training.dpo import PairTrainer
 from icr_platform.training.stage import run, validate
 
-TWO_PROCESSES = Path(__file__).parents[2] / "projects" / "conf" / "accelerate" / "cpu-2-processes.yaml"
+RECIPES = Path(__file__).parents[2] / "projects" / "conf" / "accelerate"
+TWO_PROCESSES = RECIPES / "cpu-2-processes.yaml"
+SHARDED = [
+    "fsdp2",
+    pytest.param(
+        "deepspeed-zero3",
+        marks=pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs deepspeed (pip install deepspeed)"),
+    ),
+]
 
 # Runs the stage and kills itself, uncatchably, where it is told to: at a logged step, or before a resume point is marked.
 KILLED = """
@@ -233,3 +246,81 @@ def test_two_processes_train_one_model(values: dict[str, Any], tmp_path: Path) -
 def test_an_error_in_one_of_two_processes_reaches_the_user(values: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(IcrError, match=r"the loss is (nan|inf) at step"):
         train(values, tmp_path / "out", accelerate_config=str(TWO_PROCESSES), learning_rate=1e30, warmup=0.0)
+
+
+def recipe_for_two_processes(name: str, folder: Path, **changes: Any) -> Path:
+    """A shipped recipe with two CPU processes in place of its GPUs, which talk through gloo."""
+    settings = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(settings | {"num_processes": 2, "main_process_port": 0} | changes))
+    return path
+
+
+@pytest.mark.parametrize("precompute", [pytest.param("yes", marks=pytest.mark.slow), "no"])
+@pytest.mark.parametrize("name", SHARDED)
+def test_sharded_recipes_train_what_whole_copies_train(
+    values: dict[str, Any], tmp_path: Path, name: str, precompute: str
+) -> None:
+    """Policy and DPO reference in shards: the curve of DDP, which holds a whole copy of each in both processes."""
+    changes = {"batch_size": 2, "precompute_reference": precompute, "dpo_reference": "initial", "learning_rate": 1e-3}
+    whole = train(values, tmp_path / "whole", accelerate_config=str(TWO_PROCESSES), **changes)
+    recipe = recipe_for_two_processes(name, tmp_path)
+    result = train(values, tmp_path / "out", accelerate_config=str(recipe), **changes)
+    columns = ["train/loss", "train/rewards/margins", "train/rewards/chosen", "train/grad_norm"]
+    curves = [each.tables["loss_curve"][columns].to_numpy() for each in (whole, result)]
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3, abs=1e-4)
+    one, two = (margin(each.artifacts["checkpoint"], values["preferences"]) for each in (whole, result))
+    assert two == pytest.approx(one, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARDED)
+def test_a_killed_sharded_training_goes_on_from_its_resume_point(
+    values: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    """From the shards of weights and optimizer states that both processes wrote."""
+    recipe = {"accelerate_config": str(recipe_for_two_processes(name, tmp_path)), "batch_size": 2}
+    undisturbed = train(values, tmp_path / "whole", **recipe).tables["loss_curve"]
+    arguments = json.dumps([values | recipe, str(tmp_path / "out"), "step", 5, str(tmp_path / "steps")])
+    child = subprocess.run([sys.executable, "-c", KILLED, arguments], capture_output=True, text=True)
+    assert child.returncode == -9, child.stderr
+    work = tmp_path / "out" / "checkpoint.unfinished"
+    assert [point.name for point in work.glob("checkpoint-*")] == ["checkpoint-4"]
+    resumed = train(values, tmp_path / "out", **recipe).tables["loss_curve"]
+    assert resumed["train/loss"].to_numpy() == pytest.approx(undisturbed["train/loss"].to_numpy(), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_machines_train_one_model(values: dict[str, Any], tmp_path: Path) -> None:
+    """The multi-node recipe, as its comment says to run it: `icr train` on machine 0, its job by hand on machine 1."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    places = {"num_machines": 2, "main_process_ip": "127.0.0.1", "main_process_port": port}
+    recipe = recipe_for_two_processes("fsdp2-multi-node", tmp_path, **places)
+    job = tmp_path / "out" / "checkpoint.unfinished" / "job.json"
+
+    def join() -> subprocess.CompletedProcess[str]:
+        while not job.exists():
+            time.sleep(0.1)
+        command = [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            str(recipe),
+            "--machine_rank",
+            "1",
+        ]
+        worker = ["-m", "icr_platform.training.worker", str(job)]
+        return subprocess.run([*command, *worker], capture_output=True, text=True, timeout=300)
+
+    changes = {"batch_size": 2, "precompute_reference": "no"}
+    with ThreadPoolExecutor(1) as machine_1:
+        other = machine_1.submit(join)
+        result = train(values, tmp_path / "out", accelerate_config=str(recipe), **changes)
+    assert other.result().returncode == 0, other.result().stderr
+    one_machine = recipe_for_two_processes("fsdp2", tmp_path)
+    alone = train(values, tmp_path / "alone", accelerate_config=str(one_machine), **changes)
+    curves = [each.tables["loss_curve"]["train/loss"].to_numpy() for each in (result, alone)]
+    assert curves[0] == pytest.approx(curves[1], abs=1e-6)
