@@ -286,6 +286,9 @@ def test_a_killed_sharded_training_goes_on_from_its_resume_point(
     assert child.returncode == -9, child.stderr
     work = tmp_path / "out" / "checkpoint.unfinished"
     assert [point.name for point in work.glob("checkpoint-*")] == ["checkpoint-4"]
+    shards = {"fsdp2": "*.distcp", "deepspeed-zero3": "zero_pp_rank_*"}[name]
+    written = [path.name for path in (work / "checkpoint-4").rglob(shards)]
+    assert any("rank_1" in file or file.startswith("__1") for file in written), "accelerate could shard nothing, unsaid"
     resumed = train(values, tmp_path / "out", **recipe).tables["loss_curve"]
     assert resumed["train/loss"].to_numpy() == pytest.approx(undisturbed["train/loss"].to_numpy(), abs=1e-6)
 
