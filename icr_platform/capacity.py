@@ -194,9 +194,12 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
 
 
 def _scoring_memory(batch_tokens: int, shape: ModelShape, weight_bytes: int, is_cpu: bool) -> int:
+    from icr_platform.annotation.cpu_linear import lays_out
+
     tokens = min(batch_tokens, 1024) if is_cpu else batch_tokens
     logits = 4 * (2**22 if is_cpu else 2**26)  # held at once, float32
-    return tokens * weight_bytes * (8 * shape.hidden + 4 * shape.intermediate) + 3 * logits
+    laid_out = weight_bytes * shape.matmul if is_cpu and weight_bytes == 4 and lays_out(shape.matmul) else 0
+    return laid_out + tokens * weight_bytes * (8 * shape.hidden + 4 * shape.intermediate) + 3 * logits
 
 
 def _decoding_memory(work: Work, settings: Any, shape: ModelShape, weight_bytes: int) -> int:

@@ -26,7 +26,7 @@ class OneDnnLinears:
     def __init__(self, model: nn.Module) -> None:
         linears = [module for module in model.modules() if type(module) is nn.Linear]
         self._forwards: list[tuple[nn.Linear, Callable[[Tensor], Tensor]]] = []
-        if _is_supported() and sum(linear.weight.numel() for linear in linears) <= _MOST_PARAMETERS:
+        if lays_out(sum(linear.weight.numel() for linear in linears)):
             self._forwards = [(linear, _forward(linear)) for linear in linears if _applies(linear)]
 
     @contextlib.contextmanager
@@ -41,9 +41,11 @@ class OneDnnLinears:
                 del linear.forward
 
 
-def _is_supported() -> bool:
+def lays_out(parameters: int) -> bool:
+    """Whether linear layers of so many parameters together run through oneDNN here, over a copy of their weights."""
     return (
-        platform.machine() in ("x86_64", "AMD64")
+        parameters <= _MOST_PARAMETERS
+        and platform.machine() in ("x86_64", "AMD64")
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")

@@ -54,7 +54,8 @@ def fit_l1_logistic(
 def logistic(score: FloatArray) -> FloatArray:
     """1 / (1 + exp(-score)) without overflow."""
     small = np.exp(-np.abs(score))
-    return np.where(score >= 0, 1.0, small) / (1.0 + small)
+    probability: FloatArray = np.where(score >= 0, 1.0, small) / (1.0 + small)
+    return probability
 
 
 def _loss(

@@ -1,7 +1,8 @@
 """Capacity on paper and checked: `python tests/benchmarks/bench_capacity.py --model FOLDER [--calibrate S] [--json PATH]`.
 
-Checked: `icr check`'s prediction from a calibration on this machine, beside what the stages then take (seconds of the whole
-process, loading included, and its peak memory), on a small run of a real model. On paper: the paper's run (5 languages x 3000
+Checked: `icr check`'s prediction from a calibration on this machine, beside what the stages take (seconds of the whole stage,
+loading included, and peak memory of its process), on a small run of a real model. The machine is calibrated before and after
+the stages and the mean of both counts; how far the two are apart says how noisy it was. On paper: the paper's run (5 languages x 3000
 prompts x 10 samples, 805 evaluation prompts a language) for an 8B model on 8 H100, and 100 times its prompts on 32 nodes.
 """
 
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import mean
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,9 +36,10 @@ from icr_platform.capacity import (
     seconds_of,
     works,
 )
+from icr_platform.chat import encode_prompt
 from icr_platform.check import duration, size
 from icr_platform.config import IterateConfig
-from icr_platform.models import load_config, parameter_count
+from icr_platform.models import load_config, load_tokenizer, parameter_count
 from icr_platform.schemas import RESPONSES
 
 RESPONSE_TOKENS = 500
@@ -59,6 +62,7 @@ PROMPTS = {
     ],
 }
 STAGES = ("generate", "annotate", "train")
+RATES = ("decode", "score", "train")
 
 
 def main() -> None:
@@ -88,12 +92,20 @@ def checked(model: Path, folder: Path, seconds: float) -> list[dict[str, Any]]:
         (folder / "prompts" / f"{language}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     config = small_run(model, folder)
     instructions = [(language, text) for language, texts in PROMPTS.items() for text in texts]
-    rates = calibrate(config, instructions, config.generate.max_tokens, seconds)
+    before = calibrate(config, instructions, config.generate.max_tokens, seconds)
     measured = [run_stage(stage, config, folder) for stage in STAGES]
+    after = calibrate(config, instructions, config.generate.max_tokens, seconds)
     responses = open_artifact(folder / "generate" / "responses", RESPONSES).read(["token_count"])
     length = float(pc.mean(responses["token_count"]).as_py())
     pairs = measured[1]["pairs"]
-    return compare(config, model, rates, length, pairs, measured)
+    tokenizer = load_tokenizer(str(model))
+    prompts = Prompts(2 * len(instructions), mean(len(encode_prompt(tokenizer, text)) for _, text in instructions))
+    print(
+        "tokens/s before and after:",
+        *(f"{name} {getattr(before, name):.0f}, {getattr(after, name):.0f};" for name in RATES),
+    )
+    rates = Rates(**{name: mean([getattr(before, name), getattr(after, name)]) for name in RATES})
+    return compare(config, model, rates, prompts, length, pairs, measured)
 
 
 def small_run(model: Path, folder: Path) -> IterateConfig:
@@ -109,11 +121,16 @@ def small_run(model: Path, folder: Path) -> IterateConfig:
 
 
 def compare(
-    config: IterateConfig, model: Path, rates: Rates, length: float, pairs: int, measured: list[dict[str, Any]]
+    config: IterateConfig,
+    model: Path,
+    rates: Rates,
+    prompts: Prompts,
+    length: float,
+    pairs: int,
+    measured: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """One row per stage: predicted and real seconds and bytes."""
     shape = model_shape(load_config(str(model)), parameter_count(str(model)))
-    prompts = Prompts(16, 20.0)
     rows = []
     print(f"{'stage':<10}{'predicted':>12}{'real':>10}{'ratio':>8}{'memory predicted':>18}{'real':>10}")
     for work, real in zip(works(config, prompts, None, length), measured, strict=True):
