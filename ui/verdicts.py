@@ -7,6 +7,9 @@ submissions, so that one sent twice, because the server died before it answered,
 from __future__ import annotations
 
 import json
+import random
+import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -316,7 +319,7 @@ def _prepare_sqlite(engine: sql.Engine) -> None:
     @sql.event.listens_for(engine, "connect")
     def configure(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy's own BEGIN below, not the driver's deferred one
-        connection.execute("PRAGMA journal_mode=WAL")
+        _switch_to_wal(connection)
         connection.execute("PRAGMA synchronous=FULL")
 
     @sql.event.listens_for(engine, "begin")
@@ -324,6 +327,20 @@ def _prepare_sqlite(engine: sql.Engine) -> None:
         # Immediate: two writers that first read would otherwise deadlock into 'database is locked'.
         is_read = connection.get_execution_options().get("icr_read", False)
         connection.exec_driver_sql("BEGIN" if is_read else "BEGIN IMMEDIATE")
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Raises sqlite3.OperationalError when another program holds a new database for longer than `_BUSY_SECONDS`."""
+    end = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            # While another server makes the same switch SQLite refuses at once, without the busy timeout.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+        time.sleep(random.uniform(0.001, 0.02))
 
 
 def _prepare_postgresql(engine: sql.Engine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -89,6 +90,22 @@ def test_eight_writers_at_once(url: str) -> None:
     assert len(found) == len({v.submission for v in found}) == 8 * each
     assert len(stores[5].current(reviewer="r3")) == each
     assert [v.item for v in stores[1].history(reviewer="r2")] == [f"item {place}" for place in range(each)]
+
+
+def test_a_new_database_that_another_server_prepares_is_waited_for(tmp_path: Path) -> None:
+    """SQLite refuses the switch to WAL at once, whatever its busy timeout, while another connection is about to write."""
+    path = tmp_path / "verdicts.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE other (x)")
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.5, other.execute, ["ROLLBACK"])
+    release.start()
+    store = VerdictStore(str(path))
+    store.append(verdict("1"))
+    release.join()
+    other.close()
+    assert [v.reviewer for v in store.history()] == [verdict("1").reviewer]
+    assert sqlite3.connect(path).execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_claims_are_exclusive_and_end(store: VerdictStore, monkeypatch: pytest.MonkeyPatch) -> None:
