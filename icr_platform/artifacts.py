@@ -43,6 +43,15 @@ def text_digest(*parts: str) -> str:
     return digest.hexdigest()
 
 
+def row_digest(*parts: str | bytes | int) -> bytes:
+    """16 bytes that identify what a row was made from, for the column `input_digest`."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.digest()
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync and rename it there, else leave nothing.
@@ -109,20 +118,34 @@ class Artifact:
 
     def read_part(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of one part; raises InputError naming the part when its Parquet is damaged."""
-        return read_parquet(self.parts[index], columns)
+        return read_parquet(self.parts[index], columns, self.table)
 
     def _empty(self, columns: Sequence[str] | None) -> pa.Table:
         empty = self.table.schema.empty_table()
         return empty.select(list(columns)) if columns is not None else empty
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one Parquet file; raises InputError naming the file when it is truncated or damaged."""
+def read_parquet(path: Path, columns: Sequence[str] | None = None, table: TableSchema | None = None) -> pa.Table:
+    """Read one Parquet file, all columns or some.
+
+    table: what the file is a part of; nullable columns that an older version of it lacks come filled with null.
+
+    Raises:
+        InputError: the file is truncated or damaged, or lacks a column.
+    """
     try:
-        return pq.read_table(path, columns=list(columns) if columns is not None else None, partitioning=None)
+        present = pq.read_schema(path).names
+        wanted = list(columns or (table.schema.names if table else present))
+        added = [table.schema.field(name) for name in wanted if table and name not in present]
+        rows = pq.read_table(path, columns=[name for name in wanted if name in present], partitioning=None)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not readable as Parquet ({reason}); write or copy the file again") from error
+    for field in added:
+        if not field.nullable:
+            raise InputError(f"{path}: column {field.name!r} is missing; write the artifact again")
+        rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows.select(wanted)
 
 
 class ArtifactWriter:
@@ -172,7 +195,7 @@ class ArtifactWriter:
 
     def read_part(self, index: int) -> pa.Table:
         """A finished part, for stages that need their own earlier results."""
-        return read_parquet(self.part_path(index))
+        return read_parquet(self.part_path(index), table=self.table)
 
     def close(self, parts: int | Sequence[int], extra: Mapping[str, Any] | None = None) -> Artifact:
         """Write the manifest over parts 0 .. parts-1, or those listed, all of which must be finished; open the artifact."""
@@ -205,8 +228,8 @@ def open_artifact(folder: Path, table: TableSchema) -> Artifact:
     """Open a finished artifact.
 
     Raises:
-        InputError: no folder, no manifest (unfinished), another table or schema version, or a part that is missing or of
-            another size than the manifest says.
+        InputError: no folder, no manifest (unfinished), another table, a later schema version, or a part that is missing or
+            of another size than the manifest says.
     """
     manifest_path = folder / MANIFEST
     if not folder.is_dir():
@@ -242,8 +265,8 @@ def _check_kind(path: Path, manifest: Mapping[str, Any], table: TableSchema) -> 
         raise InputError(
             f"{path}: field 'table' is {manifest['table']!r}, expected {table.name!r}; give the right folder"
         )
-    if manifest["schema_version"] != table.version:
+    if not 1 <= manifest["schema_version"] <= table.version:
         raise InputError(
-            f"{path}: field 'schema_version' is {manifest['schema_version']}, this version reads {table.version}; "
-            "run the stage again or use the icr_platform that wrote it"
+            f"{path}: field 'schema_version' is {manifest['schema_version']}, this version reads {table.version} and "
+            "older; run the stage again or use the icr_platform that wrote it"
         )

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from icr_platform import __version__
 from icr_platform.config import ExecutionSettings
 from icr_platform.errors import IcrError, InputError
-from icr_platform.part_job import PartJob, Throughput, write_part
+from icr_platform.part_job import PartJob, TakenPart, Throughput, write_part
 from icr_platform.part_worker import NOTHING, Driver, PartWorker, Seen
 from icr_platform.progress import Meter, meter
 from icr_platform.shared_folder import SharedFolder, check_shared_folder
@@ -64,9 +64,26 @@ def map_parts(job: PartJob, settings: ExecutionSettings) -> Throughput:
         InputError, IcrError: what loading or making a part raised, wherever it ran; finished parts are kept.
         IcrError: Ray workers die again and again, or their parts do not arrive.
     """
+    if job.take is not None:
+        job = _less_taken(job, job.take)
     if not job.parts:
         return Throughput(0, 0.0)
     return _over_ray(job, settings) if settings.execution == "ray" else _here(job)
+
+
+def _less_taken(job: PartJob, take: Callable[[int], TakenPart | None]) -> PartJob:
+    """Write the parts whose rows earlier work has; the job that is left."""
+    left, done = [], job.done
+    for part in job.parts:
+        taken = take(part)
+        if taken is None:
+            left.append(part)
+            continue
+        write_part(job.writers, part, taken.tables)
+        done += taken.counted
+    if done > job.done:
+        print(f"{job.label}: {done - job.done} of {job.rows} taken from earlier work", file=sys.stderr, flush=True)
+    return replace(job, parts=left, done=done, take=None)
 
 
 def _here(job: PartJob) -> Throughput:

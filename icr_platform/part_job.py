@@ -30,6 +30,7 @@ class PartJob:
         that shard alone.
     rows: that the progress counts to, `done` of which an earlier run finished.
     gpus: that an engine spans where there are any.
+    take: part -> its tables where earlier work has all its rows, so that no engine is needed; None where it has not.
     """
 
     label: str
@@ -40,6 +41,14 @@ class PartJob:
     rows: int
     done: int
     gpus: int = 0
+    take: Callable[[int], TakenPart | None] | None = None
+
+
+class TakenPart(NamedTuple):
+    """A part whose rows earlier work has, a table for each artifact, and what it counts for in the job's progress."""
+
+    tables: Sequence[pa.Table]
+    counted: int
 
 
 class Throughput(NamedTuple):

@@ -1,4 +1,7 @@
-"""One declared schema per table; every stage reads and writes tables of these shapes only."""
+"""One declared schema per table; every stage reads and writes tables of these shapes only.
+
+A column that a later version of a table adds is nullable, and null where an older version was read.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,12 @@ _LANGUAGE = _column("language", pa.string(), "language code of the prompt, e.g. 
 _PROMPT_ID = _column("prompt_id", pa.string(), "the prompt source's own id, as text")
 _SAMPLE_INDEX = _column("sample_index", pa.int32(), "0 .. N-1 within (language, prompt_id)")
 _INSTRUCTION = _column("instruction", pa.string(), "native instruction x^l, unchanged")
+_INPUT_DIGEST = _column(
+    "input_digest",
+    pa.binary(16),
+    "of what the row was made from besides settings and models; null in older tables",
+    True,
+)
 _ENGLISH = _column("english_instruction", pa.string(), "English counterpart G(x^l), same prompt id")
 
 PROMPTS = _table(
@@ -37,7 +46,7 @@ PROMPTS = _table(
 )  # fmt: skip
 
 RESPONSES = _table(
-    "responses", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    "responses", 2, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
     _column("response", pa.string(), "decoded text, unchanged, special tokens left out"),
     _column("token_ids", pa.list_(pa.int32()), "ids the sampler returned, the end-of-turn token included when it stopped"),
     _column("finish_reason", pa.string(), "'stop' or 'length'"),
@@ -46,26 +55,30 @@ RESPONSES = _table(
     _column("character_count", pa.int32(), "Unicode code points in response"),
     _column("detected_language", pa.string(), "language code by the identifier, 'und' when it cannot tell"),
     _column("language_confidence", pa.float64(), "probability in [0, 1] of detected_language"),
+    _INPUT_DIGEST,
 )  # fmt: skip
 
 REWARDS = _table(
-    "rewards", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    "rewards", 2, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
     _column("kind", pa.string(), "'cross-lingual', 'multilingual', 'translate' or 'random' (control)"),
     _column("policy_logprob", pa.float64(), "nats, sum over token_ids under the policy; null for the random kind", True),
     _column("reference_logprob", pa.float64(), "nats, the same under the reference; null for the random kind", True),
     _column("reward", pa.float64(), "beta * (policy_logprob - reference_logprob); null when the sample was not scored", True),
+    _INPUT_DIGEST,
 )  # fmt: skip
 
 LOGPROBS = _table(
-    "logprobs", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    "logprobs", 2, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
     _column("kind", pa.string(), "reward kind, which says after which instruction and of which text"),
     _column("logprob", pa.float64(), "nats, sum over the completion's tokens; null when the sample was not scored", True),
+    _INPUT_DIGEST,
 )  # fmt: skip
 
 TRANSLATIONS = _table(
-    "translations", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    "translations", 2, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
     _column("translation", pa.string(), "the response in English; null unless outcome is 'ok'", True),
     _column("outcome", pa.string(), "'ok', 'english' (is its own), 'filtered' (dropped before), 'empty' or 'truncated'"),
+    _INPUT_DIGEST,
 )  # fmt: skip
 
 PREFERENCES = _table(
@@ -92,17 +105,18 @@ DROPS = _table(
 )  # fmt: skip
 
 OUTPUTS = _table(
-    "outputs", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX, _INSTRUCTION,
+    "outputs", 2, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX, _INSTRUCTION,
     _column("output", pa.string(), "decoded text, unchanged"),
     _column("token_count", pa.int32(), "tokens, the end-of-turn token included"),
     _column("character_count", pa.int32(), "Unicode code points"),
     _column("finish_reason", pa.string(), "'stop' or 'length'"),
     _column("detected_language", pa.string(), "language code by the identifier, 'und' when it cannot tell"),
     _column("language_confidence", pa.float64(), "probability in [0, 1] of detected_language"),
+    _INPUT_DIGEST,
 )  # fmt: skip
 
 JUDGMENTS = _table(
-    "judgments", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    "judgments", 2, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
     _column("order", pa.string(), "'model-first', 'reference-first' or 'none' where the judge sees no order"),
     _column("preference", pa.float64(), "P(model beats reference) in [0, 1]; null unless outcome is 'ok'", True),
     _column("mass", pa.float64(), "probability both labels hold together; null where the judge has none", True),
@@ -111,6 +125,7 @@ JUDGMENTS = _table(
     _column("input_tokens", pa.int64(), "tokens sent to the judge"),
     _column("output_tokens", pa.int64(), "tokens the judge returned"),
     _column("detail", pa.string(), "why the outcome is not 'ok', in a few words"),
+    _INPUT_DIGEST,
 )  # fmt: skip
 
 SCORES = _table(
@@ -123,7 +138,7 @@ SCORES = _table(
 )  # fmt: skip
 
 MT_BENCH = _table(
-    "mt_bench", 1, _LANGUAGE, _column("question_id", pa.string(), "the question file's own id"),
+    "mt_bench", 2, _LANGUAGE, _column("question_id", pa.string(), "the question file's own id"),
     _column("category", pa.string(), "e.g. 'writing', 'math'"),
     _column("turn", pa.int32(), "1 or 2"),
     _column("instruction", pa.string(), "what the user asks in this turn"),
@@ -134,6 +149,7 @@ MT_BENCH = _table(
     _column("input_tokens", pa.int64(), "tokens sent to the judge"),
     _column("output_tokens", pa.int64(), "tokens the judge returned"),
     _column("detail", pa.string(), "the judge's explanation, or why the outcome is not 'ok'"),
+    _INPUT_DIGEST,
 )  # fmt: skip
 
 BENCHMARKS = _table(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from icr_platform.earlier import Earlier
+
 MetricLog = Callable[[Mapping[str, float], int], None]
 
 
@@ -20,13 +22,15 @@ class StageContext:
     """Where a stage works.
 
     folder: receives one sub-folder per artifact, and whatever the stage needs to go on after a kill.
-    fingerprint: identity of the work (settings, inputs, models, package version); every artifact carries it.
+    fingerprint: identity of the work (settings, inputs, models, code); every artifact carries it.
     log_metrics: takes (metrics, step) while the stage runs, such as loss curves.
+    earlier: finished and unfinished work from which single rows are taken.
     """
 
     folder: Path
     fingerprint: str
     log_metrics: MetricLog = ignore_metrics
+    earlier: Earlier = field(default_factory=Earlier)
 
 
 @dataclass(frozen=True)

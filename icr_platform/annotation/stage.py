@@ -14,28 +14,41 @@ Metrics, per language and as unweighted mean over languages (`NAME/LANG`, `NAME/
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from icr_platform.annotation import translation
 from icr_platform.annotation.checks import check_responses, prompt_index
 from icr_platform.annotation.filters import COLUMNS, filter_samples
 from icr_platform.annotation.reward import implicit_reward, random_reward
-from icr_platform.annotation.scoring import KEY, PromptIndex, by_kind, from_kinds, plan_part, score_part
+from icr_platform.annotation.scoring import (
+    KEY,
+    PromptIndex,
+    Scored,
+    by_kind,
+    from_kinds,
+    logprob_table,
+    plan_part,
+    score_digests,
+    score_plan,
+    scored_rows,
+)
 from icr_platform.annotation.selection import ResponseReader, collect_samples, select_language, write_chunk
 from icr_platform.annotation.summary import Written, metrics_of, summary_table
 from icr_platform.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact, read_parquet
 from icr_platform.config import AnnotateConfig, RewardKind, require
 from icr_platform.errors import IcrError, InputError
 from icr_platform.execution import check_execution, map_parts
+from icr_platform.generation.sampler import ignore_progress
 from icr_platform.models import check_same_tokenisation, load_config, load_model, load_tokenizer
-from icr_platform.part_job import Advance, Make, PartJob
+from icr_platform.part_job import Advance, Make, PartJob, TakenPart
 from icr_platform.schemas import DROPS, LOGPROBS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
 from icr_platform.stages import StageContext, StageResult
 
@@ -134,17 +147,27 @@ def _finished(config: AnnotateConfig, context: StageContext) -> StageResult | No
 
 def _translate(inputs: _Inputs) -> Artifact:
     writer = ArtifactWriter(inputs.context.folder / TRANSLATIONS.name, TRANSLATIONS, inputs.context.fingerprint)
-    load = partial(_load_translator, inputs.config)
-    return _write_parts("translate", writer, inputs, 1, inputs.responses.read_part, load)
+    earlier = inputs.context.earlier.rows(TRANSLATIONS.name, TRANSLATIONS)
+
+    def shard(part: int) -> translation.Texts:
+        return translation.texts_of(inputs.responses.read_part(part), inputs.verdicts(part), earlier)
+
+    def take(part: int) -> TakenPart | None:
+        texts = shard(part)
+        if texts.unknown:
+            return None
+        return TakenPart((translation.translate_part(None, texts, ignore_progress),), len(texts.texts))
+
+    job = _job("translate", writer, inputs, 1, shard, partial(_load_translator, inputs.config))
+    return _write_parts(replace(job, take=take) if earlier else job, inputs)
 
 
 def _load_translator(config: AnnotateConfig) -> Make:
     translator = translation.load_translator(config)
 
-    def translate(parts: Iterable[pa.Table], advance: Advance) -> Iterator[tuple[pa.Table]]:
-        for responses in parts:
-            verdicts = filter_samples(responses, config)
-            yield (translation.translate_part(translator, responses, verdicts, advance),)
+    def translate(parts: Iterable[translation.Texts], advance: Advance) -> Iterator[tuple[pa.Table]]:
+        for texts in parts:
+            yield (translation.translate_part(translator, texts, advance),)
 
     return translate
 
@@ -166,37 +189,54 @@ def _rewards(inputs: _Inputs, translations: Artifact | None) -> Artifact:
 class _Shard(NamedTuple):
     """What the scores of a part are made from.
 
-    responses: [R] rows of schemas.RESPONSES. english: [R], for the translate kind. prompts: those of the part.
+    keys: [R] rows of the responses, key columns only. scored: [R] for each kind. digests: [R * K], see `score_digests`.
+    known: [R] for each kind, log-probabilities that earlier work has; NaN where it has none.
     """
 
-    responses: pa.Table
-    english: list[str | None] | None
-    prompts: PromptIndex
+    keys: pa.Table
+    scored: Mapping[RewardKind, Sequence[Scored | None]]
+    digests: Sequence[bytes | None]
+    known: Mapping[RewardKind, NDArray[np.float64]]
 
 
 def _logprobs(inputs: _Inputs, translations: Artifact | None, name: str, model: str) -> Artifact:
-    """Score every part under one model, into the work folder."""
+    """Score every part under one model, into the work folder; what earlier work has scored is taken from there."""
     folder = inputs.context.folder / _WORK / f"{name}-{LOGPROBS.name}"
     writer = ArtifactWriter(folder, LOGPROBS, inputs.context.fingerprint)
+    earlier = inputs.context.earlier.rows(f"{name}-{LOGPROBS.name}", LOGPROBS)
 
     def shard(part: int) -> _Shard:
         responses = inputs.responses.read_part(part)
         english = translations.read_part(part).column("translation").to_pylist() if translations else None
-        keys = zip(*(responses.column(column).to_pylist() for column in ("language", "prompt_id")), strict=True)
-        return _Shard(responses, english, {key: inputs.prompts[key] for key in dict.fromkeys(keys)})
+        verdicts = filter_samples(responses, inputs.config)
+        scored = scored_rows(responses, verdicts, english, inputs.prompts, inputs.scored_kinds)
+        digests = score_digests(responses, scored)
+        known = np.full(len(digests), np.nan)
+        taken = earlier.take(digests)
+        known[taken.item] = taken.rows.column("logprob").to_numpy()
+        by_kind = known.reshape(-1, len(scored)).T
+        return _Shard(responses.select(KEY), scored, digests, dict(zip(scored, by_kind, strict=True)))
 
-    load = partial(_load_scorer, inputs.config, model, inputs.scored_kinds)
-    return _write_parts(name, writer, inputs, len(inputs.scored_kinds), shard, load)
+    def take(part: int) -> TakenPart | None:
+        found = shard(part)
+        for kind, listed in found.scored.items():
+            if np.isnan(found.known[kind])[[item is not None for item in listed]].any():
+                return None
+        return TakenPart((logprob_table(found.keys, found.known, found.digests),), len(found.digests))
+
+    load = partial(_load_scorer, inputs.config, model)
+    job = _job(name, writer, inputs, len(inputs.scored_kinds), shard, load)
+    return _write_parts(replace(job, take=take) if earlier else job, inputs)
 
 
-def _load_scorer(config: AnnotateConfig, model: str, kinds: Sequence[RewardKind]) -> Make:
+def _load_scorer(config: AnnotateConfig, model: str) -> Make:
     from icr_platform.annotation.logprobs import CompletionScorer
 
     tokenizer = load_tokenizer(model)
     scorer = CompletionScorer(load_model(model, config.dtype, config.device), config.batch_tokens)
 
     def score(shards: Iterable[_Shard], advance: Advance) -> Iterator[tuple[pa.Table]]:
-        for responses, english, prompts in shards:
+        for keys, scored, digests, known in shards:
             told = 0
 
             def tell(rows: int, tokens: int) -> None:
@@ -204,33 +244,38 @@ def _load_scorer(config: AnnotateConfig, model: str, kinds: Sequence[RewardKind]
                 told += rows
                 advance(rows, tokens)
 
-            verdicts = filter_samples(responses, config)
-            plan = plan_part(responses, verdicts, english, prompts, kinds, tokenizer)
-            table = score_part(scorer, responses, plan, tell)
-            advance(table.num_rows - told, 0)  # equal completions, and those that no one scores
-            yield (table,)
+            plan = plan_part(scored, tokenizer, {kind: ~np.isnan(values) for kind, values in known.items()})
+            fresh = score_plan(scorer, plan, tell)
+            values = {kind: np.where(np.isnan(known[kind]), fresh[kind], known[kind]) for kind in scored}
+            advance(len(digests) - told, 0)  # equal completions, known ones, and those that no one scores
+            yield (logprob_table(keys, values, digests),)
 
     return score
 
 
-def _write_parts(
+def _job(
     label: str,
     writer: ArtifactWriter,
     inputs: _Inputs,
     rows_each: int,
     shard: Callable[[int], Any],
     load: Callable[[], Make],
-) -> Artifact:
-    """One part per responses part; nothing is loaded when no part is missing."""
+) -> PartJob:
+    """One part per responses part, those that are missing."""
     count = len(inputs.responses.parts)
-    if writer.complete:
-        return open_artifact(writer.folder, writer.table)
     missing = [part for part in range(count) if not writer.has_part(part)]
     done = sum(writer.read_part(part).num_rows for part in range(count) if part not in missing)
-    rows = inputs.responses.rows * rows_each
-    map_parts(PartJob(label, (writer,), missing, shard, load, rows, done, gpus=1), inputs.config)
+    return PartJob(label, (writer,), missing, shard, load, inputs.responses.rows * rows_each, done, gpus=1)
+
+
+def _write_parts(job: PartJob, inputs: _Inputs) -> Artifact:
+    """Make the missing parts and close the artifact; nothing is loaded when no part is missing."""
+    (writer,) = job.writers
+    if writer.complete:
+        return open_artifact(writer.folder, writer.table)
+    map_parts(job, inputs.config)
     _free_device_memory()
-    return writer.close(count)
+    return writer.close(len(inputs.responses.parts))
 
 
 def _free_device_memory() -> None:
@@ -262,7 +307,14 @@ def _reward_part(inputs: _Inputs, part: int, scored: Sequence[pa.Table]) -> pa.T
             if kind == "random"
             else implicit_reward(policy[kind], reference[kind], inputs.config.beta)
         )
-    return by_kind(keys, columns)
+    scored_kinds = list(inputs.scored_kinds)
+    found = scored[0].column("input_digest").to_pylist() if scored else []
+    digests = [
+        found[row * len(scored_kinds) + scored_kinds.index(kind)] if kind in scored_kinds else None
+        for row in range(keys.num_rows)
+        for kind in inputs.config.reward_kind
+    ]
+    return by_kind(keys, columns).append_column("input_digest", pa.array(digests, pa.binary(16)))
 
 
 def _random_rewards(seed: int, keys: pa.Table, verdicts: Any) -> Any:

@@ -5,14 +5,17 @@ A translation that is empty or was cut off is kept out of scoring and counted; i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from icr_platform.annotation.filters import Verdict
 from icr_platform.annotation.filters import has_visible_character as is_visible
 from icr_platform.annotation.reward import ENGLISH
+from icr_platform.artifacts import row_digest
 from icr_platform.config import AnnotateConfig, GenerateSettings
+from icr_platform.earlier import EarlierRows
 from icr_platform.generation.sampler import Advance, Request, Sampler, make_sampler
 from icr_platform.schemas import TRANSLATIONS
 
@@ -35,11 +38,28 @@ def load_translator(config: AnnotateConfig) -> Sampler:
     return make_sampler(settings, config.translator)
 
 
-def translate_part(translator: Sampler, responses: pa.Table, verdicts: Sequence[Verdict], advance: Advance) -> pa.Table:
-    """schemas.TRANSLATIONS, one row per row of `responses`; English responses and dropped ones are not sent.
+@dataclass(frozen=True)
+class Texts:
+    """What the translations of a responses part are made from.
 
-    `advance` is told rows and tokens as they are done.
+    keys: [R] key columns of the responses. texts: [R] responses. outcomes: [R] OK for those that are sent to the translator,
+    and why the others are not. digests: [R] of those that are sent, else None. known: row -> what earlier work has of it.
     """
+
+    keys: pa.Table
+    texts: Sequence[str]
+    outcomes: Sequence[str]
+    digests: Sequence[bytes | None]
+    known: Mapping[int, tuple[str | None, str]]
+
+    @property
+    def unknown(self) -> list[int]:
+        """Rows that a translator must be asked for."""
+        return [row for row, outcome in enumerate(self.outcomes) if outcome == OK and row not in self.known]
+
+
+def texts_of(responses: pa.Table, verdicts: Sequence[Verdict], earlier: EarlierRows) -> Texts:
+    """Decide which rows of `responses` (schemas.RESPONSES) are sent: neither English ones nor those a filter dropped."""
     keys = responses.select(["language", "prompt_id", "sample_index"])
     rows = list(zip(*(column.to_pylist() for column in keys.columns), strict=True))
     texts = responses.column("response").to_pylist()
@@ -47,17 +67,39 @@ def translate_part(translator: Sampler, responses: pa.Table, verdicts: Sequence[
         FILTERED if verdict.reason else IS_ENGLISH if language == ENGLISH else OK
         for (language, _, _), verdict in zip(rows, verdicts, strict=True)
     ]
-    sent = [i for i, outcome in enumerate(outcomes) if outcome == OK]
-    requests = [Request(rows[i][0], f"{rows[i][1]}/{rows[i][2]}", INSTRUCTION.format(text=texts[i])) for i in sent]
-    advance(len(rows) - len(sent), 0)
-    translations: list[str | None] = [None] * len(rows)
-    if requests:
-        for i, (sample,) in zip(sent, translator.sample(requests, 1, 0, advance), strict=True):
+    digests = [
+        row_digest(*key, text) if outcome == OK else None
+        for key, text, outcome in zip(rows, texts, outcomes, strict=True)
+    ]
+    found, items = earlier.take(digests)
+    values = zip(*(found.column(name).to_pylist() for name in ("translation", "outcome")), strict=True)
+    return Texts(keys, texts, outcomes, digests, dict(zip(items.tolist(), values, strict=True)))
+
+
+def translate_part(translator: Sampler | None, part: Texts, advance: Advance) -> pa.Table:
+    """schemas.TRANSLATIONS, one row per response. translator: None where `part.unknown` is empty.
+
+    `advance` is told rows and tokens as they are done.
+    """
+    sent, outcomes = part.unknown, list(part.outcomes)
+    translations: list[str | None] = [None] * len(outcomes)
+    for row, (text, outcome) in part.known.items():
+        translations[row], outcomes[row] = text, outcome
+    advance(len(outcomes) - len(sent), 0)
+    keys = part.keys.to_pylist()
+    requests = [
+        Request(key["language"], f"{key['prompt_id']}/{key['sample_index']}", INSTRUCTION.format(text=part.texts[row]))
+        for row in sent
+        for key in [keys[row]]
+    ]
+    if translator is not None and requests:
+        for row, (sample,) in zip(sent, translator.sample(requests, 1, 0, advance), strict=True):
             if sample.finish_reason == "length":
-                outcomes[i] = TRUNCATED
+                outcomes[row] = TRUNCATED
             elif not is_visible(sample.text):
-                outcomes[i] = EMPTY
+                outcomes[row] = EMPTY
             else:
-                translations[i] = sample.text
-    table = keys.append_column("translation", pa.array(translations, pa.string()))
-    return table.append_column("outcome", pa.array(outcomes, pa.string())).cast(TRANSLATIONS.schema)
+                translations[row] = sample.text
+    table = part.keys.append_column("translation", pa.array(translations, pa.string()))
+    table = table.append_column("outcome", pa.array(outcomes, pa.string()))
+    return table.append_column("input_digest", pa.array(part.digests, pa.binary(16))).cast(TRANSLATIONS.schema)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icr_platform.artifacts import MANIFEST, Artifact, ArtifactWriter
+from icr_platform.artifacts import MANIFEST, Artifact, ArtifactWriter, row_digest
 from icr_platform.config import EvalConfig, JudgeSettings
+from icr_platform.earlier import Earlier, with_earlier
 from icr_platform.evaluation.inputs import EvaluationInputs
 from icr_platform.evaluation.judge import cache_folder
 from icr_platform.evaluation.pairwise import Judge, Judgment, Pair, Template
@@ -49,7 +51,7 @@ def pairs_of(outputs: pa.Table, inputs: EvaluationInputs) -> list[Pair]:
 
 
 def write_judgments(
-    config: EvalConfig, inputs: EvaluationInputs, outputs: Artifact, writer: ArtifactWriter
+    config: EvalConfig, inputs: EvaluationInputs, outputs: Artifact, writer: ArtifactWriter, earlier: Earlier
 ) -> Artifact:
     """Judge the parts that are missing, and those in which a request failed for good, and write the manifest."""
     if config.judge == "none":
@@ -70,6 +72,14 @@ def write_judgments(
             done=done,
             gpus=int(config.judge == "logprob"),
         )
+        rows = earlier.rows("judgments", JUDGMENTS, never=("outcome", "api_error"))
+        job = with_earlier(
+            job,
+            rows,
+            lambda pairs: [pair_digest(pair) for pair in pairs],
+            lambda pairs, items: [pairs[item] for item in items],
+            counts_items=True,
+        )
         map_parts(job, config)
     return writer.close(parts)
 
@@ -89,9 +99,16 @@ def _load_judge(config: EvalConfig, template: Template, driver: str) -> Make:
     judge = make_judge(with_cache_of_this_host(config, driver), template)
 
     def judge_parts(shards: Iterable[list[Pair]], advance: Advance) -> Iterator[tuple[pa.Table]]:
-        for judgments in judge.judge(shards):
+        asked: deque[list[Pair]] = deque()
+
+        def pairs() -> Iterator[list[Pair]]:
+            for shard in shards:
+                asked.append(shard)
+                yield shard
+
+        for judgments in judge.judge(pairs()):
             advance(len({judgment[:3] for judgment in judgments}), 0)
-            yield (judgments_table(judgments),)
+            yield (judgments_table(judgments, asked.popleft()),)
 
     return judge_parts
 
@@ -100,6 +117,15 @@ def _has_api_errors(judgments: pa.Table) -> bool:
     return bool(pc.any(pc.equal(judgments["outcome"], "api_error")).as_py())
 
 
-def judgments_table(judgments: list[Judgment]) -> pa.Table:
-    """As schemas.JUDGMENTS."""
-    return pa.Table.from_pylist([judgment._asdict() for judgment in judgments], schema=JUDGMENTS.schema)
+def judgments_table(judgments: list[Judgment], pairs: Sequence[Pair]) -> pa.Table:
+    """As schemas.JUDGMENTS, with what each judgment is made from."""
+    digests = {(pair.language, pair.prompt_id, pair.sample_index): pair_digest(pair) for pair in pairs}
+    rows = [judgment._asdict() | {"input_digest": digests[judgment[:3]]} for judgment in judgments]
+    return pa.Table.from_pylist(rows, schema=JUDGMENTS.schema)
+
+
+def pair_digest(pair: Pair) -> bytes:
+    """What the judgments of a pair are made from, as their `input_digest` says it."""
+    return row_digest(
+        pair.language, pair.prompt_id, pair.sample_index, pair.instruction, pair.candidate, pair.reference
+    )

@@ -10,17 +10,24 @@ import pyarrow as pa
 
 from icr_platform.artifacts import Artifact, ArtifactWriter
 from icr_platform.config import EvalConfig
+from icr_platform.earlier import Earlier, with_earlier
 from icr_platform.evaluation.inputs import EvaluationInputs
 from icr_platform.evaluation.reference_outputs import ReferenceOutputs
 from icr_platform.execution import map_parts
 from icr_platform.generation.sampler import make_sampler
-from icr_platform.generation.sampling import engine_gpus, prompt_slices, sample_part
+from icr_platform.generation.sampling import (
+    engine_gpus,
+    prompt_digests,
+    prompt_slices,
+    sample_part,
+    take_prompts,
+)
 from icr_platform.language_id import make_identifier
 from icr_platform.part_job import Advance, Make, PartJob
 from icr_platform.schemas import OUTPUTS
 
 
-def write_outputs(config: EvalConfig, inputs: EvaluationInputs, writer: ArtifactWriter) -> Artifact:
+def write_outputs(config: EvalConfig, inputs: EvaluationInputs, writer: ArtifactWriter, earlier: Earlier) -> Artifact:
     """Write the parts that are missing and the manifest. The model is loaded only when something is left to sample."""
     slices = list(prompt_slices(inputs.prompts.table, config.shard_prompts))
     left = [index for index in range(len(slices)) if not writer.has_part(index)]
@@ -39,7 +46,7 @@ def write_outputs(config: EvalConfig, inputs: EvaluationInputs, writer: Artifact
             done=total - sum(slices[index].num_rows for index in left) * config.samples,
             gpus=engine_gpus(config),
         )
-        map_parts(job, config)
+        map_parts(with_earlier(job, earlier.rows("outputs", OUTPUTS), prompt_digests, take_prompts), config)
     return writer.close(len(slices))
 
 
@@ -69,7 +76,7 @@ def _given_part(prompts: pa.Table, given: ReferenceOutputs, inputs: EvaluationIn
         for index, text in enumerate(given.outputs.get((prompt["language"], prompt["prompt_id"]), ()))
     ]
     # A file does not say how its outputs ended or in how many tokens.
-    unknown = {"token_count": 0, "finish_reason": "stop"}
+    unknown = {"token_count": 0, "finish_reason": "stop", "input_digest": None}
     identified = inputs.identify([row["output"] for row in rows])
     found = [{"detected_language": code, "language_confidence": confidence} for code, confidence in identified]
     return pa.Table.from_pylist(

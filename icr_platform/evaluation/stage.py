@@ -49,8 +49,8 @@ def run(config: EvalConfig, context: StageContext) -> StageResult:
             for the failed ones again.
     """
     inputs = read_inputs(config)
-    outputs = write_outputs(config, inputs, _writer(context, "outputs"))
-    judgments = write_judgments(config, inputs, outputs, _writer(context, "judgments"))
+    outputs = write_outputs(config, inputs, _writer(context, "outputs"), context.earlier)
+    judgments = write_judgments(config, inputs, outputs, _writer(context, "judgments"), context.earlier)
     scores = _write_scores(inputs, outputs, judgments, _writer(context, "scores"))
     rows = scores_from_table(scores.read())
     _check_failures(config, rows, judgments)

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from icr_platform.artifacts import ArtifactWriter
+from icr_platform.artifacts import ArtifactWriter, row_digest
 from icr_platform.config import GenerateSettings
+from icr_platform.earlier import Earlier, with_earlier
 from icr_platform.execution import map_parts
 from icr_platform.generation.sampler import (
     Request,
@@ -121,6 +122,9 @@ def _responses(identifier: Identifier, requests: Sequence[Request], sampled: Sam
         "character_count": [len(sample.text) for _, _, sample in rows],
         "detected_language": [found.language for found in identified],
         "language_confidence": [found.confidence for found in identified],
+        "input_digest": [
+            row_digest(request.language, request.prompt_id, request.instruction) for request, _, _ in rows
+        ],
     }
     return pa.Table.from_pydict(columns, schema=RESPONSES.schema)
 
@@ -132,10 +136,11 @@ def write_responses(
     seed: int,
     responses: ArtifactWriter,
     drops: ArtifactWriter,
+    earlier: Earlier,
 ) -> tuple[int, Throughput]:
-    """Sample every shard that `responses` does not hold yet and write it as a part. Loads no model when none is left.
+    """Sample every shard that `responses` does not contain yet and write it as a part. Loads no model when none is left.
 
-    drops: receives a part of the same number where prompts were set aside.
+    drops: receives a part of the same number where prompts were set aside. earlier: has rows of the same settings and policy.
 
     Returns:
         the number of parts there are now, for `responses.close`, and what this call sampled.
@@ -153,7 +158,18 @@ def write_responses(
         done=total - sum(shards[index].num_rows for index in left) * settings.samples,
         gpus=engine_gpus(settings),
     )
+    job = with_earlier(job, earlier.rows("responses", RESPONSES), prompt_digests, take_prompts)
     return len(shards), map_parts(job, settings)
+
+
+def prompt_digests(prompts: pa.Table) -> list[bytes]:
+    """What the responses to each prompt (schemas.PROMPTS) are made from, as their `input_digest` says it."""
+    return [row_digest(*key) for key in zip(*(prompts[name].to_pylist() for name in _KEY), strict=True)]
+
+
+def take_prompts(prompts: pa.Table, items: Sequence[int]) -> pa.Table:
+    """Some rows of a slice of prompts."""
+    return prompts.take(pa.array(items, pa.int64()))
 
 
 def _load(settings: GenerateSettings, policy: str, seed: int) -> Make:

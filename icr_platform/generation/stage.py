@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from icr_platform.artifacts import Artifact, ArtifactWriter, open_artifact
 from icr_platform.config import GenerateConfig, require
+from icr_platform.earlier import Earlier
 from icr_platform.execution import check_execution
 from icr_platform.generation.prompts import PromptSet, load_prompts
 from icr_platform.generation.sampler import check_sampler
@@ -57,20 +58,20 @@ def run(config: GenerateConfig, context: StageContext) -> StageResult:
     drops = ArtifactWriter(context.folder / "generation_drops", DROPS, context.fingerprint)
     throughput = Throughput(0, 0.0)
     if not (prompts.complete and responses.complete and drops.complete):
-        throughput = _sample(config, prompts, responses, drops)
+        throughput = _sample(config, prompts, responses, drops, context.earlier)
     result = _result(open_artifact(prompts.folder, PROMPTS), open_artifact(responses.folder, RESPONSES), throughput)
     return _with_drops(result, open_artifact(drops.folder, DROPS))
 
 
 def _sample(
-    config: GenerateConfig, prompts: ArtifactWriter, responses: ArtifactWriter, drops: ArtifactWriter
+    config: GenerateConfig, prompts: ArtifactWriter, responses: ArtifactWriter, drops: ArtifactWriter, earlier: Earlier
 ) -> Throughput:
     prompt_set = _validated(config)
     if not prompts.complete:
         prompts.write_part(0, prompt_set.table)
         missing = {language: list(ids) for language, ids in prompt_set.missing.items()}
         prompts.close(1, {"notes": list(prompt_set.notes), "missing": missing})
-    parts, throughput = write_responses(config, config.policy, prompt_set.table, config.seed, responses, drops)
+    parts, throughput = write_responses(config, config.policy, prompt_set.table, config.seed, responses, drops, earlier)
     drops.close([part for part in range(parts) if drops.has_part(part)])
     responses.close(parts)
     return throughput
