@@ -100,6 +100,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def damaged_parts(folder: Path) -> list[tuple[Path, str]]:
+    """Files of a finished artifact that are not as its manifest says, each with what is wrong; none without a manifest."""
+    if not (folder / MANIFEST).exists():
+        return []
+    manifest = read_json(folder / MANIFEST)
+    found = []
+    for entry in (*manifest.get("parts", ()), *manifest.get("files", ())):
+        path = folder / entry["file"]
+        if not path.exists():
+            found.append((path, "missing"))
+        elif path.stat().st_size != entry["bytes"] or file_digest(path) != entry["sha256"]:
+            found.append((path, "damaged, its bytes are not those that were written"))
+    return found
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A finished artifact. `rows` counts all parts; `digest` identifies the content."""

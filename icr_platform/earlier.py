@@ -47,7 +47,7 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "ratings": (("ratings", ""),),
 }
 """Where a stage's folder holds the rows of each kind of computation (`Identity.rows`): folder, and column of the value."""
-SAME_COMPUTATION = {"policy-logprobs": "reference-logprobs", "reference-logprobs": "policy-logprobs"}
+SAME_COMPUTATION = {"policy-logprobs": ("reference-logprobs",), "reference-logprobs": ("policy-logprobs",)}
 """A model's log-probabilities are the same whichever of the two models it is."""
 
 
@@ -155,7 +155,11 @@ def _with_digest(path: Path, names: Sequence[str]) -> pa.Table:
 
 def _readable_parts(folder: Path) -> Iterator[Path]:
     """Parts of an artifact, finished or not, in order; damaged ones are named and left out."""
-    damaged = {path.name: reason for path, reason in damaged_parts(folder)}
+    try:
+        damaged = {path.name: reason for path, reason in damaged_parts(folder)}
+    except InputError as error:
+        print(f"{error}; its rows are made again", file=sys.stderr, flush=True)
+        return
     for path in sorted(folder.glob("part-*.parquet")):
         if path.name in damaged:
             print(f"{path}: {damaged[path.name]}; its rows are made again", file=sys.stderr, flush=True)

@@ -15,13 +15,28 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from icr_platform.artifacts import MANIFEST, read_json
+from icr_platform.artifacts import MANIFEST, damaged_parts, read_json
 from icr_platform.config import Config, leaves, setting
+from icr_platform.earlier import PLACES, SAME_COMPUTATION, Earlier, Source
 from icr_platform.errors import IcrError, InputError
-from icr_platform.inputs import Resolver, fingerprint, input_digests
+from icr_platform.identity import Identity, identify
+from icr_platform.inputs import Resolver
 from icr_platform.stages import StageContext, StageResult, ignore_metrics
+from icr_platform.work import (
+    WORK,
+    clear_aside,
+    known_works,
+    read_work,
+    remember_output,
+    repair,
+    set_aside,
+    sources_in,
+    write_work,
+)
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
+
     from icr_platform.tracking import RunHandle, Tracker
 
 ARTIFACTS: dict[str, tuple[str, ...]] = {
@@ -33,6 +48,7 @@ ARTIFACTS: dict[str, tuple[str, ...]] = {
     "benchmarks": ("benchmarks",),
 }
 METRICS, NOTES = "metrics.json", "notes.txt"
+_RUNS_OF_ROWS = 20  # the newest ones that single rows are taken from
 _MODULES = {
     "generate": "icr_platform.generation.stage",
     "annotate": "icr_platform.annotation.stage",
@@ -50,6 +66,12 @@ class RunOptions(Config):
     tracking: bool = setting(True, "log to MLflow", "place")
     reuse: bool = setting(
         True, "take a FINISHED stage run with the same inputs and settings instead of running again", "place"
+    )
+    other_code: Literal["ask", "use", "redo"] = setting(
+        "ask",
+        "work that another version of the code began: use: go on with it; redo: start again; ask: stop and say so. Work that "
+        "it finished is taken by `use` and made again otherwise",
+        "place",
     )
     artifacts: Literal["copy", "reference"] = setting(
         "copy", "copy artifacts to MLflow's store, or log their path and digest only (large runs)", "place"
@@ -117,29 +139,118 @@ def run_stage(
     resolved = session.resolver.resolve(config, config.seed)
     module = import_module(_MODULES[stage])
     module.validate(resolved)
-    digests = input_digests(resolved)
-    key = fingerprint(stage, resolved, digests)
-    folder = Path(resolved.output) if resolved.output else session.work / f"{stage}-{key[:16]}"
+    identity = identify(stage, resolved)
+    place = _place(session, stage, identity, Path(resolved.output) if resolved.output else None)
+    folder, key = place.folder, place.fingerprint
     with _locked(folder):
-        reused = _find(session, stage, key, folder, bool(resolved.output))
+        reused = _find(session, stage, identity, place)
         if reused is not None:
             print(
                 f"{stage}: found finished (run {reused.run.run_id if reused.run else '-'}), not run again",
                 file=sys.stderr,
             )
             return _link(session, stage, reused, parent, tags or {})
-        run = _start(session, stage, config, digests, key, parent, tags or {})
+        _make_room(session, stage, identity, place)
+        earlier = _earlier(session, stage, identity, folder)
+        run = _start(session, stage, config, identity, key, parent, tags or {})
         with track_status(run):
-            context = StageContext(folder, key, run.log_live if run else ignore_metrics)
+            context = StageContext(folder, key, run.log_live if run else ignore_metrics, earlier)
             work = _in_own_process if own_process else _here
             with run.system_metrics() if run else _nothing():
                 result: StageResult = work(module.run, resolved, context)
             for note in result.notes:
                 print(f"{stage}: {note}", file=sys.stderr, flush=True)
+            clear_aside(folder)
             if run is not None:
                 _log(session, run, result)
     temporary = folder if run and not resolved.output and session.options.artifacts == "copy" else None
     return StageRun(result, key, run, reused=False, temporary=temporary)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a stage works, under which fingerprint, and whether a person chose the folder."""
+
+    folder: Path
+    fingerprint: str
+    chosen: bool
+
+
+def _place(session: Session, stage: str, identity: Identity, output: Path | None) -> _Place:
+    """The stage's own folder, or the one in which other code began the same work, if `other_code` says to use it.
+
+    Raises:
+        InputError: other code began it, and nobody said what to do about that; or `--no-reuse` meets finished work.
+    """
+    options, chosen = session.options, output is not None
+    folder = output or session.work / f"{stage}-{identity.fingerprint[:16]}"
+    works = [work for work in known_works(session.work, folder) if not chosen or work.folder == folder]
+    begun = [
+        work
+        for work in works
+        if (work.stage, work.work) == (stage, identity.work) and work.begun and not work.finished(ARTIFACTS[stage])
+    ]
+    own = any(work.fingerprint == identity.fingerprint for work in begun)
+    other = next((work for work in begun if work.code != identity.code.digest), None)
+    if other is not None and not own:
+        said = f"{other.folder}: {stage} was begun here by other code (commit {other.commit}; this is {identity.code.commit})"
+        if options.other_code == "use":
+            print(f"{said}; going on with it", file=sys.stderr, flush=True)
+            return _Place(other.folder, other.fingerprint, chosen)
+        if options.other_code == "ask":
+            raise InputError(f"{said}; give --other-code use to go on with it, or --other-code redo to start again")
+        print(f"{said}; starting again", file=sys.stderr, flush=True)
+        if chosen:
+            set_aside(other)
+    if not options.reuse:
+        folder = _afresh(folder, stage, chosen)
+    return _Place(folder, identity.fingerprint, chosen)
+
+
+def _afresh(folder: Path, stage: str, chosen: bool) -> Path:
+    """A folder without finished work, for `--no-reuse`; what an earlier `--no-reuse` began there goes on."""
+    number, place = 1, folder
+    while (work := read_work(place)) is not None and work.finished(ARTIFACTS[stage]):
+        if chosen:
+            raise InputError(
+                f"{folder}: contains finished {stage} work, and --no-reuse makes it afresh; choose another --output or delete the folder"
+            )
+        number += 1
+        place = folder.with_name(f"{folder.name}-{number}")
+    return place
+
+
+def _make_room(session: Session, stage: str, identity: Identity, place: _Place) -> None:
+    """Leave in the folder only what the stage goes on from, and say whose work it will hold.
+
+    What is damaged goes. Unfinished work on other rows, by the same settings and models, is set aside and becomes a source of rows.
+    """
+    work = read_work(place.folder)
+    if work is not None and work.fingerprint != place.fingerprint and not work.finished(ARTIFACTS[stage]):
+        shared = set(work.rows.values()) & set(identity.rows.values())
+        if work.stage == stage and shared:
+            set_aside(work)
+        elif work.stage == stage and not work.begun:
+            (place.folder / WORK).unlink()
+    elif work is not None and work.fingerprint == place.fingerprint:
+        repair(place.folder, ARTIFACTS[stage])
+    if read_work(place.folder) is None:
+        write_work(place.folder, stage, identity, place.fingerprint)
+    if place.chosen:
+        remember_output(session.work, place.folder)
+
+
+def _earlier(session: Session, stage: str, identity: Identity, folder: Path) -> Earlier:
+    """Everything that has rows of this stage's computations: folders that are there, and finished runs."""
+    if not session.options.reuse or not identity.rows:
+        return Earlier()
+    code = None if session.options.other_code == "use" else identity.code.digest
+    works = list(known_works(session.work, folder))
+    sources = sources_in(works, identity.rows, code)
+    if session.tracker is not None:
+        for name, found in stored_sources(session.tracker, identity.rows, code).items():
+            sources[name] = tuple(dict.fromkeys((*sources[name], *found)))
+    return Earlier(sources)
 
 
 def _here(function: Callable[..., StageResult], config: Config, context: StageContext) -> StageResult:
@@ -213,31 +324,66 @@ def _finish_quietly(run: RunHandle, status: str) -> None:
 
 
 def located(folder: Path, key: str, names: tuple[str, ...]) -> dict[str, Path] | None:
-    """The artifacts in `folder` if all of them are finished and carry the fingerprint `key`."""
+    """The artifacts in `folder` if all of them are finished, whole, and carry the fingerprint `key`."""
     paths = {name: folder / name for name in names}
     for path in paths.values():
         manifest = path / MANIFEST
         if not manifest.exists() or read_json(manifest).get("fingerprint") != key:
             return None
+        for file, reason in damaged_parts(path):
+            print(f"{file}: {reason}", file=sys.stderr, flush=True)
+            return None
     return paths
 
 
-def _find(session: Session, stage: str, key: str, folder: Path, explicit: bool) -> StageRun | None:
+def _find(session: Session, stage: str, identity: Identity, place: _Place) -> StageRun | None:
+    """The finished, undamaged stage run of this work, if there is one."""
     from icr_platform.tracking import RunHandle
 
-    tracker = session.tracker
+    tracker, key = session.tracker, place.fingerprint
     if tracker is None or not session.options.reuse:
         return None
-    found = tracker.find_finished(key)
+    found = tracker.find_finished(key) or _finished_by_other_code(session, tracker, stage, identity)
     if found is None:
         return None
-    paths = located(folder, key, ARTIFACTS[stage])
-    if paths is None and not explicit:
+    key = found.data.tags["icr.cache_key"]
+    paths = located(place.folder, key, ARTIFACTS[stage])
+    if paths is None and not place.chosen:
         paths = _from_store(tracker, found, key, ARTIFACTS[stage])
     if paths is None:
         return None
     result = StageResult(artifacts=paths, metrics=_final_metrics(tracker, found))
     return StageRun(result, key, RunHandle(tracker.uri, found.info.run_id, tracker.experiment_id), reused=True)
+
+
+def _finished_by_other_code(session: Session, tracker: Tracker, stage: str, identity: Identity) -> Run | None:
+    """A finished run of the same work by other code: named, and taken only where `other_code` says so."""
+    found = tracker.find_tagged({"icr.work": identity.work, "icr.stage": stage}, limit=1)
+    if not found:
+        return None
+    said = f"{stage}: other code (commit {found[0].data.tags.get('icr.commit', '?')}) finished this work in run {found[0].info.run_id}"
+    if session.options.other_code == "use":
+        print(f"{said}; taken", file=sys.stderr, flush=True)
+        return found[0]
+    print(f"{said}; made again, --other-code use takes it", file=sys.stderr, flush=True)
+    return None
+
+
+def stored_sources(tracker: Tracker, rows: Mapping[str, str], code: str | None) -> dict[str, tuple[Source, ...]]:
+    """Where finished runs have rows of each computation; see `work.sources_in`."""
+    found: dict[str, tuple[Source, ...]] = {}
+    by_code = {"icr.code": code} if code is not None else {}
+    for name, key in rows.items():
+        sources = []
+        for same in (name, *SAME_COMPUTATION.get(name, ())):
+            place, column = PLACES[same][0]
+            for run in tracker.find_tagged({f"icr.rows.{same}": key, **by_code}, limit=_RUNS_OF_ROWS):
+                reference = run.data.tags.get(f"icr.artifact.{place}")
+                folder = Path(reference) if reference else tracker.local_artifact(run.info.run_id, place)
+                if folder is not None and folder.is_dir():
+                    sources.append(Source(folder, column))
+        found[name] = tuple(sources)
+    return found
 
 
 def stage_from_store(tracker: Tracker, found: Any) -> StageRun:
@@ -297,17 +443,19 @@ def _start(
     session: Session,
     stage: str,
     config: Config,
-    digests: Mapping[str, str],
+    identity: Identity,
     key: str,
     parent: RunHandle | None,
     tags: Mapping[str, object],
 ) -> RunHandle | None:
     if session.tracker is None:
         return None
-    own = {"icr.kind": "stage", "icr.stage": stage, "icr.cache_key": key, **code_tags(), **tags}
+    rows = {f"icr.rows.{name}": value for name, value in identity.rows.items()}
+    own = {"icr.kind": "stage", "icr.stage": stage, "icr.cache_key": key, "icr.work": identity.work, **rows,
+           **code_tags(), "icr.code": identity.code.digest, **tags}  # fmt: skip
     run = session.tracker.start(stage, own, parent)
     run.log_params({f"{stage}.{name}": value for name, value in logged_params(config).items()})
-    for name, digest in digests.items():
+    for name, digest in identity.inputs.items():
         run.log_dataset(name, digest, str(getattr(config, name)), stage)
     return run
 

@@ -283,6 +283,18 @@ class Tracker:
         )
         return runs[0] if runs else None
 
+    def find_tagged(self, tags: Mapping[str, str], limit: int) -> list[Run]:
+        """FINISHED runs with all of these tags, the newest first."""
+        text = " and ".join(
+            ["attributes.status = 'FINISHED'", *(f"tags.\"{key}\" = '{value}'" for key, value in tags.items())]
+        )
+        order = ["attributes.start_time DESC"]
+        return list(
+            deliver(
+                lambda: self.client.search_runs([self.experiment_id], text, max_results=limit, order_by=order), self.uri
+            )
+        )
+
     def children(self, run_id: str) -> list[Run]:
         """FINISHED runs right under a run, the oldest first; an iteration that ran again hides nothing."""
         text = f"tags.\"mlflow.parentRunId\" = '{run_id}' and attributes.status = 'FINISHED'"
