@@ -200,8 +200,6 @@ def _place(session: Session, stage: str, identity: Identity, output: Path | None
         if options.other_code == "ask":
             raise InputError(f"{said}; give --other-code use to go on with it, or --other-code redo to start again")
         print(f"{said}; starting again", file=sys.stderr, flush=True)
-        if chosen:
-            set_aside(other)
     if not options.reuse:
         folder = _afresh(folder, stage, chosen)
     return _Place(folder, identity.fingerprint, chosen)
@@ -223,12 +221,13 @@ def _afresh(folder: Path, stage: str, chosen: bool) -> Path:
 def _make_room(session: Session, stage: str, identity: Identity, place: _Place) -> None:
     """Leave in the folder only what the stage goes on from, and say whose work it will hold.
 
-    What is damaged goes. Unfinished work on other rows, by the same settings and models, is set aside and becomes a source of rows.
+    What is damaged goes. Unfinished work on other rows, by the same settings and models, is set aside and becomes a source
+    of rows; so is what other code began and is to be made again.
     """
     work = read_work(place.folder)
     if work is not None and work.fingerprint != place.fingerprint and not work.finished(ARTIFACTS[stage]):
         shared = set(work.rows.values()) & set(identity.rows.values())
-        if work.stage == stage and shared:
+        if work.stage == stage and (shared or work.work == identity.work):
             set_aside(work)
         elif work.stage == stage and not work.begun:
             (place.folder / WORK).unlink()
