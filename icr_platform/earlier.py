@@ -63,7 +63,7 @@ class EarlierRows:
     """Rows of some sources, found by digest. Holds 20 bytes of each row and reads the rest when it is asked for.
 
     table: shape of the rows that come back; a column that a source names becomes `logprob`.
-    never: column and value of rows that are not taken, such as judgments that failed.
+    never: column and value of rows, such as judgments that failed, whose items are not taken.
     """
 
     def __init__(
@@ -120,7 +120,9 @@ class EarlierRows:
             table = _with_digest(self._parts[part][0], [self._never[0]] if self._never else [])
             mask = pc.is_valid(table.column(DIGEST))
             if self._never is not None:
-                mask = pc.and_(mask, pc.not_equal(table.column(self._never[0]), self._never[1]))
+                failed = table.filter(pc.equal(table.column(self._never[0]), self._never[1]))
+                # One order of a pair that failed takes the other with it: an item is taken whole or not at all.
+                mask = pc.and_(mask, pc.invert(pc.is_in(table.column(DIGEST), failed.column(DIGEST).combine_chunks())))
             row = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
             keys.append(_keys(table.column(DIGEST).take(pa.array(row)).to_pylist()))
             parts.append(np.full(len(row), part, np.int32))

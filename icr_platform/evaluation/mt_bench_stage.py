@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import pyarrow as pa
 
-from icr_platform.artifacts import Artifact, ArtifactWriter, atomic_path
+from icr_platform.artifacts import Artifact, ArtifactWriter, atomic_path, row_digest
 from icr_platform.config import MtBenchConfig
+from icr_platform.earlier import with_earlier
 from icr_platform.errors import IcrError, InputError
 from icr_platform.evaluation.chat_client import Failure, ask_all, check_endpoint
 from icr_platform.evaluation.judge import cache_folder, endpoint_of
@@ -80,10 +81,12 @@ def run(config: MtBenchConfig, context: StageContext) -> StageResult:
         parts=left,
         shard=lambda index: [question for question in questions if question.language == languages[index]],
         load=partial(_load, settings_of_a_worker(config, worker_count(config, len(left))), given, socket.gethostname()),
-        rows=len(languages),
-        done=len(languages) - len(left),
+        rows=len(questions) * TURNS,
+        done=sum(question.language not in {languages[index] for index in left} for question in questions) * TURNS,
         gpus=0 if config.answers else engine_gpus(config),
     )
+    rows = context.earlier.rows("ratings", MT_BENCH, never=("outcome", "api_error"))
+    job = with_earlier(job, rows, lambda some: [question_digest(question, given) for question in some], _some)
     map_parts(job, config)
     return _result(config, writer.close(len(languages)))
 
@@ -95,8 +98,8 @@ def _load(config: MtBenchConfig, given: Answers | None, driver: str) -> Make:
     def make(shards: Iterable[list[Question]], advance: Advance) -> Iterator[tuple[pa.Table]]:
         for questions in shards:
             answers = sample_answers(sampler, questions, config) if sampler else given or {}
-            table = _grade(judge, questions, answers)
-            advance(1, 0)
+            table = _grade(judge, questions, answers, given)
+            advance(table.num_rows, 0)
             yield (table,)
 
     return make
@@ -139,7 +142,17 @@ def _history(question: Question, answers: tuple[str, ...]) -> tuple[tuple[str, s
     return tuple(message for asked, answer in turns for message in (("user", asked), ("assistant", answer)))
 
 
-def _grade(config: MtBenchConfig, questions: list[Question], answers: Answers) -> pa.Table:
+def _some(questions: list[Question], items: Sequence[int]) -> list[Question]:
+    return [questions[item] for item in items]
+
+
+def question_digest(question: Question, given: Answers | None) -> bytes:
+    """What the ratings of a question are made from, as their `input_digest` says it: the answers too where they are given."""
+    answers = given[question.key] if given is not None else ()
+    return row_digest(*question.key, question.category, repr((question.turns, question.reference, answers)))
+
+
+def _grade(config: MtBenchConfig, questions: list[Question], answers: Answers, given: Answers | None) -> pa.Table:
     turns = [(question, turn) for question in questions for turn in range(1, TURNS + 1)]
     messages = [grading_messages(question, answers[question.key], turn) for question, turn in turns]
     cache = ReplyCache(cache_folder(config))
@@ -156,6 +169,7 @@ def _grade(config: MtBenchConfig, questions: list[Question], answers: Answers) -
                 "instruction": question.turns[turn - 1],
                 "answer": answers[question.key][turn - 1],
                 "judge": config.judge_api_model,
+                "input_digest": question_digest(question, given),
                 **grade(reply)._asdict(),
             }
         )

@@ -107,6 +107,20 @@ def test_rows_of_a_kind_that_is_never_taken_are_made_again(tmp_path: Path) -> No
     assert engine.made == [("a", 0)]
 
 
+def test_an_item_of_which_one_row_failed_is_made_again_whole(tmp_path: Path) -> None:
+    rows = table([("a", 0), ("b", 0)]).to_pylist()
+    rows[1]["outcome"] = "api_error"
+    writer = ArtifactWriter(tmp_path / "old", JUDGMENTS, "f")
+    writer.write_part(0, pa.Table.from_pylist(rows, schema=JUDGMENTS.schema))
+    found, engine = run(
+        tmp_path / "new",
+        [[("a", 0), ("b", 0)]],
+        EarlierRows([Source(tmp_path / "old")], JUDGMENTS, never=("outcome", "api_error")),
+    )
+    assert found.equals(table([("a", 0), ("b", 0)]))
+    assert engine.made == [("a", 0)]
+
+
 def test_a_damaged_part_gives_nothing_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write(tmp_path / "old", [[("a", 0)], [("b", 0)], [("c", 0)]])
     edited, cut = folder / "part-00000.parquet", folder / "part-00001.parquet"
