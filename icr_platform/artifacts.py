@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from icr_platform.errors import IcrError, InputError
+from icr_platform.file_digests import remembered_digest
 from icr_platform.schemas import TableSchema
 
 MANIFEST = "manifest.json"
@@ -182,7 +183,7 @@ class ArtifactWriter:
                 "file": path.name,
                 "rows": pq.read_metadata(path).num_rows,
                 "bytes": path.stat().st_size,
-                "sha256": file_digest(path),
+                "sha256": remembered_digest(path),
             }
             for path in paths
         ]
@@ -201,12 +202,43 @@ class ArtifactWriter:
         return open_artifact(self.folder, self.table)
 
 
-def open_artifact(folder: Path, table: TableSchema) -> Artifact:
-    """Open a finished artifact.
+def own_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder that this platform finished; None where there is none, or another tool's of that name.
 
     Raises:
-        InputError: no folder, no manifest (unfinished), another table or schema version, or a part that is missing or of
-            another size than the manifest says.
+        InputError: it is damaged, and the parts beside it say that it was ours.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        manifest = read_json(path)
+    except InputError:
+        if (folder / PLAN).exists() or any(folder.glob("part-*.parquet")):
+            raise
+        return None
+    is_ours = isinstance(manifest.get("table"), str) and isinstance(manifest.get("digest"), str)
+    return manifest if is_ours and isinstance(manifest.get("parts", manifest.get("files")), list) else None
+
+
+def file_fault(path: Path, entry: Mapping[str, Any]) -> str:
+    """What is wrong with a file that a manifest lists as `entry`, in a few words; '' when it is the one that was written."""
+    size = path.stat().st_size if path.is_file() else -1
+    if size != entry["bytes"]:
+        return "missing" if size < 0 else f"{size} bytes instead of {entry['bytes']}"
+    try:
+        digest = remembered_digest(path)
+    except InputError as error:
+        return str(error).removeprefix(f"{path}: ").partition(";")[0]
+    return "" if digest == entry["sha256"] else "other bytes than were written"
+
+
+def open_artifact(folder: Path, table: TableSchema) -> Artifact:
+    """Open a finished artifact, whose parts are read once to see that they are those that were written.
+
+    Raises:
+        InputError: no folder, no manifest (unfinished), another table or schema version, or a part that is missing,
+            unreadable or not what the manifest says.
     """
     manifest_path = folder / MANIFEST
     if not folder.is_dir():
@@ -217,10 +249,8 @@ def open_artifact(folder: Path, table: TableSchema) -> Artifact:
     _check_kind(manifest_path, manifest, table)
     parts = tuple(folder / entry["file"] for entry in manifest["parts"])
     for path, entry in zip(parts, manifest["parts"], strict=True):
-        size = path.stat().st_size if path.exists() else -1
-        if size != entry["bytes"]:
-            seen = "missing" if size < 0 else f"{size} bytes instead of {entry['bytes']}"
-            raise InputError(f"{path}: {seen}; the file is truncated or damaged, copy it or run the stage again")
+        if fault := file_fault(path, entry):
+            raise InputError(f"{path}: {fault}; the file is truncated or damaged, copy it or run the stage again")
     return Artifact(
         folder=folder,
         table=table,

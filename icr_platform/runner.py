@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from icr_platform.artifacts import MANIFEST, read_json
 from icr_platform.config import Config, leaves, setting
 from icr_platform.errors import IcrError, InputError
-from icr_platform.inputs import Resolver, fingerprint, input_digests
+from icr_platform.identity import identify
+from icr_platform.inputs import Resolver
 from icr_platform.stages import StageContext, StageResult, ignore_metrics
 
 if TYPE_CHECKING:
@@ -117,8 +118,8 @@ def run_stage(
     resolved = session.resolver.resolve(config, config.seed)
     module = import_module(_MODULES[stage])
     module.validate(resolved)
-    digests = input_digests(resolved)
-    key = fingerprint(stage, resolved, digests)
+    identity = identify(stage, resolved)
+    digests, key = identity.inputs, identity.fingerprint
     folder = Path(resolved.output) if resolved.output else session.work / f"{stage}-{key[:16]}"
     with _locked(folder):
         reused = _find(session, stage, key, folder, bool(resolved.output))

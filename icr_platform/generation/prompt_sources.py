@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icr_platform.artifacts import MANIFEST, file_digest, open_artifact, read_parquet, text_digest
+from icr_platform.artifacts import file_digest, open_artifact, own_manifest, read_parquet, text_digest
 from icr_platform.errors import InputError
 from icr_platform.schemas import PROMPTS
 
@@ -57,7 +57,7 @@ def open_source(path: str) -> PromptSource:
         )
     local = Path(path)
     if local.is_dir():
-        return _open_artifact(local) if (local / MANIFEST).exists() else _open_folder(local)
+        return _open_artifact(local) if own_manifest(local) is not None else _open_folder(local)
     if local.is_file():
         return _open_parquet(local)
     is_hub_name = (
