@@ -281,14 +281,14 @@ def _eval(config: EvalConfig) -> _Basis:
         outputs: Settings = {"given": True, "language_identifier": config.language_identifier}
         # Of a prompt without an output nothing is read further.
         answered = {(language, prompt_id) for language, prompt_id, *_ in given}
-        instructions = {
-            language: {prompt_id: text for prompt_id, text in ids.items() if (language, prompt_id) in answered}
-            for language, ids in instructions.items()
-        }
     else:
         inputs = {"policy": model_identity(config.policy)}
         outputs = _sampled(config) | inputs
-    inputs["prompts"] = _rows_digest(row for row in _table_rows(table) if row[1] in instructions[row[0]])
+        answered = {(language, prompt_id) for language, ids in instructions.items() for prompt_id in ids}
+    inputs["prompts"] = _rows_digest(row for row in _table_rows(table) if row[:2] in answered)
+    if config.judge != "none":
+        references = _output_rows(config.reference_outputs, instructions, is_whole=False, may_be_empty=False)
+        inputs["reference_outputs"] = _rows_digest(row for row in references if row[:2] in answered)
     basis = _Basis(
         settings=outputs,
         inputs=inputs,
@@ -300,14 +300,12 @@ def _eval(config: EvalConfig) -> _Basis:
             *_demo(config, config.judge),
         ],
     )
-    return basis if config.judge == "none" else _judged(config, basis, instructions)
+    return basis if config.judge == "none" else _judged(config, basis)
 
 
-def _judged(config: EvalConfig, basis: _Basis, instructions: Mapping[str, Mapping[str, str]]) -> _Basis:
-    """The basis of an evaluation whose outputs, those that answer `instructions`, are judged."""
+def _judged(config: EvalConfig, basis: _Basis) -> _Basis:
+    """The basis of an evaluation whose outputs are judged."""
     judged, inputs = _judge(config)
-    references = _output_rows(config.reference_outputs, instructions, is_whole=False, may_be_empty=False)
-    inputs["reference_outputs"] = _rows_digest(references)
     for name in ("difficulty", "anchors"):
         if path := getattr(config, name):
             inputs[name] = _csv_digest(Path(path))
