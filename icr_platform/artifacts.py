@@ -22,6 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from icr_platform.errors import IcrError, InputError
+from icr_platform.file_digests import remembered_digest
+from icr_platform.folder_content import is_content
 from icr_platform.schemas import TableSchema
 
 MANIFEST = "manifest.json"
@@ -98,21 +100,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds no JSON object; write the artifact again")
     return value
-
-
-def damaged_parts(folder: Path) -> list[tuple[Path, str]]:
-    """Files of a finished artifact that are not as its manifest says, each with what is wrong; none without a manifest."""
-    if not (folder / MANIFEST).exists():
-        return []
-    manifest = read_json(folder / MANIFEST)
-    found = []
-    for entry in (*manifest.get("parts", ()), *manifest.get("files", ())):
-        path = folder / entry["file"]
-        if not path.exists():
-            found.append((path, "missing"))
-        elif path.stat().st_size != entry["bytes"] or file_digest(path) != entry["sha256"]:
-            found.append((path, "damaged, its bytes are not those that were written"))
-    return found
 
 
 @dataclass(frozen=True)
@@ -220,7 +207,7 @@ class ArtifactWriter:
                 "file": path.name,
                 "rows": pq.read_metadata(path).num_rows,
                 "bytes": path.stat().st_size,
-                "sha256": file_digest(path),
+                "sha256": remembered_digest(path),
             }
             for path in paths
         ]
@@ -239,12 +226,57 @@ class ArtifactWriter:
         return open_artifact(self.folder, self.table)
 
 
-def open_artifact(folder: Path, table: TableSchema) -> Artifact:
-    """Open a finished artifact.
+def own_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder that this platform finished; None where there is none, or another tool's of that name.
 
     Raises:
-        InputError: no folder, no manifest (unfinished), another table, a later schema version, or a part that is missing or
-            of another size than the manifest says.
+        InputError: it is damaged, and the parts beside it say that it was ours.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        manifest = read_json(path)
+    except InputError:
+        if (folder / PLAN).exists() or any(folder.glob("part-*.parquet")):
+            raise
+        return None
+    is_ours = isinstance(manifest.get("table"), str) and isinstance(manifest.get("digest"), str)
+    return manifest if is_ours and isinstance(manifest.get("parts", manifest.get("files")), list) else None
+
+
+def file_fault(path: Path, entry: Mapping[str, Any]) -> str:
+    """What is wrong with a file that a manifest lists as `entry`, in a few words; '' when it is the one that was written."""
+    size = path.stat().st_size if path.is_file() else -1
+    if size != entry["bytes"]:
+        return "missing" if size < 0 else f"{size} bytes instead of {entry['bytes']}"
+    try:
+        digest = remembered_digest(path)
+    except InputError as error:
+        return str(error).removeprefix(f"{path}: ").partition(";")[0]
+    return "" if digest == entry["sha256"] else "other bytes than were written"
+
+
+def damaged_files(folder: Path) -> list[tuple[Path, str]]:
+    """Files of a finished artifact that are not those that were written, each with what is wrong; none without a manifest.
+
+    Texts for people, such as a model card, may be edited.
+
+    Raises:
+        InputError: the manifest is damaged.
+    """
+    manifest = own_manifest(folder) or {}
+    entries = [*manifest.get("parts", ()), *manifest.get("files", ())]
+    checked = [(folder / entry["file"], entry) for entry in entries if is_content(Path(entry["file"]))]
+    return [(path, fault) for path, entry in checked if (fault := file_fault(path, entry))]
+
+
+def open_artifact(folder: Path, table: TableSchema) -> Artifact:
+    """Open a finished artifact, whose parts are read once to see that they are those that were written.
+
+    Raises:
+        InputError: no folder, no manifest (unfinished), another table, a later schema version, or a part that is missing,
+            unreadable or not what the manifest says.
     """
     manifest_path = folder / MANIFEST
     if not folder.is_dir():
@@ -255,10 +287,8 @@ def open_artifact(folder: Path, table: TableSchema) -> Artifact:
     _check_kind(manifest_path, manifest, table)
     parts = tuple(folder / entry["file"] for entry in manifest["parts"])
     for path, entry in zip(parts, manifest["parts"], strict=True):
-        size = path.stat().st_size if path.exists() else -1
-        if size != entry["bytes"]:
-            seen = "missing" if size < 0 else f"{size} bytes instead of {entry['bytes']}"
-            raise InputError(f"{path}: {seen}; the file is truncated or damaged, copy it or run the stage again")
+        if fault := file_fault(path, entry):
+            raise InputError(f"{path}: {fault}; the file is truncated or damaged, copy it or run the stage again")
     return Artifact(
         folder=folder,
         table=table,

@@ -1,7 +1,8 @@
 """One frozen, validated configuration per stage. Every field is a command-line flag, a preset key and an MLproject parameter.
 
-A field's *role* says how it enters the fingerprint under which finished work is found again: `setting` by value, `input` and
-`model` by the content behind the path, `place` (where and how fast, never what) not at all.
+A field's *role* says how it enters the identity under which finished work is found again (`identity`): `setting` by value,
+where it changes the result, `input` by the rows that are read, `model` by its content, `place` (where and how fast, never what)
+not at all.
 """
 
 from __future__ import annotations
@@ -102,16 +103,19 @@ class GenerateSettings(ExecutionSettings, ModelPlace):
     top_k: int = setting(0, "only the k likeliest tokens; 0 switches it off", ge=0)
     max_tokens: int = setting(2400, "new tokens at most", ge=1)
     sampler: Literal["transformers", "vllm", "server"] = setting("transformers", "engine that samples")
-    server_url: str = setting("", "base URL of an OpenAI-compatible endpoint, for the server sampler")
+    server_url: str = setting("", "base URL of an OpenAI-compatible endpoint, for the server sampler", "place")
     server_model: str = setting("", "model name at the endpoint; empty: the policy's name")
+    server_identity: str = setting(
+        "", "what tells the endpoint's model from another of its name; empty: what it says of it, or else its address"
+    )
     server_concurrency: int = setting(
         32, "requests under way at once per worker, for the server sampler", "place", ge=1
     )
     language_identifier: Literal["langid", "fasttext", "lingua", "demo"] = setting(
         "langid", "offline library that tells a response's language; demo: the demo world's exact one"
     )
-    batch_size: int = setting(64, "sequences decoded together, for the transformers sampler", ge=1)
-    shard_prompts: int = setting(64, "prompts of one language per shard, the unit of resume", ge=1)
+    batch_size: int = setting(64, "sequences decoded together, for the transformers sampler", "place", ge=1)
+    shard_prompts: int = setting(64, "prompts of one language per shard, the unit of resume", "place", ge=1)
     tensor_parallel: int = setting(1, "GPUs one engine spans, for vllm", "place", ge=1)
     data_parallel: int = setting(1, "copies of the engine, each on tensor_parallel GPUs, for vllm", "place", ge=1)
     gpu_memory: float = setting(0.9, "share of GPU memory the engine takes, for vllm", "place", gt=0, le=1)
@@ -208,6 +212,9 @@ class JudgeSettings(Config):
 
     judge_api_model: str = setting("", "model name at the endpoint, for the openai judge")
     judge_url: str = setting("", "base URL of the endpoint; empty: OPENAI_BASE_URL, or OpenAI's own", "place")
+    judge_identity: str = setting(
+        "", "what tells the endpoint's model from another of its name; empty: what it says of it, or else its address"
+    )
     judge_key_variable: str = setting("OPENAI_API_KEY", "environment variable that holds the endpoint's key", "place")
     judge_concurrency: int = setting(32, "requests under way at once, over all workers", "place", ge=1)
     judge_timeout: float = setting(120.0, "seconds until a request counts as hanging", "place", gt=0)

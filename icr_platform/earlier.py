@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from icr_platform.artifacts import damaged_parts, read_parquet
+from icr_platform.artifacts import damaged_files, read_parquet
 from icr_platform.errors import InputError
 from icr_platform.part_job import Advance, Make, PartJob, TakenPart
 from icr_platform.schemas import TableSchema
@@ -158,7 +158,7 @@ def _with_digest(path: Path, names: Sequence[str]) -> pa.Table:
 def _readable_parts(folder: Path) -> Iterator[Path]:
     """Parts of an artifact, finished or not, in order; damaged ones are named and left out."""
     try:
-        damaged = {path.name: reason for path, reason in damaged_parts(folder)}
+        damaged = {path.name: reason for path, reason in damaged_files(folder)}
     except InputError as error:
         print(f"{error}; its rows are made again", file=sys.stderr, flush=True)
         return

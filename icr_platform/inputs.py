@@ -1,16 +1,13 @@
-"""Inputs by name: where a path or URI points to on this machine, and which content is behind it."""
+"""Inputs by name: where a path or URI points to on this machine."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from icr_platform import __version__
-from icr_platform.artifacts import MANIFEST, file_digest, read_json, text_digest
+from icr_platform.artifacts import text_digest
 from icr_platform.config import Config, leaves, role
 from icr_platform.errors import InputError
-from icr_platform.generation.prompts import input_digest as prompts_digest
-from icr_platform.models import model_identity
 
 if TYPE_CHECKING:
     from icr_platform.tracking import Tracker
@@ -81,42 +78,3 @@ class Resolver:
         except (OSError, ImportError, ValueError) as error:
             raise InputError(f"{uri}: could not be fetched ({error}); check the address and credentials") from error
         return target
-
-
-def content_digest(path: str) -> str:
-    """Digest of what is behind an input path: a manifest's digest, a file's bytes, a folder's files, or a hub name."""
-    local = Path(path)
-    if (local / MANIFEST).exists():
-        return str(read_json(local / MANIFEST).get("digest", ""))
-    if local.is_file():
-        return file_digest(local)
-    if local.is_dir():
-        files = sorted(file for file in local.rglob("*") if file.is_file() and not file.name.startswith("."))
-        return text_digest(*(part for file in files for part in (str(file.relative_to(local)), file_digest(file))))
-    if "{language}" in path:
-        matches = sorted(Path("/").glob(path.lstrip("/").replace("{language}", "*")))
-        return text_digest(*(part for file in matches for part in (str(file), file_digest(file))))
-    return text_digest("hub", path)
-
-
-def input_digests(config: Config) -> dict[str, str]:
-    """Content digest of every input and model that a resolved stage configuration names."""
-    digests = {}
-    for name, info in leaves(type(config)):
-        value = getattr(config, name)
-        if value and name == "prompts":
-            digests[name] = prompts_digest(value, getattr(config, "languages", ()))
-        elif value and role(info) == "input":
-            digests[name] = content_digest(value)
-        elif value and role(info) == "model":
-            digests[name] = model_identity(value)
-    return digests
-
-
-def fingerprint(stage: str, config: Config, digests: dict[str, str]) -> str:
-    """Identity of a stage's work: settings by value, inputs and models by content, and the package's version."""
-    settings = {
-        name: getattr(config, name) for name, info in leaves(type(config)) if role(info) == "setting"
-    }  # fmt: skip
-    text = "\n".join(f"{key}={value!r}" for key, value in sorted({**settings, **digests}.items()))
-    return text_digest(__version__, stage, text)

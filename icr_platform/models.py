@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icr_platform.artifacts import MANIFEST, file_digest, read_json, text_digest
+from icr_platform.artifacts import MANIFEST, file_fault, own_manifest, read_json, text_digest
 from icr_platform.chat import encode_prompt, require_chat_template
 from icr_platform.errors import InputError
+from icr_platform.file_digests import remembered_digest
+from icr_platform.folder_content import content_files
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _PROBES = ("Name three fruits.", "  ¿Qué tal?\n\n", "Что это?", "你好，世界 🙂", "สวัสดี", "مرحبا", "হ্যালো")
-_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
+# What training leaves beside a model and no loader reads.
+_UNREAD = ("training_args.bin", "trainer_state.json", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt")
+_RANDOM_STATES = "rng_state*.pth"
+_NAMING_PLACES = ("config.json", "tokenizer_config.json", "adapter_config.json")
+_PLACES = ("_name_or_path", "name_or_path", "base_model_name_or_path")
 _ADAPTER = "adapter_config.json"
 BALANCED = "balanced"  # accelerate's word for layers spread evenly over all GPUs
 
@@ -210,28 +216,38 @@ def check_same_tokenisation(policy: str, reference: str) -> None:
 
 
 def model_identity(model: str) -> str:
-    """Digest of a model's weights, config and tokenizer (folder; of an adapter its base's too), or its name and resolved
-    commit (hub)."""
+    """Digest of a model's weights, config, tokenizer and templates (folder; of an adapter its base's too), or its name and
+    resolved commit (hub). Where it lies is no part of it.
+
+    Raises:
+        InputError: no such model, a file that cannot be read, or weights that are not those its manifest says were written.
+    """
     check_model_path(model)
     folder = Path(model)
     if not folder.is_dir():
-        return text_digest("hub", model, str(getattr(load_config(model), "_commit_hash", None)))
-    names = sorted({path for pattern in (*_WEIGHTS, "*.json", "*.jinja", "*.model") for path in folder.glob(pattern)})
-    parts = [path for path in names if path.name != MANIFEST]  # a manifest holds the seconds its training took
+        commit = getattr(load_config(model), "_commit_hash", None)
+        if commit is None:
+            raise InputError(f"{model}: the commit of the hub model cannot be told; download it and give its folder")
+        return text_digest("hub", model, str(commit))
+    written = {entry["file"]: entry for entry in (own_manifest(folder) or {}).get("files", ())}
+    parts = []
+    for relative, path in content_files(folder):
+        name = relative.as_posix()
+        if relative.name in _UNREAD or relative.match(_RANDOM_STATES) or name == MANIFEST:
+            continue
+        fault = file_fault(path, written[name]) if name in written and relative.suffix in _WEIGHTS else ""
+        if fault:
+            raise InputError(f"{path}: {fault}; copy the file or train again, or delete {MANIFEST} if it was meant")
+        parts += [name, _settings_digest(path) if name in _NAMING_PLACES else remembered_digest(path)]
     adapter = read_adapter(model)
     of_base = ["base", model_identity(adapter.base)] if adapter else []
-    return text_digest(*of_base, *(part for path in parts for part in (path.name, _cached_digest(path))))
+    return text_digest(*of_base, *parts)
 
 
-_digests: dict[tuple[str, int, int], str] = {}
-
-
-def _cached_digest(path: Path) -> str:
-    stat = path.stat()
-    key = (os.fspath(path.resolve()), stat.st_size, stat.st_mtime_ns)
-    if key not in _digests:
-        _digests[key] = file_digest(path)
-    return _digests[key]
+def _settings_digest(path: Path) -> str:
+    """Digest of a JSON file's values, but for those that only say where a model lay."""
+    values = {key: value for key, value in read_json(path).items() if key not in _PLACES}
+    return text_digest(json.dumps(values, sort_keys=True))
 
 
 def parameter_count(model: str) -> int:

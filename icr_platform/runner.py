@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from icr_platform.artifacts import MANIFEST, damaged_parts, read_json
+from icr_platform.artifacts import MANIFEST, damaged_files, read_json
 from icr_platform.config import Config, leaves, setting
 from icr_platform.earlier import PLACES, SAME_COMPUTATION, Earlier, Source
 from icr_platform.errors import IcrError, InputError
@@ -232,7 +232,7 @@ def _make_room(session: Session, stage: str, identity: Identity, place: _Place) 
         elif work.stage == stage and not work.begun:
             (place.folder / WORK).unlink()
     elif work is not None and work.fingerprint == place.fingerprint:
-        repair(place.folder, ARTIFACTS[stage])
+        repair(place.folder)
     if read_work(place.folder) is None:
         write_work(place.folder, stage, identity, place.fingerprint)
     if place.chosen:
@@ -243,7 +243,7 @@ def _earlier(session: Session, stage: str, identity: Identity, folder: Path) -> 
     """Everything that has rows of this stage's computations: folders that are there, and finished runs."""
     if not session.options.reuse or not identity.rows:
         return Earlier()
-    code = None if session.options.other_code == "use" else identity.code.digest
+    code = {} if session.options.other_code == "use" else identity.row_code
     works = list(known_works(session.work, folder))
     sources = sources_in(works, identity.rows, code)
     if session.tracker is not None:
@@ -329,7 +329,7 @@ def located(folder: Path, key: str, names: tuple[str, ...]) -> dict[str, Path] |
         manifest = path / MANIFEST
         if not manifest.exists() or read_json(manifest).get("fingerprint") != key:
             return None
-        for file, reason in damaged_parts(path):
+        for file, reason in damaged_files(path):
             print(f"{file}: {reason}", file=sys.stderr, flush=True)
             return None
     return paths
@@ -368,15 +368,15 @@ def _finished_by_other_code(session: Session, tracker: Tracker, stage: str, iden
     return None
 
 
-def stored_sources(tracker: Tracker, rows: Mapping[str, str], code: str | None) -> dict[str, tuple[Source, ...]]:
+def stored_sources(tracker: Tracker, rows: Mapping[str, str], code: Mapping[str, str]) -> dict[str, tuple[Source, ...]]:
     """Where finished runs have rows of each computation; see `work.sources_in`."""
     found: dict[str, tuple[Source, ...]] = {}
-    by_code = {"icr.code": code} if code is not None else {}
     for name, key in rows.items():
         sources = []
         for same in (name, *SAME_COMPUTATION.get(name, ())):
             place, column = PLACES[same][0]
-            for run in tracker.find_tagged({f"icr.rows.{same}": key, **by_code}, limit=_RUNS_OF_ROWS):
+            tags = {f"icr.rows.{same}": key} | ({f"icr.row_code.{same}": code[name]} if name in code else {})
+            for run in tracker.find_tagged(tags, limit=_RUNS_OF_ROWS):
                 reference = run.data.tags.get(f"icr.artifact.{place}")
                 folder = Path(reference) if reference else tracker.local_artifact(run.info.run_id, place)
                 if folder is not None and folder.is_dir():
@@ -450,8 +450,9 @@ def _start(
     if session.tracker is None:
         return None
     rows = {f"icr.rows.{name}": value for name, value in identity.rows.items()}
-    own = {"icr.kind": "stage", "icr.stage": stage, "icr.cache_key": key, "icr.work": identity.work, **rows,
-           **code_tags(), "icr.code": identity.code.digest, **tags}  # fmt: skip
+    rows |= {f"icr.row_code.{name}": value for name, value in identity.row_code.items()}
+    own = {"icr.kind": "stage", "icr.stage": stage, "icr.cache_key": key, "icr.work": identity.work, **rows, **code_tags(),
+           **tags}  # fmt: skip
     run = session.tracker.start(stage, own, parent)
     run.log_params({f"{stage}.{name}": value for name, value in logged_params(config).items()})
     for name, digest in identity.inputs.items():

@@ -9,10 +9,10 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from icr_platform.artifacts import MANIFEST, damaged_parts, read_json, text_digest, write_json
+from icr_platform.artifacts import MANIFEST, damaged_files, read_json, text_digest, write_json
 from icr_platform.earlier import PLACES, SAME_COMPUTATION, Source
 from icr_platform.errors import InputError
 from icr_platform.identity import Identity
@@ -33,6 +33,7 @@ class Work:
     code: str
     commit: str
     rows: Mapping[str, str]
+    row_code: Mapping[str, str]
 
     @property
     def begun(self) -> bool:
@@ -52,9 +53,7 @@ def read_work(folder: Path) -> Work | None:
         return None
     values = read_json(path)
     try:
-        return Work(
-            folder, **{name: values[name] for name in ("stage", "fingerprint", "work", "code", "commit", "rows")}
-        )
+        return Work(folder, **{item.name: values[item.name] for item in fields(Work) if item.name != "folder"})
     except KeyError as error:
         raise InputError(f"{path}: field {error} is missing; delete the folder or choose another --output") from None
 
@@ -65,7 +64,8 @@ def write_work(folder: Path, stage: str, identity: Identity, fingerprint: str) -
     known = read_work(folder)
     if known is not None and known.fingerprint == fingerprint:
         return
-    work = Work(folder, stage, fingerprint, identity.work, identity.code.digest, identity.code.commit, identity.rows)
+    code = identity.code
+    work = Work(folder, stage, fingerprint, identity.work, code.digest, code.commit, identity.rows, identity.row_code)
     write_json(folder / WORK, {name: value for name, value in asdict(work).items() if name != "folder"})
 
 
@@ -88,16 +88,18 @@ def known_works(root: Path, own: Path) -> Iterator[Work]:
                 yield found
 
 
-def sources_in(works: Sequence[Work], rows: Mapping[str, str], code: str | None) -> dict[str, tuple[Source, ...]]:
-    """Where rows of each computation of `rows` are. code: digest that they must have been made by; None takes any."""
+def sources_in(
+    works: Sequence[Work], rows: Mapping[str, str], code: Mapping[str, str]
+) -> dict[str, tuple[Source, ...]]:
+    """Where rows of each computation of `rows` are. code: digest of the code that must have made them, by computation; any
+    where it has none."""
     found: dict[str, tuple[Source, ...]] = {}
     for name, key in rows.items():
         sources = [
             Source(work.folder / place, column)
             for work in works
-            if code is None or work.code == code
             for same in (name, *SAME_COMPUTATION.get(name, ()))
-            if work.rows.get(same) == key
+            if work.rows.get(same) == key and (name not in code or work.row_code.get(same) == code[name])
             for place, column in PLACES.get(same, ())
         ]
         found[name] = tuple(source for source in dict.fromkeys(sources) if source.folder.is_dir())
@@ -120,11 +122,11 @@ def clear_aside(folder: Path) -> None:
     shutil.rmtree(folder / _ASIDE, ignore_errors=True)
 
 
-def repair(folder: Path, artifacts: Sequence[str]) -> None:
+def repair(folder: Path) -> None:
     """Remove what is damaged of finished artifacts, so that the stage makes that again, and nothing else."""
-    for name in artifacts:
+    for name in sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}")):
         try:
-            damaged = damaged_parts(folder / name)
+            damaged = damaged_files(folder / name)
         except InputError:
             damaged = [(folder / name / MANIFEST, "not readable")]
         for path, reason in damaged:

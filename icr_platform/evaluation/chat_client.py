@@ -20,6 +20,7 @@ from icr_platform.errors import IcrError, InputError
 from icr_platform.evaluation.pairwise import Message
 from icr_platform.evaluation.replies import MalformedReplyError, Reply, parse_completion
 from icr_platform.evaluation.reply_cache import ReplyCache, request_key
+from icr_platform.served_model import Server
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -37,6 +38,7 @@ class Endpoint:
 
     timeout: seconds until a request counts as hanging.
     retries: tries after the first one.
+    served: what tells the model from others of its name (see `served_model`); '': its address does.
     """
 
     model: str
@@ -45,11 +47,17 @@ class Endpoint:
     concurrency: int
     timeout: float
     retries: int
+    served: str = ""
 
     @property
     def shown(self) -> str:
         """The address for messages."""
         return self.url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+
+    @property
+    def identity(self) -> str:
+        """What tells its replies from those of another model of its name."""
+        return self.served or Server(self.shown, self.model, self.key_variable, "", "judge").by_address
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ class ChatClient:
 
     async def ask(self, messages: Sequence[Message], parameters: Mapping[str, Any], sample: int = 0) -> Reply | Failure:
         """A completion. `sample` tells repeated questions apart; replies are cached, failures are not."""
-        key = request_key(self.endpoint.model, parameters, messages, sample)
+        key = request_key(self.endpoint.identity, parameters, messages, sample)
         found = self.cache.get(key)
         if found is not None:
             return found

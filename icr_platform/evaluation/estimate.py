@@ -55,7 +55,7 @@ def estimate(config: EvalConfig) -> Estimate:
     for pair in pairs:
         for _, messages in judge.questions(pair):
             for sample in range(max(judge.samples, 1)):
-                known = request_key(config.judge_api_model, judge.parameters, messages, sample)
+                known = request_key(judge.endpoint.identity, judge.parameters, messages, sample)
                 if config.outputs and judge.cache.get(known) is not None:
                     cached += 1
                 else:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
 from icr_platform.config import EvalConfig, JudgeSettings
-from icr_platform.evaluation.chat_client import ChatClient, Endpoint, Failure
+from icr_platform.evaluation.chat_client import ChatClient, Endpoint, Failure, check_endpoint
 from icr_platform.evaluation.pairwise import LABELS, Judgment, Message, Pair, Template, orders_of
 from icr_platform.evaluation.replies import Preference, Reply, preference_from_logprobs, preference_from_samples
 from icr_platform.evaluation.reply_cache import ReplyCache, default_cache
+from icr_platform.served_model import Server, confirmed
 
 LOGPROB_PARAMETERS: Mapping[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
 STRUCTURED_PARAMETERS: Mapping[str, Any] = {
@@ -51,6 +53,19 @@ def endpoint_of(config: JudgeSettings) -> Endpoint:
     )
 
 
+def judge_server(config: JudgeSettings) -> Server:
+    """Where the judge is served."""
+    endpoint = endpoint_of(config)
+    return Server(endpoint.shown, endpoint.model, endpoint.key_variable, config.judge_identity, "judge")
+
+
+def confirmed_endpoint(config: JudgeSettings) -> Endpoint:
+    """The judge's endpoint, asked which model it serves; raises InputError when it cannot be told."""
+    endpoint = endpoint_of(config)
+    check_endpoint(endpoint)
+    return replace(endpoint, served=confirmed(judge_server(config)))
+
+
 def cache_folder(config: JudgeSettings) -> Path:
     """Where the judge's replies are kept."""
     return Path(config.judge_cache).expanduser() if config.judge_cache else default_cache()
@@ -78,7 +93,7 @@ class ApiJudge:
         """The judge an evaluation asks for; raises InputError when its endpoint or cache cannot be used."""
         samples = config.judge_samples if config.judge_answer == "structured" else 0
         cache = ReplyCache(cache_folder(config))
-        return cls(endpoint_of(config), cache, template, config.both_orders, config.seed, samples)
+        return cls(confirmed_endpoint(config), cache, template, config.both_orders, config.seed, samples)
 
     @property
     def parameters(self) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from icr_platform.config import MtBenchConfig
 from icr_platform.earlier import with_earlier
 from icr_platform.errors import IcrError, InputError
 from icr_platform.evaluation.chat_client import Failure, ask_all, check_endpoint
-from icr_platform.evaluation.judge import cache_folder, endpoint_of
+from icr_platform.evaluation.judge import cache_folder, confirmed_endpoint, endpoint_of
 from icr_platform.evaluation.judging import settings_of_a_worker, with_cache_of_this_host
 from icr_platform.evaluation.mt_bench import (
     PARAMETERS,
@@ -156,7 +156,7 @@ def _grade(config: MtBenchConfig, questions: list[Question], answers: Answers, g
     turns = [(question, turn) for question in questions for turn in range(1, TURNS + 1)]
     messages = [grading_messages(question, answers[question.key], turn) for question, turn in turns]
     cache = ReplyCache(cache_folder(config))
-    replies: list[Reply | Failure] = ask_all(endpoint_of(config), cache, messages, PARAMETERS)
+    replies: list[Reply | Failure] = ask_all(confirmed_endpoint(config), cache, messages, PARAMETERS)
     cache.close()
     rows = []
     for (question, turn), reply in zip(turns, replies, strict=True):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from icr_platform.artifacts import MANIFEST, open_artifact
+from icr_platform.artifacts import open_artifact, own_manifest
 from icr_platform.errors import InputError
 from icr_platform.evaluation.json_rows import json_rows
 from icr_platform.schemas import OUTPUTS
@@ -100,7 +100,7 @@ def load_reference_outputs(
         InputError: one line naming file, row, field and mend: damaged file, a row without output, an empty output, a doubled
             row, rows of another language or prompt set.
     """
-    if (Path(source) / MANIFEST).exists():
+    if own_manifest(Path(source)) is not None:
         return _load_artifact(Path(source), instructions)
     outputs: dict[tuple[str, str], tuple[str, ...]] = {}
     notes: list[str] = []

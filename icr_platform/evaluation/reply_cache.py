@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,16 +11,20 @@ from typing import Any
 from icr_platform.artifacts import text_digest
 from icr_platform.errors import InputError
 from icr_platform.evaluation.replies import Reply, reply_from_json
+from icr_platform.file_digests import user_cache
 
 
 def default_cache() -> Path:
-    """~/.cache/icr/judge, or below XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "icr" / "judge"
+    """~/.cache/icr/judge, or below ICR_CACHE or XDG_CACHE_HOME."""
+    return user_cache() / "judge"
 
 
-def request_key(model: str, parameters: Mapping[str, Any], messages: Sequence[Mapping[str, str]], sample: int) -> str:
-    """sha256 of everything a reply depends on. The endpoint's address and key are no part of it."""
-    asked = [model, dict(parameters), [dict(message) for message in messages], sample]
+def request_key(served: str, parameters: Mapping[str, Any], messages: Sequence[Mapping[str, str]], sample: int) -> str:
+    """sha256 of everything a reply depends on. The endpoint's key is no part of it.
+
+    served: the model that is asked, as `served_model` tells it from others of its name.
+    """
+    asked = [served, dict(parameters), [dict(message) for message in messages], sample]
     return text_digest(json.dumps(asked, sort_keys=True, ensure_ascii=False))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from icr_platform.artifacts import MANIFEST, Artifact, ArtifactWriter
+from icr_platform.artifacts import Artifact, ArtifactWriter, own_manifest
 from icr_platform.config import EvalConfig
 from icr_platform.errors import IcrError
 from icr_platform.evaluation.fidelity import Confusion, confusion_table
@@ -101,7 +101,7 @@ def _confusion(outputs: Artifact) -> pd.DataFrame:
 
 def _head_to_head(config: EvalConfig, judgments: Artifact) -> dict[str, pd.DataFrame]:
     """Intervals and p-values where the reference outputs are those of another policy, from a run of ours."""
-    is_policy = bool(config.reference_outputs) and (Path(config.reference_outputs) / MANIFEST).exists()
+    is_policy = bool(config.reference_outputs) and own_manifest(Path(config.reference_outputs)) is not None
     if not is_policy or not judgments.rows:
         return {}
     return {"head_to_head": head_to_head_table(judgments_by_language(judgments))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icr_platform.artifacts import MANIFEST, file_digest, open_artifact, read_parquet, text_digest
+from icr_platform.artifacts import open_artifact, own_manifest, read_parquet
 from icr_platform.errors import InputError
 from icr_platform.schemas import PROMPTS
 
@@ -44,10 +44,6 @@ class PromptSource(Protocol):
         """All rows of one of `names`."""
         ...
 
-    def digest(self, languages: Sequence[str]) -> str:
-        """Digest of the content of these languages."""
-        ...
-
 
 def open_source(path: str) -> PromptSource:
     """The source at `path`, in one of the layouts that `prompts` lists; raises InputError when there is none."""
@@ -57,7 +53,7 @@ def open_source(path: str) -> PromptSource:
         )
     local = Path(path)
     if local.is_dir():
-        return _open_artifact(local) if (local / MANIFEST).exists() else _open_folder(local)
+        return _open_artifact(local) if own_manifest(local) is not None else _open_folder(local)
     if local.is_file():
         return _open_parquet(local)
     is_hub_name = (
@@ -83,10 +79,6 @@ class _JsonFolder:
     def rows(self, language: str) -> Iterator[SourceRow]:
         path = self.files[language]
         return _json_array(path) if path.suffix == ".json" else _json_lines(path)
-
-    def digest(self, languages: Sequence[str]) -> str:
-        files = [self.files[language] for language in languages]
-        return text_digest(*(part for path in files for part in (path.name, file_digest(path))))
 
 
 def _open_folder(folder: Path) -> _JsonFolder:
@@ -134,7 +126,6 @@ class _Table:
 
     path: str
     table: pa.Table
-    content: str
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -148,15 +139,11 @@ class _Table:
         for number, row in zip(numbers.to_pylist(), self.table.take(numbers).to_pylist(), strict=True):
             yield SourceRow(f"{self.path}: row {number + 1}", row)
 
-    def digest(self, languages: Sequence[str]) -> str:
-        return text_digest(self.content, *languages)
-
 
 def _open_artifact(folder: Path) -> _Table:
-    artifact = open_artifact(folder, PROMPTS)
-    table = artifact.read()
+    table = open_artifact(folder, PROMPTS).read()
     if "en" in pc.unique(table["language"]).to_pylist():
-        return _Table(str(folder), table, artifact.digest)
+        return _Table(str(folder), table)
     # Prompts of a run without English still carry the English instruction of every id.
     english = {row["prompt_id"]: row["english_instruction"] for row in table.to_pylist()}
     rows = [
@@ -164,7 +151,7 @@ def _open_artifact(folder: Path) -> _Table:
         for key, text in english.items()
     ]
     added = pa.Table.from_pylist(rows, schema=PROMPTS.schema)
-    return _Table(str(folder), pa.concat_tables([table, added]), artifact.digest)
+    return _Table(str(folder), pa.concat_tables([table, added]))
 
 
 def _open_parquet(path: Path) -> _Table:
@@ -180,7 +167,7 @@ def _open_parquet(path: Path) -> _Table:
         row = pc.indices_nonzero(pc.is_null(languages))[0].as_py() + 1
         raise InputError(f"{path}: row {row}: field 'language' is missing; write a language code")
     index = columns.index("language")
-    return _Table(str(path), table.set_column(index, "language", languages.cast(pa.string())), file_digest(path))
+    return _Table(str(path), table.set_column(index, "language", languages.cast(pa.string())))
 
 
 @dataclass(frozen=True)
@@ -200,10 +187,6 @@ class _Hub:
         splits = [*(name for name in _SPLITS if name in loaded), *loaded]
         for number, row in enumerate(loaded[splits[0] if self.by_configuration else language], 1):
             yield SourceRow(f"{self.where(language)}: row {number}", row)
-
-    def digest(self, languages: Sequence[str]) -> str:
-        rows = (json.dumps(row, sort_keys=True, default=str) for code in languages for _, row in self.rows(code))
-        return text_digest(self.path, *rows)
 
 
 @contextlib.contextmanager

@@ -92,18 +92,6 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
     return PromptSet(table, wanted, missing, tuple(notes))
 
 
-def input_digest(path: str, languages: Sequence[str] = ()) -> str:
-    """Digest of the bytes that `load_prompts(path, languages)` reads; of a hub data set, of its rows.
-
-    Raises:
-        InputError: nothing there, or a language that is not.
-    """
-    source = open_source(path)
-    wanted = tuple(dict.fromkeys(languages)) or _all_languages(source)
-    _require_languages(source, wanted)
-    return source.digest(sorted({ENGLISH, *wanted}))
-
-
 def _all_languages(source: PromptSource) -> tuple[str, ...]:
     known = sorted(name for name in source.names if name in NAMES)
     if not known:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from icr_platform.artifacts import text_digest
 from icr_platform.errors import InputError
 from icr_platform.models import generation_eos, load_model, load_tokenizer
+from icr_platform.served_model import Server
 
 if TYPE_CHECKING:
     from icr_platform.config import GenerateSettings
@@ -143,6 +144,13 @@ def check_sampler(settings: GenerateSettings) -> None:
             f"config: field 'server_url' is {settings.server_url!r}; give the endpoint's base URL, such as "
             "http://localhost:8000/v1"
         )
+
+
+def sampling_server(settings: GenerateSettings, policy: str) -> Server:
+    """Where the server sampler's model is served. Unnamed it goes by the policy's path, which identifies nothing."""
+    model = settings.server_model or policy
+    label = settings.server_model or "policy"
+    return Server(settings.server_url, model, "OPENAI_API_KEY", settings.server_identity, "server", label)
 
 
 def token_budget(request: Request, prompt_tokens: int, max_tokens: int, context: int | None) -> int:

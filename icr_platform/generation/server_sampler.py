@@ -15,7 +15,16 @@ import openai
 
 from icr_platform.chat import decode_response, encode_messages, encode_response
 from icr_platform.errors import IcrError, InputError
-from icr_platform.generation.sampler import Advance, Request, Sample, Sampler, ignore_progress, row_seed
+from icr_platform.generation.sampler import (
+    Advance,
+    Request,
+    Sample,
+    Sampler,
+    ignore_progress,
+    row_seed,
+    sampling_server,
+)
+from icr_platform.served_model import confirmed
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
@@ -39,6 +48,7 @@ class ServerSampler(Sampler):
         self.model = settings.server_model or policy
         self.tokenizer = tokenizer
         self.asks_for_ids = True
+        confirmed(sampling_server(settings, policy))
 
     def sample(
         self, requests: Sequence[Request], samples: int, seed: int, advance: Advance = ignore_progress

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icr_platform.artifacts import MANIFEST, file_digest, read_json, text_digest, write_json
+from icr_platform.artifacts import MANIFEST, file_fault, read_json, text_digest, write_json
 from icr_platform.errors import InputError
+from icr_platform.file_digests import remembered_digest
+from icr_platform.folder_content import is_content
 
 _TABLE = "checkpoint"
 
@@ -28,11 +30,12 @@ class Checkpoint:
 def close_checkpoint(folder: Path, fingerprint: str, extra: Mapping[str, Any]) -> None:
     """Write the manifest over every file in `folder`. What varies from run to run (seconds) belongs in `extra` only."""
     entries: list[dict[str, Any]] = []
-    for path in sorted(folder.iterdir()):
-        if path.name != MANIFEST:
+    for path in sorted(folder.rglob("*")):  # a tokenizer with several chat templates has a folder of them
+        if path.is_file() and path != folder / MANIFEST:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-            entries.append({"file": path.name, "bytes": path.stat().st_size, "sha256": file_digest(path)})
+            name = path.relative_to(folder).as_posix()
+            entries.append({"file": name, "bytes": path.stat().st_size, "sha256": remembered_digest(path)})
     write_json(
         folder / MANIFEST,
         {
@@ -46,10 +49,11 @@ def close_checkpoint(folder: Path, fingerprint: str, extra: Mapping[str, Any]) -
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open a finished checkpoint.
+    """Open a finished checkpoint, whose files are read once to see that they are those that were written.
 
     Raises:
-        InputError: no folder, no manifest (unfinished), another artifact, or a file that is missing or of another size.
+        InputError: no folder, no manifest (unfinished), another artifact, or a file that is missing, unreadable or not what
+            the manifest says; the model card and other texts for people may be edited.
     """
     path = folder / MANIFEST
     if not folder.is_dir():
@@ -63,8 +67,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         )
     files = tuple(folder / entry["file"] for entry in manifest["files"])
     for file, entry in zip(files, manifest["files"], strict=True):
-        size = file.stat().st_size if file.exists() else -1
-        if size != entry["bytes"]:
-            seen = "missing" if size < 0 else f"{size} bytes instead of {entry['bytes']}"
-            raise InputError(f"{file}: {seen}; the file is truncated or damaged, copy it or run train again")
+        fault = file_fault(file, entry) if is_content(Path(entry["file"])) else ""
+        if fault:
+            raise InputError(f"{file}: {fault}; the file is truncated or damaged, copy it or run train again")
     return Checkpoint(folder, manifest["fingerprint"], manifest["digest"], files, manifest["extra"])

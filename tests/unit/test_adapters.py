@@ -72,11 +72,14 @@ def test_its_tokenizer_and_configuration_are_its_base_models(adapter: Path) -> N
 def test_its_identity_is_that_of_both(adapter: Path) -> None:
     base = adapter.parent / "base"
     identities = {model_identity(str(adapter)), model_identity(str(base))}
-    (base / "config.json").write_text((base / "config.json").read_text() + " ")
+    (base / "config.json").write_text((base / "config.json").read_text().replace("10000", "10001"))
     identities.add(model_identity(str(adapter)))
-    (adapter / "adapter_config.json").write_text((adapter / "adapter_config.json").read_text() + " ")
+    change(adapter, lora_alpha=9)
     identities.add(model_identity(str(adapter)))
     assert len(identities) == 4
+    moved = base.rename(base.with_name("moved"))
+    change(adapter, base_model_name_or_path=str(moved))
+    assert model_identity(str(adapter)) in identities, "where its base lies is no part of it"
 
 
 def test_its_base_may_be_named_from_its_own_folder(adapter: Path) -> None:

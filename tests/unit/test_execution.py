@@ -5,17 +5,15 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from icr_platform import __version__
 from icr_platform.artifacts import ArtifactWriter
-from icr_platform.config import AnnotateConfig, EvalConfig, ExecutionSettings, GenerateConfig
+from icr_platform.config import ExecutionSettings
 from icr_platform.errors import InputError
 from icr_platform.execution import check_execution, connect, map_parts
-from icr_platform.inputs import fingerprint
 from icr_platform.part_job import Advance, Make, PartJob
 from icr_platform.part_worker import Driver, PartWorker, Seen
 from icr_platform.schemas import DROPS, LOGPROBS
@@ -115,11 +113,3 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("icr_platform.execution.find_spec", lambda name: None if name == "ray" else find(name))
     with pytest.raises(InputError, match=r"pip install 'icr-platform\[ray\]'"):
         check_execution(ExecutionSettings(execution="ray"))
-
-
-@pytest.mark.parametrize("config", [GenerateConfig, AnnotateConfig, EvalConfig])
-def test_where_the_work_is_done_is_no_part_of_its_identity(config: Any) -> None:
-    elsewhere = config(
-        execution="ray", ray_address="head:6379", concurrency=8, num_cpus=4, num_gpus=1, shared_folder="s3://b/x"
-    )
-    assert fingerprint("stage", elsewhere, {}) == fingerprint("stage", config(), {})

@@ -11,7 +11,7 @@ import pytest
 
 from icr_platform.artifacts import ArtifactWriter
 from icr_platform.errors import InputError
-from icr_platform.generation.prompts import input_digest, load_prompts
+from icr_platform.generation.prompts import load_prompts
 from icr_platform.schemas import PROMPTS
 
 
@@ -102,7 +102,6 @@ def test_hub_data_sets_name_languages_by_configuration_or_split(monkeypatch: pyt
                 "source": "",
             }
         ]
-        assert input_digest("owner/prompts", ["de"]) == input_digest("owner/prompts")
         with pytest.raises(InputError, match=r"owner/prompts on the hub.* 'fr'.*found: en de"):
             load_prompts("owner/prompts", ["fr"])
 
@@ -178,14 +177,6 @@ def test_files_of_no_language_are_named_and_left_out(prompt_folder: Path) -> Non
     write(prompt_folder / "README.json", "{}")
     prompts = load_prompts(str(prompt_folder))
     assert prompts.notes == (f"{prompt_folder}: 'README' names no known language and was left out",)
-
-
-def test_the_digest_covers_the_languages_that_are_read(prompt_folder: Path) -> None:
-    before = input_digest(str(prompt_folder), ["es"]), input_digest(str(prompt_folder))
-    write(prompt_folder / "de.jsonl", row("p0", "anders"))
-    after = input_digest(str(prompt_folder), ["es"]), input_digest(str(prompt_folder))
-    assert before[0] == after[0]
-    assert before[1] != after[1]
 
 
 def test_the_real_prompt_sets_read_as_they_are(shared_data: Path) -> None:
