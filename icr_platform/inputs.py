@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,8 +30,10 @@ class Resolver:
     def __init__(self, base: Path, work: Path, tracker: Tracker | None) -> None:
         self.base, self.work, self.tracker = base, work, tracker
 
-    def resolve(self, config: C, seed: int) -> C:
+    def resolve(self, config: C, seed: int, *, fetch: bool = True) -> C:
         """The configuration with every input, model and output path local and absolute; hub names stay as they are.
+
+        fetch: False leaves artifacts of a remote store where they are: as `runs:/RUN_ID/NAME`, if their content is `known`.
 
         Raises:
             InputError: a URI whose run, artifact or file does not exist.
@@ -43,7 +46,7 @@ class Resolver:
             elif value and name == "accelerate_config":
                 values[name] = str(self._or_shipped(str(value)))
             elif value and role(info) in ("input", "model"):
-                values[name] = self.local(str(value), seed)
+                values[name] = self.local(str(value), seed) if fetch else self.reference(str(value), seed)
         return config.model_copy(update=values)
 
     def local(self, uri: str, seed: int) -> str:
@@ -51,7 +54,7 @@ class Resolver:
         if uri.startswith(("runs:/", "models:/")):
             if self.tracker is None:
                 raise InputError(f"{uri}: needs MLflow; leave --no-tracking out")
-            return self.tracker.resolve_run(uri) if uri.startswith("runs:/") else self.tracker.resolve_model(uri)
+            return str(self.tracker.find_stored(uri).folder())
         if uri.startswith("demo:"):
             from icr_platform.demo.bootstrap import prepare
 
@@ -61,6 +64,21 @@ class Resolver:
         path = self.base / Path(uri).expanduser()
         can_only_be_a_path = uri.startswith(("/", ".", "~")) or "{" in uri
         return str(path) if path.exists() or can_only_be_a_path else self._relative(uri, path)
+
+    def reference(self, uri: str, seed: int) -> str:
+        """`local`, but the `runs:/` URI of an artifact that lies elsewhere and whose content is known without it."""
+        if self.tracker is not None and uri.startswith(("runs:/", "models:/")):
+            stored = self.tracker.find_stored(uri)
+            if stored.local is None and stored.identity:
+                return stored.reference
+        return self.local(uri, seed)
+
+    def known(self, config: Config) -> dict[str, str]:
+        """Identity of the content behind every URI that `resolve` left, by URI."""
+        fields = [name for name, info in leaves(type(config)) if role(info) in ("input", "model")]
+        values = {str(getattr(config, name, "")) for name in fields}
+        uris = sorted(value for value in values if value.startswith("runs:/"))
+        return {uri: self.tracker.find_stored(uri).identity for uri in uris} if self.tracker else {}
 
     def _or_shipped(self, value: str) -> Path:
         """A file of the caller's, or else the one of that name among the project's presets."""
@@ -99,12 +117,19 @@ def content_digest(path: str) -> str:
     return text_digest("hub", path)
 
 
-def input_digests(config: Config) -> dict[str, str]:
-    """Content digest of every input and model that a resolved stage configuration names."""
+def artifact_identity(folder: Path, name: str) -> str:
+    """Identity of a stage's artifact, as an input of another stage."""
+    return model_identity(str(folder)) if name == "checkpoint" else content_digest(str(folder))
+
+
+def input_digests(config: Config, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Content digest of every input and model that a resolved stage configuration names; `known` ones by their value."""
     digests = {}
     for name, info in leaves(type(config)):
         value = getattr(config, name)
-        if value and name == "prompts":
+        if known and value in known:
+            digests[name] = known[value]
+        elif value and name == "prompts":
             digests[name] = prompts_digest(value, getattr(config, "languages", ()))
         elif value and role(info) == "input":
             digests[name] = content_digest(value)

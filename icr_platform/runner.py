@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from icr_platform.artifacts import MANIFEST, read_json
 from icr_platform.config import Config, leaves, setting
 from icr_platform.errors import IcrError, InputError
-from icr_platform.inputs import Resolver, fingerprint, input_digests
+from icr_platform.inputs import Resolver, artifact_identity, fingerprint, input_digests
 from icr_platform.stages import StageContext, StageResult, ignore_metrics
 
 if TYPE_CHECKING:
-    from icr_platform.tracking import RunHandle, Tracker
+    from icr_platform.tracking import RunHandle, StoredArtifacts, Tracker
 
 ARTIFACTS: dict[str, tuple[str, ...]] = {
     "generate": ("prompts", "responses", "generation_drops"),
@@ -65,6 +65,11 @@ class Session:
     work: Path
     tracker: Tracker | None
 
+    def close(self) -> None:
+        """Remove what was fetched for the command."""
+        if self.tracker is not None:
+            self.tracker.close()
+
     @property
     def resolver(self) -> Resolver:
         return Resolver(self.base, self.work, self.tracker)
@@ -81,7 +86,15 @@ class StageRun:
     temporary: Path | None = field(default=None)
 
     def artifact(self, name: str) -> Path:
+        """Folder of an artifact, fetched now where it lies in a remote store."""
         return self.result.artifacts[name]
+
+    def reference(self, name: str) -> str:
+        """What another stage takes as its input: a folder, or the URI of an artifact that lies in a remote store."""
+        from icr_platform.tracking import StoredArtifacts
+
+        artifacts = self.result.artifacts
+        return artifacts.reference(name) if isinstance(artifacts, StoredArtifacts) else str(artifacts[name])
 
     def clean_up(self) -> None:
         """Remove the work folder once MLflow holds the artifacts."""
@@ -95,8 +108,9 @@ def open_session(options: RunOptions) -> Session:
     from icr_platform.tracking import Tracker, caller_folder
 
     base = caller_folder()
-    tracker = Tracker(options.experiment) if options.tracking else None
-    return Session(options=options, base=base, work=base / ".icr", tracker=tracker)
+    work = base / ".icr"
+    tracker = Tracker(options.experiment, work) if options.tracking else None
+    return Session(options=options, base=base, work=work, tracker=tracker)
 
 
 def run_stage(
@@ -114,10 +128,12 @@ def run_stage(
         InputError: bad input, found before anything is written.
         IcrError: the stage failed; its finished parts stay for the next run of the same command.
     """
-    resolved = session.resolver.resolve(config, config.seed)
+    resolved = session.resolver.resolve(config, config.seed, fetch=False)
     module = import_module(_MODULES[stage])
-    module.validate(resolved)
-    digests = input_digests(resolved)
+    known = session.resolver.known(resolved)
+    if not known:
+        module.validate(resolved)
+    digests = input_digests(resolved, known)
     key = fingerprint(stage, resolved, digests)
     folder = Path(resolved.output) if resolved.output else session.work / f"{stage}-{key[:16]}"
     with _locked(folder):
@@ -128,6 +144,9 @@ def run_stage(
                 file=sys.stderr,
             )
             return _link(session, stage, reused, parent, tags or {})
+        if known:
+            resolved = session.resolver.resolve(config, config.seed)
+            module.validate(resolved)
         run = _start(session, stage, config, digests, key, parent, tags or {})
         with track_status(run):
             context = StageContext(folder, key, run.log_live if run else ignore_metrics)
@@ -231,9 +250,9 @@ def _find(session: Session, stage: str, key: str, folder: Path, explicit: bool) 
     found = tracker.find_finished(key)
     if found is None:
         return None
-    paths = located(folder, key, ARTIFACTS[stage])
+    paths: Mapping[str, Path] | None = located(folder, key, ARTIFACTS[stage])
     if paths is None and not explicit:
-        paths = _from_store(tracker, found, key, ARTIFACTS[stage])
+        paths = _from_store(tracker, found, ARTIFACTS[stage])
     if paths is None:
         return None
     result = StageResult(artifacts=paths, metrics=_final_metrics(tracker, found))
@@ -251,30 +270,36 @@ def stage_from_store(tracker: Tracker, found: Any) -> StageRun:
     original = found.data.tags.get("icr.reused_run")
     found = tracker.client.get_run(original) if original else found
     key, stage = found.data.tags["icr.cache_key"], found.data.tags["icr.stage"]
-    paths = _from_store(tracker, found, key, ARTIFACTS[stage])
+    paths = _from_store(tracker, found, ARTIFACTS[stage])
     if paths is None:
         raise InputError(f"runs:/{found.info.run_id}: its {stage} artifacts are gone or damaged; run the command again")
-    notes = tracker.local_artifact(found.info.run_id, NOTES)
-    lines = tuple(notes.read_text(encoding="utf-8").splitlines()) if notes else ()
-    result = StageResult(artifacts=paths, metrics=_final_metrics(tracker, found), notes=lines)
+    result = StageResult(artifacts=paths, metrics=_final_metrics(tracker, found))
     return StageRun(result, key, RunHandle(tracker.uri, found.info.run_id, tracker.experiment_id), reused=True)
 
 
 def _final_metrics(tracker: Tracker, found: Any) -> dict[str, float]:
     """What the stage returned; the run's own metrics hold its loss curves too."""
-    path = tracker.local_artifact(found.info.run_id, METRICS)
+    final = tracker.final_metrics(found)
+    if final is not None:
+        return final
+    path = tracker.small_file(found, METRICS)
     return dict(read_json(path)) if path is not None else dict(found.data.metrics)
 
 
-def _from_store(tracker: Tracker, found: Any, key: str, names: tuple[str, ...]) -> dict[str, Path] | None:
-    paths = {}
-    for name in names:
-        reference = found.data.tags.get(f"icr.artifact.{name}")
-        path = Path(reference) if reference else tracker.local_artifact(found.info.run_id, name)
-        if path is None or located(path.parent, key, (name,)) is None:
-            return None
-        paths[name] = path
-    return paths
+def notes_of(tracker: Tracker, done: StageRun) -> tuple[str, ...]:
+    """The notes of a stage, which for one that was found lie in MLflow's store."""
+    if not done.reused or done.run is None:
+        return done.result.notes
+    path = tracker.small_file(tracker.client.get_run(done.run.run_id), NOTES)
+    return tuple(path.read_text(encoding="utf-8").splitlines()) if path is not None else ()
+
+
+def _from_store(tracker: Tracker, found: Any, names: tuple[str, ...]) -> StoredArtifacts | None:
+    from icr_platform.tracking import StoredArtifacts
+
+    stored = {name: tracker.stored(found, name) for name in names}
+    whole = {name: artifact for name, artifact in stored.items() if artifact is not None and artifact.is_whole()}
+    return StoredArtifacts(whole) if len(whole) == len(names) else None
 
 
 def _link(
@@ -340,6 +365,7 @@ def code_tags() -> dict[str, str]:
 
 def _log(session: Session, run: RunHandle, result: StageResult) -> None:
     run.log_metrics(result.metrics)
+    run.tag_final_metrics(result.metrics)
     run.log_text(json.dumps(dict(result.metrics), indent=1), METRICS)
     for name, table in result.tables.items():
         run.log_table(table, name)
@@ -348,5 +374,6 @@ def _log(session: Session, run: RunHandle, result: StageResult) -> None:
             run.log_artifacts(path, name)
         else:
             run.set_tags({f"icr.artifact.{name}": path, f"icr.digest.{name}": read_json(path / MANIFEST)["digest"]})
+        run.tag_content(path, name, artifact_identity(path, name))
     if result.notes:
         run.log_text("\n".join(result.notes) + "\n", NOTES)
