@@ -28,10 +28,8 @@ from icr_platform.runner import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mlflow.entities import Run
-
     from icr_platform.report import ExamplePair, Report
-    from icr_platform.tracking import RunHandle, Tracker
+    from icr_platform.tracking import Run, RunHandle, Tracker
 
 CONFIG = "config.json"
 # Tags of the runs that made a comparison or a report, and of which files these depend on besides the stage runs.

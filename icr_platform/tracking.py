@@ -30,7 +30,7 @@ from icr_platform.fetched import FetchedCopies
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Run as Run
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 DEFAULT_EXPERIMENT = "icr"
