@@ -95,6 +95,8 @@ def check(config: IterateConfig, options: RunOptions, prediction: Prediction) ->
     session = preflight.attempt(lambda: open_session(options))
     if session is not None and preflight.attempt(lambda: require(config, "iterate")) is None and not preflight.problems:
         _check_inputs(preflight, session, config, prediction)
+    if session is not None:
+        session.close()
     for problem in preflight.problems:
         print(f"icr: {problem}", file=sys.stderr)
     return 2 if preflight.problems else 0

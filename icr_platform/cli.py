@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -121,24 +122,24 @@ def _stage(stage: str, arguments: list[str]) -> int:
     if os.environ.get("MLFLOW_RUN_ID"):
         die_with_parent()
     _set_defaults()
-    session = open_session(options)
-    if getattr(config, "dry_run", False):
-        from icr_platform.evaluation.estimate import print_estimate
+    with closing(open_session(options)) as session:
+        if getattr(config, "dry_run", False):
+            from icr_platform.evaluation.estimate import print_estimate
 
-        print_estimate(session.resolver.resolve(config, config.seed))  # type: ignore[attr-defined,arg-type]
-        return 0
-    if stage == "iterate":
-        from icr_platform.iterate import iterate
+            print_estimate(session.resolver.resolve(config, config.seed))  # type: ignore[attr-defined,arg-type]
+            return 0
+        if stage == "iterate":
+            from icr_platform.iterate import iterate
 
-        iterate(session, config)  # type: ignore[arg-type]
-        return 0
-    done = run_stage(session, stage, config)
-    if stage == "eval":
-        _show_scores(config, done.result)  # type: ignore[arg-type]
-    for name, path in done.result.artifacts.items():
-        place = f"runs:/{done.run.run_id}/{name}" if done.run and done.temporary else path
-        print(f"{name}: {place}")
-    done.clean_up()
+            iterate(session, config)  # type: ignore[arg-type]
+            return 0
+        done = run_stage(session, stage, config)
+        if stage == "eval":
+            _show_scores(config, done.result)  # type: ignore[arg-type]
+        for name in done.result.artifacts:
+            place = f"runs:/{done.run.run_id}/{name}" if done.run and done.temporary else done.reference(name)
+            print(f"{name}: {place}")
+        done.clean_up()
     return 0
 
 
@@ -350,5 +351,6 @@ def _report(arguments: list[str]) -> int:
     from icr_platform.iterate import report_again
     from icr_platform.runner import RunOptions, open_session
 
-    report_again(open_session(RunOptions()), given.run)
+    with closing(open_session(RunOptions())) as session:
+        report_again(session, given.run)
     return 0

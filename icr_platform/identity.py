@@ -42,9 +42,10 @@ from icr_platform.models import model_identity, resolve_device, resolve_dtype
 from icr_platform.schemas import OUTPUTS, PREFERENCES, RESPONSES
 from icr_platform.served_model import served_model
 
-__all__ = ["Code", "Identity", "identify"]
+__all__ = ["Code", "Identity", "artifact_identity", "identify", "strict_digest"]
 
 Settings = dict[str, Any]
+Known = Mapping[str, str]
 _PACKAGE = "icr_platform"
 _ROWS_AT_ONCE = 4096
 _BY_RESOLUTION = ("dtype", "server_url", "server_model", "server_identity", "judge_identity")
@@ -109,17 +110,18 @@ class _Basis:
     unused: Sequence[str] = ()
 
 
-def identify(stage: str, config: Config) -> Identity:
+def identify(stage: str, config: Config, known: Mapping[str, str] | None = None) -> Identity:
     """The identity of a stage's work. Loads no weights; files are read once and remembered.
 
     Args:
         config: resolved, that is, with absolute local paths, and valid.
+        known: identities of models and preferences that are not on this machine, by the URI that stands in their field.
 
     Raises:
         InputError: an input that cannot be read, a damaged part, or an endpoint that cannot be told from another.
     """
     module, basis_of = _STAGES[stage]
-    basis = basis_of(config)
+    basis = basis_of(config, known or {})
     unused = frozenset(f"{_PACKAGE}.{name}" for name in basis.unused)
     row_code = {name: code_of(_full(modules), unused).digest for name, modules in basis.row_modules.items()}
     return Identity(
@@ -146,11 +148,11 @@ def _settings(config: Config, *without: str) -> Settings:
     return {name: getattr(config, name) for name in names}
 
 
-def _generate(config: GenerateConfig) -> _Basis:
+def _generate(config: GenerateConfig, known: Known) -> _Basis:
     from icr_platform.generation.prompts import load_prompts
 
     prompts = load_prompts(config.prompts, config.languages, config.limit).table
-    policy = model_identity(config.policy)
+    policy = _model(config.policy, known)
     settings = _settings(config, *_BY_ROWS, *_unused_sampling(config)) | _sampling(config, config.policy)
     return _Basis(
         settings=settings,
@@ -188,15 +190,15 @@ def _demo(config: GenerateSettings, judge: str = "") -> list[str]:
     return [] if "demo" in (config.language_identifier, judge) else ["demo"]
 
 
-def _annotate(config: AnnotateConfig) -> _Basis:
+def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
     from icr_platform.annotation.checks import prompt_index
 
     responses = open_artifact(Path(config.responses), RESPONSES)
     prompts = prompt_index(config.prompts, responses)
     answered = sorted({key for index in range(len(responses.parts)) for key in _keys(responses.read_part(index, _KEY))})
     translates, is_random = "translate" in config.reward_kind, "random" in config.reward_kind
-    models = {"policy": model_identity(config.policy), "reference": model_identity(config.reference)}
-    translator = {"translator": model_identity(config.translator)} if translates else {}
+    models = {"policy": _model(config.policy, known), "reference": _model(config.reference, known)}
+    translator = {"translator": _model(config.translator, known)} if translates else {}
     settings = _settings(config, *(() if is_random else ("seed",)), *(() if translates else _TRANSLATION))
     computed = _compute(config.dtype, config.device)
     made = {name: value for name, value in settings.items() if name not in _SELECTION} | computed | translator
@@ -227,7 +229,7 @@ def _keys(table: pa.Table) -> Iterator[tuple[str, str]]:
     return zip(*(distinct.column(name).to_pylist() for name in _KEY), strict=True)
 
 
-def _train(config: TrainConfig) -> _Basis:
+def _train(config: TrainConfig, known: Known) -> _Basis:
     from icr_platform.training.text_preferences import is_text_file, read_text_pairs
 
     path = Path(config.preferences)
@@ -235,10 +237,10 @@ def _train(config: TrainConfig) -> _Basis:
     if is_text:  # in their order, in which batches are drawn; their numbers are no part of them
         pairs = text_digest(*(json.dumps(pair._replace(prompt_id="")) for pair in read_text_pairs(path)))
     else:
-        pairs = open_artifact(path, PREFERENCES).digest
-    inputs = {"policy": model_identity(config.policy), "preferences": pairs}
+        pairs = known.get(config.preferences) or open_artifact(path, PREFERENCES).digest
+    inputs = {"policy": _model(config.policy, known), "preferences": pairs}
     if config.dpo_reference == "initial":
-        inputs["reference"] = model_identity(config.reference)
+        inputs["reference"] = _model(config.reference, known)
     settings = _settings(config, *(() if config.lora_rank else ("lora_alpha",)))
     launch = _launch(Path(config.accelerate_config)) if config.accelerate_config else {}
     return _Basis(
@@ -268,7 +270,7 @@ def _content(value: Any) -> Any:
     return remembered_digest(Path(value)) if is_file else value
 
 
-def _eval(config: EvalConfig) -> _Basis:
+def _eval(config: EvalConfig, known: Known) -> _Basis:
     from icr_platform.generation.prompts import load_prompts
 
     table = load_prompts(config.prompts, config.languages, config.limit).table.drop_columns("source")
@@ -282,7 +284,7 @@ def _eval(config: EvalConfig) -> _Basis:
         # Of a prompt without an output nothing is read further.
         answered = {(language, prompt_id) for language, prompt_id, *_ in given}
     else:
-        inputs = {"policy": model_identity(config.policy)}
+        inputs = {"policy": _model(config.policy, known)}
         outputs = _sampled(config) | inputs
         answered = {(language, prompt_id) for language, ids in instructions.items() for prompt_id in ids}
     inputs["prompts"] = _rows_digest(row for row in _table_rows(table) if row[:2] in answered)
@@ -300,12 +302,12 @@ def _eval(config: EvalConfig) -> _Basis:
             *_demo(config, config.judge),
         ],
     )
-    return basis if config.judge == "none" else _judged(config, basis)
+    return basis if config.judge == "none" else _judged(config, basis, known)
 
 
-def _judged(config: EvalConfig, basis: _Basis) -> _Basis:
+def _judged(config: EvalConfig, basis: _Basis, known: Known) -> _Basis:
     """The basis of an evaluation whose outputs are judged."""
-    judged, inputs = _judge(config)
+    judged, inputs = _judge(config, known)
     for name in ("difficulty", "anchors"):
         if path := getattr(config, name):
             inputs[name] = _csv_digest(Path(path))
@@ -328,7 +330,7 @@ def _sampled(config: EvalConfig) -> Settings:
     return sampling | _sampling(config, config.policy)
 
 
-def _judge(config: EvalConfig) -> tuple[Settings, dict[str, str]]:
+def _judge(config: EvalConfig, known: Known) -> tuple[Settings, dict[str, str]]:
     """What a judgment is made with, and the digests of the judge's files."""
     from icr_platform.evaluation.judge import judge_server
     from icr_platform.evaluation.pairwise import load_template
@@ -344,13 +346,13 @@ def _judge(config: EvalConfig) -> tuple[Settings, dict[str, str]]:
         inputs["judge_template"] = text_digest(json.dumps(judged["wording"]))
     if config.judge == "openai":
         return judged | {"judge_server": served_model(judge_server(config))}, inputs
-    inputs["judge_model"] = model_identity(config.judge_model)
+    inputs["judge_model"] = _model(config.judge_model, known)
     judged |= {f"judge_{name}": value for name, value in _compute(config.dtype, config.device).items()}
     judged |= {"judge_model": inputs["judge_model"], "judge_date": getattr(config, "template_date", None)}
     return judged, inputs
 
 
-def _mt_bench(config: MtBenchConfig) -> _Basis:
+def _mt_bench(config: MtBenchConfig, known: Known) -> _Basis:
     from icr_platform.evaluation.judge import judge_server
     from icr_platform.evaluation.mt_bench import languages_in, load_answers, load_questions
 
@@ -365,7 +367,7 @@ def _mt_bench(config: MtBenchConfig) -> _Basis:
         unsampled = {*GenerateSettings.model_fields, "category_temperatures", "seed"}
         settings = {name: value for name, value in settings.items() if name not in unsampled}
     else:
-        inputs["policy"] = model_identity(config.policy)
+        inputs["policy"] = _model(config.policy, known)
         settings |= _sampling(config, config.policy) | {"policy": inputs["policy"]}
     settings |= {"judge_server": served_model(judge_server(config))}
     return _Basis(
@@ -382,8 +384,8 @@ def _mt_bench(config: MtBenchConfig) -> _Basis:
     )
 
 
-def _benchmarks(config: BenchmarksConfig) -> _Basis:
-    inputs = {"policy": model_identity(config.policy)}
+def _benchmarks(config: BenchmarksConfig, known: Known) -> _Basis:
+    inputs = {"policy": _model(config.policy, known)}
     if config.task_folder:
         files = content_files(Path(config.task_folder))
         inputs["task_folder"] = text_digest(
@@ -396,7 +398,7 @@ def _benchmarks(config: BenchmarksConfig) -> _Basis:
     return _Basis(_settings(config) | _compute(config.dtype, config.device) | {"lm_eval": tasks}, inputs)
 
 
-_STAGES: dict[str, tuple[str, Callable[[Any], _Basis]]] = {
+_STAGES: dict[str, tuple[str, Callable[[Any, Known], _Basis]]] = {
     "generate": ("generation.stage", _generate),
     "annotate": ("annotation.stage", _annotate),
     "train": ("training.stage", _train),
@@ -404,6 +406,54 @@ _STAGES: dict[str, tuple[str, Callable[[Any], _Basis]]] = {
     "mt_bench": ("evaluation.mt_bench_stage", _mt_bench),
     "benchmarks": ("evaluation.benchmarks", _benchmarks),
 }
+
+
+def _model(model: str, known: Known) -> str:
+    return known.get(model) or model_identity(model)
+
+
+def artifact_identity(folder: Path, name: str) -> str:
+    """Identity of a stage's artifact as the input of another stage; '' for what is not an artifact."""
+    if name == "checkpoint":
+        return model_identity(str(folder))
+    manifest = own_manifest(folder)
+    return str(manifest["digest"]) if manifest is not None else ""
+
+
+def strict_digest(stage: str, config: Config, known: Known) -> str:
+    """Identity of a stage's work by its inputs as they lie there, rows that it does not read included.
+
+    Equal ones do the same work. It is told without the inputs that a remote store holds (`known`, by URI).
+
+    Returns:
+        '' where what is behind an input can be told by its rows only: a hub data set, a path with {language} in it, an
+        endpoint.
+    """
+    contents: dict[str, str] = {}
+    for name, info in leaves(type(config)):
+        value = getattr(config, name)
+        if not value or role(info) not in ("input", "model"):
+            continue
+        path = Path(value)
+        if value in known:
+            contents[name] = known[value]
+        elif role(info) == "model":
+            contents[name] = model_identity(value)
+        elif path.is_dir():
+            files = (part for where, file in content_files(path) for part in (str(where), remembered_digest(file)))
+            contents[name] = artifact_identity(path, name) or text_digest(*files)
+        elif path.is_file():
+            contents[name] = remembered_digest(path)
+        else:
+            return ""
+    if getattr(config, "sampler", "") == "server" or any(
+        getattr(config, name, "") for name in ("judge_api_model", "accelerate_config")
+    ):
+        return ""
+    settings = {name: getattr(config, name) for name, info in leaves(type(config)) if role(info) == "setting"}
+    computed = _compute(getattr(config, "dtype", "auto"), getattr(config, "device", "auto"))
+    code = code_of(_full([_STAGES[stage][0]])).digest
+    return _digest({"stage": stage, **settings, "computed": computed, "inputs": contents, "code": code})
 
 
 def _rows_digest(rows: Iterable[Sequence[Any]]) -> str:

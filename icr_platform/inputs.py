@@ -26,8 +26,10 @@ class Resolver:
     def __init__(self, base: Path, work: Path, tracker: Tracker | None) -> None:
         self.base, self.work, self.tracker = base, work, tracker
 
-    def resolve(self, config: C, seed: int) -> C:
+    def resolve(self, config: C, seed: int, *, fetch: bool = True) -> C:
         """The configuration with every input, model and output path local and absolute; hub names stay as they are.
+
+        fetch: False leaves artifacts of a remote store where they are: as `runs:/RUN_ID/NAME`, if their content is `known`.
 
         Raises:
             InputError: a URI whose run, artifact or file does not exist.
@@ -40,7 +42,7 @@ class Resolver:
             elif value and name == "accelerate_config":
                 values[name] = str(self._or_shipped(str(value)))
             elif value and role(info) in ("input", "model"):
-                values[name] = self.local(str(value), seed)
+                values[name] = self.local(str(value), seed) if fetch else self.reference(str(value), seed)
         return config.model_copy(update=values)
 
     def local(self, uri: str, seed: int) -> str:
@@ -48,7 +50,7 @@ class Resolver:
         if uri.startswith(("runs:/", "models:/")):
             if self.tracker is None:
                 raise InputError(f"{uri}: needs MLflow; leave --no-tracking out")
-            return self.tracker.resolve_run(uri) if uri.startswith("runs:/") else self.tracker.resolve_model(uri)
+            return str(self.tracker.find_stored(uri).folder())
         if uri.startswith("demo:"):
             from icr_platform.demo.bootstrap import prepare
 
@@ -58,6 +60,21 @@ class Resolver:
         path = self.base / Path(uri).expanduser()
         can_only_be_a_path = uri.startswith(("/", ".", "~")) or "{" in uri
         return str(path) if path.exists() or can_only_be_a_path else self._relative(uri, path)
+
+    def reference(self, uri: str, seed: int) -> str:
+        """`local`, but the `runs:/` URI of an artifact that lies elsewhere and whose content is known without it."""
+        if self.tracker is not None and uri.startswith(("runs:/", "models:/")):
+            stored = self.tracker.find_stored(uri)
+            if stored.local is None and stored.identity:
+                return stored.reference
+        return self.local(uri, seed)
+
+    def known(self, config: Config) -> dict[str, str]:
+        """Identity of the content behind every URI that `resolve` left, by URI."""
+        fields = [name for name, info in leaves(type(config)) if role(info) in ("input", "model")]
+        values = {str(getattr(config, name, "")) for name in fields}
+        uris = sorted(value for value in values if value.startswith("runs:/"))
+        return {uri: self.tracker.find_stored(uri).identity for uri in uris} if self.tracker else {}
 
     def _or_shipped(self, value: str) -> Path:
         """A file of the caller's, or else the one of that name among the project's presets."""

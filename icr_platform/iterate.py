@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icr_platform.artifacts import open_artifact, read_json, text_digest
+from icr_platform.artifacts import atomic_path, file_digest, open_artifact, read_json, text_digest
 from icr_platform.config import AnnotateConfig, Config, EvalConfig, GenerateConfig, IterateConfig, TrainConfig, validate
 from icr_platform.errors import InputError
 from icr_platform.iteration import generating_policy, iteration_seed, reward_reference
-from icr_platform.runner import Session, StageRun, code_tags, logged_params, run_stage, stage_from_store, track_status
+from icr_platform.runner import (
+    Session,
+    StageRun,
+    code_tags,
+    logged_params,
+    notes_of,
+    run_stage,
+    stage_from_store,
+    track_status,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from icr_platform.report import ExamplePair, Report
-    from icr_platform.tracking import RunHandle
+    from icr_platform.tracking import Run, RunHandle, Tracker
 
 CONFIG = "config.json"
+# Tags of the runs that made a comparison or a report, and of which files these depend on besides the stage runs.
+_COMPARISON, _COMPARING = "icr.comparison", ("evaluation/comparison.py", "evaluation/iterations.py")
+_REPORT, _REPORTING = (
+    "icr.report",
+    ("iterate.py", "report.py", "report.html.j2", "evaluation/leaderboard.py", *_COMPARING),
+)
 _DEMO = (
     "A toy: a micro-world in five real languages with an exact grader and a model of under a million parameters. "
     "It shows that the method runs and works there; it says nothing about real models."
@@ -38,6 +54,8 @@ class Arm:
     policies: list[str]
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     stages: dict[tuple[int, str], StageRun] = field(default_factory=dict)
+    changes: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Metrics of the comparison with the iteration before, of those that were compared now."""
 
 
 def iterate(session: Session, config: IterateConfig) -> Arm:
@@ -50,7 +68,14 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
         InputError: bad input, found before anything runs.
         IcrError: a stage failed; what is finished stays.
     """
-    resolved = session.resolver.resolve(config, config.seed)
+    try:
+        return _iterate(session, config)
+    finally:
+        session.close()
+
+
+def _iterate(session: Session, config: IterateConfig) -> Arm:
+    resolved = session.resolver.resolve(config, config.seed, fetch=False)
     run = _start(session, config)
     arm = Arm(config, resolved, run, [resolved.policy])
     with track_status(run):
@@ -60,9 +85,12 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
                     _improve(session, arm, iteration, parent)
                 if resolved.eval_prompts:
                     _evaluate(session, arm, iteration, parent)
-                    _compare(arm, iteration, parent)
+                    _compare(session, arm, iteration, parent)
                 _publish(arm, iteration, parent)
-        _report(session, arm)
+        if session.tracker is not None:
+            session.tracker.forget_iterations(_model_of(arm), after=config.iterations)
+        if not _found_report(session, arm):
+            _report(session, arm)
     for stage in arm.stages.values():
         stage.clean_up()
     return arm
@@ -103,16 +131,21 @@ def _improve(session: Session, arm: Arm, iteration: int, parent: RunHandle | Non
     annotated = _stage(
         session, arm, iteration, "annotate", parent,
         AnnotateConfig(**dict(config.annotate), **shared, reference=reference, prompts=config.prompts,
-                       responses=str(generated.artifact("responses"))),
+                       responses=generated.reference("responses")),
     )  # fmt: skip
     trained = _stage(
         session, arm, iteration, "train", parent,
         TrainConfig(**dict(config.train), **shared, reference=config.reference,
-                    preferences=str(annotated.artifact("preferences"))),
+                    preferences=annotated.reference("preferences")),
     )  # fmt: skip
-    arm.policies.append(str(trained.artifact("checkpoint")))
-    if session.tracker is not None and trained.run is not None and not trained.reused:
-        session.tracker.register(f"{config.arm}-policy", trained.run, f"iteration-{iteration}")
+    arm.policies.append(trained.reference("checkpoint"))
+    if session.tracker is not None and trained.run is not None:
+        session.tracker.register(_model_of(arm), trained.run, iteration)
+
+
+def _model_of(arm: Arm) -> str:
+    """Name of the arm's registered model, whose aliases iteration-1 .. iteration-T are the policies in use."""
+    return f"{arm.config.arm}-policy"
 
 
 def _evaluate(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
@@ -125,23 +158,47 @@ def _evaluate(session: Session, arm: Arm, iteration: int, parent: RunHandle | No
     )  # fmt: skip
 
 
-def _compare(arm: Arm, iteration: int, parent: RunHandle | None) -> None:
-    """Paired differences against the iteration before, and the prompts that flipped, when a judge was asked."""
+def _compare(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
+    """Paired differences against the iteration before, and the prompts that flipped, when a judge was asked.
+
+    Those that an earlier command computed of the same two runs are not computed again: their run is named in a tag.
+    """
     from icr_platform.evaluation.iterations import change_metrics, difference_table, flip_table, judgments_by_language
     from icr_platform.schemas import JUDGMENTS
 
     if iteration == 0 or arm.config.eval.judge == "none":
         return
-    before, after = (
-        judgments_by_language(open_artifact(arm.stages[t, "eval"].artifact("judgments"), JUDGMENTS))
-        for t in (iteration - 1, iteration)
-    )
+    evals = [arm.stages[t, "eval"] for t in (iteration - 1, iteration)]
+    key = _key_of(evals, _COMPARING)
+    earlier = _earlier(session, evals, _COMPARISON, key)
+    found = session.tracker.final_metrics(earlier) if session.tracker is not None and earlier is not None else None
+    if parent is not None and earlier is not None and found is not None:
+        arm.metrics[iteration].update(found)
+        parent.set_tags({f"{_COMPARISON}_run": earlier.info.run_id})
+        return
+    before, after = (judgments_by_language(open_artifact(done.artifact("judgments"), JUDGMENTS)) for done in evals)
     differences, flips = difference_table(before, after), flip_table(before, after)
-    arm.metrics[iteration].update(change_metrics(differences, flips))
+    arm.changes[iteration] = change_metrics(differences, flips)
+    arm.metrics[iteration].update(arm.changes[iteration])
     if parent is not None:
         parent.log_table(differences, "comparison")
         parent.log_table(flips, "flipped_prompts")
         parent.log_text(flips.to_csv(index=False), "flipped_prompts.csv")  # whole; a table holds 1,000 rows at most
+        parent.set_tags({_COMPARISON: key})
+
+
+def _key_of(stages: Iterable[StageRun], modules: Sequence[str], *more: str) -> str:
+    """Digest of which stage runs something was made from, and of the code that made it."""
+    runs = [done.run.run_id if done.run else "" for done in stages]
+    files = [Path(__file__).parent / name for name in modules]
+    return text_digest(*runs, *(file_digest(file) for file in files), *more)
+
+
+def _earlier(session: Session, stages: Iterable[StageRun], tag: str, key: str) -> Run | None:
+    """The FINISHED run of an earlier command that made something of the very same stage runs, all of them found."""
+    if session.tracker is None or not session.options.reuse or not all(done.reused for done in stages):
+        return None
+    return next(iter(session.tracker.find_tagged({tag: key}, limit=1)), None)
 
 
 def _stage(
@@ -170,28 +227,64 @@ def _publish(arm: Arm, iteration: int, parent: RunHandle | None) -> None:
     for run, step in ((parent, iteration), (arm.run, iteration)):
         if run is not None and figures:
             run.log_metrics(figures, step)
+    if parent is not None and iteration in arm.changes:
+        parent.tag_final_metrics(arm.changes[iteration])
+
+
+def _found_report(session: Session, arm: Arm) -> bool:
+    """Show the arm's figures, and name the report that an earlier command wrote of the same work; False when there is none."""
+    earlier = _earlier(session, arm.stages.values(), _REPORT, _report_key(arm))
+    if session.tracker is None or arm.run is None or earlier is None:
+        return False
+    path = _report_path(session, arm)
+    stored = session.tracker.stored(earlier, path.name)
+    if stored is None:
+        return False
+    _show(arm, figures_of(arm, session.tracker, with_texts=False))
+    if path.exists() and file_digest(path) != earlier.data.tags.get(f"{_REPORT}_digest"):  # of another configuration
+        with atomic_path(path) as temporary:
+            shutil.copyfile(stored.folder(), temporary)
+    arm.run.set_tags({f"{_REPORT}_run": earlier.info.run_id})
+    print(f"report: {path if path.exists() else stored.reference}", flush=True)
+    return True
 
 
 def _report(session: Session, arm: Arm) -> None:
     """The table on the terminal and the HTML report, which is logged as an artifact."""
+    from icr_platform.report import write_report
+
+    report = figures_of(arm, session.tracker)
+    _show(arm, report)
+    path = _report_path(session, arm)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_report(path, report)
+    if arm.run is not None:
+        arm.run.log_file(path)
+        arm.run.set_tags({_REPORT: _report_key(arm), f"{_REPORT}_digest": file_digest(path)})
+    print(f"report: {path}", flush=True)
+
+
+def _report_path(session: Session, arm: Arm) -> Path:
+    folder = Path(arm.config.output) if arm.config.output else session.base
+    return folder / f"report-{arm.config.arm}.html"
+
+
+def _report_key(arm: Arm) -> str:
+    stages = [done for _, done in sorted(arm.stages.items())]
+    return _key_of(stages, _REPORTING, arm.given.model_dump_json())
+
+
+def _show(arm: Arm, report: Report) -> None:
     from rich.console import Console
 
-    from icr_platform.report import terminal_table, write_report
+    from icr_platform.report import terminal_table
 
-    report = figures_of(arm)
     prefix = "win_rate" if any("win_rate/mean" in figures.metrics for figures in report.iterations) else "fidelity"
     title = {"win_rate": "Win rate, %", "fidelity": "Outputs in the asked language, %"}[prefix]
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(terminal_table(report.iterations, prefix, title))
     if report.published:
         show_leaderboard(report, arm.run, console)
-    folder = Path(arm.config.output) if arm.config.output else session.base
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"report-{arm.config.arm}.html"
-    write_report(path, report)
-    if arm.run is not None:
-        arm.run.log_file(path)
-    print(f"report: {path}", flush=True)
 
 
 def show_leaderboard(report: Report, run: RunHandle | None, console: Console) -> None:
@@ -233,10 +326,11 @@ def _arm_from_artifacts(session: Session, run_id: str) -> Arm:
     return arm
 
 
-def figures_of(arm: Arm) -> Report:
-    """What the report shows of a finished arm."""
+def figures_of(arm: Arm, tracker: Tracker | None, with_texts: bool = True) -> Report:
+    """What the report shows of a finished arm; with_texts: its example pairs and notes, too, which may have to be fetched."""
     from icr_platform.report import IterationFigures, Report
 
+    last, noted = (arm.config.iterations, arm.stages.values()) if with_texts else (0, ())
     is_demo = arm.given.prompts.startswith("demo:")
     runs = {f"iteration {t}, {stage}": done.run.run_id for (t, stage), done in arm.stages.items() if done.run}
     return Report(
@@ -246,8 +340,8 @@ def figures_of(arm: Arm) -> Report:
         description=_DEMO if is_demo else "",
         config_digest=text_digest(arm.given.model_dump_json())[:12],
         runs={"arm": arm.run.run_id, **runs} if arm.run else {},
-        examples=[pair for t in range(1, arm.config.iterations + 1) for pair in _examples(arm, t)],
-        notes=[note for done in arm.stages.values() for note in done.result.notes],
+        examples=[pair for t in range(1, last + 1) for pair in _examples(arm, t)],
+        notes=[note for done in noted for note in (notes_of(tracker, done) if tracker else done.result.notes)],
         published=not is_demo,
     )
 

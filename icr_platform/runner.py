@@ -19,7 +19,7 @@ from icr_platform.artifacts import MANIFEST, damaged_files, read_json
 from icr_platform.config import Config, leaves, setting
 from icr_platform.earlier import PLACES, SAME_COMPUTATION, Earlier, Source
 from icr_platform.errors import IcrError, InputError
-from icr_platform.identity import Identity, identify
+from icr_platform.identity import Identity, artifact_identity, identify, strict_digest
 from icr_platform.inputs import Resolver
 from icr_platform.stages import StageContext, StageResult, ignore_metrics
 from icr_platform.work import (
@@ -37,7 +37,7 @@ from icr_platform.work import (
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from icr_platform.tracking import RunHandle, Tracker
+    from icr_platform.tracking import RunHandle, StoredArtifacts, Tracker
 
 ARTIFACTS: dict[str, tuple[str, ...]] = {
     "generate": ("prompts", "responses", "generation_drops"),
@@ -87,6 +87,11 @@ class Session:
     work: Path
     tracker: Tracker | None
 
+    def close(self) -> None:
+        """Remove what was fetched for the command."""
+        if self.tracker is not None:
+            self.tracker.close()
+
     @property
     def resolver(self) -> Resolver:
         return Resolver(self.base, self.work, self.tracker)
@@ -103,7 +108,15 @@ class StageRun:
     temporary: Path | None = field(default=None)
 
     def artifact(self, name: str) -> Path:
+        """Folder of an artifact, fetched now where it lies in a remote store."""
         return self.result.artifacts[name]
+
+    def reference(self, name: str) -> str:
+        """What another stage takes as its input: a folder, or the URI of an artifact that lies in a remote store."""
+        from icr_platform.tracking import StoredArtifacts
+
+        artifacts = self.result.artifacts
+        return artifacts.reference(name) if isinstance(artifacts, StoredArtifacts) else str(artifacts[name])
 
     def clean_up(self) -> None:
         """Remove the work folder once MLflow holds the artifacts."""
@@ -117,8 +130,9 @@ def open_session(options: RunOptions) -> Session:
     from icr_platform.tracking import Tracker, caller_folder
 
     base = caller_folder()
-    tracker = Tracker(options.experiment) if options.tracking else None
-    return Session(options=options, base=base, work=base / ".icr", tracker=tracker)
+    work = base / ".icr"
+    tracker = Tracker(options.experiment, work) if options.tracking else None
+    return Session(options=options, base=base, work=work, tracker=tracker)
 
 
 def run_stage(
@@ -136,10 +150,16 @@ def run_stage(
         InputError: bad input, found before anything is written.
         IcrError: the stage failed; its finished parts stay for the next run of the same command.
     """
-    resolved = session.resolver.resolve(config, config.seed)
+    resolved = session.resolver.resolve(config, config.seed, fetch=False)
     module = import_module(_MODULES[stage])
-    module.validate(resolved)
-    identity = identify(stage, resolved)
+    known = session.resolver.known(resolved)
+    if known and (found := _find_unread(session, stage, resolved, known)) is not None:
+        return _link(session, stage, found, parent, tags or {})
+    if any(value in known for value in _row_inputs(resolved)):  # of these, rows must be read to know what the work is
+        resolved, known = session.resolver.resolve(config, config.seed), {}
+    if not known:
+        module.validate(resolved)
+    identity = identify(stage, resolved, known)
     place = _place(session, stage, identity, Path(resolved.output) if resolved.output else None)
     folder, key = place.folder, place.fingerprint
     with _locked(folder):
@@ -150,9 +170,13 @@ def run_stage(
                 file=sys.stderr,
             )
             return _link(session, stage, reused, parent, tags or {})
+        if known:
+            resolved = session.resolver.resolve(config, config.seed)
+            module.validate(resolved)
         _make_room(session, stage, identity, place)
         earlier = _earlier(session, stage, identity, folder)
-        run = _start(session, stage, config, identity, key, parent, tags or {})
+        unread = strict_digest(stage, resolved, known)
+        run = _start(session, stage, config, identity, key, parent, {"icr.unread": unread, **(tags or {})})
         with track_status(run):
             context = StageContext(folder, key, run.log_live if run else ignore_metrics, earlier)
             work = _in_own_process if own_process else _here
@@ -337,8 +361,6 @@ def located(folder: Path, key: str, names: tuple[str, ...]) -> dict[str, Path] |
 
 def _find(session: Session, stage: str, identity: Identity, place: _Place) -> StageRun | None:
     """The finished, undamaged stage run of this work, if there is one."""
-    from icr_platform.tracking import RunHandle
-
     tracker, key = session.tracker, place.fingerprint
     if tracker is None or not session.options.reuse:
         return None
@@ -346,13 +368,43 @@ def _find(session: Session, stage: str, identity: Identity, place: _Place) -> St
     if found is None:
         return None
     key = found.data.tags["icr.cache_key"]
-    paths = located(place.folder, key, ARTIFACTS[stage])
+    paths: Mapping[str, Path] | None = located(place.folder, key, ARTIFACTS[stage])
     if paths is None and not place.chosen:
-        paths = _from_store(tracker, found, key, ARTIFACTS[stage])
-    if paths is None:
+        paths = _from_store(tracker, found, ARTIFACTS[stage])
+    return _found(tracker, found, paths) if paths is not None else None
+
+
+def _found(tracker: Tracker, found: Run, artifacts: Mapping[str, Path]) -> StageRun:
+    from icr_platform.tracking import RunHandle
+
+    run = RunHandle(tracker.uri, found.info.run_id, tracker.experiment_id)
+    result = StageResult(artifacts=artifacts, metrics=_final_metrics(tracker, found))
+    return StageRun(result, found.data.tags["icr.cache_key"], run, reused=True)
+
+
+_ROW_INPUTS = ("prompts", "responses", "outputs", "reference_outputs", "questions", "answers")
+
+
+def _row_inputs(config: Config) -> list[str]:
+    """Inputs whose rows must be read to say what the work is."""
+    return [str(getattr(config, name)) for name in _ROW_INPUTS if getattr(config, name, "")]
+
+
+def _find_unread(session: Session, stage: str, config: Any, known: Mapping[str, str]) -> StageRun | None:
+    """A finished run of the same inputs as they are, without fetching those that lie in a remote store.
+
+    What differs from it only in rows that the stage does not read is found later, by what was read.
+    """
+    tracker = session.tracker
+    digest = strict_digest(stage, config, known)
+    if tracker is None or not session.options.reuse or config.output or not digest:
         return None
-    result = StageResult(artifacts=paths, metrics=_final_metrics(tracker, found))
-    return StageRun(result, key, RunHandle(tracker.uri, found.info.run_id, tracker.experiment_id), reused=True)
+    for found in tracker.find_tagged({"icr.unread": digest, "icr.stage": stage}, limit=1):
+        artifacts = _from_store(tracker, found, ARTIFACTS[stage])
+        if artifacts is not None:
+            print(f"{stage}: found finished (run {found.info.run_id}), not run again", file=sys.stderr)
+            return _found(tracker, found, artifacts)
+    return None
 
 
 def _finished_by_other_code(session: Session, tracker: Tracker, stage: str, identity: Identity) -> Run | None:
@@ -377,10 +429,9 @@ def stored_sources(tracker: Tracker, rows: Mapping[str, str], code: Mapping[str,
             place, column = PLACES[same][0]
             tags = {f"icr.rows.{same}": key} | ({f"icr.row_code.{same}": code[name]} if name in code else {})
             for run in tracker.find_tagged(tags, limit=_RUNS_OF_ROWS):
-                reference = run.data.tags.get(f"icr.artifact.{place}")
-                folder = Path(reference) if reference else tracker.local_artifact(run.info.run_id, place)
-                if folder is not None and folder.is_dir():
-                    sources.append(Source(folder, column))
+                stored = tracker.stored(run, place)
+                if stored is not None:
+                    sources.append(Source(stored.folder(), column))
         found[name] = tuple(sources)
     return found
 
@@ -391,35 +442,42 @@ def stage_from_store(tracker: Tracker, found: Any) -> StageRun:
     Raises:
         InputError: its artifacts are gone or damaged.
     """
-    from icr_platform.tracking import RunHandle
-
     original = found.data.tags.get("icr.reused_run")
     found = tracker.client.get_run(original) if original else found
-    key, stage = found.data.tags["icr.cache_key"], found.data.tags["icr.stage"]
-    paths = _from_store(tracker, found, key, ARTIFACTS[stage])
+    stage = found.data.tags["icr.stage"]
+    paths = _from_store(tracker, found, ARTIFACTS[stage])
     if paths is None:
         raise InputError(f"runs:/{found.info.run_id}: its {stage} artifacts are gone or damaged; run the command again")
-    notes = tracker.local_artifact(found.info.run_id, NOTES)
-    lines = tuple(notes.read_text(encoding="utf-8").splitlines()) if notes else ()
-    result = StageResult(artifacts=paths, metrics=_final_metrics(tracker, found), notes=lines)
-    return StageRun(result, key, RunHandle(tracker.uri, found.info.run_id, tracker.experiment_id), reused=True)
+    return _found(tracker, found, paths)
 
 
 def _final_metrics(tracker: Tracker, found: Any) -> dict[str, float]:
     """What the stage returned; the run's own metrics hold its loss curves too."""
-    path = tracker.local_artifact(found.info.run_id, METRICS)
+    final = tracker.final_metrics(found)
+    if final is not None:
+        return final
+    path = tracker.small_file(found, METRICS)
     return dict(read_json(path)) if path is not None else dict(found.data.metrics)
 
 
-def _from_store(tracker: Tracker, found: Any, key: str, names: tuple[str, ...]) -> dict[str, Path] | None:
-    paths = {}
-    for name in names:
-        reference = found.data.tags.get(f"icr.artifact.{name}")
-        path = Path(reference) if reference else tracker.local_artifact(found.info.run_id, name)
-        if path is None or located(path.parent, key, (name,)) is None:
+def notes_of(tracker: Tracker, done: StageRun) -> tuple[str, ...]:
+    """The notes of a stage, which for one that was found lie in MLflow's store."""
+    if not done.reused or done.run is None:
+        return done.result.notes
+    path = tracker.small_file(tracker.client.get_run(done.run.run_id), NOTES)
+    return tuple(path.read_text(encoding="utf-8").splitlines()) if path is not None else ()
+
+
+def _from_store(tracker: Tracker, found: Any, names: tuple[str, ...]) -> StoredArtifacts | None:
+    from icr_platform.tracking import StoredArtifacts
+
+    stored = {name: tracker.stored(found, name) for name in names}
+    whole = {name: artifact for name, artifact in stored.items() if artifact is not None and artifact.is_whole()}
+    for artifact in whole.values():  # in a remote store sizes are compared, and bytes when a stage opens them
+        for file, reason in damaged_files(artifact.local) if artifact.local is not None else ():
+            print(f"{file}: {reason}", file=sys.stderr, flush=True)
             return None
-        paths[name] = path
-    return paths
+    return StoredArtifacts(whole) if len(whole) == len(names) else None
 
 
 def _link(
@@ -488,6 +546,7 @@ def code_tags() -> dict[str, str]:
 
 def _log(session: Session, run: RunHandle, result: StageResult) -> None:
     run.log_metrics(result.metrics)
+    run.tag_final_metrics(result.metrics)
     run.log_text(json.dumps(dict(result.metrics), indent=1), METRICS)
     for name, table in result.tables.items():
         run.log_table(table, name)
@@ -496,5 +555,6 @@ def _log(session: Session, run: RunHandle, result: StageResult) -> None:
             run.log_artifacts(path, name)
         else:
             run.set_tags({f"icr.artifact.{name}": path, f"icr.digest.{name}": read_json(path / MANIFEST)["digest"]})
+        run.tag_content(path, name, artifact_identity(path, name))
     if result.notes:
         run.log_text("\n".join(result.notes) + "\n", NOTES)

@@ -8,25 +8,30 @@ Delivery survives a server that goes away for a while: live metrics wait in memo
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import posixpath
 import re
+import shutil
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
 
-from icr_platform.artifacts import MANIFEST, text_digest
+from icr_platform.artifacts import MANIFEST, read_json, text_digest
 from icr_platform.errors import InputError, TrackingError
+from icr_platform.fetched import FetchedCopies
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Run as Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 DEFAULT_EXPERIMENT = "icr"
 _DEFAULTS = {
@@ -36,6 +41,7 @@ _DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 _BATCH_PARAMS, _BATCH_METRICS = 100, 1000  # MLflow refuses larger batches
+_FINAL_METRICS = "icr.final_metrics"
 _CUT_PARAM, _CUT_TAG = 6000, 8000  # MLflow cuts there and only warns
 T = TypeVar("T")
 
@@ -160,6 +166,22 @@ class RunHandle:
         """Copy a finished folder to the run's artifacts under `name`."""
         deliver(lambda: self.client.log_artifacts(self.run_id, str(folder), name), self.uri)
 
+    def tag_content(self, folder: Path, name: str, identity: str) -> None:
+        """Say on the run what its artifact `name` consists of, so that nobody has to fetch it to know.
+
+        identity: of the content, as an input of another stage.
+        """
+        sizes = _sizes(folder)
+        content = {"files": len(sizes), "bytes": sum(sizes.values()), "identity": identity}
+        self.set_tags({f"icr.stored.{name}": json.dumps(content)})
+
+    def tag_final_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Say on the run which of its metrics are final ones, where its rows hold them exactly as they were logged."""
+        run = deliver(lambda: self.client.get_run(self.run_id), self.uri)
+        names = json.dumps(_factored(metrics), separators=(",", ":"))
+        if len(names) <= _CUT_TAG and _named(run, names) == dict(metrics):
+            self.set_tags({_FINAL_METRICS: names})
+
     def log_file(self, path: Path, name: str | None = None) -> None:
         deliver(lambda: self.client.log_artifact(self.run_id, str(path), name), self.uri)
 
@@ -220,14 +242,209 @@ def _metric_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_./\- ]", "_", name)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where an artifact's files are, in MLflow's words: a repository and the path in it, '' for all of it."""
+
+    repository: ArtifactRepository
+    path: str
+    uri: str
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file by its path below the artifact; '' for an artifact that is one file. Empty: there is none."""
+        files, folders = {}, [self.path]
+        while folders:
+            folder = folders.pop()
+            for item in self._ask(lambda folder=folder: self.repository.list_artifacts(folder or None)):  # type: ignore[misc]
+                if item.is_dir:
+                    folders.append(item.path)
+                else:
+                    files[posixpath.relpath(item.path, self.path or ".")] = int(item.file_size or 0)
+        if not files and self.path:
+            beside = self._ask(lambda: self.repository.list_artifacts(posixpath.dirname(self.path) or None))
+            own = [item for item in beside if item.path == self.path and not item.is_dir]
+            files = {"": int(own[0].file_size or 0)} if own else {}
+        return files
+
+    def fetch(self, target: Path) -> None:
+        """Download the artifact, a folder or a file, to `target`.
+
+        Raises:
+            TrackingError: the store refuses, or does not answer, or what came is not what it lists.
+        """
+        folder = target.with_name(f"{target.name}.download")
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+        folder.mkdir()
+        try:
+            Path(self._ask(lambda: self.repository.download_artifacts(self.path, str(folder)))).replace(target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        if _sizes(target) != self.sizes():
+            raise TrackingError(f"{self._name}: came incomplete from the artifact store; run the command again")
+
+    @property
+    def _name(self) -> str:
+        return redact(posixpath.join(str(self.repository.artifact_uri), self.path))
+
+    def _ask(self, action: Callable[[], T]) -> T:
+        try:
+            return deliver(action, self.uri)
+        except TrackingError:
+            raise
+        except Exception as error:  # each store has exceptions of a library of its own
+            reason = " ".join(str(error).split())[:300]
+            raise TrackingError(
+                f"{self._name}: the artifact store does not give it ({reason}); check address and credentials"
+            ) from error
+
+
+@dataclass(frozen=True)
+class StoredArtifact:
+    """An artifact of a run, or a registered model. Nothing of it is downloaded before `manifest` or `folder` asks.
+
+    uri: `runs:/RUN_ID/NAME`. local: where it lies, if on this machine. identity: of its content as an input, '' where the run
+    does not say. content: number of files and their bytes as they were logged, None where the run does not say.
+    """
+
+    uri: str
+    local: Path | None
+    identity: str
+    content: tuple[int, int] | None
+    _place: _Place
+    _copies: FetchedCopies
+
+    @property
+    def reference(self) -> str:
+        """What another stage takes as its input: a path, or the URI of what lies elsewhere."""
+        return self.uri if self.local is None else str(self.local)
+
+    def folder(self) -> Path:
+        """The artifact on this machine, fetched where it lies elsewhere; a file, where it is one."""
+        return self._fetched() if self.local is None else self.local
+
+    def manifest(self) -> dict[str, Any]:
+        """Its manifest alone; raises InputError when it has none."""
+        if self.local is not None:
+            return read_json(self.local / MANIFEST)
+        return read_json(self._fetched(MANIFEST))
+
+    def is_whole(self) -> bool:
+        """Whether every file is there, in the size it was written; content is not read."""
+        sizes = self._place.sizes() if self.local is None else _sizes(self.local)
+        if self.content == (len(sizes), sum(sizes.values())):
+            return True
+        if MANIFEST not in sizes:
+            return False
+        manifest = self.manifest()
+        entries = manifest.get("parts", manifest.get("files", ()))
+        return all(sizes.get(entry["file"]) == entry["bytes"] for entry in entries)
+
+    def _fetched(self, below: str = "") -> Path:
+        # A folder of its own for each, so that one file of an artifact is never taken for the artifact; in it the name stays,
+        # which may say what it is, such as es.jsonl.
+        place = replace(self._place, path=posixpath.join(self._place.path, below) if below else self._place.path)
+        key = quote(f"{self.uri}/{below}".strip("/").removeprefix("runs:/"), safe="")
+        return self._copies.get(f"{key}/{posixpath.basename(place.path) or 'model'}", place.fetch)
+
+
+class StoredArtifacts(Mapping[str, Path]):
+    """Artifacts by name, each fetched when it is asked for and not before."""
+
+    def __init__(self, stored: Mapping[str, StoredArtifact]) -> None:
+        self._stored = dict(stored)
+
+    def __getitem__(self, name: str) -> Path:
+        return self._stored[name].folder()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def reference(self, name: str) -> str:
+        """What another stage takes as its input; fetches nothing."""
+        return self._stored[name].reference
+
+
+def _stored(run: Run, name: str, uri: str, copies: FetchedCopies) -> StoredArtifact | None:
+    name = name.strip("/")
+    first, _, below = name.partition("/")
+    reference = run.data.tags.get(f"icr.artifact.{first}")
+    repository = _repository(str(run.info.artifact_uri), uri)
+    folder = Path(reference) if reference else _local_folder(repository, first)
+    local = folder / below if folder is not None else None
+    place = _Place(repository, name, uri)
+    if not (local.exists() if local is not None else place.sizes()):
+        return None
+    content = json.loads(run.data.tags.get(f"icr.stored.{first}", "{}")) if not below else {}
+    size = (int(content["files"]), int(content["bytes"])) if content else None
+    identity = str(content.get("identity", ""))
+    return StoredArtifact(f"runs:/{run.info.run_id}/{name}", local, identity, size, place, copies)
+
+
+def _repository(artifact_uri: str, uri: str) -> ArtifactRepository:
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    try:
+        return get_artifact_repository(artifact_uri, tracking_uri=uri)
+    except (MlflowException, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrackingError(f"{redact(artifact_uri)}: this artifact store cannot be opened here ({reason})") from error
+
+
+def _local_folder(repository: ArtifactRepository, name: str = "") -> Path | None:
+    """Where a local repository's artifact lies; None for a remote one."""
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    if not isinstance(repository, LocalArtifactRepository):
+        return None
+    return Path(os.path.abspath(repository.artifact_dir)) / name
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """Bytes of each file below a folder by relative path; of a file itself under ''."""
+    if path.is_file():
+        return {"": path.stat().st_size}
+    return {file.relative_to(path).as_posix(): file.stat().st_size for file in path.rglob("*") if file.is_file()}
+
+
+def _factored(names: Iterable[str]) -> list[tuple[list[str], list[str]]]:
+    """Metric names as products, because few sets of languages serve all of them.
+
+    >>> _factored(["loss", "win_rate/de", "win_rate/es", "fidelity/de", "fidelity/es"])
+    [([''], ['loss']), (['de', 'es'], ['win_rate', 'fidelity'])]
+    """
+    lasts: dict[str, list[str]] = {}
+    for name in names:
+        first, _, last = name.rpartition("/")
+        lasts.setdefault(first or last, []).append(last if first else "")
+    products: dict[tuple[str, ...], list[str]] = {}
+    for first, own in lasts.items():
+        products.setdefault(tuple(own), []).append(first)
+    return [(list(own), firsts) for own, firsts in products.items()]
+
+
+def _named(run: Run, names: str) -> dict[str, float]:
+    """The run's metrics of these names, which `_factored` wrote."""
+    metrics = run.data.metrics
+    found = {}
+    for lasts, firsts in json.loads(names):
+        for name in (f"{first}/{last}" if last else first for first in firsts for last in lasts):
+            if name in metrics:
+                found[name] = float(metrics[name])
+    return found
+
+
 class Tracker:
-    """One tracking store and experiment.
+    """One tracking store and experiment. `work` is the folder for copies of remote artifacts, by default the caller's `.icr`.
 
     Raises:
         InputError: the tracking server does not answer; said before any work is done.
     """
 
-    def __init__(self, experiment: str = "") -> None:
+    def __init__(self, experiment: str = "", work: Path | None = None) -> None:
         for key, value in _DEFAULTS.items():
             os.environ.setdefault(key, value)
         import mlflow
@@ -242,7 +459,12 @@ class Tracker:
         with FileLock(lock):  # processes that create one sqlite store at once crash in its migration
             self.client = _client(self.uri)
             self.experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID") or self._experiment(name)
+        self._copies = FetchedCopies((work or caller_folder() / ".icr") / "artifacts")
         self._reap()
+
+    def close(self) -> None:
+        """Remove the copies of remote artifacts."""
+        self._copies.close()
 
     def _experiment(self, name: str) -> str:
         found = deliver(lambda: self.client.get_experiment_by_name(name), self.uri)
@@ -276,12 +498,7 @@ class Tracker:
 
     def find_finished(self, cache_key: str) -> Run | None:
         """The newest FINISHED stage run with this fingerprint."""
-        text = f"attributes.status = 'FINISHED' and tags.\"icr.cache_key\" = '{cache_key}'"
-        order = ["attributes.start_time DESC"]
-        runs = deliver(
-            lambda: self.client.search_runs([self.experiment_id], text, max_results=1, order_by=order), self.uri
-        )
-        return runs[0] if runs else None
+        return next(iter(self.find_tagged({"icr.cache_key": cache_key}, limit=1)), None)
 
     def find_tagged(self, tags: Mapping[str, str], limit: int) -> list[Run]:
         """FINISHED runs with all of these tags, the newest first."""
@@ -307,38 +524,46 @@ class Tracker:
         """Experiment of a run, which need not be this command's."""
         return str(deliver(lambda: self.client.get_run(run_id), self.uri).info.experiment_id)
 
-    def local_artifact(self, run_id: str, name: str) -> Path | None:
-        """A local folder with the run's artifact `name`; None when the run has none."""
+    def stored(self, run: Run, name: str) -> StoredArtifact | None:
+        """The run's artifact `name` (a path below it too); None when it has none. Downloads nothing.
+
+        Raises:
+            TrackingError: the artifact store refuses or does not answer.
+        """
+        return _stored(run, name, self.uri, self._copies)
+
+    def small_file(self, run: Run, name: str) -> Path | None:
+        """A file that was logged beside the run's artifacts, such as its notes; fetched when it is not here."""
+        stored = self.stored(run, name)
+        return stored.folder() if stored else None
+
+    def find_stored(self, uri: str) -> StoredArtifact:
+        """The artifact behind `runs:/RUN_ID/artifact`, `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+
+        Raises:
+            InputError: a run that does not exist or did not finish, or that has no such artifact; no such model.
+        """
         from mlflow.exceptions import MlflowException
 
-        try:
-            return Path(deliver(lambda: self.client.download_artifacts(run_id, name), self.uri))
-        except (MlflowException, OSError) as error:
-            if _is_connection_trouble(error):
-                raise
-            return None
-
-    def resolve_run(self, uri: str) -> str:
-        """Local path of `runs:/RUN_ID/artifact`; raises InputError for a run that does not exist or did not finish."""
-        from mlflow.exceptions import MlflowException
-
+        if uri.startswith("models:/"):
+            return self._find_model(uri)
         run_id, _, name = uri.removeprefix("runs:/").partition("/")
         try:
             run = deliver(lambda: self.client.get_run(run_id), self.uri)
+            if "icr.reused_run" in run.data.tags:  # a link; the run that did the work holds the artifacts
+                run = deliver(lambda: self.client.get_run(run.data.tags["icr.reused_run"]), self.uri)
         except MlflowException:
             raise InputError(
                 f"{uri}: no such run in {redact(self.uri)}; check the id and MLFLOW_TRACKING_URI"
             ) from None
         if run.info.status != "FINISHED":
             raise InputError(f"{uri}: the run is {run.info.status}, not FINISHED; run its stage again")
-        reference = run.data.tags.get(f"icr.artifact.{name.split('/')[0]}")
-        path = Path(reference) if reference else self.local_artifact(run_id, name)
-        if not name or path is None or not path.exists():
+        stored = self.stored(run, name) if name else None
+        if stored is None:
             raise InputError(f"{uri}: the run has no artifact {name!r}; check the name in the MLflow UI")
-        return str(path)
+        return stored
 
-    def resolve_model(self, uri: str) -> str:
-        """Local path of `models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
+    def _find_model(self, uri: str) -> StoredArtifact:
         from mlflow.exceptions import MlflowException
 
         name = uri.removeprefix("models:/")
@@ -351,19 +576,94 @@ class Tracker:
             raise InputError(
                 f"{uri}: no such registered model; give models:/NAME@ALIAS or models:/NAME/VERSION"
             ) from None
-        return self.resolve_run(str(found.source)) if str(found.source).startswith("runs:/") else str(found.source)
+        source = str(found.source)
+        if source.startswith("runs:/"):
+            return self.find_stored(source)
+        repository = _repository(source, self.uri)
+        local = _local_folder(repository)
+        if local is not None and not local.exists():
+            raise InputError(f"{uri}: its files are gone from {local}; register the model again")
+        version = f"models:/{found.name}/{found.version}"
+        return StoredArtifact(version, local, "", None, _Place(repository, "", self.uri), self._copies)
 
-    def register(self, name: str, run: RunHandle, alias: str) -> None:
-        """Register a train run's checkpoint as a new version of `name` and move the alias to it."""
+    def resolve_run(self, uri: str) -> str:
+        """Local path of `runs:/RUN_ID/artifact`; raises InputError for a run that does not exist or did not finish."""
+        return str(self.find_stored(uri).folder())
+
+    def resolve_model(self, uri: str) -> str:
+        """Local path of `models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
+        return str(self.find_stored(uri).folder())
+
+    def final_metrics(self, run: Run) -> dict[str, float] | None:
+        """What the stage of this run returned, from the run's own rows; None where they do not say it exactly."""
+        names = run.data.tags.get(_FINAL_METRICS)
+        return _named(run, names) if names else None
+
+    def register(self, name: str, run: RunHandle, iteration: int) -> None:
+        """Make `models:/NAME@iteration-N` the checkpoint of this train run, whoever ran it and when.
+
+        Aliases of later iterations, which led on from another checkpoint, are removed before an alias moves. A registry that
+        refuses is named on stderr: the checkpoint itself is safe in its run.
+        """
+        alias = f"iteration-{iteration}"
+        with _refusal_said(f"models:/{name}@{alias}: not set; use runs:/{run.run_id}/checkpoint instead"):
+            version = deliver(lambda: self._version_of(name, run.run_id), self.uri)
+            if deliver(lambda: self._aliases(name), self.uri).get(alias) != version:
+                self._forget_iterations(name, iteration)
+                deliver(lambda: self.client.set_registered_model_alias(name, alias, version), self.uri)
+
+    def forget_iterations(self, name: str, after: int) -> None:
+        """Remove the aliases of iterations later than `after`; the versions stay."""
+        with _refusal_said(f"models:/{name}: aliases after iteration-{after} may be an earlier run's"):
+            self._forget_iterations(name, after)
+
+    def _forget_iterations(self, name: str, after: int) -> None:
+        for alias in deliver(lambda: self._aliases(name), self.uri):
+            number = alias.removeprefix("iteration-")
+            if number.isdigit() and int(number) > after:
+                deliver(lambda alias=alias: self.client.delete_registered_model_alias(name, alias), self.uri)  # type: ignore[misc]
+
+    def _aliases(self, name: str) -> dict[str, str]:
+        """Version by alias; none where there is no such model."""
         from mlflow.exceptions import MlflowException
 
-        def put() -> None:
-            with contextlib.suppress(MlflowException):  # it exists already
-                self.client.create_registered_model(name)
-            version = self.client.create_model_version(name, f"runs:/{run.run_id}/checkpoint", run.run_id)
-            self.client.set_registered_model_alias(name, alias, version.version)
+        try:
+            return {alias: str(version) for alias, version in self.client.get_registered_model(name).aliases.items()}
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return {}
 
-        deliver(put, self.uri)
+    def _version_of(self, name: str, run_id: str) -> str:
+        """The version of a registered model that is this run's checkpoint, made where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        quote = '"' if "'" in name else "'"
+        known = self.client.search_model_versions(f"name = {quote}{name}{quote}")
+        versions = [int(found.version) for found in known if found.run_id == run_id]
+        if versions:
+            return str(max(versions))
+        path = self.client.get_run(run_id).data.tags.get("icr.artifact.checkpoint")
+        is_server = self.uri.startswith(("http://", "https://"))  # which takes no path that is not its own
+        source = path if path and not is_server else f"runs:/{run_id}/checkpoint"
+        return str(self.client.create_model_version(name, source, run_id).version)
+
+
+@contextlib.contextmanager
+def _refusal_said(consequence: str) -> Iterator[None]:
+    """One line on stderr, not the end of the work, where a model registry does not do what is asked."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = " ".join(str(error).split())[:300]
+        print(f"{consequence} (the model registry refuses: {reason})", file=sys.stderr, flush=True)
 
 
 def _check_reachable(uri: str) -> None:
@@ -468,6 +768,7 @@ class TrackingReader:
         import mlflow
 
         self.uri = uri or str(mlflow.get_tracking_uri())
+        self._copies: dict[Path, FetchedCopies] = {}
 
     def check(self) -> None:
         """Raise InputError at once when the store cannot be opened."""
@@ -492,21 +793,24 @@ class TrackingReader:
         return _record(self._ask(lambda: _client(self.uri).get_run(run_id), f"run {run_id}"))
 
     def artifact(self, run_id: str, name: str, cache: Path) -> Path:
-        """Local folder of an artifact; one in a remote store is copied to `cache` once."""
+        """Local folder of an artifact; one in a remote store is copied to `cache` once, and stays until `close`."""
         from mlflow.exceptions import MlflowException
 
-        target = cache / run_id
-        if (target / name / MANIFEST).exists():  # written last, also by a download in key order
-            return target / name
+        copies = self._copies.setdefault(cache, FetchedCopies(cache))
         try:
-            uri = str(self._ask(lambda: _client(self.uri).get_run(run_id), f"run {run_id}").info.artifact_uri)
-            if uri.startswith(("/", "file:")):
-                return Path(urlsplit(uri).path) / name
-            target.mkdir(parents=True, exist_ok=True)
-            return Path(_client(self.uri).download_artifacts(run_id, name, str(target)))
+            run = self._ask(lambda: _client(self.uri).get_run(run_id), f"run {run_id}")
+            stored = _stored(run, name, self.uri, copies)
+            if stored is None:
+                raise InputError(f"runs:/{run_id}/{name}: no such folder in the artifact store; run its stage again")
+            return stored.folder()
         except (MlflowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise TrackingError(f"{name} of run {run_id} could not be fetched ({reason}); try again later") from error
+
+    def close(self) -> None:
+        """Remove the copies of remote artifacts."""
+        for copies in self._copies.values():
+            copies.close()
 
     def attach(self, run_id: str, folder: Path, name: str, metrics: Mapping[str, float]) -> None:
         """Add a folder as artifact `name`, and metrics, to a run."""

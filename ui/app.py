@@ -72,13 +72,16 @@ def launch(options: InspectOptions) -> NoReturn:
     if options.auth_file and options.user_header:
         raise InputError("icr inspect: give --auth-file or --user-header, not both: users log in here or at the proxy")
     signal.signal(signal.SIGTERM, _end)
+    inspector = None
     try:
-        _serve(options)
+        inspector = _serve(options)
         threading.Event().wait()
     except (KeyboardInterrupt, _Ended):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         print("\nThe inspector has ended; every verdict it acknowledged is stored.", flush=True)
+        if inspector is not None:
+            inspector.catalogue.close()
     # Verdicts are committed one by one, so nothing is left to do; an orderly end of the interpreter would make DuckDB's
     # bindings list what daemon threads still hold.
     os._exit(0)
@@ -88,7 +91,7 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise _Ended
 
 
-def _serve(options: InspectOptions) -> None:
+def _serve(options: InspectOptions) -> Inspector:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     inspector = open_inspector(options)
@@ -99,6 +102,7 @@ def _serve(options: InspectOptions) -> None:
     except OSError as error:
         raise InputError(f"icr inspect: port {options.port} is taken ({error}); give another --port") from error
     print(f"The inspector is at {address} (Ctrl-C ends it).", flush=True)
+    return inspector
 
 
 def publish_verdicts(options: InspectOptions, run_id: str) -> int:
@@ -109,4 +113,8 @@ def publish_verdicts(options: InspectOptions, run_id: str) -> int:
     """
     from ui.pages.agreement import publish
 
-    return publish(open_inspector(options), run_id)
+    inspector = open_inspector(options)
+    try:
+        return publish(inspector, run_id)
+    finally:
+        inspector.catalogue.close()

@@ -166,6 +166,10 @@ class Catalogue:
                 self._remembered.clear()
         return value
 
+    def close(self) -> None:
+        """Remove the copies of remote artifacts."""
+        self.reader.close()
+
     def forget(self) -> None:
         """Ask the store again next time."""
         with self._lock:

@@ -1,0 +1,191 @@
+"""`iterate` on a local store, S3 and PostgreSQL: finished work is found from MLflow's rows alone, nothing is copied or downloaded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fault_server import KEY, Behaviour, FaultServer
+
+from icr_platform.cli import parse
+from icr_platform.iterate import Arm, iterate
+from icr_platform.runner import open_session
+from icr_platform.tracking import Tracker
+
+POSTGRES = os.environ.get("ICR_TEST_POSTGRES", "")
+MEGABYTE = 2**20
+
+
+@dataclass
+class Store:
+    """A store under test. artifacts: folder of a local one. requests: (method, path, query) that an S3 server answered."""
+
+    uri: str
+    artifacts: Path | None
+    requests: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def fetched(self) -> list[str]:
+        """Objects that were downloaded since the last call; listings are not."""
+        gets = [path for method, path, query in self.requests if method == "GET" and "list-type" not in query]
+        self.requests.clear()
+        return gets
+
+    def size(self) -> int:
+        if self.artifacts is not None:
+            return sum(file.stat().st_size for file in self.artifacts.rglob("*") if file.is_file())
+        import boto3
+
+        pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket="icr-store")
+        return sum(item["Size"] for page in pages for item in page.get("Contents", ()))
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str, str]]]:
+    """A real S3-compatible server for this process; gives the requests it has answered."""
+    server_module = pytest.importorskip("moto.server", reason="needs an S3 server: pip install 'moto[s3]'")
+    import boto3
+
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "MLFLOW_S3_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="icr-store")
+    requests: list[tuple[str, str, str]] = []
+    app = server._server.app
+
+    def recorded(environ: dict[str, Any], start: Any) -> Any:
+        requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"]))
+        return app(environ, start)
+
+    server._server.app = recorded
+    yield requests
+    server.stop()
+
+
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    """URL of an empty schema of a PostgreSQL database."""
+    if not POSTGRES:
+        pytest.skip("needs ICR_TEST_POSTGRES, the URL of a PostgreSQL database, as in postgresql://user@127.0.0.1/test")
+    psycopg = pytest.importorskip("psycopg", reason="needs psycopg: pip install 'icr-platform[postgres]'")
+    schema = f"icr_test_{uuid.uuid4().hex}"
+    with psycopg.connect(POSTGRES, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {schema}")
+    url = POSTGRES.replace("postgresql://", "postgresql+psycopg://", 1)
+    yield f"{url}{'&' if '?' in url else '?'}options=-csearch_path%3D{schema}"
+    with psycopg.connect(POSTGRES, autocommit=True) as connection:
+        connection.execute(f"DROP SCHEMA {schema} CASCADE")
+
+
+@pytest.fixture(params=["sqlite", "s3", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store with an experiment `icr`, and a temporary folder of its own."""
+    from mlflow import MlflowClient
+
+    uri = request.getfixturevalue("postgres") if request.param == "postgresql" else f"sqlite:///{tmp_path}/mlflow.db"
+    requests = request.getfixturevalue("s3") if request.param == "s3" else []
+    artifacts = None if request.param == "s3" else tmp_path / "a store%20" / "mlruns"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    MlflowClient(uri).create_experiment("icr", "s3://icr-store/mlruns" if artifacts is None else artifacts.as_uri())
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return Store(uri, artifacts, requests)
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of a judge."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    port = asyncio.run_coroutine_threadsafe(FaultServer(Behaviour()).start(), loop).result()
+    yield f"http://127.0.0.1:{port}/v1"
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+
+
+@pytest.fixture
+def preset(tmp_path: Path, tiny_models: tuple[Path, Path], prompt_folder: Path, judge: str) -> Path:
+    """A preset of one iteration on tiny models, evaluated by the judge against outputs written here."""
+    references = tmp_path / "references"
+    references.mkdir()
+    for language, answer in {"en": "I do not know the answer.", "es": "No sé la respuesta."}.items():
+        lines = (prompt_folder / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) | {"output": answer} for line in lines]
+        (references / f"{language}.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    policy, reference = tiny_models
+    values = {
+        "iterations": 1, "policy": str(policy), "reference": str(reference), "prompts": str(prompt_folder), "seed": 1,
+        "languages": ["en", "es"], "eval_languages": ["en", "es"], "eval_prompts": str(prompt_folder),
+        "reference_outputs": str(references),
+        "generate": {"samples": 4, "max_tokens": 16, "language_identifier": "demo"},
+        "annotate": {"drop_wrong_language": False, "drop_truncated": False},
+        "train": {"learning_rate": 1e-4, "batch_size": 4, "accumulation": 1},
+        "eval": {"max_tokens": 16, "language_identifier": "demo", "judge": "openai", "judge_api_model": "judge-1",
+                 "judge_url": judge, "judge_cache": str(tmp_path / "verdicts")},
+    }  # fmt: skip
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def run(preset: Path, *flags: str) -> Arm:
+    config, options = parse("iterate", [f"--config={preset}", *flags])
+    return iterate(open_session(options), config)  # type: ignore[arg-type]
+
+
+def files(folder: Path) -> dict[str, int]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_size for path in found}
+
+
+def test_a_finished_iterate_called_again(
+    store: Store, preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    first = run(preset)
+    assert first.run is not None
+    assert files(tmp_path / "here" / ".icr") == {} or set(files(tmp_path / "here" / ".icr")) <= {"artifacts/.lock"}
+    temporary, size = files(tmp_path / "temporary"), store.size()
+    store.fetched()
+    for folder in ("here", "elsewhere"):  # the second as on another machine, which has only the store
+        monkeypatch.chdir(tmp_path / folder)
+        before = files(tmp_path)
+        capsys.readouterr()
+        again = run(preset)
+        assert all(stage.reused for stage in again.stages.values())
+        assert again.metrics == first.metrics
+        assert any(name.startswith("win_rate_change/") for name in again.metrics[1])
+        assert store.fetched() == []
+        assert files(tmp_path / "temporary") == temporary
+        own = {name for name in files(tmp_path) if name not in before and "mlflow.db" not in name}
+        assert sum((tmp_path / name).stat().st_size for name in own) < MEGABYTE
+        assert store.size() - size < MEGABYTE
+        size = store.size()
+        assert again.run is not None
+        tracker = Tracker()
+        arm = tracker.client.get_run(again.run.run_id)
+        assert arm.data.metrics["win_rate/es"] == first.metrics[1]["win_rate/es"]
+        assert arm.data.tags["icr.report_run"] == first.run.run_id
+        shown = capsys.readouterr().out
+        assert "Spanish" in shown
+        assert f"report: {tmp_path / 'here'}" in shown if folder == "here" else "report-icr.html" in shown
