@@ -162,6 +162,8 @@ def test_outputs_and_judgments_are_taken_by_prompt_and_by_pair(
     store: Path, made: Made, tiny_models: tuple[Path, Path], prompt_folder: Path
 ) -> None:
     policy, judge = tiny_models
+    # The tiny judge has 512 positions.
+    (store / "wording.yaml").write_text("- {role: user, content: '{instruction} m: {output_m} M: {output_M}'}")
     for language in ("en", "es", "de"):
         (store / "reference").mkdir(exist_ok=True)
         texts = [json.loads(line) for line in (prompt_folder / f"{language}.jsonl").read_text().splitlines()]
@@ -169,7 +171,7 @@ def test_outputs_and_judgments_are_taken_by_prompt_and_by_pair(
             "".join(json.dumps({"id": row["id"], "output": f"{row['instruction']} {language}"}) + "\n" for row in texts)
         )
     command = ["eval", f"--policy={policy}", f"--prompts={prompt_folder}", "--reference-outputs=reference",
-               "--judge=logprob", f"--judge-model={judge}", "--judge-max-failures=100", *SAMPLING]  # fmt: skip
+               "--judge=logprob", f"--judge-model={judge}", "--judge-template=wording.yaml", *SAMPLING]  # fmt: skip
     assert run([*command, "--languages=en,es"]) == 0
     outputs, judged = rows("eval", "outputs", OUTPUTS), rows("eval", "judgments", JUDGMENTS)
     assert (len(made.prompts), len(made.pairs)) == (12, 12)
