@@ -21,6 +21,7 @@ from icr_platform.annotation.filters import (
     TRANSLATION,
     Verdict,
     filter_samples,
+    unknown_languages,
 )
 from icr_platform.annotation.length_control import fit_alpha
 from icr_platform.annotation.pairs import PairSelection, near_duplicate, select_pairs
@@ -119,7 +120,8 @@ class ResponseReader:
         return self.responses.read_part(index, ["response", "token_ids", "character_count"])
 
     def _verdicts(self, index: int) -> list[Verdict]:
-        verdicts = filter_samples(self.responses.read_part(index, COLUMNS), self.settings)
+        rows = self.responses.read_part(index, COLUMNS)
+        verdicts = filter_samples(rows, self.settings, unknown_languages(self.responses))
         if self.translations is None:
             return verdicts
         outcomes = self.translations.read_part(index, ["outcome"]).column("outcome").to_pylist()

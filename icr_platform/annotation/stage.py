@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from icr_platform.annotation import translation
 from icr_platform.annotation.checks import check_responses, prompt_index
-from icr_platform.annotation.filters import COLUMNS, filter_samples
+from icr_platform.annotation.filters import COLUMNS, filter_samples, unknown_languages, unknown_notes
 from icr_platform.annotation.reward import implicit_reward, random_reward
 from icr_platform.annotation.scoring import KEY, PromptIndex, by_kind, from_kinds, plan_part, score_part
 from icr_platform.annotation.selection import ResponseReader, collect_samples, select_language, write_chunk
@@ -55,7 +55,7 @@ class _Inputs:
         return tuple(kind for kind in self.config.reward_kind if kind != "random")
 
     def verdicts(self, part: int) -> Any:
-        return filter_samples(self.responses.read_part(part, COLUMNS), self.config)
+        return filter_samples(self.responses.read_part(part, COLUMNS), self.config, unknown_languages(self.responses))
 
 
 def validate(config: AnnotateConfig) -> None:
@@ -134,16 +134,16 @@ def _finished(config: AnnotateConfig, context: StageContext) -> StageResult | No
 
 def _translate(inputs: _Inputs) -> Artifact:
     writer = ArtifactWriter(inputs.context.folder / TRANSLATIONS.name, TRANSLATIONS, inputs.context.fingerprint)
-    load = partial(_load_translator, inputs.config)
+    load = partial(_load_translator, inputs.config, unknown_languages(inputs.responses))
     return _write_parts("translate", writer, inputs, 1, inputs.responses.read_part, load)
 
 
-def _load_translator(config: AnnotateConfig) -> Make:
+def _load_translator(config: AnnotateConfig, unknown: frozenset[str] | None) -> Make:
     translator = translation.load_translator(config)
 
     def translate(parts: Iterable[pa.Table], advance: Advance) -> Iterator[tuple[pa.Table]]:
         for responses in parts:
-            verdicts = filter_samples(responses, config)
+            verdicts = filter_samples(responses, config, unknown)
             yield (translation.translate_part(translator, responses, verdicts, advance),)
 
     return translate
@@ -185,11 +185,13 @@ def _logprobs(inputs: _Inputs, translations: Artifact | None, name: str, model: 
         keys = zip(*(responses.column(column).to_pylist() for column in ("language", "prompt_id")), strict=True)
         return _Shard(responses, english, {key: inputs.prompts[key] for key in dict.fromkeys(keys)})
 
-    load = partial(_load_scorer, inputs.config, model, inputs.scored_kinds)
+    load = partial(_load_scorer, inputs.config, model, inputs.scored_kinds, unknown_languages(inputs.responses))
     return _write_parts(name, writer, inputs, len(inputs.scored_kinds), shard, load)
 
 
-def _load_scorer(config: AnnotateConfig, model: str, kinds: Sequence[RewardKind]) -> Make:
+def _load_scorer(
+    config: AnnotateConfig, model: str, kinds: Sequence[RewardKind], unknown: frozenset[str] | None
+) -> Make:
     from icr_platform.annotation.logprobs import CompletionScorer
 
     tokenizer = load_tokenizer(model)
@@ -204,7 +206,7 @@ def _load_scorer(config: AnnotateConfig, model: str, kinds: Sequence[RewardKind]
                 told += rows
                 advance(rows, tokens)
 
-            verdicts = filter_samples(responses, config)
+            verdicts = filter_samples(responses, config, unknown)
             plan = plan_part(responses, verdicts, english, prompts, kinds, tokenizer)
             table = score_part(scorer, responses, plan, tell)
             advance(table.num_rows - told, 0)  # equal completions, and those that no one scores
@@ -292,7 +294,8 @@ def _select(inputs: _Inputs, rewards: Artifact, translations: Artifact | None) -
         translations.read(["language", "outcome"]) if translations is not None else None,
     )
     metrics = metrics_of(languages, selected, written, inputs.config)
-    notes = [
+    notes = unknown_notes(inputs.responses, [samples.language for samples in languages], inputs.config)
+    notes += [
         f"{samples.language}: no prompt gives a pair; drops say why"
         for samples in languages
         if not metrics[f"pairs/{samples.language}"]
