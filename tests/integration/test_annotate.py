@@ -45,7 +45,7 @@ TEXTS = {
         "La manzana es roja.",
         "Hola, amigo!",
         "  ",
-        "A horse is big.",
+        "A horse is tall.",
         "La hierba es verde, amigo.",
     ],
     "de": ["Ein Apfel.", "Ein Apfel ist rot.", "Hallo, Freund!", "\n", "An apple is red.", "Gras ist grün, Freund."],
