@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
+
 from icr_platform.errors import InputError
 
 NAMES: dict[str, str] = {
@@ -22,6 +25,12 @@ NAMES: dict[str, str] = {
 
 RIGHT_TO_LEFT = frozenset({"ar", "fa", "he", "ps", "sd", "ur"})
 
+SISTERS = (frozenset({"bs", "cnr", "hr", "sh", "sr"}), frozenset({"nb", "nn", "no"}), frozenset({"id", "ms"}))
+"""Languages that no identifier tells apart reliably, and whose readers read one another's: each set counts as one."""
+
+_LATIN = frozenset({"bs", "hr", "id", "ms", "nb", "nn", "no", "sh"})
+"""Those that identifiers know in the Latin script only."""
+
 PREFIX = (
     "Please answer the following instruction using only {language}, "
     "unless explicitly instructed to respond in a different language.\n\n"
@@ -34,6 +43,32 @@ def language_name(code: str) -> str:
         return NAMES[code]
     except KeyError:
         raise InputError(f"languages: unknown language code {code!r}; known codes: {' '.join(sorted(NAMES))}") from None
+
+
+@lru_cache(maxsize=4096)
+def counts_as(asked: str, detected: str) -> bool:
+    """Whether a text identified as `detected` is in the language that was asked for.
+
+    A tag counts by its language and that language's SISTERS, whatever its region. Only a script asks for more: `sr-Cyrl`
+    is not answered by what was identified as Croatian, which is written in Latin, while `sr-Latn` is.
+
+    >>> counts_as("id", "ms"), counts_as("hr", "sr"), counts_as("nn", "no"), counts_as("da", "no")
+    (True, True, True, False)
+    >>> counts_as("sr-Cyrl", "hr"), counts_as("sr-Latn", "hr"), counts_as("sr-Cyrl", "sr")
+    (False, True, True)
+    """
+    (language, script), (found, found_script) = _language_and_script(asked), _language_and_script(detected)
+    if language != found and not any(language in sisters and found in sisters for sisters in SISTERS):
+        return False
+    if not found_script and found in _LATIN:
+        found_script = "latn"
+    return not script or not found_script or script == found_script
+
+
+def _language_and_script(tag: str) -> tuple[str, str]:
+    """'sr-Cyrl-RS' -> ('sr', 'cyrl'); the script is '' where the tag names none."""
+    language, *subtags = re.split("[-_]", tag.lower())
+    return language, next((subtag for subtag in subtags if len(subtag) == 4 and subtag.isalpha()), "")
 
 
 def reward_instruction(language: str, english_instruction: str) -> str:

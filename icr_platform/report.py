@@ -94,7 +94,12 @@ class Grid:
 _GRIDS = (
     ("win_rate", "Win rate", "Percent of comparisons with the reference outputs that the policy wins, ties half.", 1),
     ("lc_win_rate", "Length-controlled win rate", "Percent, as if policy and reference wrote equally long outputs.", 1),
-    ("fidelity", "Language fidelity", "Percent of outputs in the asked language.", 1),
+    (
+        "fidelity",
+        "Language fidelity",
+        "Percent of outputs in the asked language, of those whose language can be told.",
+        1,
+    ),
     ("truncated", "Truncated", "Percent of outputs that reached the token limit.", 1),
     ("repetition", "Looping", "Percent of outputs that mostly repeat themselves.", 1),
     ("length/characters", "Length", "Mean characters of an output.", 0),
@@ -108,12 +113,13 @@ def language_label(code: str) -> str:
     return {"mean": "Mean", "mean_non_english": "Mean, non-English"}.get(code, NAMES.get(code, code))
 
 
-def languages_of(iterations: Iterable[IterationFigures], prefix: str) -> list[str]:
-    """Languages with a metric `prefix/LANG`: English, the others by code, then the means."""
+def languages_of(iterations: Iterable[IterationFigures], *prefixes: str) -> list[str]:
+    """Languages with a metric `prefix/LANG` of any of the prefixes: English, the others by code, then the means."""
     found = {
         name.removeprefix(f"{prefix}/")
         for figures in iterations
         for name in figures.metrics
+        for prefix in prefixes
         if name.startswith(f"{prefix}/")
     }
     codes = sorted((code for code in found if code in NAMES), key=lambda code: (code != "en", code))
@@ -169,7 +175,7 @@ def eval_terminal_table(metrics: Mapping[str, float], title: str) -> Table:
     table.add_column("Language")
     for _, heading, _ in measured:
         table.add_column(heading, justify="right")
-    for code in languages_of(figures, "fidelity"):
+    for code in languages_of(figures, *(prefix for prefix, _, _ in measured)):
         cells = [cells_of(figures, prefix, code)[0] for prefix, _, _ in measured]
         texts = [_terminal_cell(cell, digits) for cell, (_, _, digits) in zip(cells, measured, strict=True)]
         table.add_row(Text(language_label(code), "bold" if code in MEANS else ""), *texts)

@@ -6,11 +6,15 @@ Filters of pairs (margin, upper bound, one survivor) are in `pairs`.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import pyarrow as pa
 
+from icr_platform.artifacts import Artifact
 from icr_platform.config import AnnotateSettings
+from icr_platform.language_id import UNDETERMINED, known_to_all, too_short
+from icr_platform.languages import counts_as, language_name
 
 EMPTY = "empty"
 TRUNCATED = "truncated"
@@ -20,7 +24,6 @@ NAN = "nan"
 DUPLICATE = "duplicate"
 SAMPLE_REASONS = (EMPTY, TRUNCATED, WRONG_LANGUAGE, TRANSLATION, NAN, DUPLICATE)
 
-UNKNOWN_LANGUAGE = "und"
 COLUMNS = (
     "language", "response", "finish_reason", "token_count", "character_count", "detected_language",
     "language_confidence",
@@ -49,17 +52,53 @@ def has_visible_character(text: str) -> bool:
 _INVISIBLE = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})
 
 
-def filter_samples(responses: pa.Table, settings: AnnotateSettings) -> list[Verdict]:
+def unknown_languages(responses: Artifact) -> frozenset[str] | None:
+    """Languages of a responses artifact that its identifier does not know; None where the artifact does not say."""
+    languages = responses.extra.get("languages")
+    return None if languages is None else frozenset(languages["unknown"])
+
+
+def unknown_notes(responses: Artifact, languages: Iterable[str], settings: AnnotateSettings) -> list[str]:
+    """One line on each of the responses' `languages` of which no sample can be dropped as wrong-language."""
+    unknown = unknown_languages(responses)
+    if not settings.drop_wrong_language:
+        return []
+    if unknown is not None:
+        name = responses.extra["languages"]["identifier"]
+        why = f"{name}, which told the responses' languages, does not know"
+    else:
+        why = "the responses do not say which identifier told their languages, and not every one knows"
+    return [
+        f"{language}: {why} {language_name(language)}: no response is dropped as wrong-language"
+        for language in languages
+        if not _can_be_told(language, unknown)
+    ]
+
+
+def _can_be_told(language: str, unknown: Collection[str] | None) -> bool:
+    return known_to_all(language) if unknown is None else language not in unknown
+
+
+def filter_samples(
+    responses: pa.Table, settings: AnnotateSettings, unknown: Collection[str] | None = None
+) -> list[Verdict]:
     """One verdict per row of `responses` (COLUMNS of schemas.RESPONSES), the first reason that holds.
 
-    A response without any token is empty whatever the settings say: there is nothing to score.
+    A response without any token is empty whatever the settings say: there is nothing to score. None is in a wrong language
+    that is too short to tell, or was asked for in a language that the identifier does not know.
+
+    Args:
+        unknown: those languages, see `unknown_languages`; None: every language that some identifier does not know.
     """
     columns = [responses.column(name).to_pylist() for name in COLUMNS]
-    return [_verdict(settings, *row) for row in zip(*columns, strict=True)]
+    languages = set(columns[COLUMNS.index("language")])
+    told = {language for language in languages if _can_be_told(language, unknown)}
+    return [_verdict(settings, told, *row) for row in zip(*columns, strict=True)]
 
 
 def _verdict(
     settings: AnnotateSettings,
+    told: Collection[str],
     language: str,
     response: str,
     finish_reason: str,
@@ -72,7 +111,13 @@ def _verdict(
         return Verdict(EMPTY, f"no visible character in {character_count}, {token_count} tokens")
     if settings.drop_truncated and finish_reason == "length":
         return Verdict(TRUNCATED, f"cut after {token_count} tokens")
-    is_other = detected_language not in (language, UNKNOWN_LANGUAGE) and confidence >= settings.language_confidence
+    is_other = (
+        detected_language != UNDETERMINED
+        and confidence >= settings.language_confidence
+        and language in told
+        and not counts_as(language, detected_language)
+        and not too_short(response)
+    )
     if settings.drop_wrong_language and is_other:
         return Verdict(WRONG_LANGUAGE, f"{detected_language} with confidence {confidence:.2f}")
     return KEPT

@@ -4,10 +4,13 @@
 of alpha the samples of a prompt are lines: the chosen one follows their upper envelope and gets shorter as alpha grows,
 the rejected one follows the lower envelope and gets longer. The summed length difference is therefore a non-increasing
 step function of alpha that changes only at the envelopes' breakpoints; its smallest magnitude lies where it crosses 0.
+
+At a breakpoint at which all samples of a prompt tie, its best and its worst are one sample and it gives no pair. With two
+samples a prompt every breakpoint is of that kind, and the value there, between those on either side, would look the best:
+such an alpha is not a candidate.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -72,10 +75,15 @@ def extremes(values: FloatArray, candidates: BoolArray) -> Extremes:
 def fit_alpha(rewards: ArrayLike, lengths: ArrayLike, bounds: tuple[float, float] = (-1.0, 1.0)) -> AlphaFit:
     """The alpha within bounds that brings the mean of |chosen| - |rejected| closest to 0, the nearest 0 among equals.
 
-    Exact: the smallest magnitude is searched among all values the mean takes within bounds. Ties follow `extremes` (the
-    first sample wins), as they do in `select_pairs`. Where the nearest minimiser is the open end of an interval, at
-    which a tie falls the other way, the returned alpha lies beyond it by the few float64 steps that rounding of
-    `rewards - alpha * lengths` asks for: the returned mean was evaluated at the returned alpha itself.
+    Exact: the smallest magnitude is searched among all values the mean takes within bounds where no prompt's best and
+    worst are the same sample (where bounds leave such values only, among those that lose the fewest prompts). Other ties
+    follow `extremes` (the first sample wins), as they do in `select_pairs`. Where the nearest minimiser is the open end
+    of an interval, at which a tie falls the other way or loses a prompt, the returned alpha is the next float64 inside
+    it at which rounding of `rewards - alpha * lengths` tells the samples apart: the returned mean was evaluated at the
+    returned alpha itself.
+
+    Pairs that `select_pairs` drops for their margin, or chooses otherwise for its upper bound, are in the mean like any
+    other: both depend on alpha, and the method fits it first (METHOD, steps 3 and 4).
 
     Args:
         rewards: [P, N], one row per prompt; a sample that is NaN or infinite does not take part: pass NaN for those
@@ -102,26 +110,47 @@ def fit_alpha(rewards: ArrayLike, lengths: ArrayLike, bounds: tuple[float, float
     gap = _Gap(reward, length, finite)
     alpha = _nearest_minimiser(gap, breakpoints, before, low, high)
     prompts = len(reward)
-    return AlphaFit(alpha, gap(alpha) / prompts, gap(0.0) / prompts, len(breakpoints), prompts)
+    return AlphaFit(alpha, gap(alpha).length / prompts, gap(0.0).length / prompts, len(breakpoints), prompts)
+
+
+class _Value(NamedTuple):
+    """What pairs selected at some alpha come to."""
+
+    lost: int
+    """Prompts whose best and worst are the same sample."""
+    length: int
+    """Summed |chosen| - |rejected| in characters."""
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """What is minimised: first the prompts lost, then the magnitude of the length difference."""
+        return self.lost, abs(self.length)
 
 
 class _Gap:
-    """Summed |chosen| - |rejected| in characters, computed in float64 just as pairs are selected."""
+    """The `_Value` at an alpha, computed in float64 just as pairs are selected."""
 
     def __init__(self, reward: FloatArray, length: FloatArray, finite: BoolArray) -> None:
         self.reward, self.length, self.finite = reward, length, finite
-        self._seen: dict[float, int] = {}
+        self._seen: dict[float, _Value] = {}
 
-    def __call__(self, alpha: float) -> int:
+    def by_prompt(self, alpha: float) -> tuple[FloatArray, BoolArray]:
+        """|chosen| - |rejected| of each prompt [P], and whether its best and worst are the same sample [P]."""
+        ends = extremes(length_controlled(self.reward, self.length, alpha), self.finite)
+        rows = np.arange(len(self.length))
+        return self.length[rows, ends.highest] - self.length[rows, ends.lowest], ends.highest == ends.lowest
+
+    def __call__(self, alpha: float) -> _Value:
         if alpha not in self._seen:
-            ends = extremes(length_controlled(self.reward, self.length, alpha), self.finite)
-            rows = np.arange(len(self.length))
-            self._seen[alpha] = int((self.length[rows, ends.highest] - self.length[rows, ends.lowest]).sum())
+            lengths, lost = self.by_prompt(alpha)
+            self._seen[alpha] = _Value(int(lost.sum()), int(lengths.sum()))
         return self._seen[alpha]
 
-    def best(self, alphas: Iterable[float]) -> int:
-        """Smallest magnitude over alphas."""
-        return min(abs(self(alpha)) for alpha in alphas)
+    def between(self, one: float, other: float) -> "_Gap":
+        """Of the prompts alone whose pairs differ between two alphas."""
+        (lengths, lost), (other_lengths, other_lost) = self.by_prompt(one), self.by_prompt(other)
+        rows = (lengths != other_lengths) | (lost != other_lost)
+        return _Gap(self.reward[rows], self.length[rows], self.finite[rows])
 
 
 def _finite_bounds(reward: FloatArray, bounds: tuple[float, float]) -> tuple[float, float]:
@@ -188,13 +217,13 @@ def _nearest_minimiser(gap: _Gap, breakpoints: FloatArray, before: FloatArray, l
     left = (breakpoints[first - 1] if first else low, breakpoints[first] if first < len(breakpoints) else high)
     right = (breakpoints[last - 1] if last else low, breakpoints[last] if last < len(breakpoints) else high)
     middles = [(start + end) / 2 for start, end in (left, right)]
-    target = gap.best([zero, low, high, *ties, *middles])
-    if abs(gap(zero)) == target:
+    target = min(gap(alpha).cost for alpha in (zero, low, high, *ties, *middles))
+    if gap(zero).cost == target:
         return zero
-    attaining = [alpha for alpha in (low, high, *ties) if abs(gap(alpha)) == target]
+    attaining = [alpha for alpha in (low, high, *ties) if gap(alpha).cost == target]
     for middle, interval in zip(middles, (left, right), strict=True):
-        if abs(gap(middle)) == target:
-            attaining.append(_toward_zero(gap, interval, middle, target))
+        if gap(middle).cost == target:
+            attaining.append(_toward_zero(gap, interval, middle))
     return min(attaining, key=lambda alpha: (abs(alpha), alpha))
 
 
@@ -243,14 +272,41 @@ def _tie_points(gap: _Gap, zones: list[FloatArray], low: float, high: float) -> 
     return tried
 
 
-def _toward_zero(gap: _Gap, interval: tuple[float, float], inside: float, target: int) -> float:
-    """The alpha nearest 0 in an interval on which the gap is constant, its end included only if the tie falls right."""
+def _toward_zero(gap: _Gap, interval: tuple[float, float], inside: float) -> float:
+    """The alpha nearest 0 in an interval on which the gap is constant; its end only if the tie there falls as inside.
+
+    Only prompts that tie at the end can differ from those inside, so that the steps from the end look at these alone.
+    """
     end = interval[0] if inside > 0 else interval[1]
-    # At 0 a float64 step is far below what changes any controlled reward.
-    step = max(math.ulp(end), _rounding(gap, end) / 64, 1e-18)
-    alpha = end
-    while abs(alpha - end) < abs(inside - end):
-        if abs(gap(alpha)) == target:
-            return float(alpha)
-        alpha, step = end + math.copysign(step, inside - end), step * 2
-    return float(inside)
+    if gap(end) == gap(inside):
+        return float(end)
+    tied = gap.between(end, inside)
+    first, last = _ordinal(end), _ordinal(inside)
+    toward, steps = (1 if last > first else -1), abs(last - first)
+
+    def at(step: int) -> float:
+        return _float(first + toward * min(step, steps))
+
+    near, far = 0, 1  # float64 steps from the end: too few, and enough
+    while far < steps and tied(at(far)) != tied(inside):
+        near, far = far, far * 2
+    while far - near > 1:
+        middle = (near + far) // 2
+        near, far = (near, middle) if tied(at(middle)) == tied(inside) else (middle, far)
+    # Rounding may decide about prompts that tie a few steps beside the end: step over those too.
+    beyond = 1
+    while gap(at(far)) != gap(inside):
+        far, beyond = far + beyond, beyond * 2
+    return at(far)
+
+
+def _ordinal(number: float) -> int:
+    """Place of a float64 among all of them in order; 0 is that of 0, and neighbours differ by 1."""
+    bits = int(np.float64(number).view(np.int64))
+    return bits if bits >= 0 else -(bits & (2**63 - 1))
+
+
+def _float(ordinal: int) -> float:
+    """The float64 of an `_ordinal`."""
+    magnitude = float(np.int64(abs(ordinal)).view(np.float64))
+    return magnitude if ordinal >= 0 else -magnitude

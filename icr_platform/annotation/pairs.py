@@ -101,9 +101,8 @@ def select_pairs(
         nothing, none = np.full(len(reward), -1), np.full(len(reward), np.nan)
         return PairSelection((NO_SURVIVOR,) * len(reward), nothing, nothing, none, none, usable)
     controlled = length_controlled(reward, lengths, alpha)
-    finite = usable & np.isfinite(controlled)
-    duplicate = _duplicates(text_codes, finite)
-    candidates = finite & ~duplicate
+    finite = usable & np.isfinite(reward)
+    candidates = pair_candidates(reward, eligible=usable, text_codes=text_codes)
     ends = _ends(controlled, candidates, upper_bound)
     reason = _reasons(usable, finite, candidates, ends, minimal_margin)
     kept = reason == ""
@@ -113,8 +112,23 @@ def select_pairs(
         rejected_index=np.where(kept, ends.rejected, -1),
         chosen_reward=np.where(kept, ends.best, np.nan),
         rejected_reward=np.where(kept, ends.worst, np.nan),
-        duplicate=duplicate,
+        duplicate=finite & ~candidates,
     )
+
+
+def pair_candidates(
+    rewards: ArrayLike, *, eligible: ArrayLike | None = None, text_codes: ArrayLike | None = None
+) -> BoolArray:
+    """[P, N] the samples that pairs are selected among: eligible, with a finite reward, the first of their text.
+
+    `fit_alpha` gets NaN for all others, or alpha would make other pairs equally long than those that are selected.
+    Arguments as of `select_pairs`.
+    """
+    reward = np.asarray(rewards, dtype=np.float64)
+    finite = np.isfinite(reward)
+    if eligible is not None:
+        finite &= np.asarray(eligible, dtype=bool)
+    return finite & ~_duplicates(text_codes, finite)
 
 
 def text_codes(texts: Sequence[Sequence[str]]) -> IntArray:

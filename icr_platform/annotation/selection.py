@@ -21,9 +21,10 @@ from icr_platform.annotation.filters import (
     TRANSLATION,
     Verdict,
     filter_samples,
+    unknown_languages,
 )
 from icr_platform.annotation.length_control import fit_alpha
-from icr_platform.annotation.pairs import PairSelection, near_duplicate, select_pairs
+from icr_platform.annotation.pairs import PairSelection, near_duplicate, pair_candidates, select_pairs
 from icr_platform.annotation.scoring import KEY, PromptIndex, from_kinds
 from icr_platform.annotation.translation import FAILURES
 from icr_platform.artifacts import Artifact
@@ -119,7 +120,8 @@ class ResponseReader:
         return self.responses.read_part(index, ["response", "token_ids", "character_count"])
 
     def _verdicts(self, index: int) -> list[Verdict]:
-        verdicts = filter_samples(self.responses.read_part(index, COLUMNS), self.settings)
+        rows = self.responses.read_part(index, COLUMNS)
+        verdicts = filter_samples(rows, self.settings, unknown_languages(self.responses))
         if self.translations is None:
             return verdicts
         outcomes = self.translations.read_part(index, ["outcome"]).column("outcome").to_pylist()
@@ -174,12 +176,18 @@ def _last_parts(responses: Artifact) -> dict[str, int]:
 
 
 def select_language(samples: LanguageSamples, settings: AnnotateSettings) -> LanguagePairs:
-    """Fit alpha and select pairs by the first reward kind."""
+    """Fit alpha and select pairs by the first reward kind, both on the same samples.
+
+    Where no prompt's rewards differ nothing is preferred, and any alpha but 0 would make pairs by length alone.
+    """
     eligible = samples.reason == _KEPT
     reward = np.where(eligible, samples.rewards[settings.reward_kind[0]], np.nan)
     alpha = 0.0
-    if settings.length_control:
-        alpha = fit_alpha(reward, samples.characters, (settings.alpha_min, settings.alpha_max)).alpha
+    taken = pair_candidates(reward, text_codes=samples.text_codes)
+    highest, lowest = np.where(taken, reward, -np.inf).max(axis=1), np.where(taken, reward, np.inf).min(axis=1)
+    if settings.length_control and (highest > lowest).any():
+        bounds = (settings.alpha_min, settings.alpha_max)
+        alpha = fit_alpha(np.where(taken, reward, np.nan), samples.characters, bounds).alpha
     selection = select_pairs(
         reward,
         samples.characters,

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from icr_platform.annotation import translation
 from icr_platform.annotation.checks import check_responses, prompt_index
-from icr_platform.annotation.filters import COLUMNS, filter_samples
+from icr_platform.annotation.filters import COLUMNS, filter_samples, unknown_languages, unknown_notes
 from icr_platform.annotation.reward import implicit_reward, random_reward
 from icr_platform.annotation.scoring import (
     KEY,
@@ -68,7 +68,7 @@ class _Inputs:
         return tuple(kind for kind in self.config.reward_kind if kind != "random")
 
     def verdicts(self, part: int) -> Any:
-        return filter_samples(self.responses.read_part(part, COLUMNS), self.config)
+        return filter_samples(self.responses.read_part(part, COLUMNS), self.config, unknown_languages(self.responses))
 
 
 def validate(config: AnnotateConfig) -> None:
@@ -204,11 +204,12 @@ def _logprobs(inputs: _Inputs, translations: Artifact | None, name: str, model: 
     folder = inputs.context.folder / _WORK / f"{name}-{LOGPROBS.name}"
     writer = ArtifactWriter(folder, LOGPROBS, inputs.context.fingerprint)
     earlier = inputs.context.earlier.rows(f"{name}-{LOGPROBS.name}", LOGPROBS)
+    unknown = unknown_languages(inputs.responses)
 
     def shard(part: int) -> _Shard:
         responses = inputs.responses.read_part(part)
         english = translations.read_part(part).column("translation").to_pylist() if translations else None
-        verdicts = filter_samples(responses, inputs.config)
+        verdicts = filter_samples(responses, inputs.config, unknown)
         scored = scored_rows(responses, verdicts, english, inputs.prompts, inputs.scored_kinds)
         digests = score_digests(responses, scored)
         known = np.full(len(digests), np.nan)
@@ -344,7 +345,8 @@ def _select(inputs: _Inputs, rewards: Artifact, translations: Artifact | None) -
         translations.read(["language", "outcome"]) if translations is not None else None,
     )
     metrics = metrics_of(languages, selected, written, inputs.config)
-    notes = [
+    notes = unknown_notes(inputs.responses, [samples.language for samples in languages], inputs.config)
+    notes += [
         f"{samples.language}: no prompt gives a pair; drops say why"
         for samples in languages
         if not metrics[f"pairs/{samples.language}"]

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from icr_platform.languages import counts_as
+
 WINDOW = 20
 LOOPING = 0.5
 
@@ -23,14 +25,15 @@ class Confusion(NamedTuple):
 
 
 def fidelity(asked: str, detected: Sequence[str]) -> float:
-    """Percent of outputs identified as the asked language; 'und' (cannot tell) counts as another one.
+    """Percent of outputs identified as the asked language or one that counts as it (`languages.counts_as`).
 
-    The ceiling is below 100 on real prompt sets: some instructions rightly ask for a translation or for code.
+    Every code given takes part; callers leave out the outputs whose language cannot be told. The ceiling is below 100 on
+    real prompt sets: some instructions rightly ask for a translation or for code.
 
-    >>> fidelity("es", ["es", "es", "en", "und"])
-    50.0
+    >>> fidelity("es", ["es", "es", "en", "und"]), fidelity("id", ["id", "ms"])
+    (50.0, 100.0)
     """
-    return 100.0 * sum(code == asked for code in detected) / len(detected) if detected else float("nan")
+    return 100.0 * sum(counts_as(asked, code) for code in detected) / len(detected) if detected else float("nan")
 
 
 def confusion_table(pairs: Iterable[tuple[str, str]]) -> list[Confusion]:

@@ -39,7 +39,8 @@ class EvaluationInputs:
     @property
     def notes(self) -> tuple[str, ...]:
         read = [source.notes for source in (self.outputs, self.references) if source is not None]
-        return self.prompts.notes + tuple(note for notes in read for note in notes)
+        unknown = self.identify.notes(self.prompts.languages)
+        return (*self.prompts.notes, *unknown, *(note for notes in read for note in notes))
 
 
 def read_inputs(config: EvalConfig) -> EvaluationInputs:
@@ -57,7 +58,11 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
     for row in prompts.table.select(["language", "prompt_id", "instruction"]).to_pylist():
         instructions[row["language"]][row["prompt_id"]] = row["instruction"]
     references = (
-        load_reference_outputs(config.reference_outputs, instructions, identify) if config.reference_outputs else None
+        load_reference_outputs(
+            config.reference_outputs, instructions, identify, unknown=identify.unknown(prompts.languages)
+        )
+        if config.reference_outputs
+        else None
     )
     return EvaluationInputs(
         prompts=prompts,

@@ -77,7 +77,7 @@ def _given_part(prompts: pa.Table, given: ReferenceOutputs, inputs: EvaluationIn
     ]
     # A file does not say how its outputs ended or in how many tokens.
     unknown = {"token_count": 0, "finish_reason": "stop", "input_digest": None}
-    identified = inputs.identify([row["output"] for row in rows])
+    identified = inputs.identify.of_answers([row["language"] for row in rows], [row["output"] for row in rows])
     found = [{"detected_language": code, "language_confidence": confidence} for code, confidence in identified]
     return pa.Table.from_pylist(
         [row | unknown | language for row, language in zip(rows, found, strict=True)], schema=OUTPUTS.schema

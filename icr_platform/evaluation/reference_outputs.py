@@ -7,13 +7,15 @@ a path with `{language}` in it (`outputs/{language}/gpt-4o-mini.json`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from icr_platform.artifacts import open_artifact, own_manifest
 from icr_platform.errors import InputError
 from icr_platform.evaluation.json_rows import json_rows
+from icr_platform.language_id import UNDETERMINED, too_short
+from icr_platform.languages import counts_as
 from icr_platform.schemas import OUTPUTS
 
 Instructions = Mapping[str, Mapping[str, str]]
@@ -86,7 +88,11 @@ def _file_in(folder: Path, language: str) -> Path:
 
 
 def load_reference_outputs(
-    source: str, instructions: Instructions, identify: Identify | None = None, may_be_empty: bool = False
+    source: str,
+    instructions: Instructions,
+    identify: Identify | None = None,
+    may_be_empty: bool = False,
+    unknown: Collection[str] = (),
 ) -> ReferenceOutputs:
     """Read the reference outputs of all prompts.
 
@@ -95,6 +101,7 @@ def load_reference_outputs(
         instructions: the evaluation prompts.
         identify: tells languages; without it files in another language are found by their instructions only.
         may_be_empty: accept empty outputs, which a model under evaluation may well write.
+        unknown: languages that `identify` does not know, whose files it is not asked about.
 
     Raises:
         InputError: one line naming file, row, field and mend: damaged file, a row without output, an empty output, a doubled
@@ -106,7 +113,8 @@ def load_reference_outputs(
     notes: list[str] = []
     for language, path in reference_files(source, list(instructions)).items():
         joined = _join(path, list(_rows(path, may_be_empty)), language, instructions, notes)
-        _check_language(path, language, list(joined.values()), identify)
+        if identify is not None and language not in unknown:
+            _check_language(path, language, list(joined.values()), identify)
         outputs |= {(language, prompt_id): (text,) for prompt_id, text in joined.items()}
     return ReferenceOutputs(outputs, tuple(notes))
 
@@ -243,15 +251,23 @@ def _note_missing(path: Path, language: str, wanted: int, found: int, notes: lis
         )
 
 
-def _check_language(path: Path, language: str, outputs: list[str], identify: Identify | None) -> None:
-    """Raise when most outputs of a sample are clearly in one other language."""
-    if identify is None:
-        return
+def _check_language(path: Path, language: str, outputs: list[str], identify: Identify) -> None:
+    """Raise when most outputs of a sample are clearly in one other language.
+
+    One that is too short to tell counts only where all of them, read as one text, are in the same language.
+    """
     step = max(1, len(outputs) // _PROBES)
     probes = outputs[::step]
-    found = Counter(code for code, confidence in identify(probes) if confidence >= 0.5 and code != "und")
-    code, count = found.most_common(1)[0] if found else (language, 0)
-    if code != language and count > len(probes) / 2:
+    together = "\n".join(dict.fromkeys(text for text in probes if too_short(text)))
+    short = UNDETERMINED if too_short(together) else identify([together])[0][0]
+    found = Counter(
+        code
+        for text, (code, confidence) in zip(probes, identify(probes), strict=True)
+        if confidence >= 0.5 and code != UNDETERMINED and (not too_short(text) or counts_as(short, code))
+    )
+    code = found.most_common(1)[0][0] if found else language
+    count = sum(number for other, number in found.items() if counts_as(code, other))
+    if not counts_as(language, code) and count > len(probes) / 2:
         raise InputError(
             f"{path}: field 'output' is in {code!r} in {count} of {len(probes)} rows looked at, expected {language!r}; "
             f"give the outputs in {language!r}"

@@ -7,7 +7,7 @@ independent, and not judgments, which are not.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,11 +17,14 @@ import pyarrow as pa
 from icr_platform.evaluation.fidelity import fidelity, looping_rate, repeated_share, truncation_rate
 from icr_platform.evaluation.pairwise import LOW_MASS, MODEL_FIRST, REFERENCE_FIRST
 from icr_platform.evaluation.win_rate import length_controlled_replicates, length_controlled_win_rate, win_rate
+from icr_platform.language_id import UNDETERMINED
 from icr_platform.schemas import SCORES
 
 MEAN, MEAN_NON_ENGLISH, ALL = "mean", "mean_non_english", "all"
 KEY = ["language", "prompt_id"]
-_AVERAGED = ("win_rate", "lc_win_rate", "fidelity", "truncated", "repetition", "length/characters", "length/ratio")
+_AVERAGED = (
+    "win_rate", "lc_win_rate", "fidelity", "undetermined", "truncated", "repetition", "length/characters", "length/ratio",
+)  # fmt: skip
 _BOOTSTRAP = 500
 _C = 10.0
 
@@ -56,20 +59,35 @@ def output_facts(outputs: pa.Table) -> pd.DataFrame:
     return facts
 
 
-def score_outputs(facts: pd.DataFrame) -> list[Score]:
-    """Fidelity, lengths, truncation and loops per language."""
+def score_outputs(facts: pd.DataFrame, unknown: Collection[str] = ()) -> list[Score]:
+    """Fidelity, lengths, truncation and loops per language.
+
+    unknown: languages that the identifier does not know, which have no fidelity.
+    """
     scores = []
     for language, rows in facts.groupby("language", sort=False):
         code, n = str(language), len(rows)
         characters = rows["character_count"].to_numpy(dtype=float)
+        scores += _score_fidelity(code, rows["detected_language"].tolist(), code in unknown)
         figures = {
-            "fidelity": fidelity(code, rows["detected_language"].tolist()),
             "length/characters": float(characters.mean()),
             "truncated": truncation_rate(rows["finish_reason"].tolist()),
             "repetition": looping_rate(rows["repeated"].tolist()),
         }
         scores += [Score(code, metric, value, None, n, "") for metric, value in figures.items()]
     return scores
+
+
+def _score_fidelity(asked: str, detected: Sequence[str], is_unknown: bool) -> list[Score]:
+    """Fidelity over the outputs whose language can be told, and the share of the others."""
+    told = [] if is_unknown else [code for code in detected if code != UNDETERMINED]
+    rest = len(detected) - len(told)
+    flag = f"{rest} of {len(detected)} outputs left out: their language cannot be told" if rest else ""
+    flag = "the identifier does not know the language" if is_unknown else flag
+    return [
+        Score(asked, "fidelity", _value(fidelity(asked, told)), None, len(told), flag),
+        Score(asked, "undetermined", 100.0 * rest / len(detected), None, len(detected), ""),
+    ]
 
 
 def preferences_by_prompt(judgments: pd.DataFrame) -> pd.DataFrame:
@@ -236,7 +254,8 @@ def with_means(scores: Sequence[Score]) -> list[Score]:
             values = [score.value for score in members if score.value is not None]
             if values and (metric, name) not in done:
                 n = sum(score.n for score in members)
-                extra.append(Score(name, metric, float(np.mean(values)), None, n, "mean over languages"))
+                some = "" if len(values) == len(members) else f"{len(values)} of {len(members)} "
+                extra.append(Score(name, metric, float(np.mean(values)), None, n, f"mean over {some}languages"))
     return [*scores, *extra]
 
 

@@ -79,7 +79,7 @@ def _write_scores(inputs: EvaluationInputs, outputs: Artifact, judgments: Artifa
         [output_facts(outputs.read_part(index)) for index in range(len(outputs.parts))], ignore_index=True
     )
     judged = judgments.read().to_pandas()
-    scores = score_outputs(facts)
+    scores = score_outputs(facts, inputs.identify.unknown(inputs.prompts.languages))
     if not judged.empty:
         scores += score_judgments(judged, facts, _reference_characters(judged, inputs), inputs.control)
     writer.write_part(0, scores_table(with_means(scores)))

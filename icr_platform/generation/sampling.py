@@ -109,12 +109,13 @@ def _responses(identifier: Identifier, requests: Sequence[Request], sampled: Sam
         if not isinstance(results, SetAside)
         for index, sample in enumerate(results)
     ]
-    identified = identifier([sample.text for _, _, sample in rows])
+    asked, texts = [request.language for request, _, _ in rows], [sample.text for _, _, sample in rows]
+    identified = identifier.of_answers(asked, texts)
     columns = {
-        "language": [request.language for request, _, _ in rows],
+        "language": asked,
         "prompt_id": [request.prompt_id for request, _, _ in rows],
         "sample_index": [index for _, index, _ in rows],
-        "response": [sample.text for _, _, sample in rows],
+        "response": texts,
         "token_ids": [sample.token_ids for _, _, sample in rows],
         "finish_reason": [sample.finish_reason for _, _, sample in rows],
         "token_ids_source": [sample.token_ids_source for _, _, sample in rows],

@@ -16,7 +16,8 @@ from icr_platform.execution import check_execution
 from icr_platform.generation.prompts import PromptSet, load_prompts
 from icr_platform.generation.sampler import check_sampler
 from icr_platform.generation.sampling import write_responses
-from icr_platform.language_id import make_identifier
+from icr_platform.language_id import UNDETERMINED, Identifier, make_identifier
+from icr_platform.languages import counts_as
 from icr_platform.models import load_tokenizer
 from icr_platform.part_job import Throughput
 from icr_platform.schemas import DROPS, PROMPTS, RESPONSES
@@ -35,14 +36,13 @@ def validate(config: GenerateConfig) -> None:
     _validated(config)
 
 
-def _validated(config: GenerateConfig) -> PromptSet:
+def _validated(config: GenerateConfig) -> tuple[PromptSet, Identifier]:
     require(config, "generate")
     prompts = load_prompts(config.prompts, config.languages, config.limit)
     check_execution(config)
     check_sampler(config)
     load_tokenizer(config.policy)
-    make_identifier(config.language_identifier)
-    return prompts
+    return prompts, make_identifier(config.language_identifier)
 
 
 def run(config: GenerateConfig, context: StageContext) -> StageResult:
@@ -50,8 +50,9 @@ def run(config: GenerateConfig, context: StageContext) -> StageResult:
 
     Writes `prompts` (the aligned prompt set), `responses`, and `generation_drops`: prompts that the vllm engine died of,
     which have no responses. Metrics, `NAME/LANG` and `NAME/mean` over languages: `tokens`
-    (in all; no mean), `length/tokens` and `length/characters` (means per response), `truncated`, `empty` and `fidelity`
-    (identified as the prompt's language) in percent of the responses; `tokens_per_second` when anything was sampled.
+    (in all; no mean), `length/tokens` and `length/characters` (means per response), `truncated`, `empty` and `undetermined`
+    (the language cannot be told) in percent of the responses, `fidelity` (identified as the prompt's language) in percent
+    of those that are not undetermined, absent where all are; `tokens_per_second` when anything was sampled.
     """
     prompts = ArtifactWriter(context.folder / "prompts", PROMPTS, context.fingerprint)
     responses = ArtifactWriter(context.folder / "responses", RESPONSES, context.fingerprint)
@@ -66,14 +67,16 @@ def run(config: GenerateConfig, context: StageContext) -> StageResult:
 def _sample(
     config: GenerateConfig, prompts: ArtifactWriter, responses: ArtifactWriter, drops: ArtifactWriter, earlier: Earlier
 ) -> Throughput:
-    prompt_set = _validated(config)
+    prompt_set, identifier = _validated(config)
+    unknown = identifier.unknown(prompt_set.languages)
     if not prompts.complete:
         prompts.write_part(0, prompt_set.table)
         missing = {language: list(ids) for language, ids in prompt_set.missing.items()}
         prompts.close(1, {"notes": list(prompt_set.notes), "missing": missing})
     parts, throughput = write_responses(config, config.policy, prompt_set.table, config.seed, responses, drops, earlier)
     drops.close([part for part in range(parts) if drops.has_part(part)])
-    responses.close(parts)
+    known = {"identifier": identifier.name, "unknown": unknown}
+    responses.close(parts, {"languages": known, "notes": identifier.notes(prompt_set.languages)})
     return throughput
 
 
@@ -91,7 +94,7 @@ def _result(prompts: Artifact, responses: Artifact, throughput: Throughput) -> S
         artifacts={"prompts": prompts.folder, "responses": responses.folder},
         metrics=metrics,
         tables=tables,
-        notes=tuple(prompts.extra.get("notes", ())),
+        notes=(*prompts.extra.get("notes", ()), *responses.extra.get("notes", ())),
     )
 
 
@@ -112,9 +115,11 @@ def _with_drops(result: StageResult, drops: Artifact) -> StageResult:
 
 
 def _metrics(summary: pd.DataFrame) -> dict[str, float]:
+    """A figure per column and language, and the means over the languages that have it; what is not defined is left out."""
     metrics = {f"{name}/{language}": float(value) for name in summary for language, value in summary[name].items()}
     means = summary.drop(columns="tokens").mean()
-    return metrics | {f"{name}/mean": float(value) for name, value in means.items()}
+    metrics |= {f"{name}/mean": float(value) for name, value in means.items()}
+    return {name: value for name, value in metrics.items() if value == value}
 
 
 def _summary(responses: Artifact) -> pd.DataFrame:
@@ -123,6 +128,8 @@ def _summary(responses: Artifact) -> pd.DataFrame:
     counts = pa.concat_tables(_counts(responses.read_part(index, columns)) for index in range(len(responses.parts)))
     sums = counts.to_pandas().groupby("language", sort=False).sum()
     share = 100 / sums["rows"]
+    unknown = responses.extra.get("languages", {}).get("unknown", ())
+    told = (sums["rows"] - sums["undetermined"]).where(~sums.index.isin(unknown))
     return pd.DataFrame(
         {
             "tokens": sums["tokens"],
@@ -130,13 +137,17 @@ def _summary(responses: Artifact) -> pd.DataFrame:
             "length/characters": sums["characters"] / sums["rows"],
             "truncated": sums["truncated"] * share,
             "empty": sums["empty"] * share,
-            "fidelity": sums["faithful"] * share,
+            "undetermined": sums["undetermined"] * share,
+            "fidelity": 100 * sums["faithful"] / told.where(told > 0),
         }
     )
 
 
 def _counts(part: pa.Table) -> pa.Table:
     """Sums over a part's rows, one row per language."""
+    asked, detected = (part[name].to_pylist() for name in ("language", "detected_language"))
+    faithful = [counts_as(*codes) for codes in zip(asked, detected, strict=True)]
+    sums = ("rows", "tokens", "characters", "truncated", "empty", "undetermined", "faithful")
     return (
         pa.table(
             {
@@ -146,10 +157,11 @@ def _counts(part: pa.Table) -> pa.Table:
                 "characters": part["character_count"],
                 "truncated": pc.equal(part["finish_reason"], "length").cast(pa.int64()),
                 "empty": pc.equal(part["character_count"], 0).cast(pa.int64()),
-                "faithful": pc.equal(part["detected_language"], part["language"]).cast(pa.int64()),
+                "undetermined": pc.equal(part["detected_language"], UNDETERMINED).cast(pa.int64()),
+                "faithful": pa.array(faithful).cast(pa.int64()),
             }
         )
         .group_by("language", use_threads=False)
-        .aggregate([(name, "sum") for name in ("rows", "tokens", "characters", "truncated", "empty", "faithful")])
-        .rename_columns(["language", "rows", "tokens", "characters", "truncated", "empty", "faithful"])
+        .aggregate([(name, "sum") for name in sums])
+        .rename_columns(["language", *sums])
     )

@@ -22,7 +22,7 @@ import numpy as np
 from peak_memory import peak_bytes
 
 from icr_platform.generation.sampler import Request, Sample
-from icr_platform.language_id import Identified
+from icr_platform.language_id import Identified, Identifier
 
 LANGUAGES = ("en", "es", "de", "fr", "ru")
 SAMPLES = 10
@@ -112,15 +112,15 @@ def run_child(stage: str, count: str, name: str, identify: str) -> None:
     elif identify == "True":
         run_generate(folder)
     else:
-        with mock.patch("icr_platform.generation.sampling.make_identifier", return_value=unidentified):
+        with mock.patch("icr_platform.generation.sampling.make_identifier", unidentified):
             run_generate(folder)
     seconds = time.monotonic() - start
     print(json.dumps({"samples": samples, "stage": stage, "seconds": seconds, "peak_bytes": peak_bytes()}))
 
 
-def unidentified(texts: Sequence[str]) -> list[Identified]:
+def unidentified(name: str) -> Identifier:
     """Too unsure of every text for the filter of wrong languages."""
-    return [Identified("en", 0.0)] * len(texts)
+    return Identifier(name, frozenset(LANGUAGES), lambda text: Identified("en", 0.0))
 
 
 def write_prompts(folder: Path, prompts: int) -> None:

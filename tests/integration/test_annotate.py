@@ -32,9 +32,23 @@ from icr_platform.stages import StageContext
 
 LANGUAGES = ("en", "es", "de")
 TEXTS = {
-    "en": ["An apple.", "A red apple is a fruit.", "An apple.", "", "Eine Frucht.", "A horse is an animal, friend!"],
-    "es": ["Una manzana.", "La manzana es roja.", "Hola, amigo!", "  ", "A horse.", "La hierba es verde, amigo."],
-    "de": ["Ein Apfel.", "Ein Apfel ist rot.", "Hallo, Freund!", "\n", "An apple.", "Gras ist grün, Freund."],
+    "en": [
+        "An apple.",
+        "A red apple is a fruit.",
+        "An apple.",
+        "",
+        "Eine rote Frucht.",
+        "A horse is an animal, friend!",
+    ],
+    "es": [
+        "Una manzana.",
+        "La manzana es roja.",
+        "Hola, amigo!",
+        "  ",
+        "A horse is tall.",
+        "La hierba es verde, amigo.",
+    ],
+    "de": ["Ein Apfel.", "Ein Apfel ist rot.", "Hallo, Freund!", "\n", "An apple is red.", "Gras ist grün, Freund."],
 }
 KEY = ["language", "prompt_id", "sample_index"]
 

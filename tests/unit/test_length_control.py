@@ -10,31 +10,39 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from icr_platform.annotation.length_control import fit_alpha
+from icr_platform.annotation.pairs import select_pairs
 from icr_platform.errors import InputError
 
 BOUNDS = [(-1.0, 1.0), (0.0, 1.0), (0.05, 0.4), (-0.5, -0.1), (-1000.0, 1000.0)]
 
 
-def gap(rewards, lengths, alpha):
-    """Summed |chosen| - |rejected|, one prompt at a time; the first sample wins ties."""
-    total = 0
+def cost(rewards, lengths, alpha):
+    """(prompts whose best and worst are one sample, |summed |chosen| - |rejected||), one prompt at a time."""
+    lost, total = 0, 0
     for row, length in zip(rewards, lengths, strict=True):
-        scored = [(r - alpha * n, n) for r, n in zip(row, length, strict=True) if math.isfinite(r)]
+        scored = [(r - alpha * n, n, i) for i, (r, n) in enumerate(zip(row, length, strict=True)) if math.isfinite(r)]
         if len(scored) >= 2:
-            total += max(scored, key=lambda pair: pair[0])[1] - min(scored, key=lambda pair: pair[0])[1]
-    return int(total)
+            best, worst = max(scored, key=lambda sample: sample[0]), min(scored, key=lambda sample: sample[0])
+            lost += best[2] == worst[2]
+            total += best[1] - worst[1]
+    return lost, abs(int(total))
 
 
-def brute_force(rewards, lengths, low, high):
-    """Smallest |gap| over all pairwise crossings and all midpoints between them, and the infimum of |alpha| there."""
+def crossings(rewards, lengths, low, high):
+    """Bounds, 0, and every alpha within bounds at which two samples of a prompt tie."""
     points = {low, high} | ({0.0} if low <= 0 <= high else set())
     for row, length in zip(rewards, lengths, strict=True):
         for i, j in itertools.combinations(range(len(row)), 2):
             if length[i] != length[j] and math.isfinite(row[i] - row[j]):
                 points.add(float((row[i] - row[j]) / (length[i] - length[j])))
-    points = sorted(point for point in points if low <= point <= high)
-    at_point = {alpha: abs(gap(rewards, lengths, alpha)) for alpha in points}
-    between = {(a, b): abs(gap(rewards, lengths, (a + b) / 2)) for a, b in itertools.pairwise(points)}
+    return sorted(point for point in points if low <= point <= high)
+
+
+def brute_force(rewards, lengths, low, high):
+    """Smallest cost over all pairwise crossings and all midpoints between them, and the infimum of |alpha| there."""
+    points = crossings(rewards, lengths, low, high)
+    at_point = {alpha: cost(rewards, lengths, alpha) for alpha in points}
+    between = {(a, b): cost(rewards, lengths, (a + b) / 2) for a, b in itertools.pairwise(points)}
     best = min([*at_point.values(), *between.values()])
     nearest = [abs(alpha) for alpha, value in at_point.items() if value == best]
     nearest += [min(abs(a), abs(b)) for (a, b), value in between.items() if value == best]
@@ -45,10 +53,13 @@ def assert_optimal(rewards, lengths, bounds):
     fit = fit_alpha(rewards, lengths, bounds)
     best, nearest = brute_force(rewards, lengths, *bounds)
     assert bounds[0] <= fit.alpha <= bounds[1]
-    assert abs(gap(rewards, lengths, fit.alpha)) == best
+    assert cost(rewards, lengths, fit.alpha) == best
     if fit.prompts:
-        assert abs(fit.mean_length_difference) == pytest.approx(best / fit.prompts, abs=1e-12)
+        assert abs(fit.mean_length_difference) == pytest.approx(best[1] / fit.prompts, abs=1e-12)
         assert abs(fit.alpha) == pytest.approx(nearest, abs=1e-9)
+    if fit.alpha not in crossings(rewards, lengths, *bounds):
+        before = float(np.nextafter(fit.alpha, 0.0))
+        assert cost(rewards, lengths, before) != best, "the float before it is as good, and nearer 0"
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -61,10 +72,45 @@ def test_continuous_rewards_with_missing_samples(seed):
     assert_optimal(rewards, lengths, BOUNDS[seed % len(BOUNDS)])
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("seed", range(20))
+def test_two_samples_a_prompt_lose_no_prompt(seed):
+    generator = np.random.default_rng(seed)
+    lengths = np.stack([generator.permutation(60)[:2] + 1 for _ in range(generator.integers(1, 12))])
+    rewards = generator.choice([0.25, 1.0, 1 / 3]) * generator.integers(-8, 9, lengths.shape) + generator.choice(
+        [0, -300]
+    )
+    assert_optimal(rewards, lengths, BOUNDS[seed % len(BOUNDS)])
+    fit = fit_alpha(rewards, lengths)
+    selection = select_pairs(rewards, lengths, fit.alpha)
+    rows = np.arange(len(lengths))
+    difference = lengths[rows, selection.chosen_index] - lengths[rows, selection.rejected_index]
+    assert selection.kept.all()
+    assert difference.mean() == pytest.approx(fit.mean_length_difference, abs=1e-12)
+
+
+def test_a_tie_that_would_lose_the_prompt_is_stepped_over_to_the_better_side():
+    # Alone, the first prompt ties at 0.5 and turns from 6 to -6 characters; the second adds 2 everywhere.
+    rewards, lengths = [[3.0, 0.0], [2.0, 0.0]], [[10, 4], [5, 3]]
+    fit = fit_alpha(rewards, lengths, (0.0, 0.9))
+    assert cost(rewards, lengths, 0.5) == (1, 2)
+    assert fit.alpha == np.nextafter(0.5, 1.0)
+    assert fit.mean_length_difference == -2.0
+
+
+def test_a_prompt_that_ties_at_every_alpha_hinders_no_other():
+    rewards, lengths = [[1.0, 1.0], [2.0, 0.0], [0.0, 1.0]], [[7, 7], [9, 4], [9, 4]]
+    fit = fit_alpha(rewards, lengths)
+    assert (fit.alpha, fit.mean_length_difference, fit.prompts) == (0.0, 0.0, 3)
+
+
+def test_bounds_that_leave_a_tie_only_are_kept():
+    assert fit_alpha([[3.0, 0.0]], [[10, 4]], (0.5, 0.5)).alpha == 0.5
+
+
+@settings(max_examples=300, deadline=None)
 @given(data=st.data(), bounds=st.sampled_from(BOUNDS))
 def test_whole_rewards_with_many_ties(data, bounds):
-    shape = data.draw(st.tuples(st.integers(1, 5), st.integers(2, 5)))
+    shape = data.draw(st.tuples(st.integers(1, 8), st.integers(2, 5)))
     rewards = data.draw(hnp.arrays(np.int64, shape, elements=st.integers(-3, 3))).astype(float)
     lengths = data.draw(hnp.arrays(np.int64, shape, elements=st.integers(0, 5)))
     assert_optimal(rewards, lengths, bounds)
@@ -90,8 +136,8 @@ def test_open_end_of_an_interval_is_stepped_over():
     fit = fit_alpha(rewards, lengths)
     assert fit.alpha > 0.5
     assert fit.alpha == pytest.approx(0.5, abs=1e-12)
-    assert gap(rewards, lengths, 0.5) == 2
-    assert gap(rewards, lengths, fit.alpha) == -1
+    assert cost(rewards, lengths, 0.5) == (0, 2)
+    assert cost(rewards, lengths, fit.alpha) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +146,7 @@ def test_open_end_of_an_interval_is_stepped_over():
         ([[1.0, 2.0, 3.0]], [[7, 7, 7]], 1, 0.0),
         ([[np.nan, np.nan], [1.0, np.nan]], [[1, 2], [3, 4]], 0, math.nan),
         (np.empty((0, 4)), np.empty((0, 4)), 0, math.nan),
-        ([[0.0, 0.0]], [[5, 9]], 1, 0.0),
+        ([[0.0, 0.0]], [[9, 9]], 1, 0.0),
     ],
 )
 def test_degenerate_inputs_leave_alpha_at_zero(rewards, lengths, prompts, difference):

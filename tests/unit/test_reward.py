@@ -65,9 +65,9 @@ ROWS = responses(
     [
         ("hola", "stop", "es", 0.9),
         (" \u200b\n", "length", "und", 0.0),
-        ("hola", "length", "en", 0.9),
-        ("hello", "stop", "en", 0.9),
-        ("hello", "stop", "en", 0.4),
+        ("hola, buen amigo mio", "length", "en", 0.9),
+        ("hello, my good friend", "stop", "en", 0.9),
+        ("hello, my good friend", "stop", "en", 0.4),
         ("?", "stop", "und", 1.0),
     ]
 )
