@@ -71,6 +71,11 @@ def _binding(tokenizer: PreTrainedTokenizerBase) -> _Binding:
     return found
 
 
+def settings_of(tokenizer: PreTrainedTokenizerBase) -> ChatSettings:
+    """What the tokenizer's chat template is rendered with."""
+    return _binding(tokenizer).settings
+
+
 def require_chat_template(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
     """Raise InputError when the tokenizer of `model` has no chat template."""
     if not tokenizer.chat_template:
@@ -132,7 +137,7 @@ def _rendered(
             {**message, "content": [{"type": "text", "text": content}] if forms[message["role"]] else content}
         )
     # A variable hides the environment's function of that name, which reads the machine's clock.
-    variables: dict[str, Any] = {"strftime_now": clock(day or _binding(tokenizer).settings.template_date)}
+    variables: dict[str, Any] = {"strftime_now": clock(day or settings_of(tokenizer).template_date)}
     render: Any = tokenizer.apply_chat_template
     return str(render(conversation, tokenize=False, add_generation_prompt=is_prompt, **variables))
 

@@ -121,6 +121,13 @@ def load_tokenizer(model: str, chat: ChatSettings = CHAT_DEFAULTS) -> PreTrained
     Raises:
         InputError: no such model, no tokenizer, no chat template, or one that loses the instruction.
     """
+    tokenizer = read_tokenizer(model)
+    bind(tokenizer, model, chat)
+    return tokenizer
+
+
+def read_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The same for text that no template frames; raises InputError when there is none."""
     from transformers import AutoTokenizer
 
     check_model_path(model)
@@ -132,7 +139,6 @@ def load_tokenizer(model: str, chat: ChatSettings = CHAT_DEFAULTS) -> PreTrained
         raise InputError(
             f"{model}: no tokenizer could be loaded ({first_line(error)}); check the name or folder"
         ) from error
-    bind(tokenizer, model, chat)
     return tokenizer
 
 

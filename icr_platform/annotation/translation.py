@@ -32,7 +32,7 @@ def load_translator(config: AnnotateConfig) -> Sampler:
         dtype=config.dtype,
         device=config.device,
     )
-    return make_sampler(settings, config.translator)
+    return make_sampler(settings, config.translator, config)
 
 
 def translate_part(translator: Sampler, responses: pa.Table, verdicts: Sequence[Verdict], advance: Advance) -> pa.Table:

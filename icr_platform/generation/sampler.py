@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from icr_platform.artifacts import text_digest
+from icr_platform.chat import USER, Roles, require_roles
+from icr_platform.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.errors import InputError
-from icr_platform.models import generation_eos, load_model, load_tokenizer
+from icr_platform.models import check_weights, generation_eos, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from icr_platform.config import GenerateSettings
@@ -107,14 +109,16 @@ def row_seed(seed: int, request: Request, sample_index: int, bits: int = 63) -> 
     return int(digest, 16) >> (256 - bits)
 
 
-def make_sampler(settings: GenerateSettings, policy: str) -> Sampler:
+def make_sampler(settings: GenerateSettings, policy: str, chat: ChatSettings = CHAT_DEFAULTS) -> Sampler:
     """Load the engine that `settings.sampler` names.
+
+    chat: what the policy's chat template is rendered with.
 
     Raises:
         InputError: the policy cannot be loaded, the engine is not installed, or the endpoint is not named.
     """
     check_sampler(settings)
-    tokenizer = load_tokenizer(policy)
+    tokenizer = load_tokenizer(policy, chat)
     if settings.sampler == "vllm":
         from icr_platform.generation.vllm_sampler import VllmSampler
 
@@ -143,6 +147,35 @@ def check_sampler(settings: GenerateSettings) -> None:
             f"config: field 'server_url' is {settings.server_url!r}; give the endpoint's base URL, such as "
             "http://localhost:8000/v1"
         )
+
+
+def check_policy(settings: GenerateSettings, policy: str, chat: ChatSettings, roles: Sequence[Roles] = (USER,)) -> None:
+    """Check that the policy can be sampled from here, without its weights: engine, tokenizer, chat template, weight files.
+
+    roles: the conversations that it will be given.
+
+    Raises:
+        InputError: what is wrong and the fix.
+    """
+    check_sampler(settings)
+    tokenizer = load_tokenizer(policy, chat)
+    for each in roles:
+        require_roles(tokenizer, each)
+    if settings.sampler != "server":
+        check_weights(policy)
+
+
+def engine_notes(settings: GenerateSettings, policy: str, chat: ChatSettings) -> tuple[str, ...]:
+    """What a person should know of how the engine will see prompts; asks a server for one token.
+
+    Raises:
+        InputError, IcrError: see `server_sampler.server_notes`.
+    """
+    if settings.sampler != "server":
+        return ()
+    from icr_platform.generation.server_sampler import server_notes
+
+    return server_notes(settings, policy, chat)
 
 
 def token_budget(request: Request, prompt_tokens: int, max_tokens: int, context: int | None) -> int:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from icr_platform.artifacts import ArtifactWriter
-from icr_platform.config import GenerateSettings
+from icr_platform.config import ChatSettings, GenerateSettings
 from icr_platform.execution import map_parts
 from icr_platform.generation.sampler import (
     Request,
@@ -128,6 +128,7 @@ def _responses(identifier: Identifier, requests: Sequence[Request], sampled: Sam
 def write_responses(
     settings: GenerateSettings,
     policy: str,
+    chat: ChatSettings,
     prompts: pa.Table,
     seed: int,
     responses: ArtifactWriter,
@@ -148,7 +149,7 @@ def write_responses(
         writers=(drops, responses),
         parts=left,
         shard=shards.__getitem__,
-        load=partial(_load, settings, policy, seed),
+        load=partial(_load, settings, policy, chat, seed),
         rows=total,
         done=total - sum(shards[index].num_rows for index in left) * settings.samples,
         gpus=engine_gpus(settings),
@@ -156,9 +157,9 @@ def write_responses(
     return len(shards), map_parts(job, settings)
 
 
-def _load(settings: GenerateSettings, policy: str, seed: int) -> Make:
+def _load(settings: GenerateSettings, policy: str, chat: ChatSettings, seed: int) -> Make:
     identifier = make_identifier(settings.language_identifier)
-    sampler = make_sampler(settings, policy)
+    sampler = make_sampler(settings, policy, chat)
 
     def make(slices: Iterable[pa.Table], advance: Advance) -> Iterator[tuple[pa.Table, pa.Table]]:
         for part in sample_parts(sampler, identifier, slices, settings.samples, seed, advance):
