@@ -113,11 +113,15 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
+def _count(names: Collection[str]) -> str:
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
+
+
 def left_over(name: str, unexpected: Collection[str]) -> str:
     """One line on tensors that a model has no place for, such as a vision tower's; '' without any."""
     if not unexpected:
         return ""
-    return f"{name}: {len(unexpected)} tensors of the checkpoint have no place in the model and are left out: {_some(sorted(unexpected))}"
+    return f"{name}: the model has no place for {_count(unexpected)} of its checkpoint, left out: {_some(sorted(unexpected))}"
 
 
 def load_headers(name: str, skeleton: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> list[str]:
@@ -193,10 +197,10 @@ def add_adapter(model: Any, folder: Path, base: str, state: Mapping[str, torch.T
         raise InputError(f"{folder}: the adapter does not fit {base} ({first_line(error)}); {fix}") from error
     missing = sorted(key for key in found.missing_keys if "lora_" in key)
     if missing:
-        raise InputError(f"{folder}: the adapter lacks {len(missing)} tensors: {_some(missing)}; {fix}")
+        raise InputError(f"{folder}: the adapter lacks {_count(missing)}: {_some(missing)}; {fix}")
     if found.unexpected_keys:
         lost = sorted(found.unexpected_keys)
-        raise InputError(f"{folder}: {base} has no place for {len(lost)} tensors of the adapter: {_some(lost)}; {fix}")
+        raise InputError(f"{folder}: {base} has no place for {_count(lost)} of the adapter: {_some(lost)}; {fix}")
     return wrapped
 
 

@@ -455,6 +455,9 @@ def validate(config: type[C], values: Mapping[str, Any], source: str) -> C:
 def _explain(location: tuple[int | str, ...], problem: Any, names: list[str]) -> str:
     name = ".".join(str(part) for part in location if not str(part).startswith("function-"))
     if problem["type"] == "extra_forbidden":
+        section, _, field = name.rpartition(".")
+        if section and field in names:
+            return f"unknown field {name!r}; give {field!r} beside the sections, once for all of them"
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
         return f"unknown field {name!r}" + (f", nearest is {near[0]!r}" if near else "; remove it")
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
