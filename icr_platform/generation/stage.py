@@ -65,9 +65,9 @@ def _sample(
 ) -> Throughput:
     prompt_set = _validated(config)
     if not prompts.complete:
-        prompts.write_part(0, prompt_set.table)
         missing = {language: list(ids) for language, ids in prompt_set.missing.items()}
         notes = [*prompt_set.notes, *engine_notes(config, config.policy, config)]
+        prompts.write_part(0, prompt_set.table)
         prompts.close(1, {"notes": notes, "missing": missing})
     parts, throughput = write_responses(config, config.policy, config, prompt_set.table, config.seed, responses, drops)
     drops.close([part for part in range(parts) if drops.has_part(part)])
