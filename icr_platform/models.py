@@ -198,10 +198,13 @@ def _merged(model: Any, adapter: Adapter) -> Any:
     return merged.requires_grad_(True)  # peft froze it
 
 
-def check_weights(model: str) -> tuple[str, ...]:
+def check_weights(model: str, is_loaded_by_vllm: bool = False) -> tuple[str, ...]:
     """Refuse a checkpoint that lacks tensors before any work, by the headers of its safetensors files; reads no weights.
 
     Other formats, quantised models and hub names that are not in the cache yet are checked when they are loaded.
+
+    Args:
+        is_loaded_by_vllm: leave architectures to vLLM that transformers does not know as causal language models.
 
     Returns: a line for a person to read where the checkpoint has tensors that the model does not.
 
@@ -212,7 +215,7 @@ def check_weights(model: str) -> tuple[str, ...]:
     config = load_config(base)
     files = _safetensors_files(base)
     own_format = getattr(config, "quantization_config", None) or getattr(config, "transformers_weights", None)
-    if own_format or not files:
+    if own_format or not files or (is_loaded_by_vllm and not is_causal(config)):
         return ()
     skeleton = _skeleton(base, config)
     unexpected = load_headers(base, skeleton, read_headers(files))
@@ -297,6 +300,13 @@ def parameter_count(model: str) -> int:
     """Parameters of a model, from its config alone (built on the meta device)."""
     skeleton = _skeleton(model, load_config(model))
     return int(sum(p.numel() for p in {id(p): p for p in skeleton.parameters()}.values()))
+
+
+def is_causal(config: Any) -> bool:
+    """Whether transformers loads models of this config as causal language models."""
+    from transformers import AutoModelForCausalLM
+
+    return type(config) in AutoModelForCausalLM._model_mapping
 
 
 def _skeleton(model: str, config: Any) -> PreTrainedModel:

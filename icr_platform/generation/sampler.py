@@ -122,7 +122,10 @@ def make_sampler(settings: GenerateSettings, policy: str, chat: ChatSettings = C
     if settings.sampler == "vllm":
         from icr_platform.generation.vllm_sampler import VllmSampler
 
-        return VllmSampler(settings, policy, tokenizer, generation_eos(policy))
+        sampler = VllmSampler(settings, policy, tokenizer, generation_eos(policy))
+        # Again: of a tensor that it fuses with others, vLLM does not notice the lack, and what it fetched is here now.
+        check_weights(policy, is_loaded_by_vllm=True)
+        return sampler
     if settings.sampler == "server":
         from icr_platform.generation.server_sampler import ServerSampler
 
@@ -162,7 +165,7 @@ def check_policy(settings: GenerateSettings, policy: str, chat: ChatSettings, ro
     for each in roles:
         require_roles(tokenizer, each)
     if settings.sampler != "server":
-        check_weights(policy)
+        check_weights(policy, is_loaded_by_vllm=settings.sampler == "vllm")
 
 
 def engine_notes(settings: GenerateSettings, policy: str, chat: ChatSettings) -> tuple[str, ...]:
