@@ -52,7 +52,7 @@ def _rate(step: Callable[[], int], seconds: float) -> float:
 
 def _decode(config: IterateConfig, instructions: list[tuple[str, str]], length: int, seconds: float) -> float:
     settings = config.generate.model_copy(update={"max_tokens": length})
-    sampler = make_sampler(settings, config.policy)
+    sampler = make_sampler(settings, config.policy, config)
     prompts = (
         max(1, settings.batch_size // settings.samples)
         if settings.sampler == "transformers"
@@ -95,7 +95,9 @@ def _train(config: IterateConfig, length: int, seconds: float) -> float:
     from icr_platform.training.dpo import build_trainer
 
     settings = {name: getattr(config.train, name) for name in type(config.train).model_fields}
-    train = TrainConfig(**settings | {"accelerate_config": "", "policy": config.policy, "reference": config.reference})
+    train = TrainConfig(
+        **settings | {"accelerate_config": "", "policy": config.policy, "reference": config.reference, **config.chat()}
+    )
     random = np.random.default_rng(0)
     vocabulary = load_config(config.policy).get_text_config().vocab_size
     prompts, chosen, rejected = (

@@ -103,12 +103,13 @@ def check(config: IterateConfig, options: RunOptions, prediction: Prediction) ->
 
 
 def _check_inputs(preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction) -> None:
-    from icr_platform.models import check_same_tokenisation, load_config, parameter_count
+    from icr_platform.iterate import check_models
+    from icr_platform.models import load_config, parameter_count
 
     resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))
     if resolved is None:
         return
-    preflight.attempt(lambda: check_same_tokenisation(resolved.policy, resolved.reference))
+    preflight.remarks += preflight.attempt(lambda: check_models(session, resolved)) or ()
     size = preflight.attempt(lambda: parameter_count(resolved.policy))
     training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
     evaluation = None
@@ -132,6 +133,7 @@ def _validate_eval(config: IterateConfig) -> None:
     validate(
         EvalConfig(
             **dict(config.eval),
+            **config.chat(),
             policy=config.policy,
             prompts=config.eval_prompts,
             reference_outputs=config.reference_outputs,
@@ -142,7 +144,7 @@ def _validate_eval(config: IterateConfig) -> None:
 
 
 def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, is_eval: bool) -> PromptCount:
-    from icr_platform.chat import encode_prompt
+    from icr_platform.chat import encode_prompt, prints_date
     from icr_platform.generation.prompts import load_prompts
     from icr_platform.models import load_tokenizer
 
@@ -150,7 +152,11 @@ def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, 
     prompts = load_prompts(path, languages, limit)
     preflight.remarks.extend(prompts.notes)
     rows = prompts.table.to_pandas()
-    tokenizer = load_tokenizer(policy)
+    tokenizer = load_tokenizer(policy, config)
+    if prints_date(tokenizer) and not is_eval:
+        preflight.remarks.append(
+            f"the chat template of {policy} prints the day's date; every prompt says {config.template_date} (template_date)"
+        )
     some = rows.groupby("language", sort=False).head(_PROMPTS_TOKENISED)
     mean = sum(len(encode_prompt(tokenizer, text)) for text in some["instruction"]) / max(len(some), 1)
     counts = rows.groupby("language", sort=False).size()

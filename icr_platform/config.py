@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -41,6 +42,14 @@ def _known_languages(value: object) -> object:
     return codes
 
 
+def _calendar_day(value: object) -> object:
+    if isinstance(value, str):
+        value = date.fromisoformat(value.strip()) if value.strip()[4:5] == "-" else value
+    if not isinstance(value, date) or isinstance(value, datetime):  # pydantic would take 2026 for seconds since 1970
+        raise ValueError("not a date, write it as in 2026-01-01")
+    return value
+
+
 def _none(value: object) -> object:
     return None if isinstance(value, str) and value.lower() in ("none", "null", "") else value
 
@@ -49,6 +58,7 @@ Languages = Annotated[tuple[str, ...], BeforeValidator(_known_languages)]
 RewardKinds = Annotated[tuple[RewardKind, ...], BeforeValidator(_split)]
 OptionalFloat = Annotated[float | None, BeforeValidator(_none)]
 OptionalInt = Annotated[int | None, BeforeValidator(_none)]
+CalendarDay = Annotated[date, BeforeValidator(_calendar_day)]
 
 
 class Config(BaseModel):
@@ -66,6 +76,26 @@ class ModelPlace(Config):
     device: str = setting(
         "auto", "torch device; auto: the GPU when there is one; balanced: the layers spread over all GPUs", "place"
     )
+
+
+class ChatSettings(Config):
+    """How chat templates are rendered, by every stage that turns messages into tokens.
+
+    A stage's configuration has them beside `policy` and `seed`; `iterate` has them once and hands them to all stages, whose
+    sections cannot name others: a policy and a reference that saw different prompts would have no log-ratio.
+    """
+
+    template_date: CalendarDay = setting(
+        date(2026, 1, 1),
+        "the day that chat templates print as today's (Llama 3.2, Mistral Small 3, Granite, gpt-oss, ...)",
+    )
+
+    def chat(self) -> dict[str, Any]:
+        """These fields alone, to hand on."""
+        return {name: getattr(self, name) for name in ChatSettings.model_fields}
+
+
+CHAT_DEFAULTS = ChatSettings()
 
 
 class ExecutionSettings(Config):
@@ -124,7 +154,7 @@ class GenerateSettings(ExecutionSettings, ModelPlace):
     )
 
 
-class GenerateConfig(GenerateSettings):
+class GenerateConfig(ChatSettings, GenerateSettings):
     """generate: prompts -> responses."""
 
     policy: str = setting("", "model that responds: folder, hub name, runs:/ or models:/ URI", "model")
@@ -159,7 +189,7 @@ class AnnotateSettings(ExecutionSettings, ModelPlace):
     batch_tokens: int = setting(8192, "tokens scored together, padding included", "place", ge=1)
 
 
-class AnnotateConfig(AnnotateSettings):
+class AnnotateConfig(ChatSettings, AnnotateSettings):
     """annotate: responses -> rewards, preferences, drops."""
 
     policy: str = setting("", "English-aligned model pi_t", "model")
@@ -197,7 +227,7 @@ class TrainSettings(ModelPlace):
     accelerate_config: str = setting("", "accelerate config file: train through `accelerate launch`", "place")
 
 
-class TrainConfig(TrainSettings):
+class TrainConfig(ChatSettings, TrainSettings):
     """train: preferences -> checkpoint."""
 
     policy: str = setting("", "model to start from, pi_t", "model")
@@ -262,7 +292,7 @@ class EvalSettings(JudgeSettings, GenerateSettings):
     )
 
 
-class EvalConfig(EvalSettings):
+class EvalConfig(ChatSettings, EvalSettings):
     """eval: policy -> outputs, judgments, scores."""
 
     policy: str = setting("", "model to evaluate", "model")
@@ -280,7 +310,7 @@ class EvalConfig(EvalSettings):
     output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
 
 
-class MtBenchConfig(JudgeSettings, GenerateSettings):
+class MtBenchConfig(ChatSettings, JudgeSettings, GenerateSettings):
     """mt_bench: policy -> two-turn answers, graded 1 to 10 by the judge behind judge_url (arXiv 2306.05685)."""
 
     samples: int = setting(1, "answers per question; the benchmark has one", ge=1, le=1)
@@ -319,7 +349,7 @@ class BenchmarksConfig(ModelPlace):
     output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
 
 
-class IterateConfig(Config):
+class IterateConfig(ChatSettings):
     """iterate: T times generate, annotate, train, eval."""
 
     arm: str = setting("icr", "name of this arm of the experiment, for charts and tables", "place")
@@ -432,6 +462,9 @@ def validate(config: type[C], values: Mapping[str, Any], source: str) -> C:
 def _explain(location: tuple[int | str, ...], problem: Any, names: list[str]) -> str:
     name = ".".join(str(part) for part in location if not str(part).startswith("function-"))
     if problem["type"] == "extra_forbidden":
+        section, _, field = name.rpartition(".")
+        if section and field in names:
+            return f"unknown field {name!r}; give {field!r} beside the sections, once for all of them"
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
         return f"unknown field {name!r}" + (f", nearest is {near[0]!r}" if near else "; remove it")
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")

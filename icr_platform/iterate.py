@@ -76,6 +76,8 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
 
 def _iterate(session: Session, config: IterateConfig) -> Arm:
     resolved = session.resolver.resolve(config, config.seed, fetch=False)
+    if not session.resolver.known(resolved):  # else the stages check them, when they fetch them
+        check_models(session, resolved)
     run = _start(session, config)
     arm = Arm(config, resolved, run, [resolved.policy])
     with track_status(run):
@@ -94,6 +96,24 @@ def _iterate(session: Session, config: IterateConfig) -> Arm:
     for stage in arm.stages.values():
         stage.clean_up()
     return arm
+
+
+def check_models(session: Session, config: IterateConfig) -> tuple[str, ...]:
+    """Check what the first stage does not look at, so that hours of it are not for nothing; loads no weights.
+
+    Returns: lines for a person to read.
+
+    Raises:
+        InputError: policy and reference tokenise differently, or one of the models lacks tensors.
+    """
+    from icr_platform.models import check_same_tokenisation, check_weights, load_tokenizer
+
+    models = [config.policy, config.reference]
+    check_same_tokenisation(config.policy, config.reference, config)
+    if "translate" in config.annotate.reward_kind and config.annotate.translator:
+        models.append(session.resolver.local(config.annotate.translator, config.seed))
+        load_tokenizer(models[-1], config)
+    return tuple(note for model in dict.fromkeys(models) for note in check_weights(model))
 
 
 def _start(session: Session, config: IterateConfig) -> RunHandle | None:
@@ -122,7 +142,7 @@ def _improve(session: Session, arm: Arm, iteration: int, parent: RunHandle | Non
     policy = generating_policy(arm.policies, iteration)
     reference = reward_reference(arm.policies, config.reference, iteration, config.reward_reference)
     seed = iteration_seed(config.seed, iteration)
-    shared: dict[str, Any] = {"policy": policy, "seed": seed}
+    shared: dict[str, Any] = {"policy": policy, "seed": seed, **config.chat()}
     generated = _stage(
         session, arm, iteration, "generate", parent,
         GenerateConfig(**dict(config.generate), **shared, prompts=config.prompts, languages=config.languages,
@@ -153,7 +173,7 @@ def _evaluate(session: Session, arm: Arm, iteration: int, parent: RunHandle | No
     _stage(
         session, arm, iteration, "eval", parent,
         EvalConfig(**dict(config.eval), policy=arm.policies[iteration], prompts=config.eval_prompts, seed=config.seed,
-                   reference_outputs=config.reference_outputs, languages=config.eval_languages,
+                   **config.chat(), reference_outputs=config.reference_outputs, languages=config.eval_languages,
                    limit=config.eval_limit),
     )  # fmt: skip
 

@@ -5,11 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icr_platform.artifacts import MANIFEST, file_fault, own_manifest, read_json, text_digest
-from icr_platform.chat import encode_prompt, require_chat_template
+from icr_platform.chat import bind, encode_prompt
+from icr_platform.checkpoint_weights import (
+    ADAPTER_WEIGHTS,
+    INDEX,
+    SINGLE,
+    add_adapter,
+    first_line,
+    left_over,
+    load_headers,
+    load_whole,
+    read_headers,
+    shards_of,
+)
+from icr_platform.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.errors import InputError
 from icr_platform.file_digests import remembered_digest
 from icr_platform.folder_content import content_files
@@ -105,12 +119,21 @@ def _is_hub_name(model: str) -> bool:
     return model.count("/") <= 1 and not model.startswith((".", "/", "~")) and "\\" not in model
 
 
-def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str, chat: ChatSettings = CHAT_DEFAULTS) -> PreTrainedTokenizerBase:
     """Tokenizer of a model folder or hub name, with a chat template; an adapter without one has its base model's.
 
+    chat: what its template is rendered with, wherever the tokenizer goes.
+
     Raises:
-        InputError: no such model, no tokenizer, or no chat template.
+        InputError: no such model, no tokenizer, no chat template, or one that loses the instruction.
     """
+    tokenizer = read_tokenizer(model)
+    bind(tokenizer, model, chat)
+    return tokenizer
+
+
+def read_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The same for text that no template frames; raises InputError when there is none."""
     from transformers import AutoTokenizer
 
     check_model_path(model)
@@ -120,9 +143,8 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{model}: no tokenizer could be loaded ({_first_line(error)}); check the name or folder"
+            f"{model}: no tokenizer could be loaded ({first_line(error)}); check the name or folder"
         ) from error
-    require_chat_template(tokenizer, model)
     return tokenizer
 
 
@@ -136,7 +158,7 @@ def load_config(model: str) -> Any:
         return AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{model}: no model config could be loaded ({_first_line(error)}); check the name or folder"
+            f"{model}: no model config could be loaded ({first_line(error)}); check the name or folder"
         ) from error
 
 
@@ -152,18 +174,17 @@ def load_model(model: str, dtype: str = "auto", device: str = "auto") -> PreTrai
     adapter = read_adapter(model)
     wanted = resolve_dtype(dtype, device)
     _quiet_outside_terminals()
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            base_of(model),
-            dtype=torch.float32 if adapter else wanted,
-            device_map=BALANCED if device == BALANCED and torch.cuda.is_available() else None,
-        )
-        if adapter:
-            loaded = _merged(loaded, adapter).to(wanted)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{model}: the model could not be loaded ({_first_line(error)}); check the name or folder"
-        ) from error
+    load: Any = partial(
+        AutoModelForCausalLM.from_pretrained,
+        base_of(model),
+        dtype=torch.float32 if adapter else wanted,
+        device_map=BALANCED if device == BALANCED and torch.cuda.is_available() else None,
+    )
+    loaded, unexpected = load_whole(base_of(model), load)
+    if unexpected:
+        print(left_over(base_of(model), unexpected), file=sys.stderr, flush=True)
+    if adapter:
+        loaded = _merged(loaded, adapter).to(wanted)
     is_placed = hasattr(loaded, "hf_device_map")
     placed = loaded if is_placed else loaded.to(resolve_device(device))
     result: PreTrainedModel = placed.eval()
@@ -171,15 +192,60 @@ def load_model(model: str, dtype: str = "auto", device: str = "auto") -> PreTrai
 
 
 def _merged(model: Any, adapter: Adapter) -> Any:
-    from peft import PeftModel
+    from peft import load_peft_weights
 
     try:
-        merged: Any = PeftModel.from_pretrained(model, str(adapter.folder)).merge_and_unload()
-    except RuntimeError as error:
+        state = load_peft_weights(str(adapter.folder), device="cpu")
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"{adapter.folder}: the adapter does not fit {adapter.base} ({_first_line(error)}); give the model it was made for"
+            f"{adapter.folder}: no adapter weights could be loaded ({first_line(error)}); check the folder"
         ) from error
+    merged = add_adapter(model, adapter.folder, adapter.base, state).merge_and_unload()
     return merged.requires_grad_(True)  # peft froze it
+
+
+def check_weights(model: str, is_loaded_by_vllm: bool = False) -> tuple[str, ...]:
+    """Refuse a checkpoint that lacks tensors before any work, by the headers of its safetensors files; reads no weights.
+
+    Other formats, quantised models and hub names that are not in the cache yet are checked when they are loaded.
+
+    Args:
+        is_loaded_by_vllm: leave architectures to vLLM that transformers does not know as causal language models.
+
+    Returns: a line for a person to read where the checkpoint has tensors that the model does not.
+
+    Raises:
+        InputError: there are no weights, or a tensor or a file is missing, cut off, or of another shape than the config says.
+    """
+    adapter, base = read_adapter(model), base_of(model)
+    config = load_config(base)
+    files = _safetensors_files(base)
+    own_format = getattr(config, "quantization_config", None) or getattr(config, "transformers_weights", None)
+    if own_format or not files or (is_loaded_by_vllm and not is_causal(config)):
+        return ()
+    skeleton = _skeleton(base, config)
+    unexpected = load_headers(base, skeleton, read_headers(files))
+    if adapter and (adapter.folder / ADAPTER_WEIGHTS).exists():
+        add_adapter(skeleton, adapter.folder, base, read_headers([adapter.folder / ADAPTER_WEIGHTS]))
+    return (left_over(base, unexpected),) if unexpected else ()
+
+
+def _safetensors_files(model: str) -> list[Path]:
+    """The files that transformers will load, as far as they are on this machine; none for other formats."""
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = Path(model)
+    if folder.is_dir():
+        if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+            raise InputError(f"{folder / SINGLE}: missing; give a folder that transformers' save_pretrained wrote")
+        found: list[Any] = [path for path in (folder / SINGLE, folder / INDEX) if path.exists()]
+    else:
+        cached = [try_to_load_from_cache(model, name) for name in (SINGLE, INDEX)]
+        found = [Path(path) for path in cached if isinstance(path, str)]
+    if not found or found[0].name == SINGLE:
+        return found[:1]
+    shards = shards_of(found[0])
+    return shards if folder.is_dir() or all(path.exists() for path in shards) else []
 
 
 def _quiet_outside_terminals() -> None:
@@ -190,16 +256,12 @@ def _quiet_outside_terminals() -> None:
         logging.disable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def check_same_tokenisation(policy: str, reference: str) -> None:
+def check_same_tokenisation(policy: str, reference: str, chat: ChatSettings = CHAT_DEFAULTS) -> None:
     """Raise InputError unless both models map every text to the same token ids, chat template included.
 
     Log-ratios of two models are only defined over one token sequence (arXiv 2503.04647, equation 1).
     """
-    ours, theirs = load_tokenizer(policy), load_tokenizer(reference)
+    ours, theirs = load_tokenizer(policy, chat), load_tokenizer(reference, chat)
     mend = "policy and reference must share one tokenizer"
     if ours.get_vocab() != theirs.get_vocab():
         raise InputError(
@@ -252,12 +314,30 @@ def _settings_digest(path: Path) -> str:
 
 def parameter_count(model: str) -> int:
     """Parameters of a model, from its config alone (built on the meta device)."""
+    skeleton = _skeleton(model, load_config(model))
+    return int(sum(p.numel() for p in {id(p): p for p in skeleton.parameters()}.values()))
+
+
+def is_causal(config: Any) -> bool:
+    """Whether transformers loads models of this config as causal language models."""
+    from transformers import AutoModelForCausalLM
+
+    return type(config) in AutoModelForCausalLM._model_mapping
+
+
+def _skeleton(model: str, config: Any) -> PreTrainedModel:
+    """The model without weights; raises InputError when the config is not a causal language model's."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(load_config(model))
-    return int(sum(p.numel() for p in {id(p): p for p in skeleton.parameters()}.values()))
+    try:
+        with torch.device("meta"):
+            skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    except ValueError as error:
+        raise InputError(
+            f"{model}: no causal language model can be made from its config ({first_line(error)}); choose another model"
+        ) from error
+    return skeleton
 
 
 def generation_eos(model: str) -> int | list[int] | None:

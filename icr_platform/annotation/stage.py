@@ -47,7 +47,7 @@ from icr_platform.config import AnnotateConfig, RewardKind, require
 from icr_platform.errors import IcrError, InputError
 from icr_platform.execution import check_execution, map_parts
 from icr_platform.generation.sampler import ignore_progress
-from icr_platform.models import check_same_tokenisation, load_config, load_model, load_tokenizer
+from icr_platform.models import check_same_tokenisation, check_weights, load_config, load_model, load_tokenizer
 from icr_platform.part_job import Advance, Make, PartJob, TakenPart
 from icr_platform.schemas import DROPS, LOGPROBS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
 from icr_platform.stages import StageContext, StageResult
@@ -84,9 +84,11 @@ def _validated(config: AnnotateConfig) -> tuple[Artifact, PromptIndex]:
     """The inputs, found good; see `validate`."""
     _check_settings(config)
     check_execution(config)
-    check_same_tokenisation(config.policy, config.reference)
-    if "translate" in config.reward_kind:
-        load_tokenizer(config.translator)
+    check_same_tokenisation(config.policy, config.reference, config)
+    translators = [config.translator] if "translate" in config.reward_kind else []
+    for model in (config.policy, config.reference, *translators):
+        load_tokenizer(model, config)
+        check_weights(model)
     responses = open_artifact(Path(config.responses), RESPONSES)
     sizes = [load_config(model).get_text_config().vocab_size for model in (config.policy, config.reference)]
     prompts = prompt_index(config.prompts, responses)
@@ -233,7 +235,7 @@ def _logprobs(inputs: _Inputs, translations: Artifact | None, name: str, model: 
 def _load_scorer(config: AnnotateConfig, model: str) -> Make:
     from icr_platform.annotation.logprobs import CompletionScorer
 
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, config)
     scorer = CompletionScorer(load_model(model, config.dtype, config.device), config.batch_tokens)
 
     def score(shards: Iterable[_Shard], advance: Advance) -> Iterator[tuple[pa.Table]]:

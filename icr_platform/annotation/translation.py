@@ -35,7 +35,7 @@ def load_translator(config: AnnotateConfig) -> Sampler:
         dtype=config.dtype,
         device=config.device,
     )
-    return make_sampler(settings, config.translator)
+    return make_sampler(settings, config.translator, config)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from icr_platform.artifacts import MANIFEST, read_json, text_digest, write_json
-from icr_platform.config import GenerateSettings, TrainConfig
+from icr_platform.config import CHAT_DEFAULTS, GenerateSettings, TrainConfig
 from icr_platform.demo.authors import EnglishPreference, english_preferences
 from icr_platform.demo.grader import grade
 from icr_platform.demo.lexicon import LANGUAGES
@@ -71,7 +71,7 @@ def _fill(folder: Path, seed: int, english_pairs: int) -> None:
     for split in ("icr", "test"):
         write_prompts(folder / "prompts" / split, split)
     reference = folder / "reference"
-    tokenizer = load_tokenizer(str(SFT))
+    tokenizer = load_tokenizer(str(SFT), CHAT_DEFAULTS)
     load_model(str(SFT), "float32", "cpu").save_pretrained(reference)
     tokenizer.save_pretrained(reference)
     _write_reference_outputs(folder, seed)
@@ -84,7 +84,7 @@ def _write_reference_outputs(folder: Path, seed: int) -> None:
     """What pi_ref answers to the test prompts, in the layout of X-AlpacaEval's outputs."""
     from icr_platform.generation.sampler import Request, make_sampler
 
-    sampler = make_sampler(_REFERENCE_OUTPUTS, str(folder / "reference"))
+    sampler = make_sampler(_REFERENCE_OUTPUTS, str(folder / "reference"), CHAT_DEFAULTS)
     (folder / "outputs").mkdir()
     for language in LANGUAGES:
         lines = (folder / "prompts" / "test" / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()

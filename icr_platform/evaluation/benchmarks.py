@@ -21,7 +21,7 @@ from icr_platform.artifacts import ArtifactWriter
 from icr_platform.config import BenchmarksConfig
 from icr_platform.errors import InputError
 from icr_platform.languages import NAMES
-from icr_platform.models import load_config, load_tokenizer, resolve_device, resolve_dtype
+from icr_platform.models import check_weights, load_config, read_tokenizer, resolve_device, resolve_dtype
 from icr_platform.progress import meter
 from icr_platform.schemas import BENCHMARKS
 from icr_platform.stages import StageContext, StageResult
@@ -99,8 +99,9 @@ def validate(config: BenchmarksConfig) -> None:
     """Check model and tasks; loads no weights and no data. Raises InputError."""
     if find_spec("lm_eval") is None:
         raise InputError("benchmarks: lm-eval is not installed; pip install 'icr-platform[benchmarks]'")
-    load_tokenizer(config.policy)
+    read_tokenizer(config.policy)
     load_config(config.policy)
+    check_weights(config.policy)
     plan(config, set(_manager(config.task_folder).all_tasks))
 
 
@@ -150,12 +151,16 @@ def _manager(task_folder: str) -> TaskManager:
 def _model(config: BenchmarksConfig) -> Any:
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(
+    model = HFLM(
         pretrained=config.policy,
         dtype=resolve_dtype(config.dtype, config.device),
         device=resolve_device(config.device),
         batch_size=config.batch_size,
     )
+    check_weights(
+        config.policy
+    )  # again: lm-eval loads whatever there is, and has put what comes from the hub into the cache
+    return model
 
 
 def _measure(config: BenchmarksConfig, work: Work, model: Any, manager: TaskManager) -> pa.Table:

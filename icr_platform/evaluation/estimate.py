@@ -86,7 +86,7 @@ def _counter(config: EvalConfig, judge: ApiJudge) -> tuple[Count, str]:
         from icr_platform.chat import encode_messages
         from icr_platform.models import load_tokenizer
 
-        tokenizer = load_tokenizer(name)
+        tokenizer = load_tokenizer(name, config)
         return lambda messages: len(encode_messages(tokenizer, messages)), f"the tokenizer of {name}"
     encoding = _own_encoding(config.judge_api_model)
     if encoding:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from icr_platform.chat import require_roles
 from icr_platform.config import EvalConfig
 from icr_platform.errors import InputError
 from icr_platform.evaluation.chat_client import check_endpoint
@@ -16,9 +17,9 @@ from icr_platform.evaluation.reference_outputs import ReferenceOutputs, load_ref
 from icr_platform.evaluation.scores import LengthControl
 from icr_platform.execution import check_execution
 from icr_platform.generation.prompts import PromptSet, load_prompts
-from icr_platform.generation.sampler import check_sampler
+from icr_platform.generation.sampler import check_policy
 from icr_platform.language_id import Identifier, make_identifier
-from icr_platform.models import load_tokenizer
+from icr_platform.models import check_weights, load_tokenizer
 
 _IDS = ("prompt_id", "id", "instruction_id", "index")
 _DIFFICULTIES = ("instruction_difficulty", "difficulty")
@@ -51,7 +52,8 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
     """
     check_execution(config)
     _check_policy(config)
-    _check_judge(config)
+    template = load_template(config.judge_template)
+    _check_judge(config, template)
     prompts = load_prompts(config.prompts, config.languages, config.limit)
     identify = make_identifier(config.language_identifier)
     instructions: dict[str, dict[str, str]] = {language: {} for language in prompts.languages}
@@ -70,7 +72,7 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         references=references,
         # The model's own outputs may well be in a wrong language or empty: that is measured, not refused.
         outputs=load_reference_outputs(config.outputs, instructions, may_be_empty=True) if config.outputs else None,
-        template=load_template(config.judge_template),
+        template=template,
         control=_read_control(config),
     )
 
@@ -82,11 +84,10 @@ def _check_policy(config: EvalConfig) -> None:
         raise InputError(
             "config: field 'policy' is missing for eval; give --policy, or --outputs that are there already"
         )
-    check_sampler(config)
-    load_tokenizer(config.policy)
+    check_policy(config, config.policy, config)
 
 
-def _check_judge(config: EvalConfig) -> None:
+def _check_judge(config: EvalConfig, template: Template) -> None:
     judge = config.judge
     if judge != "none" and not config.reference_outputs:
         raise InputError(
@@ -95,7 +96,8 @@ def _check_judge(config: EvalConfig) -> None:
     if judge == "logprob":
         if not config.judge_model:
             raise InputError("config: field 'judge_model' is missing for the logprob judge; give --judge-model")
-        load_tokenizer(config.judge_model)
+        require_roles(load_tokenizer(config.judge_model, config), tuple(role for role, _ in template.messages))
+        check_weights(config.judge_model)
     if judge == "openai":
         if not config.judge_api_model:
             raise InputError("config: field 'judge_api_model' is missing for the openai judge; give --judge-api-model")

@@ -33,7 +33,9 @@ def make_judge(config: EvalConfig, template: Template) -> Judge:
     if config.judge == "logprob":
         from icr_platform.evaluation.local_judge import LocalJudge
 
-        return LocalJudge(config.judge_model, template, config.both_orders, config.seed, config.dtype, config.device)
+        return LocalJudge(
+            config.judge_model, template, config.both_orders, config.seed, config.dtype, config.device, config
+        )
     from icr_platform.evaluation.judge import ApiJudge
 
     return ApiJudge.from_config(config, template)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icr_platform.chat import encode_messages
+from icr_platform.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.errors import InputError
 from icr_platform.evaluation.pairwise import LABELS, Judgment, Pair, Template, orders_of, preference_of
 from icr_platform.models import load_model, load_tokenizer
@@ -41,12 +42,22 @@ class LocalJudge:
         template: what it is asked.
         both_orders, seed: see `orders_of`.
         dtype, device: see `models.load_model`.
+        chat: what its chat template is rendered with.
     """
 
-    def __init__(self, model: str, template: Template, both_orders: bool, seed: int, dtype: str, device: str) -> None:
+    def __init__(
+        self,
+        model: str,
+        template: Template,
+        both_orders: bool,
+        seed: int,
+        dtype: str,
+        device: str,
+        chat: ChatSettings = CHAT_DEFAULTS,
+    ) -> None:
         self.name = Path(model).name
         self.template, self.both_orders, self.seed = template, both_orders, seed
-        self.tokenizer = load_tokenizer(model)
+        self.tokenizer = load_tokenizer(model, chat)
         self.model = load_model(model, dtype, device)
         self.labels = [label_ids(self.tokenizer, label) for label in LABELS]
         self.limit = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30)

@@ -9,6 +9,7 @@ from functools import partial
 import pyarrow as pa
 
 from icr_platform.artifacts import Artifact, ArtifactWriter, atomic_path, row_digest
+from icr_platform.chat import USER
 from icr_platform.config import MtBenchConfig
 from icr_platform.earlier import with_earlier
 from icr_platform.errors import IcrError, InputError
@@ -33,9 +34,8 @@ from icr_platform.evaluation.mt_bench import (
 from icr_platform.evaluation.replies import Reply
 from icr_platform.evaluation.reply_cache import ReplyCache
 from icr_platform.execution import check_execution, map_parts, worker_count
-from icr_platform.generation.sampler import Request, Sampler, check_sampler, make_sampler
+from icr_platform.generation.sampler import Request, Sampler, check_policy, engine_notes, make_sampler
 from icr_platform.generation.sampling import engine_gpus
-from icr_platform.models import load_tokenizer
 from icr_platform.part_job import Advance, Make, PartJob
 from icr_platform.schemas import MT_BENCH
 from icr_platform.stages import StageContext, StageResult
@@ -59,8 +59,7 @@ def validate(config: MtBenchConfig) -> None:
     elif not config.policy:
         raise InputError("config: field 'policy' is missing for mt_bench; give --policy, or --answers that are there")
     else:
-        check_sampler(config)
-        load_tokenizer(config.policy)
+        check_policy(config, config.policy, config, [USER, ("user", "assistant", "user")])
 
 
 def run(config: MtBenchConfig, context: StageContext) -> StageResult:
@@ -75,6 +74,7 @@ def run(config: MtBenchConfig, context: StageContext) -> StageResult:
     languages, questions = _languages(config), _questions(config)
     left = [index for index in range(len(languages)) if not writer.has_part(index) or _failed(writer.read_part(index))]
     given = load_answers(config.answers, languages) if left and config.answers else None
+    served = engine_notes(config, config.policy, config) if left and not config.answers else ()
     job = PartJob(
         label="mt_bench",
         writers=(writer,),
@@ -88,12 +88,12 @@ def run(config: MtBenchConfig, context: StageContext) -> StageResult:
     rows = context.earlier.rows("ratings", MT_BENCH, never=("outcome", "api_error"))
     job = with_earlier(job, rows, lambda some: [question_digest(question, given) for question in some], _some)
     map_parts(job, config)
-    return _result(config, writer.close(len(languages)))
+    return _result(config, writer.close(len(languages)), served)
 
 
 def _load(config: MtBenchConfig, given: Answers | None, driver: str) -> Make:
     judge = with_cache_of_this_host(config, driver)
-    sampler = make_sampler(config, config.policy) if given is None else None
+    sampler = make_sampler(config, config.policy, config) if given is None else None
 
     def make(shards: Iterable[list[Question]], advance: Advance) -> Iterator[tuple[pa.Table]]:
         for questions in shards:
@@ -176,7 +176,7 @@ def _grade(config: MtBenchConfig, questions: list[Question], answers: Answers, g
     return pa.Table.from_pylist(rows, schema=MT_BENCH.schema)
 
 
-def _result(config: MtBenchConfig, ratings: Artifact) -> StageResult:
+def _result(config: MtBenchConfig, ratings: Artifact, notes: tuple[str, ...]) -> StageResult:
     frame = ratings.read().to_pandas()
     metrics, categories = score(frame), category_table(frame)
     if len(categories):
@@ -190,4 +190,4 @@ def _result(config: MtBenchConfig, ratings: Artifact) -> StageResult:
             f"{config.judge_max_failures:g}% ({', '.join(f'{name} {count}' for name, count in counts.items())}); "
             f"all are kept in {ratings.folder}"
         )
-    return StageResult({"ratings": ratings.folder}, metrics, {"mt_bench_categories": categories})
+    return StageResult({"ratings": ratings.folder}, metrics, {"mt_bench_categories": categories}, notes)

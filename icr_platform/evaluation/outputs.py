@@ -52,7 +52,7 @@ def write_outputs(config: EvalConfig, inputs: EvaluationInputs, writer: Artifact
 
 def _load(config: EvalConfig) -> Make:
     identify = make_identifier(config.language_identifier)
-    sampler = make_sampler(config, config.policy)
+    sampler = make_sampler(config, config.policy, config)
 
     def make(slices: Iterable[pa.Table], advance: Advance) -> Iterator[tuple[pa.Table]]:
         for prompts in slices:

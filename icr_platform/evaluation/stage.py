@@ -31,6 +31,7 @@ from icr_platform.evaluation.scores import (
     scores_table,
     with_means,
 )
+from icr_platform.generation.sampler import engine_notes
 from icr_platform.schemas import JUDGMENTS, OUTPUTS, SCORES
 from icr_platform.stages import StageContext, StageResult
 
@@ -49,7 +50,10 @@ def run(config: EvalConfig, context: StageContext) -> StageResult:
             for the failed ones again.
     """
     inputs = read_inputs(config)
-    outputs = write_outputs(config, inputs, _writer(context, "outputs"), context.earlier)
+    writer = _writer(context, "outputs")
+    is_sampled = not config.outputs and not writer.complete
+    served = engine_notes(config, config.policy, config) if is_sampled else ()
+    outputs = write_outputs(config, inputs, writer, context.earlier)
     judgments = write_judgments(config, inputs, outputs, _writer(context, "judgments"), context.earlier)
     scores = _write_scores(inputs, outputs, judgments, _writer(context, "scores"))
     rows = scores_from_table(scores.read())
@@ -62,7 +66,7 @@ def run(config: EvalConfig, context: StageContext) -> StageResult:
             "fidelity_confusion": _confusion(outputs),
             **_head_to_head(config, judgments),
         },
-        notes=inputs.notes + _notes(rows),
+        notes=inputs.notes + served + _notes(rows),
     )
 
 

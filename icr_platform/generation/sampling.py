@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from icr_platform.artifacts import ArtifactWriter, row_digest
-from icr_platform.config import GenerateSettings
+from icr_platform.config import ChatSettings, GenerateSettings
 from icr_platform.earlier import Earlier, with_earlier
 from icr_platform.execution import map_parts
 from icr_platform.generation.sampler import (
@@ -133,6 +133,7 @@ def _responses(identifier: Identifier, requests: Sequence[Request], sampled: Sam
 def write_responses(
     settings: GenerateSettings,
     policy: str,
+    chat: ChatSettings,
     prompts: pa.Table,
     seed: int,
     responses: ArtifactWriter,
@@ -154,7 +155,7 @@ def write_responses(
         writers=(drops, responses),
         parts=left,
         shard=shards.__getitem__,
-        load=partial(_load, settings, policy, seed),
+        load=partial(_load, settings, policy, chat, seed),
         rows=total,
         done=total - sum(shards[index].num_rows for index in left) * settings.samples,
         gpus=engine_gpus(settings),
@@ -173,9 +174,9 @@ def take_prompts(prompts: pa.Table, items: Sequence[int]) -> pa.Table:
     return prompts.take(pa.array(items, pa.int64()))
 
 
-def _load(settings: GenerateSettings, policy: str, seed: int) -> Make:
+def _load(settings: GenerateSettings, policy: str, chat: ChatSettings, seed: int) -> Make:
     identifier = make_identifier(settings.language_identifier)
-    sampler = make_sampler(settings, policy)
+    sampler = make_sampler(settings, policy, chat)
 
     def make(slices: Iterable[pa.Table], advance: Advance) -> Iterator[tuple[pa.Table, pa.Table]]:
         for part in sample_parts(sampler, identifier, slices, settings.samples, seed, advance):

@@ -2,6 +2,9 @@
 
 vLLM's servers return token ids when asked; they are kept. Elsewhere there is only text: it is tokenised once, by
 `chat.encode_response` with the policy's tokenizer, and marked 'retokenised'.
+
+The server renders the chat template, with the date of its own clock where the template prints one. Where it returns a prompt's
+ids they must be those that the policy's tokenizer gives; where it does not, a note says that nothing was compared.
 """
 
 from __future__ import annotations
@@ -9,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import openai
 
-from icr_platform.chat import decode_response, encode_messages, encode_response
+from icr_platform.chat import decode_response, encode_messages, encode_response, prints_date, settings_of
 from icr_platform.errors import IcrError, InputError
 from icr_platform.generation.sampler import (
     Advance,
@@ -24,17 +28,19 @@ from icr_platform.generation.sampler import (
     row_seed,
     sampling_server,
 )
+from icr_platform.models import load_tokenizer
 from icr_platform.served_model import confirmed
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
     from transformers import PreTrainedTokenizerBase
 
-    from icr_platform.config import GenerateSettings
+    from icr_platform.config import ChatSettings, GenerateSettings
 
 _RETRIES = 5  # with the SDK's exponential back-off: about half a minute, and as long as a Retry-After header asks
 _TIMEOUT = openai.Timeout(1800.0, connect=10.0)
 _SEED_BITS = 31  # what every server can parse
+_PROBE = Request("en", "probe", "Name a fruit.")
 
 
 class ServerSampler(Sampler):
@@ -48,6 +54,7 @@ class ServerSampler(Sampler):
         self.model = settings.server_model or policy
         self.tokenizer = tokenizer
         self.asks_for_ids = True
+        self.has_compared = False  # a prompt's ids with the server's
         confirmed(sampling_server(settings, policy))
 
     def sample(
@@ -119,17 +126,53 @@ class ServerSampler(Sampler):
         choice = completion.choices[0]
         if choice.finish_reason not in ("stop", "length"):
             raise IcrError(f"{place}: ended for the reason {choice.finish_reason!r}; change or remove the prompt")
+        self._require_same_prompt(place, request, (completion.model_extra or {}).get("prompt_token_ids"))
         token_ids = (choice.model_extra or {}).get("token_ids")
         if token_ids is None:
             text = choice.message.content or ""
             ids = encode_response(self.tokenizer, text, finished=choice.finish_reason == "stop")
             return Sample(text, ids, choice.finish_reason, "retokenised")
-        self._require_same_prompt(place, request, (completion.model_extra or {}).get("prompt_token_ids"))
         return Sample(decode_response(self.tokenizer, token_ids), token_ids, choice.finish_reason)
 
-    def _require_same_prompt(self, place: str, request: Request, prompt_ids: list[int] | None) -> None:
-        """Ids of another tokenizer or template would be scored as something the model never saw."""
-        if prompt_ids is not None and prompt_ids != encode_messages(self.tokenizer, request.messages):
-            raise InputError(
-                f"{place}: the server tokenises the prompt otherwise than the policy; serve the policy with its own tokenizer"
-            )
+    def _require_same_prompt(self, place: str, request: Request, theirs: list[int] | None) -> None:
+        """Ids of another tokenizer, template or date would be scored as something the model never saw."""
+        if theirs is None:
+            return
+        ours = encode_messages(self.tokenizer, request.messages)
+        if ours == theirs:
+            self.has_compared = True
+            return
+        today = date.today()
+        for day in (today, today - timedelta(1), today + timedelta(1)):  # its clock may be in another time zone
+            if encode_messages(self.tokenizer, request.messages, day) == theirs:
+                raise InputError(
+                    f"{place}: the server's chat template prints the date of its clock, {day}, and field 'template_date' is "
+                    f"{settings_of(self.tokenizer).template_date}; give --template-date {day}, or serve the policy with a "
+                    "chat template in which the date is written out"
+                )
+        start = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), len(ours))
+        raise InputError(
+            f"{place}: the server tokenises the prompt otherwise than the policy, into {len(theirs)} tokens and not {len(ours)}, "
+            f"from token {start} on ({self.tokenizer.decode(theirs[start : start + 8])!r}, not "
+            f"{self.tokenizer.decode(ours[start : start + 8])!r}); serve the policy with its own tokenizer and chat template"
+        )
+
+
+def server_notes(settings: GenerateSettings, policy: str, chat: ChatSettings) -> tuple[str, ...]:
+    """Ask the endpoint for one token, and say so where it does not show how it renders a prompt.
+
+    Raises:
+        InputError: it renders the prompt otherwise than the policy's tokenizer does, or cannot be asked.
+        IcrError: it does not answer.
+    """
+    tokenizer = load_tokenizer(policy, chat)
+    sampler = ServerSampler(settings.model_copy(update={"max_tokens": 1}), policy, tokenizer)
+    sampler.sample([_PROBE], 1, 0)
+    if sampler.has_compared:
+        return ()
+    doubt = "its chat template and BOS token"
+    if prints_date(tokenizer):
+        doubt += f", and the date that the template prints (template_date {chat.template_date})"
+    return (
+        f"{settings.server_url} does not return the ids of its prompts: {doubt} could not be compared with the policy's own",
+    )

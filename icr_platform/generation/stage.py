@@ -14,11 +14,10 @@ from icr_platform.config import GenerateConfig, require
 from icr_platform.earlier import Earlier
 from icr_platform.execution import check_execution
 from icr_platform.generation.prompts import PromptSet, load_prompts
-from icr_platform.generation.sampler import check_sampler
+from icr_platform.generation.sampler import check_policy, engine_notes
 from icr_platform.generation.sampling import write_responses
 from icr_platform.language_id import UNDETERMINED, Identifier, make_identifier
 from icr_platform.languages import counts_as
-from icr_platform.models import load_tokenizer
 from icr_platform.part_job import Throughput
 from icr_platform.schemas import DROPS, PROMPTS, RESPONSES
 from icr_platform.stages import StageContext, StageResult
@@ -30,8 +29,8 @@ def validate(config: GenerateConfig) -> None:
     """Check everything that can be checked without the model's weights; writes nothing.
 
     Raises:
-        InputError: a required field is empty, a prompt is unusable, the policy has no tokenizer or chat template, or the
-            sampler or the language identifier cannot work here.
+        InputError: a required field is empty, a prompt is unusable, the policy has no tokenizer or chat template, or lacks
+            tensors, or the sampler or the language identifier cannot work here.
     """
     _validated(config)
 
@@ -40,8 +39,7 @@ def _validated(config: GenerateConfig) -> tuple[PromptSet, Identifier]:
     require(config, "generate")
     prompts = load_prompts(config.prompts, config.languages, config.limit)
     check_execution(config)
-    check_sampler(config)
-    load_tokenizer(config.policy)
+    check_policy(config, config.policy, config)
     return prompts, make_identifier(config.language_identifier)
 
 
@@ -70,10 +68,13 @@ def _sample(
     prompt_set, identifier = _validated(config)
     unknown = identifier.unknown(prompt_set.languages)
     if not prompts.complete:
-        prompts.write_part(0, prompt_set.table)
         missing = {language: list(ids) for language, ids in prompt_set.missing.items()}
-        prompts.close(1, {"notes": list(prompt_set.notes), "missing": missing})
-    parts, throughput = write_responses(config, config.policy, prompt_set.table, config.seed, responses, drops, earlier)
+        notes = [*prompt_set.notes, *engine_notes(config, config.policy, config)]
+        prompts.write_part(0, prompt_set.table)
+        prompts.close(1, {"notes": notes, "missing": missing})
+    parts, throughput = write_responses(
+        config, config.policy, config, prompt_set.table, config.seed, responses, drops, earlier
+    )
     drops.close([part for part in range(parts) if drops.has_part(part)])
     known = {"identifier": identifier.name, "unknown": unknown}
     responses.close(parts, {"languages": known, "notes": identifier.notes(prompt_set.languages)})

@@ -184,7 +184,7 @@ def build_trainer(
         ref_model=reference,
         args=args,
         train_dataset=_dataset(pairs, reference_logprobs),
-        processing_class=load_tokenizer(config.policy),
+        processing_class=load_tokenizer(config.policy, config),
         peft_config=adapters(config),
     )
     trainer.remove_callback(PrinterCallback)

@@ -20,6 +20,7 @@ from icr_platform.config import TrainConfig, require
 from icr_platform.errors import IcrError, InputError
 from icr_platform.models import (
     check_same_tokenisation,
+    check_weights,
     load_config,
     load_tokenizer,
     model_identity,
@@ -56,11 +57,13 @@ _ALMOST_NOTHING = 1 << 20  # bytes
 def validate(config: TrainConfig) -> None:
     """Check every input without loading weights; raises InputError naming the file, row, field and mend."""
     require(config, "train")
-    load_tokenizer(config.policy)
+    load_tokenizer(config.policy, config)
+    check_weights(config.policy)
     if config.dpo_reference == "initial":
         if not config.reference:
             raise InputError("config: field 'reference' is missing for dpo_reference=initial; give --reference")
-        check_same_tokenisation(config.policy, config.reference)
+        check_same_tokenisation(config.policy, config.reference, config)
+        check_weights(config.reference)
     if config.accelerate_config:
         check_accelerate_config(Path(config.accelerate_config), resolve_device(config.device))
     _check_device(config)
@@ -134,7 +137,7 @@ def _tokenised(config: TrainConfig, work: Path) -> TrainConfig:
     source = Path(config.preferences)
     if not is_text_file(source):
         return config
-    artifact = tokenise_file(source, work / "preferences", load_tokenizer(config.policy))
+    artifact = tokenise_file(source, work / "preferences", load_tokenizer(config.policy, config))
     return config.model_copy(update={"preferences": str(artifact.folder)})
 
 
@@ -181,7 +184,7 @@ def _train(config: TrainConfig, context: StageContext, work: Path) -> None:
 
 def _load_pairs(config: TrainConfig) -> TrainingPairs:
     preferences = open_artifact(Path(config.preferences), PREFERENCES)
-    return load_pairs(preferences, load_tokenizer(config.policy), _longest(config))
+    return load_pairs(preferences, load_tokenizer(config.policy, config), _longest(config))
 
 
 def _longest(config: TrainConfig) -> int:

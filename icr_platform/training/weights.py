@@ -117,7 +117,7 @@ def write_model(config: TrainConfig, state: State, folder: Path) -> None:
         else:
             model.load_state_dict(state)
         model.save_pretrained(unfinished)
-    load_tokenizer(config.policy).save_pretrained(unfinished)
+    load_tokenizer(config.policy, config).save_pretrained(unfinished)
     unfinished.rename(folder)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import date, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,17 @@ import numpy as np
 import pytest
 import torch
 
-from icr_platform.chat import encode_prompt, encode_response
-from icr_platform.config import GenerateSettings
+from icr_platform.chat import encode_messages, encode_prompt, encode_response
+from icr_platform.config import CHAT_DEFAULTS, ChatSettings, EvalConfig, GenerateConfig, GenerateSettings
 from icr_platform.errors import IcrError, InputError
+from icr_platform.evaluation import stage as evaluation
+from icr_platform.generation import stage as generation
 from icr_platform.generation import transformers_sampler
 from icr_platform.generation.sampler import Request, Sample, make_sampler, row_seed
 from icr_platform.generation.transformers_sampler import TransformersSampler, uniforms
 from icr_platform.models import load_model, load_tokenizer
+from icr_platform.stages import StageContext
+from tests.conftest import CHATML
 
 REQUESTS = [
     Request("en", "p0", "Name a fruit."),
@@ -247,9 +253,11 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
         thread.join()
 
 
-def ask(endpoint: Endpoint, model: Path, samples: int = 3, **settings: Any) -> list[list[Sample]]:
+def ask(
+    endpoint: Endpoint, model: Path, samples: int = 3, chat: ChatSettings = CHAT_DEFAULTS, **settings: Any
+) -> list[list[Sample]]:
     options = {"server_model": "m", "temperature": 0.5, "top_p": 0.9, "max_tokens": 40} | settings
-    sampler = make_sampler(GenerateSettings(sampler="server", server_url=endpoint.url, **options), str(model))
+    sampler = make_sampler(GenerateSettings(sampler="server", server_url=endpoint.url, **options), str(model), chat)
     return sampler.sample(REQUESTS, samples, seed=1)
 
 
@@ -290,6 +298,84 @@ def test_token_ids_from_a_server_are_kept(endpoint: Endpoint, tiny_model: Path) 
     shift = 1
     with pytest.raises(InputError, match="tokenises the prompt otherwise than the policy"):
         ask(endpoint, tiny_model)
+
+
+DATED = "{{ 'It is ' ~ strftime_now('%Y-%m-%d') ~ '.\n' }}" + CHATML
+
+
+@pytest.fixture
+def dated(tiny_model: Path, tmp_path: Path) -> Path:
+    """The tiny model with a chat template that prints the date."""
+    shutil.copytree(tiny_model, tmp_path / "dated")
+    (tmp_path / "dated" / "chat_template.jinja").write_text(DATED)
+    return tmp_path / "dated"
+
+
+def serve_as(endpoint: Endpoint, model: Path, day: date, with_ids: bool = True, template: str | None = None) -> None:
+    """Answer as vLLM's server does, which renders the prompt itself, on a given day."""
+    tokenizer = load_tokenizer(str(model))
+    tokenizer.chat_template = template or tokenizer.chat_template
+
+    def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        prompt = encode_messages(tokenizer, body["messages"], day)
+        ids = encode_response(tokenizer, "ok") if with_ids else None
+        return 200, completion("ok", token_ids=ids) | {"prompt_token_ids": prompt}
+
+    endpoint.answer = answer
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_a_servers_date_is_told_from_its_prompt_ids(endpoint: Endpoint, dated: Path, with_ids: bool) -> None:
+    """Its clock may be a day ahead or behind; where it returns the prompt's ids alone, these are compared all the same."""
+    today = date.today()
+    for day in (today, today - timedelta(1), today + timedelta(1)):
+        serve_as(endpoint, dated, day, with_ids)
+        with pytest.raises(
+            InputError,
+            match=rf"prints the date of its clock, {day}, and field 'template_date' is 2026-01-01; give --tem",
+        ):
+            ask(endpoint, dated)
+        assert ask(endpoint, dated, chat=ChatSettings(template_date=day))[0][0].text == "ok"
+    serve_as(endpoint, dated, date(2026, 1, 1), with_ids)
+    ask(endpoint, dated)
+
+
+def test_a_server_with_another_template_is_told_where_it_differs(endpoint: Endpoint, tiny_model: Path) -> None:
+    serve_as(endpoint, tiny_model, date.today(), template="Hello! " + CHATML)
+    with pytest.raises(InputError, match=r"prompt 'p\d' in '..': the server tokenises the prompt otherwise than the policy, "
+                       r"into \d+ tokens and not \d+, from token 0 on \('Hello! .*serve the policy with its own"):  # fmt: skip
+        ask(endpoint, tiny_model)
+
+
+def test_a_server_is_asked_how_it_renders_before_work(
+    endpoint: Endpoint, dated: Path, tiny_model: Path, prompt_folder: Path, tmp_path: Path
+) -> None:
+    """One request; what it does not say becomes a note of the stage."""
+    served: dict[str, Any] = {"sampler": "server", "server_url": endpoint.url, "server_model": "m", "languages": "en",
+                              "language_identifier": "demo"}  # fmt: skip
+    stages: tuple[Any, ...] = ((generation, GenerateConfig), (evaluation, EvalConfig))
+
+    def run(module: Any, config: Any, model: Path, name: str) -> tuple[str, ...]:
+        settings = config(policy=str(model), prompts=str(prompt_folder), **served)
+        notes: tuple[str, ...] = module.run(settings, StageContext(tmp_path / name, "f")).notes
+        return tuple(note for note in notes if endpoint.url in note)
+
+    for module, config in stages:
+        (note,) = run(module, config, dated, f"silent-{config.__name__}")
+        assert "does not return the ids of its prompts: its chat template and BOS token, and the date that" in note
+        assert "(template_date 2026-01-01)" in note
+        (note,) = run(module, config, tiny_model, f"dateless-{config.__name__}")
+        assert "date" not in note
+    assert run(generation, GenerateConfig, dated, "silent-GenerateConfig"), "a finished artifact keeps the note"
+    for module, config in stages:
+        serve_as(endpoint, dated, date(2026, 1, 1))
+        assert run(module, config, dated, f"known-{config.__name__}") == ()
+        serve_as(endpoint, dated, date.today())
+        endpoint.bodies.clear()
+        with pytest.raises(InputError, match=r"prompt 'probe' in 'en': the server's chat template prints the date"):
+            run(module, config, dated, f"other-{config.__name__}")
+        assert [body["max_tokens"] for body in endpoint.bodies] == [1], "nothing was sampled"
+        assert not list((tmp_path / f"other-{config.__name__}").rglob("*.parquet"))
 
 
 def test_a_server_that_refuses_unknown_fields_is_asked_without(endpoint: Endpoint, tiny_model: Path) -> None:
