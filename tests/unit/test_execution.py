@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from icr_platform import __version__
 from icr_platform.artifacts import ArtifactWriter
-from icr_platform.config import AnnotateConfig, EvalConfig, ExecutionSettings, GenerateConfig
+from icr_platform.config import ExecutionSettings
 from icr_platform.errors import InputError
 from icr_platform.execution import check_execution, connect, map_parts
 from icr_platform.part_job import Advance, Make, PartJob
