@@ -347,7 +347,7 @@ def test_every_setting_is_looked_at_by_the_work_of_its_stage(world: Path, monkey
     all_read: dict[str, dict[str, Any]] = {
         "generate": {"sampler": "vllm"},
         "annotate": {"reward_kind": "translate,random", "translator": "translator"},
-        "train": {"lora_rank": 8},
+        "train": {"lora_rank": 8, "reference": "reference"},
         "eval": {"judge": "openai", "judge_identity": "j", "sampler": "vllm", "both_orders": False},
         "mt_bench": {"judge_identity": "j", "sampler": "vllm"},
         "benchmarks": {},
@@ -932,6 +932,20 @@ def test_replies_of_two_servers_under_one_name_are_kept_apart(world: Path, serve
     assert identity_at(one) == identity_at(same) != identity_at(other)
     plain = Endpoint("judge", silent.url, "OPENAI_API_KEY", 1, 1.0, 0)
     assert plain.identity == identity_at(silent), "an endpoint that was not asked is known by its address"
+
+
+def test_an_estimate_can_be_made_while_the_judge_is_down(
+    world: Path, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from icr_platform.evaluation.judge import ApiJudge
+    from icr_platform.evaluation.pairwise import DEFAULT_TEMPLATE
+
+    server = serve(VLLM)
+    server.stop()
+    config = EvalConfig(judge="openai", judge_api_model="judge", judge_url=server.url, judge_cache=str(tmp_path / "c"))
+    assert ApiJudge.from_config(config, DEFAULT_TEMPLATE, is_asked=False).endpoint.url == server.url
+    with pytest.raises(InputError, match="does not answer"):
+        ApiJudge.from_config(config, DEFAULT_TEMPLATE)
 
 
 def test_where_the_work_is_done_is_no_part_of_its_identity() -> None:
