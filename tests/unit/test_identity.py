@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -176,11 +177,11 @@ CHANGING: list[tuple[str, str, dict[str, Any], Edit | None, dict[str, Any]]] = [
      lambda r: replace_in(r / "r[1]?/es/model.json", "references p1", "another"), {}),
     ("a given output", "eval", {"outputs": "given"}, lambda r: replace_in(r / "given/es/model.json", "given p1", "x"), {}),
     ("an output beside another tool's manifest", "eval", {"outputs": "given"},
-     lambda r: (replace_in(r / "given/es/model.json", "given p1", "x"), write(r / "given/manifest.json", "{}")), {}),
+     lambda r: replace_in(r / "given/es/model.json", "given p1", "x"), {}),
     ("a prompt beside another tool's manifest", "generate", {},
-     lambda r: (replace_in(r / "prompts/es.jsonl", "es p1?", "x?"), write(r / "prompts/manifest.json", '{"digest": "1"}')), {}),
+     lambda r: replace_in(r / "prompts/es.jsonl", "es p1?", "x?"), {}),
     ("weights beside another tool's manifest", "generate", {},
-     lambda r: (write(r / "policy/manifest.json", '{"digest": "1"}'), write(r / "policy/model.safetensors", "other")), {}),
+     lambda r: write(r / "policy/model.safetensors", "other"), {}),
     ("merges.txt", "generate", {}, lambda r: write(r / "policy/merges.txt", "b a\n"), {}),
     ("vocab.txt", "generate", {}, lambda r: write(r / "policy/vocab.txt"), {}),
     ("a chat template", "annotate", {}, lambda r: write(r / "reference/chat_template.jinja"), {}),
@@ -301,22 +302,25 @@ UNCHANGING: list[tuple[str, str, dict[str, Any], Edit | None, dict[str, Any]]] =
 ]  # fmt: skip
 
 
-def settled(world: Path, settings: dict[str, Any]) -> Path:
-    """The world as the settings need it."""
+def settled(world: Path, settings: dict[str, Any]) -> None:
+    """Put into the world what the settings need."""
     if settings.get("reference_outputs") == BRACKETS:
         bracketed(world)
     if "task_folder" in settings:
         write(world / "tasks/own.yaml", "task: a")
     if "preferences" in settings:
         write_rows(world / "pairs.jsonl", PAIRS)
-    return world
 
 
 def identities(
     world: Path, row: tuple[str, str, dict[str, Any], Edit | None, dict[str, Any]]
 ) -> tuple[Identity, Identity]:
-    _, stage, settings, edit, after = row
-    before = identify(stage, config_of(stage, settled(world, settings), **settings))
+    what, stage, settings, edit, after = row
+    settled(world, settings)
+    if "another tool's manifest" in what:
+        for folder in ("policy", "prompts", "given"):
+            write(world / folder / MANIFEST, '{"digest": "1", "files": []}')
+    before = identify(stage, config_of(stage, world, **settings))
     moved = edit(world) if edit else None
     root = moved if isinstance(moved, Path) and moved.is_dir() and moved.name == "elsewhere" else world
     return before, identify(stage, config_of(stage, root, **(settings | after)))
@@ -553,6 +557,26 @@ def test_the_digest_of_code_is_quick_and_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert float(done.stdout) < 1.0, "0.12 s on an idle machine"
+
+
+@pytest.mark.usefixtures("_fresh_code")
+def test_data_that_a_module_reads_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_digest, "files", lambda _: tmp_path)
+    digests = []
+    for name, text in (("published.csv", "a"), ("published.csv", "b"), ("other.csv", "b")):
+        write(tmp_path / "data" / name, text)
+        forget_code()
+        digests.append(code_of(("icr_platform.evaluation.leaderboard",)).digest)
+    assert digests[0] != digests[1] == digests[2]
+
+
+@pytest.mark.parametrize(("url", "address"), [
+    ("https://User:pw@Host.org./v1/?key=1", "https://host.org:443/v1"), ("http://host:8000", "http://host:8000"),
+    ("http://localhost:1/v1", f"http://{socket.gethostname()}:1/v1"), ("http://127.0.0.1/v1", f"http://{socket.gethostname()}:80/v1"),
+    ("http://[::1]:9/v1", f"http://{socket.gethostname()}:9/v1"), ("http://host:port/v1", "http://host:80/v1"), ("", "://:"),
+])  # fmt: skip
+def test_an_address_is_host_port_and_path(url: str, address: str) -> None:
+    assert served_model.Server(url, "m", "K", "", "judge").address == address
 
 
 def test_relative_imports_and_names_of_modules_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
