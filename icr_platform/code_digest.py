@@ -1,4 +1,5 @@
-"""Digest of the code that makes a stage's numbers: its modules' syntax trees, without docstrings, comments and positions.
+"""Digest of the code that makes a stage's numbers: its modules' syntax trees, without docstrings, comments and positions, and
+the files in `data` beside a module that it names.
 
 The modules are those that the stage's own reaches by imports, at their top or within functions, but for two kinds: plumbing,
 which moves numbers and makes none, and engines that a configuration does not use.
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.abc import InspectLoader
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -128,9 +130,19 @@ def _tree_digest(name: str) -> str | None:
     tree = _tree(name)
     if tree is None:
         return None
-    text: list[str] = []
+    text = _data(name, tree)
     _write(tree, text)
     return hashlib.sha256("".join(text).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _data(name: str, tree: ast.Module) -> list[str]:
+    """Name and digest of each file in the folder `data` of the module's package that the module has a string of."""
+    folder = files(name if _modules().get(name) else name.rpartition(".")[0]) / "data"
+    if not folder.is_dir():
+        return []
+    strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    named = sorted((file for file in folder.iterdir() if file.name in strings), key=lambda file: file.name)
+    return [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n" for file in named]
 
 
 def _write(node: Any, text: list[str]) -> None:

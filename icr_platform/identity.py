@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from icr_platform.artifacts import open_artifact, own_manifest, text_digest
+from icr_platform.artifacts import Artifact, open_artifact, own_manifest, text_digest
 from icr_platform.code_digest import Code, code_of
 from icr_platform.config import (
     AnnotateConfig,
@@ -47,6 +47,7 @@ __all__ = ["Code", "Identity", "artifact_identity", "identify", "strict_digest"]
 Settings = dict[str, Any]
 Known = Mapping[str, str]
 _PACKAGE = "icr_platform"
+_KEY = ["language", "prompt_id"]
 _ROWS_AT_ONCE = 4096
 _BY_RESOLUTION = ("dtype", "server_url", "server_model", "server_identity", "judge_identity")
 _BY_ROWS = ("languages", "limit")
@@ -191,14 +192,11 @@ def _demo(config: GenerateSettings, judge: str = "") -> list[str]:
 
 
 def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
-    from icr_platform.annotation.checks import prompt_index
-
     responses = open_artifact(Path(config.responses), RESPONSES)
-    prompts = prompt_index(config.prompts, responses)
-    answered = sorted({key for index in range(len(responses.parts)) for key in _keys(responses.read_part(index, _KEY))})
     translates, is_random = "translate" in config.reward_kind, "random" in config.reward_kind
     models = {"policy": _model(config.policy, known), "reference": _model(config.reference, known)}
     translator = {"translator": _model(config.translator, known)} if translates else {}
+    prompts = _rows_digest(_table_rows(_answered(config.prompts, responses)))
     settings = _settings(config, *(() if is_random else ("seed",)), *(() if translates else _TRANSLATION))
     computed = _compute(config.dtype, config.device)
     made = {name: value for name, value in settings.items() if name not in _SELECTION} | computed | translator
@@ -208,25 +206,22 @@ def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
         rows["translations"], row_modules["translations"] = made, ("annotation.translation",)
     return _Basis(
         settings=settings | computed,
-        inputs={
-            **models,
-            **translator,
-            "prompts": _rows_digest((*key, *prompts[key]) for key in answered if key in prompts),
-            "responses": responses.digest,
-        },
+        inputs={**models, **translator, "prompts": prompts, "responses": responses.digest},
         rows=rows,
         row_modules=row_modules,
         unused=_other_samplers("transformers") if translates else ["annotation.translation", "generation"],
     )
 
 
-_KEY = ("language", "prompt_id")
+def _answered(prompts: str, responses: Artifact) -> pa.Table:
+    """Language, id and both instructions of the prompts that have responses."""
+    from icr_platform.generation.prompts import load_prompts
 
-
-def _keys(table: pa.Table) -> Iterator[tuple[str, str]]:
-    """Distinct (language, prompt id) of a table."""
-    distinct = table.group_by(list(_KEY), use_threads=False).aggregate([])
-    return zip(*(distinct.column(name).to_pylist() for name in _KEY), strict=True)
+    parts = (responses.read_part(index, _KEY) for index in range(len(responses.parts)))
+    keys = pa.concat_tables(part.group_by(_KEY, use_threads=False).aggregate([]) for part in parts)
+    languages = keys.column("language").unique().to_pylist()
+    table = load_prompts(prompts, languages).table.select([*_KEY, "instruction", "english_instruction"])
+    return table.join(keys, _KEY, join_type="left semi")
 
 
 def _train(config: TrainConfig, known: Known) -> _Basis:
@@ -255,18 +250,18 @@ def _launch(path: Path) -> Settings:
     from icr_platform.training.launch import read_accelerate_config
 
     said = {
-        name: _content(value)
+        name: _content(name, value)
         for name, value in read_accelerate_config(path).items()
         if name not in _LAUNCH_PLACES and str(value).lower() not in ("no", "none", "false", "{}")
     }
     return {} if said == {"num_processes": 1} else said
 
 
-def _content(value: Any) -> Any:
-    """A value of a configuration, files that it names by what is in them."""
+def _content(name: str, value: Any) -> Any:
+    """A value of a launch configuration, files that it names by what is in them."""
     if isinstance(value, dict):
-        return {name: _content(item) for name, item in value.items()}
-    is_file = isinstance(value, str) and "/" in value and Path(value).is_file()
+        return {inner: _content(inner, item) for inner, item in value.items()}
+    is_file = name.endswith("_file") and isinstance(value, str) and Path(value).is_file()
     return remembered_digest(Path(value)) if is_file else value
 
 

@@ -38,7 +38,9 @@ _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _UNREAD = ("training_args.bin", "trainer_state.json", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt")
 _RANDOM_STATES = "rng_state*.pth"
 _NAMING_PLACES = ("config.json", "tokenizer_config.json", "adapter_config.json")
-_PLACES = ("_name_or_path", "name_or_path", "base_model_name_or_path")
+_PLACES = (
+    "_name_or_path", "name_or_path", "base_model_name_or_path", "tokenizer_file", "special_tokens_map_file",
+)  # fmt: skip
 _ADAPTER = "adapter_config.json"
 BALANCED = "balanced"  # accelerate's word for layers spread evenly over all GPUs
 
@@ -307,9 +309,10 @@ def model_identity(model: str) -> str:
 
 
 def _settings_digest(path: Path) -> str:
-    """Digest of a JSON file's values, but for those that only say where a model lay."""
-    values = {key: value for key, value in read_json(path).items() if key not in _PLACES}
-    return text_digest(json.dumps(values, sort_keys=True))
+    """Digest of a JSON file's values, but for those, at any depth, that only say where a model lay."""
+    text = json.dumps(read_json(path), sort_keys=True)
+    values = json.loads(text, object_hook=lambda pairs: {key: pairs[key] for key in pairs if key not in _PLACES})
+    return text_digest(json.dumps(values))
 
 
 def parameter_count(model: str) -> int:

@@ -38,7 +38,7 @@ _NOT_THE_MODEL = ("id", "object", "created", "owned_by", "permission")
 _WAITS = (0.3, 1.0)  # seconds between tries
 _TIMEOUT = 5.0
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ class Server:
         host = (parts.hostname or "").rstrip(".")
         if host in ("localhost", "::1", "0.0.0.0") or host.startswith("127."):
             host = socket.gethostname()
-        port = parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+        port = parts.netloc.rpartition("@")[2].rpartition(":")[2]
+        if not port.isdigit():
+            port = _DEFAULT_PORTS.get(parts.scheme, "")
         return f"{parts.scheme}://{host}:{port}{parts.path.rstrip('/')}"
 
     @property

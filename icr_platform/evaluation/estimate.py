@@ -47,7 +47,7 @@ def estimate(config: EvalConfig) -> Estimate:
     if config.judge != "openai":
         raise InputError(f"config: field 'dry_run' needs the openai judge, not {config.judge!r}; others cost nothing")
     inputs = read_inputs(config)
-    judge = ApiJudge.from_config(config, inputs.template)
+    judge = ApiJudge.from_config(config, inputs.template, is_asked=False)
     count, counted_by = _counter(config, judge)
     pairs = list(_pairs(config, inputs))
     requests = cached = 0

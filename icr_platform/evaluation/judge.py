@@ -11,11 +11,12 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from icr_platform.config import EvalConfig, JudgeSettings
+from icr_platform.errors import InputError
 from icr_platform.evaluation.chat_client import ChatClient, Endpoint, Failure, check_endpoint
 from icr_platform.evaluation.pairwise import LABELS, Judgment, Message, Pair, Template, orders_of
 from icr_platform.evaluation.replies import Preference, Reply, preference_from_logprobs, preference_from_samples
 from icr_platform.evaluation.reply_cache import ReplyCache, default_cache
-from icr_platform.served_model import Server, confirmed
+from icr_platform.served_model import Server, confirmed, served_model
 
 LOGPROB_PARAMETERS: Mapping[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
 STRUCTURED_PARAMETERS: Mapping[str, Any] = {
@@ -66,6 +67,14 @@ def confirmed_endpoint(config: JudgeSettings) -> Endpoint:
     return replace(endpoint, served=confirmed(judge_server(config)))
 
 
+def assumed_endpoint(config: JudgeSettings) -> Endpoint:
+    """The judge's endpoint for an estimate, which may be made while it is down."""
+    try:
+        return replace(endpoint_of(config), served=served_model(judge_server(config)))
+    except InputError:
+        return endpoint_of(config)
+
+
 def cache_folder(config: JudgeSettings) -> Path:
     """Where the judge's replies are kept."""
     return Path(config.judge_cache).expanduser() if config.judge_cache else default_cache()
@@ -89,11 +98,15 @@ class ApiJudge:
         self.has_answers = False
 
     @classmethod
-    def from_config(cls, config: EvalConfig, template: Template) -> ApiJudge:
-        """The judge an evaluation asks for; raises InputError when its endpoint or cache cannot be used."""
+    def from_config(cls, config: EvalConfig, template: Template, is_asked: bool = True) -> ApiJudge:
+        """The judge an evaluation asks for; raises InputError when its endpoint or cache cannot be used.
+
+        is_asked: False for an estimate, which asks it nothing.
+        """
+        endpoint = confirmed_endpoint(config) if is_asked else assumed_endpoint(config)
         samples = config.judge_samples if config.judge_answer == "structured" else 0
         cache = ReplyCache(cache_folder(config))
-        return cls(confirmed_endpoint(config), cache, template, config.both_orders, config.seed, samples)
+        return cls(endpoint, cache, template, config.both_orders, config.seed, samples)
 
     @property
     def parameters(self) -> Mapping[str, Any]:

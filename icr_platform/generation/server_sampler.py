@@ -55,7 +55,9 @@ class ServerSampler(Sampler):
         self.tokenizer = tokenizer
         self.asks_for_ids = True
         self.has_compared = False  # a prompt's ids with the server's
-        confirmed(sampling_server(settings, policy))
+        server = sampling_server(settings, policy)
+        self.shown = server.shown
+        confirmed(server)
 
     def sample(
         self, requests: Sequence[Request], samples: int, seed: int, advance: Advance = ignore_progress
@@ -107,7 +109,7 @@ class ServerSampler(Sampler):
             raise self._explained(error, request) from error
 
     def _explained(self, error: openai.APIError, request: Request) -> IcrError:
-        place = f"{self.settings.server_url}: prompt {request.prompt_id!r} in {request.language!r}"
+        place = f"{self.shown}: prompt {request.prompt_id!r} in {request.language!r}"
         reason = " ".join(str(error).split()).rstrip(".")
         if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
             return InputError(f"{place}: the key is refused ({reason}); set OPENAI_API_KEY")
@@ -120,7 +122,7 @@ class ServerSampler(Sampler):
         )
 
     def _sample(self, request: Request, completion: ChatCompletion) -> Sample:
-        place = f"{self.settings.server_url}: prompt {request.prompt_id!r} in {request.language!r}"
+        place = f"{self.shown}: prompt {request.prompt_id!r} in {request.language!r}"
         if not completion.choices:
             raise IcrError(f"{place}: the answer holds no choice; check the server, then run the same command again")
         choice = completion.choices[0]

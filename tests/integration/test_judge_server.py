@@ -177,6 +177,15 @@ def test_an_endpoint_that_dies_midway_keeps_what_it_answered(serve: Serve, tmp_p
     assert rows == (20,)
 
 
+def test_replies_of_another_server_under_one_name_are_asked_for_again(serve: Serve, tmp_path: Path) -> None:
+    (_, first), (other, second) = serve(), serve()
+    ask(first, tmp_path / "cache", 5)
+    ask(second, tmp_path / "cache", 5)
+    assert other.requests == 10
+    ask(second, tmp_path / "cache", 5)
+    assert other.requests == 10
+
+
 def test_never_more_requests_than_allowed(serve: Serve, tmp_path: Path) -> None:
     behaviour, endpoint = serve(seconds=0.02, fault_rate=0.2, faults=tuple(set(FAULTS) - {"hang"}))
     ask(replace(endpoint, concurrency=5), tmp_path / "cache", 40)
