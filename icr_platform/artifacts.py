@@ -108,8 +108,18 @@ class Artifact:
         return pa.concat_tables([self.read_part(i, columns) for i in range(len(self.parts))] or [self._empty(columns)])
 
     def read_part(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Rows of one part; raises InputError naming the part when its Parquet is damaged."""
-        return read_parquet(self.parts[index], columns)
+        """Rows of one part; raises InputError naming the part when its Parquet is damaged.
+
+        Nullable columns that a part of an older schema version lacks are null.
+        """
+        path, names = self.parts[index], self.table.schema.names if columns is None else list(columns)
+        stored = set(parquet_columns(path))
+        found = read_parquet(path, [name for name in names if name in stored])
+        for field in (self.table.schema.field(name) for name in names if name not in stored):
+            if not field.nullable:
+                raise InputError(f"{path}: column {field.name!r} is missing; run the stage again")
+            found = found.append_column(field, pa.nulls(found.num_rows, field.type))
+        return found.select(names)
 
     def _empty(self, columns: Sequence[str] | None) -> pa.Table:
         empty = self.table.schema.empty_table()
@@ -118,8 +128,20 @@ class Artifact:
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read one Parquet file; raises InputError naming the file when it is truncated or damaged."""
-    try:
+    with _reading(path):
         return pq.read_table(path, columns=list(columns) if columns is not None else None, partitioning=None)
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Names of a Parquet file's columns; raises InputError naming the file when it is truncated or damaged."""
+    with _reading(path):
+        return list(pq.read_schema(path).names)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not readable as Parquet ({reason}); write or copy the file again") from error
@@ -205,7 +227,7 @@ def open_artifact(folder: Path, table: TableSchema) -> Artifact:
     """Open a finished artifact.
 
     Raises:
-        InputError: no folder, no manifest (unfinished), another table or schema version, or a part that is missing or of
+        InputError: no folder, no manifest (unfinished), another table or a newer schema version, or a part that is missing or of
             another size than the manifest says.
     """
     manifest_path = folder / MANIFEST
@@ -242,8 +264,8 @@ def _check_kind(path: Path, manifest: Mapping[str, Any], table: TableSchema) -> 
         raise InputError(
             f"{path}: field 'table' is {manifest['table']!r}, expected {table.name!r}; give the right folder"
         )
-    if manifest["schema_version"] != table.version:
+    if manifest["schema_version"] not in range(1, table.version + 1):
         raise InputError(
-            f"{path}: field 'schema_version' is {manifest['schema_version']}, this version reads {table.version}; "
+            f"{path}: field 'schema_version' is {manifest['schema_version']}, this version reads 1 to {table.version}; "
             "run the stage again or use the icr_platform that wrote it"
         )

@@ -10,6 +10,7 @@ import pandas as pd
 from icr_platform.config import EvalConfig
 from icr_platform.errors import InputError
 from icr_platform.evaluation.chat_client import check_endpoint
+from icr_platform.evaluation.difficulty import Instructions, read_difficulty
 from icr_platform.evaluation.judge import endpoint_of
 from icr_platform.evaluation.pairwise import Template, load_template
 from icr_platform.evaluation.reference_outputs import ReferenceOutputs, load_reference_outputs
@@ -20,8 +21,6 @@ from icr_platform.generation.sampler import check_sampler
 from icr_platform.language_id import Identifier, make_identifier
 from icr_platform.models import load_tokenizer
 
-_IDS = ("prompt_id", "id", "instruction_id", "index")
-_DIFFICULTIES = ("instruction_difficulty", "difficulty")
 _ANCHORS = ("preference", "std_delta_len", "instruction_difficulty")
 
 
@@ -35,11 +34,12 @@ class EvaluationInputs:
     outputs: ReferenceOutputs | None
     template: Template
     control: LengthControl
+    control_notes: tuple[str, ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
         read = [source.notes for source in (self.outputs, self.references) if source is not None]
-        return self.prompts.notes + tuple(note for notes in read for note in notes)
+        return self.prompts.notes + tuple(note for notes in read for note in notes) + self.control_notes
 
 
 def read_inputs(config: EvalConfig) -> EvaluationInputs:
@@ -59,6 +59,7 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
     references = (
         load_reference_outputs(config.reference_outputs, instructions, identify) if config.reference_outputs else None
     )
+    control, control_notes = _read_control(config, instructions)
     return EvaluationInputs(
         prompts=prompts,
         identify=identify,
@@ -66,7 +67,8 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         # The model's own outputs may well be in a wrong language or empty: that is measured, not refused.
         outputs=load_reference_outputs(config.outputs, instructions, may_be_empty=True) if config.outputs else None,
         template=load_template(config.judge_template),
-        control=_read_control(config),
+        control=control,
+        control_notes=control_notes,
     )
 
 
@@ -97,33 +99,21 @@ def _check_judge(config: EvalConfig) -> None:
         check_endpoint(endpoint_of(config))
 
 
-def _read_control(config: EvalConfig) -> LengthControl:
-    difficulty = _read_difficulty(Path(config.difficulty)) if config.difficulty else None
+def _read_control(config: EvalConfig, instructions: Instructions) -> tuple[LengthControl, tuple[str, ...]]:
+    """Difficulty and anchors, and notes on what of them is not used."""
+    found = read_difficulty(Path(config.difficulty), instructions) if config.difficulty else None
+    notes = found.notes if found else ()
     anchors = None
     if config.anchors:
         anchors = _read_csv(Path(config.anchors))
         missing = [name for name in _ANCHORS if name not in anchors.columns]
         if missing:
             raise InputError(f"{config.anchors}: column {missing[0]!r} is missing; give {', '.join(_ANCHORS)}")
-    return LengthControl(difficulty, anchors, config.lc_cross_validation)
-
-
-def _read_difficulty(path: Path) -> dict[tuple[str, str], float]:
-    """Difficulty by (language, prompt id); a table without languages is AlpacaEval's, which is English."""
-    frame = _read_csv(path)
-    names = [next((name for name in known if name in frame.columns), None) for known in (_IDS, _DIFFICULTIES)]
-    if None in names:
-        raise InputError(f"{path}: needs a column of {', '.join(_IDS)} and one of {', '.join(_DIFFICULTIES)}; add them")
-    languages = frame["language"] if "language" in frame.columns else ["en"] * len(frame)
-    keys = list(zip(languages, frame[names[0]].astype(str), strict=True))
-    values = pd.to_numeric(frame[names[1]], errors="coerce")
-    for number, (key, value) in enumerate(zip(keys, values, strict=True), start=2):
-        if value != value:
-            raise InputError(f"{path}: row {number}: field {names[1]!r} of prompt {key[1]!r} is no number; mend it")
-    if len(set(keys)) < len(keys):
-        doubled = next(key for key in keys if keys.count(key) > 1)
-        raise InputError(f"{path}: prompt {doubled[1]!r} has two difficulties; remove one")
-    return dict(zip(keys, values.astype(float), strict=True))
+        if found is None:
+            notes += (
+                f"{config.anchors}: not used: anchors hold where every prompt has a difficulty; give --difficulty",
+            )
+    return LengthControl(found.by_prompt if found else None, anchors, config.lc_cross_validation), notes
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

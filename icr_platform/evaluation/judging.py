@@ -14,7 +14,7 @@ from icr_platform.artifacts import MANIFEST, Artifact, ArtifactWriter
 from icr_platform.config import EvalConfig, JudgeSettings
 from icr_platform.evaluation.inputs import EvaluationInputs
 from icr_platform.evaluation.judge import cache_folder
-from icr_platform.evaluation.pairwise import Judge, Judgment, Pair, Template
+from icr_platform.evaluation.pairwise import Judge, Judgment, Pair, Template, is_preference
 from icr_platform.execution import map_parts, worker_count
 from icr_platform.part_job import Advance, Make, PartJob
 from icr_platform.schemas import JUDGMENTS
@@ -31,7 +31,10 @@ def make_judge(config: EvalConfig, template: Template) -> Judge:
     if config.judge == "logprob":
         from icr_platform.evaluation.local_judge import LocalJudge
 
-        return LocalJudge(config.judge_model, template, config.both_orders, config.seed, config.dtype, config.device)
+        return LocalJudge(
+            config.judge_model, template, config.both_orders, config.seed, config.dtype, config.device,
+            config.judge_min_mass,
+        )  # fmt: skip
     from icr_platform.evaluation.judge import ApiJudge
 
     return ApiJudge.from_config(config, template)
@@ -101,5 +104,12 @@ def _has_api_errors(judgments: pa.Table) -> bool:
 
 
 def judgments_table(judgments: list[Judgment]) -> pa.Table:
-    """As schemas.JUDGMENTS."""
-    return pa.Table.from_pylist([judgment._asdict() for judgment in judgments], schema=JUDGMENTS.schema)
+    """As schemas.JUDGMENTS. Every judge's answers pass here: what is called 'ok' has a preference in [0, 1]."""
+    return pa.Table.from_pylist([_checked(judgment)._asdict() for judgment in judgments], schema=JUDGMENTS.schema)
+
+
+def _checked(judgment: Judgment) -> Judgment:
+    if judgment.outcome == "ok" and not is_preference(judgment.preference):
+        why = f"the judge's preference is {judgment.preference}, not a number from 0 to 1"
+        return judgment._replace(preference=None, outcome="parse_error", detail=why)
+    return judgment if judgment.outcome == "ok" else judgment._replace(preference=None)

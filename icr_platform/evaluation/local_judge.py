@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 from icr_platform.chat import encode_messages
 from icr_platform.errors import InputError
-from icr_platform.evaluation.pairwise import LABELS, Judgment, Pair, Template, orders_of, preference_of
+from icr_platform.evaluation.pairwise import (
+    LABELS,
+    MIN_MASS,
+    Judgment,
+    Pair,
+    Template,
+    orders_of,
+    preference_from_labels,
+)
 from icr_platform.models import load_model, load_tokenizer
 
 if TYPE_CHECKING:
@@ -41,10 +49,20 @@ class LocalJudge:
         template: what it is asked.
         both_orders, seed: see `orders_of`.
         dtype, device: see `models.load_model`.
+        min_mass: probability that both labels must hold together.
     """
 
-    def __init__(self, model: str, template: Template, both_orders: bool, seed: int, dtype: str, device: str) -> None:
-        self.name = Path(model).name
+    def __init__(
+        self,
+        model: str,
+        template: Template,
+        both_orders: bool,
+        seed: int,
+        dtype: str,
+        device: str,
+        min_mass: float = MIN_MASS,
+    ) -> None:
+        self.name, self.min_mass = Path(model).name, min_mass
         self.template, self.both_orders, self.seed = template, both_orders, seed
         self.tokenizer = load_tokenizer(model)
         self.model = load_model(model, dtype, device)
@@ -68,10 +86,8 @@ class LocalJudge:
         if found is None:
             why = f"{tokens} tokens do not fit the judge's {self.limit}"
             return Judgment(*key, None, None, "api_error", self.name, 0, 0, why)
-        mass = sum(found)
-        if mass == 0.0:
-            return Judgment(*key, None, 0.0, "no_logprob", self.name, tokens, 0, "neither label has any probability")
-        return Judgment(*key, preference_of(*found, order), mass, "ok", self.name, tokens, 0, "")
+        value, mass, outcome, detail = preference_from_labels(*found, order, self.min_mass)
+        return Judgment(*key, value, mass, outcome, self.name, tokens, 0, detail)
 
     def _probabilities(self, prompts: list[list[int]]) -> list[tuple[float, float]]:
         """(P(m), P(M)) as the next token after each prompt, batched by length."""

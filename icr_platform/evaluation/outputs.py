@@ -11,7 +11,7 @@ import pyarrow as pa
 from icr_platform.artifacts import Artifact, ArtifactWriter
 from icr_platform.config import EvalConfig
 from icr_platform.evaluation.inputs import EvaluationInputs
-from icr_platform.evaluation.reference_outputs import ReferenceOutputs
+from icr_platform.evaluation.reference_outputs import FACTS, ReferenceOutputs
 from icr_platform.execution import map_parts
 from icr_platform.generation.sampler import make_sampler
 from icr_platform.generation.sampling import engine_gpus, prompt_slices, sample_part
@@ -63,15 +63,15 @@ def _as_outputs(prompts: pa.Table, responses: pa.Table, samples: int) -> pa.Tabl
 
 
 def _given_part(prompts: pa.Table, given: ReferenceOutputs, inputs: EvaluationInputs) -> pa.Table:
+    """Outputs that are there already as schemas.OUTPUTS: an artifact's rows stay what they are, and of the texts of a file nobody
+    knows how they ended or in how many tokens."""
     rows = [
-        {**prompt, "sample_index": index, "output": text, "character_count": len(text)}
+        dict.fromkeys(FACTS) | prompt | facts | {"output": text, "character_count": len(text)}
         for prompt in prompts.select(["language", "prompt_id", "instruction"]).to_pylist()
-        for index, text in enumerate(given.outputs.get((prompt["language"], prompt["prompt_id"]), ()))
+        for _, text, facts in given.samples(prompt["language"], prompt["prompt_id"])
     ]
-    # A file does not say how its outputs ended or in how many tokens.
-    unknown = {"token_count": 0, "finish_reason": "stop"}
-    identified = inputs.identify([row["output"] for row in rows])
-    found = [{"detected_language": code, "language_confidence": confidence} for code, confidence in identified]
-    return pa.Table.from_pylist(
-        [row | unknown | language for row, language in zip(rows, found, strict=True)], schema=OUTPUTS.schema
-    )
+    unidentified = [row for row in rows if row["detected_language"] is None]
+    identified = inputs.identify([row["output"] for row in unidentified])
+    for row, (code, confidence) in zip(unidentified, identified, strict=True):
+        row.update(detected_language=code, language_confidence=confidence)
+    return pa.Table.from_pylist(rows, schema=OUTPUTS.schema)
