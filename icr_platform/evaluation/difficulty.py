@@ -210,7 +210,7 @@ def _coverage(path: Path, columns: _Columns, values: Mapping[Key, float], instru
         )
     return [
         f"{path}: {len(keys)} of {len(instructions[code])} prompts in {code!r} have no difficulty, the first is {keys[0]!r}; where "
-        f"one of them is judged, lc_win_rate/{code} is fitted without difficulty and anchors"
+        f"one of them is judged, lc_win_rate/{code} is fitted without difficulty and anchors and does not compare with AlpacaEval's figures"
         for code, keys in missing.items()
         if keys
     ]

@@ -12,6 +12,7 @@ from icr_platform.errors import InputError
 from icr_platform.evaluation.chat_client import check_endpoint
 from icr_platform.evaluation.difficulty import Instructions, read_difficulty
 from icr_platform.evaluation.judge import endpoint_of
+from icr_platform.evaluation.local_judge import begins_with_reasoning
 from icr_platform.evaluation.pairwise import Template, load_template
 from icr_platform.evaluation.reference_outputs import ReferenceOutputs, load_reference_outputs
 from icr_platform.evaluation.scores import LengthControl
@@ -92,7 +93,11 @@ def _check_judge(config: EvalConfig) -> None:
     if judge == "logprob":
         if not config.judge_model:
             raise InputError("config: field 'judge_model' is missing for the logprob judge; give --judge-model")
-        load_tokenizer(config.judge_model)
+        if begins_with_reasoning(load_tokenizer(config.judge_model)):
+            raise InputError(
+                f"{config.judge_model}: its chat template opens the answer with reasoning, so that the first token is no verdict; choose "
+                "another judge_model, or serve this one and use --judge openai --judge-answer structured"
+            )
     if judge == "openai":
         if not config.judge_api_model:
             raise InputError("config: field 'judge_api_model' is missing for the openai judge; give --judge-api-model")

@@ -17,6 +17,7 @@ from icr_platform.evaluation.pairwise import (
     orders_of,
     preference_from_labels,
 )
+from icr_platform.evaluation.replies import without_reasoning
 from icr_platform.models import load_model, load_tokenizer
 
 if TYPE_CHECKING:
@@ -39,6 +40,13 @@ def label_ids(tokenizer: PreTrainedTokenizerBase, label: str) -> list[int]:
             f"{tokenizer.name_or_path}: no single token for the label {label!r}; choose another judge_model"
         )
     return found
+
+
+def begins_with_reasoning(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template itself opens the model's reasoning, so that the first token cannot be a verdict."""
+    question = "m or M?"
+    prompt = tokenizer.decode(encode_messages(tokenizer, [{"role": "user", "content": question}]))
+    return without_reasoning(str(prompt).rpartition(question)[2]) is None
 
 
 class LocalJudge:

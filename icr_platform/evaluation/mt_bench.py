@@ -234,12 +234,12 @@ def _explanation(text: str) -> str:
 
 def score(ratings: pd.DataFrame) -> dict[str, float]:
     """MLflow metrics from the columns of schemas.MT_BENCH: `mt_bench/es` and its standard error over questions, per turn,
-    per category, the mean over languages, and the failure rate in percent."""
+    the mean over languages, `mt_bench/n` grades that were used, and the failure rate in percent."""
+    rated = _fully_rated(ratings)
     metrics = {
         "mt_bench/failure_rate": 100.0 * float((ratings["outcome"] != "ok").mean()),
-        "mt_bench/n": float(len(ratings)),
+        "mt_bench/n": float(len(rated)),
     }
-    rated = ratings.dropna(subset=["rating"])
     for code, rows in rated.groupby("language", sort=False):
         by_question = rows.groupby("question_id")["rating"].mean()
         metrics[f"mt_bench/{code}"] = float(by_question.mean())
@@ -253,9 +253,21 @@ def score(ratings: pd.DataFrame) -> dict[str, float]:
     return metrics
 
 
+def _fully_rated(ratings: pd.DataFrame) -> pd.DataFrame:
+    """Rated rows of the questions whose every turn is rated: first turns earn more than second ones, so that a question with one
+    of them would count as another kind of question."""
+    key = ["language", "question_id"]
+    rated = ratings.dropna(subset=["rating"])
+    turns = ratings.groupby(key, sort=False)["turn"].nunique()
+    complete = rated.groupby(key, sort=False)["turn"].nunique().eq(turns, fill_value=0)
+    return rated[complete.reindex(pd.MultiIndex.from_frame(rated[key])).to_numpy(dtype=bool)]
+
+
 def category_table(ratings: pd.DataFrame) -> pd.DataFrame:
-    """Categories x languages of the mean rating."""
-    wide = ratings.pivot_table(index="category", columns="language", values="rating", aggfunc="mean", sort=False)
+    """Categories x languages of the mean rating, of questions whose every turn is rated."""
+    wide = _fully_rated(ratings).pivot_table(
+        index="category", columns="language", values="rating", aggfunc="mean", sort=False
+    )
     return wide.reset_index().rename_axis(columns=None)
 
 
