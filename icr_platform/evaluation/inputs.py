@@ -35,12 +35,13 @@ class EvaluationInputs:
     outputs: ReferenceOutputs | None
     template: Template
     control: LengthControl
-    control_notes: tuple[str, ...]
+    unused: tuple[str, ...]
+    """Notes on what was given and is not used."""
 
     @property
     def notes(self) -> tuple[str, ...]:
         read = [source.notes for source in (self.outputs, self.references) if source is not None]
-        return self.prompts.notes + tuple(note for notes in read for note in notes) + self.control_notes
+        return self.prompts.notes + tuple(note for notes in read for note in notes) + self.unused
 
 
 def read_inputs(config: EvalConfig) -> EvaluationInputs:
@@ -60,16 +61,20 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
     references = (
         load_reference_outputs(config.reference_outputs, instructions, identify) if config.reference_outputs else None
     )
-    control, control_notes = _read_control(config, instructions)
+    # The model's own outputs may well be in a wrong language or empty: that is measured, not refused.
+    outputs = load_reference_outputs(config.outputs, instructions, may_be_empty=True) if config.outputs else None
+    control, unused = _read_control(config, instructions)
+    if outputs and outputs.identifier not in (None, config.language_identifier):
+        by = f"by {config.language_identifier} instead of {outputs.identifier}"
+        unused += (f"{config.outputs}: its languages are not used, they are identified again {by}",)
     return EvaluationInputs(
         prompts=prompts,
         identify=identify,
         references=references,
-        # The model's own outputs may well be in a wrong language or empty: that is measured, not refused.
-        outputs=load_reference_outputs(config.outputs, instructions, may_be_empty=True) if config.outputs else None,
+        outputs=outputs,
         template=load_template(config.judge_template),
         control=control,
-        control_notes=control_notes,
+        unused=unused,
     )
 
 

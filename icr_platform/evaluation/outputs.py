@@ -11,11 +11,11 @@ import pyarrow as pa
 from icr_platform.artifacts import Artifact, ArtifactWriter
 from icr_platform.config import EvalConfig
 from icr_platform.evaluation.inputs import EvaluationInputs
-from icr_platform.evaluation.reference_outputs import FACTS, ReferenceOutputs
+from icr_platform.evaluation.reference_outputs import FACTS, IDENTIFIER, ReferenceOutputs
 from icr_platform.execution import map_parts
 from icr_platform.generation.sampler import make_sampler
 from icr_platform.generation.sampling import engine_gpus, prompt_slices, sample_part
-from icr_platform.language_id import make_identifier
+from icr_platform.language_id import Identifier, make_identifier
 from icr_platform.part_job import Advance, Make, PartJob
 from icr_platform.schemas import OUTPUTS
 
@@ -24,9 +24,12 @@ def write_outputs(config: EvalConfig, inputs: EvaluationInputs, writer: Artifact
     """Write the parts that are missing and the manifest. The model is loaded only when something is left to sample."""
     slices = list(prompt_slices(inputs.prompts.table, config.shard_prompts))
     left = [index for index in range(len(slices)) if not writer.has_part(index)]
+    identifier: str | None = config.language_identifier
     if inputs.outputs is not None:
+        keep = bool(inputs.outputs.facts) and inputs.outputs.identifier in (None, identifier)
+        identifier = inputs.outputs.identifier if keep else identifier
         for index in left:
-            writer.write_part(index, _given_part(slices[index], inputs.outputs, inputs))
+            writer.write_part(index, _given_part(slices[index], inputs.outputs, None if keep else inputs.identify))
     else:
         total = inputs.prompts.table.num_rows * config.samples
         job = PartJob(
@@ -40,7 +43,7 @@ def write_outputs(config: EvalConfig, inputs: EvaluationInputs, writer: Artifact
             gpus=engine_gpus(config),
         )
         map_parts(job, config)
-    return writer.close(len(slices))
+    return writer.close(len(slices), {IDENTIFIER: identifier} if identifier else None)
 
 
 def _load(config: EvalConfig) -> Make:
@@ -62,16 +65,15 @@ def _as_outputs(prompts: pa.Table, responses: pa.Table, samples: int) -> pa.Tabl
     return named.append_column("instruction", instructions).select(OUTPUTS.schema.names)
 
 
-def _given_part(prompts: pa.Table, given: ReferenceOutputs, inputs: EvaluationInputs) -> pa.Table:
+def _given_part(prompts: pa.Table, given: ReferenceOutputs, identify: Identifier | None) -> pa.Table:
     """Outputs that are there already as schemas.OUTPUTS: an artifact's rows stay what they are, and of the texts of a file nobody
-    knows how they ended or in how many tokens."""
+    knows how they ended or in how many tokens. identify: tells languages anew; None keeps the artifact's."""
     rows = [
         dict.fromkeys(FACTS) | prompt | facts | {"output": text, "character_count": len(text)}
         for prompt in prompts.select(["language", "prompt_id", "instruction"]).to_pylist()
         for _, text, facts in given.samples(prompt["language"], prompt["prompt_id"])
     ]
-    unidentified = [row for row in rows if row["detected_language"] is None]
-    identified = inputs.identify([row["output"] for row in unidentified])
-    for row, (code, confidence) in zip(unidentified, identified, strict=True):
-        row.update(detected_language=code, language_confidence=confidence)
+    if identify is not None:
+        for row, (code, confidence) in zip(rows, identify([row["output"] for row in rows]), strict=True):
+            row.update(detected_language=code, language_confidence=confidence)
     return pa.Table.from_pylist(rows, schema=OUTPUTS.schema)

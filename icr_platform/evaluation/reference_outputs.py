@@ -24,6 +24,8 @@ Identify = Callable[[Sequence[str]], Sequence[tuple[str, float]]]
 
 FACTS = ("token_count", "finish_reason", "detected_language", "language_confidence")
 """What the sampler and the identifier found out about an output, and no file of texts says."""
+IDENTIFIER = "language_identifier"
+"""Where the manifest of an outputs artifact says what identified its languages."""
 _PROBES = 60
 _SUFFIXES = (".json", ".jsonl")
 
@@ -34,11 +36,13 @@ class ReferenceOutputs:
 
     notes: one line for each thing a person should know: rows that are missing, ids that had to be guessed.
     facts: of outputs from an artifact, beside each text, what its row says of it: sample_index, and `FACTS`.
+    identifier: what identified the languages in facts; None where that is not known.
     """
 
     outputs: Mapping[tuple[str, str], tuple[str, ...]]
     notes: tuple[str, ...]
     facts: Mapping[tuple[str, str], tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    identifier: str | None = None
 
     def samples(self, language: str, prompt_id: str) -> list[tuple[int, str, Mapping[str, Any]]]:
         """Sample index, text and `FACTS` of each output of a prompt; a file has one output a prompt and no facts."""
@@ -124,7 +128,8 @@ def load_reference_outputs(
 
 
 def _load_artifact(folder: Path, instructions: Instructions) -> ReferenceOutputs:
-    table = open_artifact(folder, OUTPUTS).read(["language", "prompt_id", "sample_index", "output", *FACTS])
+    artifact = open_artifact(folder, OUTPUTS)
+    table = artifact.read(["language", "prompt_id", "sample_index", "output", *FACTS])
     samples: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for row in table.to_pylist():
         samples.setdefault((row["language"], row["prompt_id"]), {})[row["sample_index"]] = row
@@ -142,7 +147,7 @@ def _load_artifact(folder: Path, instructions: Instructions) -> ReferenceOutputs
             outputs[key] = tuple(rows[index]["output"] for index in sorted(rows))
             facts[key] = tuple({name: rows[index][name] for name in ("sample_index", *FACTS)} for index in sorted(rows))
         _note_missing(folder, language, len(prompts), len(found), notes)
-    return ReferenceOutputs(outputs, tuple(notes), facts)
+    return ReferenceOutputs(outputs, tuple(notes), facts, artifact.extra.get(IDENTIFIER))
 
 
 def _rows(path: Path, may_be_empty: bool) -> Iterator[_Row]:

@@ -72,6 +72,21 @@ def test_an_artifact_of_outputs_stays_what_it_is(
     assert third.metrics == first.metrics
 
 
+def test_another_identifier_tells_the_languages_anew_and_says_so(
+    sampled: tuple[dict[str, object], StageResult], tmp_path: Path
+) -> None:
+    settings, first = sampled
+    settings = settings | {"outputs": str(first.artifacts["outputs"])}
+    kept = run(EvalConfig(**settings), StageContext(tmp_path / "kept", "f"))
+    assert not any("identified again" in note for note in kept.notes)
+    other = run(EvalConfig(**settings, language_identifier="demo"), StageContext(tmp_path / "other", "f"))
+    assert any("identified again by demo instead of" in note for note in other.notes)
+    before, after = outputs_in(tmp_path / "first"), outputs_in(tmp_path / "other")
+    assert (before["detected_language"] != after["detected_language"]).any()
+    same = ["output", "finish_reason", "token_count", "sample_index"]
+    pd.testing.assert_frame_equal(before[same], after[same])
+
+
 def test_a_sample_keeps_its_index_and_its_row(sampled: tuple[dict[str, object], StageResult], tmp_path: Path) -> None:
     settings, first = sampled
     rows = open_artifact(first.artifacts["outputs"], OUTPUTS).read().to_pylist()
