@@ -282,9 +282,15 @@ class EvalSettings(JudgeSettings, GenerateSettings):
         "without log-probabilities",
     )
     judge_samples: int = setting(1, "answers sampled per pair and order, for structured answers", ge=1)
+    judge_min_mass: float = setting(
+        0.1, "with logprobs: probability both labels must hold together, or the judgment is a failure", ge=0, le=1
+    )
     both_orders: bool = setting(True, "judge each pair in both orders and average; else a seeded coin picks one")
     difficulty: str = setting(
-        "", "CSV of id, instruction_difficulty (and language; else English) for length control", "input"
+        "",
+        "CSV for length control: AlpacaEval's index, instruction_difficulty; or prompt_id, instruction_difficulty (and language; "
+        "else English)",
+        "input",
     )
     anchors: str = setting("", "CSV of AlpacaEval's gamed baselines, which anchor the length coefficient", "input")
     lc_cross_validation: bool = setting(

@@ -107,9 +107,9 @@ DROPS = _table(
 OUTPUTS = _table(
     "outputs", 2, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX, _INSTRUCTION,
     _column("output", pa.string(), "decoded text, unchanged"),
-    _column("token_count", pa.int32(), "tokens, the end-of-turn token included"),
+    _column("token_count", pa.int32(), "tokens, the end-of-turn token included; null for outputs from files that do not say", True),
     _column("character_count", pa.int32(), "Unicode code points"),
-    _column("finish_reason", pa.string(), "'stop' or 'length'"),
+    _column("finish_reason", pa.string(), "'stop' or 'length'; null for outputs from files that do not say", True),
     _column("detected_language", pa.string(), "language code by the identifier, 'und' when it cannot tell"),
     _column("language_confidence", pa.float64(), "probability in [0, 1] of detected_language"),
     _INPUT_DIGEST,

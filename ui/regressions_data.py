@@ -60,13 +60,13 @@ class Slice:
 
 
 def judged_prompts(engine: Engine, judgments: Artifact) -> str:
-    """Preference per prompt as `icr eval` averages it: samples judged in every order asked, then the mean over samples."""
+    """Preference per prompt: the rule of `icr_platform.evaluation.preferences`, which every figure of `icr eval` follows, in SQL."""
     sql = """
         WITH by_sample AS (
             SELECT language, prompt_id, sample_index, CASE WHEN count(preference) = count(*) THEN avg(preference) END AS value,
                    avg(preference) FILTER ("order" = 'model-first') AS model_first,
                    avg(preference) FILTER ("order" = 'reference-first') AS reference_first
-            FROM read_parquet(?) GROUP BY ALL)
+            FROM (SELECT * REPLACE (CASE WHEN isfinite(preference) THEN preference END AS preference) FROM read_parquet(?)) GROUP BY ALL)
         SELECT language, prompt_id, avg(value) AS value, avg(model_first) AS model_first, avg(reference_first) AS reference_first
         FROM by_sample GROUP BY ALL HAVING avg(value) IS NOT NULL"""
     return engine.materialise(f"judged/{judgments.digest}", sql, [_parts(judgments)])
@@ -194,7 +194,8 @@ def asked_prompts(engine: Engine, asked: Artifact) -> str:
 
 def judgments_of(engine: Engine, judgments: Artifact, language: str, prompt_id: str) -> list[Row]:
     """Every judgment of one prompt."""
-    sql = """SELECT sample_index, "order", preference, mass, outcome, judge, detail FROM read_parquet(?)
+    sql = """SELECT sample_index, "order", CASE WHEN isfinite(preference) THEN preference END AS preference, mass, outcome, judge, detail
+             FROM read_parquet(?)
              WHERE language = ? AND prompt_id = ? ORDER BY sample_index, "order" """
     return engine.select(sql, [_parts(judgments), language, prompt_id])
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from icr_platform.evaluation.preferences import preferences_by_prompt
 from icr_platform.evaluation.win_rate import (
     Columns,
     checked_preferences,
@@ -22,11 +24,15 @@ FloatArray = NDArray[np.float64]
 
 Verdict = Literal["win", "tie", "loss"]
 _VALUES_AT_A_TIME = 1_000_000
+_OTHERS = ("candidate_length", "reference_length", "difficulty")
 
 
 @dataclass(frozen=True)
 class Judgments:
-    """Judgments of one model in one language, one row each; rows of one prompt (orders, judges) are averaged."""
+    """Judgments of one model in one language, one row each; rows of one prompt (orders, judges, samples) are averaged.
+
+    A sample with a failed row is left out, see `preferences.preferences_by_prompt`.
+    """
 
     prompt_id: Sequence[str]
     preference: ArrayLike
@@ -37,6 +43,8 @@ class Judgments:
     """[rows] characters."""
     difficulty: ArrayLike | None = None
     """[rows] of the prompt; without it the length-controlled difference is of the minimal variant."""
+    sample_index: Sequence[int] | None = None
+    """[rows] of the prompt's output; without it all rows of a prompt judge one output."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,8 @@ def length_controlled_difference(
         raise ValueError("difficulty is given for one side only: the two variants do not compare")
     pairs = _pair(before, after)
     n, with_difficulty = len(pairs.prompt_id), before.difficulty is not None
+    if with_difficulty and not np.isfinite([side[:, 3] for side in (pairs.before, pairs.after)]).all():
+        with_difficulty, anchors = False, None  # one variant for both sides, and the one that win_rate.py fits
     rows = np.random.default_rng(seed).integers(0, max(n, 1), (resamples, n))
     rates, replicates = [], []
     for side in (pairs.before, pairs.after):
@@ -204,9 +214,13 @@ def head_to_head(
     judgments: Judgments, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> MeanInterval:
     """Win rate of one model judged directly against another, in percent; the p-value is of 50."""
-    values = np.array([row[0] for row in _by_prompt(judgments).values()])
     return bootstrap_mean(
-        100 * values, null=50.0, limits=(0.0, 100.0), confidence=confidence, resamples=resamples, seed=seed
+        100 * judged_preferences(judgments),
+        null=50.0,
+        limits=(0.0, 100.0),
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
     )
 
 
@@ -268,15 +282,22 @@ def _studentised(sample: FloatArray, resamples: int, seed: int) -> FloatArray:
 
 
 def _by_prompt(judgments: Judgments) -> dict[str, FloatArray]:
-    """Means of the columns over each prompt's judgments that have a preference; prompts without any are absent."""
+    """The prompts with a preference, in the order of the rows: [4] preference, lengths and difficulty, see `_Pairs`."""
     size = len(judgments.prompt_id)
     others = (judgments.candidate_length, judgments.reference_length, judgments.difficulty)
     columns = [np.full(size, np.nan) if column is None else np.asarray(column, dtype=np.float64) for column in others]
-    table = np.column_stack([checked_preferences(judgments.preference), *columns])
-    rows: dict[str, list[int]] = {}
-    for row in np.flatnonzero(np.isfinite(table[:, 0])).tolist():
-        rows.setdefault(judgments.prompt_id[row], []).append(row)
-    return {prompt_id: table[some].mean(axis=0) for prompt_id, some in rows.items()}
+    table = pd.DataFrame(
+        np.column_stack([checked_preferences(judgments.preference), *columns]), columns=["preference", *_OTHERS]
+    )
+    samples = np.zeros(size, dtype=int) if judgments.sample_index is None else list(judgments.sample_index)
+    keys = {"language": "", "prompt_id": list(judgments.prompt_id), "sample_index": samples}
+    means = preferences_by_prompt(table.assign(**keys), _OTHERS).dropna(subset=["preference"])
+    return dict(zip(means["prompt_id"], means[["preference", *_OTHERS]].to_numpy(dtype=float), strict=True))
+
+
+def judged_preferences(judgments: Judgments) -> FloatArray:
+    """[n] preferences of the prompts that have one."""
+    return np.array([row[0] for row in _by_prompt(judgments).values()])
 
 
 def _pair(before: Judgments, after: Judgments) -> _Pairs:

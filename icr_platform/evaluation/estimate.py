@@ -71,8 +71,12 @@ def _pairs(config: EvalConfig, inputs: EvaluationInputs) -> Iterator[Pair]:
     rows = inputs.prompts.table.select(["language", "prompt_id", "instruction"]).to_pylist()
     for row in rows:
         key = (row["language"], row["prompt_id"])
-        given = inputs.outputs.outputs.get(key, ()) if inputs.outputs is not None else (None,) * config.samples
-        for index, candidate in enumerate(given):
+        given = (
+            [(index, text) for index, text, _ in inputs.outputs.samples(*key)]
+            if inputs.outputs is not None
+            else [(index, None) for index in range(config.samples)]
+        )
+        for index, candidate in given:
             reference = inputs.references.get(*key, index) if inputs.references is not None else None
             if reference is not None:
                 yield Pair(*key, index, row["instruction"], reference if candidate is None else candidate, reference)

@@ -68,7 +68,7 @@ def looping_rate(shares: Sequence[float]) -> float:
 
 
 def truncation_rate(finish_reasons: Sequence[str]) -> float:
-    """Percent of outputs that reached the token limit."""
+    """Percent of outputs that reached the token limit; NaN without any."""
     return (
         100.0 * sum(reason == "length" for reason in finish_reasons) / len(finish_reasons)
         if finish_reasons

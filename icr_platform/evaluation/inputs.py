@@ -11,7 +11,9 @@ from icr_platform.chat import require_roles
 from icr_platform.config import EvalConfig
 from icr_platform.errors import InputError
 from icr_platform.evaluation.chat_client import check_endpoint
+from icr_platform.evaluation.difficulty import Instructions, read_difficulty
 from icr_platform.evaluation.judge import endpoint_of
+from icr_platform.evaluation.local_judge import begins_with_reasoning
 from icr_platform.evaluation.pairwise import Template, load_template
 from icr_platform.evaluation.reference_outputs import ReferenceOutputs, load_reference_outputs
 from icr_platform.evaluation.scores import LengthControl
@@ -21,8 +23,6 @@ from icr_platform.generation.sampler import check_policy
 from icr_platform.language_id import Identifier, make_identifier
 from icr_platform.models import check_weights, load_tokenizer
 
-_IDS = ("prompt_id", "id", "instruction_id", "index")
-_DIFFICULTIES = ("instruction_difficulty", "difficulty")
 _ANCHORS = ("preference", "std_delta_len", "instruction_difficulty")
 
 
@@ -36,12 +36,14 @@ class EvaluationInputs:
     outputs: ReferenceOutputs | None
     template: Template
     control: LengthControl
+    unused: tuple[str, ...]
+    """Notes on what was given and is not used."""
 
     @property
     def notes(self) -> tuple[str, ...]:
         read = [source.notes for source in (self.outputs, self.references) if source is not None]
         unknown = self.identify.notes(self.prompts.languages)
-        return (*self.prompts.notes, *unknown, *(note for notes in read for note in notes))
+        return (*self.prompts.notes, *unknown, *(note for notes in read for note in notes), *self.unused)
 
 
 def read_inputs(config: EvalConfig) -> EvaluationInputs:
@@ -66,14 +68,20 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         if config.reference_outputs
         else None
     )
+    # The model's own outputs may well be in a wrong language or empty: that is measured, not refused.
+    outputs = load_reference_outputs(config.outputs, instructions, may_be_empty=True) if config.outputs else None
+    control, unused = _read_control(config, instructions)
+    if outputs and outputs.identifier not in (None, config.language_identifier):
+        by = f"by {config.language_identifier} instead of {outputs.identifier}"
+        unused += (f"{config.outputs}: its languages are not used, they are identified again {by}",)
     return EvaluationInputs(
         prompts=prompts,
         identify=identify,
         references=references,
-        # The model's own outputs may well be in a wrong language or empty: that is measured, not refused.
-        outputs=load_reference_outputs(config.outputs, instructions, may_be_empty=True) if config.outputs else None,
+        outputs=outputs,
         template=template,
-        control=_read_control(config),
+        control=control,
+        unused=unused,
     )
 
 
@@ -96,41 +104,35 @@ def _check_judge(config: EvalConfig, template: Template) -> None:
     if judge == "logprob":
         if not config.judge_model:
             raise InputError("config: field 'judge_model' is missing for the logprob judge; give --judge-model")
-        require_roles(load_tokenizer(config.judge_model, config), tuple(role for role, _ in template.messages))
+        tokenizer = load_tokenizer(config.judge_model, config)
+        require_roles(tokenizer, tuple(role for role, _ in template.messages))
         check_weights(config.judge_model)
+        if begins_with_reasoning(tokenizer):
+            raise InputError(
+                f"{config.judge_model}: its chat template opens the answer with reasoning, so that the first token is no verdict; choose "
+                "another judge_model, or serve this one and use --judge openai --judge-answer structured"
+            )
     if judge == "openai":
         if not config.judge_api_model:
             raise InputError("config: field 'judge_api_model' is missing for the openai judge; give --judge-api-model")
         check_endpoint(endpoint_of(config))
 
 
-def _read_control(config: EvalConfig) -> LengthControl:
-    difficulty = _read_difficulty(Path(config.difficulty)) if config.difficulty else None
+def _read_control(config: EvalConfig, instructions: Instructions) -> tuple[LengthControl, tuple[str, ...]]:
+    """Difficulty and anchors, and notes on what of them is not used."""
+    found = read_difficulty(Path(config.difficulty), instructions) if config.difficulty else None
+    notes = found.notes if found else ()
     anchors = None
     if config.anchors:
         anchors = _read_csv(Path(config.anchors))
         missing = [name for name in _ANCHORS if name not in anchors.columns]
         if missing:
             raise InputError(f"{config.anchors}: column {missing[0]!r} is missing; give {', '.join(_ANCHORS)}")
-    return LengthControl(difficulty, anchors, config.lc_cross_validation)
-
-
-def _read_difficulty(path: Path) -> dict[tuple[str, str], float]:
-    """Difficulty by (language, prompt id); a table without languages is AlpacaEval's, which is English."""
-    frame = _read_csv(path)
-    names = [next((name for name in known if name in frame.columns), None) for known in (_IDS, _DIFFICULTIES)]
-    if None in names:
-        raise InputError(f"{path}: needs a column of {', '.join(_IDS)} and one of {', '.join(_DIFFICULTIES)}; add them")
-    languages = frame["language"] if "language" in frame.columns else ["en"] * len(frame)
-    keys = list(zip(languages, frame[names[0]].astype(str), strict=True))
-    values = pd.to_numeric(frame[names[1]], errors="coerce")
-    for number, (key, value) in enumerate(zip(keys, values, strict=True), start=2):
-        if value != value:
-            raise InputError(f"{path}: row {number}: field {names[1]!r} of prompt {key[1]!r} is no number; mend it")
-    if len(set(keys)) < len(keys):
-        doubled = next(key for key in keys if keys.count(key) > 1)
-        raise InputError(f"{path}: prompt {doubled[1]!r} has two difficulties; remove one")
-    return dict(zip(keys, values.astype(float), strict=True))
+        if found is None:
+            notes += (
+                f"{config.anchors}: not used: anchors hold where every prompt has a difficulty; give --difficulty",
+            )
+    return LengthControl(found.by_prompt if found else None, anchors, config.lc_cross_validation), notes
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

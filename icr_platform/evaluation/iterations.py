@@ -16,16 +16,21 @@ from icr_platform.evaluation.comparison import (
     flipped_prompts,
     head_to_head,
     holm,
+    judged_preferences,
 )
 
 COLUMNS = ["language", "prompt_id", "sample_index", "preference"]
 
 
 def judgments_by_language(artifact: Artifact) -> dict[str, Judgments]:
-    """Preferences of a judgments artifact by language; a prompt's samples and orders are one cluster."""
+    """Judgments of an artifact by language; a prompt's samples and orders are one cluster."""
     rows = artifact.read(COLUMNS).to_pandas()
     return {
-        str(language): Judgments(group["prompt_id"].tolist(), group["preference"].to_numpy(dtype=float))
+        str(language): Judgments(
+            group["prompt_id"].tolist(),
+            group["preference"].to_numpy(dtype=float),
+            sample_index=group["sample_index"].tolist(),
+        )
         for language, group in rows.groupby("language", sort=False)
     }
 
@@ -41,11 +46,11 @@ def difference_table(before: Mapping[str, Judgments], after: Mapping[str, Judgme
 
 def head_to_head_table(judgments: Mapping[str, Judgments]) -> pd.DataFrame:
     """A row per language of one policy judged directly against another: win rate in percent with its 95% interval, p of no
-    difference (a win rate of 50) and Holm's p, and n prompts."""
+    difference (a win rate of 50) and Holm's p, and n prompts that were used."""
     found = {language: head_to_head(rows) for language, rows in judgments.items()}
     frame = pd.DataFrame([interval._asdict() for interval in found.values()], index=list(found))
     frame["adjusted_p_value"] = holm(frame["p_value"])
-    frame["n"] = [len(set(rows.prompt_id)) for rows in judgments.values()]
+    frame["n"] = [len(judged_preferences(rows)) for rows in judgments.values()]
     return frame.rename(columns={"mean": "win_rate"}).rename_axis("language").reset_index()
 
 

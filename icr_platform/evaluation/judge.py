@@ -13,8 +13,17 @@ from typing import Any, TypeVar
 from icr_platform.config import EvalConfig, JudgeSettings
 from icr_platform.errors import InputError
 from icr_platform.evaluation.chat_client import ChatClient, Endpoint, Failure, check_endpoint
-from icr_platform.evaluation.pairwise import LABELS, Judgment, Message, Pair, Template, orders_of
-from icr_platform.evaluation.replies import Preference, Reply, preference_from_logprobs, preference_from_samples
+from icr_platform.evaluation.pairwise import (
+    LABELS,
+    MIN_MASS,
+    Judgment,
+    Message,
+    Pair,
+    Preference,
+    Template,
+    orders_of,
+)
+from icr_platform.evaluation.replies import VERDICT_FORMS, Reply, preference_from_logprobs, preference_from_samples
 from icr_platform.evaluation.reply_cache import ReplyCache, default_cache
 from icr_platform.served_model import Server, confirmed, served_model
 
@@ -34,9 +43,7 @@ STRUCTURED_PARAMETERS: Mapping[str, Any] = {
         },
     }
 }
-STRUCTURED_REQUEST = (
-    '\n\nGive the verdict as JSON, whatever was said above about its form: {"winner": "m"} or {"winner": "M"}.'
-)
+STRUCTURED_REQUEST = f"\n\nGive the verdict as JSON, whatever was said above about its form: {VERDICT_FORMS}."
 _LOOK_AHEAD = 2048  # pairs
 
 T = TypeVar("T")
@@ -88,12 +95,20 @@ class ApiJudge:
         template: what the judge is asked.
         both_orders, seed: see `orders_of`.
         samples: answers sampled per pair and order as JSON; 0 reads the labels' log-probabilities instead.
+        min_mass: probability that both labels must hold together, where log-probabilities are read.
     """
 
     def __init__(
-        self, endpoint: Endpoint, cache: ReplyCache, template: Template, both_orders: bool, seed: int, samples: int
+        self,
+        endpoint: Endpoint,
+        cache: ReplyCache,
+        template: Template,
+        both_orders: bool,
+        seed: int,
+        samples: int,
+        min_mass: float = MIN_MASS,
     ) -> None:
-        self.endpoint, self.cache, self.template = endpoint, cache, template
+        self.endpoint, self.cache, self.template, self.min_mass = endpoint, cache, template, min_mass
         self.both_orders, self.seed, self.samples = both_orders, seed, samples
         self.has_answers = False
 
@@ -106,7 +121,7 @@ class ApiJudge:
         endpoint = confirmed_endpoint(config) if is_asked else assumed_endpoint(config)
         samples = config.judge_samples if config.judge_answer == "structured" else 0
         cache = ReplyCache(cache_folder(config))
-        return cls(endpoint, cache, template, config.both_orders, config.seed, samples)
+        return cls(endpoint, cache, template, config.both_orders, config.seed, samples, config.judge_min_mass)
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -156,7 +171,7 @@ class ApiJudge:
         elif self.samples:
             preference = preference_from_samples(replies, order)
         else:
-            preference = preference_from_logprobs(replies[0], order)
+            preference = preference_from_logprobs(replies[0], order, self.min_mass)
         return Judgment(
             pair.language, pair.prompt_id, pair.sample_index, order, preference.value, preference.mass,
             preference.outcome, self.endpoint.model, sum(reply.input_tokens for reply in replies),

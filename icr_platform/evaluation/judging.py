@@ -16,7 +16,7 @@ from icr_platform.config import EvalConfig, JudgeSettings
 from icr_platform.earlier import Earlier, with_earlier
 from icr_platform.evaluation.inputs import EvaluationInputs
 from icr_platform.evaluation.judge import cache_folder
-from icr_platform.evaluation.pairwise import Judge, Judgment, Pair, Template
+from icr_platform.evaluation.pairwise import Judge, Judgment, Pair, Template, is_preference
 from icr_platform.execution import map_parts, worker_count
 from icr_platform.part_job import Advance, Make, PartJob
 from icr_platform.schemas import JUDGMENTS
@@ -34,8 +34,9 @@ def make_judge(config: EvalConfig, template: Template) -> Judge:
         from icr_platform.evaluation.local_judge import LocalJudge
 
         return LocalJudge(
-            config.judge_model, template, config.both_orders, config.seed, config.dtype, config.device, config
-        )
+            config.judge_model, template, config.both_orders, config.seed, config.dtype, config.device,
+            config.judge_min_mass, config,
+        )  # fmt: skip
     from icr_platform.evaluation.judge import ApiJudge
 
     return ApiJudge.from_config(config, template)
@@ -120,9 +121,12 @@ def _has_api_errors(judgments: pa.Table) -> bool:
 
 
 def judgments_table(judgments: list[Judgment], pairs: Sequence[Pair]) -> pa.Table:
-    """As schemas.JUDGMENTS, with what each judgment is made from."""
+    """As schemas.JUDGMENTS, with what each judgment is made from.
+
+    Every judge's answers pass here: what is called 'ok' has a preference in [0, 1].
+    """
     digests = {(pair.language, pair.prompt_id, pair.sample_index): pair_digest(pair) for pair in pairs}
-    rows = [judgment._asdict() | {"input_digest": digests[judgment[:3]]} for judgment in judgments]
+    rows = [_checked(judgment)._asdict() | {"input_digest": digests[judgment[:3]]} for judgment in judgments]
     return pa.Table.from_pylist(rows, schema=JUDGMENTS.schema)
 
 
@@ -131,3 +135,10 @@ def pair_digest(pair: Pair) -> bytes:
     return row_digest(
         pair.language, pair.prompt_id, pair.sample_index, pair.instruction, pair.candidate, pair.reference
     )
+
+
+def _checked(judgment: Judgment) -> Judgment:
+    if judgment.outcome == "ok" and not is_preference(judgment.preference):
+        why = f"the judge's preference is {judgment.preference}, not a number from 0 to 1"
+        return judgment._replace(preference=None, outcome="parse_error", detail=why)
+    return judgment if judgment.outcome == "ok" else judgment._replace(preference=None)

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from icr_platform.chat import encode_messages
 from icr_platform.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.errors import InputError
-from icr_platform.evaluation.pairwise import LABELS, Judgment, Pair, Template, orders_of, preference_of
+from icr_platform.evaluation.pairwise import (
+    LABELS,
+    MIN_MASS,
+    Judgment,
+    Pair,
+    Template,
+    orders_of,
+    preference_from_labels,
+)
+from icr_platform.evaluation.replies import without_reasoning
 from icr_platform.models import load_model, load_tokenizer
 
 if TYPE_CHECKING:
@@ -34,6 +43,13 @@ def label_ids(tokenizer: PreTrainedTokenizerBase, label: str) -> list[int]:
     return found
 
 
+def begins_with_reasoning(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template itself opens the model's reasoning, so that the first token cannot be a verdict."""
+    question = "m or M?"
+    prompt = tokenizer.decode(encode_messages(tokenizer, [{"role": "user", "content": question}]))
+    return without_reasoning(str(prompt).rpartition(question)[2]) is None
+
+
 class LocalJudge:
     """A causal language model that judges; deterministic on a CPU.
 
@@ -42,6 +58,7 @@ class LocalJudge:
         template: what it is asked.
         both_orders, seed: see `orders_of`.
         dtype, device: see `models.load_model`.
+        min_mass: probability that both labels must hold together.
         chat: what its chat template is rendered with.
     """
 
@@ -53,9 +70,10 @@ class LocalJudge:
         seed: int,
         dtype: str,
         device: str,
+        min_mass: float = MIN_MASS,
         chat: ChatSettings = CHAT_DEFAULTS,
     ) -> None:
-        self.name = Path(model).name
+        self.name, self.min_mass = Path(model).name, min_mass
         self.template, self.both_orders, self.seed = template, both_orders, seed
         self.tokenizer = load_tokenizer(model, chat)
         self.model = load_model(model, dtype, device)
@@ -79,10 +97,8 @@ class LocalJudge:
         if found is None:
             why = f"{tokens} tokens do not fit the judge's {self.limit}"
             return Judgment(*key, None, None, "api_error", self.name, 0, 0, why)
-        mass = sum(found)
-        if mass == 0.0:
-            return Judgment(*key, None, 0.0, "no_logprob", self.name, tokens, 0, "neither label has any probability")
-        return Judgment(*key, preference_of(*found, order), mass, "ok", self.name, tokens, 0, "")
+        value, mass, outcome, detail = preference_from_labels(*found, order, self.min_mass)
+        return Judgment(*key, value, mass, outcome, self.name, tokens, 0, detail)
 
     def _probabilities(self, prompts: list[list[int]]) -> list[tuple[float, float]]:
         """(P(m), P(M)) as the next token after each prompt, batched by length."""

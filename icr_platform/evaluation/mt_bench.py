@@ -6,7 +6,6 @@ Files in FastChat's layout: questions `{question_id, category, turns: [first, se
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from icr_platform.errors import InputError
 from icr_platform.evaluation.chat_client import Failure
 from icr_platform.evaluation.json_rows import json_rows
 from icr_platform.evaluation.pairwise import Message
-from icr_platform.evaluation.replies import Reply
+from icr_platform.evaluation.replies import Reply, last_verdict, why_unread
 from icr_platform.languages import NAMES, language_name
 
 if TYPE_CHECKING:
@@ -49,7 +48,8 @@ PARAMETERS: Mapping[str, Any] = {
         },
     }
 }
-_RATING = re.compile(r'"rating"\s*:\s*"?(\d+(?:\.\d+)?)')
+_RATING = re.compile(r'"rating"\s*:\s*"?(\d+(?:\.\d+)?)|\[\[\s*(\d+(?:\.\d+)?)\s*\]\]')
+_OUT_OF_TEN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*10)?\s*")
 _REQUEST = """\
 Grade the assistant's last answer in the conversation below on a scale from 1 (useless) to 10 (could not be better).
 
@@ -205,36 +205,41 @@ def grade(reply: Reply | Failure) -> Grade:
         return Grade(None, "refusal", *tokens, reply.refusal)
     rating = parse_rating(reply.text)
     if rating is None:
-        return Grade(None, "parse_error", *tokens, f"no rating from 1 to 10 in {reply.text[:200]!r}")
+        why = why_unread(reply, "rating from 1 to 10")
+        return Grade(None, "parse_error", *tokens, f"{why} {reply.text[:200]!r}")
     return Grade(rating, "ok", *tokens, _explanation(reply.text))
 
 
 def parse_rating(text: str) -> float | None:
-    """The last rating in the judge's JSON, or in FastChat's [[n]] form; None when it is not in 1 .. 10.
+    """The last rating in the judge's JSON, or in FastChat's [[n]] form, reasoning left out; None when it is not in 1 .. 10.
 
     >>> parse_rating("Good. [[7]]"), parse_rating('{"rating": 12}'), parse_rating("eight")
     (7.0, None, None)
+    >>> parse_rating("<think>[[9]]</think> First I thought [[3]], but: [[7]]")
+    7.0
     """
-    found = _RATING.findall(text) or re.findall(r"\[\[(\d+(?:\.\d+)?)\]\]", text)
-    rating = float(found[-1]) if found else math.nan
-    return rating if 1.0 <= rating <= 10.0 else None
+    value, rest = last_verdict(text, "rating")
+    later = _RATING.findall(rest)  # FastChat's form, or JSON that is cut or broken
+    seen = next(filter(None, later[-1])) if later else value
+    if isinstance(seen, str):
+        number = _OUT_OF_TEN.fullmatch(seen)
+        seen = float(number[1]) if number else None
+    is_number = isinstance(seen, (int, float)) and not isinstance(seen, bool)
+    return float(seen) if is_number and 1.0 <= seen <= 10.0 else None
 
 
 def _explanation(text: str) -> str:
-    try:
-        return str(json.loads(text).get("explanation", ""))
-    except (json.JSONDecodeError, AttributeError):
-        return ""
+    return str(last_verdict(text, "explanation").value or "")
 
 
 def score(ratings: pd.DataFrame) -> dict[str, float]:
     """MLflow metrics from the columns of schemas.MT_BENCH: `mt_bench/es` and its standard error over questions, per turn,
-    per category, the mean over languages, and the failure rate in percent."""
+    the mean over languages, `mt_bench/n` grades that were used, and the failure rate in percent."""
+    rated = _fully_rated(ratings)
     metrics = {
         "mt_bench/failure_rate": 100.0 * float((ratings["outcome"] != "ok").mean()),
-        "mt_bench/n": float(len(ratings)),
+        "mt_bench/n": float(len(rated)),
     }
-    rated = ratings.dropna(subset=["rating"])
     for code, rows in rated.groupby("language", sort=False):
         by_question = rows.groupby("question_id")["rating"].mean()
         metrics[f"mt_bench/{code}"] = float(by_question.mean())
@@ -248,9 +253,21 @@ def score(ratings: pd.DataFrame) -> dict[str, float]:
     return metrics
 
 
+def _fully_rated(ratings: pd.DataFrame) -> pd.DataFrame:
+    """Rated rows of the questions whose every turn is rated: first turns earn more than second ones, so that a question with one
+    of them would count as another kind of question."""
+    key = ["language", "question_id"]
+    rated = ratings.dropna(subset=["rating"])
+    turns = ratings.groupby(key, sort=False)["turn"].nunique()
+    complete = rated.groupby(key, sort=False)["turn"].nunique().eq(turns, fill_value=0)
+    return rated[complete.reindex(pd.MultiIndex.from_frame(rated[key])).to_numpy(dtype=bool)]
+
+
 def category_table(ratings: pd.DataFrame) -> pd.DataFrame:
-    """Categories x languages of the mean rating."""
-    wide = ratings.pivot_table(index="category", columns="language", values="rating", aggfunc="mean", sort=False)
+    """Categories x languages of the mean rating, of questions whose every turn is rated."""
+    wide = _fully_rated(ratings).pivot_table(
+        index="category", columns="language", values="rating", aggfunc="mean", sort=False
+    )
     return wide.reset_index().rename_axis(columns=None)
 
 

@@ -12,7 +12,7 @@ from icr_platform.artifacts import Artifact, ArtifactWriter
 from icr_platform.config import EvalConfig
 from icr_platform.earlier import Earlier, with_earlier
 from icr_platform.evaluation.inputs import EvaluationInputs
-from icr_platform.evaluation.reference_outputs import ReferenceOutputs
+from icr_platform.evaluation.reference_outputs import FACTS, IDENTIFIER, ReferenceOutputs
 from icr_platform.execution import map_parts
 from icr_platform.generation.sampler import make_sampler
 from icr_platform.generation.sampling import (
@@ -22,7 +22,7 @@ from icr_platform.generation.sampling import (
     sample_part,
     take_prompts,
 )
-from icr_platform.language_id import make_identifier
+from icr_platform.language_id import Identifier, make_identifier
 from icr_platform.part_job import Advance, Make, PartJob
 from icr_platform.schemas import OUTPUTS
 
@@ -31,9 +31,12 @@ def write_outputs(config: EvalConfig, inputs: EvaluationInputs, writer: Artifact
     """Write the parts that are missing and the manifest. The model is loaded only when something is left to sample."""
     slices = list(prompt_slices(inputs.prompts.table, config.shard_prompts))
     left = [index for index in range(len(slices)) if not writer.has_part(index)]
+    identifier: str | None = config.language_identifier
     if inputs.outputs is not None:
+        keep = bool(inputs.outputs.facts) and inputs.outputs.identifier in (None, identifier)
+        identifier = inputs.outputs.identifier if keep else identifier
         for index in left:
-            writer.write_part(index, _given_part(slices[index], inputs.outputs, inputs))
+            writer.write_part(index, _given_part(slices[index], inputs.outputs, None if keep else inputs.identify))
     else:
         total = inputs.prompts.table.num_rows * config.samples
         job = PartJob(
@@ -47,7 +50,7 @@ def write_outputs(config: EvalConfig, inputs: EvaluationInputs, writer: Artifact
             gpus=engine_gpus(config),
         )
         map_parts(with_earlier(job, earlier.rows("outputs", OUTPUTS), prompt_digests, take_prompts), config)
-    return writer.close(len(slices))
+    return writer.close(len(slices), {IDENTIFIER: identifier} if identifier else None)
 
 
 def _load(config: EvalConfig) -> Make:
@@ -69,16 +72,18 @@ def _as_outputs(prompts: pa.Table, responses: pa.Table, samples: int) -> pa.Tabl
     return named.append_column("instruction", instructions).select(OUTPUTS.schema.names)
 
 
-def _given_part(prompts: pa.Table, given: ReferenceOutputs, inputs: EvaluationInputs) -> pa.Table:
+def _given_part(prompts: pa.Table, given: ReferenceOutputs, identify: Identifier | None) -> pa.Table:
+    """Outputs that are there already as schemas.OUTPUTS: an artifact's rows stay what they are, and of the texts of a file nobody
+    knows how they ended or in how many tokens. identify: tells languages anew; None keeps the artifact's."""
     rows = [
-        {**prompt, "sample_index": index, "output": text, "character_count": len(text)}
+        dict.fromkeys(FACTS) | prompt | facts | {"output": text, "character_count": len(text)}
         for prompt in prompts.select(["language", "prompt_id", "instruction"]).to_pylist()
-        for index, text in enumerate(given.outputs.get((prompt["language"], prompt["prompt_id"]), ()))
+        for _, text, facts in given.samples(prompt["language"], prompt["prompt_id"])
     ]
-    # A file does not say how its outputs ended or in how many tokens.
-    unknown = {"token_count": 0, "finish_reason": "stop", "input_digest": None}
-    identified = inputs.identify.of_answers([row["language"] for row in rows], [row["output"] for row in rows])
-    found = [{"detected_language": code, "language_confidence": confidence} for code, confidence in identified]
-    return pa.Table.from_pylist(
-        [row | unknown | language for row, language in zip(rows, found, strict=True)], schema=OUTPUTS.schema
-    )
+    if identify is not None:
+        found = identify.of_answers([row["language"] for row in rows], [row["output"] for row in rows])
+        for row, (code, confidence) in zip(rows, found, strict=True):
+            row.update(detected_language=code, language_confidence=confidence)
+    for row in rows:
+        row["input_digest"] = None
+    return pa.Table.from_pylist(rows, schema=OUTPUTS.schema)

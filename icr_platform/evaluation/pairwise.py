@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,12 @@ from icr_platform.languages import language_name
 
 MODEL_FIRST, REFERENCE_FIRST, NO_ORDER = "model-first", "reference-first", "none"
 LABELS = ("m", "M")
+MIN_MASS = 0.1
+"""Default of `judge_min_mass`. A good judge gives its two labels under .99 of the probability in 0.2% of judgments, so that any floor
+costs it next to nothing; under a tenth, nine answers of ten begin with something else, and their ratio measures no verdict."""
 LOW_MASS = 0.5
+"""Below it a judgment counts in `judge/low_mass`."""
+_ROUNDING = 1e-2  # by which the probabilities of two labels, summed in an engine's precision, may exceed 1
 
 Message = dict[str, str]
 
@@ -70,6 +76,15 @@ class Judgment(NamedTuple):
     judge: str
     input_tokens: int
     output_tokens: int
+    detail: str
+
+
+class Preference(NamedTuple):
+    """What an answer says about a pair; value and mass as preference and mass in schemas.JUDGMENTS."""
+
+    value: float | None
+    mass: float | None
+    outcome: str
     detail: str
 
 
@@ -145,11 +160,38 @@ def orders_of(pair: Pair, both: bool, seed: int) -> tuple[str, ...]:
     return (random.Random(f"{seed} {pair.prompt_id}").choice((MODEL_FIRST, REFERENCE_FIRST)),)
 
 
+def preference_from_labels(probability_m: float, probability_M: float, order: str, min_mass: float) -> Preference:
+    """The preference of a judge whose first token is m or M with these probabilities; a failure where they measure nothing.
+
+    Args:
+        min_mass: what both must hold together, in [0, 1].
+
+    >>> preference_from_labels(0.5, 0.25, MODEL_FIRST, 0.1).outcome
+    'ok'
+    >>> preference_from_labels(0.004, 0.003, MODEL_FIRST, 0.1).detail
+    "the labels m and M hold 0.007 of the first token's probability, judge_min_mass is 0.1"
+    """
+    mass = probability_m + probability_M
+    if not (probability_m >= 0.0 and probability_M >= 0.0 and mass <= 1.0 + _ROUNDING):  # NaN fails every comparison
+        seen = f"the labels' probabilities come out as {probability_m:g} and {probability_M:g}"
+        return Preference(None, None, "no_logprob", seen)
+    mass = min(mass, 1.0)
+    if mass == 0.0 or mass < min_mass:
+        why = f"the labels m and M hold {mass:.2g} of the first token's probability, judge_min_mass is {min_mass:g}"
+        return Preference(None, mass, "parse_error", why)
+    return Preference(preference_of(probability_m, probability_M, order), mass, "ok", "")
+
+
+def is_preference(value: float | None) -> bool:
+    """Whether a judgment may call this a preference: a number in [0, 1]."""
+    return value is not None and math.isfinite(value) and 0.0 <= value <= 1.0
+
+
 def preference_of(probability_m: float, probability_M: float, order: str) -> float:
     """P(model beats reference) = P(its label) / (P(m) + P(M)); undefined (raises ZeroDivisionError) without mass.
 
-    >>> preference_of(0.6, 0.2, MODEL_FIRST), preference_of(0.6, 0.2, REFERENCE_FIRST)
-    (0.75, 0.25)
+    >>> preference_of(0.5, 0.125, MODEL_FIRST), preference_of(0.5, 0.125, REFERENCE_FIRST)
+    (0.8, 0.2)
     """
     ours = probability_m if order == MODEL_FIRST else probability_M
     return ours / (probability_m + probability_M)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from icr_platform.artifacts import open_artifact, own_manifest
 from icr_platform.errors import InputError
@@ -23,6 +24,10 @@ Instructions = Mapping[str, Mapping[str, str]]
 Identify = Callable[[Sequence[str]], Sequence[tuple[str, float]]]
 """Texts -> (language code, confidence in [0, 1]) of each."""
 
+FACTS = ("token_count", "finish_reason", "detected_language", "language_confidence")
+"""What the sampler and the identifier found out about an output, and no file of texts says."""
+IDENTIFIER = "language_identifier"
+"""Where the manifest of an outputs artifact says what identified its languages."""
 _PROBES = 60
 _SUFFIXES = (".json", ".jsonl")
 
@@ -32,10 +37,21 @@ class ReferenceOutputs:
     """Reference outputs by (language, prompt_id): one per prompt, or one per sample of an outputs artifact.
 
     notes: one line for each thing a person should know: rows that are missing, ids that had to be guessed.
+    facts: of outputs from an artifact, beside each text, what its row says of it: sample_index, and `FACTS`.
+    identifier: what identified the languages in facts; None where that is not known.
     """
 
     outputs: Mapping[tuple[str, str], tuple[str, ...]]
     notes: tuple[str, ...]
+    facts: Mapping[tuple[str, str], tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    identifier: str | None = None
+
+    def samples(self, language: str, prompt_id: str) -> list[tuple[int, str, Mapping[str, Any]]]:
+        """Sample index, text and `FACTS` of each output of a prompt; a file has one output a prompt and no facts."""
+        key = (language, prompt_id)
+        facts = self.facts.get(key) or [{"sample_index": index} for index in range(len(self.outputs.get(key, ())))]
+        texts = self.outputs.get(key, ())
+        return [(fact["sample_index"], text, fact) for fact, text in zip(facts, texts, strict=True)]
 
     def get(self, language: str, prompt_id: str, sample_index: int = 0) -> str | None:
         """The output that sample `sample_index` is compared with, or None when the prompt has none."""
@@ -120,11 +136,13 @@ def load_reference_outputs(
 
 
 def _load_artifact(folder: Path, instructions: Instructions) -> ReferenceOutputs:
-    table = open_artifact(folder, OUTPUTS).read(["language", "prompt_id", "sample_index", "output"])
-    samples: dict[tuple[str, str], dict[int, str]] = {}
+    artifact = open_artifact(folder, OUTPUTS)
+    table = artifact.read(["language", "prompt_id", "sample_index", "output", *FACTS])
+    samples: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for row in table.to_pylist():
-        samples.setdefault((row["language"], row["prompt_id"]), {})[row["sample_index"]] = row["output"]
+        samples.setdefault((row["language"], row["prompt_id"]), {})[row["sample_index"]] = row
     outputs: dict[tuple[str, str], tuple[str, ...]] = {}
+    facts: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {}
     notes: list[str] = []
     for language, prompts in instructions.items():
         found = [prompt_id for prompt_id in prompts if (language, prompt_id) in samples]
@@ -133,10 +151,11 @@ def _load_artifact(folder: Path, instructions: Instructions) -> ReferenceOutputs
             mend = f"leave it out with --languages {','.join(others)}" if others else "give outputs of this prompt set"
             raise InputError(f"{folder}: no output answers a prompt in {language!r}; {mend}")
         for prompt_id in found:
-            texts = samples[language, prompt_id]
-            outputs[language, prompt_id] = tuple(texts[index] for index in sorted(texts))
+            key, rows = (language, prompt_id), samples[language, prompt_id]
+            outputs[key] = tuple(rows[index]["output"] for index in sorted(rows))
+            facts[key] = tuple({name: rows[index][name] for name in ("sample_index", *FACTS)} for index in sorted(rows))
         _note_missing(folder, language, len(prompts), len(found), notes)
-    return ReferenceOutputs(outputs, tuple(notes))
+    return ReferenceOutputs(outputs, tuple(notes), facts, artifact.extra.get(IDENTIFIER))
 
 
 def _rows(path: Path, may_be_empty: bool) -> Iterator[_Row]:

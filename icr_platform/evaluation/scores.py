@@ -16,12 +16,19 @@ import pyarrow as pa
 
 from icr_platform.evaluation.fidelity import fidelity, looping_rate, repeated_share, truncation_rate
 from icr_platform.evaluation.pairwise import LOW_MASS, MODEL_FIRST, REFERENCE_FIRST
-from icr_platform.evaluation.win_rate import length_controlled_replicates, length_controlled_win_rate, win_rate
+from icr_platform.evaluation.preferences import KEY, SAMPLE, complete_samples, preferences_by_prompt
+from icr_platform.evaluation.win_rate import (
+    INCOMPLETE_DIFFICULTY,
+    length_controlled_replicates,
+    length_controlled_win_rate,
+    win_rate,
+)
 from icr_platform.language_id import UNDETERMINED
 from icr_platform.schemas import SCORES
 
+UNKNOWN_END = "finish reason unknown"
 MEAN, MEAN_NON_ENGLISH, ALL = "mean", "mean_non_english", "all"
-KEY = ["language", "prompt_id"]
+_LENGTHS = ["character_count", "reference_characters"]
 _AVERAGED = (
     "win_rate", "lc_win_rate", "fidelity", "undetermined", "truncated", "repetition", "length/characters", "length/ratio",
 )  # fmt: skip
@@ -71,10 +78,10 @@ def score_outputs(facts: pd.DataFrame, unknown: Collection[str] = ()) -> list[Sc
         scores += _score_fidelity(code, rows["detected_language"].tolist(), code in unknown)
         figures = {
             "length/characters": float(characters.mean()),
-            "truncated": truncation_rate(rows["finish_reason"].tolist()),
-            "repetition": looping_rate(rows["repeated"].tolist()),
         }
         scores += [Score(code, metric, value, None, n, "") for metric, value in figures.items()]
+        scores.append(_score_truncation(code, rows["finish_reason"].tolist()))
+        scores.append(Score(code, "repetition", looping_rate(rows["repeated"].tolist()), None, n, ""))
     return scores
 
 
@@ -90,15 +97,12 @@ def _score_fidelity(asked: str, detected: Sequence[str], is_unknown: bool) -> li
     ]
 
 
-def preferences_by_prompt(judgments: pd.DataFrame) -> pd.DataFrame:
-    """Preference of each (language, prompt_id): the mean over its samples, NaN when none was judged in full.
-
-    A sample counts only when every order asked of it was answered: one order alone would carry the judge's liking for a place.
-    """
-    by_sample = judgments.groupby([*KEY, "sample_index"], sort=False)["preference"].agg(
-        lambda values: values.mean(skipna=False)
-    )
-    return by_sample.groupby(level=KEY, sort=False).mean().rename("preference").reset_index()
+def _score_truncation(language: str, finish_reasons: Sequence[str | None]) -> Score:
+    """Share of the outputs that ran into the limit, of those of which it is known how they ended; no figure without any."""
+    known = [reason for reason in finish_reasons if isinstance(reason, str)]
+    unknown = len(finish_reasons) - len(known)
+    flag = f"{UNKNOWN_END} of {unknown} of {len(finish_reasons)} outputs" if unknown else ""
+    return Score(language, "truncated", _value(truncation_rate(known)), None, len(known), flag)
 
 
 def score_judgments(
@@ -113,12 +117,15 @@ def score_judgments(
     """
     if judgments.empty:
         return []
-    lengths = reference_characters.merge(facts, on=[*KEY, "sample_index"], validate="one_to_one")
-    lengths = lengths.groupby(KEY, sort=False)[["character_count", "reference_characters"]].mean().reset_index()
-    prompts = preferences_by_prompt(judgments).merge(lengths, on=KEY, validate="one_to_one")
+    lengths = reference_characters.merge(facts, on=SAMPLE, validate="one_to_one")
+    judged = judgments[[*SAMPLE, "preference"]].merge(
+        lengths[[*SAMPLE, *_LENGTHS]], on=SAMPLE, how="left", validate="many_to_one"
+    )
+    prompts = preferences_by_prompt(judged, _LENGTHS)
     scores = []
     for language, rows in prompts.groupby("language", sort=False):
         scores += _score_language(str(language), rows, control)
+        scores.append(_length_ratio(str(language), lengths[lengths["language"] == language]))
     return scores + _mean_win_rates(prompts) + _mean_controlled(scores, prompts, control) + _score_judge(judgments)
 
 
@@ -132,6 +139,9 @@ def _score_language(language: str, rows: pd.DataFrame, control: LengthControl) -
         preference, ours, theirs, difficulty, anchors, C=strength, bootstrap=_BOOTSTRAP
     )
     flag = " ".join((controlled.variant, *controlled.flags))
+    if INCOMPLETE_DIFFICULTY in controlled.flags and difficulty is not None:
+        known = int(np.isfinite(np.asarray(difficulty)[np.isfinite(preference)]).sum())
+        flag += f" ({known} of {plain.n} judged prompts have a difficulty)"
     missing = f"{plain.n_missing} of {len(rows)} prompts without a judgment" if plain.n_missing else ""
     return [
         Score(language, "win_rate", _value(plain.win_rate), _value(plain.standard_error), plain.n, missing),
@@ -147,8 +157,14 @@ def _score_language(language: str, rows: pd.DataFrame, control: LengthControl) -
         Score(
             language, "lc_published_se", _value(controlled.standard_error), None, plain.n, "ignores estimation error"
         ),
-        Score(language, "length/ratio", float(ours.mean() / theirs.mean()), None, len(rows), ""),
     ]
+
+
+def _length_ratio(language: str, lengths: pd.DataFrame) -> Score:
+    """Mean length of the outputs over that of the reference outputs, of every prompt that was to be judged."""
+    means = lengths.groupby("prompt_id", sort=False)[_LENGTHS].mean()
+    ours, theirs = (means[name].mean() for name in _LENGTHS)
+    return Score(language, "length/ratio", float(ours / theirs), None, len(means), "")
 
 
 def _difficulty(
@@ -157,6 +173,11 @@ def _difficulty(
     """Difficulty of each row's prompt, and the anchors; neither where no prompt of the language has a difficulty."""
     known = [(control.difficulty or {}).get((language, key), math.nan) for key in rows["prompt_id"]]
     return (None, None) if all(math.isnan(value) for value in known) else (known, control.anchors)
+
+
+def _has_full_variant(language: str, judged: pd.DataFrame, control: LengthControl) -> bool:
+    """Whether every prompt with a preference has a difficulty, so that the language's figure is of the full variant."""
+    return all((language, key) in (control.difficulty or {}) for key in judged["prompt_id"])
 
 
 def _value(number: float) -> float | None:
@@ -203,9 +224,11 @@ def _controlled_error(
     drawn = np.random.default_rng(0).integers(0, len(common), (_BOOTSTRAP, len(common)))
     replicates = np.zeros(_BOOTSTRAP)
     for language in languages:
-        rows = judged[judged["language"] == language].set_index("prompt_id").loc[common].reset_index()
+        of_language = judged[judged["language"] == language]
+        rows = of_language.set_index("prompt_id").loc[common].reset_index()
         lengths = rows["character_count"].to_numpy(), rows["reference_characters"].to_numpy()
-        difficulty, anchors = _difficulty(language, rows, control)
+        full = _has_full_variant(language, of_language, control)  # as in the figure, though `common` be fewer
+        difficulty, anchors = _difficulty(language, rows, control) if full else (None, None)
         preference = rows["preference"].to_numpy()
         replicates += length_controlled_replicates(preference, *lengths, drawn, difficulty, anchors, _C)
     return float((replicates / len(languages)).std(ddof=1))
@@ -233,8 +256,9 @@ def _score_judge(judgments: pd.DataFrame) -> list[Score]:
     mass = judgments["mass"].dropna()
     if len(mass):
         scores.append(Score(ALL, "judge/low_mass", 100.0 * float((mass < LOW_MASS).mean()), None, len(mass), ""))
-    first = judgments.loc[judgments["order"] == MODEL_FIRST, "preference"].dropna()
-    second = judgments.loc[judgments["order"] == REFERENCE_FIRST, "preference"].dropna()
+    complete = judgments[complete_samples(judgments)]
+    first = complete.loc[complete["order"] == MODEL_FIRST, "preference"]
+    second = complete.loc[complete["order"] == REFERENCE_FIRST, "preference"]
     if len(first) and len(second):
         bias = 100.0 * float(first.mean() - second.mean())
         scores.append(Score(ALL, "judge/position_bias", bias, None, len(first) + len(second), ""))
@@ -253,7 +277,7 @@ def with_means(scores: Sequence[Score]) -> list[Score]:
         for name, members in groups.items():
             values = [score.value for score in members if score.value is not None]
             if values and (metric, name) not in done:
-                n = sum(score.n for score in members)
+                n = sum(score.n for score in members if score.value is not None)
                 some = "" if len(values) == len(members) else f"{len(values)} of {len(members)} "
                 extra.append(Score(name, metric, float(np.mean(values)), None, n, f"mean over {some}languages"))
     return [*scores, *extra]
@@ -292,4 +316,6 @@ def people_table(scores: Iterable[Score]) -> pd.DataFrame:
         row[score.metric] = None if score.value is None else round(score.value, 3)
         if score.standard_error is not None:
             row[f"{score.metric} ±"] = round(score.standard_error, 3)
+        if score.metric == "lc_win_rate":
+            row["lc_win_rate note"] = score.flag
     return pd.DataFrame(list(wide.values()))

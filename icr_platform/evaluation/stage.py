@@ -3,6 +3,7 @@
 Metrics, per language, with `mean` and `mean_non_english` over languages:
 `win_rate`, `lc_win_rate`, `fidelity`, `truncated`, `repetition` in percent (`_se`: standard error, clustered by prompt),
 `length/characters`, `length/ratio` (to the reference outputs), `win_rate_n` (prompts judged), `judge/failure_rate` in percent.
+`truncated` is absent where nobody knows how the outputs ended.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from icr_platform.evaluation.inputs import EvaluationInputs, read_inputs
 from icr_platform.evaluation.iterations import head_to_head_table, judgments_by_language
 from icr_platform.evaluation.judging import write_judgments
 from icr_platform.evaluation.outputs import write_outputs
+from icr_platform.evaluation.pairwise import LOW_MASS
 from icr_platform.evaluation.scores import (
+    UNKNOWN_END,
     Score,
     metrics_of,
     output_facts,
@@ -116,12 +119,24 @@ def _failures(rows: list[Score]) -> Score | None:
 
 
 def _notes(rows: list[Score]) -> tuple[str, ...]:
+    notes = []
     failures = _failures(rows)
-    if failures is None or not failures.value:
-        return ()
-    return (
-        f"judge: {failures.flag} failed ({failures.value:.2f}%); they are in the judgments table and in no win rate",
-    )
+    if failures is not None and failures.value:
+        notes.append(
+            f"judge: {failures.flag} failed ({failures.value:.2f}%); they are in the judgments table and in no win rate"
+        )
+    for score in rows:
+        if score.metric == "judge/low_mass" and score.value:
+            notes.append(
+                f"judge: in {score.value:.2f}% of {score.n} judgments the labels hold under {LOW_MASS:g} of the probability"
+            )
+    unknown = {
+        score.language: score.flag for score in rows if score.metric == "truncated" and UNKNOWN_END in score.flag
+    }
+    if unknown:
+        where = "; ".join(f"{language}: {flag}" for language, flag in unknown.items())
+        notes.append(f"truncated: {where}; the files of outputs do not say how they ended")
+    return tuple(notes)
 
 
 def _check_failures(config: EvalConfig, rows: list[Score], judgments: Artifact) -> None:

@@ -75,7 +75,7 @@ class LengthControlledWinRate:
     """95% percentile interval of the bootstrap, in percent; NaNs when no bootstrap was asked for."""
     raw: WinRate
     variant: Literal["full", "minimal"]
-    """`minimal` has no difficulty term."""
+    """`minimal` has no difficulty term; where difficulties are incomplete it has no anchors either."""
     flags: tuple[str, ...]
     """What was unusual about the input, e.g. `equal-length-differences`; empty as a rule."""
     is_length_controlled: bool
@@ -153,8 +153,10 @@ def length_controlled_win_rate(
         preference: [n] in [0, 1], 1 where the candidate wins; NaN rows are left out and counted.
         candidate_length: [n] characters of the candidate's outputs.
         reference_length: [n] characters of the reference outputs.
-        difficulty: [n] of each row's prompt (join by prompt id); without it the `minimal` variant is fitted.
-        anchors: AlpacaEval's gamed baselines, columns preference in [0, 1], std_delta_len, instruction_difficulty.
+        difficulty: [n] of each row's prompt (join by prompt id); without it, or where a row with a preference has none, the
+            `minimal` variant is fitted.
+        anchors: AlpacaEval's gamed baselines, columns preference in [0, 1], std_delta_len, instruction_difficulty. They leave with a
+            difficulty term that is dropped, for their preferences follow from difficulty as well as from length.
         C: inverse strength of the L1 penalty; "cv" chooses it as AlpacaEval does, by 5-fold cross-validation over 10
             values, a choice that flips on differences of 1e-6 in the preferences.
         bootstrap: resamples of the prompts for bootstrap_standard_error and interval; the anchors stay as they are,
@@ -248,9 +250,10 @@ def _regression(
     if any(column.shape != values.shape for column in [*columns, *([] if term is None else [term])]):
         raise ValueError(f"lengths and difficulty must have one value for each of the {len(values)} preferences")
     flags: tuple[str, ...] = ()
+    features, targets = _anchor_rows(anchors, with_difficulty=term is not None)
     if term is not None and not np.isfinite(term[scored]).all():
         term, flags = None, (INCOMPLETE_DIFFICULTY,)
-    features, targets = _anchor_rows(anchors, with_difficulty=term is not None)
+        features, targets = _anchor_rows(None, with_difficulty=False)
     difference = (columns[1] - columns[0])[scored]
     return _Regression(values[scored], difference, None if term is None else term[scored], features, targets), flags
 

@@ -102,7 +102,7 @@ def main() -> None:
              "--reference-outputs", f"{outputs}/gpt-4-turbo-2024-04-09.json"]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "judge.yaml").write_text(TEMPLATE)
-        pairs += ["--judge-template", f"{folder}/judge.yaml"]
+        pairs += ["--judge-template", f"{folder}/judge.yaml", "--judge-min-mass", "0"]
         began = time.monotonic()
         with vllm_server(arguments.python, model) as url:
             print(f"the server came up in {time.monotonic() - began:.0f} s", flush=True)

@@ -171,7 +171,8 @@ def test_outputs_and_judgments_are_taken_by_prompt_and_by_pair(
             "".join(json.dumps({"id": row["id"], "output": f"{row['instruction']} {language}"}) + "\n" for row in texts)
         )
     command = ["eval", f"--policy={policy}", f"--prompts={prompt_folder}", "--reference-outputs=reference",
-               "--judge=logprob", f"--judge-model={judge}", "--judge-template=wording.yaml", *SAMPLING]  # fmt: skip
+               "--judge=logprob", f"--judge-model={judge}", "--judge-template=wording.yaml",
+               "--judge-min-mass=0", *SAMPLING]  # fmt: skip
     assert run([*command, "--languages=en,es"]) == 0
     outputs, judged = rows("eval", "outputs", OUTPUTS), rows("eval", "judgments", JUDGMENTS)
     assert (len(made.prompts), len(made.pairs)) == (12, 12)

@@ -40,6 +40,7 @@ def settings(tiny_models: tuple[Path, Path], prompt_folder: Path, tmp_path: Path
         "policy": str(tiny_models[0]), "prompts": str(prompt_folder), "reference_outputs": str(outputs), "samples": 2,
         "max_tokens": 12, "shard_prompts": 2, "judge": "logprob", "judge_model": str(tiny_models[1]),
         "judge_template": str(tmp_path / "judge.yaml"), "device": "cpu",
+        "judge_min_mass": 0.0,  # a model this small gives its labels a thousandth of the probability
     }  # fmt: skip
 
 

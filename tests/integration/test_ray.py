@@ -143,7 +143,7 @@ def evaluation_settings(tiny_models: tuple[Path, Path], prompt_folder: Path, tmp
     template.write_text("- role: user\n  content: '{instruction} m: {output_m} M: {output_M}'\n")
     return {
         "policy": str(tiny_models[0]), "prompts": str(prompt_folder), "reference_outputs": str(outputs),
-        "max_tokens": 12, "shard_prompts": 2, "judge_template": str(template),
+        "max_tokens": 12, "shard_prompts": 2, "judge_template": str(template), "judge_min_mass": 0.0,
     }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def pairs(count: int) -> list[Pair]:
 def test_batched_judgments_equal_one_forward_pass_each(tiny_model: Path) -> None:
     import torch
 
-    judge = LocalJudge(str(tiny_model), SHORT, both_orders=True, seed=0, dtype="float32", device="cpu")
+    judge = LocalJudge(str(tiny_model), SHORT, both_orders=True, seed=0, dtype="float32", device="cpu", min_mass=0.0)
     [judgments] = judge.judge([pairs(9)])
     tokenizer, model = load_tokenizer(str(tiny_model)), load_model(str(tiny_model), "float32", "cpu")
     for judgment in judgments:
@@ -50,7 +50,7 @@ def test_batched_judgments_equal_one_forward_pass_each(tiny_model: Path) -> None
 
 
 def test_a_prompt_that_does_not_fit_is_an_outcome_not_a_crash(tiny_model: Path) -> None:
-    judge = LocalJudge(str(tiny_model), SHORT, both_orders=False, seed=0, dtype="float32", device="cpu")
+    judge = LocalJudge(str(tiny_model), SHORT, both_orders=False, seed=0, dtype="float32", device="cpu", min_mass=0.0)
     long = Pair("es", "long", 0, "Nombra", "fruta " * 600, "pera")
     [judgments] = judge.judge([[long, *pairs(2)]])
     assert [judgment.outcome for judgment in judgments] == ["api_error", "ok", "ok"]

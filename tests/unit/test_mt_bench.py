@@ -110,6 +110,24 @@ def test_scores_cluster_turns_by_question_and_count_failures() -> None:
     assert len(radar(table).data) == 2
 
 
+def test_a_question_of_which_one_turn_failed_counts_nowhere() -> None:
+    rows = [
+        {"language": "en", "question_id": str(q), "category": "stem", "turn": turn, "outcome": "ok", "rating": 9.0 - 4 * turn}
+        for q in range(4) for turn in (1, 2)
+    ]  # fmt: skip
+    whole = score(pd.DataFrame(rows))
+    for turn in (1, 2):
+        half = [row | ({"outcome": "api_error", "rating": None} if (row["question_id"], row["turn"]) == ("2", turn) else {})
+                for row in rows]  # fmt: skip
+        metrics = score(pd.DataFrame(half))
+        assert metrics["mt_bench/en"] == whole["mt_bench/en"] == 3.0
+        assert (metrics["mt_bench/n"], metrics["mt_bench/failure_rate"]) == (6.0, 12.5)
+        assert category_table(pd.DataFrame(half))["en"].tolist() == [3.0]
+    nothing = pd.DataFrame([row | {"outcome": "api_error", "rating": None} for row in rows])
+    assert score(nothing) == {"mt_bench/failure_rate": 100.0, "mt_bench/n": 0.0}
+    assert len(category_table(nothing)) == 0
+
+
 class Recorder(Sampler):
     """Answers with the question's id and keeps what it was asked."""
 
