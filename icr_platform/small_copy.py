@@ -24,7 +24,9 @@ FIRST_ID = 16  # ids from here on mean nothing special to the copy
 
 _HIDDEN, _HEADS, _HEAD = 64, 4, 16
 _MOST_PARAMETERS = 10**8
-_LAYERS = re.compile(r"^(n|num)_(hidden_)?layers?$|^num_blocks$|^((num_)?(en|de)coder|num_(en|de)coder)_(hidden_)?layers$")
+_LAYERS = re.compile(
+    r"^(n|num)_(hidden_)?layers?$|^num_blocks$|^((num_)?(en|de)coder|num_(en|de)coder)_(hidden_)?layers$"
+)
 _PERIODS = re.compile(r"(period|interval|_step|every_n_layers|layer_freq|sliding_window_pattern)$")
 _FIRST_LAYERS = re.compile(r"^(first_k_dense_replace|num_dense_layers|moe_layer_start_index)$")
 _SPANS = re.compile(
@@ -33,7 +35,10 @@ _SPANS = re.compile(
 _MOST = [  # of the first pattern that an attribute's name matches
     (re.compile(r"(^|_)vocab(_|$)"), VOCABULARY),
     (_SPANS, WINDOW),
-    (re.compile(r"positions?$|position_embeddings$|^n_ctx$|_seq_len$|^context_length$|max_length$|prompt_length$"), 512),
+    (
+        re.compile(r"positions?$|position_embeddings$|^n_ctx$|_seq_len$|^context_length$|max_length$|prompt_length$"),
+        512,
+    ),
     (re.compile(r"experts_per_tok(en)?$|^moe_topk$|^moe_k$|^top_k_experts$|^n_shared_experts$"), 2),
     (re.compile(r"^topk_group$|^o_groups$|num_shared_experts$"), 1),
     (re.compile(r"n_?groups?$|^num_expert_group$"), 2),
@@ -67,9 +72,9 @@ def small_copy(model: PreTrainedModel) -> PreTrainedModel:
     why: list[str] = []
     for narrow in ("text", "all", "none"):
         try:
-            built = _build(type(model), small_config(model.config, narrow))
+            built = build_random(type(model), small_config(model.config, narrow))
             _try_out(built)
-        except Exception as error:  # whatever a model's own code raises on sizes that it does not expect
+        except Exception as error:  # noqa: BLE001 - whatever a model's code raises on sizes that it does not expect
             why.append(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
             continue
         return built
@@ -82,14 +87,19 @@ def text_ropes(config: Any) -> list[dict[str, Any]]:
     return [one for one in (rope, *rope.values()) if isinstance(one, dict)]
 
 
-def _build(kind: type[PreTrainedModel], config: Any) -> PreTrainedModel:
+def build_random(kind: type[PreTrainedModel], config: Any, seed: int = 0) -> PreTrainedModel:
+    """A float32 model of a class and a small config, every parameter random.
+
+    Raises:
+        NoCopyError: it would have more than 100 million parameters.
+    """
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in kind(copy.deepcopy(config)).parameters())
     if size > _MOST_PARAMETERS:
         raise NoCopyError(f"{size / 1e6:.0f} million parameters")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        built = kind(config).float().eval().requires_grad_(False)
+        torch.manual_seed(seed)
+        built: PreTrainedModel = kind(config).float().eval().requires_grad_(False)
         for parameter in built.parameters():
             _randomise(parameter)
     return built
@@ -151,7 +161,9 @@ def _cut_layers(config: Any) -> None:
         if isinstance(value, list | tuple) and len(value) == depth and not _counts_up(name, value)
     }
     # Numbers with a fraction (a rate, a base frequency) are degrees of one kind.
-    kinds = [tuple("" if type(one) is float else str(one) for one in layer) for layer in zip(*lists.values(), strict=True)]
+    kinds = [
+        tuple("" if type(one) is float else str(one) for one in layer) for layer in zip(*lists.values(), strict=True)
+    ]
     needed = 2
     if len(set(kinds)) > 1:
         needed = max(needed, max(kinds.index(kind) for kind in set(kinds)) + 1)
@@ -188,7 +200,7 @@ def _cut_spans(config: Any) -> None:
         elif _SPANS.search(name):
             setattr(config, name, min(value, WINDOW))
         elif re.search(r"(^|_)vocab(_|$)", name):
-            setattr(config, name, min(value, VOCABULARY))
+            setattr(config, name, VOCABULARY if name == "vocab_size" else min(value, VOCABULARY))
     for name, value in list(vars(config).items()):
         if isinstance(value, list | tuple) and _TOKEN_ID.search(name) and all(isinstance(one, int) for one in value):
             setattr(config, name, type(value)(one % FIRST_ID for one in value))
@@ -212,7 +224,11 @@ def _cut_widths(config: Any) -> None:
         for name, size in (("head_dim", own["qk_rope_head_dim"]), ("qk_head_dim", _HEAD + own["qk_rope_head_dim"])):
             if name in own:
                 setattr(config, name, size)
-    for count, size in (("mamba_n_heads", "mamba_d_head"), ("n_mamba_heads", "mamba_headdim"), ("num_heads", "head_dim")):
+    for count, size in (
+        ("mamba_n_heads", "mamba_d_head"),
+        ("n_mamba_heads", "mamba_headdim"),
+        ("num_heads", "head_dim"),
+    ):
         expand = own.get("mamba_expand") or own.get("expand")
         if expand and isinstance(own.get(count), int) and size in own:
             setattr(config, size, (own.get("mamba_d_ssm") or int(expand * _HIDDEN)) // own[count])
@@ -250,5 +266,3 @@ def _cut_rope(rope: dict[str, Any], before: int, after: int) -> None:
             rope[name] = parts
         else:
             rope[name] = values[: max(1, len(values) * after // before)]
-
-
