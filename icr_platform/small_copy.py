@@ -160,15 +160,14 @@ def _cut_layers(config: Any) -> None:
         for name, value in vars(config).items()
         if isinstance(value, list | tuple) and len(value) == depth and not _counts_up(name, value)
     }
-    # Numbers with a fraction (a rate, a base frequency) are degrees of one kind.
-    kinds = [
-        tuple("" if type(one) is float else str(one) for one in layer) for layer in zip(*lists.values(), strict=True)
-    ]
+    # Numbers with a fraction (a rate, a base frequency) are degrees of one kind; some configs work their types out.
+    of_layers = [*lists.values(), getattr(config, "layer_types", None) or [""] * depth]
+    kinds = [tuple("" if type(one) is float else str(one) for one in layer) for layer in zip(*of_layers, strict=True)]
     needed = 2
     if len(set(kinds)) > 1:
         needed = max(needed, max(kinds.index(kind) for kind in set(kinds)) + 1)
     for name, value in _numbers(config):
-        if _PERIODS.search(name) and value < depth:
+        if _PERIODS.search(name) and value <= depth:
             needed = max(needed, value)
         if _FIRST_LAYERS.search(name) and value < depth:
             needed = max(needed, value + 1)
