@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 TokenIds = Sequence[int]
 
 _NATS = 1e-3  # by which a next token's log-probability may differ from that of its prompt alone, on a small copy
-_STEPS = 8
+_STEPS = 10
 
 
 class Batching(NamedTuple):
@@ -214,10 +214,10 @@ def _tolerance(model: PreTrainedModel) -> float:
 
 @torch.inference_mode()
 def _try(copy: PreTrainedModel, longest: int | None) -> Batching:
-    generator = torch.Generator().manual_seed(0)
+    generator, within = torch.Generator().manual_seed(0), max(1, (_limit(copy) or 10**9) - _STEPS - 1)
     prompts = [
-        torch.randint(FIRST_ID, VOCABULARY, (length,), generator=generator).tolist()
-        for length in (3, WINDOW - 4, 2 * WINDOW + 9, 9)
+        torch.randint(FIRST_ID, VOCABULARY, (min(length, within),), generator=generator).tolist()
+        for length in (3, WINDOW - 4, 3 * WINDOW - 2, WINDOW + 13, 9)
     ]
     alone = torch.cat([logits_alone(copy, prompt) for prompt in prompts])
     padding = _why_not(lambda: _difference(next_logits(copy, prompts, Batching()), alone), _NATS)
@@ -237,7 +237,7 @@ def _why_not_cached(model: PreTrainedModel, prompts: Sequence[TokenIds], steps: 
 
 
 def _continued_together(copy: PreTrainedModel, prompts: Sequence[TokenIds]) -> float:
-    return _continued(copy, prompts, Batching(), _STEPS, {2: [0, 1, 3], 5: [1, 2]})
+    return _continued(copy, prompts, Batching(), _STEPS, {2: [0, 1, 2, 3], 6: [1, 2]})
 
 
 @torch.inference_mode()

@@ -108,9 +108,9 @@ def build_random(kind: type[PreTrainedModel], config: Any, seed: int = 0) -> Pre
 def _randomise(parameter: Tensor) -> None:
     """Draw weights under which attention is far from uniform; what starts as a constant (norms, biases, sinks) moves too."""
     if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
-        parameter.add_(torch.randn_like(parameter), alpha=0.5)
+        parameter.add_(torch.randn_like(parameter), alpha=0.3)
     elif parameter.dim() >= 2:
-        parameter.normal_(std=parameter.shape[-1] ** -0.5)
+        parameter.normal_(std=0.8 * parameter.shape[-1] ** -0.5)
 
 
 def _try_out(model: PreTrainedModel) -> None:
@@ -223,6 +223,9 @@ def _cut_widths(config: Any) -> None:
         for name, size in (("head_dim", own["qk_rope_head_dim"]), ("qk_head_dim", _HEAD + own["qk_rope_head_dim"])):
             if name in own:
                 setattr(config, name, size)
+    if own.get("attention_hidden_size") and "attention_head_dim" in own:  # of Zamba's shared layers: twice as wide
+        config.attention_hidden_size = 2 * _HIDDEN
+        config.attention_head_dim = 2 * _HIDDEN // _HEADS
     for count, size in (
         ("mamba_n_heads", "mamba_d_head"),
         ("n_mamba_heads", "mamba_headdim"),

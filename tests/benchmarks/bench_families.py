@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from icr_platform import left_padding
@@ -32,21 +32,40 @@ from icr_platform.small_copy import FIRST_ID, VOCABULARY, WINDOW, build_random, 
 TABLE = Path(__file__).with_name("families.csv")
 _HYBRID = ["linear_attention", "full_attention"] * 2
 _WINDOWED = ["sliding_attention", "sliding_attention", "full_attention", "full_attention"]
+_INDEXED = {
+    "indexer_n_heads": 4,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 16,
+    "indexer_budget": 24,
+    "indexer_compress_ratio": 4,
+}
 
 # What a config's defaults leave out, and what makes a family show its windows; merged into the small config.
 SETTINGS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
+    "cohere_compass_text": {
+        "sliding_window": WINDOW,
+        "layer_types": _WINDOWED[1:3],
+        "rope_parameters": {
+            one: {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 4]}
+            for one in ("sliding_attention", "full_attention")
+        },
+    },
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0}, "ffn_config": {"hidden_size": 64}},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "layer_types": _WINDOWED[1:3]},
     "granitemoehybrid": {"layer_types": _HYBRID[:2]},
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16, "num_experts": 4, "moe_topk": 2},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "lfm2_moe": {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "ministral": {"head_dim": 16},
     "nemotron": {"head_dim": 16, "num_key_value_heads": 2},
+    "qwen4_exp_text": _INDEXED,
+    "qwen4_exp": _INDEXED,
     "reformer": {"axial_pos_shape": (16, 16), "axial_pos_embds_dim": (32, 32)},
     "xmod": {"default_language": "en_XX"},
+    "zamba": {"num_hidden_layers": 6, "layers_block_type": ["linear_attention", "linear_attention", "hybrid"] * 2},
 }
 # Further settings of families that are common in more than one form.
 VARIANTS: dict[tuple[str, str], dict[str, Any]] = {
@@ -109,14 +128,14 @@ def tiny(kind: type[PreTrainedModel], config_class: type[Any], settings: dict[st
     """A random model of a family, as a decoder, with its defaults cut small and some settings on top."""
     config = config_class()
     config = config if kind.config_class is config_class else config.get_text_config()
-    try:
-        small = small_config(config)
-    except (AttributeError, KeyError):
-        small = config
+    small = small_config(config, "all" if config.model_type == "phi4_multimodal" else "text")
     if not getattr(small, "is_decoder", True):
         small.is_decoder = True
     for name, value in settings.items():
-        setattr(small, name, value)
+        if isinstance(value, dict) and isinstance(getattr(small, name, None), PreTrainedConfig):
+            vars(getattr(small, name)).update(value)
+        else:
+            setattr(small, name, value)
     small._attn_implementation = "eager"
     return build_random(kind, small, seed)
 
@@ -146,7 +165,7 @@ def batched_deviation(model: PreTrainedModel, seed: int) -> float:
     prompts = [
         torch.randint(FIRST_ID, VOCABULARY, (length,), generator=generator).tolist() for length in (70, 5, 21, 12)
     ]
-    return left_padding._continued(model, prompts, left_padding.Batching(), 8, {2: [1, 2, 3], 4: [0, 1]})
+    return left_padding._continued(model, prompts, find_batching(model), 8, {2: [0, 1, 2], 4: [0, 2]})
 
 
 def measure(family: str, variant: str, kind: type[PreTrainedModel], config_class: type[Any]) -> Result:
