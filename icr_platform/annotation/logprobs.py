@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from icr_platform.annotation import packed_attention
 from icr_platform.annotation.cpu_linear import OneDnnLinears
 from icr_platform.annotation.packed_attention import KeyValue, NotPackableError, PackedLayout
 from icr_platform.annotation.packing import Group, Pack, packs
+from icr_platform.small_copy import FIRST_ID, ROPE_OF_THE_BATCH, VOCABULARY, WINDOW, NoCopyError, small_copy, text_ropes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["CompletionScorer", "Group", "completion_logprobs"]
 
 AttentionInterface.register(packed_attention.NAME, packed_attention.packed_attention)
+AttentionMaskInterface.register(packed_attention.NAME, packed_attention.packed_mask)
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ _CPU_PACK = 1024  # tokens whose activations stay near the cores
 _SMALLEST_PACK = 64
 _CPU_LOGITS, _GPU_LOGITS = 2**22, 2**26  # numbers of [tokens, vocabulary] held at once
 _PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
-_ROPE_OF_THE_BATCH = {"dynamic", "longrope"}  # frequencies that change with the longest sequence of a batch
+_PER_TOKEN = 1e-4  # nats by which a score may deviate on a small copy
 _PROBE = (Group([5, 6, 7, 8, 9], [[10, 11, 12], [13], [14, 15]]), Group([16, 17], [[18, 19, 20, 21, 22]]))
 
 
@@ -69,8 +71,9 @@ class CompletionScorer:
     """Scores completions under one model, whose weights must stay as they are; holds the token budget found to fit.
 
     Tokens are packed without padding, and only outputs that predict a completion's token reach the LM head. A model that
-    cannot run on packs (its attention is not transformers' interface, or it mixes tokens elsewhere) is found out by a probe
-    of a few tokens and scored one sequence at a time, by its own forward: slower, as exact.
+    cannot run on packs (its attention is not transformers' interface, or it mixes tokens elsewhere) is scored one sequence
+    at a time, by its own forward: slower, as exact. Whether it can is tried on a small copy, over sequences longer than its
+    windows, and by a probe of a few tokens on the model itself; `why_not_packed` says what was found, None if it is packed.
     """
 
     def __init__(self, model: PreTrainedModel, batch_tokens: int = 8192) -> None:
@@ -81,9 +84,16 @@ class CompletionScorer:
         self._rows_at_once = max(1, (_CPU_LOGITS if self.device.type == "cpu" else _GPU_LOGITS) // vocabulary)
         self._head = _without_body(model)
         self._linears = OneDnnLinears(model)
-        self.packed = _may_pack(model) and self._probe(vocabulary)
+        self.why_not_packed = self._decide(vocabulary)
+        self.packed = self.why_not_packed is None
         if not self.packed:
-            logger.warning("%s cannot be packed and is scored one sequence at a time", type(model).__name__)
+            logger.warning(
+                "%s is scored one sequence at a time, not packed: %s", type(model).__name__, self.why_not_packed
+            )
+
+    def _decide(self, vocabulary: int) -> str | None:
+        """Why the model is not packed; None if it is."""
+        return _why_not(self.model) or _why_not_by_copy(self.model) or self._probe(vocabulary)
 
     def score(self, groups: Sequence[Group], progress: Progress | None = None) -> list[FloatArray]:
         """As `completion_logprobs`; `progress` is told completions and tokens done since it was last called.
@@ -168,24 +178,75 @@ class CompletionScorer:
             total += float(_log_softmax_at(chunk, torch.arange(len(chunk), device=chunk.device), target).sum())
         return total
 
-    def _probe(self, vocabulary: int) -> bool:
-        """Whether packs of a few tokens, cut within prompt and completion, score as the model's own eager forward does."""
+    def _probe(self, vocabulary: int) -> str | None:
+        """Why packs of a few tokens, cut within prompt and completion, do not score as the model's own eager forward does."""
         probe = [
             Group(
                 [i % vocabulary for i in prompt], [[i % vocabulary for i in completion] for completion in completions]
             )
             for prompt, completions in _PROBE
         ]
-        expected, seen = np.zeros(4), np.zeros(4)
+        exact = self.model.dtype == torch.float32
+        return self._deviates(probe, 3, relative=0.02, absolute=1e-3 if exact else 0.25)
+
+    def _deviates(self, groups: Sequence[Group], pack_tokens: int, relative: float, absolute: float) -> str | None:
+        """In what packs deviate from the model's own eager forward by more than a share of a score, and nats, a completion."""
+        expected, seen = (np.zeros(sum(len(group.completions) for group in groups)) for _ in range(2))
         with _evaluating(self.model, "eager"):
-            expected[:] = [self._score_one(group.prompt_ids, y) for group in probe for y in group.completions]
+            expected[:] = [self._score_one(group.prompt_ids, y) for group in groups for y in group.completions]
         try:
-            self._score_packs(packs(probe, 3), seen, _say_nothing)
-        except (NotPackableError, TypeError, AttributeError, KeyError) as error:
-            logger.info("%s is not packed: %s", type(self.model).__name__, error)
-            return False
-        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.25
-        return bool(np.allclose(seen, expected, rtol=0.02, atol=tolerance, equal_nan=True))
+            self._score_packs(packs(groups, pack_tokens), seen, _say_nothing)
+        except NotPackableError as error:
+            return f"its attention {error}"
+        except (TypeError, AttributeError, KeyError, IndexError, ValueError, RuntimeError) as error:
+            return f"its layers do not run on packs ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+        if np.allclose(seen, expected, rtol=relative, atol=absolute, equal_nan=True):
+            return None
+        return f"packed scores deviate from its own forward, by {np.abs(seen - expected).max():.2g} nats"
+
+
+class _CopyScorer(CompletionScorer):
+    """Scores a small copy on packs, to see whether they are exact for its kind of model."""
+
+    def _decide(self, vocabulary: int) -> str | None:
+        return None
+
+    def why_not(self) -> str | None:
+        """What deviates by more than _PER_TOKEN on sequences beyond the copy's windows, in packs cut within them or not."""
+        for pack_tokens in (WINDOW + 13, 4096):
+            for group in _beyond_windows():
+                allowed = _PER_TOKEN * min(map(len, group.completions))
+                deviates = self._deviates([group], pack_tokens, relative=0.0, absolute=allowed)
+                if deviates:
+                    return deviates
+        return None
+
+
+def _beyond_windows() -> list[Group]:
+    """Prompts and completions that end before, at and after a small copy's windows; completions of a group about as long."""
+    rng = np.random.default_rng(0)
+    sizes = [(WINDOW - 5, [4, 5]), (5, [WINDOW + 40, WINDOW + 50]), (3 * WINDOW - 2, [1, 1, 2]), (WINDOW, [37, 30])]
+    return [
+        Group(_ids(rng, prompt), [_ids(rng, completion) for completion in completions]) for prompt, completions in sizes
+    ]
+
+
+def _ids(rng: np.random.Generator, count: int) -> list[int]:
+    return [int(token) for token in rng.integers(FIRST_ID, VOCABULARY, count)]
+
+
+_decided: dict[tuple[type, str], str | None] = {}
+
+
+def _why_not_by_copy(model: PreTrainedModel) -> str | None:
+    """Why a model of this class and config is not packed; None if it may be. Remembered while the process lives."""
+    key = (type(model), model.config.to_json_string(use_diff=False))
+    if key not in _decided:
+        try:
+            _decided[key] = _CopyScorer(small_copy(model)).why_not()
+        except NoCopyError as error:
+            _decided[key] = str(error)
+    return _decided[key]
 
 
 def _say_nothing(completions: int, tokens: int) -> None:
@@ -238,17 +299,18 @@ def _without_body(model: PreTrainedModel) -> PreTrainedModel:
     return head
 
 
-def _may_pack(model: PreTrainedModel) -> bool:
-    """Whether tokens meet only in attention that knows of packs."""
+def _why_not(model: PreTrainedModel) -> str | None:
+    """What about a model says, without a try, that tokens meet elsewhere than in attention that knows of packs."""
     config = model.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    ropes = [rope, *(value for value in rope.values() if isinstance(value, dict))]
-    return (
-        model._supports_attention_backend
-        and hasattr(model, model.base_model_prefix)
-        and set(getattr(config, "layer_types", None) or ()) <= _PACKABLE_LAYERS
-        and not any(one.get("rope_type") in _ROPE_OF_THE_BATCH for one in ropes)
-    )
+    if not model._supports_attention_backend or not hasattr(model, model.base_model_prefix):
+        return "its attention is not transformers' interface"
+    other = set(getattr(config, "layer_types", None) or ()) - _PACKABLE_LAYERS
+    if other:
+        return f"its layers are of other types than attention over all tokens or a window: {', '.join(sorted(other))}"
+    ropes = {str(rope.get("rope_type")) for rope in text_ropes(config)} & ROPE_OF_THE_BATCH
+    if ropes:
+        return f"its rotary embedding ({', '.join(ropes)}) depends on the longest sequence of a batch"
+    return None
 
 
 @contextlib.contextmanager

@@ -19,10 +19,10 @@ from icr_platform.evaluation.pairwise import (
     preference_from_labels,
 )
 from icr_platform.evaluation.replies import without_reasoning
+from icr_platform.left_padding import find_batching, next_logits
 from icr_platform.models import load_model, load_tokenizer
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
 
 _BATCH_TOKENS = 16384
@@ -77,6 +77,7 @@ class LocalJudge:
         self.template, self.both_orders, self.seed = template, both_orders, seed
         self.tokenizer = load_tokenizer(model, chat)
         self.model = load_model(model, dtype, device)
+        self.batching = find_batching(self.model)
         self.labels = [label_ids(self.tokenizer, label) for label in LABELS]
         self.limit = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30)
 
@@ -118,16 +119,8 @@ class LocalJudge:
     def _forward(self, prompts: list[list[int]]) -> list[tuple[float, float]]:
         import torch
 
-        width = max(len(ids) for ids in prompts)
-        padded = torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts])
-        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
         with torch.inference_mode():
-            logits: torch.Tensor = self.model(
-                input_ids=padded.to(self.model.device),
-                attention_mask=mask.to(self.model.device),
-                position_ids=(mask.cumsum(-1) - 1).clamp(min=0).to(self.model.device),
-                logits_to_keep=1,
-            ).logits
-        probabilities = logits[:, -1].double().softmax(-1).cpu()
+            logits = next_logits(self.model, prompts, self.batching)
+        probabilities = logits.double().softmax(-1).cpu()
         m, M = (probabilities[:, ids].sum(-1).tolist() for ids in self.labels)
         return list(zip(m, M, strict=True))

@@ -19,6 +19,7 @@ from torch import Tensor
 from icr_platform.chat import decode_response, encode_messages, stop_ids
 from icr_platform.errors import IcrError
 from icr_platform.generation.sampler import Advance, Request, Sample, Sampler, ignore_progress, row_seed, token_budget
+from icr_platform.left_padding import Batching, State, begin, find_batching, recomputed
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
@@ -86,7 +87,8 @@ class TransformersSampler(Sampler):
     """Samples with a model in this process, `settings.batch_size` rows at a time, longest prompts first.
 
     Batches depend on the shard alone, so on a CPU a shard's bytes do too. On a GPU that runs out of memory the batch is
-    halved, which may move the last bits of logits and so, rarely, a token.
+    halved, which may move the last bits of logits and so, rarely, a token. A model whose rows would change each other goes
+    one row at a time (`left_padding.find_batching`).
     """
 
     def __init__(
@@ -99,7 +101,8 @@ class TransformersSampler(Sampler):
         self.model = model
         self.tokenizer = tokenizer
         self.max_tokens = settings.max_tokens
-        self.batch_size = settings.batch_size
+        self.batching = find_batching(model)
+        self.batch_size = settings.batch_size if self.batching.rows is None else 1
         self.settings = settings
         self.stops = frozenset(stop_ids(tokenizer, generation_eos))
         self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -110,15 +113,13 @@ class TransformersSampler(Sampler):
         """See `Sampler.sample`."""
         rows = [row for request in requests for row in self._rows(request, samples, seed)]
         order = sorted(
-            range(len(rows)), key=lambda index: (rows[index].temperature, -len(rows[index].prompt_ids), index)
+            range(len(rows)), key=lambda index: (*self._kind(rows[index]), -len(rows[index].prompt_ids), index)
         )
         results: list[Sample | None] = [None] * len(rows)
         start = 0
         while start < len(order):
-            temperature = rows[order[start]].temperature
-            batch = [
-                index for index in order[start : start + self.batch_size] if rows[index].temperature == temperature
-            ]
+            kind = self._kind(rows[order[start]])
+            batch = [index for index in order[start : start + self.batch_size] if self._kind(rows[index]) == kind]
             decoded = self._decode([rows[index] for index in batch])
             if decoded is None:
                 continue
@@ -128,6 +129,11 @@ class TransformersSampler(Sampler):
             start += len(batch)
         finished = [result for result in results if result is not None]
         return [finished[start : start + samples] for start in range(0, len(finished), samples)]
+
+    def _kind(self, row: Row) -> tuple[float, bool]:
+        """What the rows of a batch have in common: their temperature, and whether the model still batches such prompts."""
+        longest = self.batching.longest
+        return row.temperature, longest is not None and len(row.prompt_ids) > longest
 
     def _rows(self, request: Request, samples: int, seed: int) -> Iterator[Row]:
         prompt_ids = tuple(encode_messages(self.tokenizer, request.messages))
@@ -144,7 +150,7 @@ class TransformersSampler(Sampler):
         """Token ids of every row, all of one temperature; None, and half the batch size from now on, when the GPU's memory does not hold them."""
         try:
             warpers = make_warpers(self.settings.model_copy(update={"temperature": rows[0].temperature}))
-            return decode(self.model, rows, warpers, self.stops)
+            return decode(self.model, rows, warpers, self.stops, self.batching)
         except torch.OutOfMemoryError as error:
             if len(rows) == 1:
                 raise IcrError(
@@ -157,9 +163,13 @@ class TransformersSampler(Sampler):
 
 @torch.inference_mode()
 def decode(
-    model: PreTrainedModel, rows: Sequence[Row], warpers: LogitsProcessorList | None, stops: Collection[int]
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    warpers: LogitsProcessorList | None,
+    stops: Collection[int],
+    batching: Batching,
 ) -> list[list[int]]:
-    """Sample every row to its stop token or its budget.
+    """Sample every row to its stop token or its budget; a single row where the model does not continue several together.
 
     Returns:
         per row its token ids, the stop token included.
@@ -172,7 +182,8 @@ def decode(
     stop_tokens = torch.tensor(sorted(stops), device=device)
     budgets = torch.tensor([row.budget for row in rows], device=device)
     tokens = torch.full((len(rows), steps), -1, dtype=torch.long, device=device)
-    state = _prefill(model, [row.prompt_ids for row in rows])
+    state: State = begin(model, [row.prompt_ids for row in rows], batching)
+    most_prompt = max(len(row.prompt_ids) for row in rows)
     alive = torch.arange(len(rows), device=device)
     for step in range(steps):
         token = choose_tokens(state.logits, stream[alive, step], warpers)
@@ -186,51 +197,8 @@ def decode(
                 break
             alive, token = alive[kept], token[kept]
             state.keep(kept)
-        state.advance(model, token)
+        if most_prompt + step == batching.longest:
+            # The next token would change the frequencies of all rows, of what their cache holds too.
+            state = recomputed(model, [(*rows[row].prompt_ids, *tokens[row, :step].tolist()) for row in alive.tolist()])
+        state.advance(token)
     return [row[row >= 0].tolist() for row in tokens.cpu()]
-
-
-@dataclass
-class _State:
-    """The rows under way: their cache, attention mask [rows, tokens so far] and next logits [rows, vocabulary]."""
-
-    cache: object
-    mask: Tensor
-    logits: Tensor
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
-        self.cache.batch_select_indices(rows)  # type: ignore[attr-defined]
-        self.mask, self.logits = self.mask[rows], self.logits[rows]
-
-    def advance(self, model: PreTrainedModel, token: Tensor) -> None:
-        """Append one token a row and compute the logits after it."""
-        position = self.mask.sum(-1, keepdim=True)
-        self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
-        output = model(
-            input_ids=token[:, None],
-            attention_mask=self.mask,
-            position_ids=position,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        self.cache, self.logits = output.past_key_values, output.logits[:, -1]
-
-
-def _prefill(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]]) -> _State:
-    """Compute every distinct prompt once, padded on the left, and expand it to the rows that share it."""
-    distinct = list(dict.fromkeys(prompts))
-    length = max(map(len, distinct))
-    ids = torch.tensor([[0] * (length - len(prompt)) + list(prompt) for prompt in distinct], device=model.device)
-    mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in distinct], device=model.device)
-    output = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    state = _State(output.past_key_values, mask, output.logits[:, -1])
-    where = {prompt: index for index, prompt in enumerate(distinct)}
-    state.keep(torch.tensor([where[prompt] for prompt in prompts], device=model.device))
-    return state

@@ -185,7 +185,8 @@ class Careless:
 
 
 def test_no_judge_can_call_ok_what_is_no_preference() -> None:
-    [judgments] = Careless().judge([[Pair("es", str(i), 0, "", "", "") for i in range(6)]])
+    pairs = [Pair("es", str(i), 0, "", "", "") for i in range(6)]
+    [judgments] = Careless().judge([pairs])
     table = judgments_table(judgments, pairs).to_pylist()
     assert [row["outcome"] for row in table] == ["parse_error"] * 5 + ["ok"]
     assert [row["preference"] for row in table] == [None] * 5 + [0.5]

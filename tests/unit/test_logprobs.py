@@ -6,42 +6,63 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import (
+    AttentionMaskInterface,
     AutoModelForCausalLM,
     AutoTokenizer,
     CohereConfig,
     CohereForCausalLM,
+    DogeConfig,
+    DogeForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     GptOssConfig,
     GptOssForCausalLM,
     GraniteConfig,
     GraniteForCausalLM,
+    GraniteSWAConfig,
+    GraniteSWAForCausalLM,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MiMoV2FlashConfig,
+    MiMoV2FlashForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    masking_utils,
 )
 
+from icr_platform.annotation import logprobs, packed_attention
 from icr_platform.annotation.logprobs import CompletionScorer, Group, completion_logprobs
-from icr_platform.annotation.packing import packs
+from icr_platform.annotation.packed_attention import Mask, NotPackableError, PackedLayout
+from icr_platform.annotation.packing import Pack, packs
 from icr_platform.chat import encode_prompt, encode_response
+from icr_platform.small_copy import small_config
 
 PER_TOKEN = 2e-5
 VOCABULARY = 97
+BEYOND_PROBE = 24  # a window longer than what is probed on the loaded model, shorter than GROUPS
 
 
 def naive(model: PreTrainedModel, group: Group) -> np.ndarray:
@@ -136,15 +157,63 @@ def opt() -> PreTrainedModel:
     )  # fmt: skip
 
 
-def gpt_oss_with_sinks() -> PreTrainedModel:
-    model = GptOssForCausalLM(GptOssConfig(**SMALL, head_dim=8, num_local_experts=2, num_experts_per_tok=1))
+def with_sinks(model: PreTrainedModel) -> PreTrainedModel:
     for layer in model.model.layers:
-        torch.nn.init.constant_(layer.self_attn.sinks, 2.0)
+        sinks = getattr(layer.self_attn, "sinks", None)
+        if sinks is not None:
+            torch.nn.init.normal_(sinks)
     return model
 
 
-PACKED = [llama, qwen2, mistral_with_window, gemma2, cohere, granite, mixtral, gpt2]
-ONE_AT_A_TIME = [llama_dynamic_rope, opt, gpt_oss_with_sinks]
+def gpt_oss_with_sinks() -> PreTrainedModel:
+    config = GptOssConfig(**SMALL, head_dim=8, num_local_experts=2, num_experts_per_tok=1, sliding_window=BEYOND_PROBE)
+    return with_sinks(GptOssForCausalLM(config))
+
+
+def granite_with_sinks() -> PreTrainedModel:
+    types = ["sliding_attention", "full_attention"]
+    return with_sinks(GraniteSWAForCausalLM(GraniteSWAConfig(**SMALL, sliding_window=BEYOND_PROBE, layer_types=types)))
+
+
+def mimo_v2_with_sinks() -> PreTrainedModel:
+    config = small_config(MiMoV2FlashConfig())
+    config.vocab_size, config.sliding_window = VOCABULARY, BEYOND_PROBE
+    return with_sinks(MiMoV2FlashForCausalLM(config))
+
+
+def phimoe_with_window() -> PreTrainedModel:
+    """Its mask alone knows of the window; its attention call passes none on."""
+    config = PhimoeConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2, sliding_window=BEYOND_PROBE)
+    return PhimoeForCausalLM(config)
+
+
+def qwen2_moe_with_window_layers() -> PreTrainedModel:
+    types = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": BEYOND_PROBE}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    config = Qwen2MoeConfig(**SMALL, **experts, shared_expert_intermediate_size=24)
+    vars(config).update(types)
+    return Qwen2MoeForCausalLM(config)
+
+
+def gemma3_with_window_layers() -> PreTrainedModel:
+    deep = SMALL | {"num_hidden_layers": 6}
+    return Gemma3ForCausalLM(Gemma3TextConfig(**deep, head_dim=8, sliding_window=BEYOND_PROBE))
+
+
+def llama4_in_chunks() -> PreTrainedModel:
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "intermediate_size_mlp": 48}
+    config = Llama4TextConfig(**SMALL, **experts, head_dim=8, attention_chunk_size=BEYOND_PROBE)
+    return Llama4ForCausalLM(config)
+
+
+def doge_with_a_mask_of_its_own() -> PreTrainedModel:
+    return DogeForCausalLM(DogeConfig(**SMALL, keep_window_size=BEYOND_PROBE))
+
+
+PACKED = [llama, qwen2, mistral_with_window, gemma2, cohere, granite, mixtral, gpt2, gpt_oss_with_sinks,
+          granite_with_sinks, mimo_v2_with_sinks, phimoe_with_window, qwen2_moe_with_window_layers,
+          gemma3_with_window_layers]  # fmt: skip
+ONE_AT_A_TIME = [llama_dynamic_rope, opt, llama4_in_chunks, doge_with_a_mask_of_its_own]
 
 
 @pytest.mark.parametrize(("build", "packed"), [(b, True) for b in PACKED] + [(b, False) for b in ONE_AT_A_TIME])
@@ -157,6 +226,112 @@ def test_equals_one_sequence_at_a_time(build: Callable[[], PreTrainedModel], pac
     for tokens in (3, 16, 512):
         scorer.pack_tokens = tokens
         assert_equal_per_token(scorer.score(GROUPS), expected, GROUPS)
+
+
+def kernel(**arguments: Any) -> torch.Tensor:
+    """Attention of one head over a pack of three tokens, in a first layer, under a causal mask."""
+    pack = Pack()
+    pack.add_run(0, [1, 2, 3], (), 0)
+    heads = [torch.randn(1, 1, 3, 8) for _ in range(3)]
+    layer = torch.nn.Module()
+    layer.layer_idx = 0  # type: ignore[assignment]
+    given = {"attention_mask": Mask(None), "packed_layout": PackedLayout(pack, {}, torch.device("cpu"))} | arguments
+    return packed_attention.packed_attention(layer, *heads, **given)[0]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "why"),
+    [
+        ("position_bias", torch.zeros(1, 1, 3, 3), "takes position_bias, which is not known here"),
+        ("block_indices", torch.zeros(1), "takes block_indices"),
+        ("some_future_argument", 0.5, "takes some_future_argument"),
+        ("is_causal", False, "takes is_causal"),
+        ("attention_mask", torch.zeros(1, 1, 3, 3), "makes its mask itself"),
+        ("attention_mask", None, "asks for no mask"),
+        ("packed_layout", None, "is not told which layer or pack"),
+    ],
+)
+def test_an_attention_call_that_asks_for_more_is_refused(argument: str, value: Any, why: str) -> None:
+    with pytest.raises(NotPackableError, match=why):
+        kernel(**{argument: value})
+    kernel(position_bias=None, dropout=0.0, sliding_window=2, s_aux=torch.ones(1), is_causal=True)
+
+
+def test_sinks_take_their_share_of_the_softmax() -> None:
+    """With equal scores and values of 1, a sink of log(n) leaves query i (i + 1) / (i + 1 + n) of the attention."""
+    pack = Pack()
+    pack.add_run(0, [1, 2, 3], (), 0)
+    layer = torch.nn.Module()
+    layer.layer_idx = 0  # type: ignore[assignment]
+    seen, _ = packed_attention.packed_attention(
+        layer, torch.zeros(1, 2, 3, 8), torch.zeros(1, 1, 3, 8), torch.ones(1, 1, 3, 4), Mask(None),
+        s_aux=torch.tensor([2.0, 5.0]).log(), packed_layout=PackedLayout(pack, {}, torch.device("cpu")),
+    )  # fmt: skip
+    expected = [[(i + 1) / (i + 1 + n) for n in (2, 5)] for i in range(3)]
+    np.testing.assert_allclose(seen[0, :, :, 0], expected, rtol=1e-6)
+
+
+def test_masks_with_other_conditions_are_refused() -> None:
+    config = LlamaConfig(**SMALL, sliding_window=4, attention_chunk_size=5)
+    config._attn_implementation = packed_attention.NAME
+    rest = {"inputs_embeds": torch.zeros(1, 7, 32), "attention_mask": None, "past_key_values": None}
+
+    def first_two(batch: Any, head: Any, query: Any, key: Any) -> Any:
+        return key < 2
+
+    assert masking_utils.create_causal_mask(config, **rest) == Mask(None)
+    assert masking_utils.create_sliding_window_causal_mask(config, **rest) == Mask(4)
+    with pytest.raises(NotPackableError, match="chunks of 5"):
+        masking_utils.create_chunked_causal_mask(config, **rest)
+    for condition in ("or_mask_function", "and_mask_function"):
+        with pytest.raises(NotPackableError, match="conditions of its own"):
+            masking_utils.create_causal_mask(config, **rest, **{condition: first_two})
+    config.is_causal = False
+    with pytest.raises(NotPackableError, match="look at later ones"):
+        masking_utils.create_causal_mask(config, **rest)
+
+
+@pytest.mark.parametrize("wrong", [lambda window: None, lambda window: window + 1, lambda window: window - 1])
+def test_a_wrong_window_is_found_on_the_copy(
+    wrong: Callable[[int], int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The window of 4096 is far beyond the probe on the loaded model, and beyond what a test can score."""
+    right = packed_attention.packed_mask
+
+    def mask(**arguments: Any) -> Mask:
+        window = right(**arguments).window
+        return Mask(window if window is None else wrong(window))
+
+    monkeypatch.setattr(logprobs, "_decided", {})
+    monkeypatch.setitem(AttentionMaskInterface._global_mapping, packed_attention.NAME, mask)
+    model = MistralForCausalLM(MistralConfig(**SMALL, head_dim=8, sliding_window=4096)).eval()
+    assert "deviate from its own forward" in str(CompletionScorer(model).why_not_packed)
+
+
+class Stubborn(LlamaForCausalLM):
+    """A model of which no copy with fewer layers can be built."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        if config.num_hidden_layers != 3:
+            raise ValueError("three layers are needed")
+        super().__init__(config)
+
+
+def test_what_cannot_be_shrunk_is_not_packed() -> None:
+    scorer = CompletionScorer(Stubborn(LlamaConfig(**SMALL | {"num_hidden_layers": 3})).eval())
+    assert not scorer.packed
+    assert "three layers are needed" in str(scorer.why_not_packed)
+    assert_equal_per_token(scorer.score(GROUPS), [naive(scorer.model, group) for group in GROUPS], GROUPS)
+
+
+def test_a_config_is_tried_once_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SMALL, rms_norm_eps=3e-6)).eval()
+    before, config = torch.get_rng_state(), model.config.to_json_string(use_diff=False)
+    assert CompletionScorer(model).packed
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.config.to_json_string(use_diff=False) == config
+    monkeypatch.setattr(logprobs, "small_copy", None)
+    assert CompletionScorer(LlamaForCausalLM(LlamaConfig(**SMALL, rms_norm_eps=3e-6))).packed
 
 
 def test_literal_sum() -> None:
