@@ -5,24 +5,27 @@ python tests/benchmarks/bench_language_id.py [--shared FOLDER] [--every 1] [--js
 Columns: percent of a language's responses identified as it; the mean; percent of all flagged as another language with
 confidence of at least 0.5, which is what annotate's language filter drops; CPU milliseconds a text. Some responses are rightly in
 another language (translations, code), so no identifier reaches 100. Rows: the whole response or its first 40 characters;
-choosing among all languages or the nine. Last: how often texts of a language outside a run are taken for one of its own.
-pycld2 is compared where it is installed.
+choosing among all languages or the nine. Then: how often texts of a language outside a run are taken for one of its own.
+Last: the beginnings of right responses (their whole is identified as asked), percent that the filter would drop if every
+text were judged, and that it drops as it is. pycld2 is compared where it is installed.
 """
 
 import argparse
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from icr_platform.language_id import Identified, Identifier, make_identifier
+from icr_platform.language_id import UNDETERMINED, Identified, Identifier, make_identifier
+from icr_platform.languages import counts_as
 
 LANGUAGES = ("bn", "de", "en", "es", "fr", "ru", "sw", "th", "zh")
 RUN, OUTSIDERS = ("en", "es", "fr"), ("de", "sw", "ru", "zh")
 CONFIDENT = 0.5
 SHORT = 40
+BEGINNINGS = (4, 8, 12, 16, 24, 40)
 
 
 def load_texts(shared: Path, every: int) -> dict[str, list[str]]:
@@ -47,7 +50,9 @@ def cld2(texts: Sequence[str]) -> list[Identified]:
     return found
 
 
-def measure(identify: Identifier, texts: dict[str, list[str]], characters: int | None) -> dict[str, Any]:
+def measure(
+    identify: Callable[[Sequence[str]], list[Identified]], texts: dict[str, list[str]], characters: int | None
+) -> dict[str, Any]:
     """Accuracy per language, share confidently flagged as another language, CPU milliseconds a text."""
     accuracy, flagged, seconds = {}, 0, 0.0
     for language, whole in texts.items():
@@ -67,6 +72,36 @@ def taken_in(identify: Identifier, texts: dict[str, list[str]]) -> float:
     found = [item for language in OUTSIDERS for item in identify(texts[language])]
     own = set(RUN) - {"en"}
     return 100 * sum(item.language in own and item.confidence >= CONFIDENT for item in found) / len(found)
+
+
+def falsely_dropped(identify: Identifier, texts: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """Per length of the beginnings of right responses: percent dropped by either rule, overall and in the worst language."""
+    right = {
+        language: [text for text, found in zip(whole, identify(whole), strict=True) if found.language == language]
+        for language, whole in texts.items()
+    }
+    rows = []
+    for characters in BEGINNINGS:
+        shares: dict[str, list[float]] = {"every text": [], "as it is": []}
+        for language, whole in right.items():
+            cut = [text[:characters] for text in whole]
+            for rule, found in (
+                ("every text", identify(cut)),
+                ("as it is", identify.of_answers([language] * len(cut), cut)),
+            ):
+                wrong = [
+                    item.language != UNDETERMINED
+                    and item.confidence >= CONFIDENT
+                    and not counts_as(language, item.language)
+                    for item in found
+                ]
+                shares[rule].append(100 * sum(wrong) / len(wrong))
+        row: dict[str, Any] = {"identifier": identify.name, "characters": characters}
+        for rule, values in shares.items():
+            worst = max(range(len(values)), key=values.__getitem__)
+            row |= {rule: sum(values) / len(values), f"{rule}, worst": f"{values[worst]:.1f} ({list(right)[worst]})"}
+        rows.append(row)
+    return rows
 
 
 def main() -> None:
@@ -98,6 +133,15 @@ def main() -> None:
             share = taken_in(make_identifier(name, among=among), texts)
             print(f"{name} among {' '.join(among) or 'all'}: {share:.1f}% of {' '.join(OUTSIDERS)} taken for es or fr")
             results.append({"identifier": name, "among": " ".join(among) or "all", "taken_in": share})
+    print("\n| identifier | characters | every text | worst | as it is | worst |\n|---|---|---|---|---|---|")
+    for name in ("langid", "fasttext", "lingua"):
+        for row in falsely_dropped(make_identifier(name), texts):
+            print(
+                f"| {name} | {row['characters']} | {row['every text']:.1f} | {row['every text, worst']} | {row['as it is']:.1f} | "
+                f"{row['as it is, worst']} |",
+                flush=True,
+            )
+            results.append(row)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
 

@@ -357,3 +357,50 @@ def test_bad_input(case: str, config: AnnotateConfig, tmp_path: Path, make_tiny_
         annotate(bad, tmp_path / "out")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+SINDHI = "سيب {} هڪ ميوو آهي، ۽ گهوڙو هڪ جانور آهي."
+
+
+@pytest.mark.parametrize(
+    ("languages", "dropped", "noted"),
+    [
+        (
+            {"identifier": "langid", "unknown": ["sd"]},
+            0,
+            "langid, which told the responses' languages, does not know Sindhi",
+        ),
+        ({"identifier": "fasttext", "unknown": []}, 15, ""),
+        (None, 0, "the responses do not say which identifier told their languages"),
+    ],
+)
+def test_a_language_that_the_identifier_does_not_know_is_not_filtered(
+    config: AnnotateConfig, tmp_path: Path, languages: dict[str, object] | None, dropped: int, noted: str
+) -> None:
+    """Sindhi responses, taken for Urdu: right ones, unless the identifier knows Sindhi."""
+    tokenizer = AutoTokenizer.from_pretrained(config.policy)
+    (Path(config.prompts) / "sd.jsonl").write_bytes((Path(config.prompts) / "es.jsonl").read_bytes())
+    rows = []
+    for prompt, index in np.ndindex(5, 3):
+        text = SINDHI.format("ا" * index)
+        ids = encode_response(tokenizer, text)
+        rows.append(
+            {
+                "language": "sd", "prompt_id": f"p{prompt}", "sample_index": index, "response": text, "token_ids": ids,
+                "finish_reason": "stop", "token_ids_source": "sampler", "token_count": len(ids),
+                "character_count": len(text), "detected_language": "ur", "language_confidence": 0.99,
+            }
+        )  # fmt: skip
+    writer = ArtifactWriter(tmp_path / "sindhi", RESPONSES, "made by hand")
+    writer.write_part(0, pa.Table.from_pylist(rows, schema=RESPONSES.schema))
+    writer.close(1, {"languages": languages} if languages else {})
+    given = changed(config, responses=str(tmp_path / "sindhi"), reward_kind=("random",))
+    result = annotate(given, tmp_path / "out")
+    drops = frame(tmp_path / "out", DROPS)
+    assert (drops.reason == "wrong-language").sum() == dropped
+    assert len(frame(tmp_path / "out", PREFERENCES)) == (0 if dropped else 5)
+    assert result.metrics["dropped_samples/wrong-language/sd"] == dropped / 15
+    assert [note for note in result.notes if "wrong-language" in note] == [
+        note for note in result.notes if noted and note.startswith(f"sd: {noted}")
+    ]
+    assert bool(noted) == any("Sindhi" in note for note in result.notes)

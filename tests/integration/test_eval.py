@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,3 +168,30 @@ def test_killed_anywhere_it_resumes_to_the_same_bytes(settings: dict[str, object
     run(EvalConfig(**settings), StageContext(killed, "f"))
     left = {name for name in digests(killed) if ".tmp" not in name}
     assert {name: digests(killed)[name] for name in left} == digests(tmp_path / "calm")
+
+
+def test_fidelity_is_absent_where_the_identifier_does_not_know_the_language(
+    settings: dict[str, object], tmp_path: Path, prompt_folder: Path
+) -> None:
+    """Sindhi outputs are Urdu to langid: as reference outputs they are not refused, as outputs they get no figure."""
+    shutil.copy(prompt_folder / "es.jsonl", prompt_folder / "sd.jsonl")
+    folder = Path(str(settings["reference_outputs"]))
+    ids = [json.loads(line)["id"] for line in (prompt_folder / "sd.jsonl").read_text(encoding="utf-8").splitlines()]
+    sindhi = "عجائب گهر صبح جو نو بجي کلندو آهي ۽ رات جي ماني کان اڳ بند ٿيندو آهي."
+    for code, text in (("sd", sindhi), ("es", "El museo abre a las nueve de la mañana y cierra antes de la cena.")):
+        rows = [{"id": key, "output": text if key != ids[0] else "Sí."} for key in ids]
+        (folder / f"{code}.json").write_text(json.dumps(rows), encoding="utf-8")
+    given = settings | {
+        "policy": "", "outputs": str(folder), "samples": 1, "judge": "none", "languages": ("es", "sd"),
+    }  # fmt: skip
+    result = run(EvalConfig(**given), StageContext(tmp_path / "out", "f"))
+    assert result.metrics["fidelity/es"] == result.metrics["fidelity/mean"] == 100
+    assert result.metrics["undetermined/es"] == pytest.approx(100 / 6)
+    assert "fidelity/sd" not in result.metrics
+    assert all(value == value for value in result.metrics.values())
+    assert [note for note in result.notes if note.startswith("sd: langid does not know Sindhi")]
+    scores = open_artifact(tmp_path / "out" / "scores", SCORES).read().to_pandas()
+    scores = scores[scores["metric"] == "fidelity"].set_index("language")
+    assert scores.loc["es", ["n", "flag"]].tolist() == [5, "1 of 6 outputs left out: their language cannot be told"]
+    assert scores.loc["sd", ["n", "flag"]].tolist() == [0, "the identifier does not know the language"]
+    assert scores.loc["mean", "flag"] == "mean over 1 of 2 languages"

@@ -15,9 +15,10 @@ from icr_platform.artifacts import open_artifact
 from icr_platform.config import GenerateConfig
 from icr_platform.errors import InputError
 from icr_platform.generation.prompts import load_prompts
-from icr_platform.generation.sampler import Request, make_sampler
+from icr_platform.generation.sampler import Request, Sample, make_sampler
 from icr_platform.generation.stage import run, validate
 from icr_platform.generation.transformers_sampler import TransformersSampler
+from icr_platform.language_id import Identified, Identifier
 from icr_platform.schemas import PROMPTS, RESPONSES
 from icr_platform.stages import StageContext, StageResult
 
@@ -141,3 +142,52 @@ def test_bad_input_is_found_before_anything_is_sampled(
     config = GenerateConfig(**({"policy": str(model), "prompts": str(prompt_folder)} | settings))
     with pytest.raises(InputError, match=message):
         validate(config)
+
+
+def test_a_language_that_the_identifier_does_not_know_has_no_fidelity(
+    tiny_model: Path, prompt_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(prompt_folder / "es.jsonl", prompt_folder / "sd.jsonl")
+    settings = {"languages": ("en", "es", "sd"), "max_tokens": 40}
+    result = generate(tmp_path / "out", tiny_model, prompt_folder, **settings)
+    rows = responses_of(tmp_path / "out").to_pylist()
+    assert {(row["detected_language"], row["language_confidence"]) for row in rows if row["language"] == "sd"} == {
+        ("und", 0.0)
+    }
+    assert {row["detected_language"] for row in rows if row["language"] == "es"} != {"und"}
+    assert "fidelity/sd" not in result.metrics
+    assert result.metrics["undetermined/sd"] == 100
+    assert result.metrics["fidelity/mean"] == (result.metrics["fidelity/en"] + result.metrics["fidelity/es"]) / 2
+    assert all(value == value for value in result.metrics.values()), "MLflow keeps NaN as a value"
+    assert [note for note in result.notes if note.startswith("sd: langid does not know Sindhi")]
+    again = generate(tmp_path / "out", tiny_model, prompt_folder, **settings)
+    assert (again.notes, again.metrics) == (
+        result.notes,
+        {k: v for k, v in result.metrics.items() if k != "tokens_per_second"},
+    )
+
+    alone = generate(tmp_path / "alone", tiny_model, prompt_folder, languages=("sd",))
+    assert not [name for name in alone.metrics if name.startswith("fidelity")]
+
+
+def test_fidelity_leaves_out_what_is_too_short_and_counts_sisters(
+    tiny_model: Path, prompt_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy that answers Indonesian prompts by turns in Malay, in English, and in one word."""
+    texts = ("Kuda itu seekor haiwan.", "A horse is an animal.", "Kuda.")
+    monkeypatch.setattr(
+        TransformersSampler,
+        "sample",
+        lambda self, requests, samples, seed, advance: [
+            [Sample(text, [5], "stop") for text in texts] for _ in requests
+        ],
+    )
+    labels = {"Kuda itu seekor haiwan.": "ms", "A horse is an animal.": "en"}
+    toy = Identifier("toy", frozenset({"en", "ms"}), lambda text: Identified(labels.get(text, "en"), 0.99))
+    for module in ("stage", "sampling"):
+        monkeypatch.setattr(f"icr_platform.generation.{module}.make_identifier", lambda name: toy)
+    shutil.copy(prompt_folder / "es.jsonl", prompt_folder / "id.jsonl")
+    result = generate(tmp_path / "out", tiny_model, prompt_folder, languages=("id",))
+    assert result.metrics["fidelity/id"] == 50
+    assert result.metrics["undetermined/id"] == pytest.approx(100 / 3)
+    assert result.notes == ()

@@ -100,9 +100,11 @@ def test_own_policies_stand_above_the_published_ones_in_their_languages() -> Non
     five = {f"win_rate/{code}": 50.0 for code in ("en", "es", "ru", "de", "fr", "mean")}
     assert "mean" in leaderboard({"mine": five}).columns
     assert leaderboard({"mine": {"fidelity/es": 99.0}}).empty
+    own["mine"]["win_rate/sd"] = 33.25  # a language that the identifier does not know
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(leaderboard_terminal_table(table))
     console.print(eval_terminal_table(own["mine"], "mine"))
     text = console.export_text()
     assert "3.77" in text
     assert "40.0 ± 1.5" in text
+    assert [line for line in text.splitlines() if "Sindhi" in line and "33.2" in line and "-" in line]

@@ -91,6 +91,38 @@ def test_each_filter_can_be_switched_off(switched_off: str, reasons: list[str]) 
     assert [verdict.reason for verdict in filter_samples(ROWS, settings)] == reasons
 
 
+SINDHI = "عجائب گهر صبح جو نو بجي کلندو آهي ۽ رات جي ماني کان اڳ بند ٿيندو آهي."
+ENGLISH = "A horse is an animal."
+
+
+@pytest.mark.parametrize(
+    ("asked", "detected", "text", "unknown", "dropped"),
+    [
+        ("es", "en", ENGLISH, (), True),
+        ("es", "en", ENGLISH, None, True),
+        ("es", "en", "A horse.", (), False),
+        ("zh", "ja", "馬は動", (), False),
+        ("zh", "ja", "馬は動物です", (), True),
+        ("sd", "ur", SINDHI, ("sd",), False),
+        ("sd", "en", ENGLISH, ("sd",), False),
+        ("sd", "en", ENGLISH, (), True),  # an identifier that knows Sindhi
+        ("sd", "ur", SINDHI, None, False),  # it may know Sindhi or not
+        ("zu", "en", ENGLISH, None, False),
+        ("sw", "en", ENGLISH, ("sd",), True),
+        ("id", "ms", "Kuda adalah seekor haiwan.", (), False),
+        ("hr", "sr", "Konj je domaća životinja.", None, False),
+        ("no", "da", "Hesten er et stort dyr.", (), True),
+        ("es", "und", ENGLISH, (), False),
+    ],
+)
+def test_wrong_language_needs_a_language_that_can_be_told(
+    asked: str, detected: str, text: str, unknown: tuple[str, ...] | None, dropped: bool
+) -> None:
+    rows = responses([(text, "stop", detected, 0.99)]).set_column(0, "language", [[asked]])
+    reason = filter_samples(rows, AnnotateSettings(), unknown)[0].reason
+    assert reason == ("wrong-language" if dropped else "")
+
+
 def test_a_response_without_tokens_is_always_empty() -> None:
     row = responses([("", "stop", "und", 0.0)]).set_column(3, "token_count", [[0]])
     everything_off = AnnotateSettings(drop_empty=False, drop_truncated=False, drop_wrong_language=False)
