@@ -13,10 +13,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from transformers.utils import chat_template_utils
 
 import icr_platform
-from icr_platform import iterate
+from icr_platform import cli, iterate
 from icr_platform.annotation import stage as annotation
 from icr_platform.artifacts import open_artifact
 from icr_platform.chat import (
@@ -180,7 +182,14 @@ def test_rewards_do_not_move_at_midnight_and_do_with_the_setting(
     """The policy is scored before midnight, the reference after it."""
     policy, reference = (str(with_template(path, tmp_path / path.name, DATED["llama-3.2"][0])) for path in tiny_models)
     responses = generation.run(
-        GenerateConfig(policy=policy, prompts=str(prompt_folder), languages="en,es", samples=2, max_tokens=8),
+        GenerateConfig(
+            policy=policy,
+            prompts=str(prompt_folder),
+            languages="en,es",
+            samples=2,
+            max_tokens=8,
+            language_identifier="demo",
+        ),
         StageContext(tmp_path / "generated", "f"),
     ).artifacts["responses"]
 
@@ -253,6 +262,27 @@ def test_iterate_hands_its_date_to_every_stage(monkeypatch: pytest.MonkeyPatch, 
     iterate._evaluate(session, arm, 1, None)
     assert [type(config) for config in configs] == [GenerateConfig, AnnotateConfig, TrainConfig, EvalConfig]
     assert {config.template_date for config in configs} == {date(2025, 3, 9)}
+
+
+def test_check_says_that_the_date_is_fixed_and_what_the_checkpoint_has_beside_the_model(
+    tiny_model: Path,
+    prompt_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = with_template(tiny_model, tmp_path / "model", DATED["granite-3"][0])
+    tensors = load_file(model / "model.safetensors") | {"vision_tower.weight": torch.zeros(3)}
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    preset = tmp_path / "mine.yaml"
+    preset.write_text(f"policy: {model}\nreference: {model}\nprompts: {prompt_folder}\ntemplate_date: 2025-03-09\n")
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["check", str(preset), "--no-tracking"]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes == [
+        f"note: {model}: the model has no place for 1 tensor of its checkpoint, left out: vision_tower.weight",
+        f"note: the chat template of {model} prints the day's date; every prompt says 2025-03-09 (template_date)",
+    ]
 
 
 PARTS = "{% for c in m['content'] %}{% if c['type'] == 'text' %}{{ c['text'] }}{% else %}<image>{% endif %}{% endfor %}"
