@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from safetensors import safe_open
+from torch.utils.data import BatchSampler, SequentialSampler
 
 from icr_platform.artifacts import open_artifact
 from icr_platform.chat import encode_prompt
@@ -189,6 +192,28 @@ def test_merged_lora_model_equals_the_adapted_one(
         before = load_model(config.policy, "float32", "cpu")(ids).logits
     assert float((merged - adapted).abs().max()) < 1e-4
     assert float((merged - before).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize(("processes", "batch_size"), [(1, 4), (2, 1), (2, 4), (3, 2), (8, 4)])
+def test_each_pair_of_a_step_weighs_the_same_in_however_many_processes(
+    tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path, processes: int, batch_size: int
+) -> None:
+    """Over accelerate's own division of the 12 pairs, which repeats pairs where they do not go round."""
+    weights = [0.0] * len(pairs)
+    sampler = BatchSampler(SequentialSampler(range(len(pairs))), batch_size, drop_last=False)
+    for rank in range(processes):
+        trainer = build_trainer(config_for(tiny_models, batch_size=batch_size), pairs, None, tmp_path)
+        trainer.accelerator = SimpleNamespace(gradient_state=SimpleNamespace(end_of_dataloader=True))  # type: ignore[assignment]
+        trainer.args = SimpleNamespace(
+            per_device_train_batch_size=batch_size, world_size=processes, process_index=rank, device="cpu"
+        )  # type: ignore[assignment]
+        rows = list(BatchSamplerShard(sampler, processes, rank))
+        batches = [{"input_ids": torch.zeros(2 * len(some), 3)} for some in rows]
+        trainer.get_batch_samples(iter(batches), len(batches), torch.device("cpu"))
+        for some, batch in zip(rows, batches, strict=True):
+            for row, weight in zip(some, batch["pair_weight"].tolist(), strict=True):
+                weights[row] += weight / len(batches) / processes  # what the trainer and the average over processes do
+    assert weights == pytest.approx([1 / len(pairs)] * len(pairs))
 
 
 def moved(model: Any) -> dict[str, torch.Tensor]:
