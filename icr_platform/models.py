@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from icr_platform.artifacts import MANIFEST, file_digest, read_json, text_digest
 from icr_platform.chat import encode_prompt, require_chat_template
-from icr_platform.errors import InputError
+from icr_platform.errors import InputError, WeightsRemovedError
 
 if TYPE_CHECKING:
     import torch
@@ -143,6 +143,7 @@ def load_model(model: str, dtype: str = "auto", device: str = "auto") -> PreTrai
     from transformers import AutoModelForCausalLM
 
     check_model_path(model)
+    require_weights(model)
     adapter = read_adapter(model)
     wanted = resolve_dtype(dtype, device)
     _quiet_outside_terminals()
@@ -218,9 +219,26 @@ def model_identity(model: str) -> str:
         return text_digest("hub", model, str(getattr(load_config(model), "_commit_hash", None)))
     names = sorted({path for pattern in (*_WEIGHTS, "*.json", "*.jinja", "*.model") for path in folder.glob(pattern)})
     parts = [path for path in names if path.name != MANIFEST]  # a manifest holds the seconds its training took
+    digests = removed_weights(folder) | {path.name: _cached_digest(path) for path in parts}
     adapter = read_adapter(model)
     of_base = ["base", model_identity(adapter.base)] if adapter else []
-    return text_digest(*of_base, *(part for path in parts for part in (path.name, _cached_digest(path))))
+    return text_digest(*of_base, *(part for name in sorted(digests) for part in (name, digests[name])))
+
+
+def removed_weights(folder: Path) -> dict[str, str]:
+    """Digests by name of a checkpoint's files that `keep_checkpoints` gave up; empty when nothing is gone."""
+    path = folder / MANIFEST
+    entries = read_json(path).get("removed", []) if path.exists() else []
+    return {str(entry["file"]): str(entry["sha256"]) for entry in entries}
+
+
+def require_weights(model: str) -> None:
+    """Raise WeightsRemovedError when the model is a checkpoint whose weights are gone."""
+    if removed_weights(Path(model)):
+        raise WeightsRemovedError(
+            f"{model}: keep_checkpoints gave up this checkpoint's weights; train it again, with --keep-checkpoints all, or use "
+            "another iteration's"
+        )
 
 
 _digests: dict[tuple[str, int, int], str] = {}

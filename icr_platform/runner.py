@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from icr_platform.artifacts import MANIFEST, read_json
-from icr_platform.config import Config, leaves, setting
+from icr_platform.config import Config, leaves, role, setting
 from icr_platform.errors import IcrError, InputError
 from icr_platform.inputs import Resolver, fingerprint, input_digests
+from icr_platform.models import require_weights
 from icr_platform.stages import StageContext, StageResult, ignore_metrics
 
 if TYPE_CHECKING:
@@ -128,6 +129,10 @@ def run_stage(
                 file=sys.stderr,
             )
             return _link(session, stage, reused, parent, tags or {})
+        if located(folder, key, ARTIFACTS[stage]) is None:  # there is work to do
+            for name, info in leaves(type(resolved)):
+                if role(info) == "model":
+                    require_weights(getattr(resolved, name))
         run = _start(session, stage, config, digests, key, parent, tags or {})
         with track_status(run):
             context = StageContext(folder, key, run.log_live if run else ignore_metrics)

@@ -194,3 +194,14 @@ def stored_dtype(policy: str) -> torch.dtype:
     config = load_config(policy)
     named = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
     return named if isinstance(named, torch.dtype) else getattr(torch, str(named), torch.float32)
+
+
+def adapter_parameters(policy: str, rank: int) -> int:
+    """Parameters of LoRA's adapters of `rank` on every linear layer but the LM head, counted without weights."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(load_config(policy))
+    head = skeleton.get_output_embeddings()
+    linears = [module for module in skeleton.modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    return sum(rank * (linear.in_features + linear.out_features) for linear in linears)
