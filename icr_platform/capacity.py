@@ -277,7 +277,9 @@ def optimizer_steps(train: Any, pairs: int, processes: int) -> int:
     5
     """
     batches = math.ceil(pairs / (train.batch_size * processes))
-    return max(1, math.ceil(train.epochs * max(1, math.ceil(batches / train.accumulation))))
+    in_an_epoch = max(1, math.ceil(batches / train.accumulation))
+    steps: int = math.ceil(train.epochs * in_an_epoch)
+    return max(1, steps)
 
 
 def disk_of(work: Work, files: TrainingFiles) -> tuple[int, int]:

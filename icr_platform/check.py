@@ -278,7 +278,16 @@ def _print(
     bound = "" if prediction.response_tokens else " at most"
     device, count = _devices(prediction)
     table = Table(title=f"arm {config.arm}: {config.iterations} iterations of", title_justify="left")
-    columns = ("stage", "rows", f"tokens{bound}", "devices", f"time{bound}", "memory", f"disk{bound}", "disk at its peak")
+    columns = (
+        "stage",
+        "rows",
+        f"tokens{bound}",
+        "devices",
+        f"time{bound}",
+        "memory",
+        f"disk{bound}",
+        "disk at its peak",
+    )
     for column in columns:
         table.add_column(column, justify="left" if column == "stage" else "right")
     for item in plans:

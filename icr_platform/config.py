@@ -176,9 +176,7 @@ class TrainSettings(ModelPlace):
         "mean of the likelihood term; pairs: over a step's pairs of the mean over the response's tokens, as the paper's "
         "implementation; tokens: over the tokens of batch_size pairs, as TRL's, which depends on batch_size",
     )
-    router_loss: float = setting(
-        0.0, "weight of the load-balancing loss of a mixture of experts' router; 0: off", ge=0
-    )
+    router_loss: float = setting(0.0, "weight of the load-balancing loss of a mixture of experts' router; 0: off", ge=0)
     dpo_reference: Literal["policy", "initial"] = setting(
         "policy", "reference of the DPO loss: the policy at the start of training, or the given reference"
     )

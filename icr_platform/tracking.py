@@ -354,7 +354,6 @@ class Tracker:
 
         deliver(put, self.uri)
 
-
     def give_up_checkpoint(self, run_id: str, name: str, alias: str, checkpoint: Path, names: Sequence[str]) -> None:
         """Remove the weights of a train run's checkpoint from the artifact store, and the alias that leads to them.
 

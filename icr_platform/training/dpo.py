@@ -48,7 +48,9 @@ class PairTrainer(DPOTrainer):
     def __init__(self, config: TrainConfig, **parts: Any) -> None:
         self.tokens = 0
         self._config = config
-        self._sums = torch.zeros(len(_PAIR_FIGURES) + 1, dtype=torch.float64)  # over pairs since the last point of the curve
+        self._sums = torch.zeros(
+            len(_PAIR_FIGURES) + 1, dtype=torch.float64
+        )  # over pairs since the last point of the curve
         super().__init__(**parts)
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
@@ -67,7 +69,8 @@ class PairTrainer(DPOTrainer):
         """The configured schedule; transformers' own begin their warm-up at rate 0."""
         if self.lr_scheduler is None:
             share = rate_shares(self._config.schedule, self._config.warmup, num_training_steps)
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, share)
+            used: Any = optimizer or self.optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(used, share)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -79,7 +82,8 @@ class PairTrainer(DPOTrainer):
         """
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         each, processes = self.args.per_device_train_batch_size, self.args.world_size
-        over = len(self.train_dataset) % (each * processes) if self.accelerator.gradient_state.end_of_dataloader else 0
+        dataset: Any = self.train_dataset
+        over = len(dataset) % (each * processes) if self.accelerator.gradient_state.end_of_dataloader else 0
         pairs = (len(batches) - bool(over)) * each * processes + over
         for number, batch in enumerate(batches, start=1):
             rows = len(batch["input_ids"]) // 2
@@ -111,8 +115,10 @@ class PairTrainer(DPOTrainer):
             ref_chosen, ref_rejected = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
         else:
             ids = {name: inputs[name] for name in ("input_ids", "attention_mask", "completion_mask")}
-            reference = self.model if self.ref_model is None else self.ref_model  # LoRA's, with the adapters switched off
-            ref_chosen, ref_rejected = self.compute_ref_log_probs(reference, ids)
+            reference = (
+                self.model if self.ref_model is None else self.ref_model
+            )  # LoRA's, with the adapters switched off
+            ref_chosen, ref_rejected = self.compute_ref_log_probs(reference, ids)  # type: ignore[no-untyped-call]
         chosen_reward, rejected_reward = self.beta * (chosen - ref_chosen), self.beta * (rejected - ref_rejected)
         per_pair = -logsigmoid(chosen_reward - rejected_reward)
         lengths = mask.chunk(2)[0].sum(1)
@@ -129,7 +135,9 @@ class PairTrainer(DPOTrainer):
 
     def _note_rewards(self, chosen: torch.Tensor, rejected: torch.Tensor, counts: torch.Tensor) -> None:
         """Add the batch's pairs, of all processes, to the sums behind the next point of the curve."""
-        figures = torch.stack([(chosen > rejected).float(), chosen - rejected, chosen, rejected, torch.ones_like(chosen)])
+        figures = torch.stack(
+            [(chosen > rejected).float(), chosen - rejected, chosen, rejected, torch.ones_like(chosen)]
+        )
         columns = (figures * counts).T.contiguous()
         self._sums += self.accelerator.gather(columns).sum(0).double().cpu()
 
@@ -139,7 +147,7 @@ class PairTrainer(DPOTrainer):
         if pairs:
             logs |= {name: total / pairs for name, total in zip(_PAIR_FIGURES, sums, strict=True)}
         self._sums.zero_()
-        super().log(logs, start_time)  # type: ignore[no-untyped-call]
+        super().log(logs, start_time)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> torch.Tensor:
         self.tokens += int(inputs["attention_mask"].sum())

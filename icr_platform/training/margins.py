@@ -83,6 +83,8 @@ def _notes(margins: Mapping[str, float], following: str) -> list[str]:
         "saved": ("as saved", "use --save-dtype trained"),
         "loaded": (f"as the next stage loads it ({following})", "use --dtype float32 there, or raise --learning-rate"),
     }
+    if following == "float32":
+        del fixes["loaded"]  # it is the saved one
     for name, (where, fix) in fixes.items():
         if name in margins and abs(margins[name] - trained) > _NOTABLE * abs(trained):
             notes.append(

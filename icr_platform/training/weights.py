@@ -134,11 +134,11 @@ def _merged(model: Any, config: TrainConfig, state: State) -> tuple[Any, bool]:
 
     model = get_peft_model(model, adapters(config))
     set_peft_model_state_dict(model, state)
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
     with torch.no_grad():
         moved = any(
             not torch.equal(weight, weight + layer.get_delta_weight("default"))
-            for layer in model.modules()
-            if isinstance(layer, LoraLayer)
+            for layer in layers
             for weight in [layer.get_base_layer().weight]
         )
     return model.merge_and_unload().requires_grad_(True), moved  # peft froze it

@@ -160,6 +160,7 @@ def test_only_the_last_checkpoint_is_kept_and_finished_work_is_found_all_the_sam
     assert redone.stages[1, "train"].result.metrics["train/final_loss"] == arm.metrics[1]["train/final_loss"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_someone_named_stays(preset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, options = parse("iterate", [f"--config={preset}", "--iterations=1"])
     one = iterate(open_session(options), config).stages[1, "train"].run  # type: ignore[arg-type]
@@ -172,6 +173,7 @@ def test_a_checkpoint_that_someone_named_stays(preset: Path, capsys: pytest.Capt
     assert "its checkpoint stays for models:/icr-policy@production" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_mlflow_the_output_folder_keeps_what_was_asked_for(preset: Path, tmp_path: Path) -> None:
     flags = [f"--config={preset}", "--keep-checkpoints=last", "--tracking=false", f"--output={tmp_path / 'out'}"]
     config, options = parse("iterate", flags)
@@ -180,7 +182,8 @@ def test_without_mlflow_the_output_folder_keeps_what_was_asked_for(preset: Path,
     assert not list(first.glob("*.safetensors"))
     assert load_model(str(second))
     before = model_identity(str(first)), (first / "manifest.json").stat().st_mtime_ns
-    assert iterate(open_session(options), config).metrics == arm.metrics  # type: ignore[arg-type]
+    again = iterate(open_session(options), config)  # type: ignore[arg-type]
+    assert again.stages[1, "train"].result.metrics == arm.stages[1, "train"].result.metrics
     assert before == (model_identity(str(first)), (first / "manifest.json").stat().st_mtime_ns)
     shutil.rmtree(tmp_path / "out" / "iteration-1" / "eval")
     iterate(open_session(options), config)  # type: ignore[arg-type]

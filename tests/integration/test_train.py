@@ -151,13 +151,17 @@ def test_a_single_step_trains(values: dict[str, Any], tmp_path: Path) -> None:
     result = train(values, tmp_path / "out", batch_size=1, accumulation=32, epochs=1.0, learning_rate=1e-3)
     curve = result.tables["loss_curve"]
     assert list(curve["train/learning_rate"]) == [1e-3]
-    assert curve["train/rewards/margins"][0] == pytest.approx(0.0, abs=1e-5), "over the step's pairs, before they moved it"
+    assert curve["train/rewards/margins"][0] == pytest.approx(0.0, abs=1e-5), (
+        "over the step's pairs, before they moved it"
+    )
     checkpoint = result.artifacts["checkpoint"]
     assert margin(checkpoint, values["preferences"]) > margin(Path(values["policy"]), values["preferences"]) + 0.1
 
 
 def test_a_training_that_moves_no_weight_fails_and_says_why(values: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(IcrError, match=r"changed no weight of the policy: at --learning-rate 1e-30 .*raise it") as error:
+    with pytest.raises(
+        IcrError, match=r"changed no weight of the policy: at --learning-rate 1e-30 .*raise it"
+    ) as error:
         train(values, tmp_path / "out", learning_rate=1e-30)
     assert error.value.exit_status == 1
     with pytest.raises(IcrError, match=r"--lora-alpha"):
@@ -195,8 +199,34 @@ def test_a_checkpoint_keeps_what_was_trained_though_the_policy_is_stored_in_bflo
             assert "--save-dtype trained" in notes[0]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("save_dtype", ["trained", "stored"])
+def test_a_real_model_stored_in_bfloat16_keeps_its_margin(
+    smollm2: Path, make_preferences: Callable[..., Path], tmp_path: Path, save_dtype: str
+) -> None:
+    """SmolLM2-135M, 24 pairs at 2e-6, as trained by people who hold it in bfloat16."""
+    policy = tmp_path / "policy"
+    load_model(str(smollm2), "bfloat16", "cpu").save_pretrained(policy)
+    load_tokenizer(str(smollm2)).save_pretrained(policy)
+    preferences = str(make_preferences(tmp_path / "preferences", policy, 24))
+    values = {"policy": str(policy), "preferences": preferences, "device": "cpu", "learning_rate": 2e-6,
+              "batch_size": 1, "accumulation": 1, "save_dtype": save_dtype}  # fmt: skip
+    result = train(values, tmp_path / "out")
+    trained, saved = (result.metrics[f"train/{name}_margin"] / 0.1 for name in ("trained", "saved"))
+    reloaded = margin(result.artifacts["checkpoint"], preferences) - margin(policy, preferences)
+    print(
+        f"save_dtype {save_dtype}: {trained:+.3f} nats in the trained weights, {reloaded:+.3f} reloaded; {result.notes}"
+    )
+    assert reloaded == pytest.approx(saved, rel=1e-3, abs=1e-4)
+    assert trained > 1.0
+    if save_dtype == "trained":
+        assert reloaded == pytest.approx(trained, rel=0.02)
+    else:
+        assert "--save-dtype trained" in " ".join(result.notes)
+
+
 def test_a_router_loss_without_a_router_is_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="field 'router_loss'.*not a mixture of experts"):
+    with pytest.raises(InputError, match=r"field 'router_loss'.*not a mixture of experts"):
         validate(TrainConfig.model_validate(values | {"router_loss": 0.01}))
 
 

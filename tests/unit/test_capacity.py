@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +23,10 @@ from icr_platform.capacity import (
     training_files,
     works,
 )
+from icr_platform.check import Prediction, check
 from icr_platform.config import IterateConfig, TrainConfig
 from icr_platform.models import load_config, load_model, load_tokenizer, parameter_count
+from icr_platform.runner import RunOptions
 from icr_platform.stages import StageContext
 from icr_platform.training import dpo, stage
 from icr_platform.training.weights import adapter_parameters
@@ -162,3 +165,25 @@ def test_the_disk_of_three_iterations(keep: str, reference: str, at_the_peak: in
     plans = [StagePlan(Work(name, 1, 1.0), 1, None, 0, *kept) for name, kept in sizes.items()]  # type: ignore[arg-type]
     tables = 3 * 2 * 2 + 3 * 2  # when the third policy is trained
     assert disk_of_iterations(config, plans, 2) == (tables + at_the_peak, tables + 2 + at_the_end)
+
+
+def test_check_sets_the_peak_against_the_free_disk(
+    larger_model: Path,
+    prompt_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Enough for what stays, not for the resume points beside it."""
+    monkeypatch.chdir(tmp_path)
+    values = {"policy": str(larger_model), "reference": str(larger_model), "prompts": str(prompt_folder), "iterations": 1,
+              "output": str(tmp_path / "out"), "generate": {"max_tokens": 24},
+              "train": {"accumulation": 1, "save_steps": 2}}  # fmt: skip
+    parameters = parameter_count(str(larger_model))
+    options = RunOptions(tracking=False)
+    for free, changes in ((13, {}), (13, {"save_steps": 100}), (25, {}), (4, {"save_steps": 100})):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free * parameters))
+        config = IterateConfig.model_validate(values | {"train": values["train"] | changes})  # type: ignore[operator]
+        assert check(config, options, Prediction(response_tokens=10)) == 0
+        is_too_little = "TOO LITTLE, use --train-save-steps" in capsys.readouterr().out
+        assert is_too_little == (free < (24 if not changes else 4.1))
