@@ -8,6 +8,8 @@ below, which are assumptions and named as such wherever they are used.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +19,8 @@ DECODE_EFFICIENCY = 0.5  # of the time that memory and arithmetic would need
 _SEQUENCES = 256  # decoded together by an engine, at most
 _RECOMPUTE = 4 / 3  # gradient checkpointing runs the forward pass twice
 _TRAIN_BYTES = 16  # per trained parameter: weight, gradient and two moments, float32
+_RESUME_BYTES = 12  # per trained parameter in a resume point: weight and two moments, float32
+_RESUME_BYTES_TWICE = 16  # where the engine also writes the gathered weights: DeepSpeed, FSDP with FULL_STATE_DICT
 _BYTES_PER_RESPONSE_TOKEN = 9  # Parquet, zstd: id and text, measured on X-AlpacaEval outputs
 _BYTES_PER_REWARD = 40
 _PROCESS = 800 * 10**6  # Python with torch and transformers
@@ -92,13 +96,38 @@ class Work:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage's cost. devices: those it keeps busy. seconds: None without rates. memory: peak bytes on each device."""
+    """A stage's cost. devices: those it keeps busy. seconds: None without rates. memory: peak bytes on each device.
+
+    disk_bytes: of the artifacts that stay. disk_peak_bytes: of them and of what is there beside them while the stage works.
+    """
 
     work: Work
     devices: int
     seconds: float | None
     memory_bytes: int
     disk_bytes: int
+    disk_peak_bytes: int
+
+
+@dataclass(frozen=True)
+class TrainingFiles:
+    """Bytes of what a training writes.
+
+    resume_point: weights and optimizer states of one. resume_points: of them on the disk at once, 0 to 2: the one before goes
+    when the next is whole. handed_over: weights that launched processes leave for the process that saves them. checkpoint: the
+    finished model.
+    """
+
+    resume_point: int
+    resume_points: int
+    handed_over: int
+    checkpoint: int
+
+    @property
+    def peak(self) -> int:
+        """While two resume points are there, or while the checkpoint is written beside the last one."""
+        saving = min(1, self.resume_points) * self.resume_point + self.handed_over + self.checkpoint
+        return max(self.resume_points * self.resume_point, saving)
 
 
 @dataclass(frozen=True)
@@ -219,10 +248,64 @@ def _training_memory(work: Work, config: Any, shape: ModelShape, weight_bytes: i
     return states + tokens * weight_bytes * kept * shape.layers + logits
 
 
-def disk_of(work: Work, shape: ModelShape, stored_bytes: int) -> int:
-    """Bytes of what a stage writes and keeps."""
+def training_files(
+    train: Any, pairs: int, parameters: int, adapter_parameters: int, stored_bytes: int, accelerate: Mapping[str, Any]
+) -> TrainingFiles:
+    """What training writes. train: a TrainSettings or TrainConfig.
+
+    adapter_parameters: of LoRA; ignored without it. stored_bytes: of a weight in the policy's own files. accelerate: the
+    settings of its accelerate config, empty without one.
+    """
+    trained = adapter_parameters if train.lora_rank else parameters
+    steps = optimizer_steps(train, pairs, int(accelerate.get("num_processes", 1)))
+    kind = str(accelerate.get("distributed_type", "NO"))
+    state_dict = str((accelerate.get("fsdp_config") or {}).get("fsdp_state_dict_type", ""))
+    is_twice = kind == "DEEPSPEED" or (kind == "FSDP" and state_dict == "FULL_STATE_DICT")
+    return TrainingFiles(
+        resume_point=trained * (_RESUME_BYTES_TWICE if is_twice else _RESUME_BYTES),
+        resume_points=min(2, (steps - 1) // train.save_steps),  # none after the last step
+        handed_over=4 * trained if accelerate else 0,
+        checkpoint=parameters * (4 if train.save_dtype == "trained" else stored_bytes),
+    )
+
+
+def optimizer_steps(train: Any, pairs: int, processes: int) -> int:
+    """Optimizer steps of a training, at least 1; each epoch's last one may be of fewer pairs.
+
+    >>> from icr_platform.config import TrainSettings
+    >>> optimizer_steps(TrainSettings(batch_size=2, accumulation=4, epochs=1.5), 33, 2)
+    5
+    """
+    batches = math.ceil(pairs / (train.batch_size * processes))
+    in_an_epoch = max(1, math.ceil(batches / train.accumulation))
+    steps: int = math.ceil(train.epochs * in_an_epoch)
+    return max(1, steps)
+
+
+def disk_of(work: Work, files: TrainingFiles) -> tuple[int, int]:
+    """Bytes of the artifacts that a stage leaves, and of what it has on the disk at its peak."""
     if work.stage == "train":
-        return shape.parameters * stored_bytes
-    if work.stage == "annotate":
-        return work.rows * _BYTES_PER_REWARD
-    return work.decoded * _BYTES_PER_RESPONSE_TOKEN
+        return files.checkpoint, files.peak
+    kept = work.rows * _BYTES_PER_REWARD if work.stage == "annotate" else work.decoded * _BYTES_PER_RESPONSE_TOKEN
+    return kept, kept
+
+
+def disk_of_iterations(config: Any, plans: list[StagePlan], copies: int) -> tuple[int, int]:
+    """Bytes on the disk at the peak of an IterateConfig's run, and at its end. copies: of each artifact; 2 with MLflow's own.
+
+    Checkpoints that `keep_checkpoints` gives up go when their iteration is over and the next one needs them no more.
+    """
+    kept = {plan.work.stage: copies * plan.disk_bytes for plan in plans}
+    training = next(plan for plan in plans if plan.work.stage == "train")
+    needed = 2 if config.reward_reference == "previous" else 1  # of earlier policies, by the next iteration
+    limits = {"all": config.iterations, "last": needed, "best": needed + 1}
+    used, peak, held = kept.get("eval", 0), 0, 0
+    for _ in range(config.iterations):
+        used += kept["generate"] + kept["annotate"]
+        checkpoints = held * kept["train"]
+        peak = max(peak, used + checkpoints + training.disk_peak_bytes, used + checkpoints + kept["train"])
+        used += kept.get("eval", 0)
+        peak = max(peak, used + checkpoints + kept["train"])
+        held = min(held + 1, limits[config.keep_checkpoints])
+    at_the_end = config.iterations if config.keep_checkpoints == "all" else 1
+    return peak, used + at_the_end * kept["train"]

@@ -19,12 +19,15 @@ from icr_platform.capacity import (
     Prompts,
     Rates,
     StagePlan,
+    TrainingFiles,
     Work,
     disk_of,
+    disk_of_iterations,
     memory_of,
     model_shape,
     rates_on_paper,
     seconds_of,
+    training_files,
     works,
 )
 from icr_platform.config import IterateConfig, require
@@ -196,19 +199,38 @@ def plan(
     """The stages of one iteration: tokens, seconds, peak memory of each device, disk."""
     device, count = _devices(prediction)
     weight_bytes = 2 if prediction.gpus else int(resolve_dtype(config.generate.dtype, "auto").itemsize)
+    files = _training_files(config, shape, training.rows)
     plans = []
     for work in works(config, training, evaluation, prediction.response_tokens):
         busy = _busy(config, work, count)
+        kept, peak = disk_of(work, files)
         plans.append(
             StagePlan(
                 work=work,
                 devices=busy,
                 seconds=seconds_of(work, rates, busy, config.eval.judge_concurrency) if rates else None,
                 memory_bytes=memory_of(work, config, shape, weight_bytes, device, _shards(config, busy)),
-                disk_bytes=disk_of(work, shape, weight_bytes),
+                disk_bytes=kept,
+                disk_peak_bytes=peak,
             )
         )
     return plans
+
+
+def _training_files(config: IterateConfig, shape: ModelShape, pairs: int) -> TrainingFiles:
+    """What one training writes; pairs: at most one for each prompt."""
+    from icr_platform.training.launch import read_accelerate_config
+    from icr_platform.training.weights import adapter_parameters, stored_dtype
+
+    launched = config.train.accelerate_config
+    return training_files(
+        config.train,
+        pairs,
+        shape.parameters,
+        adapter_parameters(config.policy, config.train.lora_rank) if config.train.lora_rank else 0,
+        stored_dtype(config.policy).itemsize,
+        read_accelerate_config(Path(launched)) if launched else {},
+    )
 
 
 def _devices(prediction: Prediction) -> tuple[Device | None, int]:
@@ -264,12 +286,23 @@ def _print(
     bound = "" if prediction.response_tokens else " at most"
     device, count = _devices(prediction)
     table = Table(title=f"arm {config.arm}: {config.iterations} iterations of", title_justify="left")
-    for column in ("stage", "rows", f"tokens{bound}", "devices", f"time{bound}", "memory", f"disk{bound}"):
+    columns = (
+        "stage",
+        "rows",
+        f"tokens{bound}",
+        "devices",
+        f"time{bound}",
+        "memory",
+        f"disk{bound}",
+        "disk at its peak",
+    )
+    for column in columns:
         table.add_column(column, justify="left" if column == "stage" else "right")
     for item in plans:
         time = duration(item.seconds) if item.seconds is not None else "-"
         cells = [f"{item.work.rows:,}", f"{item.work.tokens:,}", str(item.devices), time]
-        table.add_row(item.work.stage, *cells, size(item.memory_bytes), size(item.disk_bytes))
+        sizes = (item.memory_bytes, item.disk_bytes, item.disk_peak_bytes)
+        table.add_row(item.work.stage, *cells, *(size(count) for count in sizes))
     console = _console()
     console.print(table)
     if source:
@@ -296,15 +329,20 @@ def _console() -> Any:
 
 
 def _capacity(session: Session, config: IterateConfig, plans: list[StagePlan], device: Device | None) -> str:
-    """One line that sets the prediction against the disk and the memory there is."""
+    """Two lines that set the prediction against the disk and the memory there is."""
     copies = 2 if session.tracker is not None and session.options.artifacts == "copy" else 1
-    disk = config.iterations * copies * sum(item.disk_bytes for item in plans)
-    free = shutil.disk_usage(session.base).free
+    disk, end = disk_of_iterations(config, plans, copies)
+    place = Path(config.output) if config.output else session.base
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
     peak = max(item.memory_bytes for item in plans)
     memory = int(device.memory) if device else _memory()
     copied = "artifacts are copied to MLflow; --artifacts=reference halves it" if copies == 2 else "one copy"
+    smaller = "--train-save-steps above the number of steps, --keep-checkpoints last, --train-save-dtype stored or LoRA"
     return (
-        f"disk: {size(disk)} ({copied}), {size(free)} free{'' if disk < free else ': TOO LITTLE'}; "
+        f"disk: {size(disk)} at the peak, {size(end)} at the end ({copied}), {size(free)} free in {place}"
+        f"{'' if disk < free else f': TOO LITTLE, use {smaller}'}\n"
         f"{'each GPU' if device else 'memory'}: {size(peak)} at the peak of {size(memory)}"
         f"{'' if peak < memory else ': TOO LITTLE, use LoRA, gradient_checkpointing or more devices'}"
     )

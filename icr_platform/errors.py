@@ -15,3 +15,7 @@ class InputError(IcrError):
 
 class TrackingError(IcrError):
     """The tracking server stopped answering; finished work waits on disk for the next run."""
+
+
+class WeightsRemovedError(InputError):
+    """A checkpoint whose weights `keep_checkpoints` gave up is to be loaded."""

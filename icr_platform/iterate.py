@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from icr_platform.artifacts import atomic_path, file_digest, open_artifact, read_json, text_digest
 from icr_platform.config import AnnotateConfig, Config, EvalConfig, GenerateConfig, IterateConfig, TrainConfig, validate
-from icr_platform.errors import InputError
+from icr_platform.errors import InputError, WeightsRemovedError
+from icr_platform.identity import artifact_identity
 from icr_platform.iteration import generating_policy, iteration_seed, reward_reference
+from icr_platform.models import removed_weights
 from icr_platform.runner import (
     Session,
     StageRun,
@@ -24,6 +28,7 @@ from icr_platform.runner import (
     stage_from_store,
     track_status,
 )
+from icr_platform.training.checkpoint import remove_weights
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,6 +58,7 @@ class Arm:
     run: RunHandle | None
     policies: list[str]
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+    trainings: dict[int, TrainConfig] = field(default_factory=dict)
     stages: dict[tuple[int, str], StageRun] = field(default_factory=dict)
     changes: dict[int, dict[str, float]] = field(default_factory=dict)
     """Metrics of the comparison with the iteration before, of those that were compared now."""
@@ -89,6 +95,8 @@ def _iterate(session: Session, config: IterateConfig) -> Arm:
                     _evaluate(session, arm, iteration, parent)
                     _compare(session, arm, iteration, parent)
                 _publish(arm, iteration, parent)
+                for given_up in checkpoints_to_give_up(arm.config, iteration, arm.metrics):
+                    _give_up(session, arm, given_up)
         if session.tracker is not None:
             session.tracker.forget_iterations(_model_of(arm), after=config.iterations)
         if not _found_report(session, arm):
@@ -153,19 +161,85 @@ def _improve(session: Session, arm: Arm, iteration: int, parent: RunHandle | Non
         AnnotateConfig(**dict(config.annotate), **shared, reference=reference, prompts=config.prompts,
                        responses=generated.reference("responses")),
     )  # fmt: skip
-    trained = _stage(
-        session, arm, iteration, "train", parent,
-        TrainConfig(**dict(config.train), **shared, reference=config.reference,
-                    preferences=annotated.reference("preferences")),
+    arm.trainings[iteration] = TrainConfig(
+        **dict(config.train), **shared, reference=config.reference,
+        preferences=annotated.reference("preferences"),
     )  # fmt: skip
+    trained = _train(session, arm, iteration, parent)
     arm.policies.append(trained.reference("checkpoint"))
-    if session.tracker is not None and trained.run is not None:
-        session.tracker.register(_model_of(arm), trained.run, iteration)
 
 
 def _model_of(arm: Arm) -> str:
     """Name of the arm's registered model, whose aliases iteration-1 .. iteration-T are the policies in use."""
     return f"{arm.config.arm}-policy"
+
+
+def _train(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> StageRun:
+    trained = _stage(session, arm, iteration, "train", parent, arm.trainings[iteration])
+    tracker = session.tracker
+    if tracker is not None and trained.run is not None and not tracker.has_given_up(trained.run.run_id):
+        tracker.register(_model_of(arm), trained.run, iteration)
+    return trained
+
+
+def checkpoints_to_give_up(
+    config: IterateConfig, iteration: int, metrics: Mapping[int, Mapping[str, float]]
+) -> list[int]:
+    """Iterations whose checkpoints `keep_checkpoints` gives up once `iteration` is evaluated. pi_0 is never among them.
+
+    The next iteration starts from the last policy, and with reward_reference=previous scores under the one before. The best has
+    the highest mean win rate, the later of equals; where none was measured it is the last.
+    """
+    if config.keep_checkpoints == "all":
+        return []
+    rates = {t: metrics.get(t, {}).get("win_rate/mean", math.nan) for t in range(1, iteration + 1)}
+    judged = [t for t, rate in rates.items() if not math.isnan(rate)]
+    is_best = config.keep_checkpoints == "best" and judged
+    kept = {max(judged, key=lambda t: (rates[t], t)) if is_best else iteration}
+    if iteration < config.iterations:
+        kept |= {iteration, iteration - 1} if config.reward_reference == "previous" else {iteration}
+    return [t for t in range(1, iteration + 1) if t not in kept]
+
+
+def _give_up(session: Session, arm: Arm, iteration: int) -> None:
+    """Remove a checkpoint's weights wherever they lie, unless they are another arm's or another alias leads to them."""
+    trained, tracker = arm.stages[iteration, "train"], session.tracker
+    name, alias = _model_of(arm), f"iteration-{iteration}"
+    if tracker is None or trained.run is None:
+        remove_weights(trained.artifact("checkpoint"))
+        return
+    if tracker.has_given_up(trained.run.run_id):
+        return
+    uses = tracker.other_uses(trained.run.run_id, arm.config.arm, name, alias)
+    if uses:
+        print(f"iteration {iteration}: its checkpoint stays for {', '.join(uses)}", file=sys.stderr, flush=True)
+        return
+    folder = trained.artifact("checkpoint")
+    names = remove_weights(folder)
+    tracker.give_up_checkpoint(trained.run.run_id, name, alias, folder, names)
+    trained.run.tag_content(folder, "checkpoint", artifact_identity(folder, "checkpoint"))
+
+
+def _with_weights(session: Session, arm: Arm, parent: RunHandle | None, config: Config) -> Config | None:
+    """The stage's configuration after policies that it needs, and whose weights are gone, were trained again; None without any."""
+    again = {}
+    for name in ("policy", "reference"):
+        value = getattr(config, name, "")
+        if value in arm.policies[1:] and removed_weights(Path(session.resolver.local(value, arm.config.seed))):
+            again[name] = _train_again(session, arm, parent, arm.policies.index(value))
+    return config.model_copy(update=again) if again else None
+
+
+def _train_again(session: Session, arm: Arm, parent: RunHandle | None, iteration: int) -> str:
+    """The new checkpoint of an earlier iteration, whose weights were given up and are needed all the same."""
+    gone = Path(arm.policies[iteration])
+    for place in (session.work, Path(arm.config.output or session.work).resolve()):
+        if gone.is_relative_to(place):  # else it is MLflow's, where the run keeps what is left of it
+            shutil.rmtree(gone, ignore_errors=True)
+    afresh = dataclasses.replace(session, options=session.options.model_copy(update={"reuse": False}))
+    trained = _train(afresh, arm, iteration, parent)
+    arm.policies[iteration] = trained.reference("checkpoint")
+    return arm.policies[iteration]
 
 
 def _evaluate(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
@@ -229,7 +303,13 @@ def _stage(
         config = config.model_copy(update={"output": str(Path(output) / f"iteration-{iteration}" / stage)})
     print(f"iteration {iteration}: {stage}", file=sys.stderr, flush=True)
     tags = {"icr.arm": arm.config.arm, "icr.iteration": iteration}
-    done = run_stage(session, stage, config, parent=parent, tags=tags, own_process=arm.config.stage_processes)
+    try:
+        done = run_stage(session, stage, config, parent=parent, tags=tags, own_process=arm.config.stage_processes)
+    except WeightsRemovedError:
+        restored = _with_weights(session, arm, parent, config)
+        if restored is None:
+            raise
+        done = run_stage(session, stage, restored, parent=parent, tags=tags, own_process=arm.config.stage_processes)
     _keep(arm, iteration, stage, done)
     return done
 

@@ -24,7 +24,7 @@ from icr_platform.checkpoint_weights import (
     shards_of,
 )
 from icr_platform.config import CHAT_DEFAULTS, ChatSettings
-from icr_platform.errors import InputError
+from icr_platform.errors import InputError, WeightsRemovedError
 from icr_platform.file_digests import remembered_digest
 from icr_platform.folder_content import content_files
 
@@ -173,6 +173,7 @@ def load_model(model: str, dtype: str = "auto", device: str = "auto") -> PreTrai
     from transformers import AutoModelForCausalLM
 
     check_model_path(model)
+    require_weights(model)
     adapter = read_adapter(model)
     wanted = resolve_dtype(dtype, device)
     _quiet_outside_terminals()
@@ -217,9 +218,11 @@ def check_weights(model: str, is_loaded_by_vllm: bool = False) -> tuple[str, ...
     Returns: a line for a person to read where the checkpoint has tensors that the model does not.
 
     Raises:
-        InputError: there are no weights, or a tensor or a file is missing, cut off, or of another shape than the config says.
+        InputError: there are no weights (and they were not given up), or a tensor or a file is missing, cut off, or of another shape than the config says.
     """
     adapter, base = read_adapter(model), base_of(model)
+    if removed_weights(Path(base)):  # finished work is found without them; whoever loads them asks `require_weights`
+        return ()
     config = load_config(base)
     files = _safetensors_files(base)
     own_format = getattr(config, "quantization_config", None) or getattr(config, "transformers_weights", None)
@@ -294,7 +297,7 @@ def model_identity(model: str) -> str:
             raise InputError(f"{model}: the commit of the hub model cannot be told; download it and give its folder")
         return text_digest("hub", model, str(commit))
     written = {entry["file"]: entry for entry in (own_manifest(folder) or {}).get("files", ())}
-    parts = []
+    digests = removed_weights(folder)
     for relative, path in content_files(folder):
         name = relative.as_posix()
         if relative.name in _UNREAD or relative.match(_RANDOM_STATES) or name == MANIFEST:
@@ -302,10 +305,25 @@ def model_identity(model: str) -> str:
         fault = file_fault(path, written[name]) if name in written and relative.suffix in _WEIGHTS else ""
         if fault:
             raise InputError(f"{path}: {fault}; copy the file or train again, or delete {MANIFEST} if it was meant")
-        parts += [name, _settings_digest(path) if name in _NAMING_PLACES else remembered_digest(path)]
+        digests[name] = _settings_digest(path) if name in _NAMING_PLACES else remembered_digest(path)
     adapter = read_adapter(model)
     of_base = ["base", model_identity(adapter.base)] if adapter else []
-    return text_digest(*of_base, *parts)
+    return text_digest(*of_base, *(part for name in sorted(digests) for part in (name, digests[name])))
+
+
+def removed_weights(folder: Path) -> dict[str, str]:
+    """Digests by name of a checkpoint's files that `keep_checkpoints` gave up; empty when nothing is gone."""
+    entries = (own_manifest(folder) or {}).get("removed", [])
+    return {str(entry["file"]): str(entry["sha256"]) for entry in entries}
+
+
+def require_weights(model: str) -> None:
+    """Raise WeightsRemovedError when the model is a checkpoint whose weights are gone."""
+    if removed_weights(Path(model)):
+        raise WeightsRemovedError(
+            f"{model}: keep_checkpoints gave up this checkpoint's weights; train it again, with --keep-checkpoints all, or use "
+            "another iteration's"
+        )
 
 
 def _settings_digest(path: Path) -> str:

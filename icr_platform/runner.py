@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from icr_platform.artifacts import MANIFEST, damaged_files, read_json
-from icr_platform.config import Config, leaves, setting
+from icr_platform.config import Config, leaves, role, setting
 from icr_platform.earlier import PLACES, SAME_COMPUTATION, Earlier, Source
 from icr_platform.errors import IcrError, InputError
 from icr_platform.identity import Identity, artifact_identity, identify, strict_digest
 from icr_platform.inputs import Resolver
+from icr_platform.models import require_weights
 from icr_platform.stages import StageContext, StageResult, ignore_metrics
 from icr_platform.work import (
     WORK,
@@ -173,6 +174,10 @@ def run_stage(
         if known:
             resolved = session.resolver.resolve(config, config.seed)
             module.validate(resolved)
+        if located(folder, key, ARTIFACTS[stage]) is None:  # there is work to do
+            for name, info in leaves(type(resolved)):
+                if role(info) == "model":
+                    require_weights(getattr(resolved, name))
         _make_room(session, stage, identity, place)
         earlier = _earlier(session, stage, identity, folder)
         unread = strict_digest(stage, resolved, known)

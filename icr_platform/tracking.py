@@ -17,7 +17,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -652,6 +652,58 @@ class Tracker:
         is_server = self.uri.startswith(("http://", "https://"))  # which takes no path that is not its own
         source = path if path and not is_server else f"runs:/{run_id}/checkpoint"
         return str(self.client.create_model_version(name, source, run_id).version)
+
+    def has_given_up(self, run_id: str) -> bool:
+        """Whether the weights of this train run's checkpoint were removed."""
+        return deliver(lambda: self.client.get_run(run_id), self.uri).data.tags.get("icr.checkpoint") == "removed"
+
+    def give_up_checkpoint(self, run_id: str, name: str, alias: str, checkpoint: Path, names: Sequence[str]) -> None:
+        """Remove the weights of a train run's checkpoint from the artifact store, and the alias that leads to them.
+
+        name, alias: of the registered model. checkpoint: a local copy whose weights are gone; names: their files.
+        """
+        from mlflow.exceptions import MlflowException
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        def remove() -> None:
+            for version in self.client.search_model_versions(f"run_id = '{run_id}'"):
+                if version.name == name:
+                    self.client.set_model_version_tag(name, version.version, "icr.checkpoint", "removed")
+                    if str(self.client.get_registered_model(name).aliases.get(alias)) == str(version.version):
+                        self.client.delete_registered_model_alias(name, alias)
+            run = self.client.get_run(run_id)
+            self.client.set_tag(run_id, "icr.checkpoint", "removed")
+            if "icr.artifact.checkpoint" in run.data.tags:
+                return  # the artifact is a reference to the local copy
+            repository = get_artifact_repository(run.info.artifact_uri, tracking_uri=self.uri)
+            held = {Path(file.path).name for file in repository.list_artifacts("checkpoint")}
+            if held & set(names):
+                manifest = checkpoint / MANIFEST
+                with tempfile.TemporaryDirectory() as folder:  # the local copy may be the store's own file
+                    repository.log_artifact(shutil.copy(manifest, folder), "checkpoint")
+            for file in sorted(held & set(names)):
+                with contextlib.suppress(FileNotFoundError):
+                    repository.delete_artifacts(f"checkpoint/{file}")
+
+        try:
+            deliver(remove, self.uri)
+        except (MlflowException, NotImplementedError, OSError) as error:
+            raise TrackingError(f"runs:/{run_id}/checkpoint: its weights could not be removed ({error})") from error
+
+    def other_uses(self, run_id: str, arm: str, name: str, alias: str) -> list[str]:
+        """What else needs a train run's checkpoint: the arm that trained it, if not `arm`, and aliases but `alias` of `name`."""
+
+        def find() -> list[str]:
+            owner = self.client.get_run(run_id).data.tags.get("icr.arm", "")
+            versions = self.client.search_model_versions(f"run_id = '{run_id}'")
+            return [f"arm {owner}"] * (owner != arm) + sorted(
+                f"models:/{version.name}@{other}"
+                for version in versions
+                for other, number in self.client.get_registered_model(version.name).aliases.items()
+                if str(number) == str(version.version) and (version.name, other) != (name, alias)
+            )
+
+        return deliver(find, self.uri)
 
 
 @contextlib.contextmanager

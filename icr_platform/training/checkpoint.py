@@ -14,6 +14,7 @@ from icr_platform.file_digests import remembered_digest
 from icr_platform.folder_content import is_content
 
 _TABLE = "checkpoint"
+_WEIGHTS = (".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,27 @@ def close_checkpoint(folder: Path, fingerprint: str, extra: Mapping[str, Any]) -
     )
 
 
+def remove_weights(folder: Path) -> list[str]:
+    """Delete a finished checkpoint's weights; its manifest keeps their digests, so that it is still known which it was.
+
+    Returns: the names of the files that are gone, also from an earlier call.
+    """
+    manifest = read_json(folder / MANIFEST)
+    is_weights = [Path(entry["file"]).suffix in _WEIGHTS for entry in manifest["files"]]
+    gone = [entry for entry, drop in zip(manifest["files"], is_weights, strict=True) if drop]
+    if gone:
+        manifest["files"] = [entry for entry in manifest["files"] if entry not in gone]
+        manifest["removed"] = manifest.get("removed", []) + gone
+        write_json(folder / MANIFEST, manifest)
+    names = [str(entry["file"]) for entry in manifest.get("removed", [])]
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    return names
+
+
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open a finished checkpoint, whose files are read once to see that they are those that were written.
+    """Open a finished checkpoint, whose files are read once to see that they are those that were written. One whose weights were
+    removed is finished, too.
 
     Raises:
         InputError: no folder, no manifest (unfinished), another artifact, or a file that is missing, unreadable or not what

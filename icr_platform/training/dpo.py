@@ -1,8 +1,9 @@
 """Training by TRL: L_DPO(beta) + gamma * L_NLL(chosen), on token ids as they were sampled. The only import of trl.
 
-L_DPO = -log sigmoid(beta * ((log pi(c) - log ref(c)) - (log pi(r) - log ref(r)))), mean over pairs (Rafailov et al. 2023,
-arXiv 2305.18290, equation 7). L_NLL is TRL's `sft` term: the mean over all *tokens* of the micro-batch's chosen responses
-of -log pi(token), so that a long response weighs more than a short one beside it.
+L_DPO = -log sigmoid(beta * ((log pi(c) - log ref(c)) - (log pi(r) - log ref(r)))) (Rafailov et al. 2023, arXiv 2305.18290,
+equation 7). L_NLL = -log pi(c) / |c|, the mean over the chosen response's tokens. The loss of an optimizer step is the mean of
+both over the step's pairs, however these are split into batches, accumulation and processes. TRL's own `sft` term, the mean
+over all *tokens* of a batch's chosen responses, is `likelihood: tokens`: a long response weighs more than a short one beside it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.functional import logsigmoid
 from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
@@ -33,22 +35,23 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel
 
-_LOGGED = (
-    "loss",
-    "grad_norm",
-    "learning_rate",
-    "rewards/accuracies",
-    "rewards/margins",
-    "rewards/chosen",
-    "rewards/rejected",
-)
+_PAIR_FIGURES = ("rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
+_LOGGED = ("loss", "grad_norm", "learning_rate", *_PAIR_FIGURES)
+_WEIGHT = "pair_weight"
+_FLOATS = (_WEIGHT, "ref_chosen_logps", "ref_rejected_logps")
 _POINTS = 200  # of the loss curve, at most about this many
 
 
 class PairTrainer(DPOTrainer):
     """TRL's trainer, fed with token ids and, where given, reference log-probabilities; a loss that is not finite stops it."""
 
-    tokens = 0
+    def __init__(self, config: TrainConfig, **parts: Any) -> None:
+        self.tokens = 0
+        self._config = config
+        self._sums = torch.zeros(
+            len(_PAIR_FIGURES) + 1, dtype=torch.float64
+        )  # over pairs since the last point of the curve
+        super().__init__(**parts)
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset  # has prompt_ids, chosen_ids, rejected_ids: tokenising text again could give other ids
@@ -61,6 +64,90 @@ class PairTrainer(DPOTrainer):
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """The finished checkpoint carries the platform's own card."""
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The configured schedule; transformers' own begin their warm-up at rate 0."""
+        if self.lr_scheduler is None:
+            share = rate_shares(self._config.schedule, self._config.warmup, num_training_steps)
+            used: Any = optimizer or self.optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(used, share)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The batches of one optimizer step, each pair with its weight in the loss: 1 over the pairs of the step.
+
+        The trainer divides a batch's loss by the number of batches and averages over processes, which the weights undo. In an
+        epoch's last batch accelerate repeats pairs until every process has a full one; repeated pairs weigh nothing.
+        """
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        each, processes = self.args.per_device_train_batch_size, self.args.world_size
+        dataset: Any = self.train_dataset
+        over = len(dataset) % (each * processes) if self.accelerator.gradient_state.end_of_dataloader else 0
+        pairs = (len(batches) - bool(over)) * each * processes + over
+        for number, batch in enumerate(batches, start=1):
+            rows = len(batch["input_ids"]) // 2
+            weight = torch.full((rows,), len(batches) * processes / pairs, device=batch["input_ids"].device)
+            if over and number == len(batches):
+                weight[max(0, over - each * self.args.process_index) :] = 0.0
+            batch[_WEIGHT] = weight
+        return batches, items
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As the trainer does, but log-probabilities stay float32: under DeepSpeed it casts what is not an id to bfloat16."""
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        return prepared | {name: inputs[name].to(self.args.device) for name in _FLOATS if name in inputs}
+
+    def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False) -> torch.Tensor:
+        """The loss of the module's docstring over one batch, whose rows are n chosen sequences, then the n rejected ones."""
+        mask = inputs["completion_mask"]
+        router = {"output_router_logits": True} if self.aux_loss_enabled else {}
+        outputs = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            labels=inputs["input_ids"].masked_fill(mask == 0, -100),
+            use_cache=False,
+            fused_lm_head=True,
+            **router,
+        )
+        chosen, rejected = outputs.log_probs.sum(1).chunk(2)
+        if self.precompute_ref_logps:
+            ref_chosen, ref_rejected = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+        else:
+            ids = {name: inputs[name] for name in ("input_ids", "attention_mask", "completion_mask")}
+            reference = (
+                self.model if self.ref_model is None else self.ref_model
+            )  # LoRA's, with the adapters switched off
+            ref_chosen, ref_rejected = self.compute_ref_log_probs(reference, ids)  # type: ignore[no-untyped-call]
+        chosen_reward, rejected_reward = self.beta * (chosen - ref_chosen), self.beta * (rejected - ref_rejected)
+        per_pair = -logsigmoid(chosen_reward - rejected_reward)
+        lengths = mask.chunk(2)[0].sum(1)
+        if self._config.likelihood == "pairs":
+            per_pair = per_pair - self._config.gamma * chosen / lengths
+        weight = inputs.get(_WEIGHT, torch.full_like(per_pair, 1 / len(per_pair)))
+        loss: torch.Tensor = (weight * per_pair).sum()
+        if self._config.likelihood == "tokens":
+            loss = loss - self._config.gamma * chosen.sum() / lengths.sum()
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss
+        self._note_rewards(chosen_reward.detach(), rejected_reward.detach(), weight > 0)
+        return loss
+
+    def _note_rewards(self, chosen: torch.Tensor, rejected: torch.Tensor, counts: torch.Tensor) -> None:
+        """Add the batch's pairs, of all processes, to the sums behind the next point of the curve."""
+        figures = torch.stack(
+            [(chosen > rejected).float(), chosen - rejected, chosen, rejected, torch.ones_like(chosen)]
+        )
+        columns = (figures * counts).T.contiguous()
+        self._sums += self.accelerator.gather(columns).sum(0).double().cpu()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with the means over the pairs since the last time."""
+        *sums, pairs = self._sums.tolist()
+        if pairs:
+            logs |= {name: total / pairs for name, total in zip(_PAIR_FIGURES, sums, strict=True)}
+        self._sums.zero_()
+        super().log(logs, start_time)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> torch.Tensor:
         self.tokens += int(inputs["attention_mask"].sum())
@@ -79,6 +166,28 @@ class PairTrainer(DPOTrainer):
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             mark_whole(folder, self.accelerator.num_processes)
         self.accelerator.wait_for_everyone()
+
+
+def rate_shares(schedule: str, warmup: float, steps: int) -> Callable[[int], float]:
+    """The share of the peak learning rate by step (0 is the first), above 0 in each of `steps` steps.
+
+    Warm-up takes `warmup` of the steps but not the last one: step s of w has (s + 1) / (w + 1), the next one the whole rate.
+    From there linear and cosine fall to where one more step would have 0.
+
+    >>> [round(rate_shares("linear", 0.3, 5)(step), 2) for step in range(5)]
+    [0.33, 0.67, 1.0, 0.67, 0.33]
+    >>> rate_shares("linear", 0.1, 1)(0)
+    1.0
+    """
+    warming = min(math.ceil(warmup * steps), steps - 1)
+
+    def share(step: int) -> float:
+        if step < warming:
+            return (step + 1) / (warming + 1)
+        left = max(0.0, (steps - step) / (steps - warming))
+        return {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[schedule]
+
+    return share
 
 
 class _Reporter(TrainerCallback):
@@ -117,15 +226,11 @@ def arguments(config: TrainConfig, work: Path, pairs: int, precomputed: bool) ->
     mixed = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "no"}[precision(config).autocast]
     os.environ["ACCELERATE_MIXED_PRECISION"] = mixed  # else a training before this one in the process decides
     on_cpu = resolve_device(config.device) == "cpu"
-    schedule = "constant_with_warmup" if config.schedule == "constant" else config.schedule
     arguments = DPOConfig(
         output_dir=str(work),
-        loss_type=["sigmoid", "sft"],
-        loss_weights=[1.0, config.gamma],
         beta=config.beta,
+        router_aux_loss_coef=config.router_loss,
         learning_rate=config.learning_rate,
-        lr_scheduler_type=schedule,
-        warmup_steps=config.warmup,
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulation,
@@ -180,6 +285,7 @@ def build_trainer(
     elif reference_logprobs is None and not config.lora_rank:  # LoRA: the policy without its adapters is the reference
         reference = load_trainable(config.policy, config)
     trainer = PairTrainer(
+        config,
         model=policy if policy is not None else load_trainable(config.policy, config),
         ref_model=reference,
         args=args,

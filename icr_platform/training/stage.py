@@ -1,5 +1,6 @@
 """train: preferences -> checkpoint. Metrics: train/final_* are means over the last tenth of the logged steps (see curve.py),
-train/seconds the wall-clock time of the attempt that finished, train/pairs and train/pairs_left_out counts."""
+train/trained_margin, train/saved_margin and train/loaded_margin what became of them (see margins.py), train/seconds the wall-clock
+time of the attempt that finished, train/pairs and train/pairs_left_out counts."""
 
 from __future__ import annotations
 
@@ -51,6 +52,7 @@ _REFERENCE = "reference_logprobs.npy"
 _CURVE = "curve.jsonl"
 _JOB = "job.json"
 _STATE = "trained.pt"
+_TRAINED = "trained.json"
 _ALMOST_NOTHING = 1 << 20  # bytes
 
 
@@ -64,6 +66,11 @@ def validate(config: TrainConfig) -> None:
             raise InputError("config: field 'reference' is missing for dpo_reference=initial; give --reference")
         check_same_tokenisation(config.policy, config.reference, config)
         check_weights(config.reference)
+    if config.router_loss and not hasattr(load_config(config.policy).get_text_config(), "output_router_logits"):
+        raise InputError(
+            f"config: field 'router_loss' is {config.router_loss:g}, but {config.policy} is not a mixture of experts that gives "
+            "its router's logits; leave --router-loss out"
+        )
     if config.accelerate_config:
         check_accelerate_config(Path(config.accelerate_config), resolve_device(config.device))
     _check_device(config)
@@ -158,28 +165,42 @@ def _other_training(folder: Path) -> InputError:
 
 def _train(config: TrainConfig, context: StageContext, work: Path) -> None:
     """Fill `work/model` with the finished checkpoint."""
+    from icr_platform.training.margins import measured_margins, sampled_groups
+
     start = time.monotonic()
     curve = Curve(work / _CURVE, context.log_metrics)
     pairs = _load_pairs(config)
     if not (work / "model").exists():
-        from icr_platform.training.weights import write_model
-
-        by_launcher = bool(config.accelerate_config)
-        state = (_train_launched if by_launcher else _train_in_process)(config, work, pairs, curve)
-        write_model(config, state, work / "model")
+        _train_and_save(config, work, pairs, curve)
+        _free_gpu_memory()
     provenance = _provenance(config, pairs, context.fingerprint)
     figures = final_figures(curve.rows)
+    trained = read_json(work / _TRAINED)["log_ratio"]
+    margins, margin_notes = measured_margins(config, sampled_groups(pairs), trained, work / "model")
     counts = {"train/pairs": float(len(pairs)), "train/pairs_left_out": float(sum(pairs.left_out.values()))}
     card = model_card(config, provenance, figures)
     (work / "model" / "README.md").write_text(card, encoding="utf-8")
     extra = {
-        "metrics": figures | counts | {"train/seconds": time.monotonic() - start},
-        "notes": _notes(config, pairs),
+        "metrics": figures | margins | counts | {"train/seconds": time.monotonic() - start},
+        "notes": _notes(config, pairs) + margin_notes,
         "pairs": dict(provenance.pairs),
         "left_out": dict(provenance.left_out),
         "curve": curve.rows,
     }
     close_checkpoint(work / "model", context.fingerprint, extra)
+
+
+def _train_and_save(config: TrainConfig, work: Path, pairs: TrainingPairs, curve: Curve) -> None:
+    """Train, and write the weights as a plain model; beside it stays what they scored before they were saved."""
+    from icr_platform.training.margins import sampled_groups, trained_log_ratio
+    from icr_platform.training.weights import save_model, trained_model
+
+    state = (_train_launched if config.accelerate_config else _train_in_process)(config, work, pairs, curve)
+    _free_gpu_memory()
+    model = trained_model(config, state, curve.rows)
+    log_ratio = trained_log_ratio(config, sampled_groups(pairs), model)
+    write_json(work / _TRAINED, {"log_ratio": log_ratio})
+    save_model(config, model, work / "model")
 
 
 def _load_pairs(config: TrainConfig) -> TrainingPairs:

@@ -2,13 +2,15 @@
 
 Weights are held in float32 whatever `dtype` says, which is the precision of the computation (autocast): AdamW steps of
 1e-7 vanish when they are added to bfloat16 weights. LoRA's frozen base is held in `dtype`, its adapters in float32.
+The checkpoint is float32 too unless `save_dtype` asks for the policy's own precision, for the same reason.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,37 +95,113 @@ def adapters(config: TrainConfig) -> Any:
     )
 
 
-def write_model(config: TrainConfig, state: State, folder: Path) -> None:
-    """Write trained weights (only the adapters of LoRA) as a plain model in the dtype of the policy's own, with its tokenizer.
+def trained_model(config: TrainConfig, state: State, curve: Sequence[Mapping[str, float]]) -> PreTrainedModel:
+    """The policy with the trained weights (of LoRA the adapters, merged) in float32, where `state` is.
 
     They go into a fresh copy of the policy, whose configs are the policy's own: the trainer changes its copy (padding token).
-    `folder` appears when everything is in it.
+    curve: the loss curve, which tells why weights did not move.
 
     Raises:
-        IcrError: a weight is not finite.
+        IcrError: a weight is not finite, or none differs from the policy's.
     """
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise IcrError(f"train: weights such as {broken[0]} are not finite after the last step; lower --learning-rate")
-    stored = getattr(load_config(config.policy), "dtype", None) or torch.float32
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
     with without_bars():
-        held = torch.float32 if config.lora_rank else stored
-        model: Any = load_model(config.policy, str(held).removeprefix("torch."), "cpu")
-        _make_saveable(model)
-        if config.lora_rank:
-            model = _merged(model, config, state).to(stored)
-        else:
-            model.load_state_dict(state)
-        model.save_pretrained(unfinished)
+        model: Any = load_model(config.policy, "float32", "cpu")
+    _make_saveable(model)
+    if config.lora_rank:
+        model, moved = _merged(model, config, state)
+    else:
+        moved = _differs(model.state_dict(), state)
+        model.load_state_dict(state, assign=True)  # the tensors themselves: no second copy in memory
+        model.tie_weights()
+    if not moved:
+        raise IcrError(_why_nothing_moved(config, curve))
+    result: PreTrainedModel = model
+    return result
+
+
+def _differs(before: State, after: State) -> bool:
+    """Whether any weight differs, in the precision of `before`. Ends at the first that does, so it costs next to nothing."""
+    return any(not torch.equal(before[name], after[name].to(before[name])) for name in before)
+
+
+def _merged(model: Any, config: TrainConfig, state: State) -> tuple[Any, bool]:
+    """The model with the adapters in `state` added to its weights, and whether they change any."""
+    from peft import get_peft_model, set_peft_model_state_dict
+    from peft.tuners.lora import LoraLayer
+
+    model = get_peft_model(model, adapters(config))
+    set_peft_model_state_dict(model, state)
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    with torch.no_grad():
+        moved = any(
+            not torch.equal(weight, weight + layer.get_delta_weight("default"))
+            for layer in layers
+            for weight in [layer.get_base_layer().weight]
+        )
+    return model.merge_and_unload().requires_grad_(True), moved  # peft froze it
+
+
+def _why_nothing_moved(config: TrainConfig, curve: Sequence[Mapping[str, float]]) -> str:
+    said = f"train: {int(curve[-1]['step'])} steps changed no weight of the policy"
+    gradients = [row["train/grad_norm"] for row in curve if "train/grad_norm" in row]
+    if gradients and not any(gradients):
+        return (
+            f"{said}: every gradient is 0, as for pairs whose chosen and rejected tokens are the same; look at the pairs, or "
+            "give --gamma above 0"
+        )
+    if not all(math.isfinite(size) for size in gradients):
+        return f"{said}: its gradients overflow in float16, which skips a step; give --dtype bfloat16 or more pairs"
+    scale = f", or --lora-alpha (now {config.lora_alpha:g})" if config.lora_rank else ""
+    return (
+        f"{said}: at --learning-rate {config.learning_rate:g} each change is less than float32 can add; raise it{scale}"
+    )
+
+
+def save_model(config: TrainConfig, model: PreTrainedModel, folder: Path) -> None:
+    """Write a trained model in the configured precision, with the policy's tokenizer; `folder` appears when all is in it.
+
+    Raises:
+        IcrError: in that precision no weight differs from the policy's, or one is not finite.
+    """
+    saved = model
+    stored = stored_dtype(config.policy)
+    with without_bars():
+        if config.save_dtype == "stored" and stored != torch.float32:
+            name = str(stored).removeprefix("torch.")
+            saved = load_model(config.policy, name, "cpu")  # keeps in float32 what its architecture keeps there
+            _make_saveable(saved)
+            state = model.state_dict()
+            if not _differs(saved.state_dict(), state):
+                raise IcrError(
+                    f"train: the weights moved, but none by as much as {name}, in which they would be saved, can hold; "
+                    "use --save-dtype trained or raise --learning-rate"
+                )
+            saved.load_state_dict(state)
+            if not all(torch.isfinite(tensor).all() for tensor in saved.state_dict().values()):
+                raise IcrError(f"train: a weight is too large for {name}; use --save-dtype trained")
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        saved.save_pretrained(unfinished)
     load_tokenizer(config.policy, config).save_pretrained(unfinished)
     unfinished.rename(folder)
 
 
-def _merged(model: Any, config: TrainConfig, state: State) -> Any:
-    from peft import get_peft_model, set_peft_model_state_dict
+def stored_dtype(policy: str) -> torch.dtype:
+    """The precision of a policy's files, as its config says; float32 where it says nothing."""
+    config = load_config(policy)
+    named = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    return named if isinstance(named, torch.dtype) else getattr(torch, str(named), torch.float32)
 
-    model = get_peft_model(model, adapters(config))
-    set_peft_model_state_dict(model, state)
-    return model.merge_and_unload()
+
+def adapter_parameters(policy: str, rank: int) -> int:
+    """Parameters of LoRA's adapters of `rank` on every linear layer but the LM head, counted without weights."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(load_config(policy))
+    head = skeleton.get_output_embeddings()
+    linears = [module for module in skeleton.modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    return sum(rank * (linear.in_features + linear.out_features) for linear in linears)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 import yaml
 
 from icr_platform.cli import parse, run
-from icr_platform.iterate import iterate
+from icr_platform.config import IterateConfig
+from icr_platform.errors import InputError
+from icr_platform.iterate import checkpoints_to_give_up, iterate
+from icr_platform.models import load_model, model_identity
 from icr_platform.runner import open_session
 from icr_platform.tracking import Tracker
 
@@ -100,3 +104,88 @@ def test_the_report_is_rebuilt_from_artifacts_alone(
     assert report.read_text() == first
     assert run(["report", "0123"]) == 2
     assert "no such run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("keep", "reference", "rates", "given_up"),
+    [
+        ("all", "initial", [5, 6, 7], [[], [], []]),
+        ("last", "initial", [5, 6, 7], [[], [1], [1, 2]]),
+        ("last", "previous", [5, 6, 7], [[], [], [1, 2]]),
+        ("best", "initial", [5, 7, 6], [[], [1], [1, 3]]),
+        ("best", "initial", [7, 5, 6], [[], [], [2, 3]]),
+        ("best", "initial", [7, 5, 7], [[], [], [1, 2]]),
+        ("best", "previous", [7, 5, 6], [[], [], [2, 3]]),
+        ("best", "initial", [None, None, None], [[], [1], [1, 2]]),
+        ("best", "initial", [None, 5, float("nan")], [[], [1], [1, 3]]),
+    ],
+)
+def test_which_checkpoints_are_given_up_after_each_of_three_iterations(
+    keep: str, reference: str, rates: list[float | None], given_up: list[list[int]]
+) -> None:
+    config = IterateConfig.model_validate({"iterations": 3, "keep_checkpoints": keep, "reward_reference": reference})
+    metrics = {t: {"win_rate/mean": rate} if rate is not None else {} for t, rate in enumerate(rates, start=1)}
+    seen = [checkpoints_to_give_up(config, t, {s: metrics[s] for s in range(1, t + 1)}) for t in (1, 2, 3)]
+    assert seen == given_up
+
+
+def weights_in(tracker: Tracker, run_id: str) -> list[str]:
+    return [item.path for item in tracker.client.list_artifacts(run_id, "checkpoint") if "safetensors" in item.path]
+
+
+def test_only_the_last_checkpoint_is_kept_and_finished_work_is_found_all_the_same(preset: Path, tmp_path: Path) -> None:
+    config, options = parse("iterate", [f"--config={preset}", "--keep-checkpoints=last"])
+    arm = iterate(open_session(options), config)  # type: ignore[arg-type]
+    tracker = Tracker()
+    first, second = (arm.stages[t, "train"].run for t in (1, 2))
+    assert first is not None
+    assert second is not None
+    assert not weights_in(tracker, first.run_id)
+    assert weights_in(tracker, second.run_id) == ["checkpoint/model.safetensors"]
+    assert tracker.client.get_run(first.run_id).data.tags["icr.checkpoint"] == "removed"
+    assert load_model(tracker.resolve_model("models:/icr-policy@iteration-2"))
+    with pytest.raises(InputError, match="no such registered model"):
+        tracker.resolve_model("models:/icr-policy@iteration-1")
+    with pytest.raises(InputError, match="keep_checkpoints gave up this checkpoint's weights"):
+        load_model(tracker.resolve_run(f"runs:/{first.run_id}/checkpoint"))
+
+    again = iterate(open_session(options), config)  # type: ignore[arg-type]
+    assert all(stage.reused for stage in again.stages.values())
+    assert again.metrics == arm.metrics
+
+    other = config.model_copy(update={"eval": config.eval.model_copy(update={"max_tokens": 12})})  # type: ignore[attr-defined]
+    redone = iterate(open_session(options), other)  # type: ignore[arg-type]
+    anew = {key for key, stage in redone.stages.items() if not stage.reused}
+    assert anew == {(0, "eval"), (1, "eval"), (2, "eval"), (1, "train")}, "to evaluate pi_1 it is trained again"
+    assert redone.stages[1, "train"].result.metrics["train/final_loss"] == arm.metrics[1]["train/final_loss"]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_someone_named_stays(preset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, options = parse("iterate", [f"--config={preset}", "--iterations=1"])
+    one = iterate(open_session(options), config).stages[1, "train"].run  # type: ignore[arg-type]
+    assert one is not None
+    tracker = Tracker()
+    tracker.client.set_registered_model_alias("icr-policy", "production", "1")
+    config, options = parse("iterate", [f"--config={preset}", "--keep-checkpoints=last"])
+    iterate(open_session(options), config)  # type: ignore[arg-type]
+    assert weights_in(tracker, one.run_id)
+    assert "its checkpoint stays for models:/icr-policy@production" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_without_mlflow_the_output_folder_keeps_what_was_asked_for(preset: Path, tmp_path: Path) -> None:
+    flags = [f"--config={preset}", "--keep-checkpoints=last", "--tracking=false", f"--output={tmp_path / 'out'}"]
+    config, options = parse("iterate", flags)
+    arm = iterate(open_session(options), config)  # type: ignore[arg-type]
+    first, second = (tmp_path / "out" / f"iteration-{t}" / "train" / "checkpoint" for t in (1, 2))
+    assert not list(first.glob("*.safetensors"))
+    assert load_model(str(second))
+    before = model_identity(str(first)), (first / "manifest.json").stat().st_mtime_ns
+    again = iterate(open_session(options), config)  # type: ignore[arg-type]
+    assert again.stages[1, "train"].result.metrics == arm.stages[1, "train"].result.metrics
+    assert before == (model_identity(str(first)), (first / "manifest.json").stat().st_mtime_ns)
+    shutil.rmtree(tmp_path / "out" / "iteration-1" / "eval")
+    iterate(open_session(options), config)  # type: ignore[arg-type]
+    assert (tmp_path / "out" / "iteration-1" / "eval" / "scores" / "manifest.json").exists()
+    assert not list(first.glob("*.safetensors")), "trained again for the evaluation, then given up again"

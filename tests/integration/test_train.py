@@ -146,6 +146,90 @@ def test_lora_trains_and_is_merged(values: dict[str, Any], tmp_path: Path) -> No
     assert margin(checkpoint, values["preferences"]) > margin(Path(values["policy"]), values["preferences"]) + 0.5
 
 
+def test_a_single_step_trains(values: dict[str, Any], tmp_path: Path) -> None:
+    """24 pairs make one step at the default batch and accumulation, which is not spent on warming up at rate 0."""
+    result = train(values, tmp_path / "out", batch_size=1, accumulation=32, epochs=1.0, learning_rate=1e-3)
+    curve = result.tables["loss_curve"]
+    assert list(curve["train/learning_rate"]) == [1e-3]
+    assert curve["train/rewards/margins"][0] == pytest.approx(0.0, abs=1e-5), (
+        "over the step's pairs, before they moved it"
+    )
+    checkpoint = result.artifacts["checkpoint"]
+    assert margin(checkpoint, values["preferences"]) > margin(Path(values["policy"]), values["preferences"]) + 0.1
+
+
+def test_a_training_that_moves_no_weight_fails_and_says_why(values: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(
+        IcrError, match=r"changed no weight of the policy: at --learning-rate 1e-30 .*raise it"
+    ) as error:
+        train(values, tmp_path / "out", learning_rate=1e-30)
+    assert error.value.exit_status == 1
+    with pytest.raises(IcrError, match=r"--lora-alpha"):
+        train(values, tmp_path / "lora", lora_rank=2, learning_rate=1e-30)
+    assert not list(tmp_path.glob("*/checkpoint"))
+
+
+def test_a_checkpoint_keeps_what_was_trained_though_the_policy_is_stored_in_bfloat16(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """And says what `save_dtype: stored` loses."""
+    policy = tmp_path / "policy"
+    load_model(values["policy"], "bfloat16", "cpu").save_pretrained(policy)
+    load_tokenizer(values["policy"]).save_pretrained(policy)
+    before = margin(policy, values["preferences"])
+    changes = {"policy": str(policy), "learning_rate": 1e-5}
+    for save_dtype in ("trained", "stored"):
+        result = train(values, tmp_path / save_dtype, save_dtype=save_dtype, **changes)
+        trained, saved, loaded = (result.metrics[f"train/{name}_margin"] for name in ("trained", "saved", "loaded"))
+        checkpoint = result.artifacts["checkpoint"]
+        by_hand = 0.1 * (margin(checkpoint, values["preferences"]) - before)
+        assert saved == pytest.approx(by_hand, rel=1e-3)
+        assert loaded == saved, "a CPU loads float32"
+        config = json.loads((checkpoint / "config.json").read_text())
+        notes = [note for note in result.notes if "margin" in note]
+        if save_dtype == "trained":
+            assert saved == trained > 0
+            assert config["dtype"] == "float32"
+            assert not notes
+        else:
+            assert abs(saved - trained) > 0.1 * trained
+            assert config["dtype"] == "bfloat16"
+            assert "as saved" in notes[0]
+            assert f"{trained:+.4g}" in notes[0]
+            assert "--save-dtype trained" in notes[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("save_dtype", ["trained", "stored"])
+def test_a_real_model_stored_in_bfloat16_keeps_its_margin(
+    smollm2: Path, make_preferences: Callable[..., Path], tmp_path: Path, save_dtype: str
+) -> None:
+    """SmolLM2-135M, 24 pairs at 2e-6, as trained by people who hold it in bfloat16."""
+    policy = tmp_path / "policy"
+    load_model(str(smollm2), "bfloat16", "cpu").save_pretrained(policy)
+    load_tokenizer(str(smollm2)).save_pretrained(policy)
+    preferences = str(make_preferences(tmp_path / "preferences", policy, 24))
+    values = {"policy": str(policy), "preferences": preferences, "device": "cpu", "learning_rate": 2e-6,
+              "batch_size": 1, "accumulation": 1, "save_dtype": save_dtype}  # fmt: skip
+    result = train(values, tmp_path / "out")
+    trained, saved = (result.metrics[f"train/{name}_margin"] / 0.1 for name in ("trained", "saved"))
+    reloaded = margin(result.artifacts["checkpoint"], preferences) - margin(policy, preferences)
+    print(
+        f"save_dtype {save_dtype}: {trained:+.3f} nats in the trained weights, {reloaded:+.3f} reloaded; {result.notes}"
+    )
+    assert reloaded == pytest.approx(saved, rel=1e-3, abs=1e-4)
+    assert trained > 1.0
+    if save_dtype == "trained":
+        assert reloaded == pytest.approx(trained, rel=0.02)
+    else:
+        assert "--save-dtype trained" in " ".join(result.notes)
+
+
+def test_a_router_loss_without_a_router_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"field 'router_loss'.*not a mixture of experts"):
+        validate(TrainConfig.model_validate(values | {"router_loss": 0.01}))
+
+
 @pytest.mark.parametrize("changes", [{}, pytest.param({"lora_rank": 2}, marks=pytest.mark.slow)], ids=["full", "lora"])
 def test_kills_and_resumes_give_the_same_bytes(
     values: dict[str, Any], tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -240,6 +324,25 @@ def test_two_processes_train_one_model(values: dict[str, Any], tmp_path: Path) -
     assert two - before == pytest.approx(one - before, rel=0.1), "the same pairs in every step, in two halves"
     state = load_model(str(together), "float32", "cpu").state_dict()
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
+
+
+@pytest.mark.slow
+def test_a_step_is_the_same_in_one_process_and_in_two_when_pairs_do_not_go_round(
+    values: dict[str, Any], make_preferences: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Eleven pairs in batches of 2 per process: accelerate repeats one pair, which must not count twice."""
+    preferences = str(make_preferences(tmp_path / "eleven", Path(values["policy"]), 11))
+    changes = {"preferences": preferences, "epochs": 1.0, "precompute_reference": "no", "learning_rate": 1e-3}
+    curves = []
+    for name, more in {
+        "one": {"batch_size": 3, "accumulation": 4},
+        "two": {"batch_size": 2, "accumulation": 3, "accelerate_config": str(TWO_PROCESSES)},
+    }.items():
+        result = train(values, tmp_path / name, **changes, **more)
+        assert len(result.tables["loss_curve"]) == 1
+        curves.append(result.tables["loss_curve"])
+    for column in ("train/loss", "train/grad_norm", "train/rewards/chosen"):
+        assert curves[1][column][0] == pytest.approx(curves[0][column][0], rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.slow

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from icr_platform.capacity import DEVICES, Prompts, Rates, model_shape, rates_on_paper, seconds_of, works
-from icr_platform.config import IterateConfig
-from icr_platform.models import load_config, parameter_count
+from icr_platform.capacity import (
+    DEVICES,
+    Prompts,
+    Rates,
+    StagePlan,
+    Work,
+    disk_of_iterations,
+    model_shape,
+    rates_on_paper,
+    seconds_of,
+    training_files,
+    works,
+)
+from icr_platform.check import Prediction, check
+from icr_platform.config import IterateConfig, TrainConfig
+from icr_platform.models import load_config, load_tokenizer, parameter_count
+from icr_platform.runner import RunOptions
+from icr_platform.stages import StageContext
+from icr_platform.training import dpo, stage
+from icr_platform.training.weights import adapter_parameters
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -59,3 +78,113 @@ def test_rates_on_paper_stay_below_the_data_sheet(make_tiny_model: Callable[...,
         rates = rates_on_paper(shape, device, 300, checkpointing=True)
         assert rates.decode < device.bandwidth / (2 * shape.parameters) * 256
         assert rates.train < rates.score < device.flops / (2 * shape.matmul)
+
+
+def bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def larger_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3 million parameters stored in bfloat16: the tokenizer and the trainer's own notes weigh little beside them."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("larger")
+    tokenizer = load_tokenizer(str(tiny_model))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"save_steps": 2},  # of 6 steps: resume points at 2 and 4
+        {"save_steps": 5},  # one
+        {"save_steps": 6},  # none: the last step has the model itself
+        {"save_steps": 5, "save_dtype": "stored"},
+        {"save_steps": 2, "lora_rank": 32, "learning_rate": 1e-3},
+    ],
+    ids=lambda changes: " ".join(map(str, changes.values())),
+)
+def test_a_trainings_peak_on_the_disk_is_what_was_predicted(
+    larger_model: Path,
+    make_preferences: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+) -> None:
+    preferences = make_preferences(tmp_path / "preferences", larger_model, 11)
+    config = TrainConfig.model_validate(
+        {"policy": str(larger_model), "preferences": str(preferences), "device": "cpu", "batch_size": 2, "accumulation": 2,
+         "epochs": 2.0, "learning_rate": 1e-4} | changes
+    )  # fmt: skip
+    seen: list[int] = []
+
+    def watched(name: str, module: Any) -> None:
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given: (seen.append(bytes_in(tmp_path / "out")), real(*given))[1])
+
+    watched("mark_whole", dpo)  # when a resume point is written, before the one before it goes
+    watched("close_checkpoint", stage)
+    result = stage.run(config, StageContext(tmp_path / "out", "f"))
+    assert len(result.tables["loss_curve"]) == 6
+    adapters = adapter_parameters(config.policy, config.lora_rank)
+    files = training_files(config, 11, parameter_count(config.policy), adapters, 2, {})
+    assert len(seen) == files.resume_points + 1
+    assert max(seen) == pytest.approx(files.peak, rel=0.05)
+    assert bytes_in(result.artifacts["checkpoint"]) == pytest.approx(files.checkpoint, rel=0.05)
+
+
+def test_an_8b_run_needs_24_bytes_a_parameter_while_it_trains() -> None:
+    parameters = 8 * 10**9
+    train = IterateConfig().train
+    files = training_files(train, 15_000, parameters, 0, 2, {})
+    assert (files.peak, files.checkpoint) == (24 * parameters, 4 * parameters)
+    stored = train.model_copy(update={"save_dtype": "stored", "save_steps": 1000})
+    assert training_files(stored, 15_000, parameters, 0, 2, {}).peak == 2 * parameters
+    launched = training_files(stored, 15_000, parameters, 0, 2, {"num_processes": 8, "distributed_type": "FSDP"})
+    assert launched.peak == 6 * parameters, "the processes hand the weights over in a file"
+    lora = train.model_copy(update={"lora_rank": 16})
+    assert training_files(lora, 15_000, parameters, 10**7, 2, {}).peak == 4 * parameters + 12 * 10**7
+
+
+@pytest.mark.parametrize(
+    ("keep", "reference", "at_the_peak", "at_the_end"),
+    [("all", "initial", 96 + 2 * 2 * 32, 3 * 2 * 32), ("last", "initial", 96 + 2 * 32, 2 * 32),
+     ("last", "previous", 96 + 2 * 2 * 32, 2 * 32), ("best", "initial", 96 + 2 * 2 * 32, 2 * 32)],
+)  # fmt: skip
+def test_the_disk_of_three_iterations(keep: str, reference: str, at_the_peak: int, at_the_end: int) -> None:
+    """Checkpoints of 32 bytes in two copies, 96 at the peak of a training; other stages leave one byte a copy."""
+    config = IterateConfig.model_validate({"iterations": 3, "keep_checkpoints": keep, "reward_reference": reference})
+    sizes = {"generate": (1, 1), "annotate": (1, 1), "train": (32, 96), "eval": (1, 1)}
+    plans = [StagePlan(Work(name, 1, 1.0), 1, None, 0, *kept) for name, kept in sizes.items()]  # type: ignore[arg-type]
+    tables = 3 * 2 * 2 + 3 * 2  # when the third policy is trained
+    assert disk_of_iterations(config, plans, 2) == (tables + at_the_peak, tables + 2 + at_the_end)
+
+
+def test_check_sets_the_peak_against_the_free_disk(
+    larger_model: Path,
+    prompt_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Enough for what stays, not for the resume points beside it."""
+    monkeypatch.chdir(tmp_path)
+    values = {"policy": str(larger_model), "reference": str(larger_model), "prompts": str(prompt_folder), "iterations": 1,
+              "output": str(tmp_path / "out"), "generate": {"max_tokens": 24},
+              "train": {"accumulation": 1, "save_steps": 2}}  # fmt: skip
+    parameters = parameter_count(str(larger_model))
+    options = RunOptions(tracking=False)
+    for free, changes in ((13, {}), (13, {"save_steps": 100}), (25, {}), (4, {"save_steps": 100})):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free * parameters))
+        config = IterateConfig.model_validate(values | {"train": values["train"] | changes})  # type: ignore[operator]
+        assert check(config, options, Prediction(response_tokens=10)) == 0
+        is_too_little = "TOO LITTLE, use --train-save-steps" in capsys.readouterr().out
+        assert is_too_little == (free < (24 if not changes else 4.1))

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
+from safetensors import safe_open
+from torch.utils.data import BatchSampler, SequentialSampler
 
 from icr_platform.artifacts import open_artifact
 from icr_platform.chat import encode_prompt
 from icr_platform.config import TrainConfig
+from icr_platform.errors import IcrError
 from icr_platform.models import load_model, load_tokenizer
 from icr_platform.schemas import PREFERENCES
+from icr_platform.stages import ignore_metrics
+from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import TrainingPairs, load_pairs
-from icr_platform.training.dpo import PairTrainer, build_trainer
+from icr_platform.training.dpo import PairTrainer, build_trainer, rate_shares, train
 from icr_platform.training.reference import score_pairs
-from icr_platform.training.weights import load_trainable, write_model
+from icr_platform.training.weights import load_trainable, save_model, trained_model
 
 
 @pytest.fixture(scope="module")
@@ -60,26 +67,88 @@ def test_sampled_ids_are_trained_on_as_they_are(
         )
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.7])
-def test_loss_of_a_step_is_dpo_plus_gamma_times_the_mean_token_likelihood(
-    tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path, gamma: float
-) -> None:
-    policy, reference = (load_model(str(path), "float32", "cpu") for path in tiny_models)
-    margins, chosen_tokens = [], []
-    with torch.no_grad():
-        for i in range(4):
-            ids = (pairs.prompt_ids[i], pairs.chosen_ids[i], pairs.rejected_ids[i])
-            prompt, chosen, rejected = (list(part) for part in ids)
-            ours = [naive_token_logprobs(policy, prompt, part) for part in (chosen, rejected)]
-            theirs = [naive_token_logprobs(reference, prompt, part) for part in (chosen, rejected)]
-            margins.append((ours[0].sum() - theirs[0].sum()) - (ours[1].sum() - theirs[1].sum()))
-            chosen_tokens.append(ours[0])
-    dpo = -torch.nn.functional.logsigmoid(0.3 * torch.stack(margins)).mean()
-    likelihood = -torch.cat(chosen_tokens).mean()  # over tokens, not over responses
+def loss_by_hand(policy: Any, reference: Any, pairs: TrainingPairs, rows: range, config: TrainConfig) -> torch.Tensor:
+    """Mean over pairs of the DPO term plus gamma times the likelihood, one unpadded sequence at a time."""
+    per_pair, chosen_tokens = [], []
+    for i in rows:
+        prompt, chosen, rejected = (list(ids[i]) for ids in (pairs.prompt_ids, pairs.chosen_ids, pairs.rejected_ids))
+        ours = [naive_token_logprobs(policy, prompt, part) for part in (chosen, rejected)]
+        with torch.no_grad():
+            theirs = [naive_token_logprobs(reference, prompt, part).sum() for part in (chosen, rejected)]
+        margin = (ours[0].sum() - theirs[0]) - (ours[1].sum() - theirs[1])
+        likelihood = -ours[0].mean() if config.likelihood == "pairs" else 0.0
+        per_pair.append(-torch.nn.functional.logsigmoid(config.beta * margin) + config.gamma * likelihood)
+        chosen_tokens.append(ours[0])
+    loss = torch.stack(per_pair).mean()
+    return loss - config.gamma * torch.cat(chosen_tokens).mean() if config.likelihood == "tokens" else loss
 
-    trainer = build_trainer(config_for(tiny_models, beta=0.3, gamma=gamma), pairs, None, tmp_path)
+
+@pytest.mark.parametrize("likelihood", ["pairs", "tokens"])
+@pytest.mark.parametrize("gamma", [0.0, 0.7])
+def test_loss_of_a_batch_is_dpo_plus_gamma_times_the_likelihood(
+    tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path, gamma: float, likelihood: str
+) -> None:
+    config = config_for(tiny_models, beta=0.3, gamma=gamma, likelihood=likelihood)
+    policy, reference = (load_model(str(path), "float32", "cpu") for path in tiny_models)
+    expected = loss_by_hand(policy, reference, pairs, range(4), config)
+    trainer = build_trainer(config, pairs, None, tmp_path)
     seen = trainer.compute_loss(trainer.model, first_batch(trainer, 4))
-    assert float(seen.detach()) == pytest.approx(float(dpo + gamma * likelihood), abs=1e-5)
+    assert float(seen.detach()) == pytest.approx(float(expected.detach()), abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def mixture(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny mixture of experts whose config asks for its router's loss, as Mixtral's users leave it."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    folder = tmp_path_factory.mktemp("mixture")
+    tokenizer = load_tokenizer(str(tiny_model))
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, router_aux_loss_coef=0.5, initializer_range=0.1,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        output_router_logits=True,
+    )  # fmt: skip
+    MixtralForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def gradients_of_the_first_step(config: TrainConfig, pairs: TrainingPairs, work: Path) -> dict[str, torch.Tensor]:
+    """What the optimizer is given, before it is clipped."""
+    seen: dict[str, torch.Tensor] = {}
+    trainer = build_trainer(config, pairs, None, work)
+    trainer._clip_grad_norm = lambda model: seen.update(  # type: ignore[method-assign]
+        {name: p.grad.clone() for name, p in model.named_parameters() if not seen and p.grad is not None}
+    )
+    trainer.train()
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["dense", "mixture of experts"])
+def test_the_gradient_of_a_step_does_not_know_how_its_pairs_were_batched(
+    tiny_models: tuple[Path, Path], mixture: Path, pairs: TrainingPairs, tmp_path: Path, kind: str
+) -> None:
+    """Eleven pairs of different lengths: the last batch, or the last accumulation, is an incomplete one."""
+    eleven = TrainingPairs(*(column[:11] for column in (pairs.languages, pairs.prompt_ids, pairs.chosen_ids,
+                                                       pairs.rejected_ids)), {})  # fmt: skip
+    assert len({len(ids) for ids in eleven.chosen_ids}) > 3
+    models = tiny_models if kind == "dense" else (mixture, mixture)
+    policy, reference = (load_model(str(path), "float32", "cpu").double() for path in models)
+    for model in (policy, reference):
+        model.config.output_router_logits = False  # which of its losses a model reports is no part of ours
+        model.set_experts_implementation("eager")  # the grouped one has no float64
+    config = config_for(models, beta=0.3, gamma=0.7)
+    loss_by_hand(policy, reference, eleven, range(11), config).backward()
+    expected = {name: p.grad for name, p in policy.named_parameters()}
+    scale = max(float(gradient.abs().max()) for gradient in expected.values())
+    for batch_size, accumulation in ((1, 16), (2, 8), (4, 4), (16, 1)):
+        batched = config.model_copy(update={"batch_size": batch_size, "accumulation": accumulation})
+        seen = gradients_of_the_first_step(batched, eleven, tmp_path / f"{batch_size}")
+        assert seen.keys() == expected.keys()
+        worst = max(float((seen[name] - expected[name]).abs().max()) for name in expected)
+        assert worst < 1e-6 * scale, f"batch_size {batch_size}, accumulation {accumulation}"
 
 
 def gradients(trainer: PairTrainer, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -113,7 +182,7 @@ def test_merged_lora_model_equals_the_adapted_one(
         for name, parameter in trainer.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    write_model(config, get_peft_model_state_dict(trainer.model), tmp_path / "model")
+    save_model(config, trained_model(config, get_peft_model_state_dict(trainer.model), []), tmp_path / "model")
     ids = torch.tensor([[*pairs.prompt_ids[0], *pairs.chosen_ids[0]]])
     with torch.no_grad():
         adapted = trainer.model(ids).logits
@@ -123,8 +192,38 @@ def test_merged_lora_model_equals_the_adapted_one(
     assert float((merged - before).abs().max()) > 0.1
 
 
-def test_written_model_keeps_the_policys_configs_and_dtype(
-    tiny_model: Path, pairs: TrainingPairs, tmp_path: Path
+@pytest.mark.parametrize(("processes", "batch_size"), [(1, 4), (2, 1), (2, 4), (3, 2), (8, 4)])
+def test_each_pair_of_a_step_weighs_the_same_in_however_many_processes(
+    tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path, processes: int, batch_size: int
+) -> None:
+    """Over accelerate's own division of the 12 pairs, which repeats pairs where they do not go round."""
+    weights = [0.0] * len(pairs)
+    sampler = BatchSampler(SequentialSampler(range(len(pairs))), batch_size, drop_last=False)
+    for rank in range(processes):
+        trainer = build_trainer(config_for(tiny_models, batch_size=batch_size), pairs, None, tmp_path)
+        trainer.accelerator = SimpleNamespace(gradient_state=SimpleNamespace(end_of_dataloader=True))  # type: ignore[assignment]
+        trainer.args = SimpleNamespace(
+            per_device_train_batch_size=batch_size, world_size=processes, process_index=rank, device="cpu"
+        )  # type: ignore[assignment]
+        rows = list(BatchSamplerShard(sampler, processes, rank))
+        batches = [{"input_ids": torch.zeros(2 * len(some), 3)} for some in rows]
+        trainer.get_batch_samples(iter(batches), len(batches), torch.device("cpu"))
+        for some, batch in zip(rows, batches, strict=True):
+            for row, weight in zip(some, batch["pair_weight"].tolist(), strict=True):
+                weights[row] += weight / len(batches) / processes  # what the trainer and the average over processes do
+    assert weights == pytest.approx([1 / len(pairs)] * len(pairs))
+
+
+def moved(model: Any) -> dict[str, torch.Tensor]:
+    """Trained weights: one of them a step of training away, which bfloat16 does not show, the others where they were."""
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state["model.norm.weight"] += 1e-4
+    return state
+
+
+@pytest.mark.parametrize("save_dtype", ["trained", "stored"])
+def test_written_model_keeps_the_policys_configs_but_for_the_dtype_it_has(
+    tiny_model: Path, pairs: TrainingPairs, tmp_path: Path, save_dtype: str
 ) -> None:
     policy = tmp_path / "policy"
     model = load_model(str(tiny_model), "bfloat16", "cpu")
@@ -133,15 +232,108 @@ def test_written_model_keeps_the_policys_configs_and_dtype(
     tokenizer = load_tokenizer(str(tiny_model))
     tokenizer.pad_token = None  # TRL takes <|im_end|> then, which must not become padding in the checkpoint
     tokenizer.save_pretrained(policy)
-    config = config_for((policy, policy), dpo_reference="policy")
+    config = config_for((policy, policy), dpo_reference="policy", save_dtype=save_dtype)
     trainer = build_trainer(config, pairs, np.zeros((len(pairs), 2)), tmp_path / "work")
     assert trainer.model.config.pad_token_id is not None
     assert trainer.model.dtype == torch.float32
-    write_model(config, trainer.model.state_dict(), tmp_path / "model")
+    state = moved(trainer.model)
+    if save_dtype == "stored":
+        state["model.norm.weight"][0] += 1.0
+    save_model(config, trained_model(config, state, []), tmp_path / "model")
+    held = "float32" if save_dtype == "trained" else "bfloat16"
     for name in ("config.json", "generation_config.json", "tokenizer_config.json", "chat_template.jinja"):
-        assert (tmp_path / "model" / name).read_text() == (policy / name).read_text()
-    before, after = (load_model(str(path), "auto", "cpu").state_dict() for path in (policy, tmp_path / "model"))
-    assert all(torch.equal(before[name], after[name]) for name in before)
+        expected = (policy / name).read_text()
+        if name == "config.json":
+            expected = expected.replace('"dtype": "bfloat16"', f'"dtype": "{held}"')
+        assert (tmp_path / "model" / name).read_text() == expected
+    with safe_open(tmp_path / "model" / "model.safetensors", "pt") as file:
+        seen = {name: file.get_tensor(name) for name in state if name in set(file.keys())}  # tied ones are stored once
+    assert {str(tensor.dtype) for tensor in seen.values()} == {f"torch.{held}"}
+    assert all(torch.equal(tensor, state[name].to(tensor.dtype)) for name, tensor in seen.items())
+
+
+def test_weights_that_did_not_move_are_an_error_with_the_reason(
+    tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path
+) -> None:
+    config = config_for(tiny_models, learning_rate=1e-12)
+    state = load_model(config.policy, "float32", "cpu").state_dict()
+    with pytest.raises(IcrError, match=r"2 steps changed no weight.*--learning-rate 1e-12 .*float32.*raise it"):
+        trained_model(config, state, [{"step": 2, "train/grad_norm": 0.3}])
+    with pytest.raises(IcrError, match=r"every gradient is 0.*give --gamma"):
+        trained_model(config, state, [{"step": 2, "train/grad_norm": 0.0}])
+    with pytest.raises(IcrError, match="overflow in float16"):
+        trained_model(config, state, [{"step": 2, "train/grad_norm": float("inf")}])
+
+
+@pytest.mark.parametrize("weight", [0.0, 1e-30])
+def test_adapters_that_change_no_weight_are_an_error(
+    tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path, weight: float
+) -> None:
+    from peft import get_peft_model_state_dict
+
+    config = config_for(tiny_models, lora_rank=2, dpo_reference="policy")
+    trainer = build_trainer(config, pairs, None, tmp_path / "work")
+    state = get_peft_model_state_dict(trainer.model)
+    state = {name: torch.full_like(tensor, weight) if "lora_B" in name else tensor for name, tensor in state.items()}
+    with pytest.raises(IcrError, match=r"changed no weight.*--lora-alpha"):
+        trained_model(config, state, [{"step": 2, "train/grad_norm": 0.3}])
+
+
+def test_changes_that_the_stored_precision_cannot_hold_are_an_error(tiny_model: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "policy"
+    load_model(str(tiny_model), "bfloat16", "cpu").save_pretrained(policy)
+    load_tokenizer(str(tiny_model)).save_pretrained(policy)
+    config = config_for((policy, policy), save_dtype="stored")
+    model = trained_model(config, moved(load_model(str(policy), "float32", "cpu")), [])
+    with pytest.raises(IcrError, match=r"bfloat16.*--save-dtype trained"):
+        save_model(config, model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_no_step_has_rate_0_and_one_has_the_whole_rate(schedule: str) -> None:
+    for steps in (1, 2, 3, 7, 100):
+        for warmup in (0.0, 0.1, 0.5, 0.99):
+            share = rate_shares(schedule, warmup, steps)
+            shares = [share(step) for step in range(steps)]
+            peak = shares.index(max(shares))
+            assert min(shares) > 0
+            assert max(shares) == 1.0
+            assert peak == min(int(np.ceil(warmup * steps)), steps - 1)
+            assert shares[: peak + 1] == sorted(shares[: peak + 1])
+            assert shares[peak:] == sorted(shares[peak:], reverse=True)
+
+
+def test_the_trainer_has_the_schedule_in_every_step(
+    tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path
+) -> None:
+    for count, accumulation in ((1, 32), (12, 32), (12, 2)):
+        config = config_for(tiny_models, batch_size=1, accumulation=accumulation, learning_rate=1e-3)
+        some = TrainingPairs(pairs.languages[:count], pairs.prompt_ids[:count], pairs.chosen_ids[:count],
+                             pairs.rejected_ids[:count], {})  # fmt: skip
+        curve = Curve(tmp_path / f"curve-{count}-{accumulation}", ignore_metrics)
+        train(config, some, np.zeros((count, 2)), tmp_path / f"{count}-{accumulation}", curve)
+        share = rate_shares("linear", 0.1, len(curve.rows))
+        assert len(curve.rows) == -(-count // accumulation)
+        assert [row["train/learning_rate"] for row in curve.rows] == pytest.approx(
+            [1e-3 * share(step) for step in range(len(curve.rows))]
+        )
+
+
+def test_log_probabilities_stay_float32_where_deepspeed_casts_inputs(
+    tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = np.full((len(pairs), 2), -412.37)
+    trainer = build_trainer(config_for(tiny_models), pairs, reference, tmp_path)
+    cast = type(trainer)._prepare_input
+
+    def as_deepspeed(self: Any, data: Any) -> Any:
+        is_float = isinstance(data, torch.Tensor) and data.is_floating_point()
+        return data.to(torch.bfloat16) if is_float else cast(self, data)
+
+    monkeypatch.setattr(type(trainer), "_prepare_input", as_deepspeed)
+    prepared = trainer._prepare_inputs(first_batch(trainer, 4))
+    assert prepared["ref_chosen_logps"].tolist() == pytest.approx([-412.37] * 4, abs=1e-4)
 
 
 def test_a_mixed_precision_training_leaves_none_behind(

@@ -1,0 +1,111 @@
+"""What training won, measured where it can get lost again: in the trained weights, in the files, in the next stage's precision.
+
+The margin is beta times the mean over pairs of how much log pi(chosen) - log pi(rejected) grew since the start of training: the
+implicit reward's. It is measured on at most `SAMPLE` training pairs, which the artifact's order spreads over the languages.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from icr_platform.annotation.logprobs import CompletionScorer, Group
+from icr_platform.config import TrainConfig
+from icr_platform.models import BALANCED, load_model, resolve_device, resolve_dtype
+from icr_platform.training.dataset import TrainingPairs
+from icr_platform.training.weights import without_bars
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SAMPLE = 64
+_NOTABLE = 0.1  # of the trained weights' margin
+
+
+def sampled_groups(pairs: TrainingPairs) -> list[Group]:
+    """At most `SAMPLE` pairs at even distances, each a prompt with its chosen and its rejected response."""
+    count = min(SAMPLE, len(pairs))
+    rows = [i * len(pairs) // count for i in range(count)]
+    return [Group(pairs.prompt_ids[row], (pairs.chosen_ids[row], pairs.rejected_ids[row])) for row in rows]
+
+
+def trained_log_ratio(config: TrainConfig, groups: list[Group], model: PreTrainedModel) -> float | None:
+    """Mean of log pi(chosen) - log pi(rejected), nats, in float32; None where one device has no room for the model."""
+    return _unless_full(lambda: _log_ratio(model.to(resolve_device(config.device)), groups))  # type: ignore[arg-type]
+
+
+def measured_margins(
+    config: TrainConfig, groups: list[Group], trained: float | None, checkpoint: Path
+) -> tuple[dict[str, float], list[str]]:
+    """Margins of the trained weights, of the checkpoint as saved, and as the next stage loads it; and notes about them.
+
+    trained: `trained_log_ratio` of the weights before they were saved.
+
+    Returns: metrics `train/trained_margin`, `train/saved_margin`, `train/loaded_margin`, those that could be measured.
+    """
+    place = config.device
+    if config.accelerate_config and resolve_device(config.device).startswith("cuda"):
+        place = BALANCED  # what was trained on several GPUs may need them to be loaded, too
+    following = str(resolve_dtype("auto", config.device)).removeprefix("torch.")
+
+    def log_ratio(model: str, dtype: str) -> float | None:
+        with without_bars():
+            return _unless_full(lambda: _log_ratio(load_model(model, dtype, place), groups))
+
+    start = log_ratio(config.policy, "float32")
+    saved = log_ratio(str(checkpoint), "float32")
+    next_start, loaded = start, saved
+    if following != "float32":
+        next_start, loaded = log_ratio(config.policy, following), log_ratio(str(checkpoint), following)
+    ends = {"trained": (start, trained), "saved": (start, saved), "loaded": (next_start, loaded)}
+    margins = {
+        name: config.beta * (after - before)
+        for name, (before, after) in ends.items()
+        if before is not None and after is not None
+    }
+    notes = _notes(margins, following)
+    return {f"train/{name}_margin": value for name, value in margins.items()}, notes
+
+
+def _notes(margins: Mapping[str, float], following: str) -> list[str]:
+    missing = [name for name in ("trained", "saved", "loaded") if name not in margins]
+    notes = []
+    if missing:
+        notes.append(f"the margin of the {' and the '.join(missing)} weights was not measured: GPU memory has no room")
+    if "trained" not in margins:
+        return notes
+    trained = margins["trained"]
+    fixes = {
+        "saved": ("as saved", "use --save-dtype trained"),
+        "loaded": (f"as the next stage loads it ({following})", "use --dtype float32 there, or raise --learning-rate"),
+    }
+    if following == "float32":
+        del fixes["loaded"]  # it is the saved one
+    for name, (where, fix) in fixes.items():
+        if name in margins and abs(margins[name] - trained) > _NOTABLE * abs(trained):
+            notes.append(
+                f"the margin is {trained:+.4g} in the trained weights but {margins[name]:+.4g} in the checkpoint {where}: "
+                f"that precision rounds changes away; {fix}"
+            )
+    return notes
+
+
+def _log_ratio(model: PreTrainedModel, groups: list[Group]) -> float:
+    scores = CompletionScorer(model).score(groups)
+    return float(sum(chosen - rejected for chosen, rejected in scores) / len(scores))
+
+
+def _unless_full(measure: Callable[[], float]) -> float | None:
+    """The measurement, or None when GPU memory is full: it must not cost a finished training."""
+    try:
+        return measure()
+    except torch.OutOfMemoryError:
+        return None
+    finally:
+        if torch.cuda.is_available():
+            gc.collect()
+            torch.cuda.empty_cache()
