@@ -74,6 +74,25 @@ def test_two_iterations_tracked_and_found_again(preset: Path, tmp_path: Path) ->
     assert again.metrics == arm.metrics
 
 
+def test_the_alias_of_an_iteration_is_the_policy_in_use(preset: Path) -> None:
+    values = {name: value for name, value in yaml.safe_load(preset.read_text()).items() if name != "eval_prompts"}
+    preset.write_text(yaml.safe_dump({**values, "iterations": 1}))
+
+    def checkpoint(*flags: str) -> str:
+        config, options = parse("iterate", [f"--config={preset}", *flags])
+        iterate(open_session(options), config)  # type: ignore[arg-type]
+        return Path(Tracker().resolve_model("models:/icr-policy@iteration-1"), "manifest.json").read_text()
+
+    client = Tracker().client
+    first = checkpoint()
+    other = checkpoint("--seed=2", "--artifacts=reference")
+    assert json.loads(other)["fingerprint"] != json.loads(first)["fingerprint"]
+    assert checkpoint() == first, "a training that was found"
+    client.delete_registered_model("icr-policy")  # as if a kill had come before it was registered
+    assert checkpoint() == first
+    assert checkpoint("--seed=2") == other, "by reference"
+
+
 def test_a_killed_command_goes_on(preset: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "icr_platform", "iterate", f"--config={preset}", f"--output={tmp_path / 'out'}"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

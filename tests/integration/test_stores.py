@@ -24,6 +24,7 @@ from icr_platform.tracking import Tracker
 
 POSTGRES = os.environ.get("ICR_TEST_POSTGRES", "")
 MEGABYTE = 2**20
+BUCKET = "icr-store"
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Store:
             return sum(file.stat().st_size for file in self.artifacts.rglob("*") if file.is_file())
         import boto3
 
-        pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket="icr-store")
+        pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
         return sum(item["Size"] for page in pages for item in page.get("Contents", ()))
 
 
@@ -63,7 +64,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str, str]]]:
         "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="icr-store")
+    boto3.client("s3").create_bucket(Bucket=BUCKET)
     requests: list[tuple[str, str, str]] = []
     app = server._server.app
 
@@ -101,7 +102,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     artifacts = None if request.param == "s3" else tmp_path / "a store%20" / "mlruns"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    MlflowClient(uri).create_experiment("icr", "s3://icr-store/mlruns" if artifacts is None else artifacts.as_uri())
+    MlflowClient(uri).create_experiment("icr", f"s3://{BUCKET}/mlruns" if artifacts is None else artifacts.as_uri())
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr(tempfile, "tempdir", None)
@@ -164,7 +165,6 @@ def test_a_finished_iterate_called_again(
     monkeypatch.chdir(tmp_path / "here")
     first = run(preset)
     assert first.run is not None
-    assert files(tmp_path / "here" / ".icr") == {} or set(files(tmp_path / "here" / ".icr")) <= {"artifacts/.lock"}
     temporary, size = files(tmp_path / "temporary"), store.size()
     store.fetched()
     for folder in ("here", "elsewhere"):  # the second as on another machine, which has only the store
@@ -189,3 +189,60 @@ def test_a_finished_iterate_called_again(
         shown = capsys.readouterr().out
         assert "Spanish" in shown
         assert f"report: {tmp_path / 'here'}" in shown if folder == "here" else "report-icr.html" in shown
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+def test_work_goes_on_where_only_the_store_has_it(
+    store: Store, preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+
+    values = yaml.safe_load(preset.read_text(encoding="utf-8"))
+    preset.write_text(yaml.safe_dump({name: value for name, value in values.items() if name != "eval_prompts"}))
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    first = run(preset)
+    temporary = files(tmp_path / "temporary")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    store.fetched()
+    more = run(preset, "--iterations=2")
+    assert [stage.reused for (iteration, _), stage in more.stages.items() if iteration == 1] == [True] * 3
+    gets = store.fetched()
+    assert sum(name.endswith("/checkpoint/model.safetensors") for name in gets) == 1, (
+        "three stages of the second iteration read it"
+    )
+    assert not any("/responses/" in name for name in gets), "nobody needs them"
+    assert files(tmp_path / "temporary") == temporary
+    assert list(files(tmp_path / "elsewhere" / ".icr" / "artifacts")) == [".lock"]
+
+    trained = more.stages[2, "train"].run
+    generated = first.stages[1, "generate"].run
+    assert trained is not None
+    assert generated is not None
+    tracker = Tracker()
+    assert tracker.find_stored("models:/icr-policy@iteration-2").uri == f"runs:/{trained.run_id}/checkpoint"
+    name = f"mlruns/{generated.run_id}/artifacts/responses/part-00000.parquet"
+    boto3.client("s3").delete_object(Bucket=BUCKET, Key=name)
+    repaired = run(preset)
+    assert {stage for (_, stage), done in repaired.stages.items() if not done.reused} == {"generate"}, (
+        "a part of it was lost"
+    )
+    assert tracker.client.get_registered_model("icr-policy").aliases.keys() == {"iteration-1"}, (
+        "there is one iteration now"
+    )
+
+
+def test_a_report_of_another_configuration_does_not_stay(
+    preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    report = tmp_path / "report-icr.html"
+    texts = []
+    for flags in ([], ["--eval-max-tokens=8"], []):
+        run(preset, *flags)
+        texts.append(report.read_text(encoding="utf-8"))
+    assert texts[0] != texts[1]
+    assert texts[2] == texts[0]

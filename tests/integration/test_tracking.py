@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from icr_platform.errors import InputError, TrackingError
-from icr_platform.tracking import RunHandle, Tracker
+from icr_platform.tracking import RunHandle, Tracker, TrackingReader
 
 
 def free_port() -> int:
@@ -108,6 +108,125 @@ def test_runs_uri_of_a_missing_failed_or_empty_run_is_bad_input(local_store: Pat
         tracker.resolve_run(f"runs:/{run.run_id}/responses")
     with pytest.raises(InputError, match="no such registered model"):
         tracker.resolve_model("models:/nothing@iteration-1")
+
+
+def trained(tracker: Tracker, folder: Path, text: str) -> RunHandle:
+    """A FINISHED train run with a checkpoint that says `text`."""
+    run = tracker.start("train", {"icr.stage": "train"})
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(text)
+    run.log_artifacts(folder, "checkpoint")
+    run.finish()
+    return run
+
+
+def checkpoint_of(tracker: Tracker, uri: str) -> str:
+    return Path(tracker.resolve_model(uri), "config.json").read_text()
+
+
+def test_an_alias_is_the_checkpoint_in_use_whatever_was_registered_before(local_store: Path) -> None:
+    tracker = Tracker("here")
+    first, second, other = (trained(tracker, local_store / "work", text) for text in ("first", "second", "other"))
+    for iteration, run in ((1, first), (2, second), (3, second)):
+        tracker.register("icr-policy", run, iteration)
+    assert checkpoint_of(tracker, "models:/icr-policy@iteration-2") == "second"
+    tracker.client.set_registered_model_alias("icr-policy", "champion", "1")
+
+    tracker.register("icr-policy", other, 1)  # another configuration: what the first led to is not in use any more
+    assert checkpoint_of(tracker, "models:/icr-policy@iteration-1") == "other"
+    with pytest.raises(InputError, match="no such registered model"):
+        tracker.resolve_model("models:/icr-policy@iteration-2")
+    assert checkpoint_of(tracker, "models:/icr-policy@champion") == "first", "a person's alias stays"
+
+    for _ in range(2):  # back again, with trainings that are found; the second time nothing changes
+        for iteration, run in ((1, first), (2, second)):
+            tracker.register("icr-policy", run, iteration)
+        tracker.register("it's another arm", first, 1)
+    assert checkpoint_of(tracker, "models:/icr-policy@iteration-1") == "first"
+    assert checkpoint_of(tracker, "models:/icr-policy@iteration-2") == "second"
+    assert checkpoint_of(tracker, "models:/it's another arm@iteration-1") == "first"
+    assert len(tracker.client.search_model_versions("name = 'icr-policy'")) == 3, "one version for each checkpoint"
+
+    tracker.forget_iterations("icr-policy", after=1)
+    assert set(tracker.client.get_registered_model("icr-policy").aliases) == {"iteration-1", "champion"}
+    tracker.forget_iterations("nothing-policy", after=1)
+
+
+def test_a_registry_that_refuses_is_one_line(
+    local_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "nothing://here")
+    tracker = Tracker("here")
+    run = trained(tracker, local_store / "work", "text")
+    capsys.readouterr()
+    tracker.register("icr-policy", run, 1)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"models:/icr-policy@iteration-1: not set; use runs:/{run.run_id}/checkpoint instead" in said
+
+
+def test_artifacts_on_this_machine_are_read_where_they_lie(local_store: Path) -> None:
+    tracker = Tracker("here")
+    run = trained(tracker, local_store / "work", "text")
+    link = tracker.start("train (reused)", {"icr.reused_run": run.run_id})
+    link.finish()
+    folder = Path(tracker.resolve_run(f"runs:/{run.run_id}/checkpoint"))
+    assert folder.is_relative_to(local_store / "mlruns")
+    assert tracker.resolve_run(f"runs:/{run.run_id}/checkpoint/config.json") == str(folder / "config.json")
+    assert tracker.resolve_run(f"runs:/{link.run_id}/checkpoint") == str(folder), (
+        "a reused stage's run leads to the work"
+    )
+    assert not (local_store / ".icr").exists()
+    referenced = tracker.start("train", {"icr.artifact.checkpoint": str(local_store / "work")})
+    referenced.finish()
+    uri = f"runs:/{referenced.run_id}/checkpoint/config.json"
+    assert tracker.resolve_run(uri) == str(local_store / "work" / "config.json")
+
+
+def test_artifacts_behind_a_server_are_fetched_once_and_removed_at_the_end(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracker = Tracker("here")
+    run = trained(tracker, tmp_path / "work", "text")
+    record = tracker.client.get_run(run.run_id)
+    stored = tracker.stored(record, "checkpoint")
+    assert stored is not None
+    assert (stored.local, stored.reference) == (None, f"runs:/{run.run_id}/checkpoint")
+    assert tracker.stored(record, "nothing") is None
+    assert Path(tracker.resolve_run(f"{stored.reference}/config.json")).read_text() == "text"
+    tracker.register("icr-policy", run, 1)
+    folder = stored.folder()
+    assert [path.name for path in folder.iterdir()] == ["config.json"], "a file of it that came before is not it"
+    assert folder.is_relative_to(tmp_path / ".icr" / "artifacts")
+    assert tracker.resolve_model("models:/icr-policy@iteration-1") == str(folder)
+    server.stop()
+    assert stored.folder() == folder, "fetched once"
+    tracker.close()
+    assert not folder.exists()
+    server.start()
+    reader = TrackingReader(server.uri)
+    assert (reader.artifact(run.run_id, "checkpoint", tmp_path / "cache") / "config.json").read_text() == "text"
+    reader.close()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_final_metrics_come_from_the_rows_only_where_they_are_exact(local_store: Path) -> None:
+    tracker = Tracker("here")
+    exact = {"win_rate/es": 0.1 + 0.2, "win_rate/de": 51.0, "fidelity/es": 1e-300, "loss": 2.5, "length/tokens/es": 3.0}
+    odd = {"loss/élan": 1.0, "infinite": float("inf"), "nothing": float("nan")}
+    for metrics, expected in (exact, exact), ({}, {}), *(({**exact, name: odd[name]}, None) for name in odd):
+        run = tracker.start("stage", {})
+        run.log_live({"train/loss": 1.0, "loss": 9.0}, 0)
+        run.log_metrics(metrics)
+        run.tag_final_metrics(metrics)
+        assert tracker.final_metrics(tracker.client.get_run(run.run_id)) == expected
+    run.log_metrics({"later": 1.0})
+    live = tracker.start("stage", {})
+    live.log_live({"loss": 9.0}, 7)
+    live.log_metrics({"loss": 1.0})
+    live.tag_final_metrics({"loss": 1.0})
+    assert tracker.final_metrics(tracker.client.get_run(live.run_id)) is None, "its row holds the curve's end"
 
 
 def test_runs_of_dead_processes_are_marked_killed_at_the_next_start(local_store: Path) -> None:
