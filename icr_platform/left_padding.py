@@ -219,8 +219,12 @@ def _try(copy: PreTrainedModel, longest: int | None) -> Batching:
         torch.randint(FIRST_ID, VOCABULARY, (min(length, within),), generator=generator).tolist()
         for length in (3, WINDOW - 4, 3 * WINDOW - 2, WINDOW + 13, 9)
     ]
-    alone = torch.cat([logits_alone(copy, prompt) for prompt in prompts])
-    padding = _why_not(lambda: _difference(next_logits(copy, prompts, Batching()), alone), _NATS)
+
+    def padded() -> float:
+        alone = torch.cat([logits_alone(copy, prompt) for prompt in prompts])
+        return _difference(next_logits(copy, prompts, Batching()), alone)
+
+    padding = _why_not(padded, _NATS)
     together = _why_not(lambda: _continued_together(copy, prompts), _NATS) if padding is None else padding
     cache = None if together is None else _why_not_cached(copy, prompts, _STEPS, _NATS)
     return Batching(padding, together, cache, longest)
