@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -219,8 +219,12 @@ def _try(copy: PreTrainedModel, longest: int | None) -> Batching:
         torch.randint(FIRST_ID, VOCABULARY, (min(length, within),), generator=generator).tolist()
         for length in (3, WINDOW - 4, 3 * WINDOW - 2, WINDOW + 13, 9)
     ]
-    alone = torch.cat([logits_alone(copy, prompt) for prompt in prompts])
-    padding = _why_not(lambda: _difference(next_logits(copy, prompts, Batching()), alone), _NATS)
+
+    def padded() -> float:
+        alone = torch.cat([logits_alone(copy, prompt) for prompt in prompts])
+        return _difference(next_logits(copy, prompts, Batching()), alone)
+
+    padding = _why_not(padded, _NATS)
     together = _why_not(lambda: _continued_together(copy, prompts), _NATS) if padding is None else padding
     cache = None if together is None else _why_not_cached(copy, prompts, _STEPS, _NATS)
     return Batching(padding, together, cache, longest)
@@ -265,9 +269,10 @@ def _difference(logits: Tensor, others: Tensor) -> float:
     return float((ours - theirs).abs().masked_fill(theirs < -12, 0.0).nan_to_num(torch.inf).max())
 
 
-def _why_not(measure: Any, tolerance: float) -> str | None:
+def _why_not(measure: Callable[[], float], tolerance: float) -> str | None:
+    """What speaks against rows that differ from those alone by what `measure` gives, or that raise."""
     try:
-        difference: float = measure()
+        difference = measure()
     except Exception as error:  # noqa: BLE001 - whatever a model's code raises on rows, masks or caches unknown to it
         return f"it does not run so ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})"
     if difference <= tolerance:

@@ -24,21 +24,21 @@ FIRST_ID = 16  # ids from here on mean nothing special to the copy
 
 _HIDDEN, _HEADS, _HEAD = 64, 4, 16
 _MOST_PARAMETERS = 10**8
-_LAYERS = re.compile(
-    r"^(n|num)_(hidden_)?layers?$|^num_blocks$|^((num_)?(en|de)coder|num_(en|de)coder)_(hidden_)?layers$"
-)
+# What attributes of configs are called. Sizes that belong together get the same cut in every family.
+_LAYERS = re.compile(r"^(n|num|encoder|decoder|num_encoder|num_decoder)_(hidden_)?layers?$|^num_blocks$")
 _PERIODS = re.compile(r"(period|interval|_step|every_n_layers|layer_freq|sliding_window_pattern)$")
 _FIRST_LAYERS = re.compile(r"^(first_k_dense_replace|num_dense_layers|moe_layer_start_index)$")
+_HEAD_COUNT = re.compile(r"(^n_heads?|(^|_)heads|num_query_groups)(_per_layer)?$")
+_TOKEN_ID = re.compile(r"token_ids?$|^(unk|mask|pad|bos|eos)_index$|^lang_id$")
+_VOCABULARY = re.compile(r"(^|_)vocab(_|$)")
 _SPANS = re.compile(
-    r"(window|window_size|chunk_size|chunk_length|block_size|local_attention|index_topk|extent|floor_scale|log_floor)$"
+    r"(window|window_size|chunk_size|chunk_length|block_size|local_attention|index_topk|extent|floor_scale)$"
 )
-_MOST = [  # of the first pattern that an attribute's name matches
-    (re.compile(r"(^|_)vocab(_|$)"), VOCABULARY),
+_POSITIONS = r"positions?$|position_embeddings$|^n_ctx$|_seq_len$|^context_length$|max_length$|prompt_length$"
+_MOST = [  # a number is cut to the first of these whose pattern its name matches
+    (_VOCABULARY, VOCABULARY),
     (_SPANS, WINDOW),
-    (
-        re.compile(r"positions?$|position_embeddings$|^n_ctx$|_seq_len$|^context_length$|max_length$|prompt_length$"),
-        512,
-    ),
+    (re.compile(_POSITIONS), 512),
     (re.compile(r"experts_per_tok(en)?$|^moe_topk$|^moe_k$|^top_k_experts$|^n_shared_experts$"), 2),
     (re.compile(r"^topk_group$|^o_groups$|num_shared_experts$"), 1),
     (re.compile(r"n_?groups?$|^num_expert_group$"), 2),
@@ -50,8 +50,6 @@ _MOST = [  # of the first pattern that an attribute's name matches
     (re.compile(r"hidden_size$|^d_model$|^n_embd$|^dim_model$|proj_dim$|embedding_size$|embed(ding)?_dim$"), _HIDDEN),
     (re.compile(r"^emb_dim$|^lru_width$|^mamba_d_ssm$|^dim_model_base$"), _HIDDEN),
 ]
-_HEAD_COUNT = re.compile(r"(^n_heads?|(^|_)heads|num_query_groups)(_per_layer)?$")
-_TOKEN_ID = re.compile(r"token_ids?$|^(unk|mask|pad|bos|eos)_index$|^lang_id$")
 ROPE_OF_THE_BATCH = {"dynamic", "longrope"}  # frequencies that change with the longest sequence of a batch
 
 
@@ -64,10 +62,10 @@ def small_copy(model: PreTrainedModel) -> PreTrainedModel:
 
     Windows and chunks span WINDOW tokens at most, ids from FIRST_ID to VOCABULARY are plain words, every parameter is random,
     those too that start as zeros or ones. The same model always gives the same copy. Where the narrow copy fails, because
-    sizes that belong together have names unknown here, one of the model's own widths is tried.
+    sizes that belong together have names unknown here, images and speech are cut too, then a copy keeps all widths.
 
     Raises:
-        NoCopyError: neither can be built and run, or it would have more than 100 million parameters.
+        NoCopyError: none of these can be built and run, or it would have more than 100 million parameters.
     """
     why: list[str] = []
     for narrow in ("text", "all", "none"):
@@ -198,7 +196,7 @@ def _cut_spans(config: Any) -> None:
             setattr(config, name, value if value < FIRST_ID else value % FIRST_ID)
         elif _SPANS.search(name):
             setattr(config, name, min(value, WINDOW))
-        elif re.search(r"(^|_)vocab(_|$)", name):
+        elif _VOCABULARY.search(name):
             setattr(config, name, VOCABULARY if name == "vocab_size" else min(value, VOCABULARY))
     for name, value in list(vars(config).items()):
         if isinstance(value, list | tuple) and _TOKEN_ID.search(name) and all(isinstance(one, int) for one in value):
@@ -209,6 +207,7 @@ def _cut_spans(config: Any) -> None:
 
 
 def _cut_widths(config: Any) -> None:
+    """Heads, hidden sizes, experts and ranks; then the sizes that follow from them."""
     heads = getattr(config, "num_attention_heads", None)
     heads = heads if isinstance(heads, int) else _HEADS
     own = vars(config)
@@ -258,6 +257,7 @@ def _rotary_size(config: Any) -> int:
 
 
 def _cut_rope(rope: dict[str, Any], before: int, after: int) -> None:
+    """Lists with an entry for each rotated pair, or that divide the pairs, from heads of `before` to heads of `after`."""
     for name in ("mrope_section", "short_factor", "long_factor"):
         values = rope.get(name)
         if not isinstance(values, list) or not values:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
+from transformers import (
+    GptOssConfig,
+    GptOssForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
 
 from icr_platform.annotation.logprobs import CompletionScorer, Group
 
@@ -20,7 +28,11 @@ SMALL = {"vocab_size": 500, "hidden_size": 256, "intermediate_size": 512, "num_h
 def models() -> list[PreTrainedModel]:
     torch.manual_seed(0)
     windowed = MistralForCausalLM(MistralConfig(**SMALL, head_dim=64, sliding_window=20))
-    return [LlamaForCausalLM(LlamaConfig(**SMALL)).eval(), windowed.eval()]
+    config = GptOssConfig(**SMALL, head_dim=64, num_local_experts=2, num_experts_per_tok=2, sliding_window=20)
+    with_sinks = GptOssForCausalLM(config)
+    for layer in with_sinks.model.layers:
+        torch.nn.init.normal_(layer.self_attn.sinks)
+    return [LlamaForCausalLM(LlamaConfig(**SMALL)).eval(), windowed.eval(), with_sinks.eval()]
 
 
 def groups() -> list[Group]:
@@ -31,7 +43,7 @@ def groups() -> list[Group]:
     ]
 
 
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", [0, 1, 2])
 @pytest.mark.parametrize("tokens", [70, 8192])
 def test_float32_equals_the_cpu(index: int, tokens: int) -> None:
     model = models()[index]
@@ -42,7 +54,7 @@ def test_float32_equals_the_cpu(index: int, tokens: int) -> None:
     assert (np.abs(np.concatenate(scorer.score(groups())) - expected) / lengths).max() < 2e-5
 
 
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", [0, 1, 2])
 def test_bfloat16_is_the_models_own_up_to_its_rounding(index: int) -> None:
     model = models()[index].to("cuda", torch.bfloat16)
     scorer = CompletionScorer(model)

@@ -56,7 +56,7 @@ FAMILIES: dict[str, tuple[bool, bool]] = {  # whether rows share a batch, whethe
     "GptOss": (True, True),
     "DeepseekV4": (False, True),
     "Bart": (False, True),
-    "Marian": (False, True),
+    "Pegasus": (False, True),
     "Qwen3Next": (False, True),
     "RecurrentGemma": (False, False),
     "Rwkv": (False, False),
