@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from icr_platform.artifacts import atomic_path, file_digest, open_artifact, read_json, text_digest
 from icr_platform.config import AnnotateConfig, Config, EvalConfig, GenerateConfig, IterateConfig, TrainConfig, validate
-from icr_platform.errors import InputError, WeightsRemovedError
+from icr_platform.errors import InputError, TrackingError, WeightsRemovedError
 from icr_platform.identity import artifact_identity
 from icr_platform.iteration import generating_policy, iteration_seed, reward_reference
 from icr_platform.models import removed_weights
@@ -216,8 +216,11 @@ def _give_up(session: Session, arm: Arm, iteration: int) -> None:
         return
     folder = trained.artifact("checkpoint")
     names = remove_weights(folder)
-    tracker.give_up_checkpoint(trained.run.run_id, name, alias, folder, names)
-    trained.run.tag_content(folder, "checkpoint", artifact_identity(folder, "checkpoint"))
+    try:
+        tracker.give_up_checkpoint(trained.run.run_id, name, alias, folder, names)
+        trained.run.tag_content(folder, "checkpoint", artifact_identity(folder, "checkpoint"))
+    except TrackingError as error:  # a store that cannot delete must not end an iteration that is done
+        print(f"iteration {iteration}: {error}", file=sys.stderr, flush=True)
 
 
 def _with_weights(session: Session, arm: Arm, parent: RunHandle | None, config: Config) -> Config | None:

@@ -241,7 +241,7 @@ def _safetensors_files(model: str) -> list[Path]:
 
     folder = Path(model)
     if folder.is_dir():
-        if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+        if not any(path for suffix in _WEIGHTS for path in folder.glob(f"*{suffix}")):
             raise InputError(f"{folder / SINGLE}: missing; give a folder that transformers' save_pretrained wrote")
         found: list[Any] = [path for path in (folder / SINGLE, folder / INDEX) if path.exists()]
     else:

@@ -691,12 +691,14 @@ class Tracker:
             raise TrackingError(f"runs:/{run_id}/checkpoint: its weights could not be removed ({error})") from error
 
     def other_uses(self, run_id: str, arm: str, name: str, alias: str) -> list[str]:
-        """What else needs a train run's checkpoint: the arm that trained it, if not `arm`, and aliases but `alias` of `name`."""
+        """Who else may need a train run's checkpoint: arms but `arm` that trained or reused it, aliases but `alias` of `name`."""
 
         def find() -> list[str]:
-            owner = self.client.get_run(run_id).data.tags.get("icr.arm", "")
+            run = self.client.get_run(run_id)
+            reused = self.client.search_runs([run.info.experiment_id], f"tags.\"icr.reused_run\" = '{run_id}'")
+            arms = {found.data.tags.get("icr.arm", "") for found in [run, *reused]} - {arm}
             versions = self.client.search_model_versions(f"run_id = '{run_id}'")
-            return [f"arm {owner}"] * (owner != arm) + sorted(
+            return sorted(f"arm {other}" for other in arms) + sorted(
                 f"models:/{version.name}@{other}"
                 for version in versions
                 for other, number in self.client.get_registered_model(version.name).aliases.items()
