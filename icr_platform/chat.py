@@ -84,14 +84,20 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase, model: str) -> Non
         )
 
 
-def require_roles(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> None:
-    """Raise InputError unless the template brings the text of every message of such a conversation into the prompt."""
-    if _forms(tokenizer, roles) is None:
+def require_roles(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms:
+    """The forms in which the template brings the text of every message of such a conversation into the prompt.
+
+    Raises:
+        InputError: there are none.
+    """
+    forms = _forms(tokenizer, roles)
+    if forms is None:
         binding = _binding(tokenizer)
         raise InputError(
             f"{binding.model}: field 'chat_template': of a conversation of {', '.join(roles)}, {binding.reasons[roles]}; "
             "give the model a chat template that prints message['content'], text and nothing else"
         )
+    return forms
 
 
 def _forms(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms | None:
@@ -162,7 +168,7 @@ def clock(day: date) -> Callable[[str], str]:
 def prints_date(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a prompt depends on the day on which it is rendered."""
     messages, forms = [{"role": "user", "content": _PROBE}], _forms(tokenizer, USER)
-    days = (date(1999, 9, 29), date(2031, 12, 3))
+    days = (date(1998, 7, 4), date(2031, 12, 3))  # alike in no field
     return forms is not None and len({_rendered(tokenizer, messages, forms, True, day) for day in days}) > 1
 
 
@@ -182,9 +188,7 @@ def encode_messages(
         InputError: the template refuses the conversation, or loses the text of a message.
     """
     roles = tuple(message["role"] for message in messages)
-    require_roles(tokenizer, roles)
-    forms = _forms(tokenizer, roles)
-    assert forms is not None
+    forms = require_roles(tokenizer, roles)
     try:
         text = _rendered(tokenizer, messages, forms, True, day)
     except Exception as error:

@@ -150,6 +150,15 @@ def test_the_default_date_is_a_constant_and_other_templates_do_not_change(tiny_m
     )
 
 
+@pytest.mark.parametrize("pattern", ["%A", "%d", "%m", "%y", "%B"])
+def test_a_part_of_the_date_is_a_date(pattern: str) -> None:
+    tokenizer = chatml_tokenizer()
+    assert not prints_date(tokenizer)
+    dated = chatml_tokenizer()
+    dated.chat_template = f"{{{{ strftime_now('{pattern}') }}}}" + CHATML
+    assert prints_date(dated)
+
+
 def test_dates_are_english_whatever_the_locale() -> None:
     kept = locale.setlocale(locale.LC_TIME)
     try:

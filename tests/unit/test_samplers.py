@@ -19,8 +19,9 @@ import pytest
 import torch
 
 from icr_platform.chat import encode_messages, encode_prompt, encode_response
-from icr_platform.config import CHAT_DEFAULTS, ChatSettings, EvalConfig, GenerateConfig, GenerateSettings
+from icr_platform.config import CHAT_DEFAULTS, ChatSettings, EvalConfig, GenerateConfig, GenerateSettings, MtBenchConfig
 from icr_platform.errors import IcrError, InputError
+from icr_platform.evaluation import mt_bench_stage
 from icr_platform.evaluation import stage as evaluation
 from icr_platform.generation import stage as generation
 from icr_platform.generation import transformers_sampler
@@ -376,6 +377,26 @@ def test_a_server_is_asked_how_it_renders_before_work(
             run(module, config, dated, f"other-{config.__name__}")
         assert [body["max_tokens"] for body in endpoint.bodies] == [1], "nothing was sampled"
         assert not list((tmp_path / f"other-{config.__name__}").rglob("*.parquet"))
+
+
+def test_mt_bench_asks_a_server_too(
+    endpoint: Endpoint, dated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    (tmp_path / "questions").mkdir()
+    row = '{"question_id": 1, "category": "math", "turns": ["1+1?", "And 2+2?"]}\n'
+    (tmp_path / "questions" / "en.jsonl").write_text(row)
+    config = MtBenchConfig(
+        policy=str(dated), questions=str(tmp_path / "questions"), sampler="server", server_url=endpoint.url,
+        server_model="m", judge_api_model="j", judge_url=endpoint.url, judge_cache=str(tmp_path / "cache"),
+        judge_max_failures=100,
+    )  # fmt: skip
+    endpoint.answer = lambda body: (200, completion("ok"))
+    (note,) = mt_bench_stage.run(config, StageContext(tmp_path / "silent", "f")).notes
+    assert "does not return the ids of its prompts" in note
+    serve_as(endpoint, dated, date.today())
+    with pytest.raises(InputError, match="prints the date of its clock"):
+        mt_bench_stage.run(config, StageContext(tmp_path / "other", "f"))
 
 
 def test_a_server_that_refuses_unknown_fields_is_asked_without(endpoint: Endpoint, tiny_model: Path) -> None:
