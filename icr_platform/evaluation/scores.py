@@ -17,14 +17,11 @@ import pyarrow as pa
 from icr_platform.evaluation.fidelity import fidelity, looping_rate, repeated_share, truncation_rate
 from icr_platform.evaluation.pairwise import LOW_MASS, MODEL_FIRST, REFERENCE_FIRST
 from icr_platform.evaluation.win_rate import length_controlled_replicates, length_controlled_win_rate, win_rate
-from icr_platform.language_id import UNDETERMINED
 from icr_platform.schemas import SCORES
 
 MEAN, MEAN_NON_ENGLISH, ALL = "mean", "mean_non_english", "all"
 KEY = ["language", "prompt_id"]
-_AVERAGED = (
-    "win_rate", "lc_win_rate", "fidelity", "undetermined", "truncated", "repetition", "length/characters", "length/ratio",
-)  # fmt: skip
+_AVERAGED = ("win_rate", "lc_win_rate", "fidelity", "truncated", "repetition", "length/characters", "length/ratio")
 _BOOTSTRAP = 500
 _C = 10.0
 
@@ -68,7 +65,10 @@ def score_outputs(facts: pd.DataFrame, unknown: Collection[str] = ()) -> list[Sc
     for language, rows in facts.groupby("language", sort=False):
         code, n = str(language), len(rows)
         characters = rows["character_count"].to_numpy(dtype=float)
-        scores += _score_fidelity(code, rows["detected_language"].tolist(), code in unknown)
+        if code in unknown:
+            scores.append(Score(code, "fidelity", None, None, 0, "the identifier does not know the language"))
+        else:
+            scores.append(Score(code, "fidelity", fidelity(code, rows["detected_language"].tolist()), None, n, ""))
         figures = {
             "length/characters": float(characters.mean()),
             "truncated": truncation_rate(rows["finish_reason"].tolist()),
@@ -76,18 +76,6 @@ def score_outputs(facts: pd.DataFrame, unknown: Collection[str] = ()) -> list[Sc
         }
         scores += [Score(code, metric, value, None, n, "") for metric, value in figures.items()]
     return scores
-
-
-def _score_fidelity(asked: str, detected: Sequence[str], is_unknown: bool) -> list[Score]:
-    """Fidelity over the outputs whose language can be told, and the share of the others."""
-    told = [] if is_unknown else [code for code in detected if code != UNDETERMINED]
-    rest = len(detected) - len(told)
-    flag = f"{rest} of {len(detected)} outputs left out: their language cannot be told" if rest else ""
-    flag = "the identifier does not know the language" if is_unknown else flag
-    return [
-        Score(asked, "fidelity", _value(fidelity(asked, told)), None, len(told), flag),
-        Score(asked, "undetermined", 100.0 * rest / len(detected), None, len(detected), ""),
-    ]
 
 
 def preferences_by_prompt(judgments: pd.DataFrame) -> pd.DataFrame:
