@@ -16,8 +16,9 @@ of the whole responses and of their first 40 characters, and CPU milliseconds a 
 
 Some responses are rightly in another language, so none reaches 100.
 
-What an identifier cannot tell is `UNDETERMINED` ('und') and counts neither for nor against a response (`Identifier.of_answers`):
-texts asked for in a language that is not among its labels, whatever it takes them for, and texts that are `too_short`.
+Of texts that were asked for in a language that is not among its labels an identifier can say nothing, whatever it takes them
+for: they are `UNDETERMINED` ('und', see `Identifier.of_answers`), are not filtered, and have no fidelity. A text that is
+`too_short` is identified and counts in the fidelity, a mean, but it is no ground to drop the text.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Identifier:
     def notes(self, languages: Iterable[str]) -> list[str]:
         """One line on each of `languages` that it does not know, for a person."""
         return [
-            f"{language}: {self.name} does not know {language_name(language)}: it has no fidelity, and no response is dropped as "
+            f"{language}: {self.name} does not know {language_name(language)}: its texts have no fidelity, and none is dropped as "
             "wrong-language; another --language-identifier may know it"
             for language in self.unknown(languages)
         ]
@@ -105,9 +106,7 @@ class Identifier:
         nothing is said of any, not even of an English one.
         """
         unknown = set(self.unknown(languages))
-        told = [
-            language not in unknown and not too_short(text) for language, text in zip(languages, texts, strict=True)
-        ]
+        told = [language not in unknown for language in languages]
         found = iter(self([text for text, tell in zip(texts, told, strict=True) if tell]))
         return [next(found) if tell else UNKNOWN for tell in told]
 

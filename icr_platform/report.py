@@ -97,7 +97,7 @@ _GRIDS = (
     (
         "fidelity",
         "Language fidelity",
-        "Percent of outputs in the asked language, of those whose language can be told.",
+        "Percent of outputs in the asked language.",
         1,
     ),
     ("truncated", "Truncated", "Percent of outputs that reached the token limit.", 1),

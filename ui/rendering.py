@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from icr_platform.language_id import too_short
 from icr_platform.languages import NAMES, RIGHT_TO_LEFT, counts_as
 
 LEAST_SHARED = 0.25  # of the longer text; below it nearly everything would be marked
@@ -40,7 +41,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "number": number, "signed": signed, "label": label, "language": language_label, "count": count, "cut": cut,
     }  # fmt: skip
-    environment.globals |= {"direction": direction, "counts_as": counts_as}
+    environment.globals |= {"direction": direction, "counts_as": counts_as, "too_short": too_short}
     return environment
 
 

@@ -27,8 +27,8 @@ class Confusion(NamedTuple):
 def fidelity(asked: str, detected: Sequence[str]) -> float:
     """Percent of outputs identified as the asked language or one that counts as it (`languages.counts_as`).
 
-    Every code given takes part; callers leave out the outputs whose language cannot be told. The ceiling is below 100 on
-    real prompt sets: some instructions rightly ask for a translation or for code.
+    'und' (cannot tell) counts as another one; a language that the identifier does not know has no fidelity. The ceiling is
+    below 100 on real prompt sets: some instructions rightly ask for a translation or for code.
 
     >>> fidelity("es", ["es", "es", "en", "und"]), fidelity("id", ["id", "ms"])
     (50.0, 100.0)

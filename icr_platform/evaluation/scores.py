@@ -23,15 +23,12 @@ from icr_platform.evaluation.win_rate import (
     length_controlled_win_rate,
     win_rate,
 )
-from icr_platform.language_id import UNDETERMINED
 from icr_platform.schemas import SCORES
 
 UNKNOWN_END = "finish reason unknown"
 MEAN, MEAN_NON_ENGLISH, ALL = "mean", "mean_non_english", "all"
 _LENGTHS = ["character_count", "reference_characters"]
-_AVERAGED = (
-    "win_rate", "lc_win_rate", "fidelity", "undetermined", "truncated", "repetition", "length/characters", "length/ratio",
-)  # fmt: skip
+_AVERAGED = ("win_rate", "lc_win_rate", "fidelity", "truncated", "repetition", "length/characters", "length/ratio")
 _BOOTSTRAP = 500
 _C = 10.0
 
@@ -75,7 +72,10 @@ def score_outputs(facts: pd.DataFrame, unknown: Collection[str] = ()) -> list[Sc
     for language, rows in facts.groupby("language", sort=False):
         code, n = str(language), len(rows)
         characters = rows["character_count"].to_numpy(dtype=float)
-        scores += _score_fidelity(code, rows["detected_language"].tolist(), code in unknown)
+        if code in unknown:
+            scores.append(Score(code, "fidelity", None, None, 0, "the identifier does not know the language"))
+        else:
+            scores.append(Score(code, "fidelity", fidelity(code, rows["detected_language"].tolist()), None, n, ""))
         figures = {
             "length/characters": float(characters.mean()),
         }
@@ -83,18 +83,6 @@ def score_outputs(facts: pd.DataFrame, unknown: Collection[str] = ()) -> list[Sc
         scores.append(_score_truncation(code, rows["finish_reason"].tolist()))
         scores.append(Score(code, "repetition", looping_rate(rows["repeated"].tolist()), None, n, ""))
     return scores
-
-
-def _score_fidelity(asked: str, detected: Sequence[str], is_unknown: bool) -> list[Score]:
-    """Fidelity over the outputs whose language can be told, and the share of the others."""
-    told = [] if is_unknown else [code for code in detected if code != UNDETERMINED]
-    rest = len(detected) - len(told)
-    flag = f"{rest} of {len(detected)} outputs left out: their language cannot be told" if rest else ""
-    flag = "the identifier does not know the language" if is_unknown else flag
-    return [
-        Score(asked, "fidelity", _value(fidelity(asked, told)), None, len(told), flag),
-        Score(asked, "undetermined", 100.0 * rest / len(detected), None, len(detected), ""),
-    ]
 
 
 def _score_truncation(language: str, finish_reasons: Sequence[str | None]) -> Score:

@@ -16,7 +16,7 @@ from icr_platform.execution import check_execution
 from icr_platform.generation.prompts import PromptSet, load_prompts
 from icr_platform.generation.sampler import check_policy, engine_notes
 from icr_platform.generation.sampling import write_responses
-from icr_platform.language_id import UNDETERMINED, Identifier, make_identifier
+from icr_platform.language_id import Identifier, make_identifier
 from icr_platform.languages import counts_as
 from icr_platform.part_job import Throughput
 from icr_platform.schemas import DROPS, PROMPTS, RESPONSES
@@ -48,9 +48,9 @@ def run(config: GenerateConfig, context: StageContext) -> StageResult:
 
     Writes `prompts` (the aligned prompt set), `responses`, and `generation_drops`: prompts that the vllm engine died of,
     which have no responses. Metrics, `NAME/LANG` and `NAME/mean` over languages: `tokens`
-    (in all; no mean), `length/tokens` and `length/characters` (means per response), `truncated`, `empty` and `undetermined`
-    (the language cannot be told) in percent of the responses, `fidelity` (identified as the prompt's language) in percent
-    of those that are not undetermined, absent where all are; `tokens_per_second` when anything was sampled.
+    (in all; no mean), `length/tokens` and `length/characters` (means per response), `truncated`, `empty` and `fidelity`
+    (identified as the prompt's language; absent where the identifier does not know it) in percent of the responses;
+    `tokens_per_second` when anything was sampled.
     """
     prompts = ArtifactWriter(context.folder / "prompts", PROMPTS, context.fingerprint)
     responses = ArtifactWriter(context.folder / "responses", RESPONSES, context.fingerprint)
@@ -130,7 +130,6 @@ def _summary(responses: Artifact) -> pd.DataFrame:
     sums = counts.to_pandas().groupby("language", sort=False).sum()
     share = 100 / sums["rows"]
     unknown = responses.extra.get("languages", {}).get("unknown", ())
-    told = (sums["rows"] - sums["undetermined"]).where(~sums.index.isin(unknown))
     return pd.DataFrame(
         {
             "tokens": sums["tokens"],
@@ -138,8 +137,7 @@ def _summary(responses: Artifact) -> pd.DataFrame:
             "length/characters": sums["characters"] / sums["rows"],
             "truncated": sums["truncated"] * share,
             "empty": sums["empty"] * share,
-            "undetermined": sums["undetermined"] * share,
-            "fidelity": 100 * sums["faithful"] / told.where(told > 0),
+            "fidelity": (sums["faithful"] * share).where(~sums.index.isin(unknown)),
         }
     )
 
@@ -148,7 +146,7 @@ def _counts(part: pa.Table) -> pa.Table:
     """Sums over a part's rows, one row per language."""
     asked, detected = (part[name].to_pylist() for name in ("language", "detected_language"))
     faithful = [counts_as(*codes) for codes in zip(asked, detected, strict=True)]
-    sums = ("rows", "tokens", "characters", "truncated", "empty", "undetermined", "faithful")
+    sums = ("rows", "tokens", "characters", "truncated", "empty", "faithful")
     return (
         pa.table(
             {
@@ -158,7 +156,6 @@ def _counts(part: pa.Table) -> pa.Table:
                 "characters": part["character_count"],
                 "truncated": pc.equal(part["finish_reason"], "length").cast(pa.int64()),
                 "empty": pc.equal(part["character_count"], 0).cast(pa.int64()),
-                "undetermined": pc.equal(part["detected_language"], UNDETERMINED).cast(pa.int64()),
                 "faithful": pa.array(faithful).cast(pa.int64()),
             }
         )

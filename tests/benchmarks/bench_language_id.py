@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from icr_platform.language_id import UNDETERMINED, Identified, Identifier, make_identifier
+from icr_platform.language_id import UNDETERMINED, Identified, Identifier, make_identifier, too_short
 from icr_platform.languages import counts_as
 
 LANGUAGES = ("bn", "de", "en", "es", "fr", "ru", "sw", "th", "zh")
@@ -85,17 +85,15 @@ def falsely_dropped(identify: Identifier, texts: dict[str, list[str]]) -> list[d
         shares: dict[str, list[float]] = {"every text": [], "as it is": []}
         for language, whole in right.items():
             cut = [text[:characters] for text in whole]
-            for rule, found in (
-                ("every text", identify(cut)),
-                ("as it is", identify.of_answers([language] * len(cut), cut)),
-            ):
-                wrong = [
-                    item.language != UNDETERMINED
-                    and item.confidence >= CONFIDENT
-                    and not counts_as(language, item.language)
-                    for item in found
-                ]
-                shares[rule].append(100 * sum(wrong) / len(wrong))
+            wrong = [
+                item.language != UNDETERMINED
+                and item.confidence >= CONFIDENT
+                and not counts_as(language, item.language)
+                for item in identify(cut)
+            ]
+            dropped = [is_wrong and not too_short(text) for is_wrong, text in zip(wrong, cut, strict=True)]
+            shares["every text"].append(100 * sum(wrong) / len(wrong))
+            shares["as it is"].append(100 * sum(dropped) / len(dropped))
         row: dict[str, Any] = {"identifier": identify.name, "characters": characters}
         for rule, values in shares.items():
             worst = max(range(len(values)), key=values.__getitem__)

@@ -179,19 +179,18 @@ def test_fidelity_is_absent_where_the_identifier_does_not_know_the_language(
     ids = [json.loads(line)["id"] for line in (prompt_folder / "sd.jsonl").read_text(encoding="utf-8").splitlines()]
     sindhi = "عجائب گهر صبح جو نو بجي کلندو آهي ۽ رات جي ماني کان اڳ بند ٿيندو آهي."
     for code, text in (("sd", sindhi), ("es", "El museo abre a las nueve de la mañana y cierra antes de la cena.")):
-        rows = [{"id": key, "output": text if key != ids[0] else "Sí."} for key in ids]
+        rows = [{"id": key, "output": text} for key in ids]
         (folder / f"{code}.json").write_text(json.dumps(rows), encoding="utf-8")
     given = settings | {
         "policy": "", "outputs": str(folder), "samples": 1, "judge": "none", "languages": ("es", "sd"),
     }  # fmt: skip
     result = run(EvalConfig(**given), StageContext(tmp_path / "out", "f"))
     assert result.metrics["fidelity/es"] == result.metrics["fidelity/mean"] == 100
-    assert result.metrics["undetermined/es"] == pytest.approx(100 / 6)
     assert "fidelity/sd" not in result.metrics
     assert all(value == value for value in result.metrics.values())
     assert [note for note in result.notes if note.startswith("sd: langid does not know Sindhi")]
     scores = open_artifact(tmp_path / "out" / "scores", SCORES).read().to_pandas()
     scores = scores[scores["metric"] == "fidelity"].set_index("language")
-    assert scores.loc["es", ["n", "flag"]].tolist() == [5, "1 of 6 outputs left out: their language cannot be told"]
+    assert scores.loc["es", ["n", "flag"]].tolist() == [6, ""]
     assert scores.loc["sd", ["n", "flag"]].tolist() == [0, "the identifier does not know the language"]
     assert scores.loc["mean", "flag"] == "mean over 1 of 2 languages"

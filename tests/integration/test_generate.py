@@ -156,7 +156,6 @@ def test_a_language_that_the_identifier_does_not_know_has_no_fidelity(
     }
     assert {row["detected_language"] for row in rows if row["language"] == "es"} != {"und"}
     assert "fidelity/sd" not in result.metrics
-    assert result.metrics["undetermined/sd"] == 100
     assert result.metrics["fidelity/mean"] == (result.metrics["fidelity/en"] + result.metrics["fidelity/es"]) / 2
     assert all(value == value for value in result.metrics.values()), "MLflow keeps NaN as a value"
     assert [note for note in result.notes if note.startswith("sd: langid does not know Sindhi")]
@@ -170,11 +169,11 @@ def test_a_language_that_the_identifier_does_not_know_has_no_fidelity(
     assert not [name for name in alone.metrics if name.startswith("fidelity")]
 
 
-def test_fidelity_leaves_out_what_is_too_short_and_counts_sisters(
+def test_fidelity_counts_sisters_as_one(
     tiny_model: Path, prompt_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A policy that answers Indonesian prompts by turns in Malay, in English, and in one word."""
-    texts = ("Kuda itu seekor haiwan.", "A horse is an animal.", "Kuda.")
+    """A policy that answers Indonesian prompts by turns in Malay, in English, and in one word that English has too."""
+    texts = ("Kuda itu seekor haiwan.", "A horse is an animal.", "Radio.")
     monkeypatch.setattr(
         TransformersSampler,
         "sample",
@@ -188,6 +187,5 @@ def test_fidelity_leaves_out_what_is_too_short_and_counts_sisters(
         monkeypatch.setattr(f"icr_platform.generation.{module}.make_identifier", lambda name: toy)
     shutil.copy(prompt_folder / "es.jsonl", prompt_folder / "id.jsonl")
     result = generate(tmp_path / "out", tiny_model, prompt_folder, languages=("id",))
-    assert result.metrics["fidelity/id"] == 50
-    assert result.metrics["undetermined/id"] == pytest.approx(100 / 3)
+    assert result.metrics["fidelity/id"] == pytest.approx(100 / 3)
     assert result.notes == ()
