@@ -525,6 +525,20 @@ def test_modules_that_make_no_numbers_may_be_edited(world: Path, stage: str, mon
     assert identify(stage, config_of(stage, world)).fingerprint == before.fingerprint
 
 
+def test_modules_and_settings_that_are_left_out_are_there_under_these_names() -> None:
+    """A module or a setting that is renamed would otherwise count again without a word."""
+    groups = (*identity._SAMPLERS.values(), *identity._JUDGES.values(), identity._SCORING)
+    named = {f"icr_platform.{module}" for modules in groups for module in modules} | code_digest.PLUMBING
+    named |= {f"icr_platform.{module}" for module, _ in identity._STAGES.values()}
+    named |= {
+        f"icr_platform.{module}" for module in ("generation", "annotation.translation", "evaluation.outputs", "demo")
+    }
+    assert named <= set(code_digest._modules())
+    assert identity._SELECTION | set(identity._TRANSLATION) <= set(AnnotateConfig.model_fields)
+    names = (*identity._LENGTH_CONTROL, *identity._ASKING, *identity._BY_RESOLUTION, *identity._BY_ROWS)
+    assert set(names) <= set(EvalConfig.model_fields)
+
+
 @pytest.mark.usefixtures("_fresh_code")
 def test_a_change_of_pair_selection_leaves_the_code_of_scores_alone(
     world: Path, monkeypatch: pytest.MonkeyPatch
