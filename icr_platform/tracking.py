@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -101,6 +102,24 @@ def deliver(action: Callable[[], T], uri: str) -> T:
             pause = min(pause * 2, 30.0)
 
 
+def _deliver_files(action: Callable[[], T], uri: str, name: str) -> T:
+    """`deliver` for files, which each kind of artifact store refuses by exceptions of a library of its own.
+
+    Raises:
+        TrackingError: the store refuses or does not answer; what was to be logged is still in its folder.
+    """
+    try:
+        return deliver(action, uri)
+    except TrackingError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise TrackingError(
+            f"{name}: the artifact store refuses or does not answer ({reason}); check its address and credentials, then run "
+            "the same command again"
+        ) from error
+
+
 @dataclass
 class RunHandle:
     """One MLflow run. Picklable: a stage in another process logs to the same run."""
@@ -164,7 +183,7 @@ class RunHandle:
 
     def log_artifacts(self, folder: Path, name: str) -> None:
         """Copy a finished folder to the run's artifacts under `name`."""
-        deliver(lambda: self.client.log_artifacts(self.run_id, str(folder), name), self.uri)
+        self._deliver_files(lambda: self.client.log_artifacts(self.run_id, str(folder), name), name)
 
     def tag_content(self, folder: Path, name: str, identity: str) -> None:
         """Say on the run what its artifact `name` consists of, so that nobody has to fetch it to know.
@@ -183,14 +202,17 @@ class RunHandle:
             self.set_tags({_FINAL_METRICS: names})
 
     def log_file(self, path: Path, name: str | None = None) -> None:
-        deliver(lambda: self.client.log_artifact(self.run_id, str(path), name), self.uri)
+        self._deliver_files(lambda: self.client.log_artifact(self.run_id, str(path), name), path.name)
 
     def log_text(self, text: str, name: str) -> None:
-        deliver(lambda: self.client.log_text(self.run_id, text, name), self.uri)
+        self._deliver_files(lambda: self.client.log_text(self.run_id, text, name), name)
 
     def log_table(self, table: pd.DataFrame, name: str) -> None:
         """Log a small table (MLflow's limit for its UI is 1,000 rows) as `name`.json."""
-        deliver(lambda: self.client.log_table(self.run_id, table.head(1000), f"{name}.json"), self.uri)
+        self._deliver_files(lambda: self.client.log_table(self.run_id, table.head(1000), f"{name}.json"), name)
+
+    def _deliver_files(self, action: Callable[[], object], name: str) -> None:
+        _deliver_files(action, self.uri, f"runs:/{self.run_id}/{name}")
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Log an input with its digest, as MLflow's dataset input."""
@@ -287,15 +309,7 @@ class _Place:
         return redact(posixpath.join(str(self.repository.artifact_uri), self.path))
 
     def _ask(self, action: Callable[[], T]) -> T:
-        try:
-            return deliver(action, self.uri)
-        except TrackingError:
-            raise
-        except Exception as error:  # each store has exceptions of a library of its own
-            reason = " ".join(str(error).split())[:300]
-            raise TrackingError(
-                f"{self._name}: the artifact store does not give it ({reason}); check address and credentials"
-            ) from error
+        return _deliver_files(action, self.uri, self._name)
 
 
 @dataclass(frozen=True)
@@ -450,7 +464,7 @@ class Tracker:
         import mlflow
 
         # The environment first: MLflow keeps a URI of its own once any call has set one, and would not look there again.
-        self.uri: str = os.environ.get("MLFLOW_TRACKING_URI") or mlflow.get_tracking_uri()
+        self.uri: str = _with_driver(os.environ.get("MLFLOW_TRACKING_URI") or mlflow.get_tracking_uri())
         _check_reachable(self.uri)
         name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT
         lock = Path(tempfile.gettempdir()) / f"icr-{os.getuid()}-{text_digest(self.uri)[:16]}.lock"
@@ -663,6 +677,15 @@ def _refusal_said(consequence: str) -> Iterator[None]:
         print(f"{consequence} (the model registry refuses: {reason})", file=sys.stderr, flush=True)
 
 
+def _with_driver(uri: str) -> str:
+    """`postgresql://` with the driver that is installed: SQLAlchemy takes it for psycopg2's, where only psycopg 3 may be."""
+    if not uri.startswith("postgresql://") or find_spec("psycopg2"):
+        return uri
+    if not find_spec("psycopg"):
+        raise InputError(f"{redact(uri)}: needs a PostgreSQL driver; pip install 'icr-platform[postgres]'")
+    return uri.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
 def _check_reachable(uri: str) -> None:
     if not uri.startswith(("http://", "https://")):
         _check_local_store(uri)
@@ -764,8 +787,9 @@ class TrackingReader:
             os.environ.setdefault(key, value)
         import mlflow
 
-        self.uri = uri or str(mlflow.get_tracking_uri())
+        self.uri = _with_driver(uri or str(mlflow.get_tracking_uri()))
         self._copies: dict[Path, FetchedCopies] = {}
+        self._remote: dict[tuple[str, str], StoredArtifact] = {}
 
     def check(self) -> None:
         """Raise InputError at once when the store cannot be opened."""
@@ -793,16 +817,24 @@ class TrackingReader:
         """Local folder of an artifact; one in a remote store is copied to `cache` once, and stays until `close`."""
         from mlflow.exceptions import MlflowException
 
-        copies = self._copies.setdefault(cache, FetchedCopies(cache))
         try:
-            run = self._ask(lambda: _client(self.uri).get_run(run_id), f"run {run_id}")
-            stored = _stored(run, name, self.uri, copies)
+            stored = self._remote.get((run_id, name))
+            if stored is None:
+                run = self._ask(lambda: _client(self.uri).get_run(run_id), f"run {run_id}")
+                stored = _stored(run, name, self.uri, self._copies_in(cache))
             if stored is None:
                 raise InputError(f"runs:/{run_id}/{name}: no such folder in the artifact store; run its stage again")
+            if stored.local is None:
+                self._remote[run_id, name] = stored
             return stored.folder()
         except (MlflowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise TrackingError(f"{name} of run {run_id} could not be fetched ({reason}); try again later") from error
+
+    def _copies_in(self, cache: Path) -> FetchedCopies:
+        if cache not in self._copies:
+            self._copies[cache] = FetchedCopies(cache)
+        return self._copies[cache]
 
     def close(self) -> None:
         """Remove the copies of remote artifacts."""
