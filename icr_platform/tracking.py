@@ -42,6 +42,10 @@ _DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 _BATCH_PARAMS, _BATCH_METRICS = 100, 1000  # MLflow refuses larger batches
+_S3_CONNECTION_ERRORS = ("botocore.exceptions.ConnectionError", "botocore.exceptions.HTTPClientError")
+_SIGNS_OF_CONNECTION_TROUBLE = (
+    "API request to", "failed with error code 5", "database is locked", "Max retries", "Could not connect to the endpoint"
+)  # fmt: skip
 _FINAL_METRICS = "icr.final_metrics"
 _CUT_PARAM, _CUT_TAG = 6000, 8000  # MLflow cuts there and only warns
 T = TypeVar("T")
@@ -70,13 +74,13 @@ def _is_connection_trouble(error: Exception) -> bool:
 
     if isinstance(error, (requests.exceptions.RequestException, OperationalError, ConnectionError)):
         return True
+    if any(f"{kind.__module__}.{kind.__name__}" in _S3_CONNECTION_ERRORS for kind in type(error).__mro__):
+        return True
     text = str(error)
-    return isinstance(error, MlflowException) and any(
-        sign in text for sign in ("API request to", "failed with error code 5", "database is locked", "Max retries")
-    )
+    return isinstance(error, MlflowException) and any(sign in text for sign in _SIGNS_OF_CONNECTION_TROUBLE)
 
 
-def deliver(action: Callable[[], T], uri: str) -> T:
+def deliver(action: Callable[[], T], uri: str, who: str = "tracking server") -> T:
     """Run a tracking call, again and again while the server does not answer.
 
     Raises:
@@ -92,24 +96,24 @@ def deliver(action: Callable[[], T], uri: str) -> T:
                 raise
             if time.monotonic() + pause > deadline:
                 raise TrackingError(
-                    f"{redact(uri)}: the tracking server stopped answering; the work is kept, "
+                    f"{redact(uri)}: the {who} stopped answering; the work is kept, "
                     "run the same command again when it is back"
                 ) from error
             if not said:
-                print(f"{redact(uri)}: the tracking server does not answer; trying again", file=sys.stderr, flush=True)
+                print(f"{redact(uri)}: the {who} does not answer; trying again", file=sys.stderr, flush=True)
                 said = True
             time.sleep(pause)
             pause = min(pause * 2, 30.0)
 
 
-def _deliver_files(action: Callable[[], T], uri: str, name: str) -> T:
+def _deliver_files(action: Callable[[], T], name: str) -> T:
     """`deliver` for files, which each kind of artifact store refuses by exceptions of a library of its own.
 
     Raises:
         TrackingError: the store refuses or does not answer; what was to be logged is still in its folder.
     """
     try:
-        return deliver(action, uri)
+        return deliver(action, name, "artifact store")
     except TrackingError:
         raise
     except Exception as error:
@@ -212,7 +216,7 @@ class RunHandle:
         self._deliver_files(lambda: self.client.log_table(self.run_id, table.head(1000), f"{name}.json"), name)
 
     def _deliver_files(self, action: Callable[[], object], name: str) -> None:
-        _deliver_files(action, self.uri, f"runs:/{self.run_id}/{name}")
+        _deliver_files(action, f"runs:/{self.run_id}/{name}")
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Log an input with its digest, as MLflow's dataset input."""
@@ -270,7 +274,6 @@ class _Place:
 
     repository: ArtifactRepository
     path: str
-    uri: str
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file by its path below the artifact; '' for an artifact that is one file. Empty: there is none."""
@@ -309,7 +312,7 @@ class _Place:
         return redact(posixpath.join(str(self.repository.artifact_uri), self.path))
 
     def _ask(self, action: Callable[[], T]) -> T:
-        return _deliver_files(action, self.uri, self._name)
+        return _deliver_files(action, self._name)
 
 
 @dataclass(frozen=True)
@@ -388,7 +391,7 @@ def _stored(run: Run, name: str, uri: str, copies: FetchedCopies) -> StoredArtif
     repository = _repository(str(run.info.artifact_uri), uri)
     folder = Path(reference) if reference else _local_folder(repository, first)
     local = folder / below if folder is not None else None
-    place = _Place(repository, name, uri)
+    place = _Place(repository, name)
     if not (local.exists() if local is not None else place.sizes()):
         return None
     content = json.loads(run.data.tags.get(f"icr.stored.{first}", "{}")) if not below else {}
@@ -595,7 +598,7 @@ class Tracker:
         if local is not None and not local.exists():
             raise InputError(f"{uri}: its files are gone from {local}; register the model again")
         version = f"models:/{found.name}/{found.version}"
-        return StoredArtifact(version, local, "", None, _Place(repository, "", self.uri), self._copies)
+        return StoredArtifact(version, local, "", None, _Place(repository, ""), self._copies)
 
     def resolve_run(self, uri: str) -> str:
         """Local path of `runs:/RUN_ID/artifact`; raises InputError for a run that does not exist or did not finish."""
