@@ -241,9 +241,9 @@ def test_an_artifact_store_that_does_not_answer_is_one_line(local_store: Path, m
         run.log_text("text", "notes.txt")
     with pytest.raises(TrackingError, match="the artifact store stopped answering; the work is kept"):
         tracker.stored(tracker.client.get_run(run.run_id), "checkpoint")
-    tracker.client.create_experiment("refused", "s3://x/too-short-for-a-bucket")
+    tracker.client.create_experiment("refused", "nothing://here")
     run = Tracker("refused").start("stage", {})
-    with pytest.raises(TrackingError, match=rf"runs:/{run.run_id}/notes.txt: the artifact store refuses .*bucket name"):
+    with pytest.raises(TrackingError, match=rf"runs:/{run.run_id}/notes.txt: the artifact store refuses "):
         run.log_text("text", "notes.txt")
 
 
