@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from icr_platform.artifacts import text_digest
 from icr_platform.config import Config, leaves, role
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=Config)
 SHIPPED = Path(__file__).parent.parent / "projects" / "conf"
+# What file systems call the version of a file, or the time it was last written.
+_VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "updated", "mtime", "created")
 _REMOTE = ("s3://", "gs://", "abfs://", "az://", "hdfs://", "http://", "https://", "file://", "memory://")
 
 
@@ -86,12 +89,39 @@ class Resolver:
         return str(path) if path.parent.exists() and path.parent != self.base else uri
 
     def _download(self, uri: str) -> Path:
+        """What is behind an address, as it is now: the copy of an earlier command only where the store says it is the same."""
         import fsspec
+        from filelock import FileLock
 
-        target = self.work / "downloads" / text_digest(uri)[:16] / uri.rstrip("/").rsplit("/", 1)[-1]
+        place = self.work / "downloads" / text_digest(uri)[:16]
+        place.mkdir(parents=True, exist_ok=True)
         try:
             filesystem, remote = fsspec.core.url_to_fs(uri)
-            filesystem.get(remote, str(target), recursive=filesystem.isdir(remote))
-        except (OSError, ImportError, ValueError) as error:
-            raise InputError(f"{uri}: could not be fetched ({error}); check the address and credentials") from error
+            state = _state(filesystem, remote)
+            target = place / (state or "unknown") / uri.rstrip("/").rsplit("/", 1)[-1]
+            with FileLock(place / ".lock"):
+                if state is None or not target.exists():
+                    partial = place / ".partial"
+                    shutil.rmtree(partial, ignore_errors=True)  # of a command that was killed
+                    partial.mkdir()
+                    filesystem.get(remote, str(partial / target.name), recursive=filesystem.isdir(remote))
+                    for earlier in place.iterdir():
+                        if earlier.is_dir() and earlier != partial:
+                            shutil.rmtree(earlier)
+                    partial.rename(target.parent)
+        except Exception as error:  # each kind of store has exceptions of a library of its own
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"{uri}: could not be fetched ({reason}); check the address and credentials") from error
         return target
+
+
+def _state(filesystem: Any, remote: str) -> str | None:
+    """Digest of the names, sizes and versions of the files at a place; None where the store tells no versions."""
+    found = filesystem.find(remote, detail=True) if filesystem.isdir(remote) else {remote: filesystem.info(remote)}
+    parts = []
+    for name, info in sorted(found.items()):
+        versions = [str(info[key]) for key in _VERSIONS if info.get(key)]
+        if not versions:
+            return None
+        parts += [name, str(info.get("size")), *versions]
+    return text_digest(*parts)[:16]

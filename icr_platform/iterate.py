@@ -348,7 +348,8 @@ def _found_report(session: Session, arm: Arm) -> bool:
         with atomic_path(path) as temporary:
             shutil.copyfile(stored.folder(), temporary)
     arm.run.set_tags({f"{_REPORT}_run": earlier.info.run_id})
-    print(f"report: {path if path.exists() else stored.reference}", flush=True)
+    elsewhere = f"{stored.reference} (`icr report {earlier.info.run_id}` writes it here)"
+    print(f"report: {path if path.exists() else stored.local or elsewhere}", flush=True)
     return True
 
 

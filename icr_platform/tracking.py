@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -41,6 +42,10 @@ _DEFAULTS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 _BATCH_PARAMS, _BATCH_METRICS = 100, 1000  # MLflow refuses larger batches
+_S3_CONNECTION_ERRORS = ("botocore.exceptions.ConnectionError", "botocore.exceptions.HTTPClientError")
+_SIGNS_OF_CONNECTION_TROUBLE = (
+    "API request to", "failed with error code 5", "database is locked", "Max retries", "Could not connect to the endpoint"
+)  # fmt: skip
 _FINAL_METRICS = "icr.final_metrics"
 _CUT_PARAM, _CUT_TAG = 6000, 8000  # MLflow cuts there and only warns
 T = TypeVar("T")
@@ -69,13 +74,13 @@ def _is_connection_trouble(error: Exception) -> bool:
 
     if isinstance(error, (requests.exceptions.RequestException, OperationalError, ConnectionError)):
         return True
+    if any(f"{kind.__module__}.{kind.__name__}" in _S3_CONNECTION_ERRORS for kind in type(error).__mro__):
+        return True
     text = str(error)
-    return isinstance(error, MlflowException) and any(
-        sign in text for sign in ("API request to", "failed with error code 5", "database is locked", "Max retries")
-    )
+    return isinstance(error, MlflowException) and any(sign in text for sign in _SIGNS_OF_CONNECTION_TROUBLE)
 
 
-def deliver(action: Callable[[], T], uri: str) -> T:
+def deliver(action: Callable[[], T], uri: str, who: str = "tracking server") -> T:
     """Run a tracking call, again and again while the server does not answer.
 
     Raises:
@@ -91,14 +96,32 @@ def deliver(action: Callable[[], T], uri: str) -> T:
                 raise
             if time.monotonic() + pause > deadline:
                 raise TrackingError(
-                    f"{redact(uri)}: the tracking server stopped answering; the work is kept, "
+                    f"{redact(uri)}: the {who} stopped answering; the work is kept, "
                     "run the same command again when it is back"
                 ) from error
             if not said:
-                print(f"{redact(uri)}: the tracking server does not answer; trying again", file=sys.stderr, flush=True)
+                print(f"{redact(uri)}: the {who} does not answer; trying again", file=sys.stderr, flush=True)
                 said = True
             time.sleep(pause)
             pause = min(pause * 2, 30.0)
+
+
+def _deliver_files(action: Callable[[], T], name: str) -> T:
+    """`deliver` for files, which each kind of artifact store refuses by exceptions of a library of its own.
+
+    Raises:
+        TrackingError: the store refuses or does not answer; what was to be logged is still in its folder.
+    """
+    try:
+        return deliver(action, name, "artifact store")
+    except TrackingError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise TrackingError(
+            f"{name}: the artifact store refuses or does not answer ({reason}); check its address and credentials, then run "
+            "the same command again"
+        ) from error
 
 
 @dataclass
@@ -164,7 +187,7 @@ class RunHandle:
 
     def log_artifacts(self, folder: Path, name: str) -> None:
         """Copy a finished folder to the run's artifacts under `name`."""
-        deliver(lambda: self.client.log_artifacts(self.run_id, str(folder), name), self.uri)
+        self._deliver_files(lambda: self.client.log_artifacts(self.run_id, str(folder), name), name)
 
     def tag_content(self, folder: Path, name: str, identity: str) -> None:
         """Say on the run what its artifact `name` consists of, so that nobody has to fetch it to know.
@@ -183,14 +206,17 @@ class RunHandle:
             self.set_tags({_FINAL_METRICS: names})
 
     def log_file(self, path: Path, name: str | None = None) -> None:
-        deliver(lambda: self.client.log_artifact(self.run_id, str(path), name), self.uri)
+        self._deliver_files(lambda: self.client.log_artifact(self.run_id, str(path), name), path.name)
 
     def log_text(self, text: str, name: str) -> None:
-        deliver(lambda: self.client.log_text(self.run_id, text, name), self.uri)
+        self._deliver_files(lambda: self.client.log_text(self.run_id, text, name), name)
 
     def log_table(self, table: pd.DataFrame, name: str) -> None:
         """Log a small table (MLflow's limit for its UI is 1,000 rows) as `name`.json."""
-        deliver(lambda: self.client.log_table(self.run_id, table.head(1000), f"{name}.json"), self.uri)
+        self._deliver_files(lambda: self.client.log_table(self.run_id, table.head(1000), f"{name}.json"), name)
+
+    def _deliver_files(self, action: Callable[[], object], name: str) -> None:
+        _deliver_files(action, f"runs:/{self.run_id}/{name}")
 
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Log an input with its digest, as MLflow's dataset input."""
@@ -248,7 +274,6 @@ class _Place:
 
     repository: ArtifactRepository
     path: str
-    uri: str
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file by its path below the artifact; '' for an artifact that is one file. Empty: there is none."""
@@ -287,15 +312,7 @@ class _Place:
         return redact(posixpath.join(str(self.repository.artifact_uri), self.path))
 
     def _ask(self, action: Callable[[], T]) -> T:
-        try:
-            return deliver(action, self.uri)
-        except TrackingError:
-            raise
-        except Exception as error:  # each store has exceptions of a library of its own
-            reason = " ".join(str(error).split())[:300]
-            raise TrackingError(
-                f"{self._name}: the artifact store does not give it ({reason}); check address and credentials"
-            ) from error
+        return _deliver_files(action, self._name)
 
 
 @dataclass(frozen=True)
@@ -374,7 +391,7 @@ def _stored(run: Run, name: str, uri: str, copies: FetchedCopies) -> StoredArtif
     repository = _repository(str(run.info.artifact_uri), uri)
     folder = Path(reference) if reference else _local_folder(repository, first)
     local = folder / below if folder is not None else None
-    place = _Place(repository, name, uri)
+    place = _Place(repository, name)
     if not (local.exists() if local is not None else place.sizes()):
         return None
     content = json.loads(run.data.tags.get(f"icr.stored.{first}", "{}")) if not below else {}
@@ -450,7 +467,7 @@ class Tracker:
         import mlflow
 
         # The environment first: MLflow keeps a URI of its own once any call has set one, and would not look there again.
-        self.uri: str = os.environ.get("MLFLOW_TRACKING_URI") or mlflow.get_tracking_uri()
+        self.uri: str = _with_driver(os.environ.get("MLFLOW_TRACKING_URI") or mlflow.get_tracking_uri())
         _check_reachable(self.uri)
         name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT
         lock = Path(tempfile.gettempdir()) / f"icr-{os.getuid()}-{text_digest(self.uri)[:16]}.lock"
@@ -584,7 +601,7 @@ class Tracker:
         if local is not None and not local.exists():
             raise InputError(f"{uri}: its files are gone from {local}; register the model again")
         version = f"models:/{found.name}/{found.version}"
-        return StoredArtifact(version, local, "", None, _Place(repository, "", self.uri), self._copies)
+        return StoredArtifact(version, local, "", None, _Place(repository, ""), self._copies)
 
     def resolve_run(self, uri: str) -> str:
         """Local path of `runs:/RUN_ID/artifact`; raises InputError for a run that does not exist or did not finish."""
@@ -720,6 +737,15 @@ def _refusal_said(consequence: str) -> Iterator[None]:
         print(f"{consequence} (the model registry refuses: {reason})", file=sys.stderr, flush=True)
 
 
+def _with_driver(uri: str) -> str:
+    """`postgresql://` with the driver that is installed: SQLAlchemy takes it for psycopg2's, where only psycopg 3 may be."""
+    if not uri.startswith("postgresql://") or find_spec("psycopg2"):
+        return uri
+    if not find_spec("psycopg"):
+        raise InputError(f"{redact(uri)}: needs a PostgreSQL driver; pip install 'icr-platform[postgres]'")
+    return uri.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
 def _check_reachable(uri: str) -> None:
     if not uri.startswith(("http://", "https://")):
         _check_local_store(uri)
@@ -821,8 +847,9 @@ class TrackingReader:
             os.environ.setdefault(key, value)
         import mlflow
 
-        self.uri = uri or str(mlflow.get_tracking_uri())
+        self.uri = _with_driver(uri or str(mlflow.get_tracking_uri()))
         self._copies: dict[Path, FetchedCopies] = {}
+        self._remote: dict[tuple[str, str], StoredArtifact] = {}
 
     def check(self) -> None:
         """Raise InputError at once when the store cannot be opened."""
@@ -850,16 +877,24 @@ class TrackingReader:
         """Local folder of an artifact; one in a remote store is copied to `cache` once, and stays until `close`."""
         from mlflow.exceptions import MlflowException
 
-        copies = self._copies.setdefault(cache, FetchedCopies(cache))
         try:
-            run = self._ask(lambda: _client(self.uri).get_run(run_id), f"run {run_id}")
-            stored = _stored(run, name, self.uri, copies)
+            stored = self._remote.get((run_id, name))
+            if stored is None:
+                run = self._ask(lambda: _client(self.uri).get_run(run_id), f"run {run_id}")
+                stored = _stored(run, name, self.uri, self._copies_in(cache))
             if stored is None:
                 raise InputError(f"runs:/{run_id}/{name}: no such folder in the artifact store; run its stage again")
+            if stored.local is None:
+                self._remote[run_id, name] = stored
             return stored.folder()
         except (MlflowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise TrackingError(f"{name} of run {run_id} could not be fetched ({reason}); try again later") from error
+
+    def _copies_in(self, cache: Path) -> FetchedCopies:
+        if cache not in self._copies:
+            self._copies[cache] = FetchedCopies(cache)
+        return self._copies[cache]
 
     def close(self) -> None:
         """Remove the copies of remote artifacts."""

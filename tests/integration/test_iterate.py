@@ -74,7 +74,7 @@ def test_two_iterations_tracked_and_found_again(preset: Path, tmp_path: Path) ->
     assert again.metrics == arm.metrics
 
 
-def test_the_alias_of_an_iteration_is_the_policy_in_use(preset: Path) -> None:
+def test_the_alias_of_an_iteration_is_the_policy_in_use(preset: Path, tmp_path: Path) -> None:
     values = {name: value for name, value in yaml.safe_load(preset.read_text()).items() if name != "eval_prompts"}
     preset.write_text(yaml.safe_dump({**values, "iterations": 1}))
 
@@ -85,9 +85,12 @@ def test_the_alias_of_an_iteration_is_the_policy_in_use(preset: Path) -> None:
 
     client = Tracker().client
     first = checkpoint()
+    report = (tmp_path / "report-icr.html").read_text()
     other = checkpoint("--seed=2", "--artifacts=reference")
     assert json.loads(other)["fingerprint"] != json.loads(first)["fingerprint"]
+    assert (tmp_path / "report-icr.html").read_text() != report
     assert checkpoint() == first, "a training that was found"
+    assert (tmp_path / "report-icr.html").read_text() == report, "not the other configuration's"
     client.delete_registered_model("icr-policy")  # as if a kill had come before it was registered
     assert checkpoint() == first
     assert checkpoint("--seed=2") == other, "by reference"

@@ -229,6 +229,24 @@ def test_final_metrics_come_from_the_rows_only_where_they_are_exact(local_store:
     assert tracker.final_metrics(tracker.client.get_run(live.run_id)) is None, "its row holds the curve's end"
 
 
+def test_an_artifact_store_that_does_not_answer_is_one_line(local_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("boto3", reason="needs boto3: pip install 'moto[s3]'")
+    for name, value in {"MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}", "AWS_MAX_ATTEMPTS": "1",
+                        "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "ICR_TRACKING_PATIENCE": "0"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    Tracker("another").client.create_experiment("here", "s3://bucket/mlruns")
+    tracker = Tracker("here")
+    run = tracker.start("stage", {})
+    with pytest.raises(TrackingError, match="the artifact store stopped answering; the work is kept"):
+        run.log_text("text", "notes.txt")
+    with pytest.raises(TrackingError, match="the artifact store stopped answering; the work is kept"):
+        tracker.stored(tracker.client.get_run(run.run_id), "checkpoint")
+    tracker.client.create_experiment("refused", "nothing://here")
+    run = Tracker("refused").start("stage", {})
+    with pytest.raises(TrackingError, match=rf"runs:/{run.run_id}/notes.txt: the artifact store refuses "):
+        run.log_text("text", "notes.txt")
+
+
 def test_runs_of_dead_processes_are_marked_killed_at_the_next_start(local_store: Path) -> None:
     code = "from icr_platform.tracking import Tracker; t = Tracker('here'); print(t.start('s', {}).run_id); import os; os._exit(9)"
     dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout.split()[-1]
