@@ -354,10 +354,25 @@ def _explained(config: TrainConfig) -> Iterator[None]:
 
 def _gathered_state(trainer: PairTrainer) -> State:
     """All trained weights, gathered from however they were sharded."""
-    state: State = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    state: State = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
     model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_deepspeed_enabled:
+        state |= _master_weights(model)
     if hasattr(model, "peft_config"):
         from peft import get_peft_model_state_dict
 
         state = get_peft_model_state_dict(model, state_dict=state)
     return state
+
+
+def _master_weights(model: torch.nn.Module) -> State:
+    """The float32 weights that DeepSpeed's optimizer steps in; accelerate gathers the bfloat16 copies that it computes with."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    whole: dict[int, torch.Tensor] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            gathered = safe_get_full_fp32_param(parameter)  # every process takes part in it
+            whole[id(parameter)] = gathered.detach().to("cpu", torch.float32)
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: whole[id(parameter)] for name, parameter in named if id(parameter) in whole}

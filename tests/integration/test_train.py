@@ -378,6 +378,23 @@ def test_sharded_recipes_train_what_whole_copies_train(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHARDED)
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}], ids=["full", "lora"])
+def test_sharded_training_in_bfloat16_saves_its_float32_weights(
+    values: dict[str, Any], tmp_path: Path, name: str, changes: dict[str, Any]
+) -> None:
+    """At a rate at which no change shows in bfloat16, in which DeepSpeed gathers a model unless it is asked for another."""
+    recipe = str(recipe_for_two_processes(name, tmp_path))
+    result = train(values, tmp_path / "out", accelerate_config=recipe, dtype="bfloat16", learning_rate=1e-5, **changes)
+    before = load_model(values["policy"], "float32", "cpu").state_dict()
+    after = load_model(str(result.artifacts["checkpoint"]), "float32", "cpu").state_dict()
+    steps = torch.cat([(after[key] - before[key]).flatten() for key in before])
+    moved = steps[steps != 0].abs()
+    assert len(moved) > 1000
+    assert float(moved.median()) < 1e-4, "steps of the learning rate, not of bfloat16's rounding"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARDED)
 def test_a_killed_sharded_training_goes_on_from_its_resume_point(
     values: dict[str, Any], tmp_path: Path, name: str
 ) -> None:
