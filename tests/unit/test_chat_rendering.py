@@ -261,7 +261,7 @@ def test_iterate_hands_its_date_to_every_stage(monkeypatch: pytest.MonkeyPatch, 
 
     def record(session: Any, arm: Any, iteration: int, stage: str, parent: Any, config: Any) -> Any:
         configs.append(config)
-        return SimpleNamespace(artifact=lambda name: tmp_path / name, run=None, reused=False)
+        return SimpleNamespace(reference=lambda name: str(tmp_path / name), run=None, reused=False)
 
     monkeypatch.setattr(iterate, "_stage", record)
     config = IterateConfig(policy="p", reference="r", prompts="q", eval_prompts="e", template_date=date(2025, 3, 9))

@@ -107,7 +107,7 @@ def test_judged_labels_are_those_of_each_prompt_alone(family: str, tiny_model: P
     judge = LocalJudge(
         str(tmp_path),
         Template((("user", "{instruction}\nm: {output_m}\nM: {output_M}"),)),
-        both_orders=True, seed=0, dtype="float32", device="cpu",
+        both_orders=True, seed=0, dtype="float32", device="cpu", min_mass=0.0,
     )  # fmt: skip
     pairs = [Pair("es", f"p{i}", 0, TEXTS[i % 4], "manzana " * (1 + 2 * i), "pera") for i in range(5)]
     [judgments] = judge.judge([pairs])
