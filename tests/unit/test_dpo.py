@@ -332,6 +332,7 @@ def test_deepspeed_hands_over_the_weights_its_optimizer_steps_in(
     monkeypatch.setitem(sys.modules, "deepspeed.utils", fake)
     rounded = {name: tensor.bfloat16() for name, tensor in exact.items()}
     monkeypatch.setattr(trainer.accelerator, "get_state_dict", lambda _: rounded)
+    monkeypatch.setattr(trainer.accelerator, "unwrap_model", lambda model: model)
     trainer.is_deepspeed_enabled, trainer.model_wrapped = True, trainer.model
     state = _gathered_state(trainer)
     assert state.keys() == exact.keys()
