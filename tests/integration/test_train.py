@@ -377,14 +377,10 @@ def test_sharded_recipes_train_what_whole_copies_train(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHARDED)
-@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}], ids=["full", "lora"])
-def test_sharded_training_in_bfloat16_saves_its_float32_weights(
-    values: dict[str, Any], tmp_path: Path, name: str, changes: dict[str, Any]
-) -> None:
-    """At a rate at which no change shows in bfloat16, in which DeepSpeed gathers a model unless it is asked for another."""
-    recipe = str(recipe_for_two_processes(name, tmp_path))
-    result = train(values, tmp_path / "out", accelerate_config=recipe, dtype="bfloat16", learning_rate=1e-5, **changes)
+def test_sharded_training_in_bfloat16_saves_its_float32_weights(values: dict[str, Any], tmp_path: Path) -> None:
+    """At a rate at which no change shows in bfloat16. (DeepSpeed's bfloat16 needs a GPU: test_dpo.py has its gathering.)"""
+    recipe = str(recipe_for_two_processes("fsdp2", tmp_path))
+    result = train(values, tmp_path / "out", accelerate_config=recipe, dtype="bfloat16", learning_rate=1e-5)
     before = load_model(values["policy"], "float32", "cpu").state_dict()
     after = load_model(str(result.artifacts["checkpoint"]), "float32", "cpu").state_dict()
     steps = torch.cat([(after[key] - before[key]).flatten() for key in before])

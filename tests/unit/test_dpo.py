@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from icr_platform.schemas import PREFERENCES
 from icr_platform.stages import ignore_metrics
 from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import TrainingPairs, load_pairs
-from icr_platform.training.dpo import PairTrainer, build_trainer, rate_shares, train
+from icr_platform.training.dpo import PairTrainer, _gathered_state, build_trainer, rate_shares, train
 from icr_platform.training.reference import score_pairs
 from icr_platform.training.weights import load_trainable, save_model, trained_model
 
@@ -318,6 +319,25 @@ def test_the_trainer_has_the_schedule_in_every_step(
         assert [row["train/learning_rate"] for row in curve.rows] == pytest.approx(
             [1e-3 * share(step) for step in range(len(curve.rows))]
         )
+
+
+def test_deepspeed_hands_over_the_weights_its_optimizer_steps_in(
+    tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate gathers the bfloat16 copies; every name has its float32 weight, tied ones share theirs."""
+    trainer: Any = build_trainer(config_for(tiny_models), pairs, None, tmp_path)
+    exact = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    fake = SimpleNamespace(safe_get_full_fp32_param=lambda parameter: parameter)
+    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(utils=fake))
+    monkeypatch.setitem(sys.modules, "deepspeed.utils", fake)
+    rounded = {name: tensor.bfloat16() for name, tensor in exact.items()}
+    monkeypatch.setattr(trainer.accelerator, "get_state_dict", lambda _: rounded)
+    monkeypatch.setattr(trainer.accelerator, "unwrap_model", lambda model: model)
+    trainer.is_deepspeed_enabled, trainer.model_wrapped = True, trainer.model
+    state = _gathered_state(trainer)
+    assert state.keys() == exact.keys()
+    assert all(torch.equal(state[name], exact[name]) for name in exact)
+    assert state["lm_head.weight"] is state["model.embed_tokens.weight"]
 
 
 def test_log_probabilities_stay_float32_where_deepspeed_casts_inputs(
