@@ -15,7 +15,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from icr_platform import __version__
 from icr_platform.artifacts import MANIFEST, damaged_files, read_json
+from icr_platform.code_digest import commit
 from icr_platform.config import Config, leaves, role, setting
 from icr_platform.earlier import PLACES, SAME_COMPUTATION, Earlier, Source
 from icr_platform.errors import IcrError, InputError
@@ -535,18 +537,8 @@ def logged_params(config: Config) -> dict[str, object]:
 
 
 def code_tags() -> dict[str, str]:
-    """Package version and, in a checkout, the commit with a mark when files differ from it."""
-    import subprocess
-
-    from icr_platform import __version__
-
-    tags = {"icr.version": __version__}
-    root = Path(__file__).parent
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False) if shutil.which("git") else None
-    if done is not None and done.returncode == 0:
-        tags["icr.commit"] = done.stdout.strip()
-    return tags
+    """The package's version and, in a checkout, its commit, with a mark when files differ from it."""
+    return {"icr.version": __version__, "icr.commit": commit()}
 
 
 def _log(session: Session, run: RunHandle, result: StageResult) -> None:

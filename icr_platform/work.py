@@ -38,8 +38,11 @@ class Work:
     @property
     def begun(self) -> bool:
         """Whether there is anything to lose: a part, or what a training goes on from."""
-        patterns = ("*/part-*.parquet", "work/*/part-*.parquet", "checkpoint.unfinished/*", "checkpoint/*")
-        return any(path.name != "plan.json" for pattern in patterns for path in self.folder.glob(pattern))
+        training = (
+            f"checkpoint.unfinished/{name}" for name in ("checkpoint-*", "reference_logprobs.npy", "trained.*", "model")
+        )
+        patterns = ("*/part-*.parquet", "work/*/part-*.parquet", "checkpoint/*", *training)
+        return any(True for pattern in patterns for _ in self.folder.glob(pattern))
 
     def finished(self, artifacts: Sequence[str]) -> bool:
         """Whether all its artifacts are."""
