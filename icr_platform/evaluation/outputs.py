@@ -84,6 +84,4 @@ def _given_part(prompts: pa.Table, given: ReferenceOutputs, identify: Identifier
         found = identify.of_answers([row["language"] for row in rows], [row["output"] for row in rows])
         for row, (code, confidence) in zip(rows, found, strict=True):
             row.update(detected_language=code, language_confidence=confidence)
-    for row in rows:
-        row["input_digest"] = None
     return pa.Table.from_pylist(rows, schema=OUTPUTS.schema)

@@ -24,7 +24,7 @@ Instructions = Mapping[str, Mapping[str, str]]
 Identify = Callable[[Sequence[str]], Sequence[tuple[str, float]]]
 """Texts -> (language code, confidence in [0, 1]) of each."""
 
-FACTS = ("token_count", "finish_reason", "detected_language", "language_confidence")
+FACTS = ("token_count", "finish_reason", "detected_language", "language_confidence", "input_digest")
 """What the sampler and the identifier found out about an output, and no file of texts says."""
 IDENTIFIER = "language_identifier"
 """Where the manifest of an outputs artifact says what identified its languages."""
