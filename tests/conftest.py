@@ -196,9 +196,9 @@ def write_preferences(folder: Path, model: Path, count: int = 24) -> Path:
     import pyarrow as pa
     from transformers import AutoTokenizer
 
-    from icr_platform.artifacts import ArtifactWriter
-    from icr_platform.chat import encode_response
-    from icr_platform.schemas import PREFERENCES
+    from icr_platform.core.artifacts import ArtifactWriter
+    from icr_platform.core.schemas import PREFERENCES
+    from icr_platform.models.chat import encode_response
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     rows = []

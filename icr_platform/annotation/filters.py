@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from icr_platform.artifacts import Artifact
-from icr_platform.config import AnnotateSettings
-from icr_platform.language_id import UNDETERMINED, known_to_all, too_short
-from icr_platform.languages import counts_as, language_name
+from icr_platform.core.artifacts import Artifact
+from icr_platform.core.config import AnnotateSettings
+from icr_platform.core.languages import counts_as, language_name
+from icr_platform.engines.identification.language_id import UNDETERMINED, known_to_all, too_short
 
 EMPTY = "empty"
 TRUNCATED = "truncated"

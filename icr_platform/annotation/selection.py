@@ -25,11 +25,11 @@ from icr_platform.annotation.filters import (
 )
 from icr_platform.annotation.length_control import fit_alpha
 from icr_platform.annotation.pairs import PairSelection, near_duplicate, pair_candidates, select_pairs
-from icr_platform.annotation.scoring import KEY, PromptIndex, from_kinds
+from icr_platform.annotation.part_scoring import KEY, PromptIndex, from_kinds
 from icr_platform.annotation.translation import FAILURES
-from icr_platform.artifacts import Artifact
-from icr_platform.config import AnnotateSettings, RewardKind
-from icr_platform.schemas import DROPS, PREFERENCES
+from icr_platform.core.artifacts import Artifact
+from icr_platform.core.config import AnnotateSettings, RewardKind
+from icr_platform.core.schemas import DROPS, PREFERENCES
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.integer[Any]]

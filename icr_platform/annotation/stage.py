@@ -25,10 +25,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from icr_platform.annotation import translation
-from icr_platform.annotation.checks import check_responses, prompt_index
 from icr_platform.annotation.filters import COLUMNS, filter_samples, unknown_languages, unknown_notes
-from icr_platform.annotation.reward import implicit_reward, random_reward
-from icr_platform.annotation.scoring import (
+from icr_platform.annotation.inputs import check_responses, prompt_index
+from icr_platform.annotation.part_scoring import (
     KEY,
     PromptIndex,
     Scored,
@@ -40,17 +39,18 @@ from icr_platform.annotation.scoring import (
     score_plan,
     scored_rows,
 )
+from icr_platform.annotation.reward import implicit_reward, random_reward
 from icr_platform.annotation.selection import ResponseReader, collect_samples, select_language, write_chunk
 from icr_platform.annotation.summary import Written, metrics_of, summary_table
-from icr_platform.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact, read_parquet
-from icr_platform.config import AnnotateConfig, RewardKind, require
-from icr_platform.errors import IcrError, InputError
-from icr_platform.execution import check_execution, map_parts
-from icr_platform.generation.sampler import ignore_progress
-from icr_platform.models import check_same_tokenisation, check_weights, load_config, load_model, load_tokenizer
-from icr_platform.part_job import Advance, Make, PartJob, TakenPart
-from icr_platform.schemas import DROPS, LOGPROBS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
-from icr_platform.stages import StageContext, StageResult
+from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact, read_parquet
+from icr_platform.core.config import AnnotateConfig, RewardKind, require
+from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.part_job import Advance, Make, PartJob, TakenPart
+from icr_platform.core.schemas import DROPS, LOGPROBS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
+from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.engines.execution.driver import check_execution, map_parts
+from icr_platform.engines.sampling.sampler import ignore_progress
+from icr_platform.models.loading import check_same_tokenisation, check_weights, load_config, load_model, load_tokenizer
 
 _WORK = "work"
 _CHUNK = 1024  # prompts per part of preferences and drops
@@ -233,7 +233,7 @@ def _logprobs(inputs: _Inputs, translations: Artifact | None, name: str, model: 
 
 
 def _load_scorer(config: AnnotateConfig, model: str) -> Make:
-    from icr_platform.annotation.logprobs import CompletionScorer
+    from icr_platform.engines.scoring.logprobs import CompletionScorer
 
     tokenizer = load_tokenizer(model, config)
     scorer = CompletionScorer(load_model(model, config.dtype, config.device), config.batch_tokens)

@@ -9,10 +9,10 @@ import random
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from icr_platform.core.languages import language_name, reward_instruction
 from icr_platform.demo.grader import grade_task
 from icr_platform.demo.lexicon import CLOSINGS, LANGUAGES, POLITE_OPENERS, RAMBLINGS, RUDE_OPENERS, Phrase
 from icr_platform.demo.world import Task, split_tasks, tasks
-from icr_platform.languages import language_name, reward_instruction
 
 
 @dataclass(frozen=True)

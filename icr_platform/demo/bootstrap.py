@@ -11,15 +11,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from icr_platform.artifacts import MANIFEST, read_json, text_digest, write_json
-from icr_platform.config import CHAT_DEFAULTS, GenerateSettings, TrainConfig
+from icr_platform.core.artifacts import MANIFEST, read_json, text_digest, write_json
+from icr_platform.core.config import CHAT_DEFAULTS, GenerateSettings, TrainConfig
+from icr_platform.core.stage_protocol import StageContext
+from icr_platform.data.text_preferences import TextPair, write_text_preferences
 from icr_platform.demo.authors import EnglishPreference, english_preferences
 from icr_platform.demo.grader import grade
 from icr_platform.demo.lexicon import LANGUAGES
 from icr_platform.demo.world import write_prompts
-from icr_platform.models import load_model, load_tokenizer, model_identity
-from icr_platform.stages import StageContext
-from icr_platform.training.text_preferences import TextPair, write_text_preferences
+from icr_platform.models.loading import load_model, load_tokenizer, model_identity
 
 SFT = Path(__file__).parent / "sft"
 """The checkpoint that ships: 0.72 million weights in bfloat16, under 2 MB with its tokenizer."""
@@ -82,7 +82,7 @@ def _fill(folder: Path, seed: int, english_pairs: int) -> None:
 
 def _write_reference_outputs(folder: Path, seed: int) -> None:
     """What pi_ref answers to the test prompts, in the layout of X-AlpacaEval's outputs."""
-    from icr_platform.generation.sampler import Request, make_sampler
+    from icr_platform.engines.sampling.sampler import Request, make_sampler
 
     sampler = make_sampler(_REFERENCE_OUTPUTS, str(folder / "reference"), CHAT_DEFAULTS)
     (folder / "outputs").mkdir()

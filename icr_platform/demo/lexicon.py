@@ -1,7 +1,7 @@
 """The words of the demo's micro-world, in five real languages.
 
 Every row holds one meaning; its columns are the languages in the order of :data:`LANGUAGES`. To add a language, add a
-column here and its sentence patterns in :mod:`icr_platform.demo.tasks`. French uses the narrow no-break space (U+202F)
+column here and its sentence patterns in :mod:`icr_platform.demo.world`. French uses the narrow no-break space (U+202F)
 before ``!``, ``?`` and ``:``, as its typography asks.
 """
 

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 import pyarrow as pa
 
-from icr_platform.artifacts import ArtifactWriter
-from icr_platform.config import BenchmarksConfig
-from icr_platform.errors import InputError
-from icr_platform.languages import NAMES
-from icr_platform.models import check_weights, load_config, read_tokenizer, resolve_device, resolve_dtype
-from icr_platform.progress import meter
-from icr_platform.schemas import BENCHMARKS
-from icr_platform.stages import StageContext, StageResult
+from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.config import BenchmarksConfig
+from icr_platform.core.errors import InputError
+from icr_platform.core.languages import NAMES
+from icr_platform.core.progress import meter
+from icr_platform.core.schemas import BENCHMARKS
+from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.models.loading import check_weights, load_config, read_tokenizer, resolve_device, resolve_dtype
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

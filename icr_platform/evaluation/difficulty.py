@@ -18,7 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from icr_platform.errors import InputError
+from icr_platform.core.errors import InputError
 
 ENGLISH = "en"
 _IDS = ("prompt_id", "id", "instruction_id")

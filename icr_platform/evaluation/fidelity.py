@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from icr_platform.languages import counts_as
+from icr_platform.core.languages import counts_as
 
 WINDOW = 20
 LOOPING = 0.5

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from icr_platform.chat import require_roles
-from icr_platform.config import EvalConfig
-from icr_platform.errors import InputError
-from icr_platform.evaluation.chat_client import check_endpoint
+from icr_platform.core.config import EvalConfig
+from icr_platform.core.errors import InputError
+from icr_platform.data.prompts import PromptSet, load_prompts
+from icr_platform.data.reference_outputs import ReferenceOutputs, load_reference_outputs
+from icr_platform.engines.endpoints.chat_client import check_endpoint
+from icr_platform.engines.execution.driver import check_execution
+from icr_platform.engines.identification.language_id import Identifier, make_identifier
+from icr_platform.engines.judging.api_judge import endpoint_of
+from icr_platform.engines.judging.local_judge import begins_with_reasoning
+from icr_platform.engines.judging.pairwise import Template, load_template
+from icr_platform.engines.sampling.sampler import check_policy
 from icr_platform.evaluation.difficulty import Instructions, read_difficulty
-from icr_platform.evaluation.judge import endpoint_of
-from icr_platform.evaluation.local_judge import begins_with_reasoning
-from icr_platform.evaluation.pairwise import Template, load_template
-from icr_platform.evaluation.reference_outputs import ReferenceOutputs, load_reference_outputs
 from icr_platform.evaluation.scores import LengthControl
-from icr_platform.execution import check_execution
-from icr_platform.generation.prompts import PromptSet, load_prompts
-from icr_platform.generation.sampler import check_policy
-from icr_platform.language_id import Identifier, make_identifier
-from icr_platform.models import check_weights, load_tokenizer
+from icr_platform.models.chat import require_roles
+from icr_platform.models.loading import check_weights, load_tokenizer
 
 _ANCHORS = ("preference", "std_delta_len", "instruction_difficulty")
 

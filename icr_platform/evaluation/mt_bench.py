@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import pandas as pd
 
-from icr_platform.errors import InputError
-from icr_platform.evaluation.chat_client import Failure
-from icr_platform.evaluation.json_rows import json_rows
-from icr_platform.evaluation.pairwise import Message
-from icr_platform.evaluation.replies import Reply, last_verdict, why_unread
-from icr_platform.languages import NAMES, language_name
+from icr_platform.core.errors import InputError
+from icr_platform.core.languages import NAMES, language_name
+from icr_platform.data.json_rows import json_rows
+from icr_platform.engines.endpoints.chat_client import Failure
+from icr_platform.engines.endpoints.replies import Reply, last_verdict, why_unread
+from icr_platform.engines.judging.pairwise import Message
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -8,14 +8,21 @@ from functools import partial
 
 import pyarrow as pa
 
-from icr_platform.artifacts import Artifact, ArtifactWriter, atomic_path, row_digest
-from icr_platform.chat import USER
-from icr_platform.config import MtBenchConfig
-from icr_platform.earlier import with_earlier
-from icr_platform.errors import IcrError, InputError
-from icr_platform.evaluation.chat_client import Failure, ask_all, check_endpoint
-from icr_platform.evaluation.judge import cache_folder, confirmed_endpoint, endpoint_of
-from icr_platform.evaluation.judging import settings_of_a_worker, with_cache_of_this_host
+from icr_platform.core.artifacts import Artifact, ArtifactWriter, atomic_path, row_digest
+from icr_platform.core.config import MtBenchConfig
+from icr_platform.core.earlier import with_earlier
+from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.part_job import Advance, Make, PartJob
+from icr_platform.core.schemas import MT_BENCH
+from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.engines.endpoints.chat_client import Failure, ask_all, check_endpoint
+from icr_platform.engines.endpoints.replies import Reply
+from icr_platform.engines.endpoints.reply_cache import ReplyCache
+from icr_platform.engines.execution.driver import check_execution, map_parts, worker_count
+from icr_platform.engines.judging.api_judge import cache_folder, confirmed_endpoint, endpoint_of
+from icr_platform.engines.sampling.sampler import Request, Sampler, check_policy, engine_notes, make_sampler
+from icr_platform.engines.sampling.shards import engine_gpus
+from icr_platform.evaluation.judgments import settings_of_a_worker, with_cache_of_this_host
 from icr_platform.evaluation.mt_bench import (
     PARAMETERS,
     TEMPERATURES,
@@ -31,14 +38,7 @@ from icr_platform.evaluation.mt_bench import (
     score,
     unanswered,
 )
-from icr_platform.evaluation.replies import Reply
-from icr_platform.evaluation.reply_cache import ReplyCache
-from icr_platform.execution import check_execution, map_parts, worker_count
-from icr_platform.generation.sampler import Request, Sampler, check_policy, engine_notes, make_sampler
-from icr_platform.generation.sampling import engine_gpus
-from icr_platform.part_job import Advance, Make, PartJob
-from icr_platform.schemas import MT_BENCH
-from icr_platform.stages import StageContext, StageResult
+from icr_platform.models.chat import USER
 
 Answers = Mapping[tuple[str, str], tuple[str, ...]]
 RADAR = "radar.html"

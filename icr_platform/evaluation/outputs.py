@@ -8,23 +8,23 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from icr_platform.artifacts import Artifact, ArtifactWriter
-from icr_platform.config import EvalConfig
-from icr_platform.earlier import Earlier, with_earlier
-from icr_platform.evaluation.inputs import EvaluationInputs
-from icr_platform.evaluation.reference_outputs import FACTS, IDENTIFIER, ReferenceOutputs
-from icr_platform.execution import map_parts
-from icr_platform.generation.sampler import make_sampler
-from icr_platform.generation.sampling import (
+from icr_platform.core.artifacts import Artifact, ArtifactWriter
+from icr_platform.core.config import EvalConfig
+from icr_platform.core.earlier import Earlier, with_earlier
+from icr_platform.core.part_job import Advance, Make, PartJob
+from icr_platform.core.schemas import OUTPUTS
+from icr_platform.data.reference_outputs import FACTS, IDENTIFIER, ReferenceOutputs
+from icr_platform.engines.execution.driver import map_parts
+from icr_platform.engines.identification.language_id import Identifier, make_identifier
+from icr_platform.engines.sampling.sampler import make_sampler
+from icr_platform.engines.sampling.shards import (
     engine_gpus,
     prompt_digests,
     prompt_slices,
     sample_part,
     take_prompts,
 )
-from icr_platform.language_id import Identifier, make_identifier
-from icr_platform.part_job import Advance, Make, PartJob
-from icr_platform.schemas import OUTPUTS
+from icr_platform.evaluation.inputs import EvaluationInputs
 
 
 def write_outputs(config: EvalConfig, inputs: EvaluationInputs, writer: ArtifactWriter, earlier: Earlier) -> Artifact:

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from icr_platform.core.schemas import SCORES
+from icr_platform.engines.judging.pairwise import LOW_MASS, MODEL_FIRST, REFERENCE_FIRST
 from icr_platform.evaluation.fidelity import fidelity, looping_rate, repeated_share, truncation_rate
-from icr_platform.evaluation.pairwise import LOW_MASS, MODEL_FIRST, REFERENCE_FIRST
 from icr_platform.evaluation.preferences import KEY, SAMPLE, complete_samples, preferences_by_prompt
 from icr_platform.evaluation.win_rate import (
     INCOMPLETE_DIFFICULTY,
@@ -23,7 +24,6 @@ from icr_platform.evaluation.win_rate import (
     length_controlled_win_rate,
     win_rate,
 )
-from icr_platform.schemas import SCORES
 
 UNKNOWN_END = "finish reason unknown"
 MEAN, MEAN_NON_ENGLISH, ALL = "mean", "mean_non_english", "all"

@@ -13,15 +13,18 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from icr_platform.artifacts import Artifact, ArtifactWriter, own_manifest
-from icr_platform.config import EvalConfig
-from icr_platform.errors import IcrError
+from icr_platform.core.artifacts import Artifact, ArtifactWriter, own_manifest
+from icr_platform.core.config import EvalConfig
+from icr_platform.core.errors import IcrError
+from icr_platform.core.schemas import JUDGMENTS, OUTPUTS, SCORES
+from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.engines.judging.pairwise import LOW_MASS
+from icr_platform.engines.sampling.sampler import engine_notes
+from icr_platform.evaluation.changes import head_to_head_table, judgments_by_language
 from icr_platform.evaluation.fidelity import Confusion, confusion_table
 from icr_platform.evaluation.inputs import EvaluationInputs, read_inputs
-from icr_platform.evaluation.iterations import head_to_head_table, judgments_by_language
-from icr_platform.evaluation.judging import write_judgments
+from icr_platform.evaluation.judgments import write_judgments
 from icr_platform.evaluation.outputs import write_outputs
-from icr_platform.evaluation.pairwise import LOW_MASS
 from icr_platform.evaluation.scores import (
     UNKNOWN_END,
     Score,
@@ -34,9 +37,6 @@ from icr_platform.evaluation.scores import (
     scores_table,
     with_means,
 )
-from icr_platform.generation.sampler import engine_notes
-from icr_platform.schemas import JUDGMENTS, OUTPUTS, SCORES
-from icr_platform.stages import StageContext, StageResult
 
 
 def validate(config: EvalConfig) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from icr_platform.errors import InputError
+from icr_platform.core.errors import InputError
 from icr_platform.evaluation.l1_logistic import fit_l1_logistic, logistic
 
 FloatArray = NDArray[np.float64]

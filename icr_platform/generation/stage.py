@@ -9,18 +9,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icr_platform.artifacts import Artifact, ArtifactWriter, open_artifact
-from icr_platform.config import GenerateConfig, require
-from icr_platform.earlier import Earlier
-from icr_platform.execution import check_execution
-from icr_platform.generation.prompts import PromptSet, load_prompts
-from icr_platform.generation.sampler import check_policy, engine_notes
-from icr_platform.generation.sampling import write_responses
-from icr_platform.language_id import Identifier, make_identifier
-from icr_platform.languages import counts_as
-from icr_platform.part_job import Throughput
-from icr_platform.schemas import DROPS, PROMPTS, RESPONSES
-from icr_platform.stages import StageContext, StageResult
+from icr_platform.core.artifacts import Artifact, ArtifactWriter, open_artifact
+from icr_platform.core.config import GenerateConfig, require
+from icr_platform.core.earlier import Earlier
+from icr_platform.core.languages import counts_as
+from icr_platform.core.part_job import Throughput
+from icr_platform.core.schemas import DROPS, PROMPTS, RESPONSES
+from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.data.prompts import PromptSet, load_prompts
+from icr_platform.engines.execution.driver import check_execution
+from icr_platform.engines.identification.language_id import Identifier, make_identifier
+from icr_platform.engines.sampling.sampler import check_policy, engine_notes
+from icr_platform.engines.sampling.shards import write_responses
 
 _LISTED = 1000
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icr_platform.artifacts import MANIFEST, file_fault, read_json, text_digest, write_json
-from icr_platform.errors import InputError
-from icr_platform.file_digests import remembered_digest
-from icr_platform.folder_content import is_content
+from icr_platform.core.artifacts import MANIFEST, file_fault, read_json, text_digest, write_json
+from icr_platform.core.errors import InputError
+from icr_platform.core.file_digests import remembered_digest
+from icr_platform.core.folder_content import is_content
 
 _TABLE = "checkpoint"
 _WEIGHTS = (".safetensors", ".bin")

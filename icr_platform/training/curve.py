@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from icr_platform.stages import MetricLog
+from icr_platform.core.stage_protocol import MetricLog
 
 Row = dict[str, float]
 

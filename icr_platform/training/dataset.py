@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icr_platform.artifacts import Artifact
-from icr_platform.chat import encode_prompt
-from icr_platform.errors import InputError
+from icr_platform.core.artifacts import Artifact
+from icr_platform.core.errors import InputError
+from icr_platform.models.chat import encode_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from icr_platform import __version__
-from icr_platform.config import TrainConfig, role
+from icr_platform.core.config import TrainConfig, role
 
 _ENGINES = ("trl", "transformers", "torch", "peft")
 _CITATION = """\

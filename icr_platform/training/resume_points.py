@@ -10,8 +10,8 @@ import os
 import shutil
 from pathlib import Path
 
-from icr_platform.artifacts import read_json, write_json
-from icr_platform.errors import InputError
+from icr_platform.core.artifacts import read_json, write_json
+from icr_platform.core.errors import InputError
 
 _MARKER = "whole.json"
 

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from safetensors import SafetensorError
 
-from icr_platform.artifacts import MANIFEST, PLAN, atomic_path, open_artifact, read_json, write_json
-from icr_platform.config import TrainConfig, require
-from icr_platform.errors import IcrError, InputError
-from icr_platform.models import (
+from icr_platform.core.artifacts import MANIFEST, PLAN, atomic_path, open_artifact, read_json, write_json
+from icr_platform.core.config import TrainConfig, require
+from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.schemas import PREFERENCES
+from icr_platform.core.stage_protocol import StageContext, StageResult, ignore_metrics
+from icr_platform.data.text_preferences import is_text_file, read_text_pairs, tokenise_file
+from icr_platform.models.loading import (
     check_same_tokenisation,
     check_weights,
     load_config,
@@ -27,20 +30,17 @@ from icr_platform.models import (
     model_identity,
     resolve_device,
 )
-from icr_platform.schemas import PREFERENCES
-from icr_platform.stages import StageContext, StageResult, ignore_metrics
 from icr_platform.training.checkpoint import Checkpoint, close_checkpoint, open_checkpoint
 from icr_platform.training.curve import Curve, final_figures
 from icr_platform.training.dataset import TrainingPairs, check_pairs, load_pairs
 from icr_platform.training.launch import check_accelerate_config, launch, read_accelerate_config, score_in_child
 from icr_platform.training.model_card import Provenance, model_card, public_name
-from icr_platform.training.reference import (
+from icr_platform.training.reference_logprobs import (
     precomputes,
     score_pairs,
     store_reference_logprobs,
     stored_reference_logprobs,
 )
-from icr_platform.training.text_preferences import is_text_file, read_text_pairs, tokenise_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

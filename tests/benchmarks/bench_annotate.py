@@ -27,10 +27,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from icr_platform.annotation.cpu_linear import OneDnnLinears
-from icr_platform.annotation.logprobs import CompletionScorer, Group
-from icr_platform.chat import encode_prompt, encode_response
-from icr_platform.languages import reward_instruction
+from icr_platform.core.languages import reward_instruction
+from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
+from icr_platform.engines.scoring.logprobs import CompletionScorer, Group
+from icr_platform.models.chat import encode_prompt, encode_response
 
 GENERATORS = ("gpt-4-turbo-2024-04-09", "gpt-4o-mini", "gpt-3.5-turbo-0125")
 BATCH = 3

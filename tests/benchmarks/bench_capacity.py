@@ -23,9 +23,13 @@ from typing import Any
 import pyarrow.compute as pc
 from peak_memory import peak_bytes
 
-from icr_platform.artifacts import open_artifact
-from icr_platform.calibration import calibrate
-from icr_platform.capacity import (
+from icr_platform.core.artifacts import open_artifact
+from icr_platform.core.config import IterateConfig
+from icr_platform.core.schemas import RESPONSES
+from icr_platform.models.chat import encode_prompt
+from icr_platform.models.loading import load_config, load_tokenizer, parameter_count
+from icr_platform.planning.calibration import calibrate
+from icr_platform.planning.capacity import (
     DEVICES,
     Prompts,
     Rates,
@@ -37,11 +41,7 @@ from icr_platform.capacity import (
     training_files,
     works,
 )
-from icr_platform.chat import encode_prompt
-from icr_platform.check import duration, size
-from icr_platform.config import IterateConfig
-from icr_platform.models import load_config, load_tokenizer, parameter_count
-from icr_platform.schemas import RESPONSES
+from icr_platform.planning.check import duration, size
 
 RESPONSE_TOKENS = 500
 LLAMA3_8B = SimpleNamespace(
@@ -157,9 +157,9 @@ def run_stage(stage: str, config: IterateConfig, folder: Path) -> dict[str, Any]
 def run_child(stage: str, name: str) -> None:
     """One stage, from the job file of `run_stage`."""
     from icr_platform.annotation import stage as annotate
-    from icr_platform.config import AnnotateConfig, GenerateConfig, TrainConfig
+    from icr_platform.core.config import AnnotateConfig, GenerateConfig, TrainConfig
+    from icr_platform.core.stage_protocol import StageContext
     from icr_platform.generation import stage as generate
-    from icr_platform.stages import StageContext
     from icr_platform.training import stage as train
 
     folder = Path(name)

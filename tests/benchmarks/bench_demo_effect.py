@@ -22,10 +22,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import yaml
 
-from icr_platform.config import EvalConfig, IterateConfig, merge, validate
+from icr_platform.core.config import EvalConfig, IterateConfig, merge, validate
 from icr_platform.demo.bootstrap import ENGLISH_PAIRS, prepare
-from icr_platform.iterate import iterate
-from icr_platform.runner import RunOptions, Session, run_stage
+from icr_platform.pipeline.iterate import iterate
+from icr_platform.pipeline.runner import RunOptions, Session, run_stage
 
 PRESET = Path(__file__).parents[2] / "projects" / "conf" / "demo.yaml"
 ARMS = {"icr": "cross-lingual", "random-labels": "random"}

@@ -24,10 +24,10 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from icr_platform import left_padding
-from icr_platform.annotation.logprobs import CompletionScorer, Group
-from icr_platform.left_padding import find_batching
-from icr_platform.small_copy import FIRST_ID, VOCABULARY, WINDOW, build_random, small_config
+from icr_platform.engines.scoring.logprobs import CompletionScorer, Group
+from icr_platform.models import left_padding
+from icr_platform.models.left_padding import find_batching
+from icr_platform.models.small_copy import FIRST_ID, VOCABULARY, WINDOW, build_random, small_config
 
 TABLE = Path(__file__).with_name("families.csv")
 _HYBRID = ["linear_attention", "full_attention"] * 2

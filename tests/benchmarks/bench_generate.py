@@ -27,18 +27,18 @@ import pyarrow.compute as pc
 import torch
 
 import icr_platform.demo
-from icr_platform.artifacts import ArtifactWriter
-from icr_platform.chat import encode_prompt, stop_ids
-from icr_platform.config import GenerateSettings
+from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.config import GenerateSettings
+from icr_platform.core.schemas import DROPS, RESPONSES
+from icr_platform.data.prompts import load_prompts
 from icr_platform.demo.world import write_prompts
-from icr_platform.execution import write_part
-from icr_platform.generation.prompts import load_prompts
-from icr_platform.generation.sampler import Request, make_sampler
-from icr_platform.generation.sampling import prompt_slices, sample_parts
-from icr_platform.generation.transformers_sampler import TransformersSampler
-from icr_platform.language_id import make_identifier
-from icr_platform.models import generation_eos
-from icr_platform.schemas import DROPS, RESPONSES
+from icr_platform.engines.execution.driver import write_part
+from icr_platform.engines.identification.language_id import make_identifier
+from icr_platform.engines.sampling.sampler import Request, make_sampler
+from icr_platform.engines.sampling.shards import prompt_slices, sample_parts
+from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
+from icr_platform.models.chat import encode_prompt, stop_ids
+from icr_platform.models.loading import generation_eos
 
 SAMPLES, MAX_TOKENS, TEMPERATURE = 8, 64, 0.9
 

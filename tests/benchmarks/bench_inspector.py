@@ -22,10 +22,10 @@ import psutil
 sys.path[:0] = [str(Path(__file__).parents[1] / "browser"), str(Path(__file__).parents[2])]
 import synthetic  # noqa: E402
 
-from ui.app import InspectOptions, open_inspector  # noqa: E402
-from ui.inspector import Inspector  # noqa: E402
 from ui.pages import margins, pairs, regressions  # noqa: E402
-from ui.shell import Show, render_page  # noqa: E402
+from ui.pages.shell import Show, render_page  # noqa: E402
+from ui.review.inspector import Inspector  # noqa: E402
+from ui.server.app import InspectOptions, open_inspector  # noqa: E402
 
 LANGUAGES = ("en", "bn", "de", "es", "fr", "ru", "sw", "th", "zh")
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1_000_000)
     parser.add_argument("--requests", type=int, default=60)
     given = parser.parse_args()
-    import ui.server  # noqa: F401 - Gradio's memory counts
+    import ui.server.gradio_app  # noqa: F401 - Gradio's memory counts
 
     with tempfile.TemporaryDirectory(prefix="icr-bench-") as temporary:
         folder = given.folder or Path(temporary)

@@ -32,8 +32,8 @@ import json, sys, threading, time
 from pathlib import Path
 import openai  # its import is no part of a request
 import icr_platform.evaluation.stage as stage
-from icr_platform.config import EvalConfig
-from icr_platform.stages import StageContext
+from icr_platform.core.config import EvalConfig
+from icr_platform.core.stage_protocol import StageContext
 
 queued, spent = {}, {}
 

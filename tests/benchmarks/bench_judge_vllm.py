@@ -24,8 +24,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from icr_platform.artifacts import open_artifact
-from icr_platform.schemas import JUDGMENTS
+from icr_platform.core.artifacts import open_artifact
+from icr_platform.core.schemas import JUDGMENTS
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = """\

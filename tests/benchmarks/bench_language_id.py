@@ -18,8 +18,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from icr_platform.language_id import UNDETERMINED, Identified, Identifier, make_identifier, too_short
-from icr_platform.languages import counts_as
+from icr_platform.core.languages import counts_as
+from icr_platform.engines.identification.language_id import (
+    UNDETERMINED,
+    Identified,
+    Identifier,
+    make_identifier,
+    too_short,
+)
 
 LANGUAGES = ("bn", "de", "en", "es", "fr", "ru", "sw", "th", "zh")
 RUN, OUTSIDERS = ("en", "es", "fr"), ("de", "sw", "ru", "zh")

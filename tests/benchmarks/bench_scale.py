@@ -21,8 +21,8 @@ from unittest import mock
 import numpy as np
 from peak_memory import peak_bytes
 
-from icr_platform.generation.sampler import Request, Sample
-from icr_platform.language_id import Identified, Identifier
+from icr_platform.engines.identification.language_id import Identified, Identifier
+from icr_platform.engines.sampling.sampler import Request, Sample
 
 LANGUAGES = ("en", "es", "de", "fr", "ru")
 SAMPLES = 10
@@ -112,7 +112,7 @@ def run_child(stage: str, count: str, name: str, identify: str) -> None:
     elif identify == "True":
         run_generate(folder)
     else:
-        with mock.patch("icr_platform.generation.sampling.make_identifier", unidentified):
+        with mock.patch("icr_platform.engines.sampling.shards.make_identifier", unidentified):
             run_generate(folder)
     seconds = time.monotonic() - start
     print(json.dumps({"samples": samples, "stage": stage, "seconds": seconds, "peak_bytes": peak_bytes()}))
@@ -134,19 +134,19 @@ def write_prompts(folder: Path, prompts: int) -> None:
 
 
 def run_generate(folder: Path) -> None:
-    from icr_platform.config import GenerateConfig
+    from icr_platform.core.config import GenerateConfig
+    from icr_platform.core.stage_protocol import StageContext
     from icr_platform.generation.stage import run
-    from icr_platform.stages import StageContext
 
     config = GenerateConfig(policy=demo_model(), prompts=str(folder / "prompts"), samples=SAMPLES)
-    with mock.patch("icr_platform.generation.sampling.make_sampler", return_value=RecordedEngine()):
+    with mock.patch("icr_platform.engines.sampling.shards.make_sampler", return_value=RecordedEngine()):
         run(config, StageContext(folder / "generate", "scale"))
 
 
 def run_annotate(folder: Path) -> None:
     from icr_platform.annotation.stage import run
-    from icr_platform.config import AnnotateConfig
-    from icr_platform.stages import StageContext
+    from icr_platform.core.config import AnnotateConfig
+    from icr_platform.core.stage_protocol import StageContext
 
     config = AnnotateConfig(
         policy=demo_model(), reference=demo_model(), prompts=str(folder / "prompts"),
@@ -154,7 +154,7 @@ def run_annotate(folder: Path) -> None:
     )  # fmt: skip
     with (
         mock.patch("icr_platform.annotation.stage.load_model", return_value=None),
-        mock.patch("icr_platform.annotation.logprobs.CompletionScorer", RecordedScorer),
+        mock.patch("icr_platform.engines.scoring.logprobs.CompletionScorer", RecordedScorer),
     ):
         run(config, StageContext(folder / "annotate", "scale"))
 

@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from icr_platform.annotation.length_control import fit_alpha
 from icr_platform.annotation.pairs import select_pairs, text_codes
-from icr_platform.artifacts import ArtifactWriter
+from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.schemas import TABLES
 from icr_platform.evaluation.scores import (
     LengthControl,
     metrics_of,
@@ -29,8 +30,7 @@ from icr_platform.evaluation.scores import (
     scores_table,
     with_means,
 )
-from icr_platform.schemas import TABLES
-from icr_platform.tracking import RunHandle, Tracker
+from icr_platform.tracking.tracker import RunHandle, Tracker
 
 JUDGE = "synthetic-pseudo-judge"
 STAGES = {

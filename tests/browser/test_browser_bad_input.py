@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import READY, Server, go, serial, wait_change
 
-from ui.runs import FRESH_SECONDS
+from ui.tables.runs import FRESH_SECONDS
 
 pytestmark = pytest.mark.browser
 

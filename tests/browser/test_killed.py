@@ -17,9 +17,9 @@ import pytest
 import synthetic
 from conftest import free_port, start_server
 
-from ui.items import Item
-from ui.reviewing import new_token
-from ui.verdicts import VerdictStore
+from ui.review.items import Item
+from ui.review.recording import new_token
+from ui.review.verdicts import VerdictStore
 
 REVIEWERS = 8
 VERDICTS = int(os.environ.get("ICR_KILL_VERDICTS", "25"))

@@ -10,11 +10,11 @@ import mlflow
 import pytest
 import synthetic
 
-from icr_platform.artifacts import open_artifact
-from ui.app import InspectOptions, open_inspector
-from ui.items import Item
+from icr_platform.core.artifacts import open_artifact
 from ui.pages.agreement import VERDICTS
-from ui.reviewing import new_token, record
+from ui.review.items import Item
+from ui.review.recording import new_token, record
+from ui.server.app import InspectOptions, open_inspector
 
 
 def icr(*arguments: str) -> subprocess.CompletedProcess[str]:

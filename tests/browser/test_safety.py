@@ -16,7 +16,7 @@ import synthetic
 from conftest import READY, Server, free_port, go, start_server, terminal, walk
 from test_spot_check import press, sign_in
 
-from ui.auth import add_user
+from ui.server.auth import add_user
 
 pytestmark = pytest.mark.browser
 

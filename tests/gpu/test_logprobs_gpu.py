@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from icr_platform.annotation.logprobs import CompletionScorer, Group
+from icr_platform.engines.scoring.logprobs import CompletionScorer, Group
 
 pytestmark = [
     pytest.mark.gpu,

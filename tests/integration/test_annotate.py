@@ -22,13 +22,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from icr_platform.annotation import stage
-from icr_platform.artifacts import ArtifactWriter, open_artifact
-from icr_platform.chat import encode_prompt, encode_response
-from icr_platform.config import AnnotateConfig
-from icr_platform.errors import InputError
-from icr_platform.languages import PREFIX
-from icr_platform.schemas import DROPS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
-from icr_platform.stages import StageContext
+from icr_platform.core.artifacts import ArtifactWriter, open_artifact
+from icr_platform.core.config import AnnotateConfig
+from icr_platform.core.errors import InputError
+from icr_platform.core.languages import PREFIX
+from icr_platform.core.schemas import DROPS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
+from icr_platform.core.stage_protocol import StageContext
+from icr_platform.models.chat import encode_prompt, encode_response
 
 LANGUAGES = ("en", "es", "de")
 TEXTS = {
@@ -264,9 +264,9 @@ def forks() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
-            "icr_platform.annotation.logprobs",
+            "icr_platform.engines.scoring.logprobs",
             "icr_platform.annotation.stage",
-            "icr_platform.generation.transformers_sampler",
+            "icr_platform.engines.sampling.transformers_sampler",
             "transformers.models.llama.modeling_llama",
         ]
     )

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icr_platform.artifacts import ArtifactWriter, read_json, write_json
-from icr_platform.cli import run
-from icr_platform.schemas import RESPONSES
+from icr_platform.cli.commands import run
+from icr_platform.core.artifacts import ArtifactWriter, read_json, write_json
+from icr_platform.core.schemas import RESPONSES
 
 Damage = Callable[[Path], object]
 

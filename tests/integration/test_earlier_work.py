@@ -15,13 +15,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from icr_platform.annotation.logprobs import CompletionScorer
-from icr_platform.artifacts import open_artifact
-from icr_platform.cli import run
-from icr_platform.evaluation.local_judge import LocalJudge
-from icr_platform.generation.transformers_sampler import TransformersSampler
-from icr_platform.schemas import JUDGMENTS, LOGPROBS, OUTPUTS, PREFERENCES, RESPONSES, REWARDS, TableSchema
-from icr_platform.tracking import Tracker
+from icr_platform.cli.commands import run
+from icr_platform.core.artifacts import open_artifact
+from icr_platform.core.schemas import JUDGMENTS, LOGPROBS, OUTPUTS, PREFERENCES, RESPONSES, REWARDS, TableSchema
+from icr_platform.engines.judging.local_judge import LocalJudge
+from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
+from icr_platform.engines.scoring.logprobs import CompletionScorer
+from icr_platform.tracking.tracker import Tracker
 
 PACKAGE = Path(__file__).parents[2] / "icr_platform"
 
@@ -294,7 +294,7 @@ def test_work_that_other_code_began_is_named_and_gone_on_with_when_told(
     assert began
     assert not (store / "out" / "rewards" / "manifest.json").exists(), "killed too late to show anything"
 
-    scorer = tree / "icr_platform" / "annotation" / "logprobs.py"
+    scorer = tree / "icr_platform" / "engines" / "scoring" / "logprobs.py"
     scorer.write_text(scorer.read_text() + "\n_EDITED = 1\n")
     refused = subprocess.run(command, env=environment, cwd=store, capture_output=True, text=True, check=False)
     assert refused.returncode == 2, refused.stderr

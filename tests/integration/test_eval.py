@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from icr_platform.artifacts import open_artifact
-from icr_platform.config import EvalConfig
+from icr_platform.core.artifacts import open_artifact
+from icr_platform.core.config import EvalConfig
+from icr_platform.core.errors import InputError
+from icr_platform.core.schemas import JUDGMENTS, OUTPUTS, SCORES
+from icr_platform.core.stage_protocol import StageContext
 from icr_platform.demo.world import write_prompts
-from icr_platform.errors import InputError
 from icr_platform.evaluation.stage import run, validate
-from icr_platform.schemas import JUDGMENTS, OUTPUTS, SCORES
-from icr_platform.stages import StageContext
 
 TEMPLATE = "- role: user\n  content: '{instruction} m: {output_m} M: {output_M} m or M?'\n"
 REFERENCE = {"en": "An apple.", "es": "Una manzana.", "de": "Ein Apfel."}
@@ -80,7 +80,7 @@ def test_a_finished_evaluation_is_read_not_computed_again(
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("icr_platform.evaluation.outputs.make_sampler", refuse)
-    monkeypatch.setattr("icr_platform.evaluation.judging.make_judge", refuse)
+    monkeypatch.setattr("icr_platform.evaluation.judgments.make_judge", refuse)
     again = run(EvalConfig(**settings), StageContext(tmp_path / "out", "f"))
     assert again.metrics == first.metrics
     assert digests(tmp_path / "out") == before
@@ -145,9 +145,9 @@ def test_validate_writes_nothing(settings: dict[str, object], tmp_path: Path) ->
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from icr_platform.config import EvalConfig
+from icr_platform.core.config import EvalConfig
 from icr_platform.evaluation.stage import run
-from icr_platform.stages import StageContext
+from icr_platform.core.stage_protocol import StageContext
 run(EvalConfig(**json.loads(sys.argv[1])), StageContext(Path(sys.argv[2]), "f"))
 """
 

@@ -18,11 +18,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from icr_platform.artifacts import MANIFEST, ArtifactWriter, open_artifact, read_json, write_json
-from icr_platform.config import EvalConfig
+from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, open_artifact, read_json, write_json
+from icr_platform.core.config import EvalConfig
+from icr_platform.core.schemas import JUDGMENTS, OUTPUTS, SCORES
+from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.evaluation.stage import run
-from icr_platform.schemas import JUDGMENTS, OUTPUTS, SCORES
-from icr_platform.stages import StageContext, StageResult
 
 
 def icr_eval(folder: Path, **flags: object) -> subprocess.CompletedProcess[str]:

@@ -11,16 +11,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from icr_platform.artifacts import open_artifact
-from icr_platform.config import GenerateConfig
-from icr_platform.errors import InputError
-from icr_platform.generation.prompts import load_prompts
-from icr_platform.generation.sampler import Request, Sample, make_sampler
+from icr_platform.core.artifacts import open_artifact
+from icr_platform.core.config import GenerateConfig
+from icr_platform.core.errors import InputError
+from icr_platform.core.schemas import PROMPTS, RESPONSES
+from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.data.prompts import load_prompts
+from icr_platform.engines.identification.language_id import Identified, Identifier
+from icr_platform.engines.sampling.sampler import Request, Sample, make_sampler
+from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
 from icr_platform.generation.stage import run, validate
-from icr_platform.generation.transformers_sampler import TransformersSampler
-from icr_platform.language_id import Identified, Identifier
-from icr_platform.schemas import PROMPTS, RESPONSES
-from icr_platform.stages import StageContext, StageResult
 
 SETTINGS: dict[str, Any] = {
     "languages": ("es", "de", "en"),
@@ -183,8 +183,8 @@ def test_fidelity_counts_sisters_as_one(
     )
     labels = {"Kuda itu seekor haiwan.": "ms", "A horse is an animal.": "en"}
     toy = Identifier("toy", frozenset({"en", "ms"}), lambda text: Identified(labels.get(text, "en"), 0.99))
-    for module in ("stage", "sampling"):
-        monkeypatch.setattr(f"icr_platform.generation.{module}.make_identifier", lambda name: toy)
+    for module in ("generation.stage", "engines.sampling.shards"):
+        monkeypatch.setattr(f"icr_platform.{module}.make_identifier", lambda name: toy)
     shutil.copy(prompt_folder / "es.jsonl", prompt_folder / "id.jsonl")
     result = generate(tmp_path / "out", tiny_model, prompt_folder, languages=("id",))
     assert result.metrics["fidelity/id"] == pytest.approx(100 / 3)

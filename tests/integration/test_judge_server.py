@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 from fault_server import FAULTS, KEY, Behaviour, FaultServer, preference
 
-from icr_platform.artifacts import open_artifact
-from icr_platform.config import EvalConfig, MtBenchConfig
-from icr_platform.errors import IcrError, InputError
-from icr_platform.evaluation.chat_client import Endpoint
-from icr_platform.evaluation.estimate import estimate
-from icr_platform.evaluation.judge import ApiJudge
+from icr_platform.core.artifacts import open_artifact
+from icr_platform.core.config import EvalConfig, MtBenchConfig
+from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.schemas import JUDGMENTS, MT_BENCH
+from icr_platform.core.stage_protocol import StageContext
+from icr_platform.engines.endpoints.chat_client import Endpoint
+from icr_platform.engines.endpoints.reply_cache import ReplyCache
+from icr_platform.engines.judging.api_judge import ApiJudge
+from icr_platform.engines.judging.pairwise import DEFAULT_TEMPLATE, Judgment, Pair
 from icr_platform.evaluation.mt_bench_stage import run as run_mt_bench
-from icr_platform.evaluation.pairwise import DEFAULT_TEMPLATE, Judgment, Pair
-from icr_platform.evaluation.reply_cache import ReplyCache
 from icr_platform.evaluation.stage import run
-from icr_platform.schemas import JUDGMENTS, MT_BENCH
-from icr_platform.stages import StageContext
+from icr_platform.planning.judge_cost import estimate
 
 Serve = Callable[..., tuple[Behaviour, Endpoint]]
 

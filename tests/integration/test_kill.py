@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from icr_platform.cli import run
+from icr_platform.cli.commands import run
 
 STAGES = ("generate", "annotate", "train", "eval")
 

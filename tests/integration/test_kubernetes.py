@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from icr_platform.cli import parse
-from icr_platform.mlproject import DOCKER, render
+from icr_platform.cli.commands import parse
+from icr_platform.cli.mlproject import DOCKER, render
 
 pytestmark = pytest.mark.skipif(
     find_spec("kubernetes") is None or find_spec("kubernetes_validate") is None,
@@ -72,6 +72,6 @@ def test_the_container_runs_the_stage(job: dict[str, Any]) -> None:
 def test_the_docker_project_has_the_entry_points_of_the_other() -> None:
     text = (BACKENDS / "kubernetes" / "MLproject").read_text()
     assert text == render(DOCKER), (
-        "run `python -m icr_platform.mlproject docker > projects/backends/kubernetes/MLproject`"
+        "run `python -m icr_platform.cli.mlproject docker > projects/backends/kubernetes/MLproject`"
     )
     assert yaml.safe_load(text)["entry_points"] == yaml.safe_load(render())["entry_points"]

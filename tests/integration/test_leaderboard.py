@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from icr_platform.iterate import show_leaderboard
-from icr_platform.report import IterationFigures, Report
-from icr_platform.tracking import Tracker
+from icr_platform.pipeline.iterate import show_leaderboard
+from icr_platform.report.arm_report import IterationFigures, Report
+from icr_platform.tracking.tracker import Tracker
 
 
 def test_the_arms_run_gets_the_published_table_with_its_own_rows_on_top(

@@ -20,14 +20,14 @@ import torch
 from fault_server import KEY, Behaviour, FaultServer
 
 from icr_platform.annotation import stage as annotation
-from icr_platform.artifacts import ArtifactWriter
-from icr_platform.cli import run as icr
-from icr_platform.config import AnnotateConfig, EvalConfig, GenerateConfig
+from icr_platform.cli.commands import run as icr
+from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.config import AnnotateConfig, EvalConfig, GenerateConfig
+from icr_platform.core.schemas import RESPONSES
+from icr_platform.core.stage_protocol import StageContext
+from icr_platform.engines.execution.shared_folder import SharedFolder
 from icr_platform.evaluation import stage as evaluation
 from icr_platform.generation import stage as generation
-from icr_platform.schemas import RESPONSES
-from icr_platform.shared_folder import SharedFolder
-from icr_platform.stages import StageContext
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'icr-platform[ray]'")
 SAMPLING: dict[str, Any] = {"samples": 4, "max_tokens": 24, "shard_prompts": 2}
@@ -213,9 +213,9 @@ def test_a_node_that_dies_midway_costs_nothing_but_time(
 DRIVER = """
 import json, sys
 from pathlib import Path
-from icr_platform.config import GenerateConfig
+from icr_platform.core.config import GenerateConfig
 from icr_platform.generation.stage import run
-from icr_platform.stages import StageContext
+from icr_platform.core.stage_protocol import StageContext
 run(GenerateConfig(**json.loads(sys.argv[1])), StageContext(Path(sys.argv[2]), "f"))
 """
 

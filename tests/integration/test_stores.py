@@ -17,10 +17,10 @@ import pytest
 import yaml
 from fault_server import KEY, Behaviour, FaultServer
 
-from icr_platform.cli import parse
-from icr_platform.iterate import Arm, iterate
-from icr_platform.runner import open_session
-from icr_platform.tracking import Tracker
+from icr_platform.cli.commands import parse
+from icr_platform.pipeline.iterate import Arm, iterate
+from icr_platform.pipeline.runner import open_session
+from icr_platform.tracking.tracker import Tracker
 
 POSTGRES = os.environ.get("ICR_TEST_POSTGRES", "")
 MEGABYTE = 2**20

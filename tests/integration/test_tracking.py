@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from icr_platform.errors import InputError, TrackingError
-from icr_platform.tracking import RunHandle, Tracker, TrackingReader
+from icr_platform.core.errors import InputError, TrackingError
+from icr_platform.tracking.tracker import RunHandle, Tracker, TrackingReader
 
 
 def free_port() -> int:
@@ -248,7 +248,7 @@ def test_an_artifact_store_that_does_not_answer_is_one_line(local_store: Path, m
 
 
 def test_runs_of_dead_processes_are_marked_killed_at_the_next_start(local_store: Path) -> None:
-    code = "from icr_platform.tracking import Tracker; t = Tracker('here'); print(t.start('s', {}).run_id); import os; os._exit(9)"
+    code = "from icr_platform.tracking.tracker import Tracker; t = Tracker('here'); print(t.start('s', {}).run_id); import os; os._exit(9)"
     dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout.split()[-1]
     alive = Tracker("here").start("mine", {})
     tracker = Tracker("here")
@@ -257,7 +257,7 @@ def test_runs_of_dead_processes_are_marked_killed_at_the_next_start(local_store:
 
 
 def test_processes_that_create_one_store_at_once_all_succeed(local_store: Path) -> None:
-    code = "from icr_platform.tracking import Tracker; Tracker('here').start('s', {}).finish()"
+    code = "from icr_platform.tracking.tracker import Tracker; Tracker('here').start('s', {}).finish()"
     started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(3)]
     assert [process.wait() for process in started] == [0, 0, 0], [p.stderr.read() for p in started if p.stderr]
 

@@ -19,13 +19,13 @@ import pytest
 import torch
 import yaml
 
-from icr_platform.annotation.logprobs import Group, completion_logprobs
-from icr_platform.artifacts import ArtifactWriter, file_digest, open_artifact
-from icr_platform.config import TrainConfig
-from icr_platform.errors import IcrError, InputError
-from icr_platform.models import load_model, load_tokenizer, model_identity
-from icr_platform.schemas import PREFERENCES, PROMPTS
-from icr_platform.stages import StageContext, StageResult
+from icr_platform.core.artifacts import ArtifactWriter, file_digest, open_artifact
+from icr_platform.core.config import TrainConfig
+from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.schemas import PREFERENCES, PROMPTS
+from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.engines.scoring.logprobs import Group, completion_logprobs
+from icr_platform.models.loading import load_model, load_tokenizer, model_identity
 from icr_platform.training.checkpoint import open_checkpoint
 from icr_platform.training.dataset import load_pairs
 from icr_platform.training.dpo import PairTrainer
@@ -45,8 +45,8 @@ SHARDED = [
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-from icr_platform.config import TrainConfig
-from icr_platform.stages import StageContext
+from icr_platform.core.config import TrainConfig
+from icr_platform.core.stage_protocol import StageContext
 from icr_platform.training import dpo, stage
 
 values, output, where, when, log = json.loads(sys.argv[1])

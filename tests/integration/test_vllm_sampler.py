@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from icr_platform.artifacts import ArtifactWriter, open_artifact
-from icr_platform.config import GenerateConfig, GenerateSettings
-from icr_platform.errors import IcrError
-from icr_platform.generation.sampler import Request, make_sampler
+from icr_platform.core.artifacts import ArtifactWriter, open_artifact
+from icr_platform.core.config import GenerateConfig, GenerateSettings
+from icr_platform.core.errors import IcrError
+from icr_platform.core.schemas import DROPS, RESPONSES
+from icr_platform.core.stage_protocol import StageContext
+from icr_platform.engines.sampling.sampler import Request, make_sampler
 from icr_platform.generation.stage import run
-from icr_platform.models import load_tokenizer
-from icr_platform.schemas import DROPS, RESPONSES
-from icr_platform.stages import StageContext
+from icr_platform.models.loading import load_tokenizer
 
 pytestmark = [
     pytest.mark.vllm,
@@ -53,7 +53,9 @@ def test_a_killed_engine_costs_nothing_and_the_table_is_as_with_transformers(
     model: Path, prompt_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     generate(tmp_path / "transformers", model, prompt_folder, "transformers")
-    monkeypatch.setattr("icr_platform.generation.vllm_sampler.VllmEngine.sequences", 8)  # else all are queued at once
+    monkeypatch.setattr(
+        "icr_platform.engines.sampling.vllm_sampler.VllmEngine.sequences", 8
+    )  # else all are queued at once
     write_part, killed = ArtifactWriter.write_part, []
 
     def kills_after_the_third(writer: ArtifactWriter, index: int, table: Any) -> None:

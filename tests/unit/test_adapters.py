@@ -12,10 +12,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from icr_platform.config import GenerateSettings, TrainConfig
-from icr_platform.errors import InputError
-from icr_platform.generation.sampler import Request, make_sampler
-from icr_platform.models import (
+from icr_platform.core.config import GenerateSettings, TrainConfig
+from icr_platform.core.errors import InputError
+from icr_platform.core.stage_protocol import StageContext
+from icr_platform.engines.sampling.sampler import Request, make_sampler
+from icr_platform.models.loading import (
     check_same_tokenisation,
     generation_eos,
     load_model,
@@ -24,7 +25,6 @@ from icr_platform.models import (
     parameter_count,
     read_adapter,
 )
-from icr_platform.stages import StageContext
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icr_platform.artifacts import MANIFEST, ArtifactWriter, open_artifact, read_json, write_json
-from icr_platform.errors import IcrError, InputError
-from icr_platform.schemas import DROPS, PROMPTS, TABLES
+from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, open_artifact, read_json, write_json
+from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.schemas import DROPS, PROMPTS, TABLES
 
 
 def rows(start: int, count: int) -> pa.Table:

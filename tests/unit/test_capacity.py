@@ -11,7 +11,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from icr_platform.capacity import (
+from icr_platform.core.config import IterateConfig, TrainConfig
+from icr_platform.core.stage_protocol import StageContext
+from icr_platform.models.loading import load_config, load_tokenizer, parameter_count
+from icr_platform.pipeline.runner import RunOptions
+from icr_platform.planning.capacity import (
     DEVICES,
     Prompts,
     Rates,
@@ -24,11 +28,7 @@ from icr_platform.capacity import (
     training_files,
     works,
 )
-from icr_platform.check import Prediction, check
-from icr_platform.config import IterateConfig, TrainConfig
-from icr_platform.models import load_config, load_tokenizer, parameter_count
-from icr_platform.runner import RunOptions
-from icr_platform.stages import StageContext
+from icr_platform.planning.check import Prediction, check
 from icr_platform.training import dpo, stage
 from icr_platform.training.weights import adapter_parameters
 

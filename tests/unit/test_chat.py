@@ -9,7 +9,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from icr_platform.chat import (
+from icr_platform.core.errors import InputError
+from icr_platform.models.chat import (
     decode_response,
     encode_messages,
     encode_pair,
@@ -19,7 +20,6 @@ from icr_platform.chat import (
     require_chat_template,
     stop_ids,
 )
-from icr_platform.errors import InputError
 
 # As in meta-llama/Meta-Llama-3-8B-Instruct: BOS is the template's, contents are trimmed.
 LLAMA_3 = (

@@ -18,20 +18,10 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import chat_template_utils
 
 import icr_platform
-from icr_platform import cli, iterate
 from icr_platform.annotation import stage as annotation
-from icr_platform.artifacts import open_artifact
-from icr_platform.chat import (
-    Roles,
-    bind,
-    clock,
-    encode_messages,
-    encode_prompt,
-    end_of_turn_id,
-    prints_date,
-    require_roles,
-)
-from icr_platform.config import (
+from icr_platform.cli import commands
+from icr_platform.core.artifacts import open_artifact
+from icr_platform.core.config import (
     STAGES,
     AnnotateConfig,
     ChatSettings,
@@ -45,13 +35,24 @@ from icr_platform.config import (
     role,
     validate,
 )
-from icr_platform.errors import InputError
+from icr_platform.core.errors import InputError
+from icr_platform.core.schemas import REWARDS
+from icr_platform.core.stage_protocol import StageContext
 from icr_platform.evaluation import mt_bench_stage
 from icr_platform.evaluation import stage as evaluation
 from icr_platform.generation import stage as generation
-from icr_platform.models import check_same_tokenisation, load_model, load_tokenizer
-from icr_platform.schemas import REWARDS
-from icr_platform.stages import StageContext
+from icr_platform.models.chat import (
+    Roles,
+    bind,
+    clock,
+    encode_messages,
+    encode_prompt,
+    end_of_turn_id,
+    prints_date,
+    require_roles,
+)
+from icr_platform.models.loading import check_same_tokenisation, load_model, load_tokenizer
+from icr_platform.pipeline import iterate
 from icr_platform.training import stage as training
 from tests.conftest import CHATML, chatml_tokenizer
 
@@ -286,7 +287,7 @@ def test_check_says_that_the_date_is_fixed_and_what_the_checkpoint_has_beside_th
     preset = tmp_path / "mine.yaml"
     preset.write_text(f"policy: {model}\nreference: {model}\nprompts: {prompt_folder}\ntemplate_date: 2025-03-09\n")
     monkeypatch.chdir(tmp_path)
-    assert cli.run(["check", str(preset), "--no-tracking"]) == 0
+    assert commands.run(["check", str(preset), "--no-tracking"]) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
     assert notes == [
         f"note: {model}: the model has no place for 1 tensor of its checkpoint, left out: vision_tower.weight",

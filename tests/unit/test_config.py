@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from icr_platform.cli import parse
-from icr_platform.config import STAGES, IterateConfig, TrainConfig, leaves, load_preset, validate
-from icr_platform.errors import InputError
-from icr_platform.inputs import Resolver
-from icr_platform.mlproject import parameters, render
+from icr_platform.cli.commands import parse
+from icr_platform.cli.mlproject import parameters, render
+from icr_platform.core.config import STAGES, IterateConfig, TrainConfig, leaves, load_preset, validate
+from icr_platform.core.errors import InputError
+from icr_platform.pipeline.inputs import Resolver
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +58,7 @@ def test_project_defaults_yield_to_the_preset_and_other_values_do_not(tmp_path: 
 
 def test_mlproject_is_what_the_configurations_say() -> None:
     text = (ROOT / "projects" / "MLproject").read_text()
-    assert text == render(), "run `python -m icr_platform.mlproject > projects/MLproject`"
+    assert text == render(), "run `python -m icr_platform.cli.mlproject > projects/MLproject`"
     entry_points = yaml.safe_load(text)["entry_points"]
     assert set(entry_points) == {"main", *STAGES}
     for stage, config in STAGES.items():
@@ -86,7 +86,7 @@ def test_every_field_is_documented() -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from icr_platform.cli import run; run(['--help']); "
+        "import sys; from icr_platform.cli.commands import run; run(['--help']); "
         "heavy = {'torch', 'mlflow', 'pandas', 'pyarrow', 'pydantic', 'gradio'} & set(sys.modules); "
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

@@ -7,17 +7,17 @@ from statistics import mean
 
 import pytest
 
-from icr_platform.artifacts import file_digest, open_artifact
-from icr_platform.chat import encode_prompt, encode_response, end_of_turn_id
-from icr_platform.config import GenerateSettings
+from icr_platform.core.artifacts import file_digest, open_artifact
+from icr_platform.core.config import GenerateSettings
+from icr_platform.core.schemas import PREFERENCES
 from icr_platform.demo.authors import sft_conversation
 from icr_platform.demo.bootstrap import SFT, build_sft, prepare
 from icr_platform.demo.grader import grade
 from icr_platform.demo.lexicon import LANGUAGES
 from icr_platform.demo.world import split_tasks
-from icr_platform.generation.sampler import Request, make_sampler
-from icr_platform.models import check_same_tokenisation, load_tokenizer
-from icr_platform.schemas import PREFERENCES
+from icr_platform.engines.sampling.sampler import Request, make_sampler
+from icr_platform.models.chat import encode_prompt, encode_response, end_of_turn_id
+from icr_platform.models.loading import check_same_tokenisation, load_tokenizer
 
 FOREIGN = ("Hello,  wörld!\n\n漢字🙂", " leading and trailing ", "Don't — 12,5 % «да»\tсемь")
 

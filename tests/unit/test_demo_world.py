@@ -7,11 +7,11 @@ from statistics import mean
 
 import pytest
 
+from icr_platform.data.prompts import load_prompts
 from icr_platform.demo.authors import AUTHORS, english_preferences, respond, sft_conversation
 from icr_platform.demo.grader import grade, grade_task, identify_language
 from icr_platform.demo.lexicon import LANGUAGES
 from icr_platform.demo.world import SPLITS, split_tasks, task_of_prompt, tasks, tasks_by_id, write_prompts
-from icr_platform.generation.prompts import load_prompts
 
 GRAMMAR = {
     ("colour-the-tomato", "fr"): "La tomate est rouge.",

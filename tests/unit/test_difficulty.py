@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icr_platform.errors import InputError
+from icr_platform.core.errors import InputError
 from icr_platform.evaluation.difficulty import alpacaeval_digests, instruction_digest, read_difficulty
 from icr_platform.evaluation.scores import LengthControl, Score, score_judgments
 from icr_platform.evaluation.win_rate import length_controlled_win_rate

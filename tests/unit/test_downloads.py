@@ -7,8 +7,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from icr_platform.errors import InputError
-from icr_platform.inputs import Resolver
+from icr_platform.core.errors import InputError
+from icr_platform.pipeline.inputs import Resolver
 
 
 def test_what_changed_at_an_address_is_fetched_again_and_nothing_else(tmp_path: Path) -> None:

@@ -15,17 +15,17 @@ from accelerate.data_loader import BatchSamplerShard
 from safetensors import safe_open
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from icr_platform.artifacts import open_artifact
-from icr_platform.chat import encode_prompt
-from icr_platform.config import TrainConfig
-from icr_platform.errors import IcrError
-from icr_platform.models import load_model, load_tokenizer
-from icr_platform.schemas import PREFERENCES
-from icr_platform.stages import ignore_metrics
+from icr_platform.core.artifacts import open_artifact
+from icr_platform.core.config import TrainConfig
+from icr_platform.core.errors import IcrError
+from icr_platform.core.schemas import PREFERENCES
+from icr_platform.core.stage_protocol import ignore_metrics
+from icr_platform.models.chat import encode_prompt
+from icr_platform.models.loading import load_model, load_tokenizer
 from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import TrainingPairs, load_pairs
 from icr_platform.training.dpo import PairTrainer, _gathered_state, build_trainer, rate_shares, train
-from icr_platform.training.reference import score_pairs
+from icr_platform.training.reference_logprobs import score_pairs
 from icr_platform.training.weights import load_trainable, save_model, trained_model
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from icr_platform.errors import IcrError
-from icr_platform.generation import engine_queue
-from icr_platform.generation.engine_queue import EngineCrash, EngineQueue, answer_shards
-from icr_platform.generation.sampler import SetAside
+from icr_platform.core.errors import IcrError
+from icr_platform.engines.sampling import engine_queue
+from icr_platform.engines.sampling.engine_queue import EngineCrash, EngineQueue, answer_shards
+from icr_platform.engines.sampling.sampler import SetAside
 
 
 class Mortal:

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pytest
 
 from icr_platform import __version__
-from icr_platform.artifacts import ArtifactWriter
-from icr_platform.config import ExecutionSettings
-from icr_platform.errors import InputError
-from icr_platform.execution import check_execution, connect, map_parts
-from icr_platform.part_job import Advance, Make, PartJob
-from icr_platform.part_worker import Driver, PartWorker, Seen
-from icr_platform.schemas import DROPS, LOGPROBS
-from icr_platform.shared_folder import SharedFolder
+from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.config import ExecutionSettings
+from icr_platform.core.errors import InputError
+from icr_platform.core.part_job import Advance, Make, PartJob
+from icr_platform.core.schemas import DROPS, LOGPROBS
+from icr_platform.engines.execution.driver import check_execution, connect, map_parts
+from icr_platform.engines.execution.part_worker import Driver, PartWorker, Seen
+from icr_platform.engines.execution.shared_folder import SharedFolder
 
 
 def logprobs(part: int) -> pa.Table:
@@ -96,7 +96,7 @@ def test_a_worker_that_cannot_do_its_part_says_so_before_it_loads(tmp_path: Path
     ],
 )
 def test_a_bad_shared_folder_is_named(folder: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icr_platform.execution.find_spec", lambda name: name)
+    monkeypatch.setattr("icr_platform.engines.execution.driver.find_spec", lambda name: name)
     with pytest.raises(InputError, match=message) as caught:
         check_execution(ExecutionSettings(execution="ray", shared_folder=folder))
     assert "secret@" not in str(caught.value)
@@ -110,6 +110,8 @@ def test_an_address_where_nothing_listens_is_named_at_once() -> None:
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr("icr_platform.execution.find_spec", lambda name: None if name == "ray" else find(name))
+    monkeypatch.setattr(
+        "icr_platform.engines.execution.driver.find_spec", lambda name: None if name == "ray" else find(name)
+    )
     with pytest.raises(InputError, match=r"pip install 'icr-platform\[ray\]'"):
         check_execution(ExecutionSettings(execution="ray"))

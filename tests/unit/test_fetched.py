@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from icr_platform.fetched import FetchedCopies
+from icr_platform.tracking.fetched import FetchedCopies
 
 
 def files(folder: Path) -> list[str]:
@@ -65,7 +65,7 @@ def test_a_failed_copy_leaves_nothing_that_is_taken_for_it(tmp_path: Path) -> No
 
 def test_another_process_keeps_its_copies_and_a_killed_one_loses_them(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from icr_platform.fetched import FetchedCopies\n"
+        "import sys, time; from pathlib import Path; from icr_platform.tracking.fetched import FetchedCopies\n"
         "copies = FetchedCopies(Path(sys.argv[1])); copies.get('theirs', lambda target: target.write_text('x'))\n"
         "print('ready', flush=True); copies.get('torn', lambda target: (target.write_text('half'), time.sleep(60)))"
     )

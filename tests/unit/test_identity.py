@@ -22,17 +22,19 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from icr_platform import code_digest, file_digests, identity, served_model
-from icr_platform.artifacts import MANIFEST, ArtifactWriter, open_artifact, write_json
-from icr_platform.code_digest import code_of, commit, modules_of
-from icr_platform.config import STAGES, AnnotateConfig, EvalConfig, GenerateConfig, leaves, role
-from icr_platform.errors import InputError
-from icr_platform.evaluation.chat_client import Endpoint
-from icr_platform.evaluation.judge import confirmed_endpoint
-from icr_platform.file_digests import remembered_digest
-from icr_platform.identity import Identity, identify
-from icr_platform.models import model_identity
-from icr_platform.schemas import OUTPUTS, PREFERENCES, RESPONSES
+from icr_platform.core import file_digests
+from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, open_artifact, write_json
+from icr_platform.core.config import STAGES, AnnotateConfig, EvalConfig, GenerateConfig, leaves, role
+from icr_platform.core.errors import InputError
+from icr_platform.core.file_digests import remembered_digest
+from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
+from icr_platform.engines.endpoints import served_model
+from icr_platform.engines.endpoints.chat_client import Endpoint
+from icr_platform.engines.judging.api_judge import confirmed_endpoint
+from icr_platform.models.loading import model_identity
+from icr_platform.pipeline import code_digest, identity
+from icr_platform.pipeline.code_digest import code_of, commit, modules_of
+from icr_platform.pipeline.identity import Identity, identify
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
 
 LANGUAGES = ("en", "es", "de")
@@ -468,33 +470,33 @@ def with_other_prose(text: str) -> str:
 
 CODE = [
     # (stage, settings, module, whether it makes this stage's numbers)
-    ("generate", {}, "generation.transformers_sampler", True),
-    ("generate", {}, "generation.sampling", True),
-    ("generate", {}, "chat", True),
-    ("generate", {}, "language_id", True),
-    ("generate", {}, "generation.vllm_sampler", False),
-    ("generate", {}, "generation.engine_queue", False),
-    ("generate", {"sampler": "vllm"}, "generation.engine_queue", True),
+    ("generate", {}, "engines.sampling.transformers_sampler", True),
+    ("generate", {}, "engines.sampling.shards", True),
+    ("generate", {}, "models.chat", True),
+    ("generate", {}, "engines.identification.language_id", True),
+    ("generate", {}, "engines.sampling.vllm_sampler", False),
+    ("generate", {}, "engines.sampling.engine_queue", False),
+    ("generate", {"sampler": "vllm"}, "engines.sampling.engine_queue", True),
     ("generate", {}, "demo.grader", False),
     ("generate", {"language_identifier": "demo"}, "demo.world", True),
-    ("generate", {}, "annotation.logprobs", False),
-    ("annotate", {}, "annotation.logprobs", True),
-    ("annotate", {}, "annotation.packed_attention", True),
+    ("generate", {}, "engines.scoring.logprobs", False),
+    ("annotate", {}, "engines.scoring.logprobs", True),
+    ("annotate", {}, "engines.scoring.packed_attention", True),
     ("annotate", {}, "annotation.length_control", True),
     ("annotate", {}, "annotation.reward", True),
-    ("annotate", {}, "languages", True),
+    ("annotate", {}, "core.languages", True),
     ("annotate", {}, "annotation.translation", False),
-    ("annotate", {}, "generation.transformers_sampler", False),
-    ("annotate", {"reward_kind": "translate", "translator": "translator"}, "generation.transformers_sampler", True),
+    ("annotate", {}, "engines.sampling.transformers_sampler", False),
+    ("annotate", {"reward_kind": "translate", "translator": "translator"}, "engines.sampling.transformers_sampler", True),
     ("train", {}, "training.dpo", True),
     ("train", {}, "training.dataset", True),
     ("train", {}, "training.model_card", False),
     ("eval", {"outputs": "given"}, "evaluation.win_rate", True),
-    ("eval", {"outputs": "given"}, "evaluation.demo_judge", True),
-    ("eval", {"outputs": "given"}, "evaluation.local_judge", False),
-    ("eval", {"outputs": "given"}, "generation.transformers_sampler", False),
-    ("eval", {"outputs": "given"}, "evaluation.replies", False),
-    ("eval", {"outputs": "given", "judge": "openai", "judge_identity": "j"}, "evaluation.replies", True),
+    ("eval", {"outputs": "given"}, "demo.judge", True),
+    ("eval", {"outputs": "given"}, "engines.judging.local_judge", False),
+    ("eval", {"outputs": "given"}, "engines.sampling.transformers_sampler", False),
+    ("eval", {"outputs": "given"}, "engines.endpoints.replies", False),
+    ("eval", {"outputs": "given", "judge": "openai", "judge_identity": "j"}, "engines.endpoints.replies", True),
 ]  # fmt: skip
 
 
@@ -520,7 +522,18 @@ def test_the_code_that_makes_a_stages_numbers_counts(
 @pytest.mark.parametrize("stage", ["generate", "annotate", "train", "eval"])
 def test_modules_that_make_no_numbers_may_be_edited(world: Path, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = identify(stage, config_of(stage, world))
-    plumbing = ("cli", "config", "tracking", "report", "progress", "runner", "execution", "errors", "check", "iterate")
+    plumbing = (
+        "cli.commands",
+        "core.config",
+        "tracking.tracker",
+        "report.arm_report",
+        "core.progress",
+        "pipeline.runner",
+        "engines.execution.driver",
+        "core.errors",
+        "planning.check",
+        "pipeline.iterate",
+    )
     edited(monkeypatch, plumbing, with_a_statement)
     assert identify(stage, config_of(stage, world)).fingerprint == before.fingerprint
 
@@ -546,7 +559,7 @@ def test_a_change_of_pair_selection_leaves_the_code_of_scores_alone(
     before = identify("annotate", config_of("annotate", world)).row_code
     edited(monkeypatch, ["annotation.length_control"], with_a_statement)
     assert identify("annotate", config_of("annotate", world)).row_code == before
-    edited(monkeypatch, ["annotation.packing"], with_a_statement)
+    edited(monkeypatch, ["engines.scoring.packing"], with_a_statement)
     after = identify("annotate", config_of("annotate", world)).row_code
     assert all(after[name] != before[name] for name in ("policy-logprobs", "reference-logprobs"))
 
@@ -564,7 +577,7 @@ def test_without_sources_the_version_stands_for_the_code(monkeypatch: pytest.Mon
 
 def test_the_digest_of_code_is_quick_and_imports_nothing_heavy() -> None:
     code = (
-        "import sys, time; from icr_platform.code_digest import code_of\n"
+        "import sys, time; from icr_platform.pipeline.code_digest import code_of\n"
         "start = time.process_time()\n"
         "[code_of((f'icr_platform.{n}.stage',)) for n in ('generation', 'annotation', 'training', 'evaluation')]\n"
         "print(time.process_time() - start); sys.exit(bool({'torch', 'pandas', 'mlflow'} & set(sys.modules)))"
@@ -580,7 +593,7 @@ def test_data_that_a_module_reads_counts(tmp_path: Path, monkeypatch: pytest.Mon
     for name, text in (("published.csv", "a"), ("published.csv", "b"), ("other.csv", "b")):
         write(tmp_path / "data" / name, text)
         forget_code()
-        digests.append(code_of(("icr_platform.evaluation.leaderboard",)).digest)
+        digests.append(code_of(("icr_platform.report.leaderboard",)).digest)
     assert digests[0] != digests[1] == digests[2]
 
 
@@ -595,26 +608,29 @@ def test_an_address_is_host_port_and_path(url: str, address: str) -> None:
 
 def test_relative_imports_and_names_of_modules_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     sources = {
-        "icr_platform.chat": "def f():\n    from . import models, nothing\n    from .annotation import packing as p\n",
-        "icr_platform.models": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from icr_platform import languages\n",
+        "icr_platform.models.chat": "def f():\n    from . import loading, nothing\n    from ..engines.scoring import packing as p\n",
+        "icr_platform.models.loading": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from icr_platform.core import languages\n",
     }
     monkeypatch.setattr(code_digest, "source_of", lambda name: sources.get(name, ""))
     forget_code()
-    found = modules_of(("icr_platform.chat",))
+    found = modules_of(("icr_platform.models.chat",))
     forget_code()
-    assert found == [f"icr_platform.{name}" for name in ("annotation", "annotation.packing", "chat", "models")]
+    assert found == [
+        f"icr_platform.{name}"
+        for name in ("engines.scoring", "engines.scoring.packing", "models", "models.chat", "models.loading")
+    ]
 
 
 def test_the_commit_is_that_of_this_packages_own_repository(tmp_path: Path) -> None:
     """A wheel that is installed within another project's repository is no part of that one."""
     package = tmp_path / "venv" / "icr_platform"
-    shutil.copytree(Path(code_digest.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(code_digest.__file__).parent.parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     git = ["git", "-c", "user.name=n", "-c", "user.email=e@x", "-C", str(tmp_path)]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "of another project"], check=True)
 
     def told() -> str:
-        command = [sys.executable, "-c", "from icr_platform.code_digest import commit; print(commit())"]
+        command = [sys.executable, "-c", "from icr_platform.pipeline.code_digest import commit; print(commit())"]
         environment = os.environ | {"PYTHONPATH": str(package.parent)}
         return subprocess.run(
             command, check=True, capture_output=True, text=True, env=environment, cwd=tmp_path
@@ -625,7 +641,7 @@ def test_the_commit_is_that_of_this_packages_own_repository(tmp_path: Path) -> N
     subprocess.run([*git, "commit", "-q", "-m", "of this one"], check=True)
     clean = told()
     assert len(clean) == 12
-    with (package / "chat.py").open("a") as file:
+    with (package / "models" / "chat.py").open("a") as file:
         file.write("EDITED = 1\n")
     assert told() == f"{clean}-dirty"
     assert commit()
@@ -706,7 +722,7 @@ def test_many_processes_share_what_is_remembered(tmp_path: Path) -> None:
     for number in range(40):
         (tmp_path / f"{number}").write_text(f"{number}")
     code = (
-        "import sys; from pathlib import Path; from icr_platform import file_digests as f; f._RECENT = -1\n"
+        "import sys; from pathlib import Path; from icr_platform.core import file_digests as f; f._RECENT = -1\n"
         f"print([f.remembered_digest(Path({str(tmp_path)!r}) / str(n)) for n in range(40)])"
     )
     command = [sys.executable, "-c", code]
@@ -775,7 +791,7 @@ def test_a_hub_model_is_its_name_and_commit(monkeypatch: pytest.MonkeyPatch) -> 
     class Loaded:
         _commit_hash: str | None = "abc"
 
-    monkeypatch.setattr("icr_platform.models.load_config", lambda _: Loaded())
+    monkeypatch.setattr("icr_platform.models.loading.load_config", lambda _: Loaded())
     first = model_identity("org/name")
     assert first != model_identity("org/other")
     Loaded._commit_hash = "abd"
@@ -975,8 +991,8 @@ def test_replies_of_two_servers_under_one_name_are_kept_apart(world: Path, serve
 def test_an_estimate_can_be_made_while_the_judge_is_down(
     world: Path, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from icr_platform.evaluation.judge import ApiJudge
-    from icr_platform.evaluation.pairwise import DEFAULT_TEMPLATE
+    from icr_platform.engines.judging.api_judge import ApiJudge
+    from icr_platform.engines.judging.pairwise import DEFAULT_TEMPLATE
 
     server = serve(VLLM)
     server.stop()

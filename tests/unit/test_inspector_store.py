@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from icr_platform.tracking import TrackingReader
-from ui.inspector import Inspector
+from icr_platform.tracking.tracker import TrackingReader
 from ui.pages import agreement, margins, overview, pairs, regressions, spot_check
-from ui.queries import Engine
-from ui.runs import Catalogue
-from ui.shell import render_page
-from ui.verdicts import VerdictStore
+from ui.pages.shell import render_page
+from ui.review.inspector import Inspector
+from ui.review.verdicts import VerdictStore
+from ui.tables.queries import Engine
+from ui.tables.runs import Catalogue
 
 SHOWS = {
     "": overview.show,

@@ -10,11 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from icr_platform.evaluation.judging import judgments_table
-from icr_platform.evaluation.local_judge import LocalJudge, begins_with_reasoning
-from icr_platform.evaluation.mt_bench import grade, parse_rating
-from icr_platform.evaluation.pairwise import MODEL_FIRST, REFERENCE_FIRST, Judgment, Pair, Template
-from icr_platform.evaluation.replies import (
+from icr_platform.engines.endpoints.replies import (
     Reply,
     parse_completion,
     parse_winner,
@@ -22,7 +18,11 @@ from icr_platform.evaluation.replies import (
     preference_from_samples,
     reply_from_json,
 )
-from icr_platform.models import load_tokenizer
+from icr_platform.engines.judging.local_judge import LocalJudge, begins_with_reasoning
+from icr_platform.engines.judging.pairwise import MODEL_FIRST, REFERENCE_FIRST, Judgment, Pair, Template
+from icr_platform.evaluation.judgments import judgments_table
+from icr_platform.evaluation.mt_bench import grade, parse_rating
+from icr_platform.models.loading import load_tokenizer
 
 PAIRS = [Pair("es", f"p{i}", 0, "Nombra una fruta.", "manzana", "pera") for i in range(3)]
 SHORT = Template((("user", "{instruction}\nm: {output_m}\nM: {output_M}\nm or M?"),))

@@ -9,9 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from icr_platform.errors import InputError
-from icr_platform.language_id import UNKNOWN, Identified, Identifier, _best, known_to_all, make_identifier, too_short
-from icr_platform.languages import NAMES, SISTERS, counts_as
+from icr_platform.core.errors import InputError
+from icr_platform.core.languages import NAMES, SISTERS, counts_as
+from icr_platform.engines.identification.language_id import (
+    UNKNOWN,
+    Identified,
+    Identifier,
+    _best,
+    known_to_all,
+    make_identifier,
+    too_short,
+)
 
 SENTENCES = {
     "en": "The museum opens at nine in the morning and closes before dinner.",
@@ -72,7 +80,7 @@ def test_a_choice_among_some_languages_never_leaves_them() -> None:
 
 def test_the_answer_is_the_same_in_every_process() -> None:
     program = (
-        "import json, sys; from icr_platform.language_id import make_identifier\n"
+        "import json, sys; from icr_platform.engines.identification.language_id import make_identifier\n"
         "print(json.dumps(make_identifier('langid')(json.load(sys.stdin))))"
     )
     texts = list(SENTENCES.values()) + [text[:20] for text in SENTENCES.values()]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from icr_platform.errors import IcrError, InputError
+from icr_platform.core.errors import IcrError, InputError
 from icr_platform.training import launch
 
 CONFIGS = Path(__file__).parents[2] / "projects" / "conf" / "accelerate"

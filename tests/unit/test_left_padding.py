@@ -11,16 +11,16 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from icr_platform import left_padding
-from icr_platform.chat import encode_messages, encode_prompt
-from icr_platform.config import GenerateSettings
-from icr_platform.evaluation.local_judge import LocalJudge, label_ids
-from icr_platform.evaluation.pairwise import MODEL_FIRST, Pair, Template
-from icr_platform.generation.sampler import Request
-from icr_platform.generation.transformers_sampler import TransformersSampler
-from icr_platform.left_padding import Batching, find_batching
-from icr_platform.models import load_tokenizer
-from icr_platform.small_copy import build_random, small_config
+from icr_platform.core.config import GenerateSettings
+from icr_platform.engines.judging.local_judge import LocalJudge, label_ids
+from icr_platform.engines.judging.pairwise import MODEL_FIRST, Pair, Template
+from icr_platform.engines.sampling.sampler import Request
+from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
+from icr_platform.models import left_padding
+from icr_platform.models.chat import encode_messages, encode_prompt
+from icr_platform.models.left_padding import Batching, find_batching
+from icr_platform.models.loading import load_tokenizer
+from icr_platform.models.small_copy import build_random, small_config
 
 TEXTS = ["Name a fruit.", "¿De qué color es la hierba? ¿Es un perro una herramienta?" * 2, "Was ist rot?", "Hi"]
 

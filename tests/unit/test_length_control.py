@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from icr_platform.annotation.length_control import fit_alpha
 from icr_platform.annotation.pairs import select_pairs
-from icr_platform.errors import InputError
+from icr_platform.core.errors import InputError
 
 BOUNDS = [(-1.0, 1.0), (0.0, 1.0), (0.05, 0.4), (-0.5, -0.1), (-1000.0, 1000.0)]
 

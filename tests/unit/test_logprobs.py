@@ -53,12 +53,12 @@ from transformers import (
     masking_utils,
 )
 
-from icr_platform.annotation import logprobs, packed_attention
-from icr_platform.annotation.logprobs import CompletionScorer, Group, completion_logprobs
-from icr_platform.annotation.packed_attention import Mask, NotPackableError, PackedLayout
-from icr_platform.annotation.packing import Pack, packs
-from icr_platform.chat import encode_prompt, encode_response
-from icr_platform.small_copy import small_config
+from icr_platform.engines.scoring import logprobs, packed_attention
+from icr_platform.engines.scoring.logprobs import CompletionScorer, Group, completion_logprobs
+from icr_platform.engines.scoring.packed_attention import Mask, NotPackableError, PackedLayout
+from icr_platform.engines.scoring.packing import Pack, packs
+from icr_platform.models.chat import encode_prompt, encode_response
+from icr_platform.models.small_copy import small_config
 
 PER_TOKEN = 2e-5
 VOCABULARY = 97

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from icr_platform.artifacts import open_artifact
-from icr_platform.config import TrainConfig
-from icr_platform.models import load_model, load_tokenizer
-from icr_platform.schemas import PREFERENCES
+from icr_platform.core.artifacts import open_artifact
+from icr_platform.core.config import TrainConfig
+from icr_platform.core.schemas import PREFERENCES
+from icr_platform.models.loading import load_model, load_tokenizer
 from icr_platform.training import margins
 from icr_platform.training.dataset import TrainingPairs, load_pairs
 

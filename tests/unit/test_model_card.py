@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-from icr_platform.config import TrainConfig, role
+from icr_platform.core.config import TrainConfig, role
 from icr_platform.training.model_card import Provenance, model_card, public_name
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from icr_platform.config import MtBenchConfig
-from icr_platform.errors import InputError
-from icr_platform.evaluation.chat_client import Failure
+from icr_platform.core.config import MtBenchConfig
+from icr_platform.core.errors import InputError
+from icr_platform.engines.endpoints.chat_client import Failure
+from icr_platform.engines.endpoints.replies import Reply
+from icr_platform.engines.sampling.sampler import Advance, Request, Sample, Sampler, ignore_progress
 from icr_platform.evaluation.mt_bench import (
     Question,
     category_table,
@@ -24,8 +26,6 @@ from icr_platform.evaluation.mt_bench import (
     score,
 )
 from icr_platform.evaluation.mt_bench_stage import sample_answers
-from icr_platform.evaluation.replies import Reply
-from icr_platform.generation.sampler import Advance, Request, Sample, Sampler, ignore_progress
 
 QUESTIONS = [
     {"question_id": 81, "category": "writing", "turns": ["Escribe {algo}.", "Más corto."]},

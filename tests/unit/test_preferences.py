@@ -11,20 +11,20 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from icr_platform.artifacts import Artifact, ArtifactWriter
-from icr_platform.evaluation.comparison import Judgments, flipped_prompts, win_rate_difference
-from icr_platform.evaluation.iterations import (
+from icr_platform.core.artifacts import Artifact, ArtifactWriter
+from icr_platform.core.schemas import JUDGMENTS
+from icr_platform.evaluation.changes import (
     change_metrics,
     difference_table,
     flip_table,
     head_to_head_table,
     judgments_by_language,
 )
+from icr_platform.evaluation.comparison import Judgments, flipped_prompts, win_rate_difference
 from icr_platform.evaluation.preferences import preferences_by_prompt
 from icr_platform.evaluation.scores import LengthControl, Score, score_judgments
-from icr_platform.schemas import JUDGMENTS
-from ui import regressions_data, sources
-from ui.queries import Engine
+from ui.tables import regressions_data, sources
+from ui.tables.queries import Engine
 
 ORDERS = {"both": ("model-first", "reference-first"), "one": ("none",)}
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icr_platform.artifacts import ArtifactWriter
-from icr_platform.errors import InputError
-from icr_platform.generation.prompts import load_prompts
-from icr_platform.schemas import PROMPTS
+from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.errors import InputError
+from icr_platform.core.schemas import PROMPTS
+from icr_platform.data.prompts import load_prompts
 
 
 def write(path: Path, *lines: str) -> Path:

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icr_platform.artifacts import open_artifact
-from icr_platform.errors import InputError
-from icr_platform.schemas import JUDGMENTS, TABLES
-from ui import margins_data, pairs_data, regressions_data, sources
-from ui.pairs_data import PairTables
-from ui.queries import Engine
-from ui.rendering import label, word_diff
-from ui.view import View, parse_view
+from icr_platform.core.artifacts import open_artifact
+from icr_platform.core.errors import InputError
+from icr_platform.core.schemas import JUDGMENTS, TABLES
+from ui.html.rendering import label, word_diff
+from ui.tables import margins_data, pairs_data, regressions_data, sources
+from ui.tables.pairs_data import PairTables
+from ui.tables.queries import Engine
+from ui.tables.view import View, parse_view
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
 import synthetic

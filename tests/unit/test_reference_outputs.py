@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from icr_platform.artifacts import ArtifactWriter
-from icr_platform.errors import InputError
-from icr_platform.evaluation.reference_outputs import load_reference_outputs
-from icr_platform.schemas import OUTPUTS
+from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.errors import InputError
+from icr_platform.core.schemas import OUTPUTS
+from icr_platform.data.reference_outputs import load_reference_outputs
 
 INSTRUCTIONS = {
     "en": {"1": "Name a fruit.", "2": "Name a tool."},

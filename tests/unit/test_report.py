@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from icr_platform.evaluation.leaderboard import published, published_table
-from icr_platform.report import (
+from icr_platform.report.arm_report import (
     ExamplePair,
     IterationFigures,
     Report,
@@ -22,6 +21,7 @@ from icr_platform.report import (
     terminal_table,
     write_report,
 )
+from icr_platform.report.leaderboard import published, published_table
 
 HOSTILE = '</script><img src="https://evil.example/x.png"><script>alert(1)</script> & "quoted"'
 ITERATIONS = [

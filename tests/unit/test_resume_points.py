@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from icr_platform.errors import InputError
+from icr_platform.core.errors import InputError
 from icr_platform.training.curve import Curve, final_figures
 from icr_platform.training.resume_points import last_whole, mark_whole
 

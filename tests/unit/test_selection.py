@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from icr_platform.annotation.filters import DUPLICATE, SAMPLE_REASONS
 from icr_platform.annotation.selection import LanguageSamples, select_language
-from icr_platform.config import AnnotateSettings
+from icr_platform.core.config import AnnotateSettings
 
 
 def samples_of(rewards, codes, lengths_of_codes, dropped):

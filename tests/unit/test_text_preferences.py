@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from icr_platform.chat import end_of_turn_id
-from icr_platform.errors import InputError
-from icr_platform.models import load_tokenizer
-from icr_platform.training.text_preferences import read_text_pairs, tokenise_file
+from icr_platform.core.errors import InputError
+from icr_platform.data.text_preferences import read_text_pairs, tokenise_file
+from icr_platform.models.chat import end_of_turn_id
+from icr_platform.models.loading import load_tokenizer
 
 
 def write(path: Path, *rows: object) -> Path:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from icr_platform.errors import IcrError, InputError
-from ui import verdicts
-from ui.human_data import by_item, metrics_of, to_csv
-from ui.verdicts import LONGEST_NOTE, Verdict, VerdictStore, verdicts_table
+from icr_platform.core.errors import IcrError, InputError
+from ui.review import verdicts
+from ui.review.verdict_summary import by_item, metrics_of, to_csv
+from ui.review.verdicts import LONGEST_NOTE, Verdict, VerdictStore, verdicts_table
 
 POSTGRES = os.environ.get("ICR_TEST_POSTGRES", "")
 """URL of an empty database that the tests may use, as in postgresql://user@127.0.0.1/test."""

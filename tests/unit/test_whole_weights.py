@@ -18,14 +18,22 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qw
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from icr_platform import cli, iterate
 from icr_platform.annotation import stage as annotation
-from icr_platform.config import AnnotateConfig, EvalConfig, GenerateConfig, IterateConfig, MtBenchConfig, TrainConfig
-from icr_platform.errors import InputError
+from icr_platform.cli import commands
+from icr_platform.core.config import (
+    AnnotateConfig,
+    EvalConfig,
+    GenerateConfig,
+    IterateConfig,
+    MtBenchConfig,
+    TrainConfig,
+)
+from icr_platform.core.errors import InputError
 from icr_platform.evaluation import mt_bench_stage
 from icr_platform.evaluation import stage as evaluation
 from icr_platform.generation import stage as generation
-from icr_platform.models import check_weights, load_model
+from icr_platform.models.loading import check_weights, load_model
+from icr_platform.pipeline import iterate
 from icr_platform.training import stage as training
 
 FILE = "model.safetensors"
@@ -241,7 +249,7 @@ def test_the_commands_end_with_status_2_and_one_line(
     monkeypatch.chdir(tmp_path)
     change(model, LOST)
     arguments = [f"--policy={model}", f"--prompts={prompt_folder}", "--no-tracking", f"--output={tmp_path / 'out'}"]
-    assert cli.run(["generate", *arguments]) == 2
+    assert commands.run(["generate", *arguments]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("icr: ")]
     assert LOST in line
     assert not (tmp_path / "out" / "prompts").exists()

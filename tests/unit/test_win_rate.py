@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from icr_platform.errors import InputError
+from icr_platform.core.errors import InputError
 from icr_platform.evaluation.l1_logistic import fit_l1_logistic
 from icr_platform.evaluation.win_rate import length_controlled_replicates, length_controlled_win_rate, win_rate
 

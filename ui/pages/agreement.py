@@ -8,14 +8,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
-from icr_platform.artifacts import ArtifactWriter
-from icr_platform.errors import InputError
-from icr_platform.schemas import TableSchema
-from ui import human_data, items
-from ui.inspector import Content, Focus, Inspector
-from ui.items import Item
-from ui.rendering import render
-from ui.verdicts import VERDICTS_SCHEMA, Verdict, verdicts_table
+from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.errors import InputError
+from icr_platform.core.schemas import TableSchema
+from ui.html.rendering import render
+from ui.review import items, verdict_summary
+from ui.review.inspector import Content, Focus, Inspector
+from ui.review.items import Item
+from ui.review.verdicts import VERDICTS_SCHEMA, Verdict, verdicts_table
 
 VERDICTS = TableSchema("verdicts", 1, VERDICTS_SCHEMA)
 
@@ -24,7 +24,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     """Accuracy of reward, judge and length against people, and agreement between people."""
     view = focus.view
     verdicts = _current(inspector, focus)
-    judged = human_data.by_item(verdicts)
+    judged = verdict_summary.by_item(verdicts)
     languages = sorted({*focus.arm.languages(), *(v.language for v in verdicts)}, key=lambda code: (code != "en", code))
     filters = render("overview_filters", view=view, languages=languages)
     main = render(
@@ -32,15 +32,15 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         view=view,
         verdicts=verdicts,
         judged=judged,
-        overall=human_data.accuracies(judged, {}),
+        overall=verdict_summary.accuracies(judged, {}),
         tables=[
-            ("By language", human_data.accuracies([], human_data.by_language(judged))),
-            ("By margin", human_data.accuracies([], human_data.by_margin(judged))),
+            ("By language", verdict_summary.accuracies([], verdict_summary.by_language(judged))),
+            ("By margin", verdict_summary.accuracies([], verdict_summary.by_margin(judged))),
         ],
-        labels=human_data.SOURCES,
-        reliability=human_data.reliability(verdicts),
+        labels=verdict_summary.SOURCES,
+        reliability=verdict_summary.reliability(verdicts),
         reviewers=_by_reviewer(verdicts),
-        half_width=100 * human_data.TARGET_HALF_WIDTH,
+        half_width=100 * verdict_summary.TARGET_HALF_WIDTH,
     )
     return Content(Markup(filters), Markup(main))
 
@@ -74,21 +74,24 @@ def export(inspector: Inspector, focus: Focus) -> list[str]:
     if not verdicts:
         raise InputError("There are no verdicts to export yet; record some on Spot-check.")
     folder = Path(tempfile.mkdtemp(prefix="icr-verdicts-"))
-    (folder / "verdicts.csv").write_text(human_data.to_csv(verdicts), encoding="utf-8")
+    (folder / "verdicts.csv").write_text(verdict_summary.to_csv(verdicts), encoding="utf-8")
     pq.write_table(verdicts_table(verdicts), folder / "verdicts.parquet")
     rows = [
-        row for judged in human_data.by_item(verdicts) if judged.preferred for row in _trl(inspector, focus, judged)
+        row
+        for judged in verdict_summary.by_item(verdicts)
+        if judged.preferred
+        for row in _trl(inspector, focus, judged)
     ]
     (folder / "preferences-trl.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     return [str(folder / name) for name in ("verdicts.csv", "verdicts.parquet", "preferences-trl.jsonl")]
 
 
-def _trl(inspector: Inspector, focus: Focus, judged: human_data.Judged) -> list[str]:
+def _trl(inspector: Inspector, focus: Focus, judged: verdict_summary.Judged) -> list[str]:
     verdict = judged.verdict
     item = Item(verdict.kind, verdict.iteration, verdict.base, verdict.language, verdict.prompt_id)
     facts = items.facts_of(inspector, focus.arm, item)
     texts = {side.name: side.text for side in (facts.first, facts.second)}
-    return [human_data.trl_row(facts.instruction, texts, judged.preferred)]
+    return [verdict_summary.trl_row(facts.instruction, texts, judged.preferred)]
 
 
 def publish(inspector: Inspector, run_id: str) -> int:
@@ -106,6 +109,6 @@ def publish(inspector: Inspector, run_id: str) -> int:
         writer = ArtifactWriter(Path(folder) / "verdicts", VERDICTS, fingerprint=f"{run_id}/{len(history)}")
         writer.write_part(0, verdicts_table(history))
         writer.close(1)
-        metrics = human_data.metrics_of(inspector.verdicts.current(run_id))
+        metrics = verdict_summary.metrics_of(inspector.verdicts.current(run_id))
         inspector.catalogue.reader.attach(arm.run.run_id, Path(folder) / "verdicts", "verdicts", metrics)
     return len(history)

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
-from icr_platform.errors import IcrError
-from ui import margins_data
-from ui.charts import Bar, Cell, heat_map, histogram
-from ui.inspector import Content, Focus, Inspector
-from ui.margins_data import GRID, Distribution, LengthReward
-from ui.pairs_data import PairTables
-from ui.queries import Row
-from ui.rendering import language_label, render
-from ui.view import View
+from icr_platform.core.errors import IcrError
+from ui.html.charts import Bar, Cell, heat_map, histogram
+from ui.html.rendering import language_label, render
+from ui.review.inspector import Content, Focus, Inspector
+from ui.tables import margins_data
+from ui.tables.margins_data import GRID, Distribution, LengthReward
+from ui.tables.pairs_data import PairTables
+from ui.tables.queries import Row
+from ui.tables.view import View
 
 
 def show(inspector: Inspector, focus: Focus) -> Content:

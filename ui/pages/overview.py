@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from icr_platform.errors import IcrError
-from icr_platform.evaluation.leaderboard import published
-from icr_platform.tracking import RunRecord, TrackingReader
-from ui import regressions_data, sources
-from ui.charts import Point, learning_curve
-from ui.inspector import Content, Focus, Inspector
-from ui.regressions_data import Slice
-from ui.rendering import language_label, render
-from ui.runs import Arm, Iteration
+from icr_platform.core.errors import IcrError
+from icr_platform.report.leaderboard import published
+from icr_platform.tracking.tracker import RunRecord, TrackingReader
+from ui.html.charts import Point, learning_curve
+from ui.html.rendering import language_label, render
+from ui.review.inspector import Content, Focus, Inspector
+from ui.tables import regressions_data, sources
+from ui.tables.regressions_data import Slice
+from ui.tables.runs import Arm, Iteration
 
 MEANS = {"mean": "Mean", "mean_non_english": "Mean, non-English"}
 CURVES = (("win_rate", "Win rate", "%"), ("lc_win_rate", "Length-controlled win rate", "%"))

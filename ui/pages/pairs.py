@@ -7,12 +7,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ui import pairs_data
-from ui.inspector import Content, Focus, Inspector
-from ui.queries import Row
-from ui.rendering import number, render, word_diff
-from ui.shell import kept_fields
-from ui.view import SORTS, View
+from ui.html.rendering import number, render, word_diff
+from ui.pages.shell import kept_fields
+from ui.review.inspector import Content, Focus, Inspector
+from ui.tables import pairs_data
+from ui.tables.queries import Row
+from ui.tables.view import SORTS, View
 
 _FORM = {
     "experiment", "run", "iteration", "language", "q", "margin_min", "margin_max", "length_min", "length_max", "dropped", "sort", "order"

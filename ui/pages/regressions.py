@@ -7,18 +7,18 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from icr_platform.errors import InputError
-from ui import regressions_data, sources
-from ui.charts import interval_bar
-from ui.inspector import Content, Focus, Inspector
-from ui.pairs_data import pair_of
-from ui.queries import Row
-from ui.regressions_data import OUTCOMES, PAGE_ROWS, Comparison, Filter, Slice
-from ui.rendering import Diff, render, word_diff
-from ui.runs import Arm, Iteration
-from ui.shell import kept_fields
-from ui.sources import ReferenceText
-from ui.view import View
+from icr_platform.core.errors import InputError
+from ui.html.charts import interval_bar
+from ui.html.rendering import Diff, render, word_diff
+from ui.pages.shell import kept_fields
+from ui.review.inspector import Content, Focus, Inspector
+from ui.tables import regressions_data, sources
+from ui.tables.pairs_data import pair_of
+from ui.tables.queries import Row
+from ui.tables.regressions_data import OUTCOMES, PAGE_ROWS, Comparison, Filter, Slice
+from ui.tables.runs import Arm, Iteration
+from ui.tables.sources import ReferenceText
+from ui.tables.view import View
 
 _FORM = {"experiment", "run", "iteration", "base", "base_run", "language", "measure", "flow", "source", "rank"}
 

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from icr_platform.errors import IcrError, InputError
-from ui import items, reviewing
-from ui.inspector import Content, Focus, Inspector
-from ui.items import QUEUES, Item, Progress, Settings
-from ui.rendering import message, render
-from ui.reviewing import Reveal
-from ui.shell import Show
-from ui.view import View
+from icr_platform.core.errors import IcrError, InputError
+from ui.html.rendering import message, render
+from ui.pages.shell import Show
+from ui.review import items, recording
+from ui.review.inspector import Content, Focus, Inspector
+from ui.review.items import QUEUES, Item, Progress, Settings
+from ui.review.recording import Reveal
+from ui.tables.view import View
 
 CHOICE_KEYS = (
     ("left", "Left is better", "1"),
@@ -70,7 +70,7 @@ def turn(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None 
         item = wanted or item
         if item is None:
             return Turn(Content(filters, _empty(settings, progress)), "")
-        shown = reviewing.shown(inspector, focus.arm.run.run_id, item, reviewer, queue.blind)
+        shown = recording.shown(inspector, focus.arm.run.run_id, item, reviewer, queue.blind)
     except IcrError as error:
         return Turn(Content(filters, message(str(error), kind="error")), "")
     left, right = shown.sides
@@ -85,7 +85,7 @@ def turn(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None 
         queue=QUEUES[queue.name],
     )
     return Turn(
-        Content(filters, Markup(main)), reviewing.new_token(item, focus.arm.run.run_id, queue.name, queue.blind)
+        Content(filters, Markup(main)), recording.new_token(item, focus.arm.run.run_id, queue.name, queue.blind)
     )
 
 

@@ -1,0 +1,186 @@
+"""Log-probabilities of a responses part, for every reward kind, each distinct (instruction, tokens) scored once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from icr_platform.annotation.filters import Verdict
+from icr_platform.annotation.reward import ENGLISH, scoring_instruction
+from icr_platform.core.artifacts import row_digest
+from icr_platform.core.config import RewardKind
+from icr_platform.core.schemas import LOGPROBS
+from icr_platform.engines.scoring.packing import Group
+from icr_platform.models.chat import encode_prompt, encode_response
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from icr_platform.engines.scoring.logprobs import CompletionScorer, Progress
+
+KEY = ["language", "prompt_id", "sample_index"]
+
+
+class Instructions(NamedTuple):
+    """A prompt in the response's language and in English."""
+
+    native: str
+    english: str
+
+
+PromptIndex = Mapping[tuple[str, str], Instructions]
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """What is scored for a responses part of R rows.
+
+    groups: distinct prompts with their distinct completions.
+    position: [R] for each kind, counting completions over all groups; -1 where a row is not scored.
+    """
+
+    groups: list[Group]
+    position: dict[RewardKind, NDArray[np.int64]]
+
+
+class Scored(NamedTuple):
+    """What a log-probability is of: an instruction, and the ids that were sampled, or a text where none were."""
+
+    instruction: str
+    token_ids: NDArray[np.int32] | None
+    text: str
+
+
+class _Completions:
+    """Completions by instruction, each kept once."""
+
+    def __init__(self) -> None:
+        self.by_instruction: dict[str, dict[tuple[int, ...], int]] = {}
+
+    def add(self, instruction: str, token_ids: tuple[int, ...]) -> tuple[str, int]:
+        known = self.by_instruction.setdefault(instruction, {})
+        return instruction, known.setdefault(token_ids, len(known))
+
+    def groups(self, tokenizer: PreTrainedTokenizerBase) -> list[Group]:
+        return [Group(encode_prompt(tokenizer, u), list(completions)) for u, completions in self.by_instruction.items()]
+
+    def offsets(self) -> dict[str, int]:
+        """Completions of the instructions before each."""
+        sizes = (len(completions) for completions in self.by_instruction.values())
+        return dict(zip(self.by_instruction, accumulate(sizes, initial=0), strict=False))
+
+
+def scored_rows(
+    responses: pa.Table,
+    verdicts: Sequence[Verdict],
+    translations: Sequence[str | None] | None,
+    prompts: PromptIndex,
+    kinds: Sequence[RewardKind],
+) -> dict[RewardKind, list[Scored | None]]:
+    """Decide what to score: responses that no filter dropped, by their sampled ids, and translations by their text.
+
+    Args:
+        responses: [R] rows of schemas.RESPONSES.
+        verdicts: [R] of the sample filters.
+        translations: [R] for the translate kind, None where there is none; English responses stand for themselves.
+        kinds: without 'random', which scores nothing.
+
+    Returns:
+        [R] for each kind; None where a row is not scored.
+    """
+    keys = list(zip(*(responses.column(name).to_pylist() for name in ("language", "prompt_id")), strict=True))
+    token_ids = responses.column("token_ids").combine_chunks()
+    flat, ends = token_ids.flatten().to_numpy(), np.cumsum(pc.list_value_length(token_ids).to_numpy())
+    listed: dict[RewardKind, list[Scored | None]] = {kind: [] for kind in kinds}
+    for row, (key, verdict) in enumerate(zip(keys, verdicts, strict=True)):
+        sampled = flat[ends[row - 1] if row else 0 : ends[row]]
+        for kind in kinds:
+            u = scoring_instruction(kind, key[0], *prompts[key])
+            scored: Scored | None = Scored(u, sampled, "")
+            if kind == "translate" and key[0] != ENGLISH:
+                text = translations[row] if translations is not None else None
+                scored = None if text is None else Scored(u, None, text)
+            listed[kind].append(None if verdict.reason else scored)
+    return listed
+
+
+def score_digests(responses: pa.Table, scored: Mapping[RewardKind, Sequence[Scored | None]]) -> list[bytes | None]:
+    """[R * K] what each row's log-probability of each kind is made from, kind after kind in each row's place."""
+    keys = list(zip(*(responses.column(name).to_pylist() for name in KEY), strict=True))
+    return [
+        None
+        if item is None
+        else row_digest(
+            *keys[row], kind, item.instruction, item.text if item.token_ids is None else item.token_ids.tobytes()
+        )
+        for row in range(len(keys))
+        for kind, listed in scored.items()
+        for item in [listed[row]]
+    ]
+
+
+def plan_part(
+    scored: Mapping[RewardKind, Sequence[Scored | None]],
+    tokenizer: PreTrainedTokenizerBase,
+    known: Mapping[RewardKind, NDArray[np.bool_]] | None = None,
+) -> PartPlan:
+    """Group what is scored by instruction, each distinct completion once.
+
+    known: [R] for each kind, rows that need no scoring because earlier work has their log-probability.
+    """
+    completions = _Completions()
+    places: dict[RewardKind, list[tuple[str, int] | None]] = {kind: [] for kind in scored}
+    rows = max((len(listed) for listed in scored.values()), default=0)
+    for row in range(rows):
+        for kind, listed in scored.items():
+            item = listed[row]
+            if item is None or (known is not None and known[kind][row]):
+                places[kind].append(None)
+                continue
+            ids = encode_response(tokenizer, item.text) if item.token_ids is None else item.token_ids.tolist()
+            places[kind].append(completions.add(item.instruction, tuple(ids)))
+    offsets = completions.offsets()
+    position = {
+        kind: np.array([-1 if place is None else offsets[place[0]] + place[1] for place in listed], dtype=np.int64)
+        for kind, listed in places.items()
+    }
+    return PartPlan(completions.groups(tokenizer), position)
+
+
+def score_plan(scorer: CompletionScorer, plan: PartPlan, progress: Progress) -> dict[RewardKind, NDArray[np.float64]]:
+    """[R] log-probabilities of each kind; NaN where the plan scores nothing."""
+    flat = np.concatenate([*scorer.score(plan.groups, progress), [np.nan]])
+    return {kind: flat[position] for kind, position in plan.position.items()}
+
+
+def logprob_table(
+    responses: pa.Table, values: Mapping[RewardKind, NDArray[np.float64]], digests: Sequence[bytes | None]
+) -> pa.Table:
+    """schemas.LOGPROBS: R rows a kind, kind after kind in each row's place."""
+    table = by_kind(responses.select(KEY), {"logprob": values})
+    return table.append_column("input_digest", pa.array(digests, pa.binary(16))).cast(LOGPROBS.schema)
+
+
+def by_kind(keys: pa.Table, values: Mapping[str, Mapping[RewardKind, NDArray[np.float64]]]) -> pa.Table:
+    """Repeat each of R key rows for every kind and add value columns, given as [R] by kind; NaN becomes null."""
+    kinds = list(next(iter(values.values())))
+    rows = keys.num_rows
+    table = keys.take(pa.array(np.repeat(np.arange(rows), len(kinds))))
+    table = table.append_column("kind", pa.array(kinds * rows, pa.string()))
+    for name, columns in values.items():
+        table = table.append_column(name, pa.array(np.stack(list(columns.values()), 1).ravel(), from_pandas=True))
+    return table
+
+
+def from_kinds(table: pa.Table, column: str) -> dict[RewardKind, NDArray[np.float64]]:
+    """The inverse of `by_kind`: [R] values by kind, null as NaN."""
+    kinds = list(dict.fromkeys(table.column("kind").to_pylist()))
+    values = table.column(column).to_numpy().astype(np.float64).reshape(-1, max(1, len(kinds)))
+    return {kind: values[:, i] for i, kind in enumerate(kinds)}

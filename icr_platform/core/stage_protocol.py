@@ -1,0 +1,49 @@
+"""What a stage gets and gives. Stages know nothing of each other or of tracking: they meet in artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from icr_platform.core.earlier import Earlier
+
+MetricLog = Callable[[Mapping[str, float], int], None]
+
+
+def ignore_metrics(metrics: Mapping[str, float], step: int) -> None:
+    """A metric log for runs that nobody tracks."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Where a stage works.
+
+    folder: receives one sub-folder per artifact, and whatever the stage needs to go on after a kill.
+    fingerprint: identity of the work (settings, inputs, models, code); every artifact carries it.
+    log_metrics: takes (metrics, step) while the stage runs, such as loss curves.
+    earlier: finished and unfinished work from which single rows are taken.
+    """
+
+    folder: Path
+    fingerprint: str
+    log_metrics: MetricLog = ignore_metrics
+    earlier: Earlier = field(default_factory=Earlier)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage made.
+
+    artifacts: finished folders by artifact name.
+    metrics: final figures; names as in MLflow (`win_rate/es`, `margin/median/es`), units in the stage's docstring.
+    tables: small tables (at most 1,000 rows) for people.
+    notes: one-line remarks a person should read, such as languages without a prompt.
+    """
+
+    artifacts: Mapping[str, Path]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

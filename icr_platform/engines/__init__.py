@@ -1,0 +1,1 @@
+"""Whatever touches a model, an endpoint or a cluster."""

@@ -1,0 +1,1 @@
+"""Parts of an artifact made here, or by the workers of a Ray cluster."""

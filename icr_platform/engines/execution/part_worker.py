@@ -1,0 +1,133 @@
+"""What a Ray actor does: load an engine once, make the parts it is given, write them or hand them over. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from icr_platform import __version__
+from icr_platform.core.artifacts import PLAN, ArtifactWriter, read_json
+from icr_platform.core.config import ExecutionSettings
+from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.part_job import Make, PartJob, write_part
+from icr_platform.engines.execution.shared_folder import SharedFolder
+
+
+class Seen(NamedTuple):
+    """How far a worker is with the parts it was given: parts and their rows written; rows and tokens made, of any part."""
+
+    parts: int = 0
+    written: int = 0
+    rows: int = 0
+    tokens: int = 0
+
+
+NOTHING = Seen()
+
+
+class Driver(NamedTuple):
+    """What workers must know of the process that started them."""
+
+    version: str
+    host: str
+    environment: Mapping[str, str]
+
+
+class PartWorker:
+    """One engine and its parts. `load`, `make_parts` and `close` share one thread, `seen` has another.
+
+    Raises (from `load` and `make_parts`):
+        InputError: this node has another version of the package, or does not see the output folder.
+        IcrError: whatever the engine raises, with the node's name when it is not the driver's.
+    """
+
+    def __init__(self, job: PartJob, settings: ExecutionSettings, driver: Driver) -> None:
+        for name, value in driver.environment.items():
+            os.environ.setdefault(name, value)
+        self._job, self._settings, self._driver = job, settings, driver
+        self._make: Make | None = None
+        self._seen = Seen()
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._shared: SharedFolder | None = None
+        self._writers = job.writers
+
+    def load(self) -> None:
+        """Check that this worker can do its part, and load the engine."""
+        with self._named_errors():
+            if __version__ != self._driver.version:
+                raise InputError(
+                    f"icr_platform is {__version__} here and {self._driver.version} at the driver; install one version"
+                )
+            if self._settings.shared_folder:
+                self._shared = SharedFolder(self._settings.shared_folder)
+                self._scratch = tempfile.TemporaryDirectory(prefix="icr-")
+                self._writers = tuple(self._scratch_writer(writer) for writer in self._job.writers)
+            else:
+                self._require_folders()
+            self._make = self._job.load()
+
+    def make_parts(self, parts: Sequence[int], *shards: Any) -> Seen:
+        """Make parts, and write each or hand it over as soon as it is there."""
+        assert self._make is not None
+        self._seen = Seen()
+        with self._named_errors():
+            for part, tables in zip(parts, self._make(iter(shards), self._advance), strict=True):
+                write_part(self._writers, part, tables)
+                if self._shared is not None:
+                    self._hand_over(part)
+                seen = self._seen
+                self._seen = seen._replace(parts=seen.parts + 1, written=seen.written + tables[-1].num_rows)
+        return self._seen
+
+    def seen(self) -> Seen:
+        """How far `make_parts` is."""
+        return self._seen
+
+    def close(self) -> None:
+        """Let go of the engine, which ends processes of its own."""
+        self._make = None
+        gc.collect()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def _advance(self, rows: int, tokens: int) -> None:
+        self._seen = self._seen._replace(rows=self._seen.rows + rows, tokens=self._seen.tokens + tokens)
+
+    def _hand_over(self, part: int) -> None:
+        assert self._shared is not None
+        for writer in self._writers:
+            if writer.has_part(part):
+                self._shared.put(writer, part)
+                writer.part_path(part).unlink()
+            else:
+                self._shared.discard(writer, part)
+
+    def _scratch_writer(self, writer: ArtifactWriter) -> ArtifactWriter:
+        assert self._scratch is not None
+        return ArtifactWriter(Path(self._scratch.name) / writer.folder.name, writer.table, writer.fingerprint)
+
+    def _require_folders(self) -> None:
+        for writer in self._writers:
+            plan = writer.folder / PLAN
+            if not plan.exists() or read_json(plan).get("fingerprint") != writer.fingerprint:
+                raise InputError(
+                    f"{writer.folder}: not the driver's folder here; put --output where all nodes see it, or give "
+                    "--shared-folder s3://..."
+                )
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Say on which node, unless it is the driver's own."""
+        try:
+            yield
+        except IcrError as error:
+            host = socket.gethostname()
+            if host == self._driver.host:
+                raise
+            raise type(error)(f"{error} [Ray node {host}]") from error

@@ -1,0 +1,1 @@
+"""Judges of pairs of outputs: an endpoint, or a local model's label probabilities."""

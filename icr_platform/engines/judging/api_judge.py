@@ -1,0 +1,282 @@
+"""An LLM judge behind any OpenAI-compatible endpoint: every pair ends in exactly one typed outcome per order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+from typing import Any, TypeVar
+
+from icr_platform.core.config import EvalConfig, JudgeSettings
+from icr_platform.core.errors import InputError
+from icr_platform.engines.endpoints.chat_client import ChatClient, Endpoint, Failure, check_endpoint
+from icr_platform.engines.endpoints.replies import (
+    VERDICT_FORMS,
+    Reply,
+    preference_from_logprobs,
+    preference_from_samples,
+)
+from icr_platform.engines.endpoints.reply_cache import ReplyCache, default_cache
+from icr_platform.engines.endpoints.served_model import Server, confirmed, served_model
+from icr_platform.engines.judging.pairwise import (
+    LABELS,
+    MIN_MASS,
+    Judgment,
+    Message,
+    Pair,
+    Preference,
+    Template,
+    orders_of,
+)
+
+LOGPROB_PARAMETERS: Mapping[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
+STRUCTURED_PARAMETERS: Mapping[str, Any] = {
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "verdict",
+            "strict": True,
+            "schema": {
+                "type": "object",
+                "properties": {"winner": {"type": "string", "enum": list(LABELS)}},
+                "required": ["winner"],
+                "additionalProperties": False,
+            },
+        },
+    }
+}
+STRUCTURED_REQUEST = f"\n\nGive the verdict as JSON, whatever was said above about its form: {VERDICT_FORMS}."
+_LOOK_AHEAD = 2048  # pairs
+
+T = TypeVar("T")
+
+
+def endpoint_of(config: JudgeSettings) -> Endpoint:
+    """The judge's endpoint as configured."""
+    return Endpoint(
+        model=config.judge_api_model,
+        url=config.judge_url,
+        key_variable=config.judge_key_variable,
+        concurrency=config.judge_concurrency,
+        timeout=config.judge_timeout,
+        retries=config.judge_retries,
+    )
+
+
+def judge_server(config: JudgeSettings) -> Server:
+    """Where the judge is served."""
+    endpoint = endpoint_of(config)
+    return Server(endpoint.shown, endpoint.model, endpoint.key_variable, config.judge_identity, "judge")
+
+
+def confirmed_endpoint(config: JudgeSettings) -> Endpoint:
+    """The judge's endpoint, asked which model it serves; raises InputError when it cannot be told."""
+    endpoint = endpoint_of(config)
+    check_endpoint(endpoint)
+    return replace(endpoint, served=confirmed(judge_server(config)))
+
+
+def assumed_endpoint(config: JudgeSettings) -> Endpoint:
+    """The judge's endpoint for an estimate, which may be made while it is down."""
+    try:
+        return replace(endpoint_of(config), served=served_model(judge_server(config)))
+    except InputError:
+        return endpoint_of(config)
+
+
+def cache_folder(config: JudgeSettings) -> Path:
+    """Where the judge's replies are kept."""
+    return Path(config.judge_cache).expanduser() if config.judge_cache else default_cache()
+
+
+class ApiJudge:
+    """Judges pairs through a ChatClient.
+
+    Args:
+        endpoint, cache: see ChatClient.
+        template: what the judge is asked.
+        both_orders, seed: see `orders_of`.
+        samples: answers sampled per pair and order as JSON; 0 reads the labels' log-probabilities instead.
+        min_mass: probability that both labels must hold together, where log-probabilities are read.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        cache: ReplyCache,
+        template: Template,
+        both_orders: bool,
+        seed: int,
+        samples: int,
+        min_mass: float = MIN_MASS,
+    ) -> None:
+        self.endpoint, self.cache, self.template, self.min_mass = endpoint, cache, template, min_mass
+        self.both_orders, self.seed, self.samples = both_orders, seed, samples
+        self.has_answers = False
+
+    @classmethod
+    def from_config(cls, config: EvalConfig, template: Template, is_asked: bool = True) -> ApiJudge:
+        """The judge an evaluation asks for; raises InputError when its endpoint or cache cannot be used.
+
+        is_asked: False for an estimate, which asks it nothing.
+        """
+        endpoint = confirmed_endpoint(config) if is_asked else assumed_endpoint(config)
+        samples = config.judge_samples if config.judge_answer == "structured" else 0
+        cache = ReplyCache(cache_folder(config))
+        return cls(endpoint, cache, template, config.both_orders, config.seed, samples, config.judge_min_mass)
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        return STRUCTURED_PARAMETERS if self.samples else LOGPROB_PARAMETERS
+
+    def questions(self, pair: Pair) -> list[tuple[str, list[Message]]]:
+        """(order, messages) of every question a pair needs."""
+        return [(order, self._messages(pair, order)) for order in orders_of(pair, self.both_orders, self.seed)]
+
+    def _messages(self, pair: Pair, order: str) -> list[Message]:
+        messages = self.template.render(pair, order)
+        if self.samples:
+            messages[-1] = messages[-1] | {"content": messages[-1]["content"] + STRUCTURED_REQUEST}
+        return messages
+
+    def judge(self, parts: Iterable[Sequence[Pair]]) -> Iterator[list[Judgment]]:
+        """Judgments part by part, in order. Later parts are asked ahead, so that a slow reply holds nothing up, and in a
+        thread of their own, so that requests stay under way while the caller writes a part down.
+
+        Raises:
+            InputError, IcrError: see ChatClient; replies so far are in the cache.
+        """
+        with _background_loop() as loop:
+            stream = _Stream(self, iter(parts), loop)
+            try:
+                while (judgments := _call(stream.next(), loop)) is not None:
+                    yield judgments
+            finally:
+                _call(stream.close(), loop)
+
+    async def judge_pair(self, client: ChatClient, pair: Pair) -> list[Judgment]:
+        """The judgments of one pair, one per order."""
+        return list(
+            await asyncio.gather(
+                *(self._judge_order(client, pair, order, messages) for order, messages in self.questions(pair))
+            )
+        )
+
+    async def _judge_order(self, client: ChatClient, pair: Pair, order: str, messages: list[Message]) -> Judgment:
+        answers = await asyncio.gather(
+            *(client.ask(messages, self.parameters, sample) for sample in range(max(self.samples, 1)))
+        )
+        replies = [answer for answer in answers if isinstance(answer, Reply)]
+        failures = [answer for answer in answers if isinstance(answer, Failure)]
+        if failures:
+            preference = Preference(None, None, "api_error", failures[0].detail)
+        elif self.samples:
+            preference = preference_from_samples(replies, order)
+        else:
+            preference = preference_from_logprobs(replies[0], order, self.min_mass)
+        return Judgment(
+            pair.language, pair.prompt_id, pair.sample_index, order, preference.value, preference.mass,
+            preference.outcome, self.endpoint.model, sum(reply.input_tokens for reply in replies),
+            sum(reply.output_tokens for reply in replies), preference.detail,
+        )  # fmt: skip
+
+
+class _Stream:
+    """Pairs that are being judged. New ones start as places among the requests fall free: rendering them all first would
+    keep the endpoint waiting for seconds."""
+
+    def __init__(self, judge: ApiJudge, parts: Iterator[Sequence[Pair]], loop: asyncio.AbstractEventLoop) -> None:
+        self.judge, self.parts = judge, parts
+        self.client = ChatClient(judge.endpoint, judge.cache, judge.has_answers)
+        self.started: asyncio.Queue[list[asyncio.Task[list[Judgment]]] | None] = asyncio.Queue()
+        self.fatal: asyncio.Future[None] = loop.create_future()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.ahead = 0
+        self.handed_out = asyncio.Event()
+        self.is_fed = False
+
+    async def next(self) -> list[Judgment] | None:
+        """The next part's judgments, or None after the last; raises at once what any part met."""
+        if not self.is_fed:
+            self._start(self._feed())
+            self.is_fed = True
+        tasks = await self._unless_fatal(self.started.get())
+        if tasks is None:
+            return None
+        await self._unless_fatal(asyncio.gather(*tasks, return_exceptions=True))
+        self.ahead -= len(tasks)
+        self.handed_out.set()
+        return [judgment for task in tasks for judgment in task.result()]
+
+    async def close(self) -> None:
+        """Drop what is under way and close all connections."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.fatal.cancel()
+        self.judge.has_answers = self.client.has_answers
+        await self.client.close()
+
+    async def _feed(self) -> None:
+        while (part := await asyncio.to_thread(next, self.parts, None)) is not None:
+            tasks = []
+            for pair in part:
+                tasks.append(self._start(self.judge.judge_pair(self.client, pair)))
+                await self.client.room()
+            self.ahead += len(tasks)
+            self.started.put_nowait(tasks)
+            while self.ahead >= _LOOK_AHEAD:
+                self.handed_out.clear()
+                await self.handed_out.wait()
+        self.started.put_nowait(None)
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._finish)
+        return task
+
+    def _finish(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self.fatal.done():
+            self.fatal.set_exception(error)
+            for other in self.tasks:
+                other.cancel()
+
+    async def _unless_fatal(self, work: Awaitable[T]) -> T:
+        future = asyncio.ensure_future(work)
+        watched: set[asyncio.Future[Any]] = {future, self.fatal}
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        if self.fatal.done():
+            future.cancel()
+            await asyncio.gather(future, return_exceptions=True)
+            self.fatal.result()
+        return future.result()
+
+
+@contextmanager
+def _background_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop that runs in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever, name="judge", daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+def _call(work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+    future = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()  # interrupted while waiting
+        raise

@@ -1,0 +1,126 @@
+"""Any local model as a judge: the probabilities of the labels m and M as the first token of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
+from icr_platform.core.errors import InputError
+from icr_platform.engines.endpoints.replies import without_reasoning
+from icr_platform.engines.judging.pairwise import (
+    LABELS,
+    MIN_MASS,
+    Judgment,
+    Pair,
+    Template,
+    orders_of,
+    preference_from_labels,
+)
+from icr_platform.models.chat import encode_messages
+from icr_platform.models.left_padding import find_batching, next_logits
+from icr_platform.models.loading import load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BATCH_TOKENS = 16384
+
+
+def label_ids(tokenizer: PreTrainedTokenizerBase, label: str) -> list[int]:
+    """Ids of all tokens that read as `label` once spaces are off (`m`, ` m`, `▁m`).
+
+    Raises:
+        InputError: the tokenizer has no such token.
+    """
+    texts = tokenizer.batch_decode([[index] for index in range(len(tokenizer))])
+    found = [index for index, text in enumerate(texts) if text.strip() == label]
+    if not found:
+        raise InputError(
+            f"{tokenizer.name_or_path}: no single token for the label {label!r}; choose another judge_model"
+        )
+    return found
+
+
+def begins_with_reasoning(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template itself opens the model's reasoning, so that the first token cannot be a verdict."""
+    question = "m or M?"
+    prompt = tokenizer.decode(encode_messages(tokenizer, [{"role": "user", "content": question}]))
+    return without_reasoning(str(prompt).rpartition(question)[2]) is None
+
+
+class LocalJudge:
+    """A causal language model that judges; deterministic on a CPU.
+
+    Args:
+        model: folder or hub name.
+        template: what it is asked.
+        both_orders, seed: see `orders_of`.
+        dtype, device: see `models.load_model`.
+        min_mass: probability that both labels must hold together.
+        chat: what its chat template is rendered with.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        template: Template,
+        both_orders: bool,
+        seed: int,
+        dtype: str,
+        device: str,
+        min_mass: float = MIN_MASS,
+        chat: ChatSettings = CHAT_DEFAULTS,
+    ) -> None:
+        self.name, self.min_mass = Path(model).name, min_mass
+        self.template, self.both_orders, self.seed = template, both_orders, seed
+        self.tokenizer = load_tokenizer(model, chat)
+        self.model = load_model(model, dtype, device)
+        self.batching = find_batching(self.model)
+        self.labels = [label_ids(self.tokenizer, label) for label in LABELS]
+        self.limit = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30)
+
+    def judge(self, parts: Iterable[Sequence[Pair]]) -> Iterator[list[Judgment]]:
+        """Judgments part by part; batches never cross parts, so that a resumed run computes what the first would have."""
+        for part in parts:
+            asked = [(pair, order) for pair in part for order in orders_of(pair, self.both_orders, self.seed)]
+            prompts = [encode_messages(self.tokenizer, self.template.render(pair, order)) for pair, order in asked]
+            found = self._probabilities([ids for ids in prompts if len(ids) <= self.limit])
+            fitting = iter(found)
+            yield [
+                self._judgment(pair, order, len(ids), next(fitting) if len(ids) <= self.limit else None)
+                for (pair, order), ids in zip(asked, prompts, strict=True)
+            ]
+
+    def _judgment(self, pair: Pair, order: str, tokens: int, found: tuple[float, float] | None) -> Judgment:
+        key = (pair.language, pair.prompt_id, pair.sample_index, order)
+        if found is None:
+            why = f"{tokens} tokens do not fit the judge's {self.limit}"
+            return Judgment(*key, None, None, "api_error", self.name, 0, 0, why)
+        value, mass, outcome, detail = preference_from_labels(*found, order, self.min_mass)
+        return Judgment(*key, value, mass, outcome, self.name, tokens, 0, detail)
+
+    def _probabilities(self, prompts: list[list[int]]) -> list[tuple[float, float]]:
+        """(P(m), P(M)) as the next token after each prompt, batched by length."""
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        found: list[tuple[float, float]] = [(0.0, 0.0)] * len(prompts)
+        start = 0
+        while start < len(order):
+            stop = start + 1
+            while stop < len(order) and len(prompts[order[stop]]) * (stop + 1 - start) <= _BATCH_TOKENS:
+                stop += 1
+            batch = order[start:stop]
+            for index, pair in zip(batch, self._forward([prompts[index] for index in batch]), strict=True):
+                found[index] = pair
+            start = stop
+        return found
+
+    def _forward(self, prompts: list[list[int]]) -> list[tuple[float, float]]:
+        import torch
+
+        with torch.inference_mode():
+            logits = next_logits(self.model, prompts, self.batching)
+        probabilities = logits.double().softmax(-1).cpu()
+        m, M = (probabilities[:, ids].sum(-1).tolist() for ids in self.labels)
+        return list(zip(m, M, strict=True))

@@ -1,0 +1,197 @@
+"""What every pairwise judge takes and gives: pairs in, typed judgments out, one per order asked."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import yaml
+
+from icr_platform.core.errors import InputError
+from icr_platform.core.languages import language_name
+
+MODEL_FIRST, REFERENCE_FIRST, NO_ORDER = "model-first", "reference-first", "none"
+LABELS = ("m", "M")
+MIN_MASS = 0.1
+"""Default of `judge_min_mass`. A good judge gives its two labels under .99 of the probability in 0.2% of judgments, so that any floor
+costs it next to nothing; under a tenth, nine answers of ten begin with something else, and their ratio measures no verdict."""
+LOW_MASS = 0.5
+"""Below it a judgment counts in `judge/low_mass`."""
+_ROUNDING = 1e-2  # by which the probabilities of two labels, summed in an engine's precision, may exceed 1
+
+Message = dict[str, str]
+
+INSTRUCTION = """\
+Two systems, m and M, answered the same instruction. Decide whose output serves the person who wrote it better.
+
+Judge what the output says: whether it does what was asked, is right, complete, clear and safe. A good output is written in \
+the language of the instruction ({language}) unless the instruction asks for another. Length alone is no merit, and the order \
+in which the outputs stand means nothing.
+
+<instruction>
+{instruction}
+</instruction>
+
+<output system="m">
+{output_m}
+</output>
+
+<output system="M">
+{output_M}
+</output>
+
+Which output is better? Answer with the label of its system and nothing else: m or M."""
+
+_PLACEHOLDER = re.compile(r"\{(instruction|output_m|output_M|language)\}")
+_NEEDED = ("{instruction}", "{output_m}", "{output_M}")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An output of the model (candidate) and of the reference for one prompt."""
+
+    language: str
+    prompt_id: str
+    sample_index: int
+    instruction: str
+    candidate: str
+    reference: str
+
+
+class Judgment(NamedTuple):
+    """One answer of a judge; the columns of schemas.JUDGMENTS."""
+
+    language: str
+    prompt_id: str
+    sample_index: int
+    order: str
+    preference: float | None
+    mass: float | None
+    outcome: str
+    judge: str
+    input_tokens: int
+    output_tokens: int
+    detail: str
+
+
+class Preference(NamedTuple):
+    """What an answer says about a pair; value and mass as preference and mass in schemas.JUDGMENTS."""
+
+    value: float | None
+    mass: float | None
+    outcome: str
+    detail: str
+
+
+class Judge(Protocol):
+    """Judges part after part; parts come back in order, and what a part holds never depends on the parts around it."""
+
+    def judge(self, parts: Iterable[Sequence[Pair]]) -> Iterator[list[Judgment]]:
+        """Yield the judgments of each part, a pair's orders side by side."""
+        ...
+
+
+@dataclass(frozen=True)
+class Template:
+    """Messages with the placeholders {instruction}, {output_m}, {output_M} and {language}."""
+
+    messages: tuple[tuple[str, str], ...]
+
+    def render(self, pair: Pair, order: str) -> list[Message]:
+        """Messages for one pair; the output that stands first is m. Texts are put in as they are, braces included."""
+        outputs = (pair.candidate, pair.reference) if order == MODEL_FIRST else (pair.reference, pair.candidate)
+        values = {
+            "instruction": pair.instruction,
+            "output_m": outputs[0],
+            "output_M": outputs[1],
+            "language": language_name(pair.language),
+        }
+        return [
+            {"role": role, "content": _PLACEHOLDER.sub(lambda match: values[match[1]], content)}
+            for role, content in self.messages
+        ]
+
+
+DEFAULT_TEMPLATE = Template((("user", INSTRUCTION),))
+
+
+def load_template(path: str) -> Template:
+    """A YAML list of {role, content} messages; '' is the built-in one.
+
+    Raises:
+        InputError: no such file, another shape, or a placeholder that no message has.
+    """
+    if not path:
+        return DEFAULT_TEMPLATE
+    try:
+        value: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(
+            f"{path}: not readable as YAML ({' '.join(str(error).split())}); give a list of messages"
+        ) from error
+    if not isinstance(value, list) or not all(_is_message(message) for message in value):
+        raise InputError(
+            f"{path}: holds no list of {{role, content}} messages; write `- role: user` and `content: ...`"
+        )
+    template = Template(tuple((str(message["role"]), str(message["content"])) for message in value))
+    missing = [name for name in _NEEDED if not any(name in content for _, content in template.messages)]
+    if missing:
+        raise InputError(
+            f"{path}: placeholder {missing[0]} is missing; the judge must see instruction and both outputs"
+        )
+    return template
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, Mapping) and isinstance(message.get("content"), str) and message.get("role") in (
+        "system", "user", "assistant", "developer",
+    )  # fmt: skip
+
+
+def orders_of(pair: Pair, both: bool, seed: int) -> tuple[str, ...]:
+    """Both orders, or the one a coin seeded by (seed, prompt id) picks, the same in every language and for every model."""
+    if both:
+        return MODEL_FIRST, REFERENCE_FIRST
+    return (random.Random(f"{seed} {pair.prompt_id}").choice((MODEL_FIRST, REFERENCE_FIRST)),)
+
+
+def preference_from_labels(probability_m: float, probability_M: float, order: str, min_mass: float) -> Preference:
+    """The preference of a judge whose first token is m or M with these probabilities; a failure where they measure nothing.
+
+    Args:
+        min_mass: what both must hold together, in [0, 1].
+
+    >>> preference_from_labels(0.5, 0.25, MODEL_FIRST, 0.1).outcome
+    'ok'
+    >>> preference_from_labels(0.004, 0.003, MODEL_FIRST, 0.1).detail
+    "the labels m and M hold 0.007 of the first token's probability, judge_min_mass is 0.1"
+    """
+    mass = probability_m + probability_M
+    if not (probability_m >= 0.0 and probability_M >= 0.0 and mass <= 1.0 + _ROUNDING):  # NaN fails every comparison
+        seen = f"the labels' probabilities come out as {probability_m:g} and {probability_M:g}"
+        return Preference(None, None, "no_logprob", seen)
+    mass = min(mass, 1.0)
+    if mass == 0.0 or mass < min_mass:
+        why = f"the labels m and M hold {mass:.2g} of the first token's probability, judge_min_mass is {min_mass:g}"
+        return Preference(None, mass, "parse_error", why)
+    return Preference(preference_of(probability_m, probability_M, order), mass, "ok", "")
+
+
+def is_preference(value: float | None) -> bool:
+    """Whether a judgment may call this a preference: a number in [0, 1]."""
+    return value is not None and math.isfinite(value) and 0.0 <= value <= 1.0
+
+
+def preference_of(probability_m: float, probability_M: float, order: str) -> float:
+    """P(model beats reference) = P(its label) / (P(m) + P(M)); undefined (raises ZeroDivisionError) without mass.
+
+    >>> preference_of(0.5, 0.125, MODEL_FIRST), preference_of(0.5, 0.125, REFERENCE_FIRST)
+    (0.8, 0.2)
+    """
+    ours = probability_m if order == MODEL_FIRST else probability_M
+    return ours / (probability_m + probability_M)

@@ -1,0 +1,1 @@
+"""Responses of a policy: transformers, vLLM or a server."""

@@ -1,0 +1,205 @@
+"""What every sampler does: N responses to each of a shard's prompts, from seeds that name the row and nothing else.
+
+To add an engine, write a `Sampler` in a module of its own, and name it in `make_sampler` and in the config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from icr_platform.core.artifacts import text_digest
+from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
+from icr_platform.core.errors import InputError
+from icr_platform.engines.endpoints.served_model import Server
+from icr_platform.models.chat import USER, Roles, require_roles
+from icr_platform.models.loading import check_weights, generation_eos, load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    from icr_platform.core.config import GenerateSettings
+
+Advance = Callable[[int, int], None]
+
+
+def ignore_progress(rows: int, tokens: int) -> None:
+    """For callers that show no progress."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt; with the run's seed and a sample's index, its language and id seed the sample.
+
+    history: (role, content) of the turns before, of conversations.
+    temperature: of this request's samples; None: as the settings say.
+    """
+
+    language: str
+    prompt_id: str
+    instruction: str
+    history: tuple[tuple[str, str], ...] = ()
+    temperature: float | None = None
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation up to the instruction."""
+        turns = [*self.history, ("user", self.instruction)]
+        return [{"role": role, "content": content} for role, content in turns]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response.
+
+    token_ids: up to and including the token it stopped on; without padding.
+    finish_reason: 'stop' when the model ended its turn, 'length' when it ran into the token limit.
+    token_ids_source: 'sampler', or 'retokenised' when the engine returned text only.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: Literal["stop", "length"]
+    token_ids_source: Literal["sampler", "retokenised"] = "sampler"
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """What stands in a prompt's place when the engine died of it: `error` is how."""
+
+    error: str
+
+
+Sampled = list[list[Sample] | SetAside]
+
+
+class Sampler(Protocol):
+    """An engine that is loaded once and asked shard by shard."""
+
+    def sample(
+        self, requests: Sequence[Request], samples: int, seed: int, advance: Advance = ignore_progress
+    ) -> list[list[Sample]]:
+        """`samples` responses to each request, in the requests' order.
+
+        What it returns depends on its arguments alone, not on earlier calls. `advance(rows, tokens)` is told of responses
+        as they are finished.
+
+        Raises:
+            IcrError: the engine failed, with the prompt it failed on.
+        """
+        ...
+
+    def sample_shards(
+        self, shards: Iterable[Sequence[Request]], samples: int, seed: int, advance: Advance = ignore_progress
+    ) -> Iterator[Sampled]:
+        """`sample` of each shard, in order; engines of their own process work ahead while the caller has the last one.
+
+        A prompt that the engine dies of is set aside, and the others go on.
+        """
+        for shard in shards:
+            yield list(self.sample(shard, samples, seed, advance))
+
+
+def row_seed(seed: int, request: Request, sample_index: int, bits: int = 63) -> int:
+    """Seed of one response: the first `bits` bits of sha256(seed, language, prompt id, sample index).
+
+    >>> first = Request("es", "p0", "Hola")
+    >>> row_seed(42, first, 0) == row_seed(42, first, 0), row_seed(42, first, 0) == row_seed(42, first, 1)
+    (True, False)
+    """
+    digest = text_digest(str(seed), request.language, request.prompt_id, str(sample_index))
+    return int(digest, 16) >> (256 - bits)
+
+
+def make_sampler(settings: GenerateSettings, policy: str, chat: ChatSettings = CHAT_DEFAULTS) -> Sampler:
+    """Load the engine that `settings.sampler` names.
+
+    chat: what the policy's chat template is rendered with.
+
+    Raises:
+        InputError: the policy cannot be loaded, the engine is not installed, or the endpoint is not named.
+    """
+    check_sampler(settings)
+    tokenizer = load_tokenizer(policy, chat)
+    if settings.sampler == "vllm":
+        from icr_platform.engines.sampling.vllm_sampler import VllmSampler
+
+        sampler = VllmSampler(settings, policy, tokenizer, generation_eos(policy))
+        # Again: of a tensor that it fuses with others, vLLM does not notice the lack, and what it fetched is here now.
+        check_weights(policy, is_loaded_by_vllm=True)
+        return sampler
+    if settings.sampler == "server":
+        from icr_platform.engines.sampling.server_sampler import ServerSampler
+
+        return ServerSampler(settings, policy, tokenizer)
+    from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
+
+    model = load_model(policy, settings.dtype, settings.device)
+    return TransformersSampler(model, tokenizer, settings, generation_eos(policy))
+
+
+def check_sampler(settings: GenerateSettings) -> None:
+    """Raise InputError when the chosen engine cannot work here; loads nothing."""
+    if settings.sampler == "vllm":
+        from importlib.util import find_spec
+
+        if find_spec("vllm") is None:
+            raise InputError(
+                "config: field 'sampler' is 'vllm', which is not installed; pip install 'icr-platform[vllm]'"
+            )
+    if settings.sampler == "server" and not settings.server_url.startswith(("http://", "https://")):
+        raise InputError(
+            f"config: field 'server_url' is {settings.server_url!r}; give the endpoint's base URL, such as "
+            "http://localhost:8000/v1"
+        )
+
+
+def sampling_server(settings: GenerateSettings, policy: str) -> Server:
+    """Where the server sampler's model is served. Unnamed it goes by the policy's path, which identifies nothing."""
+    model = settings.server_model or policy
+    label = settings.server_model or "policy"
+    return Server(settings.server_url, model, "OPENAI_API_KEY", settings.server_identity, "server", label)
+
+
+def check_policy(settings: GenerateSettings, policy: str, chat: ChatSettings, roles: Sequence[Roles] = (USER,)) -> None:
+    """Check that the policy can be sampled from here, without its weights: engine, tokenizer, chat template, weight files.
+
+    roles: the conversations that it will be given.
+
+    Raises:
+        InputError: what is wrong and the fix.
+    """
+    check_sampler(settings)
+    tokenizer = load_tokenizer(policy, chat)
+    for each in roles:
+        require_roles(tokenizer, each)
+    if settings.sampler != "server":
+        check_weights(policy, is_loaded_by_vllm=settings.sampler == "vllm")
+
+
+def engine_notes(settings: GenerateSettings, policy: str, chat: ChatSettings) -> tuple[str, ...]:
+    """What a person should know of how the engine will see prompts; asks a server for one token.
+
+    Raises:
+        InputError, IcrError: see `server_sampler.server_notes`.
+    """
+    if settings.sampler != "server":
+        return ()
+    from icr_platform.engines.sampling.server_sampler import server_notes
+
+    return server_notes(settings, policy, chat)
+
+
+def token_budget(request: Request, prompt_tokens: int, max_tokens: int, context: int | None) -> int:
+    """New tokens a response may have: `max_tokens`, or what the model's context leaves beside the prompt.
+
+    Raises:
+        InputError: the prompt fills the context.
+    """
+    if context is None:
+        return max_tokens
+    if prompt_tokens >= context:
+        raise InputError(
+            f"prompt {request.prompt_id!r} in {request.language!r}: field 'instruction' is {prompt_tokens} tokens long and "
+            f"the model's context holds {context}; shorten or remove it"
+        )
+    return min(max_tokens, context - prompt_tokens)

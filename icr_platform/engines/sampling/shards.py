@@ -1,0 +1,192 @@
+"""The shard loop: slices of one language, sampled, identified, written, resumed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from icr_platform.core.artifacts import ArtifactWriter, row_digest
+from icr_platform.core.config import ChatSettings, GenerateSettings
+from icr_platform.core.earlier import Earlier, with_earlier
+from icr_platform.core.part_job import Advance, Make, PartJob, Throughput
+from icr_platform.core.schemas import DROPS, RESPONSES
+from icr_platform.engines.execution.driver import map_parts
+from icr_platform.engines.identification.language_id import Identifier, make_identifier
+from icr_platform.engines.sampling.sampler import (
+    Request,
+    Sampled,
+    Sampler,
+    SetAside,
+    ignore_progress,
+    make_sampler,
+)
+
+_KEY = ["language", "prompt_id", "instruction"]
+
+
+def prompt_slices(prompts: pa.Table, size: int) -> Iterator[pa.Table]:
+    """Runs of at most `size` consecutive prompts of one language (schemas.PROMPTS), in order: the shards."""
+    languages = prompts["language"].to_pylist()
+    start = 0
+    for row in range(1, len(languages) + 1):
+        if row == len(languages) or languages[row] != languages[start] or row - start == size:
+            yield prompts.slice(start, row - start)
+            start = row
+
+
+class SampledPart(NamedTuple):
+    """What becomes of a slice of prompts: schemas.RESPONSES, and schemas.DROPS of the prompts the engine died of."""
+
+    responses: pa.Table
+    drops: pa.Table
+
+
+def sample_parts(
+    sampler: Sampler,
+    identifier: Identifier,
+    slices: Iterable[pa.Table],
+    samples: int,
+    seed: int,
+    advance: Advance = ignore_progress,
+) -> Iterator[SampledPart]:
+    """Slices of prompts (schemas.PROMPTS) in order, `samples` responses a prompt, in the prompts' order.
+
+    A part depends on its slice, `samples` and `seed` alone: not on when, where or after what it is sampled. An engine with
+    a process of its own goes on with later slices while the caller has a part.
+    """
+    asked: deque[list[Request]] = deque()
+
+    def shards() -> Iterator[list[Request]]:
+        for prompts in slices:
+            asked.append([Request(**key) for key in prompts.select(_KEY).to_pylist()])
+            yield asked[-1]
+
+    for sampled in sampler.sample_shards(shards(), samples, seed, advance):
+        requests = asked.popleft()
+        yield SampledPart(_responses(identifier, requests, sampled), _drops(requests, sampled))
+
+
+def sample_part(
+    sampler: Sampler,
+    identifier: Identifier,
+    prompts: pa.Table,
+    samples: int,
+    seed: int,
+    advance: Advance = ignore_progress,
+) -> pa.Table:
+    """Responses of one slice of prompts, see `sample_parts`.
+
+    Raises:
+        IcrError: the engine failed, with the prompt it failed on.
+    """
+    requests = [Request(**key) for key in prompts.select(_KEY).to_pylist()]
+    return _responses(identifier, requests, list(sampler.sample(requests, samples, seed, advance)))
+
+
+def _drops(requests: Sequence[Request], sampled: Sampled) -> pa.Table:
+    rows = [
+        {
+            "language": request.language,
+            "prompt_id": request.prompt_id,
+            "sample_index": None,
+            "reason": "engine-crash",
+            "detail": result.error,
+        }
+        for request, result in zip(requests, sampled, strict=True)
+        if isinstance(result, SetAside)
+    ]
+    return pa.Table.from_pylist(rows, schema=DROPS.schema)
+
+
+def _responses(identifier: Identifier, requests: Sequence[Request], sampled: Sampled) -> pa.Table:
+    rows = [
+        (request, index, sample)
+        for request, results in zip(requests, sampled, strict=True)
+        if not isinstance(results, SetAside)
+        for index, sample in enumerate(results)
+    ]
+    asked, texts = [request.language for request, _, _ in rows], [sample.text for _, _, sample in rows]
+    identified = identifier.of_answers(asked, texts)
+    columns = {
+        "language": asked,
+        "prompt_id": [request.prompt_id for request, _, _ in rows],
+        "sample_index": [index for _, index, _ in rows],
+        "response": texts,
+        "token_ids": [sample.token_ids for _, _, sample in rows],
+        "finish_reason": [sample.finish_reason for _, _, sample in rows],
+        "token_ids_source": [sample.token_ids_source for _, _, sample in rows],
+        "token_count": [len(sample.token_ids) for _, _, sample in rows],
+        "character_count": [len(sample.text) for _, _, sample in rows],
+        "detected_language": [found.language for found in identified],
+        "language_confidence": [found.confidence for found in identified],
+        "input_digest": [
+            row_digest(request.language, request.prompt_id, request.instruction) for request, _, _ in rows
+        ],
+    }
+    return pa.Table.from_pydict(columns, schema=RESPONSES.schema)
+
+
+def write_responses(
+    settings: GenerateSettings,
+    policy: str,
+    chat: ChatSettings,
+    prompts: pa.Table,
+    seed: int,
+    responses: ArtifactWriter,
+    drops: ArtifactWriter,
+    earlier: Earlier,
+) -> tuple[int, Throughput]:
+    """Sample every shard that `responses` does not contain yet and write it as a part. Loads no model when none is left.
+
+    drops: receives a part of the same number where prompts were set aside. earlier: has rows of the same settings and policy.
+
+    Returns:
+        the number of parts there are now, for `responses.close`, and what this call sampled.
+    """
+    shards = list(prompt_slices(prompts, settings.shard_prompts))
+    left = [index for index in range(len(shards)) if not responses.has_part(index)]
+    total = prompts.num_rows * settings.samples
+    job = PartJob(
+        label="sample responses",
+        writers=(drops, responses),
+        parts=left,
+        shard=shards.__getitem__,
+        load=partial(_load, settings, policy, chat, seed),
+        rows=total,
+        done=total - sum(shards[index].num_rows for index in left) * settings.samples,
+        gpus=engine_gpus(settings),
+    )
+    job = with_earlier(job, earlier.rows("responses", RESPONSES), prompt_digests, take_prompts)
+    return len(shards), map_parts(job, settings)
+
+
+def prompt_digests(prompts: pa.Table) -> list[bytes]:
+    """What the responses to each prompt (schemas.PROMPTS) are made from, as their `input_digest` says it."""
+    return [row_digest(*key) for key in zip(*(prompts[name].to_pylist() for name in _KEY), strict=True)]
+
+
+def take_prompts(prompts: pa.Table, items: Sequence[int]) -> pa.Table:
+    """Some rows of a slice of prompts."""
+    return prompts.take(pa.array(items, pa.int64()))
+
+
+def _load(settings: GenerateSettings, policy: str, chat: ChatSettings, seed: int) -> Make:
+    identifier = make_identifier(settings.language_identifier)
+    sampler = make_sampler(settings, policy, chat)
+
+    def make(slices: Iterable[pa.Table], advance: Advance) -> Iterator[tuple[pa.Table, pa.Table]]:
+        for part in sample_parts(sampler, identifier, slices, settings.samples, seed, advance):
+            yield part.drops, part.responses
+
+    return make
+
+
+def engine_gpus(settings: GenerateSettings) -> int:
+    """GPUs that the engine spans where there are any; an endpoint has its own."""
+    if settings.sampler == "server" or settings.device.startswith("cpu"):
+        return 0
+    return settings.tensor_parallel * settings.data_parallel if settings.sampler == "vllm" else 1

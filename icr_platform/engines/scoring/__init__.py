@@ -1,0 +1,1 @@
+"""Log-probabilities of token ids under a model, packed without padding."""

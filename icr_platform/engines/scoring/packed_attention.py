@@ -1,0 +1,270 @@
+"""Attention over packed sequences, registered with transformers so that any model's own layers can run on a pack.
+
+Each run attends to the runs before it in its sequence and, causally, to itself. Projections, norms and feed-forward layers
+see one long row of tokens without padding; only attention knows whose tokens they are. What a layer's queries look at is
+what the model asks transformers' mask functions for: they answer with a `Mask`, which the model hands on to its layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+
+from icr_platform.engines.scoring.packing import Pack, Run
+
+NAME = "icr_packed"
+
+KeyValue = tuple[Tensor, Tensor]
+
+_QUERIES = 128  # rows of one attention call on a CPU
+_ALIGNED = 8  # head sizes that GPU kernels take are multiples of it
+# Of the arguments of an attention call, those that change nothing in a forward without dropout, cache and outputs beside the
+# hidden states. `sliding_window` repeats to kernels without masks what the mask says, and the mask is what the model's own
+# forward goes by.
+_WITHOUT_EFFECT = {"dropout", "is_causal", "position_ids", "sliding_window", "use_cache", "output_attentions"}
+
+
+class NotPackableError(Exception):
+    """The model's attention does something that packs do not know of; the message says what, after "its attention"."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Stands for a causal mask: a query looks at itself and the window - 1 tokens before it, or at all where that is None."""
+
+    window: int | None
+
+
+def packed_mask(
+    *, mask_function: Any, config: Any, use_vmap: bool = False, local_size: int | None = None, **_: Any
+) -> Mask:
+    """Answer transformers' mask functions (`create_causal_mask`, `create_sliding_window_causal_mask`, ...).
+
+    Args:
+        mask_function: (batch, head, query, key) -> whether the query looks at the key.
+        config: the model's.
+        use_vmap: the model adds conditions of its own to the mask.
+        local_size: the window, or a chunk's size; None where there is neither.
+
+    Raises:
+        NotPackableError: the mask is not causal, or a condition other than a window restricts it.
+    """
+    if use_vmap:
+        raise NotPackableError("adds conditions of its own to the mask")
+    if local_size is not None and local_size != getattr(config, "sliding_window", None):
+        raise NotPackableError(f"is cut into chunks of {local_size} tokens")
+    first, second = torch.tensor(0), torch.tensor(1)
+    if mask_function(first, first, first, second):
+        raise NotPackableError("lets tokens look at later ones")
+    return Mask(local_size)
+
+
+class Block(NamedTuple):
+    """Query rows `start:stop` of a pack that are attended for in one call.
+
+    They look at the runs `past`, of past_length tokens, and at rows from key_start on, up to themselves; runs that begin
+    between key_start and key_stop are the block's, key_stop is where the last one ends.
+    """
+
+    start: int
+    stop: int
+    key_start: int
+    key_stop: int
+    past: tuple[int, ...]
+    past_length: int
+
+
+class PackedLayout:
+    """The runs of a pack, and the keys and values of earlier packs' runs that they continue.
+
+    Keys and values of a run are [1, key-value heads, tokens, head size], one pair per layer.
+    """
+
+    def __init__(self, pack: Pack, earlier: Mapping[int, dict[int, KeyValue]], device: torch.device) -> None:
+        self.blocks = _fused_blocks(pack.runs) if device.type == "cpu" else [_block(run) for run in pack.runs]
+        self.earlier = earlier
+        self.tokens = len(pack.input_ids)
+        self.rows = {run.id: slice(run.start, run.stop) for run in pack.runs}
+        self.kept: dict[int, dict[int, KeyValue]] = {run_id: {} for run_id in pack.continued if run_id in self.rows}
+        self._kept_layers: set[int] = set()
+        sizes = torch.tensor([run.stop - run.start for run in pack.runs], device=device)
+        self._run = torch.arange(len(sizes), device=device).repeat_interleave(sizes)
+        self._position = torch.tensor(pack.position_ids, device=device)
+        self._masks: dict[tuple[int, int | None], Tensor] = {}
+
+    def keep(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Copy what later packs continue out of the pack's keys and values.
+
+        Raises:
+            NotPackableError: a layer attends twice, so that its keys and values have no one place.
+        """
+        if layer in self._kept_layers:
+            raise NotPackableError("runs more than once in a layer")
+        self._kept_layers.add(layer)
+        for run_id, layers in self.kept.items():
+            rows = self.rows[run_id]
+            layers[layer] = (key[:, :, rows].clone(), value[:, :, rows].clone())
+
+    def keys_values(self, layer: int, block: Block, key: Tensor, value: Tensor) -> KeyValue:
+        """Keys and values of a block's past and of rows key_start:key_stop, oldest first."""
+        own = slice(block.key_start, block.key_stop)
+        pairs = [
+            (key[:, :, self.rows[past]], value[:, :, self.rows[past]])
+            if past in self.rows
+            else self.earlier[past][layer]
+            for past in block.past
+        ]
+        if not pairs:
+            return key[:, :, own], value[:, :, own]
+        keys, values = zip(*pairs, strict=True)
+        return torch.cat([*keys, key[:, :, own]], 2), torch.cat([*values, value[:, :, own]], 2)
+
+    def mask(self, block: Block, window: int | None, query: Tensor) -> Tensor:
+        """[queries, past + own keys] to add to the scores, of the query's dtype: 0 where a query looks, -inf elsewhere."""
+        if (block.start, window) not in self._masks:
+            queries, keys = slice(block.start, block.stop), slice(block.key_start, block.stop)
+            past = torch.arange(block.past_length, device=self._position.device)
+            distance = self._position[queries, None] - torch.cat([past, self._position[keys]])
+            hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+            hidden[:, block.past_length :] |= self._run[queries, None] != self._run[keys]
+            mask = torch.zeros(hidden.shape, dtype=query.dtype, device=hidden.device).masked_fill_(
+                hidden, float("-inf")
+            )
+            self._masks[block.start, window] = mask
+        return self._masks[block.start, window].to(query.device)
+
+
+def _block(run: Run) -> Block:
+    return Block(run.start, run.stop, run.start, run.stop, run.past, run.past_length)
+
+
+def _fused_blocks(runs: Sequence[Run]) -> list[Block]:
+    """About _QUERIES rows a call: short runs with one past together, long runs in pieces that skip the keys after them."""
+    spans: list[Block] = []
+    for run in runs:
+        last = spans[-1] if spans else None
+        if last is not None and last.past == run.past and run.stop - last.start <= _QUERIES:
+            spans[-1] = last._replace(stop=run.stop, key_stop=run.stop)
+        else:
+            spans.append(_block(run))
+    return [
+        span._replace(start=start, stop=min(start + _QUERIES, span.stop))
+        for span in spans
+        for start in range(span.start, span.stop, _QUERIES)
+    ]
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Mask | Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    packed_layout: PackedLayout | None = None,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """Attention of transformers' interface: query [1, heads, T, size], keys and values [1, key-value heads, T, size].
+
+    Args:
+        attention_mask: what `packed_mask` answered.
+        softcap: see `_softcapped`.
+        s_aux: [heads], see `_with_sinks`.
+
+    Returns:
+        [1, T, heads, size], and None in place of attention weights.
+
+    Raises:
+        NotPackableError: the model does not pass its layout, layer or mask on, or asks for something that is not known here.
+    """
+    layer = getattr(module, "layer_idx", None)
+    if packed_layout is None or layer is None:
+        raise NotPackableError("is not told which layer or pack it is called for")
+    if not isinstance(attention_mask, Mask):
+        raise NotPackableError("makes its mask itself" if attention_mask is not None else "asks for no mask")
+    unknown = [name for name, argument in rest.items() if argument is not None and name not in _WITHOUT_EFFECT]
+    unknown += ["is_causal"] * (rest.get("is_causal") is False)
+    if unknown or (softcap is not None and s_aux is not None):
+        raise NotPackableError(f"takes {', '.join(sorted(unknown) or ['s_aux', 'softcap'])}, which is not known here")
+    if not query.shape[2] == key.shape[2] == value.shape[2] == packed_layout.tokens:
+        raise NotPackableError("sees other tokens than the pack's")
+    packed_layout.keep(layer, key, value)
+    out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
+    keys, values, key_stop = key, value, 0
+    for block in packed_layout.blocks:
+        if block.key_stop != key_stop:
+            keys, values = packed_layout.keys_values(layer, block, key, value)
+            key_stop = block.key_stop
+        seen = block.past_length + block.stop - block.key_start
+        window = attention_mask.window
+        view = _View(block, packed_layout, scaling, window if window is not None and window < seen else None)
+        rows = slice(block.start, block.stop)
+        parts = query[:, :, rows], keys[:, :, :seen], values[:, :, :seen]
+        if softcap is not None:
+            attended = _softcapped(*parts, view, softcap)
+        elif s_aux is not None:
+            attended = _with_sinks(*parts, view, s_aux)
+        else:
+            attended = _attend(*parts, view)
+        out[:, rows] = attended.transpose(1, 2)
+    return out, None
+
+
+class _View(NamedTuple):
+    """What the queries of a block look at, and how their scores are scaled; a window of None reaches over all keys."""
+
+    block: Block
+    layout: PackedLayout
+    scaling: float | None
+    window: int | None
+
+    def mask(self, query: Tensor) -> Tensor:
+        return self.layout.mask(self.block, self.window, query)
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, view: _View, sinks: int = 0) -> Tensor:
+    """[1, heads, queries, size] of one block; the first `sinks` keys are seen by every query."""
+    grouped = query.shape[1] != keys.shape[1]
+    mask: Any = None
+    is_causal = False
+    if view.window is not None or query.device.type == "cpu":
+        mask = F.pad(view.mask(query), (sinks, 0)) if sinks else view.mask(query)
+    elif view.block.past or sinks:
+        # Flash attention knows this mask without a matrix; on a CPU it would be built again in every layer.
+        mask = causal_lower_right(query.shape[2], keys.shape[2])
+    else:
+        is_causal = True
+    return F.scaled_dot_product_attention(
+        query, keys, values, attn_mask=mask, is_causal=is_causal, scale=view.scaling, enable_gqa=grouped
+    )
+
+
+def _with_sinks(query: Tensor, keys: Tensor, values: Tensor, view: _View, sinks: Tensor) -> Tensor:
+    """Attention with one more score a head, `sinks`, whose share of the softmax is thrown away (gpt-oss, arXiv 2508.10925).
+
+    The score is that of a key before all others with the value 0, which one more number a head brings about: the query's is
+    the sink over the scaling, the sink key's is 1, other keys' is 0. So no kernel needs to know of sinks.
+    """
+    size, scaling = query.shape[3], query.shape[3] ** -0.5 if view.scaling is None else view.scaling
+    query, keys = F.pad(query, (0, _ALIGNED)), F.pad(keys, (0, _ALIGNED, 1, 0))
+    query[..., size] = sinks.to(query).view(-1, 1) / scaling
+    keys[:, :, 0, size] = 1.0
+    attended = _attend(query, keys, F.pad(values, (0, _ALIGNED, 1, 0)), view._replace(scaling=scaling), sinks=1)
+    return attended[..., : values.shape[3]]
+
+
+def _softcapped(query: Tensor, keys: Tensor, values: Tensor, view: _View, softcap: float) -> Tensor:
+    """Attention with scores capped by `softcap * tanh(scores / softcap)` (Gemma 2, arXiv 2408.00118, section 2)."""
+    repeats = query.shape[1] // keys.shape[1]
+    keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
+    scores = query @ keys.transpose(2, 3) * (query.shape[3] ** -0.5 if view.scaling is None else view.scaling)
+    scores = softcap * torch.tanh(scores / softcap) + view.mask(query)
+    return torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype) @ values

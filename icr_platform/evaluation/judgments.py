@@ -1,0 +1,144 @@
+"""Which judge a configuration asks for, and the judgments table it fills part by part."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, row_digest
+from icr_platform.core.config import EvalConfig, JudgeSettings
+from icr_platform.core.earlier import Earlier, with_earlier
+from icr_platform.core.part_job import Advance, Make, PartJob
+from icr_platform.core.schemas import JUDGMENTS
+from icr_platform.engines.execution.driver import map_parts, worker_count
+from icr_platform.engines.judging.api_judge import cache_folder
+from icr_platform.engines.judging.pairwise import Judge, Judgment, Pair, Template, is_preference
+from icr_platform.evaluation.inputs import EvaluationInputs
+
+C = TypeVar("C", bound=JudgeSettings)
+
+
+def make_judge(config: EvalConfig, template: Template) -> Judge:
+    """The judge that `config.judge` names. To add one, write a class with `judge` and name it here and in the config."""
+    if config.judge == "demo":
+        from icr_platform.demo.judge import DemoJudge
+
+        return DemoJudge()
+    if config.judge == "logprob":
+        from icr_platform.engines.judging.local_judge import LocalJudge
+
+        return LocalJudge(
+            config.judge_model, template, config.both_orders, config.seed, config.dtype, config.device,
+            config.judge_min_mass, config,
+        )  # fmt: skip
+    from icr_platform.engines.judging.api_judge import ApiJudge
+
+    return ApiJudge.from_config(config, template)
+
+
+def pairs_of(outputs: pa.Table, inputs: EvaluationInputs) -> list[Pair]:
+    """Pairs of a part of the outputs table; outputs without a reference output have none."""
+    pairs = []
+    for row in outputs.select(["language", "prompt_id", "sample_index", "instruction", "output"]).to_pylist():
+        key = (row["language"], row["prompt_id"], row["sample_index"])
+        reference = inputs.references.get(*key) if inputs.references is not None else None
+        if reference is not None:
+            pairs.append(Pair(*key, row["instruction"], row["output"], reference))
+    return pairs
+
+
+def write_judgments(
+    config: EvalConfig, inputs: EvaluationInputs, outputs: Artifact, writer: ArtifactWriter, earlier: Earlier
+) -> Artifact:
+    """Judge the parts that are missing, and those in which a request failed for good, and write the manifest."""
+    if config.judge == "none":
+        return writer.close(0)
+    parts = len(outputs.parts)
+    left = [index for index in range(parts) if not writer.has_part(index) or _has_api_errors(writer.read_part(index))]
+    if left:
+        (writer.folder / MANIFEST).unlink(missing_ok=True)
+        done = outputs.rows - sum(outputs.read_part(index, ["language"]).num_rows for index in left)
+        share = settings_of_a_worker(config, worker_count(config, len(left)))
+        job = PartJob(
+            label="judge",
+            writers=(writer,),
+            parts=left,
+            shard=lambda index: pairs_of(outputs.read_part(index), inputs),
+            load=partial(_load_judge, share, inputs.template, socket.gethostname()),
+            rows=outputs.rows,
+            done=done,
+            gpus=int(config.judge == "logprob"),
+        )
+        rows = earlier.rows("judgments", JUDGMENTS, never=("outcome", "api_error"))
+        job = with_earlier(
+            job,
+            rows,
+            lambda pairs: [pair_digest(pair) for pair in pairs],
+            lambda pairs, items: [pairs[item] for item in items],
+            counts_items=True,
+        )
+        map_parts(job, config)
+    return writer.close(parts)
+
+
+def settings_of_a_worker(config: C, workers: int) -> C:
+    """The judge's settings with one worker's share of the requests under way."""
+    return config.model_copy(update={"judge_concurrency": max(1, config.judge_concurrency // workers)})
+
+
+def with_cache_of_this_host(config: C, driver: str) -> C:
+    """The judge's settings with a cache that hosts other than `driver` have to themselves: SQLite's log works on one only."""
+    host = socket.gethostname()
+    return config if host == driver else config.model_copy(update={"judge_cache": str(cache_folder(config) / host)})
+
+
+def _load_judge(config: EvalConfig, template: Template, driver: str) -> Make:
+    judge = make_judge(with_cache_of_this_host(config, driver), template)
+
+    def judge_parts(shards: Iterable[list[Pair]], advance: Advance) -> Iterator[tuple[pa.Table]]:
+        asked: deque[list[Pair]] = deque()
+
+        def pairs() -> Iterator[list[Pair]]:
+            for shard in shards:
+                asked.append(shard)
+                yield shard
+
+        for judgments in judge.judge(pairs()):
+            advance(len({judgment[:3] for judgment in judgments}), 0)
+            yield (judgments_table(judgments, asked.popleft()),)
+
+    return judge_parts
+
+
+def _has_api_errors(judgments: pa.Table) -> bool:
+    return bool(pc.any(pc.equal(judgments["outcome"], "api_error")).as_py())
+
+
+def judgments_table(judgments: list[Judgment], pairs: Sequence[Pair]) -> pa.Table:
+    """As schemas.JUDGMENTS, with what each judgment is made from.
+
+    Every judge's answers pass here: what is called 'ok' has a preference in [0, 1].
+    """
+    digests = {(pair.language, pair.prompt_id, pair.sample_index): pair_digest(pair) for pair in pairs}
+    rows = [_checked(judgment)._asdict() | {"input_digest": digests[judgment[:3]]} for judgment in judgments]
+    return pa.Table.from_pylist(rows, schema=JUDGMENTS.schema)
+
+
+def pair_digest(pair: Pair) -> bytes:
+    """What the judgments of a pair are made from, as their `input_digest` says it."""
+    return row_digest(
+        pair.language, pair.prompt_id, pair.sample_index, pair.instruction, pair.candidate, pair.reference
+    )
+
+
+def _checked(judgment: Judgment) -> Judgment:
+    if judgment.outcome == "ok" and not is_preference(judgment.preference):
+        why = f"the judge's preference is {judgment.preference}, not a number from 0 to 1"
+        return judgment._replace(preference=None, outcome="parse_error", detail=why)
+    return judgment if judgment.outcome == "ok" else judgment._replace(preference=None)

@@ -1,0 +1,255 @@
+"""Messages to token ids. The only place that renders chat templates: the date they print, the form in which they take a
+message's text, where BOS and end-of-turn tokens come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
+from icr_platform.core.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+USER = ("user",)
+_PROBE = "\u2042probe\u2042"  # a text no template rewrites and no template contains
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+           "December")  # fmt: skip
+_BINDING = "_icr_chat"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt and a completion as one sequence.
+
+    token_ids: [T] prompt ids followed by completion ids.
+    completion_mask: [T] 1 where the token belongs to the completion, that is, is scored or trained on.
+    """
+
+    token_ids: list[int]
+    completion_mask: list[int]
+
+
+Roles = tuple[str, ...]
+Forms = Mapping[str, bool]
+"""Whether the content of a role's messages is a list of text parts, as multimodal templates take it, rather than a string."""
+
+
+@dataclass(frozen=True)
+class _Binding:
+    """What a tokenizer renders with, and the forms that were found for each sequence of roles; None: there are none."""
+
+    model: str
+    settings: ChatSettings
+    forms: dict[Roles, Forms | None] = field(default_factory=dict)
+    reasons: dict[Roles, str] = field(default_factory=dict)
+
+
+def bind(tokenizer: PreTrainedTokenizerBase, model: str, settings: ChatSettings) -> None:
+    """Make all functions of this module render the tokenizer's template with `settings`, wherever the tokenizer goes.
+
+    It is the tokenizer that carries them, so that no caller between the configuration and a prompt can forget them.
+
+    Raises:
+        InputError: the tokenizer of `model` has no chat template, or one that loses the text of a user's turn.
+    """
+    require_chat_template(tokenizer, model)
+    setattr(tokenizer, _BINDING, _Binding(model, settings))
+    require_roles(tokenizer, USER)
+
+
+def _binding(tokenizer: PreTrainedTokenizerBase) -> _Binding:
+    if not hasattr(tokenizer, _BINDING):
+        setattr(tokenizer, _BINDING, _Binding(str(tokenizer.name_or_path), CHAT_DEFAULTS))
+    found: _Binding = getattr(tokenizer, _BINDING)
+    return found
+
+
+def settings_of(tokenizer: PreTrainedTokenizerBase) -> ChatSettings:
+    """What the tokenizer's chat template is rendered with."""
+    return _binding(tokenizer).settings
+
+
+def require_chat_template(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
+    """Raise InputError when the tokenizer of `model` has no chat template."""
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"{model}: field 'chat_template' of the tokenizer is missing; add a chat_template.jinja to the model"
+        )
+
+
+def require_roles(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms:
+    """The forms in which the template brings the text of every message of such a conversation into the prompt.
+
+    Raises:
+        InputError: there are none.
+    """
+    forms = _forms(tokenizer, roles)
+    if forms is None:
+        binding = _binding(tokenizer)
+        raise InputError(
+            f"{binding.model}: field 'chat_template': of a conversation of {', '.join(roles)}, {binding.reasons[roles]}; "
+            "give the model a chat template that prints message['content'], text and nothing else"
+        )
+    return forms
+
+
+def _forms(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms | None:
+    """The first forms in which all texts of such a conversation reach the prompt: strings, if they do, else lists of parts.
+
+    A template made for images and text iterates over the parts of a message: of a string it sees characters, and prints none.
+    """
+    binding = _binding(tokenizer)
+    if roles not in binding.forms:
+        binding.forms[roles] = None
+        # Quotes and a backslash come out otherwise when a list is printed as Python or JSON.
+        probes = [f'\u2042{number} it\'s a "probe" \\ {number}\u2042' for number in range(len(roles))]
+        messages = [{"role": role, "content": probe} for role, probe in zip(roles, probes, strict=True)]
+        kinds = list(dict.fromkeys(roles))
+        for as_parts in product((False, True), repeat=len(kinds)):
+            forms = dict(zip(kinds, as_parts, strict=True))
+            try:
+                text = _rendered(tokenizer, messages, forms, roles[-1] != "assistant")
+            except Exception as error:  # noqa: BLE001 - a template is its author's program: it may raise anything
+                lost = f"the template refuses it ({' '.join(str(error).split()) or type(error).__name__})"
+            else:
+                missing = [role for role, probe in zip(roles, probes, strict=True) if probe not in text]
+                if not missing:
+                    binding.forms[roles] = forms
+                    break
+                lost = f"the text of the {missing[0]} message does not reach the prompt"
+            binding.reasons.setdefault(roles, lost)
+    return binding.forms[roles]
+
+
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, str]],
+    forms: Forms,
+    is_prompt: bool,
+    day: date | None = None,
+) -> str:
+    """The conversation as text; with `is_prompt`, up to where the assistant begins."""
+    conversation: list[dict[str, Any]] = []
+    for message in messages:
+        content: Any = message["content"]
+        conversation.append(
+            {**message, "content": [{"type": "text", "text": content}] if forms[message["role"]] else content}
+        )
+    # A variable hides the environment's function of that name, which reads the machine's clock.
+    variables: dict[str, Any] = {"strftime_now": clock(day or settings_of(tokenizer).template_date)}
+    render: Any = tokenizer.apply_chat_template
+    return str(render(conversation, tokenize=False, add_generation_prompt=is_prompt, **variables))
+
+
+def clock(day: date) -> Callable[[str], str]:
+    """`strftime_now` as templates call it, standing still at midnight of `day`, in English whatever the locale is.
+
+    >>> clock(date(2026, 1, 1))("%A, %d %b %Y %H:%M %p, 100%%b")
+    'Thursday, 01 Jan 2026 00:00 AM, 100%b'
+    """
+    moment = datetime(day.year, day.month, day.day)
+    weekday, month = _DAYS[moment.weekday()], _MONTHS[moment.month - 1]
+    names = {"A": weekday, "a": weekday[:3], "B": month, "b": month[:3], "h": month[:3], "p": "AM", "P": "am"}
+    names |= {"x": "%m/%d/%y", "X": "%H:%M:%S", "r": "%I:%M:%S AM", "c": f"{weekday[:3]} {month[:3]} %e %H:%M:%S %Y"}
+
+    def strftime_now(format: str) -> str:
+        return moment.strftime(re.sub("%%|%([aAbBhpPxXrc])", lambda found: names.get(found[1], found[0]), format))
+
+    return strftime_now
+
+
+def prints_date(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a prompt depends on the day on which it is rendered."""
+    messages, forms = [{"role": "user", "content": _PROBE}], _forms(tokenizer, USER)
+    days = (date(1998, 7, 4), date(2031, 12, 3))  # alike in no field
+    return forms is not None and len({_rendered(tokenizer, messages, forms, True, day) for day in days}) > 1
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[int]:
+    """Token ids of one user turn up to where the assistant begins. BOS comes from the template, once or never."""
+    return encode_messages(tokenizer, [{"role": "user", "content": instruction}])
+
+
+def encode_messages(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], day: date | None = None
+) -> list[int]:
+    """Token ids of a conversation up to where the assistant begins.
+
+    day: what the template prints as today's date; None: as the tokenizer's settings say.
+
+    Raises:
+        InputError: the template refuses the conversation, or loses the text of a message.
+    """
+    roles = tuple(message["role"] for message in messages)
+    forms = require_roles(tokenizer, roles)
+    try:
+        text = _rendered(tokenizer, messages, forms, True, day)
+    except Exception as error:
+        raise InputError(
+            f"{_binding(tokenizer).model}: field 'chat_template' refuses {messages[-1]['content'][:60]!r} "
+            f"({' '.join(str(error).split()) or type(error).__name__}); change or remove that text"
+        ) from error
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [int(token) for token in ids]
+
+
+def encode_response(tokenizer: PreTrainedTokenizerBase, response: str, finished: bool = True) -> list[int]:
+    """Token ids of a response text, with the end-of-turn token when it is finished.
+
+    For texts without sampled ids only (a server that returns none, a data set from elsewhere): sampled ids are scored and
+    trained on as they are.
+    """
+    ids = [int(token) for token in tokenizer(response, add_special_tokens=False)["input_ids"]]
+    return [*ids, end_of_turn_id(tokenizer)] if finished else ids
+
+
+def encode_pair(prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Encoded:
+    """Join prompt and completion ids; the mask is 1 on every completion token, first and end-of-turn included."""
+    return Encoded(
+        token_ids=[*prompt_ids, *completion_ids],
+        completion_mask=[0] * len(prompt_ids) + [1] * len(completion_ids),
+    )
+
+
+def decode_response(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """Text of response ids, special tokens left out, otherwise unchanged (no strip, no clean-up)."""
+    text: Any = tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return str(text)
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of the token by which the template closes an assistant turn (`<|eot_id|>`, `<|im_end|>`, `</s>`, ...).
+
+    Raises:
+        InputError: the template closes a turn with no special token and the tokenizer has no end-of-sequence token.
+    """
+    forms = _forms(tokenizer, ("user", "assistant"))
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
+    text = _rendered(tokenizer, turns, forms, False) if forms is not None else ""
+    closing = text.rsplit(_PROBE, 1)[1] if _PROBE in text else ""
+    special = set(tokenizer.all_special_ids) | {
+        token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    for token_id in tokenizer(closing, add_special_tokens=False)["input_ids"]:
+        if token_id in special:
+            return int(token_id)
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"{tokenizer.name_or_path}: field 'eos_token' of the tokenizer is missing; set one")
+    return int(tokenizer.eos_token_id)
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase, generation_eos: int | Sequence[int] | None) -> list[int]:
+    """Ids on which generation stops: the template's end-of-turn, the tokenizer's EOS, the model's generation config's."""
+    ids = {end_of_turn_id(tokenizer)}
+    if tokenizer.eos_token_id is not None:
+        ids.add(int(tokenizer.eos_token_id))
+    if generation_eos is not None:
+        ids.update([generation_eos] if isinstance(generation_eos, int) else generation_eos)
+    return sorted(ids)

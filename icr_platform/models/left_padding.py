@@ -1,0 +1,288 @@
+"""Next-token logits of prompts of different lengths, together where a model's rows do not see their batch-mates, else in turn.
+
+Prompts of a batch are padded on the left, and a cache continues them. Not every model takes that: some count positions from
+the padding, mix it into a state, or choose a frequency by the longest row. They give no error but other probabilities, so
+what a model takes is tried on a small copy, against the forward of each prompt alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from icr_platform.models.small_copy import (
+    FIRST_ID,
+    ROPE_OF_THE_BATCH,
+    VOCABULARY,
+    WINDOW,
+    NoCopyError,
+    small_copy,
+    text_ropes,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+TokenIds = Sequence[int]
+
+_NATS = 1e-3  # by which a next token's log-probability may differ from that of its prompt alone, on a small copy
+_STEPS = 10
+
+
+class Batching(NamedTuple):
+    """What a model's rows may share without changing each other; a reason each, None where nothing speaks against it.
+
+    padding: prompts of different lengths go through the model together.
+    rows: such rows are continued together, and leave the batch one by one.
+    cache: a row, alone, is continued from the keys, values or states kept of it; otherwise all its tokens are computed anew.
+    longest: tokens of a row up to which that holds; None without end.
+    """
+
+    padding: str | None = None
+    rows: str | None = None
+    cache: str | None = None
+    longest: int | None = None
+
+
+class State(Protocol):
+    """Rows that are being continued: their logits [rows, vocabulary] of the next token."""
+
+    logits: Tensor
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+
+    def advance(self, token: Tensor) -> None:
+        """Append one token a row and compute the logits after it."""
+
+
+@dataclass
+class Padded:
+    """Rows with a common cache and an attention mask [rows, tokens so far]."""
+
+    model: PreTrainedModel
+    cache: Any
+    mask: Tensor
+    logits: Tensor
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
+        self.mask, self.logits = self.mask[rows], self.logits[rows]
+
+    def advance(self, token: Tensor) -> None:
+        position = self.mask.sum(-1, keepdim=True)
+        self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
+        output = self.model(
+            input_ids=token[:, None],
+            attention_mask=self.mask,
+            position_ids=position,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache, self.logits = output.past_key_values, output.logits[:, -1]
+
+
+@dataclass
+class Alone:
+    """One row with its cache; mask and positions are left to the model, as there is no padding."""
+
+    model: PreTrainedModel
+    cache: Any
+    logits: Tensor
+
+    def keep(self, rows: Tensor) -> None:
+        pass  # the row is kept, or the loop has ended
+
+    def advance(self, token: Tensor) -> None:
+        output = self.model(input_ids=token[:, None], past_key_values=self.cache, use_cache=True)
+        self.cache, self.logits = output.past_key_values, output.logits[:, -1]
+
+
+@dataclass
+class Recomputed:
+    """Rows without a cache, each computed from its first token on, alone, at every step."""
+
+    model: PreTrainedModel
+    rows: list[list[int]]
+    logits: Tensor
+
+    def keep(self, rows: Tensor) -> None:
+        self.rows, self.logits = [self.rows[row] for row in rows.tolist()], self.logits[rows]
+
+    def advance(self, token: Tensor) -> None:
+        self.rows = [[*row, one] for row, one in zip(self.rows, token.tolist(), strict=True)]
+        self.logits = torch.cat([logits_alone(self.model, row) for row in self.rows])
+
+
+def begin(model: PreTrainedModel, prompts: Sequence[TokenIds], batching: Batching) -> State:
+    """The state after the prompts, a row each; more than one only where `batching` lets rows share or cannot cache.
+
+    Distinct prompts are computed once and expanded to the rows that share them.
+    """
+    if batching.cache is not None or _too_long(prompts, batching):
+        return recomputed(model, prompts)
+    if batching.rows is not None:
+        ids = torch.tensor([list(prompts[0])], device=model.device)
+        output = model(input_ids=ids, use_cache=True, **_last_logits_only(model))
+        return Alone(model, output.past_key_values, output.logits[:, -1])
+    distinct = list(dict.fromkeys(map(tuple, prompts)))
+    ids, mask, position = _padded(distinct, model.device)
+    output = model(
+        input_ids=ids, attention_mask=mask, position_ids=position, use_cache=True, **_last_logits_only(model)
+    )
+    state = Padded(model, output.past_key_values, mask, output.logits[:, -1])
+    where = {prompt: index for index, prompt in enumerate(distinct)}
+    state.keep(torch.tensor([where[tuple(prompt)] for prompt in prompts], device=model.device))
+    return state
+
+
+def recomputed(model: PreTrainedModel, rows: Sequence[TokenIds]) -> Recomputed:
+    """The state after rows that no cache continues."""
+    return Recomputed(model, [list(row) for row in rows], torch.cat([logits_alone(model, row) for row in rows]))
+
+
+def next_logits(model: PreTrainedModel, prompts: Sequence[TokenIds], batching: Batching) -> Tensor:
+    """[prompts, vocabulary] logits of the token after each prompt, in one forward where the model takes it."""
+    if batching.padding is not None or _too_long(prompts, batching):
+        return torch.cat([logits_alone(model, prompt) for prompt in prompts])
+    ids, mask, position = _padded(prompts, model.device)
+    output = model(input_ids=ids, attention_mask=mask, position_ids=position, **_last_logits_only(model))
+    logits: Tensor = output.logits[:, -1]
+    return logits
+
+
+def logits_alone(model: PreTrainedModel, ids: TokenIds) -> Tensor:
+    """[1, vocabulary] logits of the token after a row of tokens, by the model's own forward."""
+    row = torch.tensor([list(ids)], device=model.device)
+    logits: Tensor = model(input_ids=row, use_cache=False, **_last_logits_only(model)).logits[:, -1]
+    return logits
+
+
+def _too_long(rows: Sequence[TokenIds], batching: Batching) -> bool:
+    return batching.longest is not None and max(map(len, rows)) > batching.longest
+
+
+def _padded(prompts: Sequence[TokenIds], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """[prompts, longest] ids, mask and positions, padded on the left."""
+    length = max(map(len, prompts))
+    ids = torch.tensor([[0] * (length - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    return ids, mask, (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def _last_logits_only(model: PreTrainedModel) -> dict[str, int]:
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+
+
+_found: dict[tuple[type, str], Batching] = {}
+
+
+def find_batching(model: PreTrainedModel) -> Batching:
+    """What rows of a model of this class and config may share; tried once in a process, and said where it is not all."""
+    key = (type(model), model.config.to_json_string(use_diff=False))
+    if key not in _found:
+        try:
+            tried: Batching = _try(small_copy(model), _limit(model))
+        except NoCopyError as error:
+            tried = Batching(str(error), str(error), _why_not_cached(model, [[1, 2, 3, 4]], 2, _tolerance(model)))
+        _found[key] = tried
+        if tried.cache is not None:
+            logger.warning("%s computes every token anew at each step: %s", type(model).__name__, tried.cache)
+        elif tried.rows is not None:
+            logger.warning("%s generates one row at a time: %s", type(model).__name__, tried.rows)
+    return _found[key]
+
+
+def _limit(model: PreTrainedModel) -> int | None:
+    """Tokens from which on the rotary frequencies of a whole batch, and of what is cached, depend on its longest row."""
+    config = model.config.get_text_config()
+    limits = [
+        int(
+            rope.get("original_max_position_embeddings")
+            or getattr(config, "original_max_position_embeddings", None)
+            or config.max_position_embeddings
+        )
+        for rope in text_ropes(config)
+        if rope.get("rope_type") in ROPE_OF_THE_BATCH
+    ]
+    return min(limits, default=None)
+
+
+def _tolerance(model: PreTrainedModel) -> float:
+    return _NATS if model.dtype == torch.float32 else 0.25
+
+
+@torch.inference_mode()
+def _try(copy: PreTrainedModel, longest: int | None) -> Batching:
+    generator, within = torch.Generator().manual_seed(0), max(1, (_limit(copy) or 10**9) - _STEPS - 1)
+    prompts = [
+        torch.randint(FIRST_ID, VOCABULARY, (min(length, within),), generator=generator).tolist()
+        for length in (3, WINDOW - 4, 3 * WINDOW - 2, WINDOW + 13, 9)
+    ]
+
+    def padded() -> float:
+        alone = torch.cat([logits_alone(copy, prompt) for prompt in prompts])
+        return _difference(next_logits(copy, prompts, Batching()), alone)
+
+    padding = _why_not(padded, _NATS)
+    together = _why_not(lambda: _continued_together(copy, prompts), _NATS) if padding is None else padding
+    cache = None if together is None else _why_not_cached(copy, prompts, _STEPS, _NATS)
+    return Batching(padding, together, cache, longest)
+
+
+def _why_not_cached(model: PreTrainedModel, prompts: Sequence[TokenIds], steps: int, tolerance: float) -> str | None:
+    """Why a row alone is not continued from its cache."""
+    one_row = Batching(padding="", rows="")
+
+    def largest() -> float:
+        return max(_continued(model, [prompt], one_row, steps, {}) for prompt in prompts)
+
+    return _why_not(largest, tolerance)
+
+
+def _continued_together(copy: PreTrainedModel, prompts: Sequence[TokenIds]) -> float:
+    return _continued(copy, prompts, Batching(), _STEPS, {2: [0, 1, 2, 3], 6: [1, 2]})
+
+
+@torch.inference_mode()
+def _continued(
+    model: PreTrainedModel, prompts: Sequence[TokenIds], batching: Batching, steps: int, kept: dict[int, list[int]]
+) -> float:
+    """The largest difference from each row alone, over the prompts and some tokens more; `kept` rows go on from a step."""
+    state, rows = begin(model, prompts, batching), [list(prompt) for prompt in prompts]
+    largest = 0.0
+    for step in range(steps):
+        if step in kept:
+            state.keep(torch.tensor(kept[step], device=model.device))
+            rows = [rows[row] for row in kept[step]]
+        largest = max(largest, _difference(state.logits, torch.cat([logits_alone(model, row) for row in rows])))
+        token = [(7 * step + 31 * index) % (VOCABULARY - FIRST_ID) + FIRST_ID for index in range(len(rows))]
+        token = [one % state.logits.shape[-1] for one in token]
+        rows = [[*row, one] for row, one in zip(rows, token, strict=True)]
+        state.advance(torch.tensor(token, device=model.device))
+    return largest
+
+
+def _difference(logits: Tensor, others: Tensor) -> float:
+    """The largest difference of log-probabilities, over tokens that are not all but impossible."""
+    ours, theirs = logits.double().log_softmax(-1), others.double().log_softmax(-1)
+    return float((ours - theirs).abs().masked_fill(theirs < -12, 0.0).nan_to_num(torch.inf).max())
+
+
+def _why_not(measure: Callable[[], float], tolerance: float) -> str | None:
+    """What speaks against rows that differ from those alone by what `measure` gives, or that raise."""
+    try:
+        difference = measure()
+    except Exception as error:  # noqa: BLE001 - whatever a model's code raises on rows, masks or caches unknown to it
+        return f"it does not run so ({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})"
+    if difference <= tolerance:
+        return None
+    return f"a row's log-probabilities change by up to {difference:.2g} nats"

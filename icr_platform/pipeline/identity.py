@@ -1,0 +1,504 @@
+"""What identifies a stage's work: settings, rows, models, judge, device and code, and nothing that leaves its result alone.
+
+Every field of a configuration enters in one of four ways:
+- a setting by value, unless the stage as configured does not look at it (the seed of rewards that are not random);
+- an input by the rows that the stage reads of it, in any order and file format, so that a prompt that nobody answers, a language
+  more, a README beside the files and the place where they lie change nothing; finished artifacts by their parts' digests;
+- a model by its content, the model behind an endpoint by `served_model`;
+- a place (where and how fast) not at all, except for the processes of a launch, which share out the batches.
+What was left to the machine (`auto`) enters as it was resolved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from icr_platform.core.artifacts import Artifact, open_artifact, own_manifest, text_digest
+from icr_platform.core.config import (
+    AnnotateConfig,
+    BenchmarksConfig,
+    Config,
+    EvalConfig,
+    GenerateConfig,
+    GenerateSettings,
+    MtBenchConfig,
+    TrainConfig,
+    leaves,
+    role,
+)
+from icr_platform.core.errors import InputError
+from icr_platform.core.file_digests import remembered_digest
+from icr_platform.core.folder_content import content_files
+from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
+from icr_platform.engines.endpoints.served_model import served_model
+from icr_platform.models.loading import model_identity, resolve_device, resolve_dtype
+from icr_platform.pipeline.code_digest import Code, code_of
+
+__all__ = ["Code", "Identity", "artifact_identity", "identify", "strict_digest"]
+
+Settings = dict[str, Any]
+Known = Mapping[str, str]
+_PACKAGE = "icr_platform"
+_KEY = ["language", "prompt_id"]
+_ROWS_AT_ONCE = 4096
+_BY_RESOLUTION = ("dtype", "server_url", "server_model", "server_identity", "judge_identity")
+_BY_ROWS = ("languages", "limit")
+# What only chooses among rewards that are there: a log-probability is the same under all of them.
+_SELECTION = frozenset({
+    "reward_kind", "beta", "length_control", "alpha_min", "alpha_max", "drop_empty", "drop_truncated", "drop_wrong_language",
+    "language_confidence", "near_duplicate", "minimal_margin", "upper_bound", "seed",
+})  # fmt: skip
+_TRANSLATION = ("translation_max_tokens",)
+_LENGTH_CONTROL = ("lc_cross_validation",)
+_ASKING = ("judge_api_model", "judge_answer", "judge_samples")
+# Of an accelerate configuration: where its processes run and find each other.
+_LAUNCH_PLACES = frozenset({
+    "compute_environment", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "main_training_function",
+    "rdzv_backend", "same_network", "gpu_ids", "enable_cpu_affinity", "debug", "commands", "command_file",
+})  # fmt: skip
+_SCORING: tuple[str, ...] = ("annotation.part_scoring", "engines.scoring.logprobs", "models.loading")
+_SAMPLERS = {
+    "transformers": ("engines.sampling.transformers_sampler",),
+    "vllm": ("engines.sampling.vllm_sampler", "engines.sampling.engine_queue"),
+    "server": ("engines.sampling.server_sampler",),
+}
+_JUDGES = {
+    "demo": ("demo.judge",),
+    "logprob": ("engines.judging.local_judge",),
+    "openai": ("engines.judging.api_judge", "engines.endpoints.chat_client", "engines.endpoints.replies"),
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a stage's result depends on.
+
+    work: digest of the settings that change the result, the rows that are read, models, judge or server, dtype, kind of
+        device and processes; no code.
+    rows: artifact -> digest of what computes one of its rows: settings, models, judge; no input rows and no code.
+    inputs: digest of each input and model that is read, by field.
+    code: that makes the stage's numbers. row_code: artifact -> digest of the code that makes one of its rows.
+    """
+
+    work: str
+    rows: Mapping[str, str]
+    inputs: Mapping[str, str]
+    code: Code
+    row_code: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the work as this code does it."""
+        return text_digest(self.work, self.code.digest)
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """What an identity is the digest of: see `Identity`. unused: code of engines that the configuration leaves alone."""
+
+    settings: Settings
+    inputs: Mapping[str, str]
+    rows: Mapping[str, Settings] = field(default_factory=dict)
+    row_modules: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unused: Sequence[str] = ()
+
+
+def identify(stage: str, config: Config, known: Mapping[str, str] | None = None) -> Identity:
+    """The identity of a stage's work. Loads no weights; files are read once and remembered.
+
+    Args:
+        config: resolved, that is, with absolute local paths, and valid.
+        known: identities of models and preferences that are not on this machine, by the URI that stands in their field.
+
+    Raises:
+        InputError: an input that cannot be read, a damaged part, or an endpoint that cannot be told from another.
+    """
+    module, basis_of = _STAGES[stage]
+    basis = basis_of(config, known or {})
+    unused = frozenset(f"{_PACKAGE}.{name}" for name in basis.unused)
+    row_code = {name: code_of(_full(modules), unused).digest for name, modules in basis.row_modules.items()}
+    return Identity(
+        work=_digest({"stage": stage, **basis.settings, "inputs": dict(basis.inputs)}),
+        rows={name: _digest({"artifact": name, **made_by}) for name, made_by in basis.rows.items()},
+        inputs=basis.inputs,
+        code=code_of(_full([module]), unused),
+        row_code=row_code,
+    )
+
+
+def _full(modules: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{_PACKAGE}.{name}" for name in modules)
+
+
+def _digest(values: Settings) -> str:
+    return text_digest(json.dumps(values, sort_keys=True, default=repr))
+
+
+def _settings(config: Config, *without: str) -> Settings:
+    """The settings by value, but for those that enter otherwise and those named."""
+    left_out = {*_BY_RESOLUTION, *without}
+    names = [name for name, info in leaves(type(config)) if role(info) == "setting" and name not in left_out]
+    return {name: getattr(config, name) for name in names}
+
+
+def _generate(config: GenerateConfig, known: Known) -> _Basis:
+    from icr_platform.data.prompts import load_prompts
+
+    prompts = load_prompts(config.prompts, config.languages, config.limit).table
+    policy = _model(config.policy, known)
+    settings = _settings(config, *_BY_ROWS, *_unused_sampling(config)) | _sampling(config, config.policy)
+    return _Basis(
+        settings=settings,
+        inputs={"policy": policy, "prompts": _rows_digest(_table_rows(prompts))},
+        rows={"responses": settings | {"policy": policy}},
+        row_modules={"responses": ("engines.sampling.shards", "models.loading")},
+        unused=[*_other_samplers(config.sampler), *_demo(config)],
+    )
+
+
+def _sampling(config: GenerateSettings, policy: str) -> Settings:
+    """What the engine that samples is."""
+    from icr_platform.engines.sampling.sampler import sampling_server
+
+    if config.sampler == "server":
+        return {"server": served_model(sampling_server(config, policy))}
+    return _compute(config.dtype, "auto" if config.sampler == "vllm" else config.device)
+
+
+def _unused_sampling(config: GenerateSettings) -> tuple[str, ...]:
+    return () if config.sampler == "vllm" else ("max_model_len",)
+
+
+def _compute(dtype: str, device: str) -> Settings:
+    """Precision and kind of device, as they come out on this machine."""
+    kind = resolve_device(device).partition(":")[0]
+    return {"dtype": str(resolve_dtype(dtype, device)).removeprefix("torch."), "device": kind}
+
+
+def _other_samplers(used: str) -> list[str]:
+    return [module for name, modules in _SAMPLERS.items() if name != used for module in modules]
+
+
+def _demo(config: GenerateSettings, judge: str = "") -> list[str]:
+    return [] if "demo" in (config.language_identifier, judge) else ["demo"]
+
+
+def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
+    responses = open_artifact(Path(config.responses), RESPONSES)
+    translates, is_random = "translate" in config.reward_kind, "random" in config.reward_kind
+    models = {"policy": _model(config.policy, known), "reference": _model(config.reference, known)}
+    translator = {"translator": _model(config.translator, known)} if translates else {}
+    prompts = _rows_digest(_table_rows(_answered(config.prompts, responses)))
+    settings = _settings(config, *(() if is_random else ("seed",)), *(() if translates else _TRANSLATION))
+    computed = _compute(config.dtype, config.device)
+    made = {name: value for name, value in settings.items() if name not in _SELECTION} | computed | translator
+    rows = {f"{name}-logprobs": made | {"model": identity} for name, identity in models.items()}
+    row_modules = dict.fromkeys(rows, _SCORING)
+    if translates:
+        rows["translations"], row_modules["translations"] = made, ("annotation.translation",)
+    return _Basis(
+        settings=settings | computed,
+        inputs={**models, **translator, "prompts": prompts, "responses": responses.digest},
+        rows=rows,
+        row_modules=row_modules,
+        unused=_other_samplers("transformers") if translates else ["annotation.translation", "engines.sampling"],
+    )
+
+
+def _answered(prompts: str, responses: Artifact) -> pa.Table:
+    """Language, id and both instructions of the prompts that have responses."""
+    from icr_platform.data.prompts import load_prompts
+
+    parts = (responses.read_part(index, _KEY) for index in range(len(responses.parts)))
+    keys = pa.concat_tables(part.group_by(_KEY, use_threads=False).aggregate([]) for part in parts)
+    languages = keys.column("language").unique().to_pylist()
+    table = load_prompts(prompts, languages).table.select([*_KEY, "instruction", "english_instruction"])
+    return table.join(keys, _KEY, join_type="left semi")
+
+
+def _train(config: TrainConfig, known: Known) -> _Basis:
+    from icr_platform.data.text_preferences import is_text_file, read_text_pairs
+
+    path = Path(config.preferences)
+    is_text = is_text_file(path)
+    if is_text:  # in their order, in which batches are drawn; their numbers are no part of them
+        pairs = text_digest(*(json.dumps(pair._replace(prompt_id="")) for pair in read_text_pairs(path)))
+    else:
+        pairs = known.get(config.preferences) or open_artifact(path, PREFERENCES).digest
+    inputs = {"policy": _model(config.policy, known), "preferences": pairs}
+    if config.dpo_reference == "initial":
+        inputs["reference"] = _model(config.reference, known)
+    settings = _settings(config, *(() if config.lora_rank else ("lora_alpha",)))
+    launch = _launch(Path(config.accelerate_config)) if config.accelerate_config else {}
+    return _Basis(
+        settings=settings | _compute(config.dtype, config.device) | {"launch": launch},
+        inputs=inputs,
+        unused=[] if is_text else ["data.text_preferences"],
+    )
+
+
+def _launch(path: Path) -> Settings:
+    """What an accelerate configuration says of the computation. One process without a launcher says the same as none."""
+    from icr_platform.training.launch import read_accelerate_config
+
+    said = {
+        name: _content(name, value)
+        for name, value in read_accelerate_config(path).items()
+        if name not in _LAUNCH_PLACES and str(value).lower() not in ("no", "none", "false", "{}")
+    }
+    return {} if said == {"num_processes": 1} else said
+
+
+def _content(name: str, value: Any) -> Any:
+    """A value of a launch configuration, files that it names by what is in them."""
+    if isinstance(value, dict):
+        return {inner: _content(inner, item) for inner, item in value.items()}
+    is_file = name.endswith("_file") and isinstance(value, str) and Path(value).is_file()
+    return remembered_digest(Path(value)) if is_file else value
+
+
+def _eval(config: EvalConfig, known: Known) -> _Basis:
+    from icr_platform.data.prompts import load_prompts
+
+    table = load_prompts(config.prompts, config.languages, config.limit).table.drop_columns("source")
+    instructions: dict[str, dict[str, str]] = {}
+    for language, prompt_id, instruction in _table_rows(table.select([*_KEY, "instruction"])):
+        instructions.setdefault(language, {})[prompt_id] = instruction
+    if config.outputs:
+        given = list(_output_rows(config.outputs, instructions, is_whole=True, may_be_empty=True))
+        inputs = {"outputs": _rows_digest(given)}
+        outputs: Settings = {"given": True, "language_identifier": config.language_identifier}
+        # Of a prompt without an output nothing is read further.
+        answered = {(language, prompt_id) for language, prompt_id, *_ in given}
+    else:
+        inputs = {"policy": _model(config.policy, known)}
+        outputs = _sampled(config) | inputs
+        answered = {(language, prompt_id) for language, ids in instructions.items() for prompt_id in ids}
+    inputs["prompts"] = _rows_digest(row for row in _table_rows(table) if row[:2] in answered)
+    if config.judge != "none":
+        references = _output_rows(config.reference_outputs, instructions, is_whole=False, may_be_empty=False)
+        inputs["reference_outputs"] = _rows_digest(row for row in references if row[:2] in answered)
+    basis = _Basis(
+        settings=outputs,
+        inputs=inputs,
+        rows={"outputs": outputs},
+        row_modules={
+            "outputs": ("evaluation.outputs",) if config.outputs else ("engines.sampling.shards", "models.loading")
+        },
+        unused=[
+            *_other_samplers("" if config.outputs else config.sampler),
+            *(module for name in _JUDGES if name != config.judge for module in _JUDGES[name]),
+            *_demo(config, config.judge),
+        ],
+    )
+    return basis if config.judge == "none" else _judged(config, basis, known)
+
+
+def _judged(config: EvalConfig, basis: _Basis, known: Known) -> _Basis:
+    """The basis of an evaluation whose outputs are judged."""
+    judged, inputs = _judge(config, known)
+    for name in ("difficulty", "anchors"):
+        if path := getattr(config, name):
+            inputs[name] = _csv_digest(Path(path))
+    control = {name: getattr(config, name) for name in _LENGTH_CONTROL}
+    return replace(
+        basis,
+        settings={**basis.settings, **judged, **control},
+        inputs={**basis.inputs, **inputs},
+        rows={**basis.rows, "judgments": judged},
+        row_modules={**basis.row_modules, "judgments": (*_JUDGES[config.judge], "models.loading")},
+    )
+
+
+def _sampled(config: EvalConfig) -> Settings:
+    """What outputs are sampled with; nothing where they are given."""
+    if config.outputs:
+        return {}
+    names = {*GenerateSettings.model_fields, "seed", "template_date"} - {*_unused_sampling(config), *_BY_ROWS}
+    sampling = {name: value for name, value in _settings(config).items() if name in names}
+    return sampling | _sampling(config, config.policy)
+
+
+def _judge(config: EvalConfig, known: Known) -> tuple[Settings, dict[str, str]]:
+    """What a judgment is made with, and the digests of the judge's files."""
+    from icr_platform.engines.judging.api_judge import judge_server
+    from icr_platform.engines.judging.pairwise import load_template
+
+    unread = {*GenerateSettings.model_fields, *_BY_ROWS, *_LENGTH_CONTROL, *(("seed",) if config.both_orders else ())}
+    unread |= set() if config.judge == "openai" else set(_ASKING)
+    judged = {name: value for name, value in _settings(config).items() if name not in unread}
+    inputs: dict[str, str] = {}
+    if config.judge == "demo":
+        return judged, inputs
+    judged["wording"] = load_template(config.judge_template).messages
+    if config.judge_template:
+        inputs["judge_template"] = text_digest(json.dumps(judged["wording"]))
+    if config.judge == "openai":
+        return judged | {"judge_server": served_model(judge_server(config))}, inputs
+    inputs["judge_model"] = _model(config.judge_model, known)
+    judged |= {f"judge_{name}": value for name, value in _compute(config.dtype, config.device).items()}
+    judged |= {"judge_model": inputs["judge_model"], "judge_date": getattr(config, "template_date", None)}
+    return judged, inputs
+
+
+def _mt_bench(config: MtBenchConfig, known: Known) -> _Basis:
+    from icr_platform.engines.judging.api_judge import judge_server
+    from icr_platform.evaluation.mt_bench import languages_in, load_answers, load_questions
+
+    languages = config.languages or languages_in(config.questions)
+    questions = load_questions(config.questions, languages, config.reference_answers)
+    inputs = {"questions": _rows_digest((*q.key, q.category, q.turns, q.reference) for q in questions)}
+    settings = _settings(config, *_BY_ROWS, *_unused_sampling(config))
+    if config.answers:
+        asked = {question.key for question in questions}
+        given = load_answers(config.answers, languages)
+        inputs["answers"] = _rows_digest((*key, turns) for key, turns in given.items() if key in asked)
+        unsampled = {*GenerateSettings.model_fields, "category_temperatures", "seed"}
+        settings = {name: value for name, value in settings.items() if name not in unsampled}
+    else:
+        inputs["policy"] = _model(config.policy, known)
+        settings |= _sampling(config, config.policy) | {"policy": inputs["policy"]}
+    settings |= {"judge_server": served_model(judge_server(config))}
+    return _Basis(
+        settings=settings,
+        inputs=inputs,
+        rows={"ratings": settings},
+        row_modules={"ratings": ("evaluation.mt_bench_stage",)},
+        unused=[
+            *_other_samplers("" if config.answers else config.sampler),
+            *_JUDGES["demo"],
+            *_JUDGES["logprob"],
+            *_demo(config),
+        ],
+    )
+
+
+def _benchmarks(config: BenchmarksConfig, known: Known) -> _Basis:
+    inputs = {"policy": _model(config.policy, known)}
+    if config.task_folder:
+        files = content_files(Path(config.task_folder))
+        inputs["task_folder"] = text_digest(
+            *(part for name, path in files for part in (str(name), remembered_digest(path)))
+        )
+    try:
+        tasks = version("lm_eval")  # the tasks and their prompts are its
+    except PackageNotFoundError:
+        tasks = ""
+    return _Basis(_settings(config) | _compute(config.dtype, config.device) | {"lm_eval": tasks}, inputs)
+
+
+_STAGES: dict[str, tuple[str, Callable[[Any, Known], _Basis]]] = {
+    "generate": ("generation.stage", _generate),
+    "annotate": ("annotation.stage", _annotate),
+    "train": ("training.stage", _train),
+    "eval": ("evaluation.stage", _eval),
+    "mt_bench": ("evaluation.mt_bench_stage", _mt_bench),
+    "benchmarks": ("evaluation.benchmarks", _benchmarks),
+}
+
+
+def _model(model: str, known: Known) -> str:
+    return known.get(model) or model_identity(model)
+
+
+def artifact_identity(folder: Path, name: str) -> str:
+    """Identity of a stage's artifact as the input of another stage; '' for what is not an artifact."""
+    if name == "checkpoint":
+        return model_identity(str(folder))
+    manifest = own_manifest(folder)
+    return str(manifest["digest"]) if manifest is not None else ""
+
+
+def strict_digest(stage: str, config: Config, known: Known) -> str:
+    """Identity of a stage's work by its inputs as they lie there, rows that it does not read included.
+
+    Equal ones do the same work. It is told without the inputs that a remote store holds (`known`, by URI).
+
+    Returns:
+        '' where what is behind an input can be told by its rows only: a hub data set, a path with {language} in it, an
+        endpoint.
+    """
+    contents: dict[str, str] = {}
+    for name, info in leaves(type(config)):
+        value = getattr(config, name)
+        if not value or role(info) not in ("input", "model"):
+            continue
+        path = Path(value)
+        if value in known:
+            contents[name] = known[value]
+        elif role(info) == "model":
+            contents[name] = model_identity(value)
+        elif path.is_dir():
+            files = (part for where, file in content_files(path) for part in (str(where), remembered_digest(file)))
+            contents[name] = artifact_identity(path, name) or text_digest(*files)
+        elif path.is_file():
+            contents[name] = remembered_digest(path)
+        else:
+            return ""
+    if getattr(config, "sampler", "") == "server" or any(
+        getattr(config, name, "") for name in ("judge_api_model", "accelerate_config")
+    ):
+        return ""
+    settings = {name: getattr(config, name) for name, info in leaves(type(config)) if role(info) == "setting"}
+    computed = _compute(getattr(config, "dtype", "auto"), getattr(config, "device", "auto"))
+    code = code_of(_full([_STAGES[stage][0]])).digest
+    return _digest({"stage": stage, **settings, "computed": computed, "inputs": contents, "code": code})
+
+
+def _rows_digest(rows: Iterable[Sequence[Any]]) -> str:
+    """Digest of rows in any order: how many they are, and the sum of their digests."""
+    total = count = 0
+    for row in rows:
+        text = json.dumps(list(row)).encode()
+        total = (total + int.from_bytes(hashlib.sha256(text).digest())) % 2**256
+        count += 1
+    return text_digest(str(count), f"{total:x}")
+
+
+def _table_rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    for batch in table.to_batches(_ROWS_AT_ONCE):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _output_rows(
+    source: str, instructions: Mapping[str, Mapping[str, str]], is_whole: bool, may_be_empty: bool
+) -> Iterator[tuple[Any, ...]]:
+    """(language, prompt id, ...) of the outputs that answer these instructions.
+
+    is_whole: of an artifact, with what it says of each output beside the text, which an evaluation of it keeps.
+    """
+    from icr_platform.data.reference_outputs import load_reference_outputs
+
+    if own_manifest(Path(source)) is None:
+        read = load_reference_outputs(source, instructions, None, may_be_empty)
+        yield from ((*key, *texts) for key, texts in read.outputs.items())
+        return
+    artifact = open_artifact(Path(source), OUTPUTS)
+    text = (*_KEY, "sample_index", "output")
+    told = [name for name in OUTPUTS.schema.names if name not in (*text, "instruction", "input_digest")]
+    columns = [*text, *told] if is_whole else list(text)
+    for index in range(len(artifact.parts)):
+        for row in _table_rows(artifact.read_part(index, columns)):
+            if row[1] in instructions.get(row[0], {}):
+                yield row
+
+
+def _csv_digest(path: Path) -> str:
+    """Digest of a CSV file's rows, by column."""
+    import csv
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return _rows_digest(
+                sorted((str(name), str(value)) for name, value in row.items()) for row in csv.DictReader(file)
+            )
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not readable as CSV ({' '.join(str(error).split())}); give a CSV file") from error

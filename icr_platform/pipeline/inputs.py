@@ -1,0 +1,127 @@
+"""Inputs by name: where a path or URI points to on this machine."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from icr_platform.core.artifacts import text_digest
+from icr_platform.core.config import Config, leaves, role
+from icr_platform.core.errors import InputError
+
+if TYPE_CHECKING:
+    from icr_platform.tracking.tracker import Tracker
+
+C = TypeVar("C", bound=Config)
+SHIPPED = Path(__file__).parent.parent.parent / "projects" / "conf"
+# What file systems call the version of a file, or the time it was last written.
+_VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "updated", "mtime", "created")
+_REMOTE = ("s3://", "gs://", "abfs://", "az://", "hdfs://", "http://", "https://", "file://", "memory://")
+
+
+class Resolver:
+    """Turns the paths of a configuration into local ones.
+
+    base: folder that relative paths start from. work: folder for downloads and the demo world.
+    """
+
+    def __init__(self, base: Path, work: Path, tracker: Tracker | None) -> None:
+        self.base, self.work, self.tracker = base, work, tracker
+
+    def resolve(self, config: C, seed: int, *, fetch: bool = True) -> C:
+        """The configuration with every input, model and output path local and absolute; hub names stay as they are.
+
+        fetch: False leaves artifacts of a remote store where they are: as `runs:/RUN_ID/NAME`, if their content is `known`.
+
+        Raises:
+            InputError: a URI whose run, artifact or file does not exist.
+        """
+        values = {}
+        for name, info in leaves(type(config)):
+            value = getattr(config, name, "") if "." not in name else ""
+            if value and name in ("output", "judge_cache"):
+                values[name] = str((self.base / Path(str(value)).expanduser()).resolve())
+            elif value and name == "accelerate_config":
+                values[name] = str(self._or_shipped(str(value)))
+            elif value and role(info) in ("input", "model"):
+                values[name] = self.local(str(value), seed) if fetch else self.reference(str(value), seed)
+        return config.model_copy(update=values)
+
+    def local(self, uri: str, seed: int) -> str:
+        """Local path of one path, URI or hub name."""
+        if uri.startswith(("runs:/", "models:/")):
+            if self.tracker is None:
+                raise InputError(f"{uri}: needs MLflow; leave --no-tracking out")
+            return str(self.tracker.find_stored(uri).folder())
+        if uri.startswith("demo:"):
+            from icr_platform.demo.bootstrap import prepare
+
+            return str(prepare(self.work / f"demo-{seed}", seed) / uri.removeprefix("demo:"))
+        if uri.startswith(_REMOTE):
+            return str(self._download(uri))
+        path = self.base / Path(uri).expanduser()
+        can_only_be_a_path = uri.startswith(("/", ".", "~")) or "{" in uri
+        return str(path) if path.exists() or can_only_be_a_path else self._relative(uri, path)
+
+    def reference(self, uri: str, seed: int) -> str:
+        """`local`, but the `runs:/` URI of an artifact that lies elsewhere and whose content is known without it."""
+        if self.tracker is not None and uri.startswith(("runs:/", "models:/")):
+            stored = self.tracker.find_stored(uri)
+            if stored.local is None and stored.identity:
+                return stored.reference
+        return self.local(uri, seed)
+
+    def known(self, config: Config) -> dict[str, str]:
+        """Identity of the content behind every URI that `resolve` left, by URI."""
+        fields = [name for name, info in leaves(type(config)) if role(info) in ("input", "model")]
+        values = {str(getattr(config, name, "")) for name in fields}
+        uris = sorted(value for value in values if value.startswith("runs:/"))
+        return {uri: self.tracker.find_stored(uri).identity for uri in uris} if self.tracker else {}
+
+    def _or_shipped(self, value: str) -> Path:
+        """A file of the caller's, or else the one of that name among the project's presets."""
+        own, shipped = self.base / Path(value).expanduser(), SHIPPED / value
+        return shipped if shipped.is_file() and not own.exists() else own
+
+    def _relative(self, uri: str, path: Path) -> str:
+        """A missing file in a folder that is there is a path; anything else can only be a hub name."""
+        return str(path) if path.parent.exists() and path.parent != self.base else uri
+
+    def _download(self, uri: str) -> Path:
+        """What is behind an address, as it is now: the copy of an earlier command only where the store says it is the same."""
+        import fsspec
+        from filelock import FileLock
+
+        place = self.work / "downloads" / text_digest(uri)[:16]
+        place.mkdir(parents=True, exist_ok=True)
+        try:
+            filesystem, remote = fsspec.core.url_to_fs(uri)
+            state = _state(filesystem, remote)
+            target = place / (state or "unknown") / uri.rstrip("/").rsplit("/", 1)[-1]
+            with FileLock(place / ".lock"):
+                if state is None or not target.exists():
+                    partial = place / ".partial"
+                    shutil.rmtree(partial, ignore_errors=True)  # of a command that was killed
+                    partial.mkdir()
+                    filesystem.get(remote, str(partial / target.name), recursive=filesystem.isdir(remote))
+                    for earlier in place.iterdir():
+                        if earlier.is_dir() and earlier != partial:
+                            shutil.rmtree(earlier)
+                    partial.rename(target.parent)
+        except Exception as error:  # each kind of store has exceptions of a library of its own
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"{uri}: could not be fetched ({reason}); check the address and credentials") from error
+        return target
+
+
+def _state(filesystem: Any, remote: str) -> str | None:
+    """Digest of the names, sizes and versions of the files at a place; None where the store tells no versions."""
+    found = filesystem.find(remote, detail=True) if filesystem.isdir(remote) else {remote: filesystem.info(remote)}
+    parts = []
+    for name, info in sorted(found.items()):
+        versions = [str(info[key]) for key in _VERSIONS if info.get(key)]
+        if not versions:
+            return None
+        parts += [name, str(info.get("size")), *versions]
+    return text_digest(*parts)[:16]

@@ -1,0 +1,142 @@
+"""Folders in which stages work: whose work is there, whether it is finished, and what of it others can take.
+
+A stage's folder has a `work.json` beside its artifacts. It says what identifies the work, so that a later command goes on with it, takes
+single rows of it, or names the other code that began it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from icr_platform.core.artifacts import MANIFEST, damaged_files, read_json, text_digest, write_json
+from icr_platform.core.earlier import PLACES, SAME_COMPUTATION, Source
+from icr_platform.core.errors import InputError
+from icr_platform.pipeline.identity import Identity
+
+WORK = "work.json"
+_ASIDE = ".earlier"
+_PLACES_OF_OUTPUTS = "outputs"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What `work.json` says of a stage's folder; the fields are those of `Identity`."""
+
+    folder: Path
+    stage: str
+    fingerprint: str
+    work: str
+    code: str
+    commit: str
+    rows: Mapping[str, str]
+    row_code: Mapping[str, str]
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything to lose: a part, or what a training goes on from."""
+        training = (
+            f"checkpoint.unfinished/{name}" for name in ("checkpoint-*", "reference_logprobs.npy", "trained.*", "model")
+        )
+        patterns = ("*/part-*.parquet", "work/*/part-*.parquet", "checkpoint/*", *training)
+        return any(True for pattern in patterns for _ in self.folder.glob(pattern))
+
+    def finished(self, artifacts: Sequence[str]) -> bool:
+        """Whether all its artifacts are."""
+        return all((self.folder / name / MANIFEST).exists() for name in artifacts)
+
+
+def read_work(folder: Path) -> Work | None:
+    """The work in a folder; None when no stage worked there."""
+    path = folder / WORK
+    if not path.exists():
+        return None
+    values = read_json(path)
+    try:
+        return Work(folder, **{item.name: values[item.name] for item in fields(Work) if item.name != "folder"})
+    except KeyError as error:
+        raise InputError(f"{path}: field {error} is missing; delete the folder or choose another --output") from None
+
+
+def write_work(folder: Path, stage: str, identity: Identity, fingerprint: str) -> None:
+    """Say whose work the folder holds, unless it says so already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = read_work(folder)
+    if known is not None and known.fingerprint == fingerprint:
+        return
+    code = identity.code
+    work = Work(folder, stage, fingerprint, identity.work, code.digest, code.commit, identity.rows, identity.row_code)
+    write_json(folder / WORK, {name: value for name, value in asdict(work).items() if name != "folder"})
+
+
+def remember_output(root: Path, folder: Path) -> None:
+    """Note a folder that a person chose, so that later commands find its rows."""
+    note = root / _PLACES_OF_OUTPUTS / f"{text_digest(str(folder))[:16]}.json"
+    if not note.exists():
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_json(note, {"folder": str(folder)})
+
+
+def known_works(root: Path, own: Path) -> Iterator[Work]:
+    """Work in the work folder, in remembered outputs, and in `own`, which comes first; what was set aside there included."""
+    noted = [Path(read_json(note)["folder"]) for note in sorted((root / _PLACES_OF_OUTPUTS).glob("*.json"))]
+    folders = [own, *sorted(path.parent for path in root.glob(f"*/{WORK}")), *noted]
+    for folder in dict.fromkeys(folders):
+        for place in (folder, *sorted((folder / _ASIDE).glob("*"))):
+            found = read_work(place)
+            if found is not None:
+                yield found
+
+
+def sources_in(
+    works: Sequence[Work], rows: Mapping[str, str], code: Mapping[str, str]
+) -> dict[str, tuple[Source, ...]]:
+    """Where rows of each computation of `rows` are. code: digest of the code that must have made them, by computation; any
+    where it has none."""
+    found: dict[str, tuple[Source, ...]] = {}
+    for name, key in rows.items():
+        sources = [
+            Source(work.folder / place, column)
+            for work in works
+            for same in (name, *SAME_COMPUTATION.get(name, ()))
+            if work.rows.get(same) == key and (name not in code or work.row_code.get(same) == code[name])
+            for place, column in PLACES.get(same, ())
+        ]
+        found[name] = tuple(source for source in dict.fromkeys(sources) if source.folder.is_dir())
+    return found
+
+
+def set_aside(work: Work) -> None:
+    """Make room in a folder for other rows of the same computations; what is there becomes a source of them."""
+    target = work.folder / _ASIDE / work.fingerprint[:16]
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(work.folder.iterdir()):
+        if path.name != _ASIDE and path.name != WORK:
+            shutil.rmtree(target / path.name, ignore_errors=True)
+            path.rename(target / path.name)
+    (work.folder / WORK).rename(target / WORK)
+
+
+def clear_aside(folder: Path) -> None:
+    """Remove what was set aside, once the work that took its rows is finished."""
+    shutil.rmtree(folder / _ASIDE, ignore_errors=True)
+
+
+def repair(folder: Path) -> None:
+    """Remove what is damaged of finished artifacts, so that the stage makes that again, and nothing else."""
+    for name in sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}")):
+        try:
+            damaged = damaged_files(folder / name)
+        except InputError:
+            damaged = [(folder / name / MANIFEST, "not readable")]
+        for path, reason in damaged:
+            print(f"{path}: {reason}; made again", file=sys.stderr, flush=True)
+        if damaged and name == "checkpoint":
+            shutil.rmtree(folder / name)
+        elif damaged:
+            (folder / name / MANIFEST).unlink(missing_ok=True)
+            for path, _ in damaged:
+                path.unlink(missing_ok=True)

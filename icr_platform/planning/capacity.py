@@ -1,0 +1,311 @@
+"""Capacity on paper: tokens, time, peak memory and disk of every stage, from a model's shape and tokens per second.
+
+Arithmetic: a token costs 2 FLOPs per weight that multiplies it, forward, and three times that in training (Kaplan et al.
+2020, arXiv 2001.08361, section 2.1); a decoding step reads all weights and the keys and values of every sequence once.
+Rates come from a calibration on the machine at hand (`calibration`), or from a device's data sheet and the efficiencies
+below, which are assumptions and named as such wherever they are used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+SCORE_MFU = 0.5
+TRAIN_MFU = 0.35
+DECODE_EFFICIENCY = 0.5  # of the time that memory and arithmetic would need
+_SEQUENCES = 256  # decoded together by an engine, at most
+_RECOMPUTE = 4 / 3  # gradient checkpointing runs the forward pass twice
+_TRAIN_BYTES = 16  # per trained parameter: weight, gradient and two moments, float32
+_RESUME_BYTES = 12  # per trained parameter in a resume point: weight and two moments, float32
+_RESUME_BYTES_TWICE = 16  # where the engine also writes the gathered weights: DeepSpeed, FSDP with FULL_STATE_DICT
+_BYTES_PER_RESPONSE_TOKEN = 9  # Parquet, zstd: id and text, measured on X-AlpacaEval outputs
+_BYTES_PER_REWARD = 40
+_PROCESS = 800 * 10**6  # Python with torch and transformers
+_LONG_PROMPT = 4  # times the mean length
+_JUDGE_SECONDS = 2.0  # of one answer
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What decides cost. matmul: parameters that multiply every token, so all but a separate input embedding.
+
+    key_value: numbers kept per token and layer for the attention of later tokens.
+    """
+
+    parameters: int
+    matmul: int
+    layers: int
+    hidden: int
+    intermediate: int
+    key_value: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Device:
+    """flops: dense bfloat16 FLOP/s; bandwidth: bytes/s; memory: bytes. From the makers' data sheets."""
+
+    flops: float
+    bandwidth: float
+    memory: float
+
+
+DEVICES = {
+    "A100-40GB": Device(312e12, 1.555e12, 40e9),
+    "A100-80GB": Device(312e12, 2.039e12, 80e9),
+    "L40S": Device(362e12, 0.864e12, 48e9),
+    "H100": Device(989e12, 3.35e12, 80e9),
+    "H200": Device(989e12, 4.8e12, 141e9),
+    "B200": Device(2250e12, 8.0e12, 180e9),
+    "MI300X": Device(1307e12, 5.3e12, 192e9),
+}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Tokens per second of one device: decoded by generate, scored under one model, and trained on."""
+
+    decode: float
+    score: float
+    train: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one stage of one iteration does, in tokens; a stage does only some of these.
+
+    decoded: tokens sampled. scored: tokens through one model's forward pass. trained: tokens through a training step.
+    prompt_tokens: mean length of a prompt. requests: answers asked of a judge's endpoint.
+    """
+
+    stage: Literal["generate", "annotate", "train", "eval"]
+    rows: int
+    prompt_tokens: float
+    decoded: int = 0
+    scored: int = 0
+    trained: int = 0
+    requests: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.decoded + self.scored + self.trained
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage's cost. devices: those it keeps busy. seconds: None without rates. memory: peak bytes on each device.
+
+    disk_bytes: of the artifacts that stay. disk_peak_bytes: of them and of what is there beside them while the stage works.
+    """
+
+    work: Work
+    devices: int
+    seconds: float | None
+    memory_bytes: int
+    disk_bytes: int
+    disk_peak_bytes: int
+
+
+@dataclass(frozen=True)
+class TrainingFiles:
+    """Bytes of what a training writes.
+
+    resume_point: weights and optimizer states of one. resume_points: of them on the disk at once, 0 to 2: the one before goes
+    when the next is whole. handed_over: weights that launched processes leave for the process that saves them. checkpoint: the
+    finished model.
+    """
+
+    resume_point: int
+    resume_points: int
+    handed_over: int
+    checkpoint: int
+
+    @property
+    def peak(self) -> int:
+        """While two resume points are there, or while the checkpoint is written beside the last one."""
+        saving = min(1, self.resume_points) * self.resume_point + self.handed_over + self.checkpoint
+        return max(self.resume_points * self.resume_point, saving)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts in all languages, and the mean length of a rendered one in tokens."""
+
+    rows: int
+    mean_tokens: float
+
+
+def model_shape(config: Any, parameters: int) -> ModelShape:
+    """The shape of a transformers config whose model has `parameters` parameters."""
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    head = getattr(text, "head_dim", None) or text.hidden_size // heads
+    embedding = 0 if getattr(text, "tie_word_embeddings", False) else text.vocab_size * text.hidden_size
+    return ModelShape(
+        parameters=parameters,
+        matmul=parameters - embedding,
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        key_value=2 * (getattr(text, "num_key_value_heads", None) or heads) * head,
+        vocabulary=text.vocab_size,
+    )
+
+
+def rates_on_paper(shape: ModelShape, device: Device, context: float, checkpointing: bool) -> Rates:
+    """Rates of one data-sheet device, in bfloat16. context: tokens that a decoded token attends to, on average."""
+    weights = 2.0 * shape.parameters
+    per_sequence = 2.0 * shape.layers * shape.key_value * context
+    sequences = max(1.0, min(_SEQUENCES, (0.9 * device.memory - weights) / per_sequence))
+    reading = (weights + sequences * per_sequence) / device.bandwidth
+    computing = 2 * shape.matmul * sequences / device.flops
+    return Rates(
+        decode=DECODE_EFFICIENCY * sequences / max(reading, computing),
+        score=SCORE_MFU * device.flops / (2 * shape.matmul),
+        train=TRAIN_MFU * device.flops / (6 * shape.matmul * (_RECOMPUTE if checkpointing else 1)),
+    )
+
+
+def works(config: Any, training: Prompts, evaluation: Prompts | None, response_tokens: float | None) -> list[Work]:
+    """The stages of one iteration of an IterateConfig.
+
+    response_tokens: mean length of a response; None: as long as each stage allows, an upper bound.
+    """
+    length = min(response_tokens or config.generate.max_tokens, config.generate.max_tokens)
+    responses = training.rows * config.generate.samples
+    kinds = len([kind for kind in config.annotate.reward_kind if kind != "random"])
+    scored = 2 * kinds * (responses * length + training.rows * training.mean_tokens)
+    pair_tokens = int(2 * training.rows * (training.mean_tokens + length))
+    result = [
+        Work("generate", responses, training.mean_tokens, decoded=int(responses * length)),
+        Work("annotate", responses, training.mean_tokens, scored=int(scored)),
+        Work(
+            "train",
+            training.rows,
+            training.mean_tokens,
+            scored=pair_tokens,
+            trained=int(pair_tokens * config.train.epochs),
+        ),
+    ]
+    if evaluation is not None:
+        outputs = evaluation.rows * config.eval.samples
+        length = min(response_tokens or config.eval.max_tokens, config.eval.max_tokens)
+        asked = outputs * (2 if config.eval.both_orders else 1) * config.eval.judge_samples
+        requests = asked if config.eval.judge == "openai" else 0
+        result.append(Work("eval", outputs, evaluation.mean_tokens, decoded=int(outputs * length), requests=requests))
+    return result
+
+
+def seconds_of(work: Work, rates: Rates, devices: int, judge_concurrency: int) -> float:
+    """Without loading models. A judge answers in `_JUDGE_SECONDS`, an assumption."""
+    on_devices = work.decoded / rates.decode + work.scored / rates.score + work.trained / rates.train
+    return on_devices / devices + work.requests * _JUDGE_SECONDS / judge_concurrency
+
+
+def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, device: Device | None, shards: int) -> int:
+    """Peak bytes on one device: weights, states and the largest activations. device: None for a CPU.
+
+    shards: devices that training's weights and states are split over.
+    """
+    settings = config.eval if work.stage == "eval" else config.generate
+    process = _PROCESS if device is None else 0
+    weights = shape.parameters * weight_bytes
+    if work.stage == "train":
+        return process + _training_memory(work, config, shape, weight_bytes, shards)
+    if work.stage == "annotate":
+        return process + weights + _scoring_memory(config.annotate.batch_tokens, shape, weight_bytes, device is None)
+    if settings.sampler == "vllm" and device is not None:
+        return int(settings.gpu_memory * device.memory)  # the engine takes its share at once
+    return process + weights + _decoding_memory(work, settings, shape, weight_bytes)
+
+
+def _scoring_memory(batch_tokens: int, shape: ModelShape, weight_bytes: int, is_cpu: bool) -> int:
+    from icr_platform.engines.scoring.cpu_linear import lays_out
+
+    tokens = min(batch_tokens, 1024) if is_cpu else batch_tokens
+    logits = 4 * (2**22 if is_cpu else 2**26)  # held at once, float32
+    laid_out = weight_bytes * shape.matmul if is_cpu and weight_bytes == 4 and lays_out(shape.matmul) else 0
+    return laid_out + tokens * weight_bytes * (8 * shape.hidden + 4 * shape.intermediate) + 3 * logits
+
+
+def _decoding_memory(work: Work, settings: Any, shape: ModelShape, weight_bytes: int) -> int:
+    context = settings.max_tokens + int(_LONG_PROMPT * work.prompt_tokens)
+    cache: int = settings.batch_size * context * shape.layers * shape.key_value * weight_bytes
+    logits: int = settings.batch_size * shape.vocabulary * 4
+    return 2 * cache + 3 * logits  # the cache grows into a copy; logits are sorted
+
+
+def _training_memory(work: Work, config: Any, shape: ModelShape, weight_bytes: int, shards: int) -> int:
+    train = config.train
+    longest = min(train.max_length, int(_LONG_PROMPT * work.prompt_tokens) + config.generate.max_tokens)
+    tokens: int = 2 * train.batch_size * longest
+    states: int = shape.parameters * (weight_bytes if train.lora_rank else _TRAIN_BYTES) // shards
+    kept = 2 * shape.hidden if train.gradient_checkpointing else 10 * shape.hidden + 5 * shape.intermediate
+    logits = tokens * shape.vocabulary * 4 * 3  # TRL holds logits, their log-softmax and its gradient
+    return states + tokens * weight_bytes * kept * shape.layers + logits
+
+
+def training_files(
+    train: Any, pairs: int, parameters: int, adapter_parameters: int, stored_bytes: int, accelerate: Mapping[str, Any]
+) -> TrainingFiles:
+    """What training writes. train: a TrainSettings or TrainConfig.
+
+    adapter_parameters: of LoRA; ignored without it. stored_bytes: of a weight in the policy's own files. accelerate: the
+    settings of its accelerate config, empty without one.
+    """
+    trained = adapter_parameters if train.lora_rank else parameters
+    steps = optimizer_steps(train, pairs, int(accelerate.get("num_processes", 1)))
+    kind = str(accelerate.get("distributed_type", "NO"))
+    state_dict = str((accelerate.get("fsdp_config") or {}).get("fsdp_state_dict_type", ""))
+    is_twice = kind == "DEEPSPEED" or (kind == "FSDP" and state_dict == "FULL_STATE_DICT")
+    return TrainingFiles(
+        resume_point=trained * (_RESUME_BYTES_TWICE if is_twice else _RESUME_BYTES),
+        resume_points=min(2, (steps - 1) // train.save_steps),  # none after the last step
+        handed_over=4 * trained if accelerate else 0,
+        checkpoint=parameters * (4 if train.save_dtype == "trained" else stored_bytes),
+    )
+
+
+def optimizer_steps(train: Any, pairs: int, processes: int) -> int:
+    """Optimizer steps of a training, at least 1; each epoch's last one may be of fewer pairs.
+
+    >>> from icr_platform.core.config import TrainSettings
+    >>> optimizer_steps(TrainSettings(batch_size=2, accumulation=4, epochs=1.5), 33, 2)
+    5
+    """
+    batches = math.ceil(pairs / (train.batch_size * processes))
+    in_an_epoch = max(1, math.ceil(batches / train.accumulation))
+    steps: int = math.ceil(train.epochs * in_an_epoch)
+    return max(1, steps)
+
+
+def disk_of(work: Work, files: TrainingFiles) -> tuple[int, int]:
+    """Bytes of the artifacts that a stage leaves, and of what it has on the disk at its peak."""
+    if work.stage == "train":
+        return files.checkpoint, files.peak
+    kept = work.rows * _BYTES_PER_REWARD if work.stage == "annotate" else work.decoded * _BYTES_PER_RESPONSE_TOKEN
+    return kept, kept
+
+
+def disk_of_iterations(config: Any, plans: list[StagePlan], copies: int) -> tuple[int, int]:
+    """Bytes on the disk at the peak of an IterateConfig's run, and at its end. copies: of each artifact; 2 with MLflow's own.
+
+    Checkpoints that `keep_checkpoints` gives up go when their iteration is over and the next one needs them no more.
+    """
+    kept = {plan.work.stage: copies * plan.disk_bytes for plan in plans}
+    training = next(plan for plan in plans if plan.work.stage == "train")
+    needed = 2 if config.reward_reference == "previous" else 1  # of earlier policies, by the next iteration
+    limits = {"all": config.iterations, "last": needed, "best": needed + 1}
+    used, peak, held = kept.get("eval", 0), 0, 0
+    for _ in range(config.iterations):
+        used += kept["generate"] + kept["annotate"]
+        checkpoints = held * kept["train"]
+        peak = max(peak, used + checkpoints + training.disk_peak_bytes, used + checkpoints + kept["train"])
+        used += kept.get("eval", 0)
+        peak = max(peak, used + checkpoints + kept["train"])
+        held = min(held + 1, limits[config.keep_checkpoints])
+    at_the_end = config.iterations if config.keep_checkpoints == "all" else 1
+    return peak, used + at_the_end * kept["train"]

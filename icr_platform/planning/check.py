@@ -1,0 +1,372 @@
+"""Preflight of an `iterate` configuration: every input checked, the work counted, time, memory and disk predicted."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from icr_platform.core.config import IterateConfig, require
+from icr_platform.core.errors import InputError
+from icr_platform.models.loading import resolve_dtype
+from icr_platform.pipeline.runner import RunOptions, Session, open_session
+from icr_platform.planning.capacity import (
+    DECODE_EFFICIENCY,
+    DEVICES,
+    SCORE_MFU,
+    TRAIN_MFU,
+    Device,
+    ModelShape,
+    Prompts,
+    Rates,
+    StagePlan,
+    TrainingFiles,
+    Work,
+    disk_of,
+    disk_of_iterations,
+    memory_of,
+    model_shape,
+    rates_on_paper,
+    seconds_of,
+    training_files,
+    works,
+)
+
+T = TypeVar("T")
+_PROMPTS_TOKENISED = 200  # per language; the mean over them stands for all
+_CALIBRATION_PROMPTS = 64
+_SHARDED = ("FSDP", "DEEPSPEED")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What to predict for, beside the machine at hand.
+
+    calibrate: seconds of measuring the machine at hand; 0 measures nothing.
+    gpus, gpu: so many devices of that name (`capacity.DEVICES`); 0: those of the machine at hand.
+    response_tokens: mean length of a response; None: as long as the configuration allows.
+    """
+
+    calibrate: float = 0.0
+    gpus: int = 0
+    gpu: str = ""
+    response_tokens: float | None = None
+
+
+@dataclass(frozen=True)
+class PromptCount:
+    """Prompts of one purpose by language, the mean length of a rendered prompt in tokens, and some of them."""
+
+    by_language: dict[str, int]
+    mean_tokens: float
+    some: list[tuple[str, str]]
+
+    @property
+    def prompts(self) -> Prompts:
+        return Prompts(sum(self.by_language.values()), self.mean_tokens)
+
+
+class Preflight:
+    """Collects every problem instead of stopping at the first."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.remarks: list[str] = []
+
+    def attempt(self, action: Callable[[], T]) -> T | None:
+        """The action's result, or None when it found bad input."""
+        try:
+            return action()
+        except InputError as error:
+            if str(error) not in self.problems:
+                self.problems.append(str(error))
+            return None
+
+
+def check(config: IterateConfig, options: RunOptions, prediction: Prediction) -> int:
+    """Check `config` and print the plan. Returns the exit status: 0, or 2 when something must be mended first.
+
+    Raises:
+        InputError: the prediction is for devices nobody knows.
+    """
+    if prediction.gpus and prediction.gpu not in DEVICES:
+        raise InputError(f"icr check: --gpu is {prediction.gpu!r}; give one of {', '.join(DEVICES)}")
+    preflight = Preflight()
+    session = preflight.attempt(lambda: open_session(options))
+    if session is not None and preflight.attempt(lambda: require(config, "iterate")) is None and not preflight.problems:
+        _check_inputs(preflight, session, config, prediction)
+    if session is not None:
+        session.close()
+    for problem in preflight.problems:
+        print(f"icr: {problem}", file=sys.stderr)
+    return 2 if preflight.problems else 0
+
+
+def _check_inputs(preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction) -> None:
+    from icr_platform.models.loading import load_config, parameter_count
+    from icr_platform.pipeline.iterate import check_models
+
+    resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))
+    if resolved is None:
+        return
+    preflight.remarks += preflight.attempt(lambda: check_models(session, resolved)) or ()
+    size = preflight.attempt(lambda: parameter_count(resolved.policy))
+    training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
+    evaluation = None
+    if resolved.eval_prompts:
+        preflight.attempt(lambda: _validate_eval(resolved))
+        evaluation = preflight.attempt(
+            lambda: _count(preflight, resolved.policy, resolved.eval_prompts, resolved, True)
+        )
+    if size is not None and training is not None and not preflight.problems:
+        shape = model_shape(load_config(resolved.policy), size)
+        rates, source = _rates(resolved, shape, training, prediction)
+        plans = plan(resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction)
+        _print_counts(training, evaluation, preflight.remarks)
+        _print(session, resolved, plans, source, prediction)
+
+
+def _validate_eval(config: IterateConfig) -> None:
+    from icr_platform.core.config import EvalConfig
+    from icr_platform.evaluation.stage import validate
+
+    validate(
+        EvalConfig(
+            **dict(config.eval),
+            **config.chat(),
+            policy=config.policy,
+            prompts=config.eval_prompts,
+            reference_outputs=config.reference_outputs,
+            languages=config.eval_languages,
+            limit=config.eval_limit,
+        )
+    )
+
+
+def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, is_eval: bool) -> PromptCount:
+    from icr_platform.data.prompts import load_prompts
+    from icr_platform.models.chat import encode_prompt, prints_date
+    from icr_platform.models.loading import load_tokenizer
+
+    languages, limit = (config.eval_languages, config.eval_limit) if is_eval else (config.languages, config.limit)
+    prompts = load_prompts(path, languages, limit)
+    preflight.remarks.extend(prompts.notes)
+    rows = prompts.table.to_pandas()
+    tokenizer = load_tokenizer(policy, config)
+    if prints_date(tokenizer) and not is_eval:
+        preflight.remarks.append(
+            f"the chat template of {policy} prints the day's date; every prompt says {config.template_date} (template_date)"
+        )
+    some = rows.groupby("language", sort=False).head(_PROMPTS_TOKENISED)
+    mean = sum(len(encode_prompt(tokenizer, text)) for text in some["instruction"]) / max(len(some), 1)
+    counts = rows.groupby("language", sort=False).size()
+    shuffled = some.sample(min(len(some), _CALIBRATION_PROMPTS), random_state=0)
+    pairs = list(zip(shuffled["language"], shuffled["instruction"], strict=True))
+    return PromptCount({str(language): int(n) for language, n in counts.items()}, mean, pairs)
+
+
+def _rates(
+    config: IterateConfig, shape: ModelShape, training: PromptCount, prediction: Prediction
+) -> tuple[Rates | None, str]:
+    """Rates of one device, and where they are from."""
+    length = prediction.response_tokens or config.generate.max_tokens
+    if prediction.calibrate:
+        from icr_platform.planning.calibration import calibrate
+
+        rates = calibrate(config, training.some, length, prediction.calibrate)
+        return rates, "measured on this machine just now"
+    if prediction.gpus:
+        context = training.mean_tokens + length / 2
+        rates = rates_on_paper(shape, DEVICES[prediction.gpu], context, config.train.gradient_checkpointing)
+        return rates, (
+            f"from the data sheet of {prediction.gpu}, assuming {SCORE_MFU:.0%} MFU in annotate, {TRAIN_MFU:.0%} in train, "
+            f"{DECODE_EFFICIENCY:.0%} of the memory-bound decoding rate"
+        )
+    return None, ""
+
+
+def plan(
+    config: IterateConfig,
+    shape: ModelShape,
+    training: Prompts,
+    evaluation: Prompts | None,
+    rates: Rates | None,
+    prediction: Prediction,
+) -> list[StagePlan]:
+    """The stages of one iteration: tokens, seconds, peak memory of each device, disk."""
+    device, count = _devices(prediction)
+    weight_bytes = 2 if prediction.gpus else int(resolve_dtype(config.generate.dtype, "auto").itemsize)
+    files = _training_files(config, shape, training.rows)
+    plans = []
+    for work in works(config, training, evaluation, prediction.response_tokens):
+        busy = _busy(config, work, count)
+        kept, peak = disk_of(work, files)
+        plans.append(
+            StagePlan(
+                work=work,
+                devices=busy,
+                seconds=seconds_of(work, rates, busy, config.eval.judge_concurrency) if rates else None,
+                memory_bytes=memory_of(work, config, shape, weight_bytes, device, _shards(config, busy)),
+                disk_bytes=kept,
+                disk_peak_bytes=peak,
+            )
+        )
+    return plans
+
+
+def _training_files(config: IterateConfig, shape: ModelShape, pairs: int) -> TrainingFiles:
+    """What one training writes; pairs: at most one for each prompt."""
+    from icr_platform.training.launch import read_accelerate_config
+    from icr_platform.training.weights import adapter_parameters, stored_dtype
+
+    launched = config.train.accelerate_config
+    return training_files(
+        config.train,
+        pairs,
+        shape.parameters,
+        adapter_parameters(config.policy, config.train.lora_rank) if config.train.lora_rank else 0,
+        stored_dtype(config.policy).itemsize,
+        read_accelerate_config(Path(launched)) if launched else {},
+    )
+
+
+def _devices(prediction: Prediction) -> tuple[Device | None, int]:
+    """The device that is predicted for, None for a CPU, and how many there are."""
+    import torch
+
+    if prediction.gpus:
+        return DEVICES[prediction.gpu], prediction.gpus
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory
+        return Device(flops=0.0, bandwidth=0.0, memory=float(memory)), torch.cuda.device_count()
+    return None, 1
+
+
+def _busy(config: IterateConfig, work: Work, count: int) -> int:
+    """Devices that a stage keeps busy, of `count`."""
+    if work.stage == "train":
+        return count if config.train.accelerate_config else 1
+    if work.stage == "annotate":
+        on_ray, spanned = config.annotate, 1
+    else:
+        sampling = config.eval if work.stage == "eval" else config.generate
+        on_ray, spanned = sampling, sampling.tensor_parallel * sampling.data_parallel  # type: ignore[assignment]
+    workers = on_ray.concurrency or count if on_ray.execution == "ray" else 1
+    return max(1, min(count, workers * spanned))
+
+
+def _shards(config: IterateConfig, devices: int) -> int:
+    """Devices that training's weights and states are split over."""
+    if not config.train.accelerate_config:
+        return 1
+    from icr_platform.training.launch import read_accelerate_config
+
+    kind = str(read_accelerate_config(Path(config.train.accelerate_config)).get("distributed_type", "NO"))
+    return devices if kind in _SHARDED else 1
+
+
+def _print_counts(training: PromptCount, evaluation: PromptCount | None, remarks: list[str]) -> None:
+    console = _console()
+    for name, counts in (("training", training), ("evaluation", evaluation)):
+        if counts is not None:
+            listed = ", ".join(f"{language} {n:,}" for language, n in counts.by_language.items())
+            console.print(f"{name} prompts: {listed}; {counts.mean_tokens:.0f} tokens each")
+    for remark in remarks:
+        console.print(f"note: {remark}")
+
+
+def _print(
+    session: Session, config: IterateConfig, plans: list[StagePlan], source: str, prediction: Prediction
+) -> None:
+    from rich.table import Table
+
+    bound = "" if prediction.response_tokens else " at most"
+    device, count = _devices(prediction)
+    table = Table(title=f"arm {config.arm}: {config.iterations} iterations of", title_justify="left")
+    columns = (
+        "stage",
+        "rows",
+        f"tokens{bound}",
+        "devices",
+        f"time{bound}",
+        "memory",
+        f"disk{bound}",
+        "disk at its peak",
+    )
+    for column in columns:
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for item in plans:
+        time = duration(item.seconds) if item.seconds is not None else "-"
+        cells = [f"{item.work.rows:,}", f"{item.work.tokens:,}", str(item.devices), time]
+        sizes = (item.memory_bytes, item.disk_bytes, item.disk_peak_bytes)
+        table.add_row(item.work.stage, *cells, *(size(count) for count in sizes))
+    console = _console()
+    console.print(table)
+    if source:
+        total = config.iterations * sum(item.seconds or 0 for item in plans)
+        console.print(f"all iterations: {duration(total)}{bound}, loading not counted; tokens per second {source}")
+    else:
+        console.print("time: --calibrate 30 measures this machine; --gpus 8 --gpu H100 predicts from data sheets")
+    if not prediction.response_tokens:
+        console.print(
+            "every response counts as long as max_tokens; --response-tokens N says how long they are on average"
+        )
+    idle = [item.work.stage for item in plans if item.devices < count]
+    if idle:
+        console.print(
+            f"{', '.join(idle)}: not all of {count} GPUs; execution: ray with concurrency, or accelerate_config"
+        )
+    console.print(_capacity(session, config, plans, device))
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _capacity(session: Session, config: IterateConfig, plans: list[StagePlan], device: Device | None) -> str:
+    """Two lines that set the prediction against the disk and the memory there is."""
+    copies = 2 if session.tracker is not None and session.options.artifacts == "copy" else 1
+    disk, end = disk_of_iterations(config, plans, copies)
+    place = Path(config.output) if config.output else session.base
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    peak = max(item.memory_bytes for item in plans)
+    memory = int(device.memory) if device else _memory()
+    copied = "artifacts are copied to MLflow; --artifacts=reference halves it" if copies == 2 else "one copy"
+    smaller = "--train-save-steps above the number of steps, --keep-checkpoints last, --train-save-dtype stored or LoRA"
+    return (
+        f"disk: {size(disk)} at the peak, {size(end)} at the end ({copied}), {size(free)} free in {place}"
+        f"{'' if disk < free else f': TOO LITTLE, use {smaller}'}\n"
+        f"{'each GPU' if device else 'memory'}: {size(peak)} at the peak of {size(memory)}"
+        f"{'' if peak < memory else ': TOO LITTLE, use LoRA, gradient_checkpointing or more devices'}"
+    )
+
+
+def _memory() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def size(count: float) -> str:
+    """Bytes for a person: 16100000000 -> '16.1 GB'."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person: 5400 -> '1.5 h'."""
+    for unit, length in (("s", 60), ("min", 60), ("h", 48)):
+        if seconds < length:
+            return f"{seconds:.2g} {unit}" if seconds < 10 else f"{seconds:.0f} {unit}"
+        seconds /= 24 if unit == "h" else 60
+    return f"{seconds:.0f} days"

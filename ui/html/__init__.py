@@ -1,0 +1,1 @@
+"""HTML from untrusted text: templates, charts, style sheet and script."""

@@ -1,0 +1,1 @@
+"""What reviewers judge, their verdicts, and how far they agree."""

@@ -1,0 +1,1 @@
+"""Gradio, login and the HTTP side of the inspector."""

@@ -1,0 +1,1 @@
+"""What pages read: runs, artifacts and queries over them."""

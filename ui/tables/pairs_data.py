@@ -1,0 +1,374 @@
+"""What Pairs shows: a page of pairs under filters, one pair with all samples of its prompt, and its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from icr_platform.core.artifacts import Artifact
+from icr_platform.core.errors import InputError
+from icr_platform.core.schemas import DROPS
+from ui.tables.queries import Engine, Row, is_part, like_pattern, numbered_parts, parts_of
+from ui.tables.view import View
+
+PAGE_ROWS = 50
+SEARCH_SECONDS = 8.0
+_HEAD = 240  # characters of an instruction in a list
+_NUMBERS = ("margin", "chosen_reward", "rejected_reward", "chosen_characters", "rejected_characters")
+
+
+@dataclass(frozen=True)
+class PairTables:
+    """The artifacts of one iteration that Pairs and Margins read."""
+
+    prompts: Artifact
+    responses: Artifact
+    rewards: Artifact
+    preferences: Artifact
+    drops: Artifact
+
+
+class PairPage(NamedTuple):
+    """rows: language, prompt_id, instruction (cut) and the numbers of a pair, None for a dropped prompt. total: of all pages."""
+
+    rows: list[Row]
+    total: int
+
+
+@dataclass(frozen=True)
+class PairDetail:
+    """One prompt: its pair (None when it was dropped), all samples with rewards by kind, and what was dropped."""
+
+    language: str
+    prompt_id: str
+    instruction: str
+    english_instruction: str
+    source: str
+    pair: Row | None
+    samples: list[Row]
+    kinds: list[str]
+    drops: list[Row] = field(default_factory=list)
+
+
+class Condition(NamedTuple):
+    sql: str
+    parameters: list[Any]
+
+
+def pair_index(engine: Engine, tables: PairTables) -> str:
+    """Keys and numbers of every prompt, paired or dropped, in the order written; texts stay in the parts.
+
+    Prompts without a pair come from drops, so that a dropped prompt can be found too; `part` is null for them.
+    """
+    columns = ", ".join(_NUMBERS)
+    nothing = ", ".join(f"NULL AS {name}" for name in _NUMBERS)
+    sql = f"""
+        WITH pairs AS (
+            SELECT language, prompt_id, {columns}, length_penalty_alpha AS alpha, {numbered_parts(tables.preferences)} AS part,
+                   file_row_number AS row
+            FROM read_parquet(?, filename=true, file_row_number=true)
+        ), dropped AS (
+            SELECT DISTINCT language, prompt_id FROM {_dropped(engine, tables)}
+        )
+        SELECT row_number() OVER (ORDER BY part NULLS LAST, row, language, prompt_id) AS position, * FROM (
+            SELECT * FROM pairs
+            UNION ALL BY NAME
+            SELECT language, prompt_id, {nothing}, NULL AS alpha, NULL AS part, NULL AS row FROM dropped ANTI JOIN pairs USING (language, prompt_id)
+        ) ORDER BY position
+    """
+    return engine.materialise(_index_key(tables), sql, [_files(tables.preferences)])
+
+
+def _files(artifact: Artifact, numbers: list[int] | None = None) -> list[str]:
+    paths = parts_of(artifact, numbers)
+    if not paths:
+        raise InputError(f"The {artifact.table.name} of this run hold no rows.")
+    return paths
+
+
+def list_pairs(engine: Engine, tables: PairTables, view: View) -> PairPage:
+    """The page of pairs that the view asks for; the unfiltered, unsorted one is read from its parts at once."""
+    if not _is_narrowed(view):
+        return _as_written(engine, tables, view)
+    index = pair_index(engine, tables)
+    where = conditions(engine, tables, view)
+    direction = "ASC" if view.order == "asc" else "DESC"
+    order = f"{view.sort} {direction} NULLS LAST, position" if view.sort else "position"
+    seconds = SEARCH_SECONDS if view.q else 20.0
+    sql = f"SELECT *, count(*) OVER () AS total FROM {index} AS i WHERE {where.sql} ORDER BY {order} LIMIT {PAGE_ROWS} OFFSET ?"
+    rows = engine.select(sql, [*where.parameters, view.start], seconds)
+    total = rows[0]["total"] if rows else _count(engine, index, where, seconds) if view.start else 0
+    return PairPage(_with_instructions(engine, tables, rows), total)
+
+
+def _count(engine: Engine, index: str, where: Condition, seconds: float) -> int:
+    return int(
+        engine.select(f"SELECT count(*) AS n FROM {index} AS i WHERE {where.sql}", where.parameters, seconds)[0]["n"]
+    )
+
+
+def _is_narrowed(view: View) -> bool:
+    return view != View(experiment=view.experiment, run=view.run, iteration=view.iteration, start=view.start)
+
+
+def _as_written(engine: Engine, tables: PairTables, view: View) -> PairPage:
+    """Rows start .. start + 50 without an index: the manifest says how many rows each part has."""
+    wanted: list[int] = []
+    seen, skip = 0, 0
+    for number, rows in enumerate(part_rows(tables.preferences)):
+        if seen + rows > view.start and seen < view.start + PAGE_ROWS:
+            skip = view.start - seen if not wanted else skip
+            wanted.append(number)
+        seen += rows
+    if not wanted:
+        return PairPage([], tables.preferences.rows)
+    columns = ", ".join(_NUMBERS)
+    sql = f"""SELECT language, prompt_id, left(instruction, {_HEAD}) AS instruction, {columns}
+              FROM read_parquet(?) LIMIT {PAGE_ROWS} OFFSET ?"""
+    return PairPage(engine.select(sql, [parts_of(tables.preferences, wanted), skip]), tables.preferences.rows)
+
+
+def part_rows(artifact: Artifact) -> list[int]:
+    """Rows of each part, as the manifest counts them."""
+    from icr_platform.core.artifacts import MANIFEST, read_json
+
+    return [int(entry["rows"]) for entry in read_json(artifact.folder / MANIFEST)["parts"]]
+
+
+def conditions(engine: Engine, tables: PairTables, view: View) -> Condition:
+    """WHERE clause over the index `i` for the filters of a view."""
+    clauses = ["true"]
+    parameters: list[Any] = []
+
+    def add(sql: str, *values: Any) -> None:
+        clauses.append(sql)
+        parameters.extend(values)
+
+    if view.language:
+        add("i.language = ?", view.language)
+    if view.margin_min is not None:
+        add("i.margin >= ?", view.margin_min)
+    if view.margin_max is not None:
+        add("i.margin <= ?", view.margin_max)
+    if view.length_min is not None or view.length_max is not None:
+        low, high = view.length_min or 0, 2**31 - 1 if view.length_max is None else view.length_max
+        add("(i.chosen_characters BETWEEN ? AND ? OR i.rejected_characters BETWEEN ? AND ?)", low, high, low, high)
+    if view.dropped:
+        reason, values = ("", []) if view.dropped == "*" else (" AND d.reason = ?", [view.dropped])
+        sql = f"(i.language, i.prompt_id) IN (SELECT (d.language, d.prompt_id) FROM {_dropped(engine, tables)} AS d WHERE true{reason})"
+        add(sql, *values)
+    else:
+        add("i.margin IS NOT NULL")
+    _add_samples(add, tables, view)
+    _add_search(add, tables, view)
+    return Condition(" AND ".join(clauses), parameters)
+
+
+def _add_samples(add: Any, tables: PairTables, view: View) -> None:
+    """Prompts with any sample of that length and reward, the cell of the plot on Margins."""
+    bounds = (view.sample_length_min, view.sample_length_max, view.sample_reward_min, view.sample_reward_max)
+    if all(bound is None for bound in bounds):
+        return
+    names = ("r.character_count >= ?", "r.character_count < ?", "w.reward >= ?", "w.reward < ?")
+    asked = [(name, bound) for name, bound in zip(names, bounds, strict=True) if bound is not None]
+    within = " AND ".join(name for name, _ in asked)
+    language, values = ("AND r.language = ? AND w.language = ?", [view.language] * 2) if view.language else ("", [])
+    sql = f"""(i.language, i.prompt_id) IN (
+        SELECT (r.language, r.prompt_id) FROM read_parquet(?) AS r JOIN read_parquet(?) AS w USING (language, prompt_id, sample_index)
+        WHERE w.kind = (SELECT kind FROM read_parquet(?) LIMIT 1) AND {within} {language})"""
+    add(
+        sql,
+        _files(tables.responses),
+        _files(tables.rewards),
+        parts_of(tables.rewards, [0]),
+        *(v for _, v in asked),
+        *values,
+    )
+
+
+def _add_search(add: Any, tables: PairTables, view: View) -> None:
+    """Text anywhere in the prompt or in any of its responses."""
+    if not view.q:
+        return
+    pattern = like_pattern(view.q)
+    language, values = ("language = ? AND", [view.language]) if view.language else ("", [])
+    sql = f"""(i.language, i.prompt_id) IN (
+        SELECT (language, prompt_id) FROM read_parquet(?)
+        WHERE {language} (instruction ILIKE ? ESCAPE '!' OR english_instruction ILIKE ? ESCAPE '!' OR prompt_id = ?)
+        UNION ALL SELECT (language, prompt_id) FROM read_parquet(?) WHERE {language} response ILIKE ? ESCAPE '!')"""
+    add(sql, _files(tables.prompts), *values, pattern, pattern, view.q, _files(tables.responses), *values, pattern)
+
+
+def _with_instructions(engine: Engine, tables: PairTables, rows: list[Row]) -> list[Row]:
+    """The beginnings of the instructions of a page's rows, read from the parts that hold them."""
+    paired = [row for row in rows if row["part"] is not None]
+    found: dict[tuple[str, str], str] = {}
+    if paired:
+        numbers = sorted({row["part"] for row in paired})
+        keys = [f"{row['part']}/{row['row']}" for row in paired]
+        sql = f"""SELECT language, prompt_id, left(instruction, {_HEAD}) AS instruction
+                  FROM read_parquet(?, filename=true, file_row_number=true)
+                  WHERE file_row_number IN (SELECT unnest(?)) AND {numbered_parts(tables.preferences)} || '/' || file_row_number IN (SELECT unnest(?))"""
+        places = sorted({row["row"] for row in paired})
+        texts = engine.select(sql, [parts_of(tables.preferences, numbers), places, keys])
+        found = {(row["language"], row["prompt_id"]): row["instruction"] for row in texts}
+    unpaired = [row for row in rows if row["part"] is None]
+    if unpaired:
+        ids = [row["prompt_id"] for row in unpaired]
+        sql = f"SELECT language, prompt_id, left(instruction, {_HEAD}) AS instruction FROM read_parquet(?) WHERE prompt_id IN (SELECT unnest(?))"
+        texts = engine.select(sql, [_files(tables.prompts), ids])
+        found |= {(row["language"], row["prompt_id"]): row["instruction"] for row in texts}
+    return [{**row, "instruction": found.get((row["language"], row["prompt_id"]), "")} for row in rows]
+
+
+def pair_detail(engine: Engine, tables: PairTables, language: str, prompt_id: str) -> PairDetail:
+    """Everything about one prompt.
+
+    Raises:
+        InputError: this iteration has no such prompt in this language.
+    """
+    columns = "* EXCLUDE (chosen_token_ids, rejected_token_ids)"
+    known = _known_part(engine, tables, language, prompt_id)
+    pairs, part = _by_key(engine, tables.preferences, columns, language, prompt_id, known)
+    prompts, _ = _by_key(engine, tables.prompts, "*", language, prompt_id, part)
+    if not prompts:
+        raise InputError(
+            f"This iteration has no prompt {prompt_id[:80]!r} in {language[:40]!r}; open one from the list."
+        )
+    # Stages number their shards alike, so the same part is looked at first; a miss falls back on all parts.
+    responses, at = _by_key(engine, tables.responses, "* EXCLUDE (token_ids)", language, prompt_id, part)
+    rewards, _ = _by_key(engine, tables.rewards, "*", language, prompt_id, at)
+    drops = engine.select(
+        "SELECT sample_index, reason, detail FROM read_parquet(?) WHERE language = ? AND prompt_id = ? ORDER BY sample_index NULLS FIRST",
+        [_files(tables.drops), language, prompt_id],
+    ) if tables.drops.parts else []  # fmt: skip
+    kinds = list(dict.fromkeys(row["kind"] for row in rewards))
+    prompt = prompts[0]
+    return PairDetail(
+        language, prompt_id, prompt["instruction"], prompt["english_instruction"], prompt["source"],
+        pairs[0] if pairs else None, _ranked(responses, rewards, drops, kinds), kinds, drops,
+    )  # fmt: skip
+
+
+def _known_part(engine: Engine, tables: PairTables, language: str, prompt_id: str) -> int | None:
+    """Part of the pair, when the index is there already; a link opened first does not wait for it."""
+    key = _index_key(tables)
+    if not engine.is_materialised(key):
+        return None
+    sql = f"SELECT part FROM {pair_index(engine, tables)} WHERE language = ? AND prompt_id = ?"
+    rows = engine.select(sql, [language, prompt_id])
+    return rows[0]["part"] if rows else None
+
+
+def _index_key(tables: PairTables) -> str:
+    return f"pairs/{tables.preferences.digest}/{tables.drops.digest}"
+
+
+def _by_key(
+    engine: Engine, artifact: Artifact, columns: str, language: str, prompt_id: str, likely: int | None
+) -> tuple[list[Row], int | None]:
+    """Rows of a prompt and the part that holds them."""
+    sql = f"""SELECT {columns}, {numbered_parts(artifact)} AS part FROM read_parquet(?, filename=true)
+              WHERE language = ? AND prompt_id = ?"""
+    for parts in ([likely] if likely is not None and is_part(artifact, likely) else None, None):
+        paths = parts_of(artifact, parts)
+        rows = engine.select(sql, [paths, language, prompt_id]) if paths else []
+        if rows:
+            return rows, rows[0]["part"]
+    return [], None
+
+
+def _ranked(responses: list[Row], rewards: list[Row], drops: list[Row], kinds: list[str]) -> list[Row]:
+    """Samples by the reward that makes the pairs, the highest first; unscored ones last."""
+    by_sample: dict[int, dict[str, Row]] = {}
+    for row in rewards:
+        by_sample.setdefault(row["sample_index"], {})[row["kind"]] = row
+    dropped: dict[int, list[str]] = {}
+    for row in drops:
+        if row["sample_index"] is not None:
+            dropped.setdefault(row["sample_index"], []).append(row["reason"])
+    main = kinds[0] if kinds else ""
+    samples = []
+    for row in responses:
+        own: Mapping[str, Row] = by_sample.get(row["sample_index"], {})
+        samples.append(
+            {
+                **row,
+                "rewards": own,
+                "reward": own.get(main, {}).get("reward"),
+                "dropped": dropped.get(row["sample_index"], []),
+            }
+        )
+    return sorted(samples, key=lambda row: (row["reward"] is None, -(row["reward"] or 0.0), row["sample_index"]))
+
+
+class Neighbours(NamedTuple):
+    """Keys (language, prompt_id) before and after a prompt in the list a view shows, and its place in it from 1."""
+
+    before: tuple[str, str] | None
+    after: tuple[str, str] | None
+    place: int
+    total: int
+
+
+def neighbours(engine: Engine, tables: PairTables, view: View) -> Neighbours | None:
+    """Where the view's prompt stands in its own list; None when the filters leave it out."""
+    index = pair_index(engine, tables)
+    where = conditions(engine, tables, view)
+    direction = "ASC" if view.order == "asc" else "DESC"
+    order = f"{view.sort} {direction} NULLS LAST, position" if view.sort else "position"
+    sql = f"""
+        WITH listed AS (
+            SELECT language, prompt_id, row_number() OVER w AS place, count(*) OVER () AS total,
+                   lag(language) OVER w AS l0, lag(prompt_id) OVER w AS p0, lead(language) OVER w AS l1, lead(prompt_id) OVER w AS p1
+            FROM {index} AS i WHERE {where.sql} WINDOW w AS (ORDER BY {order})
+        ) SELECT * FROM listed WHERE prompt_id = ? AND language = ?"""
+    values = [*where.parameters, view.id, view.id_language]
+    rows = engine.select(sql, values, SEARCH_SECONDS if view.q else 20.0)
+    if not rows:
+        return None
+    row = rows[0]
+    before = (row["l0"], row["p0"]) if row["p0"] is not None else None
+    after = (row["l1"], row["p1"]) if row["p1"] is not None else None
+    return Neighbours(before, after, row["place"], row["total"])
+
+
+def drop_reasons(engine: Engine, tables: PairTables, language: str) -> list[Row]:
+    """reason, samples and prompts (rows without a sample) dropped, per reason; of one language or of all."""
+    sql = f"""SELECT reason, count(sample_index) AS samples, count(*) - count(sample_index) AS prompts
+              FROM {_dropped(engine, tables)} WHERE ? = '' OR language = ? GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 200"""
+    return engine.select(sql, [language, language])
+
+
+def _dropped(engine: Engine, tables: PairTables) -> str:
+    """Drops without their details, which only one prompt's page shows."""
+    sql = "SELECT language, prompt_id, sample_index, reason FROM read_parquet(?)"
+    if not tables.drops.parts:
+        return engine.keep("no-drops", DROPS.schema.empty_table())
+    return engine.materialise(f"drops/{tables.drops.digest}", sql, [_files(tables.drops)])
+
+
+def languages_of(engine: Engine, tables: PairTables) -> list[str]:
+    """Languages that have prompts in this iteration, English first."""
+    key = f"languages/{tables.prompts.digest}"
+    sql = "SELECT DISTINCT language FROM read_parquet(?)"
+    table = engine.materialise(key, sql, [_files(tables.prompts)])
+    rows = engine.select(f"SELECT language FROM {table} ORDER BY language <> 'en', language LIMIT 300")
+    return [row["language"] for row in rows]
+
+
+def languages_with(engine: Engine, tables: PairTables, prompt_id: str) -> list[str]:
+    """Languages that have a prompt, English first."""
+    sql = "SELECT DISTINCT language FROM read_parquet(?) WHERE prompt_id = ? ORDER BY language <> 'en', language"
+    return [row["language"] for row in engine.select(sql, [_files(tables.prompts), prompt_id])]
+
+
+def pair_of(engine: Engine, tables: PairTables, language: str, prompt_id: str) -> Row:
+    """The preference row of one prompt; raises InputError when it has none."""
+    columns = "* EXCLUDE (chosen_token_ids, rejected_token_ids)"
+    known = _known_part(engine, tables, language, prompt_id)
+    rows, _ = _by_key(engine, tables.preferences, columns, language, prompt_id, known)
+    if not rows:
+        raise InputError(f"This iteration has no pair for prompt {prompt_id[:80]!r} in {language[:40]!r}.")
+    return rows[0]

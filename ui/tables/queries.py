@@ -1,0 +1,149 @@
+"""DuckDB over Parquet artifacts; the only import of duckdb.
+
+A request is a query: nothing loads a whole table. Artifacts are sharded into many small parts, and opening a thousand of them costs
+up to a second, so what lists and histograms need (keys and numbers, never texts) is materialised once per artifact in memory, and
+texts are then read from the one part that holds them.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from icr_platform.core.artifacts import Artifact
+from icr_platform.core.errors import IcrError, InputError
+
+MEMORY_LIMIT = "450MB"
+MATERIALISED = 12
+"""Narrow tables kept; a million pairs take about 100 MB."""
+Row = dict[str, Any]
+
+
+class Engine:
+    """One in-memory DuckDB; a cursor a request, so that requests run side by side."""
+
+    def __init__(self, memory_limit: str = MEMORY_LIMIT, threads: int = 2) -> None:
+        self._connection = duckdb.connect(config={"memory_limit": memory_limit, "threads": threads})
+        for setting in (
+            "parquet_metadata_cache=true",
+            "autoinstall_known_extensions=false",
+            "preserve_insertion_order=true",
+        ):
+            self._connection.execute(f"SET {setting}")
+        self._tables: OrderedDict[str, str] = OrderedDict()
+        self._building: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+        self._number = 0
+
+    def select(self, sql: str, parameters: Sequence[Any] = (), seconds: float = 20.0) -> list[Row]:
+        """Rows of a query as dictionaries.
+
+        Raises:
+            InputError: a file vanished or is damaged, or the query took longer than `seconds`.
+        """
+        cursor = self._connection.cursor()
+        timer = threading.Timer(seconds, cursor.interrupt)
+        timer.start()
+        try:
+            found = cursor.execute(sql, list(parameters))
+            names = [column[0] for column in found.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+        except duckdb.InterruptException:
+            raise InputError(
+                f"This took longer than {seconds:.0f} s; narrow it, for example to one language."
+            ) from None
+        except duckdb.OutOfMemoryException:
+            raise IcrError(
+                "This needs more memory than the inspector takes; narrow it, for example to one language."
+            ) from None
+        except duckdb.Error as error:
+            reason = str(error).splitlines()[0][:200]
+            raise InputError(
+                f"The tables could not be read ({reason}); were they moved or deleted while open?"
+            ) from error
+        finally:
+            timer.cancel()
+            cursor.close()
+
+    def keep(self, key: str, table: pa.Table) -> str:
+        """Name of an in-memory table with the rows of a small table."""
+        with self._lock:
+            known = self._tables.get(key)
+        if known:
+            return known
+        with self._lock:
+            self._number += 1
+            name = f"narrow_{self._number}"
+        cursor = self._connection.cursor()
+        try:
+            cursor.register(f"{name}_source", table)
+            cursor.execute(f"CREATE TABLE {name} AS SELECT * FROM {name}_source")
+            cursor.unregister(f"{name}_source")
+        finally:
+            cursor.close()
+        with self._lock:
+            self._tables[key] = name
+        return name
+
+    def is_materialised(self, key: str) -> bool:
+        with self._lock:
+            return key in self._tables
+
+    def materialise(self, key: str, sql: str, parameters: Sequence[Any] = ()) -> str:
+        """Name of an in-memory table that holds the query's result, built once per key; the oldest ones are dropped."""
+        with self._lock:
+            if key in self._tables:
+                self._tables.move_to_end(key)
+                return self._tables[key]
+            building = self._building.setdefault(key, threading.Lock())
+        with building:
+            with self._lock:
+                if key in self._tables:
+                    return self._tables[key]
+                self._number += 1
+                name = f"narrow_{self._number}"
+            self.select(f"CREATE TABLE {name} AS {sql}", parameters, seconds=120.0)
+            with self._lock:
+                self._tables[key] = name
+                self._building.pop(key, None)
+                old = [self._tables.popitem(last=False)[1] for _ in range(len(self._tables) - MATERIALISED)]
+        for stale in old:
+            self.select(f"DROP TABLE {stale}")
+        return name
+
+
+def parts_of(artifact: Artifact, numbers: Sequence[int] | None = None) -> list[str]:
+    """Paths of an artifact's parts, or of some, as the parameter of `read_parquet(?)`."""
+    paths = artifact.parts if numbers is None else [artifact.parts[number] for number in numbers]
+    return [str(path) for path in paths]
+
+
+def is_part(artifact: Artifact, number: int) -> bool:
+    return 0 <= number < len(artifact.parts)
+
+
+def numbered_parts(artifact: Artifact) -> str:
+    """SQL that turns `filename` into the part's number: parts are named part-00000.parquet ..."""
+    return "CAST(regexp_extract(filename, 'part-(\\d+)\\.parquet$', 1) AS INTEGER)"
+
+
+def like_pattern(text: str) -> str:
+    """Pattern for `ILIKE ? ESCAPE '!'` that finds `text` anywhere, its own wildcards taken literally.
+
+    >>> like_pattern("50%_!")
+    '%50!%!_!!%'
+    """
+    for special in ("!", "%", "_"):
+        text = text.replace(special, "!" + special)
+    return f"%{text}%"
+
+
+def finite(value: float | None) -> float | None:
+    """None for NaN and infinities, which DuckDB returns for correlations of constants."""
+    return value if value is not None and math.isfinite(value) else None

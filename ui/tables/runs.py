@@ -1,0 +1,187 @@
+"""Which arms, iterations, stages and artifacts there are, and where an artifact lies; read through `icr_platform.tracking.tracker`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from icr_platform.core.artifacts import Artifact, open_artifact
+from icr_platform.core.errors import InputError
+from icr_platform.core.schemas import TABLES
+from icr_platform.tracking.tracker import RunRecord, TrackingReader
+
+STAGE_OF = {
+    "prompts": "generate",
+    "responses": "generate",
+    "rewards": "annotate",
+    "preferences": "annotate",
+    "drops": "annotate",
+    "outputs": "eval",
+    "judgments": "eval",
+    "scores": "eval",
+}
+FRESH_SECONDS = 5.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage run. `holder` is the run with its artifacts and parameters: itself, or the one it was reused from."""
+
+    name: str
+    run: RunRecord
+    holder: RunRecord
+
+
+@dataclass(frozen=True)
+class Iteration:
+    number: int
+    run: RunRecord
+    stages: Mapping[str, Stage]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm of an experiment with its iterations in order."""
+
+    run: RunRecord
+    experiment: str
+    iterations: tuple[Iteration, ...]
+
+    @property
+    def name(self) -> str:
+        return self.run.tags.get("icr.arm", self.run.name)
+
+    def iteration(self, number: int) -> Iteration:
+        """Raises InputError when the arm has no such iteration."""
+        for iteration in self.iterations:
+            if iteration.number == number:
+                return iteration
+        known = ", ".join(str(iteration.number) for iteration in self.iterations) or "none yet"
+        raise InputError(f"This run has no iteration {number}; it has: {known}.")
+
+    def languages(self) -> list[str]:
+        """Language codes with a metric of any kind, English first."""
+        from icr_platform.core.languages import NAMES
+
+        codes = {name.rsplit("/", 1)[-1] for t in self.iterations for name in t.run.metrics if "/" in name}
+        return sorted(codes & set(NAMES), key=lambda code: (code != "en", code))
+
+
+class Catalogue:
+    """The runs of a tracking store, remembered for a few seconds so that a click does not ask the store again."""
+
+    def __init__(self, reader: TrackingReader, cache: Path, experiment: str = "") -> None:
+        self.reader, self.cache, self.experiment = reader, cache, experiment
+        self._remembered: dict[tuple[str, str], tuple[float, object]] = {}
+        self._lock = threading.Lock()
+
+    def experiments(self) -> dict[str, str]:
+        """Names of the experiments by id; only the one asked for on the command line, if any."""
+        found = self._recall(("experiments", ""), self.reader.experiments)
+        return {key: name for key, name in found.items() if not self.experiment or name == self.experiment}
+
+    def arms(self, experiment: str = "") -> list[RunRecord]:
+        """Arm runs of one experiment (by name), or of all, the newest first; deleted ones are left out."""
+        ids = [key for key, name in self.experiments().items() if not experiment or name == experiment]
+        if not ids:
+            return []
+        return self._recall(("arms", ",".join(ids)), lambda: self.reader.arms(ids))
+
+    def arm(self, run_id: str) -> Arm:
+        """Raises InputError for a run that does not exist, was deleted, or is no arm."""
+        return self._recall(("arm", run_id), lambda: self._arm(run_id))
+
+    def _arm(self, run_id: str) -> Arm:
+        run = self.reader.run(run_id)
+        if run.deleted:
+            raise InputError(f"Run {run_id} was deleted from MLflow; restore it there, or choose another run.")
+        if run.tags.get("icr.kind") != "arm":
+            raise InputError(f"Run {run_id} is no arm of `icr iterate`; choose a run in the list.")
+        iterations = [self._iteration(child) for child in self.reader.children(run) if _is_iteration(child)]
+        ordered = sorted(iterations, key=lambda iteration: iteration.number)
+        return Arm(run, self.experiments().get(run.experiment_id, run.experiment_id), tuple(ordered))
+
+    def _iteration(self, run: RunRecord) -> Iteration:
+        stages: dict[str, Stage] = {}
+        for child in reversed(self.reader.children(run)):  # oldest first: a later attempt replaces an earlier one
+            name = child.tags.get("icr.stage", "")
+            reused = child.tags.get("icr.reused_run")
+            if name:
+                stages[name] = Stage(name, child, self.reader.run(reused) if reused else child)
+        return Iteration(int(run.tags["icr.iteration"]), run, stages)
+
+    def artifact(self, iteration: Iteration, name: str) -> Artifact:
+        """The finished artifact `name` of an iteration, checked against its manifest.
+
+        Raises:
+            InputError: the stage did not run, has not finished, or the artifact is of another schema version or damaged.
+            TrackingError: the artifact store does not answer.
+        """
+        stage = iteration.stages.get(STAGE_OF[name])
+        if stage is None:
+            raise InputError(_absent(iteration, STAGE_OF[name]))
+        if stage.run.status != "FINISHED":
+            raise InputError(
+                f"{stage.name.capitalize()} of iteration {iteration.number} is {stage.run.status.lower()}, not finished: "
+                "its tables appear when it is."
+            )
+        key = ("artifact", f"{stage.holder.run_id}/{name}")
+        return self._recall(key, lambda: self._open(stage, name))
+
+    def _open(self, stage: Stage, name: str) -> Artifact:
+        return open_artifact(self._folder(stage.holder, name), TABLES[name])
+
+    def local_path(self, uri: str) -> Path:
+        """Where the artifact behind `runs:/RUN_ID/NAME/...` lies on this machine; what follows NAME is kept as it is.
+
+        Raises:
+            InputError: no such run.
+            TrackingError: the store does not answer, or has no such artifact.
+        """
+        run_id, _, path = uri.removeprefix("runs:/").partition("/")
+        name, _, inside = path.partition("/")
+        if not name:
+            raise InputError(f"{uri} names no artifact of the run, as in runs:/{run_id}/outputs")
+        folder = self._recall(("path", f"{run_id}/{name}"), lambda: self._folder(self.reader.run(run_id), name))
+        return folder / inside if inside else folder
+
+    def _folder(self, holder: RunRecord, name: str) -> Path:
+        reference = holder.tags.get(f"icr.artifact.{name}")
+        return Path(reference) if reference else self.reader.artifact(holder.run_id, name, self.cache)
+
+    def _recall(self, key: tuple[str, str], ask: Callable[[], T]) -> T:
+        with self._lock:
+            known = self._remembered.get(key)
+        if known is not None and time.monotonic() - known[0] < FRESH_SECONDS:
+            return known[1]  # type: ignore[return-value]
+        value = ask()
+        with self._lock:
+            self._remembered[key] = (time.monotonic(), value)
+            if len(self._remembered) > 1000:
+                self._remembered.clear()
+        return value
+
+    def close(self) -> None:
+        """Remove the copies of remote artifacts."""
+        self.reader.close()
+
+    def forget(self) -> None:
+        """Ask the store again next time."""
+        with self._lock:
+            self._remembered.clear()
+
+
+def _is_iteration(run: RunRecord) -> bool:
+    return run.tags.get("icr.kind") == "iteration" and run.tags.get("icr.iteration", "").isdigit()
+
+
+def _absent(iteration: Iteration, stage: str) -> str:
+    if iteration.number == 0 and stage in ("generate", "annotate"):
+        return "Iteration 0 is the starting policy: it was only evaluated, so it has no samples and no pairs. Choose iteration 1."
+    flag = {"eval": "--eval-prompts"}.get(stage, "--config")
+    return f"Iteration {iteration.number} has no {stage} run; run `icr iterate {flag} ...` to make one."

@@ -1,0 +1,136 @@
+"""What lies behind a run's parameters: the evaluation prompts (English, data set) and the reference outputs.
+
+They are files of the user or another run's artifacts (`runs:/RUN_ID/outputs`). They may be gone, or on another machine; then the
+pages say so and go on without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from icr_platform.core.artifacts import Artifact
+from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.schemas import PROMPTS
+from icr_platform.data.prompts import load_prompts
+from icr_platform.data.reference_outputs import ReferenceOutputs, load_reference_outputs
+from ui.tables.queries import Engine, parts_of
+from ui.tables.runs import Catalogue, Iteration
+
+EMPTY = PROMPTS.schema.empty_table()
+"""Stands for evaluation prompts that cannot be read, or that nobody asks for."""
+_KEPT = 64  # files of reference outputs held in memory
+
+
+class EvalPrompts(NamedTuple):
+    """What is known of the evaluation prompts beside the instructions. note: why nothing is known, else ''."""
+
+    table: pa.Table
+    """As schemas.PROMPTS, empty when they cannot be read."""
+    english: Mapping[str, str]
+    """English instruction by prompt id."""
+    note: str
+
+
+class ReferenceText(NamedTuple):
+    """text: the reference output, None when it cannot be read; note: why not, else ''."""
+
+    text: str | None
+    note: str
+
+
+def eval_prompts(catalogue: Catalogue, iteration: Iteration) -> EvalPrompts:
+    """The prompts this iteration was evaluated on."""
+    try:
+        path = _local(catalogue, iteration, "prompts")
+    except IcrError as error:
+        return EvalPrompts(EMPTY, {}, f"The evaluation prompts cannot be read: {error}.")
+    if not Path(path).is_absolute() or not _exists(path):
+        return EvalPrompts(
+            EMPTY,
+            {},
+            f"The evaluation prompts ({path or 'not recorded'}) are not on this machine.",
+        )
+    return _eval_prompts(path, Path(path).stat().st_mtime)
+
+
+@lru_cache(maxsize=8)
+def _eval_prompts(path: str, modified: float) -> EvalPrompts:
+    try:
+        table = load_prompts(path).table
+    except (InputError, OSError) as error:
+        return EvalPrompts(EMPTY, {}, f"The evaluation prompts cannot be read: {error}.")
+    ids, texts = table["prompt_id"].to_pylist(), table["english_instruction"].to_pylist()
+    return EvalPrompts(table, dict(zip(ids, texts, strict=True)), "")
+
+
+def reference_output(
+    engine: Engine,
+    catalogue: Catalogue,
+    iteration: Iteration,
+    language: str,
+    prompt_id: str,
+    sample_index: int = 0,
+) -> ReferenceText:
+    """The output that the judge compared with."""
+    outputs = catalogue.artifact(iteration, "outputs")
+    try:
+        path = _local(catalogue, iteration, "reference_outputs")
+    except IcrError as error:
+        return ReferenceText(None, f"The reference outputs cannot be read: {error}.")
+    place = path.replace("{language}", language)
+    if not Path(place).is_absolute() or not _exists(place):
+        return ReferenceText(None, f"The reference outputs ({path or 'none recorded'}) are not on this machine.")
+    try:
+        found = _references(
+            engine, path, language, (path, Path(place).stat().st_mtime, language, outputs.digest), outputs
+        )
+    except (InputError, OSError) as error:
+        return ReferenceText(None, f"The reference outputs cannot be read: {error}.")
+    text = found.get(language, prompt_id, sample_index)
+    return ReferenceText(text, "" if text is not None else "The reference outputs have none for this prompt.")
+
+
+_remembered: dict[tuple[str, float, str, str], ReferenceOutputs] = {}
+
+
+def _references(
+    engine: Engine, path: str, language: str, key: tuple[str, float, str, str], outputs: Artifact
+) -> ReferenceOutputs:
+    """Reference outputs of one language, joined to the prompts that were really answered."""
+    if key not in _remembered:
+        sql = "SELECT prompt_id, instruction FROM read_parquet(?) WHERE language = ?"
+        rows = engine.select(sql, [parts_of(outputs), language])
+        if len(_remembered) >= _KEPT:
+            _remembered.clear()
+        _remembered[key] = load_reference_outputs(
+            path, {language: {row["prompt_id"]: row["instruction"] for row in rows}}
+        )
+    return _remembered[key]
+
+
+def _local(catalogue: Catalogue, iteration: Iteration, name: str) -> str:
+    """Absolute path behind a parameter, which is written as its user gave it; '' when it has none.
+
+    Raises IcrError when it names a run whose artifact cannot be had.
+    """
+    stage = iteration.stages.get("eval")
+    params = stage.holder.params if stage else {}
+    value = params.get(f"eval.{name}", "")
+    if value.startswith("demo:"):
+        value = f".icr/demo-{params.get('eval.seed', '42')}/{value.removeprefix('demo:')}"
+    if value.startswith("runs:/"):
+        return str(catalogue.local_path(value))
+    is_path = value and "://" not in value
+    return str(Path(value).absolute()) if is_path else value
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # such as a name that is too long
+        return False

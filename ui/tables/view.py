@@ -1,0 +1,151 @@
+"""What a page shows, exactly as its URL says. A view is the only state of a page, so every link opens the same view again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+LONGEST_TEXT = 8000
+SORTS = {
+    "": "as written",
+    "margin": "margin",
+    "chosen_reward": "chosen reward",
+    "rejected_reward": "rejected reward",
+    "chosen_characters": "chosen length",
+    "rejected_characters": "rejected length",
+    "language": "language",
+    "prompt_id": "prompt id",
+}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "sort": tuple(SORTS),
+    "order": ("", "asc", "desc"),
+    "measure": ("", "judge", "reward"),
+    "flow": ("", *(f"{a}-{b}" for a in ("win", "tie", "loss") for b in ("win", "tie", "loss"))),
+    "queue": ("", "random", "smallest-margin", "largest-margin", "regressions", "disagree"),
+    "open": ("", "1"),
+    "rank": ("", "worse", "better", "largest"),
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """A page's query string. Empty text and None mean 'not asked for'."""
+
+    experiment: str = ""
+    run: str = ""
+    iteration: int | None = None
+    language: str = ""
+    id: str = ""
+    id_language: str = ""
+    """Language of the prompt `id`; `language` is the list's filter."""
+    margin_min: float | None = None
+    margin_max: float | None = None
+    length_min: int | None = None
+    """Characters of the chosen or the rejected response."""
+    length_max: int | None = None
+    sample_length_min: int | None = None
+    """Characters of any sample of the prompt, together with its reward; how a cell of Margins opens its pairs."""
+    sample_length_max: int | None = None
+    sample_reward_min: float | None = None
+    sample_reward_max: float | None = None
+    dropped: str = ""
+    """Reason for which a sample of the prompt, or the prompt, was dropped; '*' is any."""
+    q: str = ""
+    sort: str = ""
+    order: str = ""
+    start: int = 0
+    """Rows to skip, the page's first row."""
+    base: int | None = None
+    """Regressions: the iteration compared from."""
+    base_run: str = ""
+    measure: str = ""
+    flow: str = ""
+    source: str = ""
+    rank: str = ""
+    queue: str = ""
+    """Spot-check: what comes next, see ui.review.items.QUEUES; '' is random."""
+    overlap: int | None = None
+    """Spot-check: percent of items that every reviewer gets."""
+    open: str = ""
+    """Spot-check: '1' shows which side is which."""
+
+    def query(self, **changes: Any) -> str:
+        """The query string of this view with some fields changed, '' when nothing is asked for."""
+        view = replace(self, **changes)
+        found = [(field.name, getattr(view, field.name)) for field in fields(view)]
+        kept = [
+            (name, _written(value))
+            for name, value in found
+            if value not in ("", None) and (name, value) != ("start", 0)
+        ]
+        return "?" + urlencode(kept) if kept else ""
+
+    def link(self, page: str, **changes: Any) -> str:
+        """Address of `page` ('' is Overview) with this view, some fields changed."""
+        return f"/{page}{self.query(**changes)}"
+
+    def without_filters(self, **changes: Any) -> View:
+        """The same run, iteration and language, nothing else."""
+        kept = View(self.experiment, self.run, self.iteration, self.language)
+        return replace(kept, **changes)
+
+
+class Parsed(NamedTuple):
+    """A view, and a sentence for each parameter that made no sense and was left out."""
+
+    view: View
+    problems: tuple[str, ...]
+
+
+def parse_view(params: Mapping[str, str]) -> Parsed:
+    """The view a URL asks for. Nonsense is left out and named, never raised.
+
+    >>> parse_view({"iteration": "two", "language": "es"}).problems
+    ("The address says iteration='two', which is no whole number from 0; it was left out.",)
+    """
+    values: dict[str, Any] = {}
+    problems = []
+    for field in fields(View):
+        text = params.get(field.name, "").replace("\x00", "")
+        if text == "":
+            continue
+        value, wanted = _PARSERS[field.type if isinstance(field.type, str) else "str"](field.name, text)
+        if wanted:
+            problems.append(f"The address says {field.name}={text[:60]!r}, which is {wanted}; it was left out.")
+        else:
+            values[field.name] = value
+    return Parsed(View(**values), tuple(problems))
+
+
+def _written(value: object) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _text(name: str, text: str) -> tuple[Any, str]:
+    if name in CHOICES and text not in CHOICES[name]:
+        return None, "none of " + ", ".join(choice for choice in CHOICES[name] if choice)
+    return (None, f"longer than {LONGEST_TEXT} characters") if len(text) > LONGEST_TEXT else (text, "")
+
+
+def _whole(name: str, text: str) -> tuple[Any, str]:
+    is_fine = text.isascii() and text.isdigit() and len(text) < 10
+    return (int(text), "") if is_fine else (None, "no whole number from 0")
+
+
+def _number(name: str, text: str) -> tuple[Any, str]:
+    try:
+        value = float(text)
+    except ValueError:
+        return None, "no number"
+    return (value, "") if math.isfinite(value) else (None, "no finite number")
+
+
+_PARSERS: dict[str, Callable[[str, str], tuple[Any, str]]] = {
+    "str": _text,
+    "int": _whole,
+    "int | None": _whole,
+    "float | None": _number,
+}
