@@ -155,16 +155,12 @@ class _Gap:
 
 def _finite_bounds(reward: FloatArray, bounds: tuple[float, float]) -> tuple[float, float]:
     low, high = map(float, bounds)
-    if not low <= high:
+    if not low <= high or low == math.inf or high == -math.inf:
         raise InputError(f"bounds of alpha are ({low}, {high}): give the lower one first, e.g. (-1, 1)")
     spread = np.nanmax(reward, axis=1) - np.nanmin(reward, axis=1) if len(reward) else np.zeros(1)
     # Lengths are whole, so two lines cross no farther from 0 than their rewards differ: beyond it nothing changes.
-    farthest = float(spread.max()) + 1.0
-    if math.isinf(low):
-        low = min(-farthest, high)
-    if math.isinf(high):
-        high = max(farthest, low)
-    return low, high
+    farthest = 2 * float(spread.max()) + 1.0
+    return max(low, min(-farthest, high)), min(high, max(farthest, low))
 
 
 def _steps(
@@ -186,6 +182,8 @@ def _walk_upper_envelope(
     """Follow each prompt's topmost line from low to high, all prompts a step at a time (gift wrapping)."""
     top = extremes(length_controlled(reward, length, low), finite).highest
     rows = np.arange(len(reward))
+    # Beside a large product of bound and length rewards are rounded away: lines of one length keep their order all the same.
+    top = extremes(reward, finite & (length == length[rows, top][:, None])).highest
     start_length = int(length[rows, top].sum())
     here = np.full(len(reward), low)
     alphas, jumps = [np.empty(0)], [np.empty(0)]

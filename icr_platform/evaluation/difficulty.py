@@ -88,7 +88,7 @@ def read_difficulty(path: Path, instructions: Instructions) -> Difficulties:
     values = {key: _number(path, row, columns) for row, keys in zip(rows, owners, strict=True) for key in keys}
     if columns.key != _INDEX:
         _check_ids_are_no_places(path, columns, values, english)
-    unused = [name for name in names if name not in (*columns, "is_switched")]
+    unused = [name for name in names if name and name not in (*columns, "is_switched")]
     notes = [f"{path}: columns not used: {', '.join(unused)}"] if unused else []
     return Difficulties(values, (*notes, *_coverage(path, columns, values, instructions)))
 
@@ -180,7 +180,8 @@ def _number(path: Path, row: _Line, columns: _Columns) -> float:
 def _check_ids_are_no_places(
     path: Path, columns: _Columns, values: Mapping[Key, float], english: Mapping[str, str]
 ) -> None:
-    """Refuse AlpacaEval's file with its `index` renamed: 805 ids in a row that are off by the same number for every prompt."""
+    """Refuse AlpacaEval's file with its `index` renamed, or some rows of it: ids beside those that AlpacaEval's prompts have, which are
+    their places and one number more for every prompt."""
     places = {digest: place for place, digest in enumerate(alpacaeval_digests())}
     ids = {int(key) for language, key in values if language == ENGLISH and _NUMBER.fullmatch(key)}
     shifts = {
@@ -188,10 +189,13 @@ def _check_ids_are_no_places(
         for key, text in english.items()
         if (place := places.get(instruction_digest(text))) is not None
     }
-    if len(ids) == len(places) == max(ids) - min(ids) + 1 and shifts.isdisjoint({min(ids), None}) and len(shifts) == 1:
+    first = next(iter(shifts), None)
+    if len(shifts) != 1 or first is None or not ids or max(ids) - min(ids) >= len(places):
+        return
+    if min(ids) < first or max(ids) >= first + len(places):
         raise InputError(
             f"{path}: column {columns.key!r} counts from {min(ids)} to {max(ids)}, but the ids of AlpacaEval's instructions in these "
-            f"prompts start at {shifts.pop()}; if the column is AlpacaEval's place, call it {_INDEX!r}"
+            f"prompts start at {first}; if the column is AlpacaEval's place, call it {_INDEX!r}"
         )
 
 

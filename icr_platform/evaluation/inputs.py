@@ -20,6 +20,7 @@ from icr_platform.engines.judging.pairwise import Template, load_template
 from icr_platform.engines.sampling.sampler import check_policy
 from icr_platform.evaluation.difficulty import Instructions, read_difficulty
 from icr_platform.evaluation.scores import LengthControl
+from icr_platform.evaluation.win_rate import check_anchors
 from icr_platform.models.chat import require_roles
 from icr_platform.models.loading import check_weights, load_tokenizer
 
@@ -128,6 +129,10 @@ def _read_control(config: EvalConfig, instructions: Instructions) -> tuple[Lengt
         missing = [name for name in _ANCHORS if name not in anchors.columns]
         if missing:
             raise InputError(f"{config.anchors}: column {missing[0]!r} is missing; give {', '.join(_ANCHORS)}")
+        try:
+            check_anchors(anchors)
+        except InputError as error:
+            raise InputError(f"{config.anchors}: {error}") from error
         if found is None:
             notes += (
                 f"{config.anchors}: not used: anchors hold where every prompt has a difficulty; give --difficulty",

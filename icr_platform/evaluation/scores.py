@@ -152,7 +152,8 @@ def _length_ratio(language: str, lengths: pd.DataFrame) -> Score:
     """Mean length of the outputs over that of the reference outputs, of every prompt that was to be judged."""
     means = lengths.groupby("prompt_id", sort=False)[_LENGTHS].mean()
     ours, theirs = (means[name].mean() for name in _LENGTHS)
-    return Score(language, "length/ratio", float(ours / theirs), None, len(means), "")
+    ratio, flag = (float(ours / theirs), "") if theirs else (None, "every reference output is empty")
+    return Score(language, "length/ratio", ratio, None, len(means), flag)
 
 
 def _difficulty(

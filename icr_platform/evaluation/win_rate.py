@@ -258,6 +258,12 @@ def _regression(
     return _Regression(values[scored], difference, None if term is None else term[scored], features, targets), flags
 
 
+def check_anchors(anchors: Columns) -> None:
+    """Raise InputError where `length_controlled_win_rate` would, that is, after everything was judged."""
+    if not len(_anchor_rows(anchors, with_difficulty=True)[1]):
+        raise InputError("anchors: no rows: give the baselines' annotations")
+
+
 def _anchor_rows(anchors: Columns | None, with_difficulty: bool) -> tuple[FloatArray, FloatArray]:
     """Features [m, K] and targets [m] of the anchors; their model term is 0."""
     if anchors is None:
@@ -274,6 +280,11 @@ def _anchor_rows(anchors: Columns | None, with_difficulty: bool) -> tuple[FloatA
             row = int(np.flatnonzero(~np.isfinite(columns[name]))[0])
             raise InputError(f"anchors: row {row}: {name} is not a finite number")
     targets = columns.pop("preference")
+    wrong = np.flatnonzero((targets < 0) | (targets > 1))
+    if len(wrong):  # AlpacaEval's annotations count from 1 to 2
+        raise InputError(
+            f"anchors: row {wrong[0]}: preference is {targets[wrong[0]]}: give it in [0, 1], 1 where the baseline wins"
+        )
     columns["std_delta_len"] = np.tanh(columns["std_delta_len"])
     return np.column_stack([*columns.values(), np.zeros(len(targets))]), targets
 

@@ -108,8 +108,8 @@ def _forms(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms | None:
     binding = _binding(tokenizer)
     if roles not in binding.forms:
         binding.forms[roles] = None
-        # Quotes and a backslash come out otherwise when a list is printed as Python or JSON.
-        probes = [f'\u2042{number} it\'s a "probe" \\ {number}\u2042' for number in range(len(roles))]
+        # Quotes and a backslash come out otherwise when a list is printed as Python or JSON; some templates keep one line.
+        probes = [f'\u2042{number} it\'s a "probe" \\\n\n<of> lines {number}\u2042' for number in range(len(roles))]
         messages = [{"role": role, "content": probe} for role, probe in zip(roles, probes, strict=True)]
         kinds = list(dict.fromkeys(roles))
         for as_parts in product((False, True), repeat=len(kinds)):

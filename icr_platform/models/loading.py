@@ -230,6 +230,8 @@ def check_weights(model: str, is_loaded_by_vllm: bool = False) -> tuple[str, ...
         return ()
     skeleton = _skeleton(base, config)
     unexpected = load_headers(base, skeleton, read_headers(files))
+    if adapter and not any(adapter.folder.glob("adapter_model.*")):
+        raise InputError(f"{adapter.folder / ADAPTER_WEIGHTS}: missing; fetch the adapter again")
     if adapter and (adapter.folder / ADAPTER_WEIGHTS).exists():
         add_adapter(skeleton, adapter.folder, base, read_headers([adapter.folder / ADAPTER_WEIGHTS]))
     return (left_over(base, unexpected),) if unexpected else ()
@@ -244,6 +246,10 @@ def _safetensors_files(model: str) -> list[Path]:
         if not any(path for suffix in _WEIGHTS for path in folder.glob(f"*{suffix}")):
             raise InputError(f"{folder / SINGLE}: missing; give a folder that transformers' save_pretrained wrote")
         found: list[Any] = [path for path in (folder / SINGLE, folder / INDEX) if path.exists()]
+        if not found and not any(path for suffix in (".bin", ".gguf") for path in folder.glob(f"*{suffix}")):
+            raise InputError(
+                f"{folder / INDEX}: missing, and without it the folder's safetensors files are no checkpoint; fetch it"
+            )
     else:
         cached = [try_to_load_from_cache(model, name) for name in (SINGLE, INDEX)]
         found = [Path(path) for path in cached if isinstance(path, str)]

@@ -343,6 +343,8 @@ LOST = {
         "the text of the user message does not reach",
     ),
     "cut": (TURNS.replace("| trim", "| truncate(8, true, '')"), "the text of the user message does not reach"),
+    "its first line": (TURNS.replace("m['content'] | trim", "m['content'].split('\\n')[0]"), "the text of the user message does not reach"),
+    "without tags": (TURNS.replace("| trim", "| striptags"), "the text of the user message does not reach"),
     "escaped": (TURNS.replace("| trim", "| e"), "the text of the user message does not reach"),
     "another field": (TURNS.replace("m['content']", "m['text']"), "the text of the user message does not reach"),
     "always raises": ("{{ raise_exception('only tools') }}", r"the template refuses it \(only tools\)"),

@@ -178,6 +178,16 @@ def test_anything_else_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("rows", [range(400), range(804), (7, 0, 3)])
+def test_nor_are_some_rows_of_it(shared_data: Path, tmp_path: Path, rows: Sequence[int]) -> None:
+    path = write(tmp_path / "d.csv", ["id", "difficulty"], [(i, i / 100) for i in rows])
+    prompts = {str(i + 1): english(shared_data)[i] for i in range(200)}
+    with pytest.raises(InputError, match=r"start at 1; .* call it 'index'"):
+        read_difficulty(path, {"en": prompts})
+    own = write(tmp_path / "own.csv", ["id", "difficulty"], [(i + 1, i / 100) for i in range(1200)])
+    assert read_difficulty(own, {"en": prompts}).by_prompt["en", "8"] == 0.07
+
+
 @pytest.mark.parametrize(("first", "of_prompts"), [(0, 1), (1, 0)])
 def test_an_index_that_was_renamed_to_id_is_not_the_neighbours_difficulty(
     shared_data: Path, tmp_path: Path, first: int, of_prompts: int

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from icr_platform.engines.endpoints.replies import (
+    MalformedReplyError,
     Reply,
     parse_completion,
     parse_winner,
@@ -71,6 +72,21 @@ def test_the_first_token_of_reasoning_in_a_field_of_its_own_is_not_the_answers()
     assert preference_from_logprobs(parse_completion(json.dumps(body).encode()), MODEL_FIRST).outcome == "no_logprob"
 
 
+def test_an_answer_in_parts_is_its_texts_and_what_else_there_is_was_reasoning() -> None:
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "m?"}]},
+        {"type": "text", "text": '{"winner": "M"}'},
+    ]
+    logprobs = {"content": [{"token": "m", "logprob": -0.01, "top_logprobs": []}]}
+    choice = {"message": {"content": parts}, "finish_reason": "stop", "logprobs": logprobs}
+    reply = parse_completion(json.dumps({"choices": [choice]}).encode())
+    assert parse_winner(reply.text) == "M"
+    assert preference_from_logprobs(reply, MODEL_FIRST).outcome == "no_logprob"
+    for content in (["M"], [{"type": "text"}], 7):
+        with pytest.raises(MalformedReplyError):
+            parse_completion(json.dumps({"choices": [{"message": {"content": content}}]}).encode())
+
+
 WINNERS = {
     '{"winner": "m"}': "m",
     '<think>Perhaps {"winner": "m"}.</think>{"winner": "M"}': "M",
@@ -99,6 +115,13 @@ WINNERS = {
     '{"winner": "m"': None,
     '{"a":' * 5000: None,
     "": None,
+    '<think type="x">{"winner": "m"}': None,
+    '< think >{"winner": "m"}</ think >{"winner": "M"}': "M",
+    '<analysis>{"winner": "m"}': None,
+    '<reflection>{"winner": "m"} <scratchpad>': None,
+    '<antThinking>{"winner": "m"}</antThinking>{"winner": "M"}': "M",
+    '<think/>{"winner": "M"}': "M",
+    '<thinker>{"winner": "M"}': "M",
 }  # fmt: skip
 
 

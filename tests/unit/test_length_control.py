@@ -164,9 +164,23 @@ def test_infinite_bounds_find_the_global_minimum():
     assert unbounded.alpha == pytest.approx(wide.alpha)
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1.0, 1e15])
+@pytest.mark.parametrize("bounds", [(-1.0, 1.0), (-1e18, 1e18), (-1.7e308, 1.7e308)])
+def test_bounds_beside_which_rewards_are_rounded_away(scale, bounds):
+    generator = np.random.default_rng(5)
+    farthest = 40 * scale
+    for _ in range(20):
+        lengths = generator.integers(1, 5, (4, 4))
+        rewards = scale * generator.normal(size=(4, 4))
+        best, _ = brute_force(rewards, lengths, max(bounds[0], -farthest), min(bounds[1], farthest))
+        assert cost(rewards, lengths, fit_alpha(rewards, lengths, bounds).alpha) == best
+
+
 def test_bounds_that_exclude_zero_and_bounds_that_are_reversed():
     rewards, lengths = [[1.0, 2.0]], [[3, 3]]
     assert fit_alpha(rewards, lengths, (0.2, 0.5)).alpha == 0.2
     assert fit_alpha(rewards, lengths, (-0.5, -0.2)).alpha == -0.2
     with pytest.raises(InputError, match="lower one first"):
         fit_alpha(rewards, lengths, (1.0, -1.0))
+    with pytest.raises(InputError, match="lower one first"):
+        fit_alpha(rewards, lengths, (math.inf, math.inf))

@@ -148,3 +148,14 @@ def test_judgments_given_from_python_follow_the_same_rule() -> None:
     assert win_rate_difference(by_sample, whole).n == 2
     nothing = Judgments([], [])
     assert win_rate_difference(nothing, whole).n == 0
+
+
+def test_empty_reference_outputs_have_no_length_ratio() -> None:
+    keys = pd.DataFrame({"language": "en", "prompt_id": ["a", "b"], "sample_index": 0})
+    judgments = keys.assign(
+        order="model-first", preference=[0.2, 0.9], mass=None, outcome="ok", input_tokens=1, output_tokens=1
+    )
+    lengths = keys.assign(reference_characters=0)
+    scores = score_judgments(judgments, keys.assign(character_count=[3, 4]), lengths, LengthControl())
+    ratio = next(score for score in scores if score.metric == "length/ratio")
+    assert (ratio.value, ratio.flag) == (None, "every reference output is empty")

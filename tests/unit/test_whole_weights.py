@@ -145,6 +145,8 @@ def test_files_that_are_missing_or_cut_off(model: Path, tmp_path: Path, read: Ca
     shutil.copy(tmp_path / "kept", shards[1])
     change(sharded, next(iter(load_file(shards[1]))), file=shards[1].name)
     refused(lambda: read(str(sharded)), "are missing in its checkpoint, 1 of 21")
+    (sharded / "model.safetensors.index.json").unlink()
+    refused(lambda: read(str(sharded)), str(sharded))
     (model / FILE).unlink()
     refused(lambda: read(str(model)), str(model))
 
@@ -198,6 +200,8 @@ def test_adapters_lack_nothing_and_lose_nothing(adapter: Path, model: Path, read
     # An adapter of a deeper model: its upper layers would be dropped.
     change(adapter, put=whole | {key.replace("layers.1", "layers.7"): whole[key].clone()}, file=file)
     refused(lambda: read(str(adapter)), "has no place for 1 tensor of the adapter: ", "layers.7.mlp.up_proj")
+    (adapter / file).unlink()
+    refused(lambda: read(str(adapter)), str(adapter))
     save_file(whole, adapter / file, metadata={"format": "pt"})
     change(model, LOST)
     refused(lambda: read(str(adapter)), f"{model}: tensors of the model are missing", LOST)

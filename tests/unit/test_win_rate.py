@@ -157,6 +157,22 @@ def test_replicates_are_refits_of_the_resampled_prompts():
     np.testing.assert_allclose(replicates, refits, atol=1e-7)
 
 
+def test_anchors_that_count_from_one_to_two_are_refused_before_anything_is_judged(tmp_path):
+    from icr_platform.core.config import EvalConfig
+    from icr_platform.evaluation.inputs import _read_control
+
+    columns = "preference,std_delta_len,instruction_difficulty\n"
+    for row, words in {
+        "1.7,0.1,0.2": "row 0: preference is 1.7",
+        "0.5,,0.2": "row 0: std_delta_len",
+        "": "no rows",
+    }.items():
+        path = tmp_path / "anchors.csv"
+        path.write_text(columns + row + "\n")
+        with pytest.raises(InputError, match=f"anchors.csv: anchors: {words}"):
+            _read_control(EvalConfig(anchors=str(path)), {})
+
+
 def test_bad_anchors_and_bad_penalties_are_named():
     preference, candidate, reference = simulated(50)
     with pytest.raises(InputError, match="column std_delta_len is missing"):

@@ -14,12 +14,14 @@ from icr_platform.engines.judging.pairwise import LABELS, MIN_MASS, Preference, 
 VERDICT_FORMS = '{"winner": "m"} or {"winner": "M"}'
 """What a structured answer is asked to be."""
 _DECODER = json.JSONDecoder(strict=False)  # models write line breaks into JSON's texts
+_NAME = r"(?:seed:|ant)?(?:think|thinking|thoughts?|reason|reasoning|reasoning_content|analysis|reflection|scratchpad)"
 _TAG = re.compile(
-    r"(?P<open><(?:seed:)?(?:think|thinking|thought|reasoning)>|\[THINK\]|<\|channel>|<\|begin_of_thought\|>|<\|START_THINKING\|>|◁think▷)"
-    r"|(?P<close></(?:seed:)?(?:think|thinking|thought|reasoning)>|\[/THINK\]|<channel\|>|<\|end_of_thought\|>|<\|END_THINKING\|>|◁/think▷)",
+    rf"(?P<open><\s*{_NAME}(?:\s[^<>]*)?(?<!/)>|\[THINK\]|<\|channel>|<\|begin_of_thought\|>|<\|START_THINKING\|>|◁think▷)"
+    rf"|(?P<close><\s*/\s*{_NAME}\s*>|\[/THINK\]|<channel\|>|<\|end_of_thought\|>|<\|END_THINKING\|>|◁/think▷)",
     re.IGNORECASE,
 )
-"""Where models begin and end their reasoning: Qwen and DeepSeek, Seed, Magistral, Gemma, OpenThinker, Command, Kimi."""
+"""Where models begin and end their reasoning: Qwen and DeepSeek, Seed, Magistral, Gemma, OpenThinker, Command, Kimi; and as prompts
+ask others to, with attributes or spaces in the tag."""
 _FINAL_CHANNEL = re.compile(r"<\|channel\|>final[^<]*<\|message\|>|assistantfinal")
 _OTHER_CHANNEL = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>|analysis[A-Z]")
 """gpt-oss's channels, also as they read once special tokens were left out: `analysisWe must ... assistantfinal...`."""
@@ -69,9 +71,10 @@ def parse_completion(body: bytes) -> Reply:
         if choice.get("finish_reason") == "content_filter":
             refusal = refusal or "content filter"
         reasons = message.get("reasoning_content") or message.get("reasoning")
+        text, thought = _text_of(message.get("content"))
         return Reply(
-            text=message.get("content") or "",
-            first_token=None if reasons else _first_token(choice),
+            text=text,
+            first_token=None if reasons or thought else _first_token(choice),
             refusal=refusal,
             finish_reason=str(choice.get("finish_reason")),
             input_tokens=int(usage.get("prompt_tokens") or 0),
@@ -79,6 +82,16 @@ def parse_completion(body: bytes) -> Reply:
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise MalformedReplyError(f"no chat completion ({type(error).__name__})") from error
+
+
+def _text_of(content: Any) -> tuple[str, bool]:
+    """The text of an answer, a string or a list of parts (Mistral's), and whether there was a part of another kind: its reasoning."""
+    if isinstance(content, list):
+        texts = [part["text"] for part in content if part["type"] == "text"]
+        return "".join(texts), len(texts) < len(content)
+    if not (content is None or isinstance(content, str)):
+        raise TypeError("content is neither text nor parts")
+    return content or "", False
 
 
 def _first_token(choice: Mapping[str, Any]) -> tuple[tuple[str, float], ...] | None:

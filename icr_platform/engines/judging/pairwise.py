@@ -177,7 +177,7 @@ def preference_from_labels(probability_m: float, probability_M: float, order: st
         return Preference(None, None, "no_logprob", seen)
     mass = min(mass, 1.0)
     if mass == 0.0 or mass < min_mass:
-        why = f"the labels m and M hold {mass:.2g} of the first token's probability, judge_min_mass is {min_mass:g}"
+        why = f"the labels m and M hold {mass:.4g} of the first token's probability, judge_min_mass is {min_mass:g}"
         return Preference(None, mass, "parse_error", why)
     return Preference(preference_of(probability_m, probability_M, order), mass, "ok", "")
 
