@@ -28,6 +28,7 @@ from icr_platform.pipeline.inputs import Resolver
 from icr_platform.pipeline.work import (
     WORK,
     clear_aside,
+    cut_anew,
     known_works,
     read_work,
     remember_output,
@@ -262,6 +263,8 @@ def _make_room(session: Session, stage: str, identity: Identity, place: _Place) 
             (place.folder / WORK).unlink()
     elif work is not None and work.fingerprint == place.fingerprint:
         repair(place.folder)
+        if work.cut != identity.cut:
+            cut_anew(work, identity.cut)
     if read_work(place.folder) is None:
         write_work(place.folder, stage, identity, place.fingerprint)
     if place.chosen:

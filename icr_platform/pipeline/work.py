@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from icr_platform.core.artifacts import MANIFEST, damaged_files, read_json, text_digest, write_json
@@ -34,6 +34,7 @@ class Work:
     commit: str
     rows: Mapping[str, str]
     row_code: Mapping[str, str]
+    cut: str = ""
 
     @property
     def begun(self) -> bool:
@@ -54,7 +55,7 @@ def read_work(folder: Path) -> Work | None:
     path = folder / WORK
     if not path.exists():
         return None
-    values = read_json(path)
+    values = {"cut": "", **read_json(path)}
     try:
         return Work(folder, **{item.name: values[item.name] for item in fields(Work) if item.name != "folder"})
     except KeyError as error:
@@ -68,8 +69,23 @@ def write_work(folder: Path, stage: str, identity: Identity, fingerprint: str) -
     if known is not None and known.fingerprint == fingerprint:
         return
     code = identity.code
-    work = Work(folder, stage, fingerprint, identity.work, code.digest, code.commit, identity.rows, identity.row_code)
-    write_json(folder / WORK, {name: value for name, value in asdict(work).items() if name != "folder"})
+    _write(
+        Work(
+            folder,
+            stage,
+            fingerprint,
+            identity.work,
+            code.digest,
+            code.commit,
+            identity.rows,
+            identity.row_code,
+            identity.cut,
+        )
+    )
+
+
+def _write(work: Work) -> None:
+    write_json(work.folder / WORK, {name: value for name, value in asdict(work).items() if name != "folder"})
 
 
 def remember_output(root: Path, folder: Path) -> None:
@@ -111,13 +127,22 @@ def sources_in(
 
 def set_aside(work: Work) -> None:
     """Make room in a folder for other rows of the same computations; what is there becomes a source of them."""
-    target = work.folder / _ASIDE / work.fingerprint[:16]
+    target, number = work.folder / _ASIDE / work.fingerprint[:16], 1
+    while (target / WORK).exists():  # the same work was set aside before, and has rows of its own
+        number += 1
+        target = target.with_name(f"{work.fingerprint[:16]}-{number}")
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(work.folder.iterdir()):
         if path.name != _ASIDE and path.name != WORK:
             shutil.rmtree(target / path.name, ignore_errors=True)
             path.rename(target / path.name)
     (work.folder / WORK).rename(target / WORK)
+
+
+def cut_anew(work: Work, cut: str) -> None:
+    """Set parts aside that other rows, or the same in another order, fall into now; the work stays the same."""
+    set_aside(work)
+    _write(replace(work, cut=cut))
 
 
 def clear_aside(folder: Path) -> None:

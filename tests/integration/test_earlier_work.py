@@ -21,6 +21,8 @@ from icr_platform.core.schemas import JUDGMENTS, LOGPROBS, OUTPUTS, PREFERENCES,
 from icr_platform.engines.judging.local_judge import LocalJudge
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
 from icr_platform.engines.scoring.logprobs import CompletionScorer
+from icr_platform.pipeline.identity import Code, Identity
+from icr_platform.pipeline.work import known_works, read_work, set_aside, write_work
 from icr_platform.tracking.tracker import Tracker
 
 PACKAGE = Path(__file__).parents[2] / "icr_platform"
@@ -307,3 +309,47 @@ def test_work_that_other_code_began_is_named_and_gone_on_with_when_told(
     assert commit.stdout.strip() in went_on.stderr
     assert open_artifact(store / "out" / "rewards", REWARDS).rows == 54
     assert LOGPROBS.name
+
+
+@pytest.mark.parametrize("change", ["shard", "order", "languages"])
+@pytest.mark.parametrize("damage", ["killed", "lost part"])
+def test_unfinished_work_is_cut_anew_where_its_rows_come_in_another_order_or_size(
+    store: Path, made: Made, tiny_model: Path, prompt_folder: Path, change: str, damage: str
+) -> None:
+    command = generate(tiny_model, prompt_folder, "--output=out", "--no-tracking", "--samples=1")
+    first, then = ["--languages=en,es"], ["--languages=en,es"]
+    assert run([*command, *first]) == 0
+    whole = open_artifact(store / "out" / "responses", RESPONSES).read()
+    (store / "out" / "responses" / "part-00001.parquet").unlink()
+    if damage == "killed":
+        (store / "out" / "responses" / "manifest.json").unlink()
+    if change == "shard":
+        then.append("--shard-prompts=4")
+    elif change == "languages":
+        then = ["--languages=es,en"]
+    else:
+        for path in prompt_folder.glob("*.jsonl"):
+            path.write_text("\n".join(reversed(path.read_text().splitlines())) + "\n")
+    made.clear()
+    assert run([*command, *then]) == 0
+    assert sorted(made.prompts) == [("en", "p2"), ("en", "p3")]
+    table = open_artifact(store / "out" / "responses", RESPONSES).read()
+    key = [("language", "ascending"), ("prompt_id", "ascending")]
+    assert table.sort_by(key).equals(whole.sort_by(key))
+
+
+def test_the_same_work_that_is_set_aside_twice_keeps_the_rows_of_both(tmp_path: Path) -> None:
+    """Work on A gives way to work on B, goes on with A, and gives way again: what A had at first is still there."""
+    identity = Identity(work="", rows={}, inputs={}, code=Code("", ""))
+    for part in (0, 1):
+        write_work(tmp_path, "generate", identity, "of A")
+        (tmp_path / "responses").mkdir()
+        (tmp_path / "responses" / f"part-0000{part}.parquet").touch()
+        work = read_work(tmp_path)
+        assert work is not None
+        set_aside(work)
+    places = [work.folder for work in known_works(tmp_path / "none", tmp_path)]
+    assert sorted(path.name for place in places for path in place.rglob("part-*")) == [
+        "part-00000.parquet",
+        "part-00001.parquet",
+    ]
