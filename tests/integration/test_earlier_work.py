@@ -353,3 +353,42 @@ def test_the_same_work_that_is_set_aside_twice_keeps_the_rows_of_both(tmp_path: 
         "part-00000.parquet",
         "part-00001.parquet",
     ]
+
+
+@pytest.mark.parametrize("text", ['{"digest": "x', '{"another": "tool\'s"}'], ids=["cut short", "another tool's"])
+def test_a_damaged_manifest_and_an_unreadable_part_are_made_again_wherever_they_lie(
+    store: Path, made: Made, tiny_model: Path, prompt_folder: Path, text: str
+) -> None:
+    command = generate(tiny_model, prompt_folder, "--languages=en", "--samples=1")
+    assert run(command) == 0
+    stored = newest("generate", "responses")
+    digest = open_artifact(stored, RESPONSES).digest
+    (stored / "manifest.json").write_text(text)
+    assert run(command) == 0
+    assert newest("generate", "responses") != stored
+    assert open_artifact(newest("generate", "responses"), RESPONSES).digest == digest
+
+    out = store / "out" / "responses"
+    assert run([*command, "--output=out"]) == 0
+    (out / "manifest.json").write_text(text)
+    assert run([*command, "--output=out"]) == 0
+    assert open_artifact(out, RESPONSES).digest == digest
+
+    (out / "manifest.json").unlink()  # unfinished
+    (out / "part-00001.parquet").write_bytes((out / "part-00001.parquet").read_bytes()[:-9])
+    assert run([*command, "--output=out", "--no-tracking"]) == 0
+    assert open_artifact(out, RESPONSES).digest == digest
+
+
+def test_a_damaged_part_is_made_again_in_a_folder_that_stages_share(
+    store: Path, made: Made, tiny_models: tuple[Path, Path], prompt_folder: Path
+) -> None:
+    policy, reference = tiny_models
+    assert run(generate(policy, prompt_folder, "--languages=en", "--output=out", "--no-tracking")) == 0
+    annotate = ["annotate", f"--policy={policy}", f"--reference={reference}", f"--prompts={prompt_folder}",
+                "--responses=out/responses", "--output=out", "--no-tracking", *UNFILTERED]  # fmt: skip
+    assert run(annotate) == 0
+    digest = open_artifact(store / "out" / "rewards", REWARDS).digest
+    (store / "out" / "rewards" / "part-00001.parquet").unlink()
+    assert run(annotate) == 0
+    assert open_artifact(store / "out" / "rewards", REWARDS).digest == digest
