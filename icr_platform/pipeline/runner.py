@@ -381,9 +381,10 @@ def _find(session: Session, stage: str, identity: Identity, place: _Place) -> St
     if found is None:
         return None
     key = found.data.tags["icr.cache_key"]
-    paths: Mapping[str, Path] | None = located(place.folder, key, ARTIFACTS[stage])
-    if paths is None and not place.chosen:
-        paths = _from_store(tracker, found, ARTIFACTS[stage])
+    # What lies in the stage's own folder may be an earlier run's of the same work, which --no-reuse did once more.
+    paths: Mapping[str, Path] | None = None if place.chosen else _from_store(tracker, found, ARTIFACTS[stage])
+    if paths is None:
+        paths = located(place.folder, key, ARTIFACTS[stage])
     return _found(tracker, found, paths) if paths is not None else None
 
 

@@ -260,6 +260,9 @@ def test_no_reuse_works_afresh_or_says_why_not(
     assert len(made.prompts) == 6
     folders = [newest("generate", "responses"), *store.glob(".icr/generate-*/responses")]
     assert len({folder.resolve() for folder in folders}) == 2, "the first run's folder is not worked in again"
+    capsys.readouterr()
+    assert run([*command, "--artifacts=reference"]) == 0
+    assert str(folders[0]) in capsys.readouterr().out, "the folder of the run whose figures are shown"
     explicit = [*command, f"--output={store / 'out'}"]
     assert run(explicit) == 0
     files = {path: path.stat().st_mtime_ns for path in (store / "out").rglob("*")}
