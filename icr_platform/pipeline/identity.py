@@ -396,11 +396,15 @@ def _benchmarks(config: BenchmarksConfig, known: Known) -> _Basis:
         inputs["task_folder"] = text_digest(
             *(part for name, path in files for part in (str(name), remembered_digest(path)))
         )
+    return _Basis(_settings(config) | _compute(config.dtype, config.device) | {"lm_eval": _tasks_version()}, inputs)
+
+
+def _tasks_version() -> str:
+    """Of the package whose tasks, and their prompts, the benchmarks are."""
     try:
-        tasks = version("lm_eval")  # the tasks and their prompts are its
+        return version("lm_eval")
     except PackageNotFoundError:
-        tasks = ""
-    return _Basis(_settings(config) | _compute(config.dtype, config.device) | {"lm_eval": tasks}, inputs)
+        return ""
 
 
 _STAGES: dict[str, tuple[str, Callable[[Any, Known], _Basis]]] = {
@@ -458,6 +462,7 @@ def strict_digest(stage: str, config: Config, known: Known) -> str:
     settings = {name: getattr(config, name) for name, info in leaves(type(config)) if role(info) == "setting"}
     computed = _compute(getattr(config, "dtype", "auto"), getattr(config, "device", "auto"))
     code = code_of(_full([_STAGES[stage][0]])).digest
+    settings |= {"lm_eval": _tasks_version()} if stage == "benchmarks" else {}
     return _digest({"stage": stage, **settings, "computed": computed, "inputs": contents, "code": code})
 
 
