@@ -76,6 +76,7 @@ class EarlierRows:
         self._parts = [(path, source.column) for source in sources for path in _readable_parts(source.folder)]
         self._read = lru_cache(maxsize=4)(self._rows_of)
         self._index: _Index | None = None
+        self._gone: set[int] = set()
 
     def __bool__(self) -> bool:
         return bool(self._parts)
@@ -103,7 +104,10 @@ class EarlierRows:
                 listed += rows
         tables, places = [empty], [np.empty(0, np.int64)]
         for part, (items, rows) in by_part.items():
-            found = self._read(part).take(pa.array(rows))
+            read = self._now(part, self._read)
+            if read is None or read.num_rows <= max(rows):
+                continue
+            found = read.take(pa.array(rows))
             # Half of the digest found the row; all of it must be that of the item.
             right = np.array(
                 [digests[item] == own for item, own in zip(items, found.column(DIGEST).to_pylist(), strict=True)], bool
@@ -117,7 +121,9 @@ class EarlierRows:
     def _build(self) -> _Index:
         keys, parts, rows = [np.empty(0, np.uint64)], [np.empty(0, np.int32)], [np.empty(0, np.int64)]
         for part in range(len(self._parts)):
-            table = _with_digest(self._parts[part][0], [self._never[0]] if self._never else [])
+            table = self._now(part, self._digests_of)
+            if table is None:
+                continue
             mask = pc.is_valid(table.column(DIGEST))
             if self._never is not None:
                 failed = table.filter(pc.equal(table.column(self._never[0]), self._never[1]))
@@ -130,6 +136,24 @@ class EarlierRows:
         key = np.concatenate(keys)
         order = np.argsort(key, kind="stable")
         return _Index(key[order], np.concatenate(parts)[order], np.concatenate(rows)[order])
+
+    def _now(self, part: int, read: Callable[[int], pa.Table]) -> pa.Table | None:
+        """What is read of a part; None once another command, whose work it is, has finished or set it aside."""
+        if part in self._gone:
+            return None
+        try:
+            return read(part)
+        except (InputError, OSError, pa.ArrowException) as error:
+            print(
+                f"{self._parts[part][0]}: gone or unreadable ({type(error).__name__}); its rows are made again",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._gone.add(part)
+            return None
+
+    def _digests_of(self, part: int) -> pa.Table:
+        return _with_digest(self._parts[part][0], [self._never[0]] if self._never else [])
 
     def _rows_of(self, part: int) -> pa.Table:
         path, column = self._parts[part]

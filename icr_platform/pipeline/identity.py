@@ -86,6 +86,8 @@ class Identity:
     rows: artifact -> digest of what computes one of its rows: settings, models, judge; no input rows and no code.
     inputs: digest of each input and model that is read, by field.
     code: that makes the stage's numbers. row_code: artifact -> digest of the code that makes one of its rows.
+    cut: digest of how the rows are cut into parts: their order and the size of a part. No part of what the work is, but
+        parts of one cut are not those of another.
     """
 
     work: str
@@ -93,6 +95,7 @@ class Identity:
     inputs: Mapping[str, str]
     code: Code
     row_code: Mapping[str, str] = field(default_factory=dict)
+    cut: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -109,6 +112,7 @@ class _Basis:
     rows: Mapping[str, Settings] = field(default_factory=dict)
     row_modules: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unused: Sequence[str] = ()
+    cut: str = ""
 
 
 def identify(stage: str, config: Config, known: Mapping[str, str] | None = None) -> Identity:
@@ -131,6 +135,7 @@ def identify(stage: str, config: Config, known: Mapping[str, str] | None = None)
         inputs=basis.inputs,
         code=code_of(_full([module]), unused),
         row_code=row_code,
+        cut=basis.cut,
     )
 
 
@@ -161,6 +166,7 @@ def _generate(config: GenerateConfig, known: Known) -> _Basis:
         rows={"responses": settings | {"policy": policy}},
         row_modules={"responses": ("engines.sampling.shards", "models.loading")},
         unused=[*_other_samplers(config.sampler), *_demo(config)],
+        cut=_cut(_table_rows(prompts.select(_KEY)), config.shard_prompts),
     )
 
 
@@ -298,6 +304,7 @@ def _eval(config: EvalConfig, known: Known) -> _Basis:
             *(module for name in _JUDGES if name != config.judge for module in _JUDGES[name]),
             *_demo(config, config.judge),
         ],
+        cut=_cut(_table_rows(table.select(_KEY)), config.shard_prompts),
     )
     return basis if config.judge == "none" else _judged(config, basis, known)
 
@@ -378,6 +385,7 @@ def _mt_bench(config: MtBenchConfig, known: Known) -> _Basis:
             *_JUDGES["logprob"],
             *_demo(config),
         ],
+        cut=_cut((question.key for question in questions), 0),
     )
 
 
@@ -388,11 +396,15 @@ def _benchmarks(config: BenchmarksConfig, known: Known) -> _Basis:
         inputs["task_folder"] = text_digest(
             *(part for name, path in files for part in (str(name), remembered_digest(path)))
         )
+    return _Basis(_settings(config) | _compute(config.dtype, config.device) | {"lm_eval": _tasks_version()}, inputs)
+
+
+def _tasks_version() -> str:
+    """Of the package whose tasks, and their prompts, the benchmarks are."""
     try:
-        tasks = version("lm_eval")  # the tasks and their prompts are its
+        return version("lm_eval")
     except PackageNotFoundError:
-        tasks = ""
-    return _Basis(_settings(config) | _compute(config.dtype, config.device) | {"lm_eval": tasks}, inputs)
+        return ""
 
 
 _STAGES: dict[str, tuple[str, Callable[[Any, Known], _Basis]]] = {
@@ -450,7 +462,12 @@ def strict_digest(stage: str, config: Config, known: Known) -> str:
     settings = {name: getattr(config, name) for name, info in leaves(type(config)) if role(info) == "setting"}
     computed = _compute(getattr(config, "dtype", "auto"), getattr(config, "device", "auto"))
     code = code_of(_full([_STAGES[stage][0]])).digest
+    settings |= {"lm_eval": _tasks_version()} if stage == "benchmarks" else {}
     return _digest({"stage": stage, **settings, "computed": computed, "inputs": contents, "code": code})
+
+
+def _cut(keys: Iterable[Sequence[str]], size: int) -> str:
+    return text_digest(str(size), *(part for key in keys for part in key))
 
 
 def _rows_digest(rows: Iterable[Sequence[Any]]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from icr_platform import __version__
-from icr_platform.core.artifacts import MANIFEST, damaged_files, read_json
+from icr_platform.core.artifacts import MANIFEST, damaged_files, own_manifest, read_json
 from icr_platform.core.config import Config, leaves, role, setting
 from icr_platform.core.earlier import PLACES, SAME_COMPUTATION, Earlier, Source
 from icr_platform.core.errors import IcrError, InputError
@@ -28,6 +28,7 @@ from icr_platform.pipeline.inputs import Resolver
 from icr_platform.pipeline.work import (
     WORK,
     clear_aside,
+    cut_anew,
     known_works,
     read_work,
     remember_output,
@@ -260,8 +261,11 @@ def _make_room(session: Session, stage: str, identity: Identity, place: _Place) 
             set_aside(work)
         elif work.stage == stage and not work.begun:
             (place.folder / WORK).unlink()
-    elif work is not None and work.fingerprint == place.fingerprint:
-        repair(place.folder)
+    else:
+        own = work is not None and work.fingerprint == place.fingerprint
+        repair(place.folder, place.fingerprint, own)
+        if work is not None and own and work.cut != identity.cut:
+            cut_anew(work, identity.cut)
     if read_work(place.folder) is None:
         write_work(place.folder, stage, identity, place.fingerprint)
     if place.chosen:
@@ -355,8 +359,12 @@ def located(folder: Path, key: str, names: tuple[str, ...]) -> dict[str, Path] |
     """The artifacts in `folder` if all of them are finished, whole, and carry the fingerprint `key`."""
     paths = {name: folder / name for name in names}
     for path in paths.values():
-        manifest = path / MANIFEST
-        if not manifest.exists() or read_json(manifest).get("fingerprint") != key:
+        try:
+            manifest = own_manifest(path)
+        except InputError as error:
+            print(str(error).rpartition(";")[0], file=sys.stderr, flush=True)
+            return None
+        if manifest is None or manifest.get("fingerprint") != key:
             return None
         for file, reason in damaged_files(path):
             print(f"{file}: {reason}", file=sys.stderr, flush=True)
@@ -373,9 +381,10 @@ def _find(session: Session, stage: str, identity: Identity, place: _Place) -> St
     if found is None:
         return None
     key = found.data.tags["icr.cache_key"]
-    paths: Mapping[str, Path] | None = located(place.folder, key, ARTIFACTS[stage])
-    if paths is None and not place.chosen:
-        paths = _from_store(tracker, found, ARTIFACTS[stage])
+    # What lies in the stage's own folder may be an earlier run's of the same work, which --no-reuse did once more.
+    paths: Mapping[str, Path] | None = None if place.chosen else _from_store(tracker, found, ARTIFACTS[stage])
+    if paths is None:
+        paths = located(place.folder, key, ARTIFACTS[stage])
     return _found(tracker, found, paths) if paths is not None else None
 
 
@@ -479,7 +488,12 @@ def _from_store(tracker: Tracker, found: Any, names: tuple[str, ...]) -> StoredA
     stored = {name: tracker.stored(found, name) for name in names}
     whole = {name: artifact for name, artifact in stored.items() if artifact is not None and artifact.is_whole()}
     for artifact in whole.values():  # in a remote store sizes are compared, and bytes when a stage opens them
-        for file, reason in damaged_files(artifact.local) if artifact.local is not None else ():
+        try:
+            damaged = damaged_files(artifact.local) if artifact.local is not None else []
+        except InputError as error:
+            print(str(error).rpartition(";")[0], file=sys.stderr, flush=True)
+            return None
+        for file, reason in damaged:
             print(f"{file}: {reason}", file=sys.stderr, flush=True)
             return None
     return StoredArtifacts(whole) if len(whole) == len(names) else None

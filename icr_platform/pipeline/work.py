@@ -6,13 +6,23 @@ single rows of it, or names the other code that began it.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from icr_platform.core.artifacts import MANIFEST, damaged_files, read_json, text_digest, write_json
+from icr_platform.core.artifacts import (
+    MANIFEST,
+    PLAN,
+    damaged_files,
+    own_manifest,
+    read_json,
+    read_parquet,
+    text_digest,
+    write_json,
+)
 from icr_platform.core.earlier import PLACES, SAME_COMPUTATION, Source
 from icr_platform.core.errors import InputError
 from icr_platform.pipeline.identity import Identity
@@ -34,6 +44,7 @@ class Work:
     commit: str
     rows: Mapping[str, str]
     row_code: Mapping[str, str]
+    cut: str = ""
 
     @property
     def begun(self) -> bool:
@@ -54,7 +65,10 @@ def read_work(folder: Path) -> Work | None:
     path = folder / WORK
     if not path.exists():
         return None
-    values = read_json(path)
+    try:
+        values = {"cut": "", **read_json(path)}
+    except InputError as error:
+        raise InputError(f"{str(error).rpartition(';')[0]}; delete the folder or choose another --output") from None
     try:
         return Work(folder, **{item.name: values[item.name] for item in fields(Work) if item.name != "folder"})
     except KeyError as error:
@@ -68,8 +82,23 @@ def write_work(folder: Path, stage: str, identity: Identity, fingerprint: str) -
     if known is not None and known.fingerprint == fingerprint:
         return
     code = identity.code
-    work = Work(folder, stage, fingerprint, identity.work, code.digest, code.commit, identity.rows, identity.row_code)
-    write_json(folder / WORK, {name: value for name, value in asdict(work).items() if name != "folder"})
+    _write(
+        Work(
+            folder,
+            stage,
+            fingerprint,
+            identity.work,
+            code.digest,
+            code.commit,
+            identity.rows,
+            identity.row_code,
+            identity.cut,
+        )
+    )
+
+
+def _write(work: Work) -> None:
+    write_json(work.folder / WORK, {name: value for name, value in asdict(work).items() if name != "folder"})
 
 
 def remember_output(root: Path, folder: Path) -> None:
@@ -86,7 +115,13 @@ def known_works(root: Path, own: Path) -> Iterator[Work]:
     folders = [own, *sorted(path.parent for path in root.glob(f"*/{WORK}")), *noted]
     for folder in dict.fromkeys(folders):
         for place in (folder, *sorted((folder / _ASIDE).glob("*"))):
-            found = read_work(place)
+            try:
+                found = read_work(place)
+            except InputError as error:
+                if place == own:
+                    raise
+                print(f"{str(error).rpartition(';')[0]}; nothing is taken from there", file=sys.stderr, flush=True)
+                continue
             if found is not None:
                 yield found
 
@@ -111,7 +146,10 @@ def sources_in(
 
 def set_aside(work: Work) -> None:
     """Make room in a folder for other rows of the same computations; what is there becomes a source of them."""
-    target = work.folder / _ASIDE / work.fingerprint[:16]
+    target, number = work.folder / _ASIDE / work.fingerprint[:16], 1
+    while (target / WORK).exists():  # the same work was set aside before, and has rows of its own
+        number += 1
+        target = target.with_name(f"{work.fingerprint[:16]}-{number}")
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(work.folder.iterdir()):
         if path.name != _ASIDE and path.name != WORK:
@@ -120,23 +158,60 @@ def set_aside(work: Work) -> None:
     (work.folder / WORK).rename(target / WORK)
 
 
+def cut_anew(work: Work, cut: str) -> None:
+    """Set parts aside that other rows, or the same in another order, fall into now; the work stays the same."""
+    set_aside(work)
+    _write(replace(work, cut=cut))
+
+
 def clear_aside(folder: Path) -> None:
     """Remove what was set aside, once the work that took its rows is finished."""
     shutil.rmtree(folder / _ASIDE, ignore_errors=True)
 
 
-def repair(folder: Path) -> None:
-    """Remove what is damaged of finished artifacts, so that the stage makes that again, and nothing else."""
-    for name in sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}")):
+def repair(folder: Path, fingerprint: str, own: bool) -> None:
+    """Remove what is damaged of the work's artifacts, finished or not, so that the stage makes that again, and nothing else.
+
+    own: the whole folder is the work's; else other stages have artifacts there, which are left alone.
+    """
+    for place in sorted({path.parent for path in folder.glob(f"*/{MANIFEST}")} | {*folder.glob("checkpoint")}):
+        made_by = _fingerprint_of(place, fingerprint)
+        # A folder named checkpoint that does not say whose it is may be a person's.
+        if made_by != fingerprint and not (own and made_by is None and place.name != "checkpoint"):
+            continue
         try:
-            damaged = damaged_files(folder / name)
+            damaged = damaged_files(place) if own_manifest(place) else [(place / MANIFEST, "not readable")]
         except InputError:
-            damaged = [(folder / name / MANIFEST, "not readable")]
+            damaged = [(place / MANIFEST, "not readable")]
         for path, reason in damaged:
             print(f"{path}: {reason}; made again", file=sys.stderr, flush=True)
-        if damaged and name == "checkpoint":
-            shutil.rmtree(folder / name)
+        if damaged and place.name == "checkpoint":
+            shutil.rmtree(place)
         elif damaged:
-            (folder / name / MANIFEST).unlink(missing_ok=True)
+            (place / MANIFEST).unlink(missing_ok=True)
             for path, _ in damaged:
                 path.unlink(missing_ok=True)
+    for place in sorted(path.parent for pattern in (f"*/{PLAN}", f"work/*/{PLAN}") for path in folder.glob(pattern)):
+        if not (place / MANIFEST).exists() and _fingerprint_of(place, fingerprint) == fingerprint:
+            _repair_unfinished(place)
+
+
+def _repair_unfinished(place: Path) -> None:
+    """Remove parts that cannot be read; whether others are those that were written, nobody wrote down yet."""
+    for path in sorted(place.glob("part-*.parquet")):
+        try:
+            read_parquet(path)
+        except InputError as error:
+            print(f"{str(error).rpartition(';')[0]}; made again", file=sys.stderr, flush=True)
+            path.unlink()
+
+
+def _fingerprint_of(place: Path, ours: str) -> str | None:
+    """Of the work that made an artifact, by its manifest or, where that is damaged, its plan or model card; None where none of
+    them says it."""
+    for name in (MANIFEST, PLAN):
+        with contextlib.suppress(InputError):
+            if (found := read_json(place / name).get("fingerprint")) is not None:
+                return str(found)
+    card = place / "README.md"
+    return ours if card.is_file() and ours in card.read_text(encoding="utf-8", errors="replace") else None

@@ -352,9 +352,12 @@ class StoredArtifact:
             return True
         if MANIFEST not in sizes:
             return False
-        manifest = self.manifest()
-        entries = manifest.get("parts", manifest.get("files", ()))
-        return all(sizes.get(entry["file"]) == entry["bytes"] for entry in entries)
+        try:
+            manifest = self.manifest()
+        except InputError:  # damaged
+            return False
+        entries = manifest.get("parts", manifest.get("files"))
+        return isinstance(entries, list) and all(sizes.get(entry["file"]) == entry["bytes"] for entry in entries)
 
     def _fetched(self, below: str = "") -> Path:
         # A folder of its own for each, so that one file of an artifact is never taken for the artifact; in it the name stays,

@@ -21,6 +21,8 @@ from icr_platform.core.schemas import JUDGMENTS, LOGPROBS, OUTPUTS, PREFERENCES,
 from icr_platform.engines.judging.local_judge import LocalJudge
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
 from icr_platform.engines.scoring.logprobs import CompletionScorer
+from icr_platform.pipeline.identity import Code, Identity
+from icr_platform.pipeline.work import known_works, read_work, set_aside, write_work
 from icr_platform.tracking.tracker import Tracker
 
 PACKAGE = Path(__file__).parents[2] / "icr_platform"
@@ -258,6 +260,9 @@ def test_no_reuse_works_afresh_or_says_why_not(
     assert len(made.prompts) == 6
     folders = [newest("generate", "responses"), *store.glob(".icr/generate-*/responses")]
     assert len({folder.resolve() for folder in folders}) == 2, "the first run's folder is not worked in again"
+    capsys.readouterr()
+    assert run([*command, "--artifacts=reference"]) == 0
+    assert str(folders[0]) in capsys.readouterr().out, "the folder of the run whose figures are shown"
     explicit = [*command, f"--output={store / 'out'}"]
     assert run(explicit) == 0
     files = {path: path.stat().st_mtime_ns for path in (store / "out").rglob("*")}
@@ -307,3 +312,86 @@ def test_work_that_other_code_began_is_named_and_gone_on_with_when_told(
     assert commit.stdout.strip() in went_on.stderr
     assert open_artifact(store / "out" / "rewards", REWARDS).rows == 54
     assert LOGPROBS.name
+
+
+@pytest.mark.parametrize("change", ["shard", "order", "languages"])
+@pytest.mark.parametrize("damage", ["killed", "lost part"])
+def test_unfinished_work_is_cut_anew_where_its_rows_come_in_another_order_or_size(
+    store: Path, made: Made, tiny_model: Path, prompt_folder: Path, change: str, damage: str
+) -> None:
+    command = generate(tiny_model, prompt_folder, "--output=out", "--no-tracking", "--samples=1")
+    first, then = ["--languages=en,es"], ["--languages=en,es"]
+    assert run([*command, *first]) == 0
+    whole = open_artifact(store / "out" / "responses", RESPONSES).read()
+    (store / "out" / "responses" / "part-00001.parquet").unlink()
+    if damage == "killed":
+        (store / "out" / "responses" / "manifest.json").unlink()
+    if change == "shard":
+        then.append("--shard-prompts=4")
+    elif change == "languages":
+        then = ["--languages=es,en"]
+    else:
+        for path in prompt_folder.glob("*.jsonl"):
+            path.write_text("\n".join(reversed(path.read_text().splitlines())) + "\n")
+    made.clear()
+    assert run([*command, *then]) == 0
+    assert sorted(made.prompts) == [("en", "p2"), ("en", "p3")]
+    table = open_artifact(store / "out" / "responses", RESPONSES).read()
+    key = [("language", "ascending"), ("prompt_id", "ascending")]
+    assert table.sort_by(key).equals(whole.sort_by(key))
+
+
+def test_the_same_work_that_is_set_aside_twice_keeps_the_rows_of_both(tmp_path: Path) -> None:
+    """Work on A gives way to work on B, goes on with A, and gives way again: what A had at first is still there."""
+    identity = Identity(work="", rows={}, inputs={}, code=Code("", ""))
+    for part in (0, 1):
+        write_work(tmp_path, "generate", identity, "of A")
+        (tmp_path / "responses").mkdir()
+        (tmp_path / "responses" / f"part-0000{part}.parquet").touch()
+        work = read_work(tmp_path)
+        assert work is not None
+        set_aside(work)
+    places = [work.folder for work in known_works(tmp_path / "none", tmp_path)]
+    assert sorted(path.name for place in places for path in place.rglob("part-*")) == [
+        "part-00000.parquet",
+        "part-00001.parquet",
+    ]
+
+
+@pytest.mark.parametrize("text", ['{"digest": "x', '{"another": "tool\'s"}'], ids=["cut short", "another tool's"])
+def test_a_damaged_manifest_and_an_unreadable_part_are_made_again_wherever_they_lie(
+    store: Path, made: Made, tiny_model: Path, prompt_folder: Path, text: str
+) -> None:
+    command = generate(tiny_model, prompt_folder, "--languages=en", "--samples=1")
+    assert run(command) == 0
+    stored = newest("generate", "responses")
+    digest = open_artifact(stored, RESPONSES).digest
+    (stored / "manifest.json").write_text(text)
+    assert run(command) == 0
+    assert newest("generate", "responses") != stored
+    assert open_artifact(newest("generate", "responses"), RESPONSES).digest == digest
+
+    out = store / "out" / "responses"
+    assert run([*command, "--output=out"]) == 0
+    (out / "manifest.json").write_text(text)
+    assert run([*command, "--output=out"]) == 0
+    assert open_artifact(out, RESPONSES).digest == digest
+
+    (out / "manifest.json").unlink()  # unfinished
+    (out / "part-00001.parquet").write_bytes((out / "part-00001.parquet").read_bytes()[:-9])
+    assert run([*command, "--output=out", "--no-tracking"]) == 0
+    assert open_artifact(out, RESPONSES).digest == digest
+
+
+def test_a_damaged_part_is_made_again_in_a_folder_that_stages_share(
+    store: Path, made: Made, tiny_models: tuple[Path, Path], prompt_folder: Path
+) -> None:
+    policy, reference = tiny_models
+    assert run(generate(policy, prompt_folder, "--languages=en", "--output=out", "--no-tracking")) == 0
+    annotate = ["annotate", f"--policy={policy}", f"--reference={reference}", f"--prompts={prompt_folder}",
+                "--responses=out/responses", "--output=out", "--no-tracking", *UNFILTERED]  # fmt: skip
+    assert run(annotate) == 0
+    digest = open_artifact(store / "out" / "rewards", REWARDS).digest
+    (store / "out" / "rewards" / "part-00001.parquet").unlink()
+    assert run(annotate) == 0
+    assert open_artifact(store / "out" / "rewards", REWARDS).digest == digest

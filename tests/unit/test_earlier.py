@@ -134,3 +134,20 @@ def test_a_damaged_part_gives_nothing_and_is_named(tmp_path: Path, capsys: pytes
     said = capsys.readouterr().err
     assert "part-00000.parquet: other bytes" in said
     assert "part-00001.parquet: " in said
+
+
+@pytest.mark.parametrize("read_before", [False, True])
+def test_parts_that_another_command_takes_away_meanwhile_give_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], read_before: bool
+) -> None:
+    """Its own work folder goes when that command has finished."""
+    items = [("a", 0), ("b", 0)]
+    folder = write(tmp_path / "old", [items[:1], items[1:]])
+    rows = EarlierRows([Source(folder)], JUDGMENTS)
+    if read_before:
+        assert rows.take([row_digest("a", 0)]).rows.num_rows == 2
+    (folder / "part-00001.parquet").unlink()
+    made, engine = run(tmp_path / "new", [items], rows)
+    assert engine.made == [("b", 0)]
+    assert made.equals(table(items))
+    assert "part-00001.parquet" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from icr_platform.core import file_digests
 from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, open_artifact, write_json
-from icr_platform.core.config import STAGES, AnnotateConfig, EvalConfig, GenerateConfig, leaves, role
+from icr_platform.core.config import STAGES, AnnotateConfig, BenchmarksConfig, EvalConfig, GenerateConfig, leaves, role
 from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
@@ -34,7 +34,7 @@ from icr_platform.engines.judging.api_judge import confirmed_endpoint
 from icr_platform.models.loading import model_identity
 from icr_platform.pipeline import code_digest, identity
 from icr_platform.pipeline.code_digest import code_of, commit, modules_of
-from icr_platform.pipeline.identity import Identity, identify
+from icr_platform.pipeline.identity import Identity, identify, strict_digest
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
 
 LANGUAGES = ("en", "es", "de")
@@ -1006,3 +1006,14 @@ def test_where_the_work_is_done_is_no_part_of_its_identity() -> None:
     elsewhere = {"execution", "ray_address", "concurrency", "num_cpus", "num_gpus", "shared_folder"}
     for config in (GenerateConfig, AnnotateConfig, EvalConfig):
         assert elsewhere <= {name for name, info in leaves(config) if role(info) == "place"}
+
+
+def test_benchmarks_that_are_told_unread_are_those_of_one_lm_eval(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = BenchmarksConfig(policy=str(tiny_model))
+    digests = set()
+    for number in ("0.4.8", "0.4.9"):
+        monkeypatch.setattr("icr_platform.pipeline.identity.version", lambda name, number=number: number)
+        digests.add(strict_digest("benchmarks", config, {}))
+    assert len(digests) == 2
