@@ -26,7 +26,6 @@ from icr_platform.pipeline.code_digest import commit
 from icr_platform.pipeline.identity import Identity, artifact_identity, identify, strict_digest
 from icr_platform.pipeline.inputs import Resolver
 from icr_platform.pipeline.work import (
-    WORK,
     clear_aside,
     cut_anew,
     known_works,
@@ -35,6 +34,7 @@ from icr_platform.pipeline.work import (
     repair,
     set_aside,
     sources_in,
+    work_file,
     write_work,
 )
 
@@ -190,7 +190,7 @@ def run_stage(
                 result: StageResult = work(module.run, resolved, context)
             for note in result.notes:
                 print(f"{stage}: {note}", file=sys.stderr, flush=True)
-            clear_aside(folder)
+            clear_aside(folder, stage)
             if run is not None:
                 _log(session, run, result)
     temporary = folder if run and not resolved.output and session.options.artifacts == "copy" else None
@@ -214,11 +214,9 @@ def _place(session: Session, stage: str, identity: Identity, output: Path | None
     """
     options, chosen = session.options, output is not None
     folder = output or session.work / f"{stage}-{identity.fingerprint[:16]}"
-    works = [work for work in known_works(session.work, folder) if not chosen or work.folder == folder]
+    works = [work for work in known_works(session.work, folder, stage) if not chosen or work.folder == folder]
     begun = [
-        work
-        for work in works
-        if (work.stage, work.work) == (stage, identity.work) and work.begun and not work.finished(ARTIFACTS[stage])
+        work for work in works if work.work == identity.work and work.begun and not work.finished(ARTIFACTS[stage])
     ]
     own = any(work.fingerprint == identity.fingerprint for work in begun)
     other = next((work for work in begun if work.code != identity.code.digest), None)
@@ -238,7 +236,7 @@ def _place(session: Session, stage: str, identity: Identity, output: Path | None
 def _afresh(folder: Path, stage: str, chosen: bool) -> Path:
     """A folder without finished work, for `--no-reuse`; what an earlier `--no-reuse` began there goes on."""
     number, place = 1, folder
-    while (work := read_work(place)) is not None and work.finished(ARTIFACTS[stage]):
+    while (work := read_work(place, stage)) is not None and work.finished(ARTIFACTS[stage]):
         if chosen:
             raise InputError(
                 f"{folder}: contains finished {stage} work, and --no-reuse makes it afresh; choose another --output or delete the folder"
@@ -254,19 +252,19 @@ def _make_room(session: Session, stage: str, identity: Identity, place: _Place) 
     What is damaged goes. Unfinished work on other rows, by the same settings and models, is set aside and becomes a source
     of rows; so is what other code began and is to be made again.
     """
-    work = read_work(place.folder)
+    work = read_work(place.folder, stage)
     if work is not None and work.fingerprint != place.fingerprint and not work.finished(ARTIFACTS[stage]):
         shared = set(work.rows.values()) & set(identity.rows.values())
-        if work.stage == stage and (shared or work.work == identity.work):
+        if shared or work.work == identity.work:
             set_aside(work)
-        elif work.stage == stage and not work.begun:
-            (place.folder / WORK).unlink()
+        elif not work.begun:
+            work_file(place.folder, stage).unlink()
     else:
         own = work is not None and work.fingerprint == place.fingerprint
-        repair(place.folder, place.fingerprint, own)
+        repair(place.folder, stage, place.fingerprint, own)
         if work is not None and own and work.cut != identity.cut:
             cut_anew(work, identity.cut)
-    if read_work(place.folder) is None:
+    if read_work(place.folder, stage) is None:
         write_work(place.folder, stage, identity, place.fingerprint)
     if place.chosen:
         remember_output(session.work, place.folder)
@@ -277,7 +275,7 @@ def _earlier(session: Session, stage: str, identity: Identity, folder: Path) -> 
     if not session.options.reuse or not identity.rows:
         return Earlier()
     code = {} if session.options.other_code == "use" else identity.row_code
-    works = list(known_works(session.work, folder))
+    works = list(known_works(session.work, folder, stage))
     sources = sources_in(works, identity.rows, code)
     if session.tracker is not None:
         for name, found in stored_sources(session.tracker, identity.rows, code).items():

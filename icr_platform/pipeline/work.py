@@ -1,7 +1,7 @@
 """Folders in which stages work: whose work is there, whether it is finished, and what of it others can take.
 
-A stage's folder has a `work.json` beside its artifacts. It says what identifies the work, so that a later command goes on with it, takes
-single rows of it, or names the other code that began it.
+A stage's folder has a `work-STAGE.json` beside its artifacts; several stages may share a folder. It says what identifies the work,
+so that a later command goes on with it, takes single rows of it, or names the other code that began it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,22 @@ from icr_platform.core.earlier import PLACES, SAME_COMPUTATION, Source
 from icr_platform.core.errors import InputError
 from icr_platform.pipeline.identity import Identity
 
-WORK = "work.json"
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "generate": ("prompts", "responses", "generation_drops"),
+    "annotate": ("rewards", "preferences", "drops", "translations", "work"),
+    "train": ("checkpoint", "checkpoint.unfinished"),
+    "eval": ("outputs", "judgments", "scores"),
+    "mt_bench": ("ratings",),
+    "benchmarks": ("benchmarks",),
+}
+"""All that a stage makes in its folder; whatever else lies there is another stage's, or a person's."""
 _ASIDE = ".earlier"
 _PLACES_OF_OUTPUTS = "outputs"
 
 
 @dataclass(frozen=True)
 class Work:
-    """What `work.json` says of a stage's folder; the fields are those of `Identity`."""
+    """What `work-STAGE.json` says of a stage's folder; the fields are those of `Identity`."""
 
     folder: Path
     stage: str
@@ -52,7 +60,10 @@ class Work:
         training = (
             f"checkpoint.unfinished/{name}" for name in ("checkpoint-*", "reference_logprobs.npy", "trained.*", "model")
         )
-        patterns = ("*/part-*.parquet", "work/*/part-*.parquet", "checkpoint/*", *training)
+        parts = (
+            f"{name}/{pattern}" for name in FOLDERS[self.stage] for pattern in ("part-*.parquet", "*/part-*.parquet")
+        )
+        patterns = (*parts, *(("checkpoint/*", *training) if self.stage == "train" else ()))
         return any(True for pattern in patterns for _ in self.folder.glob(pattern))
 
     def finished(self, artifacts: Sequence[str]) -> bool:
@@ -60,9 +71,13 @@ class Work:
         return all((self.folder / name / MANIFEST).exists() for name in artifacts)
 
 
-def read_work(folder: Path) -> Work | None:
-    """The work in a folder; None when no stage worked there."""
-    path = folder / WORK
+def work_file(folder: Path, stage: str) -> Path:
+    return folder / f"work-{stage}.json"
+
+
+def read_work(folder: Path, stage: str) -> Work | None:
+    """A stage's work in a folder; None when it did not work there."""
+    path = work_file(folder, stage)
     if not path.exists():
         return None
     try:
@@ -78,7 +93,7 @@ def read_work(folder: Path) -> Work | None:
 def write_work(folder: Path, stage: str, identity: Identity, fingerprint: str) -> None:
     """Say whose work the folder holds, unless it says so already."""
     folder.mkdir(parents=True, exist_ok=True)
-    known = read_work(folder)
+    known = read_work(folder, stage)
     if known is not None and known.fingerprint == fingerprint:
         return
     code = identity.code
@@ -98,7 +113,9 @@ def write_work(folder: Path, stage: str, identity: Identity, fingerprint: str) -
 
 
 def _write(work: Work) -> None:
-    write_json(work.folder / WORK, {name: value for name, value in asdict(work).items() if name != "folder"})
+    write_json(
+        work_file(work.folder, work.stage), {name: value for name, value in asdict(work).items() if name != "folder"}
+    )
 
 
 def remember_output(root: Path, folder: Path) -> None:
@@ -109,14 +126,15 @@ def remember_output(root: Path, folder: Path) -> None:
         write_json(note, {"folder": str(folder)})
 
 
-def known_works(root: Path, own: Path) -> Iterator[Work]:
-    """Work in the work folder, in remembered outputs, and in `own`, which comes first; what was set aside there included."""
+def known_works(root: Path, own: Path, stage: str) -> Iterator[Work]:
+    """A stage's work in the work folder, in remembered outputs, and in `own`, which comes first; what was set aside there
+    included."""
     noted = [Path(read_json(note)["folder"]) for note in sorted((root / _PLACES_OF_OUTPUTS).glob("*.json"))]
-    folders = [own, *sorted(path.parent for path in root.glob(f"*/{WORK}")), *noted]
+    folders = [own, *sorted(path.parent for path in root.glob(f"*/{work_file(Path(), stage)}")), *noted]
     for folder in dict.fromkeys(folders):
         for place in (folder, *sorted((folder / _ASIDE).glob("*"))):
             try:
-                found = read_work(place)
+                found = read_work(place, stage)
             except InputError as error:
                 if place == own:
                     raise
@@ -146,16 +164,17 @@ def sources_in(
 
 def set_aside(work: Work) -> None:
     """Make room in a folder for other rows of the same computations; what is there becomes a source of them."""
-    target, number = work.folder / _ASIDE / work.fingerprint[:16], 1
-    while (target / WORK).exists():  # the same work was set aside before, and has rows of its own
+    name = f"{work.stage}-{work.fingerprint[:16]}"
+    target, number = work.folder / _ASIDE / name, 1
+    while work_file(target, work.stage).exists():  # the same work was set aside before, and has rows of its own
         number += 1
-        target = target.with_name(f"{work.fingerprint[:16]}-{number}")
+        target = target.with_name(f"{name}-{number}")
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(work.folder.iterdir()):
-        if path.name != _ASIDE and path.name != WORK:
+    for path in (work.folder / folder for folder in FOLDERS[work.stage]):
+        if path.exists():
             shutil.rmtree(target / path.name, ignore_errors=True)
             path.rename(target / path.name)
-    (work.folder / WORK).rename(target / WORK)
+    work_file(work.folder, work.stage).rename(work_file(target, work.stage))
 
 
 def cut_anew(work: Work, cut: str) -> None:
@@ -164,17 +183,23 @@ def cut_anew(work: Work, cut: str) -> None:
     _write(replace(work, cut=cut))
 
 
-def clear_aside(folder: Path) -> None:
-    """Remove what was set aside, once the work that took its rows is finished."""
-    shutil.rmtree(folder / _ASIDE, ignore_errors=True)
+def clear_aside(folder: Path, stage: str) -> None:
+    """Remove what a stage set aside, once the work that took its rows is finished."""
+    for place in (folder / _ASIDE).glob(f"{stage}-*"):
+        shutil.rmtree(place, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another stage's may be there
+        (folder / _ASIDE).rmdir()
 
 
-def repair(folder: Path, fingerprint: str, own: bool) -> None:
-    """Remove what is damaged of the work's artifacts, finished or not, so that the stage makes that again, and nothing else.
+def repair(folder: Path, stage: str, fingerprint: str, own: bool) -> None:
+    """Remove what is damaged of the stage's artifacts, finished or not, so that it makes that again, and nothing else.
 
-    own: the whole folder is the work's; else other stages have artifacts there, which are left alone.
+    own: `work-STAGE.json` says that the work is the one with this fingerprint.
     """
-    for place in sorted({path.parent for path in folder.glob(f"*/{MANIFEST}")} | {*folder.glob("checkpoint")}):
+    places = [folder / name for name in FOLDERS[stage]]
+    for place in [place for place in places if (place / MANIFEST).exists() or place == folder / "checkpoint"]:
+        if not place.is_dir():
+            continue
         made_by = _fingerprint_of(place, fingerprint)
         # A folder named checkpoint that does not say whose it is may be a person's.
         if made_by != fingerprint and not (own and made_by is None and place.name != "checkpoint"):
@@ -191,7 +216,7 @@ def repair(folder: Path, fingerprint: str, own: bool) -> None:
             (place / MANIFEST).unlink(missing_ok=True)
             for path, _ in damaged:
                 path.unlink(missing_ok=True)
-    for place in sorted(path.parent for pattern in (f"*/{PLAN}", f"work/*/{PLAN}") for path in folder.glob(pattern)):
+    for place in [plan.parent for folder in places for pattern in (PLAN, f"*/{PLAN}") for plan in folder.glob(pattern)]:
         if not (place / MANIFEST).exists() and _fingerprint_of(place, fingerprint) == fingerprint:
             _repair_unfinished(place)
 

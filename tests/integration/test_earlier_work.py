@@ -214,6 +214,29 @@ def test_unfinished_work_gives_its_rows_to_a_command_that_asks_for_others(
     assert not (output / ".earlier").exists()
 
 
+def test_stages_that_share_a_folder_leave_each_other_alone(
+    store: Path, made: Made, tiny_models: tuple[Path, Path], prompt_folder: Path
+) -> None:
+    policy, reference = tiny_models
+    out = store / "out"
+    own = [f"--output={out}", "--no-tracking"]
+    assert run(generate(policy, prompt_folder, "--languages=en,es", *own)) == 0
+    annotate = ["annotate", f"--policy={policy}", f"--reference={reference}", f"--prompts={prompt_folder}",
+                f"--responses={out / 'responses'}", "--no-tracking", *UNFILTERED]  # fmt: skip
+    assert run([*annotate, f"--output={out}"]) == 0
+    scored = {path: path.read_bytes() for name in ("rewards", "preferences") for path in (out / name).iterdir()}
+    for name in ("manifest.json", "part-00005.parquet"):
+        (out / "responses" / name).unlink()
+    made.clear()
+    assert run(generate(policy, prompt_folder, "--languages=en,es,de", *own)) == 0
+    assert sorted(made.prompts) == sorted([("es", "p4"), ("es", "p5"), *(("de", f"p{i}") for i in range(6))])
+    assert {path: path.read_bytes() for path in scored} == scored, "annotate's artifacts are not generate's to move"
+    assert run([*annotate, f"--output={out}"]) == 2, "finished work is never overwritten"
+    made.clear()
+    assert run([*annotate, f"--output={store / 'more'}"]) == 0
+    assert 0 < made.completions <= 2 * 18, "the rows of the first annotate are found where it left them"
+
+
 def test_a_damaged_part_of_finished_work_is_made_again_alone(
     store: Path, made: Made, tiny_models: tuple[Path, Path], prompt_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
