@@ -51,6 +51,7 @@ ARTIFACTS: dict[str, tuple[str, ...]] = {
 }
 METRICS, NOTES = "metrics.json", "notes.txt"
 _RUNS_OF_ROWS = 20  # the newest ones that single rows are taken from
+_FETCHED_FOR_ROWS = 3  # of these, where they lie in a remote store
 _MODULES = {
     "generate": "icr_platform.generation.stage",
     "annotate": "icr_platform.annotation.stage",
@@ -436,14 +437,19 @@ def stored_sources(tracker: Tracker, rows: Mapping[str, str], code: Mapping[str,
     """Where finished runs have rows of each computation; see `work.sources_in`."""
     found: dict[str, tuple[Source, ...]] = {}
     for name, key in rows.items():
-        sources = []
+        sources, fetched = [], 0
         for same in (name, *SAME_COMPUTATION.get(name, ())):
             place, column = PLACES[same][0]
             tags = {f"icr.rows.{same}": key} | ({f"icr.row_code.{same}": code[name]} if name in code else {})
             for run in tracker.find_tagged(tags, limit=_RUNS_OF_ROWS):
                 stored = tracker.stored(run, place)
-                if stored is not None:
+                if stored is None or (stored.local is None and fetched == _FETCHED_FOR_ROWS):
+                    continue
+                fetched += stored.local is None
+                try:
                     sources.append(Source(stored.folder(), column))
+                except IcrError as error:  # to take rows saves time; without them they are made
+                    print(f"{error}; its rows are not taken", file=sys.stderr, flush=True)
         found[name] = tuple(sources)
     return found
 
