@@ -371,10 +371,10 @@ def test_the_same_work_that_is_set_aside_twice_keeps_the_rows_of_both(tmp_path: 
         write_work(tmp_path, "generate", identity, "of A")
         (tmp_path / "responses").mkdir()
         (tmp_path / "responses" / f"part-0000{part}.parquet").touch()
-        work = read_work(tmp_path)
+        work = read_work(tmp_path, "generate")
         assert work is not None
         set_aside(work)
-    places = [work.folder for work in known_works(tmp_path / "none", tmp_path)]
+    places = [work.folder for work in known_works(tmp_path / "none", tmp_path, "generate")]
     assert sorted(path.name for place in places for path in place.rglob("part-*")) == [
         "part-00000.parquet",
         "part-00001.parquet",
