@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,7 +13,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+import requests
 
 from icr_platform.core.errors import InputError, TrackingError
 from icr_platform.tracking.tracker import RunHandle, Tracker, TrackingReader
@@ -41,9 +44,10 @@ class Server:
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+        while self.process.poll() is None and time.monotonic() < deadline:
+            # A worker that was killed may hold the port for a moment longer: only an answer says that this server runs.
+            with contextlib.suppress(requests.ConnectionError):
+                if requests.get(f"{self.uri}/health", timeout=5).ok:
                     return
             time.sleep(0.2)
         raise TimeoutError((self.folder / "server.log").read_text())
@@ -53,6 +57,12 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
+        while any(
+            connection.laddr.port == self.port
+            for connection in psutil.net_connections()
+            if connection.status == "LISTEN"
+        ):
+            time.sleep(0.05)  # until the workers are gone too
 
 
 @pytest.fixture
