@@ -17,7 +17,8 @@ from icr_platform.core.artifacts import row_digest
 from icr_platform.core.config import AnnotateConfig, GenerateSettings
 from icr_platform.core.earlier import EarlierRows
 from icr_platform.core.schemas import TRANSLATIONS
-from icr_platform.engines.sampling.sampler import Advance, Request, Sampler, make_sampler
+from icr_platform.engines.sampling.choice import make_sampler
+from icr_platform.engines.sampling.sampler import Advance, Request, Sampler
 
 INSTRUCTION = "Translate the following text into English. Answer with the translation only.\n\n{text}"
 

@@ -82,7 +82,8 @@ def _fill(folder: Path, seed: int, english_pairs: int) -> None:
 
 def _write_reference_outputs(folder: Path, seed: int) -> None:
     """What pi_ref answers to the test prompts, in the layout of X-AlpacaEval's outputs."""
-    from icr_platform.engines.sampling.sampler import Request, make_sampler
+    from icr_platform.engines.sampling.choice import make_sampler
+    from icr_platform.engines.sampling.sampler import Request
 
     sampler = make_sampler(_REFERENCE_OUTPUTS, str(folder / "reference"), CHAT_DEFAULTS)
     (folder / "outputs").mkdir()

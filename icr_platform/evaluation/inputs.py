@@ -17,7 +17,7 @@ from icr_platform.engines.identification.language_id import Identifier, make_ide
 from icr_platform.engines.judging.api_judge import endpoint_of
 from icr_platform.engines.judging.local_judge import begins_with_reasoning
 from icr_platform.engines.judging.pairwise import Template, load_template
-from icr_platform.engines.sampling.sampler import check_policy
+from icr_platform.engines.sampling.choice import check_policy
 from icr_platform.evaluation.difficulty import Instructions, read_difficulty
 from icr_platform.evaluation.scores import LengthControl
 from icr_platform.evaluation.win_rate import check_anchors

@@ -20,7 +20,8 @@ from icr_platform.engines.endpoints.replies import Reply
 from icr_platform.engines.endpoints.reply_cache import ReplyCache
 from icr_platform.engines.execution.driver import check_execution, map_parts, worker_count
 from icr_platform.engines.judging.api_judge import cache_folder, confirmed_endpoint, endpoint_of
-from icr_platform.engines.sampling.sampler import Request, Sampler, check_policy, engine_notes, make_sampler
+from icr_platform.engines.sampling.choice import check_policy, engine_notes, make_sampler
+from icr_platform.engines.sampling.sampler import Request, Sampler
 from icr_platform.engines.sampling.shards import engine_gpus
 from icr_platform.evaluation.judgments import settings_of_a_worker, with_cache_of_this_host
 from icr_platform.evaluation.mt_bench import (

@@ -16,7 +16,7 @@ from icr_platform.core.schemas import OUTPUTS
 from icr_platform.data.reference_outputs import FACTS, IDENTIFIER, ReferenceOutputs
 from icr_platform.engines.execution.driver import map_parts
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
-from icr_platform.engines.sampling.sampler import make_sampler
+from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.shards import (
     engine_gpus,
     prompt_digests,

@@ -19,7 +19,7 @@ from icr_platform.core.errors import IcrError
 from icr_platform.core.schemas import JUDGMENTS, OUTPUTS, SCORES
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.engines.judging.pairwise import LOW_MASS
-from icr_platform.engines.sampling.sampler import engine_notes
+from icr_platform.engines.sampling.choice import engine_notes
 from icr_platform.evaluation.changes import head_to_head_table, judgments_by_language
 from icr_platform.evaluation.fidelity import Confusion, confusion_table
 from icr_platform.evaluation.inputs import EvaluationInputs, read_inputs

@@ -18,7 +18,8 @@ from icr_platform.core.schemas import PROMPTS, RESPONSES
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.data.prompts import load_prompts
 from icr_platform.engines.identification.language_id import Identified, Identifier
-from icr_platform.engines.sampling.sampler import Request, Sample, make_sampler
+from icr_platform.engines.sampling.choice import make_sampler
+from icr_platform.engines.sampling.sampler import Request, Sample
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
 from icr_platform.generation.stage import run, validate
 

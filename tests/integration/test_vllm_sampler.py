@@ -19,7 +19,8 @@ from icr_platform.core.config import GenerateConfig, GenerateSettings
 from icr_platform.core.errors import IcrError
 from icr_platform.core.schemas import DROPS, RESPONSES
 from icr_platform.core.stage_protocol import StageContext
-from icr_platform.engines.sampling.sampler import Request, make_sampler
+from icr_platform.engines.sampling.choice import make_sampler
+from icr_platform.engines.sampling.sampler import Request
 from icr_platform.generation.stage import run
 from icr_platform.models.loading import load_tokenizer
 

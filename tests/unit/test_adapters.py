@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from icr_platform.core.config import GenerateSettings, TrainConfig
 from icr_platform.core.errors import InputError
 from icr_platform.core.stage_protocol import StageContext
-from icr_platform.engines.sampling.sampler import Request, make_sampler
+from icr_platform.engines.sampling.choice import make_sampler
+from icr_platform.engines.sampling.sampler import Request
 from icr_platform.models.loading import (
     check_same_tokenisation,
     generation_eos,

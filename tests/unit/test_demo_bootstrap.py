@@ -15,7 +15,8 @@ from icr_platform.demo.bootstrap import SFT, build_sft, prepare
 from icr_platform.demo.grader import grade
 from icr_platform.demo.lexicon import LANGUAGES
 from icr_platform.demo.world import split_tasks
-from icr_platform.engines.sampling.sampler import Request, make_sampler
+from icr_platform.engines.sampling.choice import make_sampler
+from icr_platform.engines.sampling.sampler import Request
 from icr_platform.models.chat import encode_prompt, encode_response, end_of_turn_id
 from icr_platform.models.loading import check_same_tokenisation, load_tokenizer
 

@@ -29,7 +29,8 @@ from icr_platform.core.config import (
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.engines.sampling import transformers_sampler
-from icr_platform.engines.sampling.sampler import Request, Sample, make_sampler, row_seed
+from icr_platform.engines.sampling.choice import make_sampler
+from icr_platform.engines.sampling.sampler import Request, Sample, row_seed
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler, uniforms
 from icr_platform.evaluation import mt_bench_stage
 from icr_platform.evaluation import stage as evaluation
