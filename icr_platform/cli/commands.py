@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from icr_platform.core.config import Config, EvalConfig
     from icr_platform.core.stage_protocol import StageResult
     from icr_platform.pipeline.runner import RunOptions
-    from ui.server.app import InspectOptions
+    from ui.server.options import InspectOptions
 
 COMMANDS = {
     "generate": "sample responses to prompts in every language",
@@ -325,7 +325,7 @@ def _inspector_parser(prog: str, description: str) -> argparse.ArgumentParser:
     """A flag per field of InspectOptions; what each means is documented there."""
     from dataclasses import fields
 
-    from ui.server.app import InspectOptions
+    from ui.server.options import InspectOptions
 
     parser = _Parser(prog=prog, description=description, epilog=InspectOptions.__doc__, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
@@ -338,7 +338,7 @@ def _inspector_parser(prog: str, description: str) -> argparse.ArgumentParser:
 def _inspector_options(given: argparse.Namespace) -> InspectOptions:
     from dataclasses import fields
 
-    from ui.server.app import InspectOptions
+    from ui.server.options import InspectOptions
 
     return InspectOptions(**{field.name: getattr(given, field.name) for field in fields(InspectOptions)})
 

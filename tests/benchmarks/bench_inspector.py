@@ -25,7 +25,8 @@ import synthetic  # noqa: E402
 from ui.pages import margins, pairs, regressions  # noqa: E402
 from ui.pages.shell import Show, render_page  # noqa: E402
 from ui.review.inspector import Inspector  # noqa: E402
-from ui.server.app import InspectOptions, open_inspector  # noqa: E402
+from ui.server.app import open_inspector  # noqa: E402
+from ui.server.options import InspectOptions  # noqa: E402
 
 LANGUAGES = ("en", "bn", "de", "es", "fr", "ru", "sw", "th", "zh")
 

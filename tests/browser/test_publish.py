@@ -14,7 +14,8 @@ from icr_platform.core.artifacts import open_artifact
 from ui.pages.agreement import VERDICTS
 from ui.review.items import Item
 from ui.review.recording import new_token, record
-from ui.server.app import InspectOptions, open_inspector
+from ui.server.app import open_inspector
+from ui.server.options import InspectOptions
 
 
 def icr(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,6 @@ import os
 import signal
 import tempfile
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -15,32 +14,9 @@ from icr_platform.core.errors import InputError
 from icr_platform.tracking.tracker import TrackingReader
 from ui.review.inspector import Inspector
 from ui.review.verdicts import VerdictStore
+from ui.server.options import InspectOptions
 from ui.tables.queries import Engine
 from ui.tables.runs import Catalogue
-
-VERDICTS_FILE = "verdicts.db"
-
-
-@dataclass(frozen=True)
-class InspectOptions:
-    """Flags of `icr inspect`.
-
-    tracking_uri: MLflow store; empty: MLFLOW_TRACKING_URI, or MLflow's default.
-    experiment: show this experiment only; empty: all.
-    port: on 127.0.0.1; 0 takes a free one.
-    verdicts: SQLAlchemy URL, or path of an SQLite file.
-    auth_file: users and hashed passwords, see `ui.server.auth`; empty: no login.
-    user_header: request header in which a reverse proxy names the user; empty: none is trusted.
-    public_host: host name under which a reverse proxy serves the inspector, beside 127.0.0.1 and localhost.
-    """
-
-    tracking_uri: str = ""
-    experiment: str = ""
-    port: int = 7860
-    verdicts: str = VERDICTS_FILE
-    auth_file: str = ""
-    user_header: str = ""
-    public_host: str = ""
 
 
 def open_inspector(options: InspectOptions) -> Inspector:

@@ -22,7 +22,7 @@ from ui.review.inspector import Focus, Inspector
 from ui.review.items import Item
 from ui.review.verdicts import REASONS
 from ui.server import auth, theme
-from ui.server.app import InspectOptions
+from ui.server.options import InspectOptions
 from ui.server.safe_headers import SafeHeaders, allowed_hosts
 from ui.tables.view import parse_view
 
