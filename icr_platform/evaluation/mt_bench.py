@@ -18,9 +18,9 @@ import pandas as pd
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES, language_name
 from icr_platform.data.json_rows import json_rows
-from icr_platform.engines.endpoints.chat_client import Failure
-from icr_platform.engines.endpoints.replies import Reply, last_verdict, why_unread
-from icr_platform.engines.judging.pairwise import Message
+from icr_platform.engines.endpoints.chat_client import Failure, Message
+from icr_platform.engines.endpoints.replies import Reply
+from icr_platform.engines.judging.judge_replies import last_verdict, why_unread
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from icr_platform.core.config import EvalConfig
 from icr_platform.core.errors import InputError
+from icr_platform.engines.endpoints.chat_client import Message
 from icr_platform.engines.endpoints.reply_cache import input_bytes, request_key
 from icr_platform.engines.judging.api_judge import ApiJudge
-from icr_platform.engines.judging.pairwise import Message, Pair
+from icr_platform.engines.judging.pairwise import Pair
 from icr_platform.evaluation.inputs import EvaluationInputs, read_inputs
 
 _BYTES_PER_TOKEN = 4.5  # English text under current byte-level vocabularies; replaced by what the cache has seen

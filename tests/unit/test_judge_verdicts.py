@@ -10,15 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from icr_platform.engines.endpoints.replies import (
-    MalformedReplyError,
-    Reply,
-    parse_completion,
-    parse_winner,
-    preference_from_logprobs,
-    preference_from_samples,
-    reply_from_json,
-)
+from icr_platform.engines.endpoints.replies import MalformedReplyError, Reply, parse_completion, reply_from_json
+from icr_platform.engines.judging.judge_replies import parse_winner, preference_from_logprobs, preference_from_samples
 from icr_platform.engines.judging.local_judge import LocalJudge, begins_with_reasoning
 from icr_platform.engines.judging.pairwise import MODEL_FIRST, REFERENCE_FIRST, Judgment, Pair, Template
 from icr_platform.evaluation.judgments import judgments_table

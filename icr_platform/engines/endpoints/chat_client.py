@@ -20,7 +20,6 @@ from icr_platform.core.errors import IcrError, InputError
 from icr_platform.engines.endpoints.replies import MalformedReplyError, Reply, parse_completion
 from icr_platform.engines.endpoints.reply_cache import ReplyCache, request_key
 from icr_platform.engines.endpoints.served_model import Server
-from icr_platform.engines.judging.pairwise import Message
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -382,3 +381,6 @@ def ask_all(
         return asyncio.run(ask())
     except* IcrError as errors:
         raise errors.exceptions[0] from None
+
+
+Message = dict[str, str]

@@ -12,25 +12,12 @@ from typing import Any, TypeVar
 
 from icr_platform.core.config import EvalConfig, JudgeSettings
 from icr_platform.core.errors import InputError
-from icr_platform.engines.endpoints.chat_client import ChatClient, Endpoint, Failure, check_endpoint
-from icr_platform.engines.endpoints.replies import (
-    VERDICT_FORMS,
-    Reply,
-    preference_from_logprobs,
-    preference_from_samples,
-)
+from icr_platform.engines.endpoints.chat_client import ChatClient, Endpoint, Failure, Message, check_endpoint
+from icr_platform.engines.endpoints.replies import Reply
 from icr_platform.engines.endpoints.reply_cache import ReplyCache, default_cache
 from icr_platform.engines.endpoints.served_model import Server, confirmed, served_model
-from icr_platform.engines.judging.pairwise import (
-    LABELS,
-    MIN_MASS,
-    Judgment,
-    Message,
-    Pair,
-    Preference,
-    Template,
-    orders_of,
-)
+from icr_platform.engines.judging.judge_replies import VERDICT_FORMS, preference_from_logprobs, preference_from_samples
+from icr_platform.engines.judging.pairwise import LABELS, MIN_MASS, Judgment, Pair, Preference, Template, orders_of
 
 LOGPROB_PARAMETERS: Mapping[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
 STRUCTURED_PARAMETERS: Mapping[str, Any] = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.core.errors import InputError
-from icr_platform.engines.endpoints.replies import without_reasoning
+from icr_platform.engines.judging.judge_replies import without_reasoning
 from icr_platform.engines.judging.pairwise import (
     LABELS,
     MIN_MASS,

@@ -14,6 +14,7 @@ import yaml
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import language_name
+from icr_platform.engines.endpoints.chat_client import Message
 
 MODEL_FIRST, REFERENCE_FIRST, NO_ORDER = "model-first", "reference-first", "none"
 LABELS = ("m", "M")
@@ -24,7 +25,6 @@ LOW_MASS = 0.5
 """Below it a judgment counts in `judge/low_mass`."""
 _ROUNDING = 1e-2  # by which the probabilities of two labels, summed in an engine's precision, may exceed 1
 
-Message = dict[str, str]
 
 INSTRUCTION = """\
 Two systems, m and M, answered the same instruction. Decide whose output serves the person who wrote it better.

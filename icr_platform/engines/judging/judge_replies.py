@@ -1,0 +1,165 @@
+"""What a judge's reply says about a pair."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NamedTuple
+
+from icr_platform.engines.endpoints.replies import _NAME, Reply
+from icr_platform.engines.judging.pairwise import LABELS, MIN_MASS, Preference, preference_from_labels, preference_of
+
+VERDICT_FORMS = '{"winner": "m"} or {"winner": "M"}'
+"""What a structured answer is asked to be."""
+
+
+_DECODER = json.JSONDecoder(strict=False)  # models write line breaks into JSON's texts
+
+
+_TAG = re.compile(
+    rf"(?P<open><\s*{_NAME}(?:\s[^<>]*)?(?<!/)>|\[THINK\]|<\|channel>|<\|begin_of_thought\|>|<\|START_THINKING\|>|◁think▷)"
+    rf"|(?P<close><\s*/\s*{_NAME}\s*>|\[/THINK\]|<channel\|>|<\|end_of_thought\|>|<\|END_THINKING\|>|◁/think▷)",
+    re.IGNORECASE,
+)
+"""Where models begin and end their reasoning: Qwen and DeepSeek, Seed, Magistral, Gemma, OpenThinker, Command, Kimi; and as prompts
+ask others to, with attributes or spaces in the tag."""
+
+
+_FINAL_CHANNEL = re.compile(r"<\|channel\|>final[^<]*<\|message\|>|assistantfinal")
+_OTHER_CHANNEL = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>|analysis[A-Z]")
+"""gpt-oss's channels, also as they read once special tokens were left out: `analysisWe must ... assistantfinal...`."""
+
+
+_SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")
+
+
+def preference_from_logprobs(reply: Reply, order: str, min_mass: float = MIN_MASS) -> Preference:
+    """P(model) from the first token's log-probabilities: P(its label) / (P(m) + P(M)); mass is the denominator.
+
+    A model that begins with its reasoning gives the labels no mass there, and that is a failure.
+
+    >>> reply = Reply("m", (("m", math.log(0.6)), (" M", math.log(0.2))), None, "stop", 9, 1)
+    >>> preference_from_logprobs(reply, "model-first")[:3]
+    (0.75, 0.8, 'ok')
+    """
+    if reply.refusal is not None:
+        return Preference(None, None, "refusal", _short(reply.refusal))
+    if reply.first_token is None:
+        return Preference(None, None, "no_logprob", f"no log-probabilities with the answer {_short(reply.text)!r}")
+    m, M = (sum(_probability(p) for token, p in reply.first_token if token.strip() == label) for label in LABELS)
+    value, mass, outcome, detail = preference_from_labels(m, M, order, min_mass)
+    seen = f"{detail}; the answer begins {_short(reply.text)!r}" if detail else ""
+    return Preference(_rounded(value), _rounded(mass), outcome, seen)
+
+
+def _probability(logprob: float) -> float:
+    """Of a log-probability in nats; infinite where it is too large to be one."""
+    return math.exp(logprob) if logprob < 1.0 or math.isnan(logprob) else math.inf
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 12)
+
+
+def preference_from_samples(replies: list[Reply], order: str) -> Preference:
+    """Share of sampled answers `{"winner": "m" | "M"}` that name the model; one unreadable answer fails the pair.
+
+    >>> answers = [Reply('{"winner": "M"}', None, None, "stop", 9, 5), Reply('{"winner": "m"}', None, None, "stop", 9, 5)]
+    >>> preference_from_samples(answers, "model-first").value
+    0.5
+    """
+    winners = []
+    for reply in replies:
+        if reply.refusal is not None:
+            return Preference(None, None, "refusal", _short(reply.refusal))
+        winner = parse_winner(reply.text)
+        if winner is None:
+            return Preference(None, None, "parse_error", f"{why_unread(reply, 'winner')} {_short(reply.text)!r}")
+        winners.append(winner)
+    m = winners.count(LABELS[0]) / len(winners)
+    return Preference(preference_of(m, 1.0 - m, order), None, "ok", "")
+
+
+def parse_winner(text: str) -> str | None:
+    """The last winner that the answer names as JSON, whatever stands around it; None when it names none of the labels.
+
+    >>> parse_winner('<think>{"winner": "m"}, or not?</think> So: ```json {"winner": "M"} ```')
+    'M'
+    >>> parse_winner("Output m is better.")
+    """
+    found = last_verdict(text.replace(VERDICT_FORMS, ""), "winner")  # the request, said again, is not a verdict
+    return found.value if isinstance(found.value, str) and found.value in LABELS else None
+
+
+class Said(NamedTuple):
+    """A field of a judge's JSON answer, None where no object has it, and the text of the answer after that object."""
+
+    value: Any
+    rest: str
+
+
+def last_verdict(text: str, name: str) -> Said:
+    """The field `name` of the last JSON object that has it in an answer, reasoning left out.
+
+    An answer that is JSON as a whole is read as it is: a text in it may quote anything.
+    """
+    whole = _object_at(text, len(text) - len(text.lstrip()))
+    if whole is not None and name in whole[0] and not text[whole[1] :].strip():
+        return Said(whole[0][name], "")
+    answer = without_reasoning(text) or ""
+    verdict, place = Said(None, answer), 0
+    while (place := answer.find("{", place)) >= 0:
+        found = _object_at(answer, place)
+        if found is not None and name in found[0]:
+            verdict, place = Said(found[0][name], answer[found[1] :]), found[1]
+        else:
+            place += 1  # the verdict may be an object within this one
+    return verdict
+
+
+def _object_at(text: str, start: int) -> tuple[dict[str, Any], int] | None:
+    """The JSON object that starts there and its end, or None."""
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None
+    return (value, end) if isinstance(value, dict) else None
+
+
+def without_reasoning(text: str) -> str | None:
+    """The answer after the model's reasoning; None where the reasoning never ends.
+
+    A closing tag without an opening one ends reasoning too: many templates open it in the prompt.
+
+    >>> without_reasoning("<think>M? No.</think>m"), without_reasoning("M? No.</think>m"), without_reasoning("<think>M?")
+    ('m', 'm', None)
+    >>> without_reasoning("<|channel|>analysis<|message|>M?<|end|><|start|>assistant<|channel|>final<|message|>m<|return|>")
+    'm'
+    """
+    channels = _FINAL_CHANNEL.split(text)
+    if len(channels) > 1:
+        return _SPECIAL_TOKEN.split(channels[-1])[0]
+    if _OTHER_CHANNEL.match(text):
+        return None
+    kept, place, inside = "", 0, False
+    for tag in _TAG.finditer(text):
+        if tag["close"]:
+            kept = kept if inside else ""  # all of what came before was reasoning
+            place, inside = tag.end(), False
+        elif not inside:
+            kept += text[place : tag.start()]
+            inside = True
+    return None if inside else kept + text[place:]
+
+
+def why_unread(reply: Reply, name: str) -> str:
+    """Why an answer gives no verdict, for a judgment's detail."""
+    if without_reasoning(reply.text) is None:
+        return "the reasoning does not end in a verdict:"
+    return "the answer was cut" if reply.finish_reason == "length" else f"no {name} in the answer"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 80 else line[:77] + "..."
