@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from icr_platform.annotation.config import AnnotateSettings
 from icr_platform.core.artifacts import Artifact
-from icr_platform.core.config import AnnotateSettings
 from icr_platform.core.languages import counts_as, language_name
 from icr_platform.engines.identification.language_id import UNDETERMINED, known_to_all, too_short
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from icr_platform.annotation.config import RewardKind
 from icr_platform.annotation.filters import Verdict
 from icr_platform.annotation.reward import ENGLISH, scoring_instruction
 from icr_platform.core.artifacts import row_digest
-from icr_platform.core.config import RewardKind
 from icr_platform.core.schemas import LOGPROBS
 from icr_platform.engines.scoring.packing import Group
 from icr_platform.models.chat import encode_prompt, encode_response

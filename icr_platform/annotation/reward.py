@@ -1,7 +1,7 @@
 """Implicit rewards: `r(u, y) = beta * (log pi(y | u) - log pi_ref(y | u))` (arXiv 2503.04647, equations 1 and 4).
 
 The kinds differ in the instruction u after which a response is scored, and in the text that stands for it.
-To add a kind, name it in `icr_platform.core.config.RewardKind` and say here after which instruction it scores.
+To add a kind, name it in `icr_platform.annotation.config.RewardKind` and say here after which instruction it scores.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from icr_platform.annotation.config import RewardKind
 from icr_platform.core.artifacts import text_digest
-from icr_platform.core.config import RewardKind
 from icr_platform.core.languages import reward_instruction
 
 FloatArray = NDArray[np.float64]

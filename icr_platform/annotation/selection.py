@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from icr_platform.annotation.config import AnnotateSettings, RewardKind
 from icr_platform.annotation.filters import (
     COLUMNS,
     DUPLICATE,
@@ -28,7 +29,6 @@ from icr_platform.annotation.pairs import PairSelection, near_duplicate, pair_ca
 from icr_platform.annotation.part_scoring import KEY, PromptIndex, from_kinds
 from icr_platform.annotation.translation import FAILURES
 from icr_platform.core.artifacts import Artifact
-from icr_platform.core.config import AnnotateSettings, RewardKind
 from icr_platform.core.schemas import DROPS, PREFERENCES
 
 FloatArray = NDArray[np.float64]

@@ -25,6 +25,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from icr_platform.annotation import translation
+from icr_platform.annotation.config import AnnotateConfig, RewardKind
 from icr_platform.annotation.filters import COLUMNS, filter_samples, unknown_languages, unknown_notes
 from icr_platform.annotation.inputs import check_responses, prompt_index
 from icr_platform.annotation.part_scoring import (
@@ -43,7 +44,7 @@ from icr_platform.annotation.reward import implicit_reward, random_reward
 from icr_platform.annotation.selection import ResponseReader, collect_samples, select_language, write_chunk
 from icr_platform.annotation.summary import Written, metrics_of, summary_table
 from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact, read_parquet
-from icr_platform.core.config import AnnotateConfig, RewardKind, require
+from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.part_job import Advance, Make, PartJob, TakenPart
 from icr_platform.core.schemas import DROPS, LOGPROBS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS

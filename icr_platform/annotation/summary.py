@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from icr_platform.annotation.config import AnnotateSettings
 from icr_platform.annotation.diagnostics import length_correlation, reward_agreement, with_means
 from icr_platform.annotation.filters import SAMPLE_REASONS
 from icr_platform.annotation.length_control import length_controlled
 from icr_platform.annotation.pairs import DROP_REASONS
 from icr_platform.annotation.selection import NEAR_DUPLICATE, LanguagePairs, LanguageSamples
 from icr_platform.annotation.translation import FAILURES, OK
-from icr_platform.core.config import AnnotateSettings
 
 PROMPT_REASONS = (*DROP_REASONS, NEAR_DUPLICATE)
 _QUANTILES = {"q10": 0.1, "median": 0.5, "q90": 0.9}

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.annotation.filters import Verdict
 from icr_platform.annotation.filters import has_visible_character as is_visible
 from icr_platform.annotation.reward import ENGLISH
 from icr_platform.core.artifacts import row_digest
-from icr_platform.core.config import AnnotateConfig, GenerateSettings
 from icr_platform.core.earlier import EarlierRows
 from icr_platform.core.schemas import TRANSLATIONS
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Advance, Request, Sampler
+from icr_platform.engines.sampling.settings import GenerateSettings
 
 INSTRUCTION = "Translate the following text into English. Answer with the translation only.\n\n{text}"
 

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from icr_platform.core.errors import IcrError, InputError
 
 if TYPE_CHECKING:
-    from icr_platform.core.config import Config, EvalConfig
+    from icr_platform.core.config import Config
     from icr_platform.core.stage_protocol import StageResult
+    from icr_platform.evaluation.config import EvalConfig
     from icr_platform.pipeline.runner import RunOptions
     from ui.server.options import InspectOptions
 
@@ -180,7 +181,8 @@ def parse(stage: str, arguments: list[str]) -> tuple[Config, RunOptions]:
     With `--project-defaults` (how MLproject calls us) a value equal to its field's default counts as not given, because MLflow
     passes every parameter: otherwise its defaults would override the preset.
     """
-    from icr_platform.core.config import STAGES, leaves, load_preset, merge, validate
+    from icr_platform.core.config import leaves, merge, validate
+    from icr_platform.pipeline.config import STAGES, load_preset
     from icr_platform.pipeline.runner import RunOptions
 
     parser = stage_parser(stage)
@@ -202,7 +204,8 @@ def parse(stage: str, arguments: list[str]) -> tuple[Config, RunOptions]:
 
 def validate_flags(stage: str, flat: dict[str, str]) -> dict[str, Any]:
     """Nested values of the flags, each checked on its own so that an error names the flag and not the preset."""
-    from icr_platform.core.config import STAGES, nest, validate
+    from icr_platform.core.config import nest, validate
+    from icr_platform.pipeline.config import STAGES
 
     nested = nest(flat)
     validate(STAGES[stage], nested, f"icr {stage}")
@@ -223,7 +226,8 @@ def preset_path(preset: str) -> Path:
 
 def stage_parser(stage: str) -> argparse.ArgumentParser:
     """A parser with one flag per field of the stage's configuration and of the run options."""
-    from icr_platform.core.config import STAGES, leaves
+    from icr_platform.core.config import leaves
+    from icr_platform.pipeline.config import STAGES
     from icr_platform.pipeline.runner import RunOptions
 
     parser = _Parser(prog=f"icr {stage}", description=COMMANDS[stage], allow_abbrev=False)

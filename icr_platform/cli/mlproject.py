@@ -15,7 +15,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from icr_platform.cli.commands import COMMANDS, UNSET, default_text
-from icr_platform.core.config import STAGES, Config, kind_name, leaves, role
+from icr_platform.core.config import Config, kind_name, leaves, role
+from icr_platform.pipeline.config import STAGES
 
 HEADER = """\
 # Written by `python -m icr_platform.cli.mlproject`; change icr_platform/core/config.py instead.

@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from icr_platform.core.artifacts import MANIFEST, read_json, text_digest, write_json
-from icr_platform.core.config import CHAT_DEFAULTS, GenerateSettings, TrainConfig
+from icr_platform.core.config import CHAT_DEFAULTS
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.data.text_preferences import TextPair, write_text_preferences
 from icr_platform.demo.authors import EnglishPreference, english_preferences
 from icr_platform.demo.grader import grade
 from icr_platform.demo.lexicon import LANGUAGES
 from icr_platform.demo.world import write_prompts
+from icr_platform.engines.sampling.settings import GenerateSettings
 from icr_platform.models.loading import load_model, load_tokenizer, model_identity
+from icr_platform.training.config import TrainConfig
 
 SFT = Path(__file__).parent / "sft"
 """The checkpoint that ships: 0.72 million weights in bfloat16, under 2 MB with its tokenizer."""

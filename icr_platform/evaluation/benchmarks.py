@@ -18,12 +18,12 @@ import pandas as pd
 import pyarrow as pa
 
 from icr_platform.core.artifacts import ArtifactWriter
-from icr_platform.core.config import BenchmarksConfig
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES
 from icr_platform.core.progress import meter
 from icr_platform.core.schemas import BENCHMARKS
 from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.evaluation.config import BenchmarksConfig
 from icr_platform.models.loading import check_weights, load_config, read_tokenizer, resolve_device, resolve_dtype
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from icr_platform.core.config import EvalConfig
 from icr_platform.core.errors import InputError
 from icr_platform.data.prompts import PromptSet, load_prompts
 from icr_platform.data.reference_outputs import ReferenceOutputs, load_reference_outputs
@@ -18,6 +17,7 @@ from icr_platform.engines.judging.api_judge import endpoint_of
 from icr_platform.engines.judging.local_judge import begins_with_reasoning
 from icr_platform.engines.judging.pairwise import Template, load_template
 from icr_platform.engines.sampling.choice import check_policy
+from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.difficulty import Instructions, read_difficulty
 from icr_platform.evaluation.scores import LengthControl
 from icr_platform.evaluation.win_rate import check_anchors

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, row_digest
-from icr_platform.core.config import EvalConfig, JudgeSettings
 from icr_platform.core.earlier import Earlier, with_earlier
 from icr_platform.core.part_job import Advance, Make, PartJob
 from icr_platform.core.schemas import JUDGMENTS
 from icr_platform.engines.execution.driver import map_parts, worker_count
 from icr_platform.engines.judging.api_judge import cache_folder
 from icr_platform.engines.judging.pairwise import Judge, Judgment, Pair, Template, is_preference
+from icr_platform.engines.judging.settings import JudgeSettings
+from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.inputs import EvaluationInputs
 
 C = TypeVar("C", bound=JudgeSettings)
@@ -39,7 +40,7 @@ def make_judge(config: EvalConfig, template: Template) -> Judge:
         )  # fmt: skip
     from icr_platform.engines.judging.api_judge import ApiJudge
 
-    return ApiJudge.from_config(config, template)
+    return ApiJudge.from_settings(config, template, config.seed)
 
 
 def pairs_of(outputs: pa.Table, inputs: EvaluationInputs) -> list[Pair]:

@@ -9,7 +9,6 @@ from functools import partial
 import pyarrow as pa
 
 from icr_platform.core.artifacts import Artifact, ArtifactWriter, atomic_path, row_digest
-from icr_platform.core.config import MtBenchConfig
 from icr_platform.core.earlier import with_earlier
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.part_job import Advance, Make, PartJob
@@ -23,6 +22,7 @@ from icr_platform.engines.judging.api_judge import cache_folder, confirmed_endpo
 from icr_platform.engines.sampling.choice import check_policy, engine_notes, make_sampler
 from icr_platform.engines.sampling.sampler import Request, Sampler
 from icr_platform.engines.sampling.shards import engine_gpus
+from icr_platform.evaluation.config import MtBenchConfig
 from icr_platform.evaluation.judgments import settings_of_a_worker, with_cache_of_this_host
 from icr_platform.evaluation.mt_bench import (
     PARAMETERS,

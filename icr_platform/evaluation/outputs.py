@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from icr_platform.core.artifacts import Artifact, ArtifactWriter
-from icr_platform.core.config import EvalConfig
 from icr_platform.core.earlier import Earlier, with_earlier
 from icr_platform.core.part_job import Advance, Make, PartJob
 from icr_platform.core.schemas import OUTPUTS
@@ -24,6 +23,7 @@ from icr_platform.engines.sampling.shards import (
     sample_part,
     take_prompts,
 )
+from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.inputs import EvaluationInputs
 
 

@@ -14,13 +14,13 @@ import pandas as pd
 import pyarrow as pa
 
 from icr_platform.core.artifacts import Artifact, ArtifactWriter, own_manifest
-from icr_platform.core.config import EvalConfig
 from icr_platform.core.errors import IcrError
 from icr_platform.core.schemas import JUDGMENTS, OUTPUTS, SCORES
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.engines.judging.pairwise import LOW_MASS
 from icr_platform.engines.sampling.choice import engine_notes
 from icr_platform.evaluation.changes import head_to_head_table, judgments_by_language
+from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.fidelity import Confusion, confusion_table
 from icr_platform.evaluation.inputs import EvaluationInputs, read_inputs
 from icr_platform.evaluation.judgments import write_judgments

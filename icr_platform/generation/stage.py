@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from icr_platform.core.artifacts import Artifact, ArtifactWriter, open_artifact
-from icr_platform.core.config import GenerateConfig, require
+from icr_platform.core.config import require
 from icr_platform.core.earlier import Earlier
 from icr_platform.core.languages import counts_as
 from icr_platform.core.part_job import Throughput
@@ -21,6 +21,7 @@ from icr_platform.engines.execution.driver import check_execution
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import check_policy, engine_notes
 from icr_platform.engines.sampling.shards import write_responses
+from icr_platform.generation.config import GenerateConfig
 
 _LISTED = 1000
 

@@ -21,26 +21,20 @@ from typing import Any
 
 import pyarrow as pa
 
+from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.core.artifacts import Artifact, open_artifact, own_manifest, text_digest
-from icr_platform.core.config import (
-    AnnotateConfig,
-    BenchmarksConfig,
-    Config,
-    EvalConfig,
-    GenerateConfig,
-    GenerateSettings,
-    MtBenchConfig,
-    TrainConfig,
-    leaves,
-    role,
-)
+from icr_platform.core.config import Config, leaves, role
 from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.folder_content import content_files
 from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
 from icr_platform.engines.endpoints.served_model import served_model
+from icr_platform.engines.sampling.settings import GenerateSettings
+from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, MtBenchConfig
+from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.loading import model_identity, resolve_device, resolve_dtype
 from icr_platform.pipeline.code_digest import Code, code_of
+from icr_platform.training.config import TrainConfig
 
 __all__ = ["Code", "Identity", "artifact_identity", "identify", "strict_digest"]
 

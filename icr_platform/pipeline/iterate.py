@@ -12,18 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.core.artifacts import atomic_path, file_digest, open_artifact, read_json, text_digest
-from icr_platform.core.config import (
-    AnnotateConfig,
-    Config,
-    EvalConfig,
-    GenerateConfig,
-    IterateConfig,
-    TrainConfig,
-    validate,
-)
+from icr_platform.core.config import Config, validate
 from icr_platform.core.errors import InputError, TrackingError, WeightsRemovedError
+from icr_platform.evaluation.config import EvalConfig
+from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.loading import removed_weights
+from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.identity import artifact_identity
 from icr_platform.pipeline.runner import (
     Session,
@@ -37,6 +33,7 @@ from icr_platform.pipeline.runner import (
 )
 from icr_platform.pipeline.schedule import generating_policy, iteration_seed, reward_reference
 from icr_platform.training.checkpoint import remove_weights
+from icr_platform.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from icr_platform.core.config import IterateConfig, TrainConfig
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request
+from icr_platform.pipeline.config import IterateConfig
 from icr_platform.planning.capacity import Rates
+from icr_platform.training.config import TrainConfig
 
 _CPU_TOKENS, _GPU_TOKENS = 128, 512  # of a response at most: longer ones would not fit the time
 

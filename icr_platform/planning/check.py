@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from icr_platform.core.config import IterateConfig, require
+from icr_platform.core.config import require
 from icr_platform.core.errors import InputError
 from icr_platform.models.loading import resolve_dtype
+from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.runner import RunOptions, Session, open_session
 from icr_platform.planning.capacity import (
     DECODE_EFFICIENCY,
@@ -130,7 +131,7 @@ def _check_inputs(preflight: Preflight, session: Session, config: IterateConfig,
 
 
 def _validate_eval(config: IterateConfig) -> None:
-    from icr_platform.core.config import EvalConfig
+    from icr_platform.evaluation.config import EvalConfig
     from icr_platform.evaluation.stage import validate
 
     validate(

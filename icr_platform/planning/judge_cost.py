@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from icr_platform.core.config import EvalConfig
 from icr_platform.core.errors import InputError
 from icr_platform.engines.endpoints.chat_client import Message
 from icr_platform.engines.endpoints.reply_cache import input_bytes, request_key
 from icr_platform.engines.judging.api_judge import ApiJudge
 from icr_platform.engines.judging.pairwise import Pair
+from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.inputs import EvaluationInputs, read_inputs
 
 _BYTES_PER_TOKEN = 4.5  # English text under current byte-level vocabularies; replaced by what the cache has seen
@@ -48,7 +48,7 @@ def estimate(config: EvalConfig) -> Estimate:
     if config.judge != "openai":
         raise InputError(f"config: field 'dry_run' needs the openai judge, not {config.judge!r}; others cost nothing")
     inputs = read_inputs(config)
-    judge = ApiJudge.from_config(config, inputs.template, is_asked=False)
+    judge = ApiJudge.from_settings(config, inputs.template, config.seed, is_asked=False)
     count, counted_by = _counter(config, judge)
     pairs = list(_pairs(config, inputs))
     requests = cached = 0

@@ -21,10 +21,10 @@ from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from icr_platform.core.config import TrainConfig
 from icr_platform.core.errors import IcrError
 from icr_platform.core.progress import Meter, meter
 from icr_platform.models.loading import load_tokenizer, resolve_device
+from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import TrainingPairs
 from icr_platform.training.processes import process_arguments, shard_on_cpu

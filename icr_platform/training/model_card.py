@@ -8,7 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from icr_platform import __version__
-from icr_platform.core.config import TrainConfig, role
+from icr_platform.core.config import role
+from icr_platform.training.config import TrainConfig
 
 _ENGINES = ("trl", "transformers", "torch", "peft")
 _CITATION = """\

@@ -17,7 +17,7 @@ import pandas as pd
 from safetensors import SafetensorError
 
 from icr_platform.core.artifacts import MANIFEST, PLAN, atomic_path, open_artifact, read_json, write_json
-from icr_platform.core.config import TrainConfig, require
+from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.core.stage_protocol import StageContext, StageResult, ignore_metrics
@@ -31,6 +31,7 @@ from icr_platform.models.loading import (
     resolve_device,
 )
 from icr_platform.training.checkpoint import Checkpoint, close_checkpoint, open_checkpoint
+from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve, final_figures
 from icr_platform.training.dataset import TrainingPairs, check_pairs, load_pairs
 from icr_platform.training.launch import check_accelerate_config, launch, read_accelerate_config, score_in_child

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from icr_platform.core.config import TrainConfig
 from icr_platform.core.errors import IcrError
 from icr_platform.models.loading import load_config, load_model, load_tokenizer, resolve_device, resolve_dtype
+from icr_platform.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from icr_platform.core.artifacts import read_json, write_json
-from icr_platform.core.config import TrainConfig
 from icr_platform.core.errors import IcrError
+from icr_platform.training.config import TrainConfig
 from icr_platform.training.launch import ERROR, LIFELINE
 
 

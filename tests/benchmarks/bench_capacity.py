@@ -24,10 +24,10 @@ import pyarrow.compute as pc
 from peak_memory import peak_bytes
 
 from icr_platform.core.artifacts import open_artifact
-from icr_platform.core.config import IterateConfig
 from icr_platform.core.schemas import RESPONSES
 from icr_platform.models.chat import encode_prompt
 from icr_platform.models.loading import load_config, load_tokenizer, parameter_count
+from icr_platform.pipeline.config import IterateConfig
 from icr_platform.planning.calibration import calibrate
 from icr_platform.planning.capacity import (
     DEVICES,
@@ -157,10 +157,12 @@ def run_stage(stage: str, config: IterateConfig, folder: Path) -> dict[str, Any]
 def run_child(stage: str, name: str) -> None:
     """One stage, from the job file of `run_stage`."""
     from icr_platform.annotation import stage as annotate
-    from icr_platform.core.config import AnnotateConfig, GenerateConfig, TrainConfig
+    from icr_platform.annotation.config import AnnotateConfig
     from icr_platform.core.stage_protocol import StageContext
     from icr_platform.generation import stage as generate
+    from icr_platform.generation.config import GenerateConfig
     from icr_platform.training import stage as train
+    from icr_platform.training.config import TrainConfig
 
     folder = Path(name)
     config = IterateConfig.model_validate_json((folder / f"{stage}.json").read_text(encoding="utf-8"))

@@ -22,8 +22,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import yaml
 
-from icr_platform.core.config import EvalConfig, IterateConfig, merge, validate
+from icr_platform.core.config import merge, validate
 from icr_platform.demo.bootstrap import ENGLISH_PAIRS, prepare
+from icr_platform.evaluation.config import EvalConfig
+from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.iterate import iterate
 from icr_platform.pipeline.runner import RunOptions, Session, run_stage
 

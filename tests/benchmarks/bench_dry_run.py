@@ -23,9 +23,9 @@ sys.path.insert(0, str(ROOT / "tests" / "integration"))
 import fault_server  # noqa: E402
 
 from icr_platform.core.artifacts import open_artifact  # noqa: E402
-from icr_platform.core.config import EvalConfig  # noqa: E402
 from icr_platform.core.schemas import JUDGMENTS  # noqa: E402
 from icr_platform.core.stage_protocol import StageContext  # noqa: E402
+from icr_platform.evaluation.config import EvalConfig  # noqa: E402
 from icr_platform.evaluation.stage import run  # noqa: E402
 from icr_platform.models.chat import encode_messages  # noqa: E402
 from icr_platform.models.loading import load_tokenizer  # noqa: E402

@@ -28,7 +28,6 @@ import torch
 
 import icr_platform.demo
 from icr_platform.core.artifacts import ArtifactWriter
-from icr_platform.core.config import GenerateSettings
 from icr_platform.core.schemas import DROPS, RESPONSES
 from icr_platform.data.prompts import load_prompts
 from icr_platform.demo.world import write_prompts
@@ -36,6 +35,7 @@ from icr_platform.engines.execution.driver import write_part
 from icr_platform.engines.identification.language_id import make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request
+from icr_platform.engines.sampling.settings import GenerateSettings
 from icr_platform.engines.sampling.shards import prompt_slices, sample_parts
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
 from icr_platform.models.chat import encode_prompt, stop_ids

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import icr_platform.demo
-from icr_platform.core.config import GenerateConfig
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.demo.world import write_prompts
+from icr_platform.generation.config import GenerateConfig
 from icr_platform.generation.stage import run
 
 SERVER = Path(__file__).parents[1] / "integration" / "fault_server.py"

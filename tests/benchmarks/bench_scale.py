@@ -134,8 +134,8 @@ def write_prompts(folder: Path, prompts: int) -> None:
 
 
 def run_generate(folder: Path) -> None:
-    from icr_platform.core.config import GenerateConfig
     from icr_platform.core.stage_protocol import StageContext
+    from icr_platform.generation.config import GenerateConfig
     from icr_platform.generation.stage import run
 
     config = GenerateConfig(policy=demo_model(), prompts=str(folder / "prompts"), samples=SAMPLES)
@@ -144,8 +144,8 @@ def run_generate(folder: Path) -> None:
 
 
 def run_annotate(folder: Path) -> None:
+    from icr_platform.annotation.config import AnnotateConfig
     from icr_platform.annotation.stage import run
-    from icr_platform.core.config import AnnotateConfig
     from icr_platform.core.stage_protocol import StageContext
 
     config = AnnotateConfig(

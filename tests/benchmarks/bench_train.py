@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import chatml_tokenizer, write_preferences
 
 from icr_platform.core.artifacts import open_artifact
-from icr_platform.core.config import TrainConfig
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.core.stage_protocol import StageContext
+from icr_platform.training.config import TrainConfig
 from icr_platform.training.stage import run
 
 

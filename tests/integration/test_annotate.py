@@ -22,8 +22,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from icr_platform.annotation import stage
+from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.core.artifacts import ArtifactWriter, open_artifact
-from icr_platform.core.config import AnnotateConfig
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import PREFIX
 from icr_platform.core.schemas import DROPS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS

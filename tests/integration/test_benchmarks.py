@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from icr_platform.core.config import BenchmarksConfig
 from icr_platform.core.errors import InputError
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.evaluation.benchmarks import FAMILIES, language_of, plan, run
+from icr_platform.evaluation.config import BenchmarksConfig
 
 KNOWN = {family.task(code) for family in FAMILIES.values() for code in ("en", "es", "de")} - {"arc_de"}
 

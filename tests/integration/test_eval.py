@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from icr_platform.core.artifacts import open_artifact
-from icr_platform.core.config import EvalConfig
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import JUDGMENTS, OUTPUTS, SCORES
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.demo.world import write_prompts
+from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.stage import run, validate
 
 TEMPLATE = "- role: user\n  content: '{instruction} m: {output_m} M: {output_M} m or M?'\n"

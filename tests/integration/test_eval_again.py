@@ -19,9 +19,9 @@ import pyarrow as pa
 import pytest
 
 from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, open_artifact, read_json, write_json
-from icr_platform.core.config import EvalConfig
 from icr_platform.core.schemas import JUDGMENTS, OUTPUTS, SCORES
 from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.stage import run
 
 

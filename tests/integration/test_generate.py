@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 
 from icr_platform.core.artifacts import open_artifact
-from icr_platform.core.config import GenerateConfig
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import PROMPTS, RESPONSES
 from icr_platform.core.stage_protocol import StageContext, StageResult
@@ -21,6 +20,7 @@ from icr_platform.engines.identification.language_id import Identified, Identifi
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request, Sample
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
+from icr_platform.generation.config import GenerateConfig
 from icr_platform.generation.stage import run, validate
 
 SETTINGS: dict[str, Any] = {

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from icr_platform.cli.commands import parse, run
-from icr_platform.core.config import IterateConfig
 from icr_platform.core.errors import InputError
 from icr_platform.models.loading import load_model, model_identity
+from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.iterate import checkpoints_to_give_up, iterate
 from icr_platform.pipeline.runner import open_session
 from icr_platform.tracking.tracker import Tracker

@@ -15,7 +15,6 @@ import pytest
 from fault_server import FAULTS, KEY, Behaviour, FaultServer, preference
 
 from icr_platform.core.artifacts import open_artifact
-from icr_platform.core.config import EvalConfig, MtBenchConfig
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import JUDGMENTS, MT_BENCH
 from icr_platform.core.stage_protocol import StageContext
@@ -23,6 +22,7 @@ from icr_platform.engines.endpoints.chat_client import Endpoint
 from icr_platform.engines.endpoints.reply_cache import ReplyCache
 from icr_platform.engines.judging.api_judge import ApiJudge
 from icr_platform.engines.judging.pairwise import DEFAULT_TEMPLATE, Judgment, Pair
+from icr_platform.evaluation.config import EvalConfig, MtBenchConfig
 from icr_platform.evaluation.mt_bench_stage import run as run_mt_bench
 from icr_platform.evaluation.stage import run
 from icr_platform.planning.judge_cost import estimate

@@ -20,14 +20,16 @@ import torch
 from fault_server import KEY, Behaviour, FaultServer
 
 from icr_platform.annotation import stage as annotation
+from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.cli.commands import run as icr
 from icr_platform.core.artifacts import ArtifactWriter
-from icr_platform.core.config import AnnotateConfig, EvalConfig, GenerateConfig
 from icr_platform.core.schemas import RESPONSES
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.engines.execution.shared_folder import SharedFolder
 from icr_platform.evaluation import stage as evaluation
+from icr_platform.evaluation.config import EvalConfig
 from icr_platform.generation import stage as generation
+from icr_platform.generation.config import GenerateConfig
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'icr-platform[ray]'")
 SAMPLING: dict[str, Any] = {"samples": 4, "max_tokens": 24, "shard_prompts": 2}

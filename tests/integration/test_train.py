@@ -20,13 +20,13 @@ import torch
 import yaml
 
 from icr_platform.core.artifacts import ArtifactWriter, file_digest, open_artifact
-from icr_platform.core.config import TrainConfig
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import PREFERENCES, PROMPTS
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.engines.scoring.logprobs import Group, completion_logprobs
 from icr_platform.models.loading import load_model, load_tokenizer, model_identity
 from icr_platform.training.checkpoint import open_checkpoint
+from icr_platform.training.config import TrainConfig
 from icr_platform.training.dataset import load_pairs
 from icr_platform.training.dpo import PairTrainer
 from icr_platform.training.stage import run, validate

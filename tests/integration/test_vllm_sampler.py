@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from icr_platform.core.artifacts import ArtifactWriter, open_artifact
-from icr_platform.core.config import GenerateConfig, GenerateSettings
 from icr_platform.core.errors import IcrError
 from icr_platform.core.schemas import DROPS, RESPONSES
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request
+from icr_platform.engines.sampling.settings import GenerateSettings
+from icr_platform.generation.config import GenerateConfig
 from icr_platform.generation.stage import run
 from icr_platform.models.loading import load_tokenizer
 

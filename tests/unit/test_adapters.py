@@ -12,11 +12,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from icr_platform.core.config import GenerateSettings, TrainConfig
 from icr_platform.core.errors import InputError
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request
+from icr_platform.engines.sampling.settings import GenerateSettings
 from icr_platform.models.loading import (
     check_same_tokenisation,
     generation_eos,
@@ -26,6 +26,7 @@ from icr_platform.models.loading import (
     parameter_count,
     read_adapter,
 )
+from icr_platform.training.config import TrainConfig
 
 
 @pytest.fixture

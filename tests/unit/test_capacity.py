@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from icr_platform.core.config import IterateConfig, TrainConfig
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.models.loading import load_config, load_tokenizer, parameter_count
+from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.runner import RunOptions
 from icr_platform.planning.capacity import (
     DEVICES,
@@ -30,6 +30,7 @@ from icr_platform.planning.capacity import (
 )
 from icr_platform.planning.check import Prediction, check
 from icr_platform.training import dpo, stage
+from icr_platform.training.config import TrainConfig
 from icr_platform.training.weights import adapter_parameters
 
 

@@ -19,28 +19,18 @@ from transformers.utils import chat_template_utils
 
 import icr_platform
 from icr_platform.annotation import stage as annotation
+from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.cli import commands
 from icr_platform.core.artifacts import open_artifact
-from icr_platform.core.config import (
-    STAGES,
-    AnnotateConfig,
-    ChatSettings,
-    EvalConfig,
-    GenerateConfig,
-    IterateConfig,
-    MtBenchConfig,
-    TrainConfig,
-    leaves,
-    load_preset,
-    role,
-    validate,
-)
+from icr_platform.core.config import ChatSettings, leaves, role, validate
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import REWARDS
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.evaluation import mt_bench_stage
 from icr_platform.evaluation import stage as evaluation
+from icr_platform.evaluation.config import EvalConfig, MtBenchConfig
 from icr_platform.generation import stage as generation
+from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.chat import (
     Roles,
     bind,
@@ -53,7 +43,9 @@ from icr_platform.models.chat import (
 )
 from icr_platform.models.loading import check_same_tokenisation, load_model, load_tokenizer
 from icr_platform.pipeline import iterate
+from icr_platform.pipeline.config import STAGES, IterateConfig, load_preset
 from icr_platform.training import stage as training
+from icr_platform.training.config import TrainConfig
 from tests.conftest import CHATML, chatml_tokenizer
 
 TURNS = (

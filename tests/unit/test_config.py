@@ -11,9 +11,11 @@ import yaml
 
 from icr_platform.cli.commands import parse
 from icr_platform.cli.mlproject import parameters, render
-from icr_platform.core.config import STAGES, IterateConfig, TrainConfig, leaves, load_preset, validate
+from icr_platform.core.config import leaves, validate
 from icr_platform.core.errors import InputError
+from icr_platform.pipeline.config import STAGES, IterateConfig, load_preset
 from icr_platform.pipeline.inputs import Resolver
+from icr_platform.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 

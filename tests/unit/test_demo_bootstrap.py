@@ -8,7 +8,6 @@ from statistics import mean
 import pytest
 
 from icr_platform.core.artifacts import file_digest, open_artifact
-from icr_platform.core.config import GenerateSettings
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.demo.authors import sft_conversation
 from icr_platform.demo.bootstrap import SFT, build_sft, prepare
@@ -17,6 +16,7 @@ from icr_platform.demo.lexicon import LANGUAGES
 from icr_platform.demo.world import split_tasks
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request
+from icr_platform.engines.sampling.settings import GenerateSettings
 from icr_platform.models.chat import encode_prompt, encode_response, end_of_turn_id
 from icr_platform.models.loading import check_same_tokenisation, load_tokenizer
 

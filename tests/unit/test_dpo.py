@@ -16,12 +16,12 @@ from safetensors import safe_open
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from icr_platform.core.artifacts import open_artifact
-from icr_platform.core.config import TrainConfig
 from icr_platform.core.errors import IcrError
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.core.stage_protocol import ignore_metrics
 from icr_platform.models.chat import encode_prompt
 from icr_platform.models.loading import load_model, load_tokenizer
+from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import TrainingPairs, load_pairs
 from icr_platform.training.dpo import PairTrainer, _gathered_state, build_trainer, rate_shares, train

@@ -11,12 +11,12 @@ import pytest
 
 from icr_platform import __version__
 from icr_platform.core.artifacts import ArtifactWriter
-from icr_platform.core.config import ExecutionSettings
 from icr_platform.core.errors import InputError
 from icr_platform.core.part_job import Advance, Make, PartJob
 from icr_platform.core.schemas import DROPS, LOGPROBS
 from icr_platform.engines.execution.driver import check_execution, connect, map_parts
 from icr_platform.engines.execution.part_worker import Driver, PartWorker, Seen
+from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.execution.shared_folder import SharedFolder
 
 

@@ -22,18 +22,22 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.core import file_digests
 from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, open_artifact, write_json
-from icr_platform.core.config import STAGES, AnnotateConfig, BenchmarksConfig, EvalConfig, GenerateConfig, leaves, role
+from icr_platform.core.config import leaves, role
 from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
 from icr_platform.engines.endpoints import served_model
 from icr_platform.engines.endpoints.chat_client import Endpoint
 from icr_platform.engines.judging.api_judge import confirmed_endpoint
+from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig
+from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.loading import model_identity
 from icr_platform.pipeline import code_digest, identity
 from icr_platform.pipeline.code_digest import code_of, commit, modules_of
+from icr_platform.pipeline.config import STAGES
 from icr_platform.pipeline.identity import Identity, identify, strict_digest
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
 
@@ -997,9 +1001,9 @@ def test_an_estimate_can_be_made_while_the_judge_is_down(
     server = serve(VLLM)
     server.stop()
     config = EvalConfig(judge="openai", judge_api_model="judge", judge_url=server.url, judge_cache=str(tmp_path / "c"))
-    assert ApiJudge.from_config(config, DEFAULT_TEMPLATE, is_asked=False).endpoint.url == server.url
+    assert ApiJudge.from_settings(config, DEFAULT_TEMPLATE, config.seed, is_asked=False).endpoint.url == server.url
     with pytest.raises(InputError, match="does not answer"):
-        ApiJudge.from_config(config, DEFAULT_TEMPLATE)
+        ApiJudge.from_settings(config, DEFAULT_TEMPLATE, config.seed)
 
 
 def test_where_the_work_is_done_is_no_part_of_its_identity() -> None:

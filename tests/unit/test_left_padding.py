@@ -11,10 +11,10 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from icr_platform.core.config import GenerateSettings
 from icr_platform.engines.judging.local_judge import LocalJudge, label_ids
 from icr_platform.engines.judging.pairwise import MODEL_FIRST, Pair, Template
 from icr_platform.engines.sampling.sampler import Request
+from icr_platform.engines.sampling.settings import GenerateSettings
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
 from icr_platform.models import left_padding
 from icr_platform.models.chat import encode_messages, encode_prompt

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from icr_platform.core.artifacts import open_artifact
-from icr_platform.core.config import TrainConfig
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.models.loading import load_model, load_tokenizer
 from icr_platform.training import margins
+from icr_platform.training.config import TrainConfig
 from icr_platform.training.dataset import TrainingPairs, load_pairs
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-from icr_platform.core.config import TrainConfig, role
+from icr_platform.core.config import role
+from icr_platform.training.config import TrainConfig
 from icr_platform.training.model_card import Provenance, model_card, public_name
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from icr_platform.core.config import MtBenchConfig
 from icr_platform.core.errors import InputError
 from icr_platform.engines.endpoints.chat_client import Failure
 from icr_platform.engines.endpoints.replies import Reply
 from icr_platform.engines.sampling.sampler import Advance, Request, Sample, Sampler, ignore_progress
+from icr_platform.evaluation.config import MtBenchConfig
 from icr_platform.evaluation.mt_bench import (
     Question,
     category_table,

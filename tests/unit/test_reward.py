@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from icr_platform.annotation.config import AnnotateSettings
 from icr_platform.annotation.diagnostics import length_correlation, reward_agreement, with_means
 from icr_platform.annotation.filters import filter_samples, has_visible_character
 from icr_platform.annotation.reward import implicit_reward, random_reward, scoring_instruction
-from icr_platform.core.config import AnnotateSettings
 
 PREFIX_SPANISH = (
     "Please answer the following instruction using only Spanish, "

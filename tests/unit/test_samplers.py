@@ -18,23 +18,19 @@ import numpy as np
 import pytest
 import torch
 
-from icr_platform.core.config import (
-    CHAT_DEFAULTS,
-    ChatSettings,
-    EvalConfig,
-    GenerateConfig,
-    GenerateSettings,
-    MtBenchConfig,
-)
+from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.engines.sampling import transformers_sampler
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request, Sample, row_seed
+from icr_platform.engines.sampling.settings import GenerateSettings
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler, uniforms
 from icr_platform.evaluation import mt_bench_stage
 from icr_platform.evaluation import stage as evaluation
+from icr_platform.evaluation.config import EvalConfig, MtBenchConfig
 from icr_platform.generation import stage as generation
+from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.chat import encode_messages, encode_prompt, encode_response
 from icr_platform.models.loading import load_model, load_tokenizer
 from tests.conftest import CHATML

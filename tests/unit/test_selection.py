@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from icr_platform.annotation.config import AnnotateSettings
 from icr_platform.annotation.filters import DUPLICATE, SAMPLE_REASONS
 from icr_platform.annotation.selection import LanguageSamples, select_language
-from icr_platform.core.config import AnnotateSettings
 
 
 def samples_of(rewards, codes, lengths_of_codes, dropped):

@@ -19,22 +19,19 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from icr_platform.annotation import stage as annotation
+from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.cli import commands
-from icr_platform.core.config import (
-    AnnotateConfig,
-    EvalConfig,
-    GenerateConfig,
-    IterateConfig,
-    MtBenchConfig,
-    TrainConfig,
-)
 from icr_platform.core.errors import InputError
 from icr_platform.evaluation import mt_bench_stage
 from icr_platform.evaluation import stage as evaluation
+from icr_platform.evaluation.config import EvalConfig, MtBenchConfig
 from icr_platform.generation import stage as generation
+from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.loading import check_weights, load_model
 from icr_platform.pipeline import iterate
+from icr_platform.pipeline.config import IterateConfig
 from icr_platform.training import stage as training
+from icr_platform.training.config import TrainConfig
 
 FILE = "model.safetensors"
 LOST = "model.layers.1.self_attn.k_proj.weight"

@@ -158,7 +158,7 @@ def test_replicates_are_refits_of_the_resampled_prompts():
 
 
 def test_anchors_that_count_from_one_to_two_are_refused_before_anything_is_judged(tmp_path):
-    from icr_platform.core.config import EvalConfig
+    from icr_platform.evaluation.config import EvalConfig
     from icr_platform.evaluation.inputs import _read_control
 
     columns = "preference,std_delta_len,instruction_difficulty\n"

@@ -28,11 +28,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from icr_platform import __version__
-from icr_platform.core.config import ExecutionSettings
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.part_job import PartJob, TakenPart, Throughput, write_part
 from icr_platform.core.progress import Meter, meter
 from icr_platform.engines.execution.part_worker import NOTHING, Driver, PartWorker, Seen
+from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.execution.shared_folder import SharedFolder, check_shared_folder
 
 _LOOK_EVERY = 0.5

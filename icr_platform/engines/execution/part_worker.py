@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from icr_platform import __version__
 from icr_platform.core.artifacts import PLAN, ArtifactWriter, read_json
-from icr_platform.core.config import ExecutionSettings
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.part_job import Make, PartJob, write_part
+from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.execution.shared_folder import SharedFolder
 
 

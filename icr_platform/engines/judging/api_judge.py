@@ -10,7 +10,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
-from icr_platform.core.config import EvalConfig, JudgeSettings
 from icr_platform.core.errors import InputError
 from icr_platform.engines.endpoints.chat_client import ChatClient, Endpoint, Failure, Message, check_endpoint
 from icr_platform.engines.endpoints.replies import Reply
@@ -18,6 +17,7 @@ from icr_platform.engines.endpoints.reply_cache import ReplyCache, default_cache
 from icr_platform.engines.endpoints.served_model import Server, confirmed, served_model
 from icr_platform.engines.judging.judge_replies import VERDICT_FORMS, preference_from_logprobs, preference_from_samples
 from icr_platform.engines.judging.pairwise import LABELS, MIN_MASS, Judgment, Pair, Preference, Template, orders_of
+from icr_platform.engines.judging.settings import JudgeSettings, PairwiseJudgeSettings
 
 LOGPROB_PARAMETERS: Mapping[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
 STRUCTURED_PARAMETERS: Mapping[str, Any] = {
@@ -105,15 +105,17 @@ class ApiJudge:
         self.has_answers = False
 
     @classmethod
-    def from_config(cls, config: EvalConfig, template: Template, is_asked: bool = True) -> ApiJudge:
+    def from_settings(
+        cls, settings: PairwiseJudgeSettings, template: Template, seed: int, is_asked: bool = True
+    ) -> ApiJudge:
         """The judge an evaluation asks for; raises InputError when its endpoint or cache cannot be used.
 
         is_asked: False for an estimate, which asks it nothing.
         """
-        endpoint = confirmed_endpoint(config) if is_asked else assumed_endpoint(config)
-        samples = config.judge_samples if config.judge_answer == "structured" else 0
-        cache = ReplyCache(cache_folder(config))
-        return cls(endpoint, cache, template, config.both_orders, config.seed, samples, config.judge_min_mass)
+        endpoint = confirmed_endpoint(settings) if is_asked else assumed_endpoint(settings)
+        samples = settings.judge_samples if settings.judge_answer == "structured" else 0
+        cache = ReplyCache(cache_folder(settings))
+        return cls(endpoint, cache, template, settings.both_orders, seed, samples, settings.judge_min_mass)
 
     @property
     def parameters(self) -> Mapping[str, Any]:

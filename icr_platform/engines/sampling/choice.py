@@ -12,7 +12,7 @@ from icr_platform.models.chat import USER, Roles, require_roles
 from icr_platform.models.loading import check_weights, generation_eos, load_model, load_tokenizer
 
 if TYPE_CHECKING:
-    from icr_platform.core.config import GenerateSettings
+    from icr_platform.engines.sampling.settings import GenerateSettings
 
 
 def make_sampler(settings: GenerateSettings, policy: str, chat: ChatSettings = CHAT_DEFAULTS) -> Sampler:

@@ -14,7 +14,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.engines.endpoints.served_model import Server
 
 if TYPE_CHECKING:
-    from icr_platform.core.config import GenerateSettings
+    from icr_platform.engines.sampling.settings import GenerateSettings
 
 Advance = Callable[[int, int], None]
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
     from transformers import PreTrainedTokenizerBase
 
-    from icr_platform.core.config import ChatSettings, GenerateSettings
+    from icr_platform.core.config import ChatSettings
+    from icr_platform.engines.sampling.settings import GenerateSettings
 
 _RETRIES = 5  # with the SDK's exponential back-off: about half a minute, and as long as a Retry-After header asks
 _TIMEOUT = openai.Timeout(1800.0, connect=10.0)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from icr_platform.core.artifacts import ArtifactWriter, row_digest
-from icr_platform.core.config import ChatSettings, GenerateSettings
+from icr_platform.core.config import ChatSettings
 from icr_platform.core.earlier import Earlier, with_earlier
 from icr_platform.core.part_job import Advance, Make, PartJob, Throughput
 from icr_platform.core.schemas import DROPS, RESPONSES
@@ -18,6 +18,7 @@ from icr_platform.engines.execution.driver import map_parts
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request, Sampled, Sampler, SetAside, ignore_progress
+from icr_platform.engines.sampling.settings import GenerateSettings
 
 _KEY = ["language", "prompt_id", "instruction"]
 

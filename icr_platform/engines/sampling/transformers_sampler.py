@@ -32,7 +32,7 @@ from icr_platform.models.left_padding import Batching, State, begin, find_batchi
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-    from icr_platform.core.config import GenerateSettings
+    from icr_platform.engines.sampling.settings import GenerateSettings
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from icr_platform.models.loading import read_adapter, resolve_device, resolve_dt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from icr_platform.core.config import GenerateSettings
+    from icr_platform.engines.sampling.settings import GenerateSettings
 
 _SEED_BITS = 62  # the last sample's seed is a 63-bit number too
 

@@ -1,0 +1,51 @@
+"""What `icr annotate` can be asked for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
+
+from icr_platform.core.config import ChatSettings, OptionalFloat, setting, split_at_commas
+from icr_platform.engines.execution.settings import ExecutionSettings
+from icr_platform.models.settings import ModelPlace
+
+RewardKind = Literal["cross-lingual", "multilingual", "translate", "random"]
+
+
+RewardKinds = Annotated[tuple[RewardKind, ...], BeforeValidator(split_at_commas)]
+
+
+class AnnotateSettings(ExecutionSettings, ModelPlace):
+    """How responses are scored and pairs are selected (arXiv 2503.04647, section 3)."""
+
+    reward_kind: RewardKinds = setting(
+        ("cross-lingual",), "cross-lingual, multilingual, translate, random (a control); the first makes the pairs"
+    )
+    beta: float = setting(0.1, "scale of the implicit reward beta * (log pi - log pi_ref)", gt=0)
+    length_control: bool = setting(True, "take alpha * characters off the reward, alpha fitted per language")
+    alpha_min: float = setting(-1.0, "lower bound of alpha, reward per character")
+    alpha_max: float = setting(1.0, "upper bound of alpha, reward per character")
+    drop_empty: bool = setting(True, "drop responses without a visible character")
+    drop_truncated: bool = setting(True, "drop responses that reached max_tokens")
+    drop_wrong_language: bool = setting(True, "drop responses identified as another language than the prompt's")
+    language_confidence: float = setting(0.5, "below it the language counts as unknown, which is not wrong", ge=0, le=1)
+    near_duplicate: OptionalFloat = setting(
+        None, "drop pairs whose texts are at least this similar (0 to 1, edit similarity); none: only identical texts"
+    )
+    minimal_margin: float = setting(0.0, "drop pairs whose margin is not above it", ge=0)
+    upper_bound: float = setting(float("inf"), "a chosen response must have a length-controlled reward below it")
+    translator: str = setting("", "model that translates responses into English, for the translate kind", "model")
+    translation_max_tokens: int = setting(2400, "new tokens of a translation at most", ge=1)
+    batch_tokens: int = setting(8192, "tokens scored together, padding included", "place", ge=1)
+
+
+class AnnotateConfig(ChatSettings, AnnotateSettings):
+    """annotate: responses -> rewards, preferences, drops."""
+
+    policy: str = setting("", "English-aligned model pi_t", "model")
+    reference: str = setting("", "its reference pi_ref", "model")
+    prompts: str = setting("", "the prompts the responses answer", "input")
+    responses: str = setting("", "responses artifact", "input")
+    seed: int = setting(42, "seed of the random kind", ge=0)
+    output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")

@@ -1,0 +1,33 @@
+"""Where parts are made."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from icr_platform.core.config import Config, OptionalFloat, setting
+
+
+class ExecutionSettings(Config):
+    """Where a stage's shards are worked on. The tables are the same wherever that is."""
+
+    execution: Literal["local", "ray"] = setting(
+        "local",
+        "local: in this process, one engine; ray: one engine per worker of a Ray cluster (extra `ray`)",
+        "place",
+    )
+    ray_address: str = setting(
+        "", "host:port of the cluster; empty: RAY_ADDRESS, else one on this machine, started if there is none", "place"
+    )
+    concurrency: int = setting(0, "Ray workers, each with an engine; 0: as many as there is room for", "place", ge=0)
+    num_cpus: float = setting(1.0, "CPUs, and torch threads, per Ray worker", "place", gt=0)
+    num_gpus: OptionalFloat = setting(
+        None,
+        "GPUs per Ray worker; none: what its engine spans (tensor_parallel, or 1) where the cluster has any",
+        "place",
+    )
+    shared_folder: str = setting(
+        "",
+        "where Ray workers hand over finished parts: s3://, gs://, ...; empty: they write to the output folder, at the same "
+        "path on every node",
+        "place",
+    )

@@ -1,0 +1,88 @@
+"""What `icr eval`, `icr mt-bench` and `icr benchmarks` can be asked for."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+from icr_platform.core.config import ChatSettings, Languages, OptionalInt, setting, split_at_commas
+from icr_platform.engines.judging.settings import JudgeSettings, PairwiseJudgeSettings
+from icr_platform.engines.sampling.settings import GenerateSettings
+from icr_platform.models.settings import ModelPlace
+
+
+class EvalSettings(PairwiseJudgeSettings, GenerateSettings):
+    """How a policy is evaluated. Decoding as in the paper: temperature 0.6, top-p 0.9, 2048 tokens."""
+
+    samples: int = setting(1, "outputs per prompt", ge=1)
+    temperature: float = setting(0.6, "sampling temperature; 0 is greedy", ge=0)
+    top_p: float = setting(0.9, "nucleus: smallest set of tokens with this probability", gt=0, le=1)
+    max_tokens: int = setting(2048, "new tokens at most", ge=1)
+    difficulty: str = setting(
+        "",
+        "CSV for length control: AlpacaEval's index, instruction_difficulty; or prompt_id, instruction_difficulty (and language; "
+        "else English)",
+        "input",
+    )
+    anchors: str = setting("", "CSV of AlpacaEval's gamed baselines, which anchor the length coefficient", "input")
+    lc_cross_validation: bool = setting(
+        False, "choose the penalty of length control by cross-validation, as AlpacaEval does; else C = 10"
+    )
+
+
+class EvalConfig(ChatSettings, EvalSettings):
+    """eval: policy -> outputs, judgments, scores."""
+
+    policy: str = setting("", "model to evaluate", "model")
+    prompts: str = setting("", "evaluation prompts", "input")
+    outputs: str = setting(
+        "", "outputs to judge instead of sampling any: artifact, or files as reference_outputs", "input"
+    )
+    reference_outputs: str = setting(
+        "", "outputs to compare with: folder of LANG.json(l), path with {language} in it, or outputs artifact", "input"
+    )
+    languages: Languages = setting((), "language codes, comma-separated; empty: every language of the prompts")
+    limit: OptionalInt = setting(None, "prompts per language, the first ones; none: all")
+    dry_run: bool = setting(False, "print what judging would ask and cost, and stop", "place")
+    seed: int = setting(42, "seed of every output, with language and prompt id", ge=0)
+    output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
+
+
+class MtBenchConfig(ChatSettings, JudgeSettings, GenerateSettings):
+    """mt_bench: policy -> two-turn answers, graded 1 to 10 by the judge behind judge_url (arXiv 2306.05685)."""
+
+    samples: int = setting(1, "answers per question; the benchmark has one", ge=1, le=1)
+    temperature: float = setting(0.7, "sampling temperature where the category names none; 0 is greedy", ge=0)
+    category_temperatures: bool = setting(
+        True, "FastChat's: writing and roleplay 0.7, stem and humanities 0.1, the other four greedy; else temperature"
+    )
+    max_tokens: int = setting(1024, "new tokens of a turn at most", ge=1)
+    policy: str = setting("", "model to evaluate", "model")
+    questions: str = setting("", "folder of LANG.jsonl in FastChat's layout, or a path with {language}", "input")
+    reference_answers: str = setting(
+        "", "right answers to math, reasoning and coding questions, in FastChat's layout", "input"
+    )
+    answers: str = setting("", "the model's answers in FastChat's layout, instead of sampling any", "input")
+    languages: Languages = setting((), "language codes, comma-separated; empty: every file of the folder")
+    seed: int = setting(42, "seed of every answer, with language, question and turn", ge=0)
+    output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
+
+
+class BenchmarksConfig(ModelPlace):
+    """benchmarks: what the policy knows, by lm-eval's multilingual tasks (extra `benchmarks`)."""
+
+    policy: str = setting("", "model to evaluate", "model")
+    families: Annotated[tuple[str, ...], BeforeValidator(split_at_commas)] = setting(
+        ("arc", "hellaswag", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2"), "task families, comma-separated"
+    )
+    tasks: Annotated[tuple[str, ...], BeforeValidator(split_at_commas)] = setting(
+        (), "lm-eval tasks by name, for instance of your own files; they come on top of the families"
+    )
+    task_folder: str = setting("", "folder of task YAML files of your own (dataset_path: json works offline)", "input")
+    languages: Languages = setting(("en", "es", "ru", "de", "fr"), "language codes, comma-separated")
+    shots: OptionalInt = setting(None, "examples in the prompt; none: as each task says")
+    limit: OptionalInt = setting(None, "documents per task, the first ones; none: all")
+    batch_size: int = setting(8, "requests scored together", "place", ge=1)
+    seed: int = setting(42, "seed of the choice of examples", ge=0)
+    output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")

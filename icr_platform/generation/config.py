@@ -1,0 +1,17 @@
+"""What `icr generate` can be asked for."""
+
+from __future__ import annotations
+
+from icr_platform.core.config import ChatSettings, Languages, OptionalInt, setting
+from icr_platform.engines.sampling.settings import GenerateSettings
+
+
+class GenerateConfig(ChatSettings, GenerateSettings):
+    """generate: prompts -> responses."""
+
+    policy: str = setting("", "model that responds: folder, hub name, runs:/ or models:/ URI", "model")
+    prompts: str = setting("", "folder of LANG.json(l), one Parquet file, hub data set, or runs:/ URI", "input")
+    languages: Languages = setting((), "language codes, comma-separated; empty: every language of the prompts")
+    limit: OptionalInt = setting(None, "prompts per language, the first ones; none: all")
+    seed: int = setting(42, "seed of every sample, with language and prompt id", ge=0)
+    output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")

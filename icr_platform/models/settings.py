@@ -1,0 +1,18 @@
+"""Where and in what precision models run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from icr_platform.core.config import Config, setting
+
+
+class ModelPlace(Config):
+    """Where and in what precision models run."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "weights' precision; auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    device: str = setting(
+        "auto", "torch device; auto: the GPU when there is one; balanced: the layers spread over all GPUs", "place"
+    )

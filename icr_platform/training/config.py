@@ -1,0 +1,56 @@
+"""What `icr train` can be asked for."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from icr_platform.core.config import ChatSettings, setting
+from icr_platform.models.settings import ModelPlace
+
+
+class TrainSettings(ModelPlace):
+    """How the policy is trained: L_DPO(beta) + gamma * L_NLL(chosen) (METHOD, step 5)."""
+
+    beta: float = setting(0.1, "beta of the DPO loss", gt=0)
+    gamma: float = setting(1.0, "weight of the likelihood of the chosen response", ge=0)
+    likelihood: Literal["pairs", "tokens"] = setting(
+        "pairs",
+        "mean of the likelihood term; pairs: over a step's pairs of the mean over the response's tokens, as the paper's "
+        "implementation; tokens: over the tokens of batch_size pairs, as TRL's, which depends on batch_size",
+    )
+    router_loss: float = setting(0.0, "weight of the load-balancing loss of a mixture of experts' router; 0: off", ge=0)
+    dpo_reference: Literal["policy", "initial"] = setting(
+        "policy", "reference of the DPO loss: the policy at the start of training, or the given reference"
+    )
+    learning_rate: float = setting(1e-7, "peak learning rate", gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = setting("linear", "learning rate after warm-up")
+    warmup: float = setting(0.1, "share of steps that warm up, never all of them", ge=0, lt=1)
+    epochs: float = setting(1.0, "passes over the pairs", gt=0)
+    batch_size: int = setting(1, "pairs per device and step", ge=1)
+    accumulation: int = setting(32, "steps whose gradients are added up", ge=1)
+    max_length: int = setting(4096, "tokens of prompt and response; longer pairs are left out and counted", ge=2)
+    lora_rank: int = setting(0, "rank of LoRA adapters, merged at the end; 0 trains all weights", ge=0)
+    lora_alpha: float = setting(32.0, "LoRA scale", gt=0)
+    gradient_checkpointing: bool = setting(False, "recompute activations to save memory")
+    save_dtype: Literal["trained", "stored"] = setting(
+        "trained",
+        "precision of the checkpoint; trained: float32, in which weights are trained; stored: that of the policy's files, half "
+        "the size in bfloat16, which rounds small changes away",
+    )
+    precompute_reference: Literal["auto", "yes", "no"] = setting(
+        "auto",
+        "score the pairs under the reference once, before training, which needs no second model in memory; auto: unless "
+        "several training processes do it sooner in every step",
+    )
+    save_steps: int = setting(100, "optimizer steps between checkpoints to resume from", "place", ge=1)
+    accelerate_config: str = setting("", "accelerate config file: train through `accelerate launch`", "place")
+
+
+class TrainConfig(ChatSettings, TrainSettings):
+    """train: preferences -> checkpoint."""
+
+    policy: str = setting("", "model to start from, pi_t", "model")
+    reference: str = setting("", "pi_ref; needed for dpo_reference=initial", "model")
+    preferences: str = setting("", "preferences artifact", "input")
+    seed: int = setting(42, "seed of data order and adapters", ge=0)
+    output: str = setting("", "folder of the checkpoint; empty: a work folder, emptied once MLflow holds it", "place")
