@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from icr_platform.annotation.config import AnnotateSettings
 from icr_platform.core.artifacts import Artifact
-from icr_platform.core.languages import counts_as, language_name
-from icr_platform.engines.identification.language_id import UNDETERMINED, known_to_all, too_short
+from icr_platform.core.languages import UNDETERMINED, counts_as, language_name, too_short
+from icr_platform.engines.identification.language_id import known_to_all
 
 EMPTY = "empty"
 TRUNCATED = "truncated"

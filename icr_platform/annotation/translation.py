@@ -19,7 +19,7 @@ from icr_platform.core.earlier import EarlierRows
 from icr_platform.core.schemas import TRANSLATIONS
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Advance, Request, Sampler
-from icr_platform.engines.sampling.settings import GenerateSettings
+from icr_platform.engines.sampling.settings import SamplingSettings
 
 INSTRUCTION = "Translate the following text into English. Answer with the translation only.\n\n{text}"
 
@@ -29,7 +29,7 @@ FAILURES = (EMPTY, TRUNCATED)
 
 def load_translator(config: AnnotateConfig) -> Sampler:
     """The model that translates, decoding greedily; raises InputError when it cannot be loaded."""
-    settings = GenerateSettings(
+    settings = SamplingSettings(
         samples=1,
         temperature=0.0,
         max_tokens=config.translation_max_tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
 
 from icr_platform.core.errors import InputError
@@ -82,3 +83,44 @@ def reward_instruction(language: str, english_instruction: str) -> str:
     if language == "en":
         return english_instruction
     return PREFIX.format(language=language_name(language)) + english_instruction
+
+
+UNDETERMINED = "und"
+FEWEST_LETTERS = 12
+FEWEST_DENSE_LETTERS = 4
+"""Of the scripts whose letters say most: a word takes one to three of them."""
+
+
+_DENSE_SCRIPTS = (
+    "CJK ",
+    "IDEOGRAPHIC ",
+    "HIRAGANA ",
+    "KATAKANA",
+    "HALFWIDTH ",
+    "HANGUL ",
+    "THAI ",
+    "LAO ",
+    "KHMER ",
+    "MYANMAR ",
+)
+
+
+def too_short(text: str) -> bool:
+    """Whether a text has too few letters for its language to be told: under 12, or under 4 in scripts that need few.
+
+    Those are Han, kana, Hangul, Thai, Lao, Khmer and Burmese. Letters are those of Unicode (category L): vowel signs that
+    are marks, digits and emoji are not, and a Hangul syllable is one however it is encoded. A text of both kinds is long
+    enough by either count.
+
+    >>> too_short("Bonjour, Anna"), too_short("Bonjour, Annie"), too_short("日本語"), too_short("日本語だ")
+    (True, False, True, False)
+    """
+    letters = dense = 0
+    for character in unicodedata.normalize("NFC", text):
+        if character.isalpha():
+            letters += 1
+            # ASCII is left out first: names are slow, and most letters are ASCII.
+            dense += not character.isascii() and unicodedata.name(character, "").startswith(_DENSE_SCRIPTS)
+            if letters >= FEWEST_LETTERS or dense >= FEWEST_DENSE_LETTERS:
+                return False
+    return True

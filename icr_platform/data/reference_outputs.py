@@ -14,10 +14,9 @@ from typing import Any
 
 from icr_platform.core.artifacts import open_artifact, own_manifest
 from icr_platform.core.errors import InputError
-from icr_platform.core.languages import counts_as
+from icr_platform.core.languages import UNDETERMINED, counts_as, too_short
 from icr_platform.core.schemas import OUTPUTS
 from icr_platform.data.json_rows import json_rows
-from icr_platform.engines.identification.language_id import UNDETERMINED, too_short
 
 Instructions = Mapping[str, Mapping[str, str]]
 """Evaluation prompts: language -> prompt id -> instruction."""

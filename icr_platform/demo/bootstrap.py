@@ -19,7 +19,7 @@ from icr_platform.demo.authors import EnglishPreference, english_preferences
 from icr_platform.demo.grader import grade
 from icr_platform.demo.lexicon import LANGUAGES
 from icr_platform.demo.world import write_prompts
-from icr_platform.engines.sampling.settings import GenerateSettings
+from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.models.loading import load_model, load_tokenizer, model_identity
 from icr_platform.training.config import TrainConfig
 
@@ -30,7 +30,7 @@ SFT_SEED = 0
 ENGLISH_PAIRS = 320
 """Enough for DPO to change English; `tests/benchmarks/bench_demo_effect.py --english-pairs N` tries other numbers."""
 _PI_0 = {"learning_rate": 2e-4, "batch_size": 32, "accumulation": 1, "gamma": 0.0, "warmup": 0.0, "dtype": "float32"}
-_REFERENCE_OUTPUTS = GenerateSettings(
+_REFERENCE_OUTPUTS = SamplingSettings(
     samples=1, temperature=0.9, max_tokens=64, batch_size=512, dtype="float32", device="cpu"
 )
 _REFERENCE_SEED = 1_000_000  # apart from every seed that a policy is evaluated with

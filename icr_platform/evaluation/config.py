@@ -8,11 +8,11 @@ from pydantic import BeforeValidator
 
 from icr_platform.core.config import ChatSettings, Languages, OptionalInt, setting, split_at_commas
 from icr_platform.engines.judging.settings import JudgeSettings, PairwiseJudgeSettings
-from icr_platform.engines.sampling.settings import GenerateSettings
+from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.models.settings import ModelPlace
 
 
-class EvalSettings(PairwiseJudgeSettings, GenerateSettings):
+class EvalSettings(PairwiseJudgeSettings, SamplingSettings):
     """How a policy is evaluated. Decoding as in the paper: temperature 0.6, top-p 0.9, 2048 tokens."""
 
     samples: int = setting(1, "outputs per prompt", ge=1)
@@ -49,7 +49,7 @@ class EvalConfig(ChatSettings, EvalSettings):
     output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
 
 
-class MtBenchConfig(ChatSettings, JudgeSettings, GenerateSettings):
+class MtBenchConfig(ChatSettings, JudgeSettings, SamplingSettings):
     """mt_bench: policy -> two-turn answers, graded 1 to 10 by the judge behind judge_url (arXiv 2306.05685)."""
 
     samples: int = setting(1, "answers per question; the benchmark has one", ge=1, le=1)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from icr_platform.core.config import ChatSettings, Languages, OptionalInt, setting
-from icr_platform.engines.sampling.settings import GenerateSettings
+from icr_platform.engines.sampling.settings import SamplingSettings
 
 
-class GenerateConfig(ChatSettings, GenerateSettings):
+class GenerateConfig(ChatSettings, SamplingSettings):
     """generate: prompts -> responses."""
 
     policy: str = setting("", "model that responds: folder, hub name, runs:/ or models:/ URI", "model")

@@ -10,7 +10,7 @@ import yaml
 from icr_platform.annotation.config import AnnotateConfig, AnnotateSettings
 from icr_platform.core.config import ChatSettings, Config, Languages, OptionalInt, setting, validate
 from icr_platform.core.errors import InputError
-from icr_platform.engines.sampling.settings import GenerateSettings
+from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, EvalSettings, MtBenchConfig
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.training.config import TrainConfig, TrainSettings
@@ -44,7 +44,7 @@ class IterateConfig(ChatSettings):
         "rate, or the last where nothing was judged",
         "place",
     )
-    generate: GenerateSettings = setting(GenerateSettings(), "settings of generate")
+    generate: SamplingSettings = setting(SamplingSettings(), "settings of generate")
     annotate: AnnotateSettings = setting(AnnotateSettings(), "settings of annotate")
     train: TrainSettings = setting(TrainSettings(), "settings of train")
     eval: EvalSettings = setting(EvalSettings(), "settings of eval")

@@ -29,7 +29,7 @@ from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.folder_content import content_files
 from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
 from icr_platform.engines.endpoints.served_model import served_model
-from icr_platform.engines.sampling.settings import GenerateSettings
+from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, MtBenchConfig
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.loading import model_identity, resolve_device, resolve_dtype
@@ -164,7 +164,7 @@ def _generate(config: GenerateConfig, known: Known) -> _Basis:
     )
 
 
-def _sampling(config: GenerateSettings, policy: str) -> Settings:
+def _sampling(config: SamplingSettings, policy: str) -> Settings:
     """What the engine that samples is."""
     from icr_platform.engines.sampling.sampler import sampling_server
 
@@ -173,7 +173,7 @@ def _sampling(config: GenerateSettings, policy: str) -> Settings:
     return _compute(config.dtype, "auto" if config.sampler == "vllm" else config.device)
 
 
-def _unused_sampling(config: GenerateSettings) -> tuple[str, ...]:
+def _unused_sampling(config: SamplingSettings) -> tuple[str, ...]:
     return () if config.sampler == "vllm" else ("max_model_len",)
 
 
@@ -187,7 +187,7 @@ def _other_samplers(used: str) -> list[str]:
     return [module for name, modules in _SAMPLERS.items() if name != used for module in modules]
 
 
-def _demo(config: GenerateSettings, judge: str = "") -> list[str]:
+def _demo(config: SamplingSettings, judge: str = "") -> list[str]:
     return [] if "demo" in (config.language_identifier, judge) else ["demo"]
 
 
@@ -323,7 +323,7 @@ def _sampled(config: EvalConfig) -> Settings:
     """What outputs are sampled with; nothing where they are given."""
     if config.outputs:
         return {}
-    names = {*GenerateSettings.model_fields, "seed", "template_date"} - {*_unused_sampling(config), *_BY_ROWS}
+    names = {*SamplingSettings.model_fields, "seed", "template_date"} - {*_unused_sampling(config), *_BY_ROWS}
     sampling = {name: value for name, value in _settings(config).items() if name in names}
     return sampling | _sampling(config, config.policy)
 
@@ -333,7 +333,7 @@ def _judge(config: EvalConfig, known: Known) -> tuple[Settings, dict[str, str]]:
     from icr_platform.engines.judging.api_judge import judge_server
     from icr_platform.engines.judging.pairwise import load_template
 
-    unread = {*GenerateSettings.model_fields, *_BY_ROWS, *_LENGTH_CONTROL, *(("seed",) if config.both_orders else ())}
+    unread = {*SamplingSettings.model_fields, *_BY_ROWS, *_LENGTH_CONTROL, *(("seed",) if config.both_orders else ())}
     unread |= set() if config.judge == "openai" else set(_ASKING)
     judged = {name: value for name, value in _settings(config).items() if name not in unread}
     inputs: dict[str, str] = {}
@@ -362,7 +362,7 @@ def _mt_bench(config: MtBenchConfig, known: Known) -> _Basis:
         asked = {question.key for question in questions}
         given = load_answers(config.answers, languages)
         inputs["answers"] = _rows_digest((*key, turns) for key, turns in given.items() if key in asked)
-        unsampled = {*GenerateSettings.model_fields, "category_temperatures", "seed"}
+        unsampled = {*SamplingSettings.model_fields, "category_temperatures", "seed"}
         settings = {name: value for name, value in settings.items() if name not in unsampled}
     else:
         inputs["policy"] = _model(config.policy, known)

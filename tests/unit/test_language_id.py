@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from icr_platform.core.errors import InputError
-from icr_platform.core.languages import NAMES, SISTERS, counts_as
+from icr_platform.core.languages import NAMES, SISTERS, counts_as, too_short
 from icr_platform.engines.identification.language_id import (
     UNKNOWN,
     Identified,
@@ -18,7 +18,6 @@ from icr_platform.engines.identification.language_id import (
     _best,
     known_to_all,
     make_identifier,
-    too_short,
 )
 
 SENTENCES = {

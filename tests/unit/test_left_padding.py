@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from icr_platform.engines.judging.local_judge import LocalJudge, label_ids
 from icr_platform.engines.judging.pairwise import MODEL_FIRST, Pair, Template
 from icr_platform.engines.sampling.sampler import Request
-from icr_platform.engines.sampling.settings import GenerateSettings
+from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
 from icr_platform.models import left_padding
 from icr_platform.models.chat import encode_messages, encode_prompt
@@ -90,7 +90,7 @@ def test_frequencies_of_the_longest_row_do_not_reach_the_others(tiny_model: Path
 def assert_samples_its_own(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int
 ) -> TransformersSampler:
-    settings = GenerateSettings(temperature=0, max_tokens=most, batch_size=64)
+    settings = SamplingSettings(temperature=0, max_tokens=most, batch_size=64)
     sampler = TransformersSampler(model, tokenizer, settings, None)
     samples = sampler.sample([Request("en", str(i), text) for i, text in enumerate(TEXTS)], 2, seed=0)
     for text, (first, second) in zip(TEXTS, samples, strict=True):

@@ -24,7 +24,7 @@ from icr_platform.core.stage_protocol import StageContext
 from icr_platform.engines.sampling import transformers_sampler
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request, Sample, row_seed
-from icr_platform.engines.sampling.settings import GenerateSettings
+from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler, uniforms
 from icr_platform.evaluation import mt_bench_stage
 from icr_platform.evaluation import stage as evaluation
@@ -44,7 +44,7 @@ REQUESTS = [
 
 
 def sampler_of(model: Path, **settings: Any) -> TransformersSampler:
-    sampler = make_sampler(GenerateSettings(**settings), str(model))
+    sampler = make_sampler(SamplingSettings(**settings), str(model))
     assert isinstance(sampler, TransformersSampler)
     return sampler
 
@@ -191,9 +191,9 @@ def test_uniforms_are_a_rows_own_and_below_one() -> None:
 def test_engines_that_cannot_work_here_are_bad_input(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"'vllm', which is not installed; pip install 'icr-platform\[vllm\]'"):
-        make_sampler(GenerateSettings(sampler="vllm"), str(tiny_model))
+        make_sampler(SamplingSettings(sampler="vllm"), str(tiny_model))
     with pytest.raises(InputError, match=r"field 'server_url' is 'localhost'"):
-        make_sampler(GenerateSettings(sampler="server", server_url="localhost"), str(tiny_model))
+        make_sampler(SamplingSettings(sampler="server", server_url="localhost"), str(tiny_model))
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -262,7 +262,7 @@ def ask(
     endpoint: Endpoint, model: Path, samples: int = 3, chat: ChatSettings = CHAT_DEFAULTS, **settings: Any
 ) -> list[list[Sample]]:
     options = {"server_model": "m", "temperature": 0.5, "top_p": 0.9, "max_tokens": 40} | settings
-    sampler = make_sampler(GenerateSettings(sampler="server", server_url=endpoint.url, **options), str(model), chat)
+    sampler = make_sampler(SamplingSettings(sampler="server", server_url=endpoint.url, **options), str(model), chat)
     return sampler.sample(REQUESTS, samples, seed=1)
 
 

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from icr_platform.core.languages import NAMES, RIGHT_TO_LEFT, counts_as
-from icr_platform.engines.identification.language_id import too_short
+from icr_platform.core.languages import NAMES, RIGHT_TO_LEFT, counts_as, too_short
 
 LEAST_SHARED = 0.25  # of the longer text; below it nearly everything would be marked
 LONGEST_DIFF = 4000  # tokens of both texts; beyond it a diff takes seconds

@@ -23,33 +23,15 @@ for: they are `UNDETERMINED` ('und', see `Identifier.of_answers`), are not filte
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
 from icr_platform.core.errors import InputError
-from icr_platform.core.languages import NAMES, SISTERS, counts_as, language_name
-
-UNDETERMINED = "und"
-FEWEST_LETTERS = 12
-FEWEST_DENSE_LETTERS = 4
-"""Of the scripts whose letters say most: a word takes one to three of them."""
+from icr_platform.core.languages import NAMES, SISTERS, UNDETERMINED, counts_as, language_name
 
 _OUR_CODES = {"nb": "no", "nn": "no", "fil": "tl", "iw": "he", "in": "id", "jw": "jv", "sh": "sr"}
-_DENSE_SCRIPTS = (
-    "CJK ",
-    "IDEOGRAPHIC ",
-    "HIRAGANA ",
-    "KATAKANA",
-    "HALFWIDTH ",
-    "HANGUL ",
-    "THAI ",
-    "LAO ",
-    "KHMER ",
-    "MYANMAR ",
-)
 _NOT_KNOWN_TO_ALL = frozenset(
     {
         "am", "gl", "ha", "ig", "jv", "km", "kn", "ky", "lo", "ml", "my", "ne", "or", "ps", "rw", "sd", "si", "so", "tg",
@@ -148,27 +130,6 @@ def known_to_all(language: str) -> bool:
     (True, False, True, False)
     """
     return any(counts_as(language, code) for code in NAMES if code not in _NOT_KNOWN_TO_ALL)
-
-
-def too_short(text: str) -> bool:
-    """Whether a text has too few letters for its language to be told: under 12, or under 4 in scripts that need few.
-
-    Those are Han, kana, Hangul, Thai, Lao, Khmer and Burmese. Letters are those of Unicode (category L): vowel signs that
-    are marks, digits and emoji are not, and a Hangul syllable is one however it is encoded. A text of both kinds is long
-    enough by either count.
-
-    >>> too_short("Bonjour, Anna"), too_short("Bonjour, Annie"), too_short("日本語"), too_short("日本語だ")
-    (True, False, True, False)
-    """
-    letters = dense = 0
-    for character in unicodedata.normalize("NFC", text):
-        if character.isalpha():
-            letters += 1
-            # ASCII is left out first: names are slow, and most letters are ASCII.
-            dense += not character.isascii() and unicodedata.name(character, "").startswith(_DENSE_SCRIPTS)
-            if letters >= FEWEST_LETTERS or dense >= FEWEST_DENSE_LETTERS:
-                return False
-    return True
 
 
 def has_letters(text: str) -> bool:

@@ -12,10 +12,10 @@ from icr_platform.models.chat import USER, Roles, require_roles
 from icr_platform.models.loading import check_weights, generation_eos, load_model, load_tokenizer
 
 if TYPE_CHECKING:
-    from icr_platform.engines.sampling.settings import GenerateSettings
+    from icr_platform.engines.sampling.settings import SamplingSettings
 
 
-def make_sampler(settings: GenerateSettings, policy: str, chat: ChatSettings = CHAT_DEFAULTS) -> Sampler:
+def make_sampler(settings: SamplingSettings, policy: str, chat: ChatSettings = CHAT_DEFAULTS) -> Sampler:
     """Load the engine that `settings.sampler` names.
 
     chat: what the policy's chat template is rendered with.
@@ -42,7 +42,7 @@ def make_sampler(settings: GenerateSettings, policy: str, chat: ChatSettings = C
     return TransformersSampler(model, tokenizer, settings, generation_eos(policy))
 
 
-def check_sampler(settings: GenerateSettings) -> None:
+def check_sampler(settings: SamplingSettings) -> None:
     """Raise InputError when the chosen engine cannot work here; loads nothing."""
     if settings.sampler == "vllm":
         from importlib.util import find_spec
@@ -58,7 +58,7 @@ def check_sampler(settings: GenerateSettings) -> None:
         )
 
 
-def check_policy(settings: GenerateSettings, policy: str, chat: ChatSettings, roles: Sequence[Roles] = (USER,)) -> None:
+def check_policy(settings: SamplingSettings, policy: str, chat: ChatSettings, roles: Sequence[Roles] = (USER,)) -> None:
     """Check that the policy can be sampled from here, without its weights: engine, tokenizer, chat template, weight files.
 
     roles: the conversations that it will be given.
@@ -74,7 +74,7 @@ def check_policy(settings: GenerateSettings, policy: str, chat: ChatSettings, ro
         check_weights(policy, is_loaded_by_vllm=settings.sampler == "vllm")
 
 
-def engine_notes(settings: GenerateSettings, policy: str, chat: ChatSettings) -> tuple[str, ...]:
+def engine_notes(settings: SamplingSettings, policy: str, chat: ChatSettings) -> tuple[str, ...]:
     """What a person should know of how the engine will see prompts; asks a server for one token.
 
     Raises:

@@ -14,7 +14,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.engines.endpoints.served_model import Server
 
 if TYPE_CHECKING:
-    from icr_platform.engines.sampling.settings import GenerateSettings
+    from icr_platform.engines.sampling.settings import SamplingSettings
 
 Advance = Callable[[int, int], None]
 
@@ -107,7 +107,7 @@ def row_seed(seed: int, request: Request, sample_index: int, bits: int = 63) -> 
     return int(digest, 16) >> (256 - bits)
 
 
-def sampling_server(settings: GenerateSettings, policy: str) -> Server:
+def sampling_server(settings: SamplingSettings, policy: str) -> Server:
     """Where the server sampler's model is served. Unnamed it goes by the policy's path, which identifies nothing."""
     model = settings.server_model or policy
     label = settings.server_model or "policy"

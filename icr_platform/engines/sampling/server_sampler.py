@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from icr_platform.core.config import ChatSettings
-    from icr_platform.engines.sampling.settings import GenerateSettings
+    from icr_platform.engines.sampling.settings import SamplingSettings
 
 _RETRIES = 5  # with the SDK's exponential back-off: about half a minute, and as long as a Retry-After header asks
 _TIMEOUT = openai.Timeout(1800.0, connect=10.0)
@@ -50,7 +50,7 @@ class ServerSampler(Sampler):
     The key is taken from the environment variable OPENAI_API_KEY alone, so that no record of a run can hold it.
     """
 
-    def __init__(self, settings: GenerateSettings, policy: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, settings: SamplingSettings, policy: str, tokenizer: PreTrainedTokenizerBase) -> None:
         self.settings = settings
         self.model = settings.server_model or policy
         self.tokenizer = tokenizer
@@ -161,7 +161,7 @@ class ServerSampler(Sampler):
         )
 
 
-def server_notes(settings: GenerateSettings, policy: str, chat: ChatSettings) -> tuple[str, ...]:
+def server_notes(settings: SamplingSettings, policy: str, chat: ChatSettings) -> tuple[str, ...]:
     """Ask the endpoint for one token, and say so where it does not show how it renders a prompt.
 
     Raises:

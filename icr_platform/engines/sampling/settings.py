@@ -9,7 +9,7 @@ from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.models.settings import ModelPlace
 
 
-class GenerateSettings(ExecutionSettings, ModelPlace):
+class SamplingSettings(ExecutionSettings, ModelPlace):
     """How responses are sampled. Defaults as in the reference implementation (METHOD: N=10, T=0.9, 2400 tokens)."""
 
     samples: int = setting(10, "responses per prompt (N)", ge=1)

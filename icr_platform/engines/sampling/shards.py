@@ -18,7 +18,7 @@ from icr_platform.engines.execution.driver import map_parts
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request, Sampled, Sampler, SetAside, ignore_progress
-from icr_platform.engines.sampling.settings import GenerateSettings
+from icr_platform.engines.sampling.settings import SamplingSettings
 
 _KEY = ["language", "prompt_id", "instruction"]
 
@@ -126,7 +126,7 @@ def _responses(identifier: Identifier, requests: Sequence[Request], sampled: Sam
 
 
 def write_responses(
-    settings: GenerateSettings,
+    settings: SamplingSettings,
     policy: str,
     chat: ChatSettings,
     prompts: pa.Table,
@@ -169,7 +169,7 @@ def take_prompts(prompts: pa.Table, items: Sequence[int]) -> pa.Table:
     return prompts.take(pa.array(items, pa.int64()))
 
 
-def _load(settings: GenerateSettings, policy: str, chat: ChatSettings, seed: int) -> Make:
+def _load(settings: SamplingSettings, policy: str, chat: ChatSettings, seed: int) -> Make:
     identifier = make_identifier(settings.language_identifier)
     sampler = make_sampler(settings, policy, chat)
 
@@ -180,7 +180,7 @@ def _load(settings: GenerateSettings, policy: str, chat: ChatSettings, seed: int
     return make
 
 
-def engine_gpus(settings: GenerateSettings) -> int:
+def engine_gpus(settings: SamplingSettings) -> int:
     """GPUs that the engine spans where there are any; an endpoint has its own."""
     if settings.sampler == "server" or settings.device.startswith("cpu"):
         return 0

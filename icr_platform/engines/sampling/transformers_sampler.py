@@ -32,7 +32,7 @@ from icr_platform.models.left_padding import Batching, State, begin, find_batchi
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-    from icr_platform.engines.sampling.settings import GenerateSettings
+    from icr_platform.engines.sampling.settings import SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def choose_tokens(logits: Tensor, uniform: Tensor, warpers: LogitsProcessorList 
     return torch.where(total[:, 0] > 0, token, -1)
 
 
-def make_warpers(settings: GenerateSettings) -> LogitsProcessorList | None:
+def make_warpers(settings: SamplingSettings) -> LogitsProcessorList | None:
     """Temperature, then top-k, then top-p, as in `generate`; None for temperature 0, which is greedy."""
     from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
@@ -103,7 +103,7 @@ class TransformersSampler(Sampler):
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        settings: GenerateSettings,
+        settings: SamplingSettings,
         generation_eos: int | Sequence[int] | None,
     ) -> None:
         self.model = model

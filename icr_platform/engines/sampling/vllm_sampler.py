@@ -38,7 +38,7 @@ from icr_platform.models.loading import read_adapter, resolve_device, resolve_dt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from icr_platform.engines.sampling.settings import GenerateSettings
+    from icr_platform.engines.sampling.settings import SamplingSettings
 
 _SEED_BITS = 62  # the last sample's seed is a 63-bit number too
 
@@ -67,7 +67,7 @@ class VllmEngine:
         IcrError: it does not start.
     """
 
-    def __init__(self, policy: str, settings: GenerateSettings, stops: Sequence[int]) -> None:
+    def __init__(self, policy: str, settings: SamplingSettings, stops: Sequence[int]) -> None:
         self._settings, self._stops = settings, list(stops)
         self._finished: queue.SimpleQueue[tuple[int, list[Completion]] | Exception] = queue.SimpleQueue()
         self._failure: Exception | None = None
@@ -173,7 +173,7 @@ class VllmEngine:
         self._loop.close()
 
 
-async def _arguments(policy: str, settings: GenerateSettings) -> tuple[Any, Any]:
+async def _arguments(policy: str, settings: SamplingSettings) -> tuple[Any, Any]:
     """The engine's arguments, and the adapter that every request names, if the policy is one."""
     from vllm import AsyncEngineArgs
     from vllm.lora.request import LoRARequest
@@ -226,7 +226,7 @@ class VllmSampler(Sampler):
 
     def __init__(
         self,
-        settings: GenerateSettings,
+        settings: SamplingSettings,
         policy: str,
         tokenizer: PreTrainedTokenizerBase,
         generation_eos: int | Sequence[int] | None,
