@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from icr_platform.annotation.config import AnnotateSettings, RewardKind
+from icr_platform.annotation.config import AnnotateSettings
 from icr_platform.annotation.filters import (
     COLUMNS,
     DUPLICATE,
@@ -27,6 +27,7 @@ from icr_platform.annotation.filters import (
 from icr_platform.annotation.length_control import fit_alpha
 from icr_platform.annotation.pairs import PairSelection, near_duplicate, pair_candidates, select_pairs
 from icr_platform.annotation.part_scoring import KEY, PromptIndex, from_kinds
+from icr_platform.annotation.reward_kinds import needs_translations
 from icr_platform.annotation.translation import FAILURES
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.schemas import DROPS, PREFERENCES
@@ -51,7 +52,7 @@ class LanguageSamples:
     language: str
     prompt_ids: list[str]
     sample_index: IntArray
-    rewards: dict[RewardKind, FloatArray]
+    rewards: dict[str, FloatArray]
     characters: IntArray
     text_codes: IntArray
     part: IntArray
@@ -83,7 +84,7 @@ class _Builder:
         for name, values in {"prompt": rows, **columns}.items():
             self.columns.setdefault(name, []).append(values)
 
-    def build(self, language: str, kinds: Sequence[RewardKind]) -> LanguageSamples:
+    def build(self, language: str, kinds: Sequence[str]) -> LanguageSamples:
         flat = {name: np.concatenate(self.columns.pop(name)) for name in list(self.columns)}
         sample_index, column = np.unique(flat["sample_index"], return_inverse=True)
         shape = (len(self.prompts), len(sample_index))
@@ -112,7 +113,7 @@ class ResponseReader:
 
     def __init__(self, responses: Artifact, translations: Artifact | None, settings: AnnotateSettings) -> None:
         self.responses, self.settings = responses, settings
-        self.translations = translations if settings.reward_kind[0] == "translate" else None
+        self.translations = translations if needs_translations(settings.reward_kind[:1]) else None
         self.part = lru_cache(maxsize=2)(self._read)
         self.verdicts = lru_cache(maxsize=2)(self._verdicts)
 

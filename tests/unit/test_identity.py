@@ -487,7 +487,7 @@ CODE = [
     ("annotate", {}, "engines.scoring.logprobs", True),
     ("annotate", {}, "engines.scoring.packed_attention", True),
     ("annotate", {}, "annotation.length_control", True),
-    ("annotate", {}, "annotation.reward", True),
+    ("annotate", {}, "annotation.reward_kinds", True),
     ("annotate", {}, "core.languages", True),
     ("annotate", {}, "annotation.translation", False),
     ("annotate", {}, "engines.sampling.transformers_sampler", False),
