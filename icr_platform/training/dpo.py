@@ -21,6 +21,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from icr_platform.core.arrays import Floats
 from icr_platform.core.errors import IcrError
 from icr_platform.core.progress import Meter, meter
 from icr_platform.models.adapters import adapters_alone, new_adapters
@@ -34,7 +35,6 @@ from icr_platform.training.resume_points import last_whole, mark_whole
 from icr_platform.training.weights import State, load_trainable, precision, without_bars
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedModel
 
 _PAIR_FIGURES = ("rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
@@ -271,7 +271,7 @@ def _logging_steps(config: TrainConfig, pairs: int, processes: int) -> int:
 def build_trainer(
     config: TrainConfig,
     pairs: TrainingPairs,
-    reference_logprobs: np.ndarray[Any, Any] | None,
+    reference_logprobs: Floats | None,
     work: Path,
     policy: PreTrainedModel | None = None,
 ) -> PairTrainer:
@@ -299,7 +299,7 @@ def build_trainer(
     return trainer
 
 
-def _dataset(pairs: TrainingPairs, reference_logprobs: np.ndarray[Any, Any] | None) -> Any:
+def _dataset(pairs: TrainingPairs, reference_logprobs: Floats | None) -> Any:
     from datasets import Dataset
 
     columns: dict[str, Any] = {
@@ -316,7 +316,7 @@ def _dataset(pairs: TrainingPairs, reference_logprobs: np.ndarray[Any, Any] | No
 def train(
     config: TrainConfig,
     pairs: TrainingPairs,
-    reference_logprobs: np.ndarray[Any, Any] | None,
+    reference_logprobs: Floats | None,
     work: Path,
     curve: Curve,
     policy: PreTrainedModel | None = None,
