@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from icr_platform.annotation.filters import Verdict
 from icr_platform.annotation.reward_kinds import REWARD_KINDS, scoring_instruction
+from icr_platform.core.arrays import Bools, Floats, Int32s, Ints
 from icr_platform.core.artifacts import row_digest
 from icr_platform.core.schemas import LOGPROBS
 from icr_platform.data.prompts import ENGLISH
@@ -47,14 +47,14 @@ class PartPlan:
     """
 
     groups: list[Group]
-    position: dict[str, NDArray[np.int64]]
+    position: dict[str, Ints]
 
 
 class Scored(NamedTuple):
     """What a log-probability is of: an instruction, and the ids that were sampled, or a text where none were."""
 
     instruction: str
-    token_ids: NDArray[np.int32] | None
+    token_ids: Int32s | None
     text: str
 
 
@@ -129,7 +129,7 @@ def score_digests(responses: pa.Table, scored: Mapping[str, Sequence[Scored | No
 def plan_part(
     scored: Mapping[str, Sequence[Scored | None]],
     tokenizer: PreTrainedTokenizerBase,
-    known: Mapping[str, NDArray[np.bool_]] | None = None,
+    known: Mapping[str, Bools] | None = None,
 ) -> PartPlan:
     """Group what is scored by instruction, each distinct completion once.
 
@@ -154,30 +154,26 @@ def plan_part(
     return PartPlan(completions.groups(tokenizer), position)
 
 
-def score_plan(scorer: CompletionScorer, plan: PartPlan, progress: Progress) -> dict[str, NDArray[np.float64]]:
+def score_plan(scorer: CompletionScorer, plan: PartPlan, progress: Progress) -> dict[str, Floats]:
     """[R] log-probabilities of each kind; NaN where the plan scores nothing."""
     flat = np.concatenate([*scorer.score(plan.groups, progress), [np.nan]])
     return {kind: flat[position] for kind, position in plan.position.items()}
 
 
-def implicit_reward(
-    policy_logprob: NDArray[np.float64], reference_logprob: NDArray[np.float64], beta: float
-) -> NDArray[np.float64]:
+def implicit_reward(policy_logprob: Floats, reference_logprob: Floats, beta: float) -> Floats:
     """`beta * (policy - reference)`, all in nats; NaN where either is not finite, since such a difference ranks nothing."""
     with np.errstate(invalid="ignore"):  # -inf - -inf
         reward = beta * (policy_logprob - reference_logprob)
     return np.where(np.isfinite(reward), reward, np.nan)
 
 
-def logprob_table(
-    responses: pa.Table, values: Mapping[str, NDArray[np.float64]], digests: Sequence[bytes | None]
-) -> pa.Table:
+def logprob_table(responses: pa.Table, values: Mapping[str, Floats], digests: Sequence[bytes | None]) -> pa.Table:
     """schemas.LOGPROBS: R rows a kind, kind after kind in each row's place."""
     table = by_kind(responses.select(KEY), {"logprob": values})
     return table.append_column("input_digest", pa.array(digests, pa.binary(16))).cast(LOGPROBS.schema)
 
 
-def by_kind(keys: pa.Table, values: Mapping[str, Mapping[str, NDArray[np.float64]]]) -> pa.Table:
+def by_kind(keys: pa.Table, values: Mapping[str, Mapping[str, Floats]]) -> pa.Table:
     """Repeat each of R key rows for every kind and add value columns, given as [R] by kind; NaN becomes null."""
     kinds = list(next(iter(values.values())))
     rows = keys.num_rows
@@ -188,7 +184,7 @@ def by_kind(keys: pa.Table, values: Mapping[str, Mapping[str, NDArray[np.float64
     return table
 
 
-def from_kinds(table: pa.Table, column: str) -> dict[str, NDArray[np.float64]]:
+def from_kinds(table: pa.Table, column: str) -> dict[str, Floats]:
     """The inverse of `by_kind`: [R] values by kind, null as NaN."""
     kinds = list(dict.fromkeys(table.column("kind").to_pylist()))
     values = table.column(column).to_numpy().astype(np.float64).reshape(-1, max(1, len(kinds)))
