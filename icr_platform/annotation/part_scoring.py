@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from icr_platform.annotation.config import RewardKind
 from icr_platform.annotation.filters import Verdict
 from icr_platform.annotation.reward import ENGLISH, scoring_instruction
+from icr_platform.core.arrays import Bools, Floats, Int32s, Ints
 from icr_platform.core.artifacts import row_digest
 from icr_platform.core.schemas import LOGPROBS
 from icr_platform.engines.scoring.packing import Group
@@ -47,14 +47,14 @@ class PartPlan:
     """
 
     groups: list[Group]
-    position: dict[RewardKind, NDArray[np.int64]]
+    position: dict[RewardKind, Ints]
 
 
 class Scored(NamedTuple):
     """What a log-probability is of: an instruction, and the ids that were sampled, or a text where none were."""
 
     instruction: str
-    token_ids: NDArray[np.int32] | None
+    token_ids: Int32s | None
     text: str
 
 
@@ -129,7 +129,7 @@ def score_digests(responses: pa.Table, scored: Mapping[RewardKind, Sequence[Scor
 def plan_part(
     scored: Mapping[RewardKind, Sequence[Scored | None]],
     tokenizer: PreTrainedTokenizerBase,
-    known: Mapping[RewardKind, NDArray[np.bool_]] | None = None,
+    known: Mapping[RewardKind, Bools] | None = None,
 ) -> PartPlan:
     """Group what is scored by instruction, each distinct completion once.
 
@@ -154,21 +154,21 @@ def plan_part(
     return PartPlan(completions.groups(tokenizer), position)
 
 
-def score_plan(scorer: CompletionScorer, plan: PartPlan, progress: Progress) -> dict[RewardKind, NDArray[np.float64]]:
+def score_plan(scorer: CompletionScorer, plan: PartPlan, progress: Progress) -> dict[RewardKind, Floats]:
     """[R] log-probabilities of each kind; NaN where the plan scores nothing."""
     flat = np.concatenate([*scorer.score(plan.groups, progress), [np.nan]])
     return {kind: flat[position] for kind, position in plan.position.items()}
 
 
 def logprob_table(
-    responses: pa.Table, values: Mapping[RewardKind, NDArray[np.float64]], digests: Sequence[bytes | None]
+    responses: pa.Table, values: Mapping[RewardKind, Floats], digests: Sequence[bytes | None]
 ) -> pa.Table:
     """schemas.LOGPROBS: R rows a kind, kind after kind in each row's place."""
     table = by_kind(responses.select(KEY), {"logprob": values})
     return table.append_column("input_digest", pa.array(digests, pa.binary(16))).cast(LOGPROBS.schema)
 
 
-def by_kind(keys: pa.Table, values: Mapping[str, Mapping[RewardKind, NDArray[np.float64]]]) -> pa.Table:
+def by_kind(keys: pa.Table, values: Mapping[str, Mapping[RewardKind, Floats]]) -> pa.Table:
     """Repeat each of R key rows for every kind and add value columns, given as [R] by kind; NaN becomes null."""
     kinds = list(next(iter(values.values())))
     rows = keys.num_rows
@@ -179,7 +179,7 @@ def by_kind(keys: pa.Table, values: Mapping[str, Mapping[RewardKind, NDArray[np.
     return table
 
 
-def from_kinds(table: pa.Table, column: str) -> dict[RewardKind, NDArray[np.float64]]:
+def from_kinds(table: pa.Table, column: str) -> dict[RewardKind, Floats]:
     """The inverse of `by_kind`: [R] values by kind, null as NaN."""
     kinds = list(dict.fromkeys(table.column("kind").to_pylist()))
     values = table.column(column).to_numpy().astype(np.float64).reshape(-1, max(1, len(kinds)))

@@ -9,13 +9,11 @@ from __future__ import annotations
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
 from icr_platform.annotation.config import RewardKind
+from icr_platform.core.arrays import Floats
 from icr_platform.core.artifacts import text_digest
 from icr_platform.core.languages import reward_instruction
-
-FloatArray = NDArray[np.float64]
 
 ENGLISH = "en"
 
@@ -42,7 +40,7 @@ def scoring_instruction(kind: RewardKind, language: str, instruction: str, engli
     raise ValueError(f"reward kind {kind!r} scores no text")
 
 
-def implicit_reward(policy_logprob: FloatArray, reference_logprob: FloatArray, beta: float) -> FloatArray:
+def implicit_reward(policy_logprob: Floats, reference_logprob: Floats, beta: float) -> Floats:
     """`beta * (policy - reference)`, all in nats; NaN where either is not finite, since such a difference ranks nothing."""
     with np.errstate(invalid="ignore"):
         reward = beta * (policy_logprob - reference_logprob)

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from icr_platform.annotation import translation
 from icr_platform.annotation.config import AnnotateConfig, RewardKind
@@ -43,6 +42,7 @@ from icr_platform.annotation.part_scoring import (
 from icr_platform.annotation.reward import implicit_reward, random_reward
 from icr_platform.annotation.selection import ResponseReader, collect_samples, select_language, write_chunk
 from icr_platform.annotation.summary import Written, metrics_of, summary_table
+from icr_platform.core.arrays import Floats
 from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact, read_parquet
 from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
@@ -199,7 +199,7 @@ class _Shard(NamedTuple):
     keys: pa.Table
     scored: Mapping[RewardKind, Sequence[Scored | None]]
     digests: Sequence[bytes | None]
-    known: Mapping[RewardKind, NDArray[np.float64]]
+    known: Mapping[RewardKind, Floats]
 
 
 def _logprobs(inputs: _Inputs, translations: Artifact | None, name: str, model: str) -> Artifact:

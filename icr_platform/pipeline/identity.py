@@ -32,7 +32,8 @@ from icr_platform.engines.endpoints.served_model import served_model
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, MtBenchConfig
 from icr_platform.generation.config import GenerateConfig
-from icr_platform.models.loading import model_identity, resolve_device, resolve_dtype
+from icr_platform.models.devices import resolve_device, resolve_dtype
+from icr_platform.models.model_identity import model_identity
 from icr_platform.pipeline.code_digest import Code, code_of
 from icr_platform.training.config import TrainConfig
 

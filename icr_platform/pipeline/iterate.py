@@ -18,7 +18,7 @@ from icr_platform.core.config import Config, validate
 from icr_platform.core.errors import InputError, TrackingError, WeightsRemovedError
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.generation.config import GenerateConfig
-from icr_platform.models.loading import removed_weights
+from icr_platform.models.removed_weights import removed_weights
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.identity import artifact_identity
 from icr_platform.pipeline.runner import (

@@ -23,7 +23,8 @@ from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import PREFERENCES, PROMPTS
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.engines.scoring.logprobs import Group, completion_logprobs
-from icr_platform.models.loading import load_model, load_tokenizer, model_identity
+from icr_platform.models.loading import load_model, load_tokenizer
+from icr_platform.models.model_identity import model_identity
 from icr_platform.training.checkpoint import open_checkpoint
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.dataset import load_pairs
