@@ -1,4 +1,4 @@
-"""The normal quantile behind every 95% interval."""
+"""What every 95% interval and band is drawn with."""
 
 Z95 = 1.959963984540054
-"""Two-sided: an estimate ± Z95 standard errors is its 95% interval."""
+"""Standard errors on each side of an estimate: 95% of the normal distribution lies between -Z95 and Z95."""
