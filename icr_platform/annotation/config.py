@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
@@ -42,6 +42,8 @@ class AnnotateSettings(ExecutionSettings, ModelPlace):
 
 class AnnotateConfig(ChatSettings, AnnotateSettings):
     """annotate: responses -> rewards, preferences, drops."""
+
+    required: ClassVar[tuple[str, ...]] = ("policy", "reference", "prompts", "responses")
 
     policy: str = setting("", "English-aligned model pi_t", "model")
     reference: str = setting("", "its reference pi_ref", "model")
