@@ -123,7 +123,7 @@ def load_questions(source: str, languages: Sequence[str], references: str = "") 
         path = language_file(source, language)
         answers = load_answers(references, [language]) if references else {}
         seen: set[str] = set()
-        for number, row in json_rows(path):
+        for number, row in json_rows(path, "question_id, category and turns"):
             question = _question(path, number, row, language, answers)
             if question.question_id in seen:
                 raise InputError(
@@ -164,7 +164,7 @@ def load_answers(source: str, languages: Sequence[str]) -> dict[tuple[str, str],
     found = {}
     for language in languages:
         path = language_file(source, language)
-        for number, row in json_rows(path):
+        for number, row in json_rows(path, "question_id and choices"):
             try:
                 turns = row["choices"][0]["turns"]
                 key = (language, str(row["question_id"]))

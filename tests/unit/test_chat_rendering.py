@@ -47,7 +47,7 @@ from icr_platform.pipeline.config import IterateConfig, load_preset
 from icr_platform.pipeline.stages import CONFIGURED
 from icr_platform.training import stage as training
 from icr_platform.training.config import TrainConfig
-from tests.conftest import CHATML, chatml_tokenizer
+from tests.support.tiny_models import CHATML, chatml_tokenizer
 
 TURNS = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
