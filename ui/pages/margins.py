@@ -39,7 +39,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         lengths=_lengths(inspector, tables, view, chosen),
         smallest=margins_data.outliers(inspector.engine, tables, view.language, largest=False),
         largest=margins_data.outliers(inspector.engine, tables, view.language, largest=True),
-        agreement=margins_data.kind_agreement(inspector.engine, tables, view.language),
+        kinds=margins_data.kind_agreement(inspector.engine, tables, view.language),
     )
     return Content(Markup(filters), Markup(main))
 

@@ -18,6 +18,7 @@ INSTRUCTION_CHARACTERS = 400
 TIE = 0.05
 """A preference within 0.5 +- TIE is a tie: averaged over both orders it says the judge could not tell."""
 OUTCOMES = ("win", "tie", "loss")
+CONCLUSIONS = ("better", "worse", "no clear change")
 
 
 class Comparison(NamedTuple):
@@ -52,8 +53,8 @@ class Slice:
         return self.change - reach, self.change + reach
 
     @property
-    def verdict(self) -> str:
-        """'better', 'worse', or 'no clear change' when the interval holds 0."""
+    def conclusion(self) -> str:
+        """One of CONCLUSIONS: 'no clear change' when the interval contains 0."""
         interval = self.interval
         if interval is None or interval[0] <= 0 <= interval[1]:
             return "no clear change"
