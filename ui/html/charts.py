@@ -81,7 +81,7 @@ def heat_map(title: str, cells: Sequence[HeatCell], x_name: str, y_name: str) ->
     return svg(frame, title, parts)
 
 
-def interval_bar(low: float, value: float, high: float, span: tuple[float, float], told: str) -> Markup:
+def interval_bar(low: float, high: float, value: float, span: tuple[float, float], told: str) -> Markup:
     """A value with its interval on a line, with 0 marked; for table cells."""
     frame = Frame(150, 26, 4, 4, span, (0.0, 1.0))
     parts = [

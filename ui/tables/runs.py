@@ -188,8 +188,3 @@ class Catalogue:
     def close(self) -> None:
         """Remove the copies of remote artifacts."""
         self.reader.close()
-
-    def forget(self) -> None:
-        """Ask the store again next time."""
-        with self._lock:
-            self._remembered.clear()
