@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from icr_platform.tracking.tracker import TrackingReader
+from icr_platform.tracking.reader import TrackingReader
 from ui.pages import agreement, margins, overview, pairs, regressions, spot_check
 from ui.pages.shell import render_page
 from ui.review.inspector import Inspector

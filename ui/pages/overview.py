@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from icr_platform.core.errors import IcrError
 from icr_platform.report.leaderboard import published
-from icr_platform.tracking.tracker import RunRecord, TrackingReader
+from icr_platform.tracking.reader import RunRecord, TrackingReader
 from ui.html.charts import Point, learning_curve
 from ui.html.rendering import language_label, render
 from ui.review.inspector import Content, Focus, Inspector

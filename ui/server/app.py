@@ -11,7 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from icr_platform.core.errors import InputError
-from icr_platform.tracking.tracker import TrackingReader
+from icr_platform.tracking.reader import TrackingReader
 from ui.review.inspector import Inspector
 from ui.review.verdicts import VerdictStore
 from ui.server.options import InspectOptions

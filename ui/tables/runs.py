@@ -1,4 +1,4 @@
-"""Which arms, iterations, stages and artifacts there are, and where an artifact lies; read through `icr_platform.tracking.tracker`."""
+"""Which arms, iterations, stages and artifacts there are, and where an artifact lies; read through `icr_platform.tracking.reader`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypeVar
 from icr_platform.core.artifacts import Artifact, open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import TABLES
-from icr_platform.tracking.tracker import RunRecord, TrackingReader
+from icr_platform.tracking.reader import RunRecord, TrackingReader
 
 STAGE_OF = {
     "prompts": "generate",
