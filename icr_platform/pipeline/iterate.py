@@ -256,7 +256,12 @@ def _compare(session: Session, arm: Arm, iteration: int, parent: RunHandle | Non
     Those that an earlier command computed of the same two runs are not computed again: their run is named in a tag.
     """
     from icr_platform.core.schemas import JUDGMENTS
-    from icr_platform.evaluation.changes import change_metrics, difference_table, flip_table, judgments_by_language
+    from icr_platform.evaluation.comparison_tables import (
+        change_metrics,
+        difference_table,
+        flip_table,
+        judgments_by_language,
+    )
 
     if iteration == 0 or arm.config.eval.judge == "none":
         return
