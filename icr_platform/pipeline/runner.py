@@ -10,7 +10,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +24,7 @@ from icr_platform.models.removed_weights import require_weights
 from icr_platform.pipeline.code_digest import commit
 from icr_platform.pipeline.identity import Identity, artifact_identity, identify, strict_digest
 from icr_platform.pipeline.inputs import Resolver
+from icr_platform.pipeline.stages import STAGES
 from icr_platform.pipeline.work import (
     clear_aside,
     cut_anew,
@@ -37,29 +37,16 @@ from icr_platform.pipeline.work import (
     work_file,
     write_work,
 )
+from icr_platform.tracking.final_metrics import final_metrics
 
 if TYPE_CHECKING:
-    from icr_platform.tracking.tracker import Run, RunHandle, StoredArtifacts, Tracker
+    from icr_platform.tracking.run_handle import RunHandle
+    from icr_platform.tracking.stored_artifacts import StoredArtifacts
+    from icr_platform.tracking.tracker import Run, Tracker
 
-ARTIFACTS: dict[str, tuple[str, ...]] = {
-    "generate": ("prompts", "responses", "generation_drops"),
-    "annotate": ("rewards", "preferences", "drops"),
-    "train": ("checkpoint",),
-    "eval": ("outputs", "judgments", "scores"),
-    "mt_bench": ("ratings",),
-    "benchmarks": ("benchmarks",),
-}
 METRICS, NOTES = "metrics.json", "notes.txt"
 _RUNS_OF_ROWS = 20  # the newest ones that single rows are taken from
 _FETCHED_FOR_ROWS = 3  # of these, where they lie in a remote store
-_MODULES = {
-    "generate": "icr_platform.generation.stage",
-    "annotate": "icr_platform.annotation.stage",
-    "train": "icr_platform.training.stage",
-    "eval": "icr_platform.evaluation.stage",
-    "mt_bench": "icr_platform.evaluation.mt_bench_stage",
-    "benchmarks": "icr_platform.evaluation.benchmarks",
-}
 
 
 class RunOptions(Config):
@@ -116,7 +103,7 @@ class StageRun:
 
     def reference(self, name: str) -> str:
         """What another stage takes as its input: a folder, or the URI of an artifact that lies in a remote store."""
-        from icr_platform.tracking.tracker import StoredArtifacts
+        from icr_platform.tracking.stored_artifacts import StoredArtifacts
 
         artifacts = self.result.artifacts
         return artifacts.reference(name) if isinstance(artifacts, StoredArtifacts) else str(artifacts[name])
@@ -130,7 +117,8 @@ class StageRun:
 
 def open_session(options: RunOptions) -> Session:
     """Check the tracking server before anything else, and find the caller's folder."""
-    from icr_platform.tracking.tracker import Tracker, caller_folder
+    from icr_platform.tracking.project_runs import caller_folder
+    from icr_platform.tracking.tracker import Tracker
 
     base = caller_folder()
     work = base / ".icr"
@@ -154,7 +142,7 @@ def run_stage(
         IcrError: the stage failed; its finished parts stay for the next run of the same command.
     """
     resolved = session.resolver.resolve(config, config.seed, fetch=False)
-    module = import_module(_MODULES[stage])
+    module = STAGES[stage].load()
     known = session.resolver.known(resolved)
     if known and (found := _find_unread(session, stage, resolved, known)) is not None:
         return _link(session, stage, found, parent, tags or {})
@@ -176,7 +164,7 @@ def run_stage(
         if known:
             resolved = session.resolver.resolve(config, config.seed)
             module.validate(resolved)
-        if located(folder, key, ARTIFACTS[stage]) is None:  # there is work to do
+        if located(folder, key, STAGES[stage].artifacts) is None:  # there is work to do
             for name, info in leaves(type(resolved)):
                 if role(info) == "model":
                     require_weights(getattr(resolved, name))
@@ -216,9 +204,7 @@ def _place(session: Session, stage: str, identity: Identity, output: Path | None
     options, chosen = session.options, output is not None
     folder = output or session.work / f"{stage}-{identity.fingerprint[:16]}"
     works = [work for work in known_works(session.work, folder, stage) if not chosen or work.folder == folder]
-    begun = [
-        work for work in works if work.work == identity.work and work.begun and not work.finished(ARTIFACTS[stage])
-    ]
+    begun = [work for work in works if work.work == identity.work and work.begun and not work.finished]
     own = any(work.fingerprint == identity.fingerprint for work in begun)
     other = next((work for work in begun if work.code != identity.code.digest), None)
     if other is not None and not own:
@@ -237,7 +223,7 @@ def _place(session: Session, stage: str, identity: Identity, output: Path | None
 def _afresh(folder: Path, stage: str, chosen: bool) -> Path:
     """A folder without finished work, for `--no-reuse`; what an earlier `--no-reuse` began there goes on."""
     number, place = 1, folder
-    while (work := read_work(place, stage)) is not None and work.finished(ARTIFACTS[stage]):
+    while (work := read_work(place, stage)) is not None and work.finished:
         if chosen:
             raise InputError(
                 f"{folder}: contains finished {stage} work, and --no-reuse makes it afresh; choose another --output or delete the folder"
@@ -254,7 +240,7 @@ def _make_room(session: Session, stage: str, identity: Identity, place: _Place) 
     of rows; so is what other code began and is to be made again.
     """
     work = read_work(place.folder, stage)
-    if work is not None and work.fingerprint != place.fingerprint and not work.finished(ARTIFACTS[stage]):
+    if work is not None and work.fingerprint != place.fingerprint and not work.finished:
         shared = set(work.rows.values()) & set(identity.rows.values())
         if shared or work.work == identity.work:
             set_aside(work)
@@ -381,14 +367,14 @@ def _find(session: Session, stage: str, identity: Identity, place: _Place) -> St
         return None
     key = found.data.tags["icr.cache_key"]
     # What lies in the stage's own folder may be an earlier run's of the same work, which --no-reuse did once more.
-    paths: Mapping[str, Path] | None = None if place.chosen else _from_store(tracker, found, ARTIFACTS[stage])
+    paths: Mapping[str, Path] | None = None if place.chosen else _from_store(tracker, found, STAGES[stage].artifacts)
     if paths is None:
-        paths = located(place.folder, key, ARTIFACTS[stage])
+        paths = located(place.folder, key, STAGES[stage].artifacts)
     return _found(tracker, found, paths) if paths is not None else None
 
 
 def _found(tracker: Tracker, found: Run, artifacts: Mapping[str, Path]) -> StageRun:
-    from icr_platform.tracking.tracker import RunHandle
+    from icr_platform.tracking.run_handle import RunHandle
 
     run = RunHandle(tracker.uri, found.info.run_id, tracker.experiment_id)
     result = StageResult(artifacts=artifacts, metrics=_final_metrics(tracker, found))
@@ -413,7 +399,7 @@ def _find_unread(session: Session, stage: str, config: Any, known: Mapping[str, 
     if tracker is None or not session.options.reuse or config.output or not digest:
         return None
     for found in tracker.find_tagged({"icr.unread": digest, "icr.stage": stage}, limit=1):
-        artifacts = _from_store(tracker, found, ARTIFACTS[stage])
+        artifacts = _from_store(tracker, found, STAGES[stage].artifacts)
         if artifacts is not None:
             print(f"{stage}: found finished (run {found.info.run_id}), not run again", file=sys.stderr)
             return _found(tracker, found, artifacts)
@@ -463,7 +449,7 @@ def stage_from_store(tracker: Tracker, found: Any) -> StageRun:
     original = found.data.tags.get("icr.reused_run")
     found = tracker.client.get_run(original) if original else found
     stage = found.data.tags["icr.stage"]
-    paths = _from_store(tracker, found, ARTIFACTS[stage])
+    paths = _from_store(tracker, found, STAGES[stage].artifacts)
     if paths is None:
         raise InputError(f"runs:/{found.info.run_id}: its {stage} artifacts are gone or damaged; run the command again")
     return _found(tracker, found, paths)
@@ -471,7 +457,7 @@ def stage_from_store(tracker: Tracker, found: Any) -> StageRun:
 
 def _final_metrics(tracker: Tracker, found: Any) -> dict[str, float]:
     """What the stage returned; the run's own metrics hold its loss curves too."""
-    final = tracker.final_metrics(found)
+    final = final_metrics(found)
     if final is not None:
         return final
     path = tracker.small_file(found, METRICS)
@@ -487,7 +473,7 @@ def notes_of(tracker: Tracker, done: StageRun) -> tuple[str, ...]:
 
 
 def _from_store(tracker: Tracker, found: Any, names: tuple[str, ...]) -> StoredArtifacts | None:
-    from icr_platform.tracking.tracker import StoredArtifacts
+    from icr_platform.tracking.stored_artifacts import StoredArtifacts
 
     stored = {name: tracker.stored(found, name) for name in names}
     whole = {name: artifact for name, artifact in stored.items() if artifact is not None and artifact.is_whole()}

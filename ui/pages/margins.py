@@ -7,13 +7,14 @@ from dataclasses import replace
 from markupsafe import Markup
 
 from icr_platform.core.errors import IcrError
-from ui.html.charts import Bar, Cell, heat_map, histogram
+from ui.html.charts import Bar, HeatCell, heat_map, histogram
 from ui.html.rendering import language_label, render
-from ui.review.inspector import Content, Focus, Inspector
+from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import margins_data
 from ui.tables.margins_data import GRID, Distribution, LengthReward
 from ui.tables.pairs_data import PairTables
 from ui.tables.queries import Row
+from ui.tables.run_tables import latest
 from ui.tables.view import View
 
 
@@ -21,7 +22,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     """Distributions of all languages, or everything about one."""
     view = focus.view
     if view.iteration is None:
-        view = replace(view, iteration=inspector.latest(focus.arm, "annotate"))
+        view = replace(view, iteration=latest(focus.arm, "annotate"))
     tables = inspector.pair_tables(focus.arm.iteration(view.iteration or 0))
     found = margins_data.distributions(inspector.engine, tables, view.language)
     numbers = [t.number for t in focus.arm.iterations]
@@ -106,7 +107,7 @@ def _grid(
     for row in rows:
         x0, y0 = x[0] + row["column"] * dx, y[0] + row["line"] * dy
         href = _samples_link(view, row, x0, x0 + dx, y0, y0 + dy) if view else ""
-        cells.append(Cell(x0, x0 + dx, y0, y0 + dy, row["count"], href))
+        cells.append(HeatCell(x0, x0 + dx, y0, y0 + dy, row["count"], href))
     return heat_map(title, cells, "characters", y_label)
 
 
