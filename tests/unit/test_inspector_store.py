@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from icr_platform.tracking.tracker import TrackingReader
+from icr_platform.tracking.reader import TrackingReader
 from ui.pages import spot_check
 from ui.pages.inspector import Content, Focus, Inspector, Show
 from ui.pages.shell import render_page

@@ -13,7 +13,7 @@ from icr_platform.core.errors import IcrError, InputError
 from icr_platform.report.figures import learning_curves
 from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, Measured, languages_of, measured_of, row_name
 from icr_platform.report.leaderboard import published_curve
-from icr_platform.tracking.tracker import RunRecord, TrackingReader
+from icr_platform.tracking.reader import RunRecord, TrackingReader
 from ui.html.rendering import language_label, render
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import regressions_data, sources

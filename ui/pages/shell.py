@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from icr_platform.core.errors import IcrError
-from icr_platform.tracking.tracker import RunRecord
+from icr_platform.tracking.reader import RunRecord
 from ui.html.rendering import message, render
 from ui.pages.inspector import Content, Inspector, Show
 from ui.pages.table_of_pages import PAGES, Page

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from icr_platform.core.errors import InputError
-from icr_platform.tracking.tracker import TrackingReader
+from icr_platform.tracking.reader import TrackingReader
 from ui.pages.inspector import Inspector
 from ui.review.exports import publish
 from ui.review.verdict_store import VerdictStore

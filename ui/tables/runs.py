@@ -13,7 +13,7 @@ from icr_platform.core.artifacts import Artifact, open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES
 from icr_platform.core.schemas import TABLES
-from icr_platform.tracking.tracker import RunRecord, TrackingReader
+from icr_platform.tracking.reader import RunRecord, TrackingReader
 
 STAGE_OF = {
     "prompts": "generate",
