@@ -10,6 +10,7 @@ import yaml
 from icr_platform.annotation.config import AnnotateConfig, AnnotateSettings
 from icr_platform.core.config import ChatSettings, Config, Languages, OptionalInt, setting, validate
 from icr_platform.core.errors import InputError
+from icr_platform.core.parts import Worlds
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, EvalSettings, MtBenchConfig
 from icr_platform.generation.config import GenerateConfig
@@ -61,10 +62,12 @@ STAGES: dict[str, type[Config]] = {
 }
 
 
-def load_preset(path: Path, stage: str) -> dict[str, Any]:
+def load_preset(path: Path, stage: str, worlds: Worlds | None = None) -> dict[str, Any]:
     """Nested values of a YAML preset for `stage`.
 
     A preset of `iterate` serves the single stages too: its section of that name, and the shared keys the stage has.
+
+    worlds: whose names may stand for their parts.
 
     Raises:
         InputError: no such file, no valid YAML, no mapping.
@@ -82,11 +85,11 @@ def load_preset(path: Path, stage: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no mapping of fields; write `field: value` lines")
     is_iterate = stage != "iterate" and any(isinstance(values.get(name), dict) for name in STAGES)
-    return _section(values, stage, str(path)) if is_iterate else values
+    return _section(values, stage, str(path), worlds) if is_iterate else values
 
 
-def _section(values: dict[str, Any], stage: str, source: str) -> dict[str, Any]:
-    validate(IterateConfig, values, source)
+def _section(values: dict[str, Any], stage: str, source: str, worlds: Worlds | None) -> dict[str, Any]:
+    validate(IterateConfig, values, source, worlds)
     names = STAGES[stage].model_fields
     shared = {key: value for key, value in values.items() if key in names and key not in STAGES}
     if stage == "eval":

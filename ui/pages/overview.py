@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from icr_platform.core.errors import IcrError
+from icr_platform.core.parts import Worlds, split_world
 from icr_platform.report.leaderboard import published
 from icr_platform.tracking.tracker import RunRecord, TrackingReader
 from ui.html.charts import Point, learning_curve
@@ -69,6 +70,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     if view.language:
         codes = [code for code in codes if code in (view.language, *MEANS)]
     filters = render("overview_filters", view=view, languages=arm.languages())
+    is_paper_set = _is_paper_set(inspector.catalogue.worlds, arm)
     answer, why_not = _answer(inspector, arm, view.language)
     last = arm.iteration(answer.iteration) if answer else None
     main = render(
@@ -78,11 +80,11 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         why_not=why_not,
         summary=_summary(answer) if answer else "",
         judge=_judge(inspector, last) if last else "",
-        curves=[(title, _curves(arm, metric, unit, codes)) for metric, title, unit in CURVES],
+        curves=[(title, _curves(arm, metric, unit, codes, is_paper_set)) for metric, title, unit in CURVES],
         columns=COLUMNS,
-        rows=_rows(arm, codes),
+        rows=_rows(arm, codes, is_paper_set),
         provenance=_provenance(inspector.catalogue.reader, arm),
-        is_paper_set=_is_paper_set(arm),
+        is_paper_set=is_paper_set,
     )
     return Content(Markup(filters), Markup(main))
 
@@ -140,13 +142,15 @@ def _judge(inspector: Inspector, iteration: Iteration) -> str:
     return regressions_data.judge_of(inspector.engine, inspector.catalogue.artifact(iteration, "judgments"))
 
 
-def _curves(arm: Arm, metric: str, unit: str, codes: Sequence[str]) -> list[tuple[str, str, Markup]]:
+def _curves(
+    arm: Arm, metric: str, unit: str, codes: Sequence[str], is_paper_set: bool
+) -> list[tuple[str, str, Markup]]:
     """(code, name, chart) of each language that has the metric; all on one scale, so that heights compare."""
     series = {code: _points(arm, metric, code) for code in codes}
     series = {code: points for code, points in series.items() if points}
     if not series:
         return []
-    known = {code: _published_points(arm, metric, code) for code in series}
+    known = {code: _published_points(arm, metric, code) if is_paper_set else [] for code in series}
     tops = [p.y + 2 * (p.error or 0) for points in (*series.values(), *known.values()) for p in points]
     numbers = [t.number for t in arm.iterations]
     span, reach = (0.0, max(10.0, *tops) * 1.05), (min(numbers), max(numbers))
@@ -168,19 +172,17 @@ def _points(arm: Arm, metric: str, code: str) -> list[Point]:
     ]
 
 
-def _is_paper_set(arm: Arm) -> bool:
+def _is_paper_set(worlds: Worlds, arm: Arm) -> bool:
     """Whether published numbers may stand beside: the toy world's are about nothing that a paper measured."""
     stages = [t.stages["eval"].holder for t in arm.iterations if "eval" in t.stages]
     names = [
         arm.run.params.get("iterate.eval_prompts", ""),
         *(stage.params.get("eval.prompts", "") for stage in stages),
     ]
-    return not any(name.startswith("demo:") for name in names)
+    return not any(split_world(name, worlds) for name in names)
 
 
 def _published_points(arm: Arm, metric: str, code: str) -> list[Point]:
-    if not _is_paper_set(arm):
-        return []
     numbers = {t.number for t in arm.iterations}
     found = _published(metric)
     return [Point(t, value) for (t, language), value in sorted(found.items()) if language == code and t in numbers]
@@ -197,9 +199,8 @@ def _published(metric: str) -> Mapping[tuple[int, str], float]:
     return values
 
 
-def _rows(arm: Arm, codes: Sequence[str]) -> list[Row]:
+def _rows(arm: Arm, codes: Sequence[str], is_paper_set: bool) -> list[Row]:
     rows = []
-    show_published = _is_paper_set(arm)
     for code in codes:
         before: Mapping[str, float] = {}
         for t in arm.iterations:
@@ -208,7 +209,7 @@ def _rows(arm: Arm, codes: Sequence[str]) -> list[Row]:
             for metric, _, digits in COLUMNS:
                 value, earlier = now.get(f"{metric}/{code}"), before.get(f"{metric}/{code}")
                 change = value - earlier if value is not None and earlier is not None else None
-                theirs = _published(metric).get((t.number, code)) if show_published else None
+                theirs = _published(metric).get((t.number, code)) if is_paper_set else None
                 cells.append(Cell(value, now.get(f"{metric}_se/{code}"), change, theirs, digits, metric in _RATES))
             rows.append(
                 Row(code, MEANS.get(code, language_label(code)), t.number, tuple(cells), now.get(f"win_rate_n/{code}"))
