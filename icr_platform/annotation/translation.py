@@ -1,4 +1,4 @@
-"""Responses translated into English by a local model, for the `translate` reward kind.
+"""Responses translated into English by a local model, for reward kinds that score translations.
 
 A translation that is empty or was cut off is kept out of scoring and counted; it never stands for the response.
 """
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from icr_platform.annotation.config import AnnotateConfig
-from icr_platform.annotation.filters import Verdict
+from icr_platform.annotation.filters import FilterResult
 from icr_platform.annotation.filters import has_visible_character as is_visible
-from icr_platform.annotation.reward import ENGLISH
 from icr_platform.core.artifacts import row_digest
 from icr_platform.core.earlier import EarlierRows
 from icr_platform.core.schemas import TRANSLATIONS
+from icr_platform.data.prompts import ENGLISH
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Advance, Request, Sampler
 from icr_platform.engines.sampling.settings import SamplingSettings
@@ -60,14 +60,14 @@ class Texts:
         return [row for row, outcome in enumerate(self.outcomes) if outcome == OK and row not in self.known]
 
 
-def texts_of(responses: pa.Table, verdicts: Sequence[Verdict], earlier: EarlierRows) -> Texts:
+def texts_of(responses: pa.Table, filtered: Sequence[FilterResult], earlier: EarlierRows) -> Texts:
     """Decide which rows of `responses` (schemas.RESPONSES) are sent: neither English ones nor those a filter dropped."""
     keys = responses.select(["language", "prompt_id", "sample_index"])
     rows = list(zip(*(column.to_pylist() for column in keys.columns), strict=True))
     texts = responses.column("response").to_pylist()
     outcomes = [
-        FILTERED if verdict.reason else IS_ENGLISH if language == ENGLISH else OK
-        for (language, _, _), verdict in zip(rows, verdicts, strict=True)
+        FILTERED if result.reason else IS_ENGLISH if language == ENGLISH else OK
+        for (language, _, _), result in zip(rows, filtered, strict=True)
     ]
     digests = [
         row_digest(*key, text) if outcome == OK else None

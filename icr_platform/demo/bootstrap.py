@@ -14,13 +14,15 @@ from pathlib import Path
 from icr_platform.core.artifacts import MANIFEST, read_json, text_digest, write_json
 from icr_platform.core.config import CHAT_DEFAULTS
 from icr_platform.core.stage_protocol import StageContext
+from icr_platform.data.json_rows import json_rows
 from icr_platform.data.text_preferences import TextPair, write_text_preferences
 from icr_platform.demo.authors import EnglishPreference, english_preferences
 from icr_platform.demo.grader import grade
 from icr_platform.demo.lexicon import LANGUAGES
 from icr_platform.demo.world import write_prompts
 from icr_platform.engines.sampling.settings import SamplingSettings
-from icr_platform.models.loading import load_model, load_tokenizer, model_identity
+from icr_platform.models.loading import load_model, load_tokenizer
+from icr_platform.models.model_identity import model_identity
 from icr_platform.training.config import TrainConfig
 
 SFT = Path(__file__).parent / "sft"
@@ -90,8 +92,7 @@ def _write_reference_outputs(folder: Path, seed: int) -> None:
     sampler = make_sampler(_REFERENCE_OUTPUTS, str(folder / "reference"), CHAT_DEFAULTS)
     (folder / "outputs").mkdir()
     for language in LANGUAGES:
-        lines = (folder / "prompts" / "test" / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()
-        prompts = [json.loads(line) for line in lines]
+        prompts = [row for _, row in json_rows(folder / "prompts" / "test" / f"{language}.jsonl", "id and instruction")]
         requests = [Request(language, prompt["id"], prompt["instruction"]) for prompt in prompts]
         samples = sampler.sample(requests, 1, _REFERENCE_SEED + seed)
         rows = [

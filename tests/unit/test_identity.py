@@ -39,11 +39,11 @@ from icr_platform.engines.judging.choice import judge_place
 from icr_platform.engines.judging.settings import JUDGES
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig
 from icr_platform.generation.config import GenerateConfig
-from icr_platform.models.loading import model_identity
+from icr_platform.models.model_identity import model_identity
 from icr_platform.pipeline import code_digest, identity
 from icr_platform.pipeline.code_digest import code_of, commit, modules_of
-from icr_platform.pipeline.config import STAGES
 from icr_platform.pipeline.identity import Identity, identify, strict_digest
+from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
 
 LANGUAGES = ("en", "es", "de")
@@ -127,7 +127,7 @@ def config_of(stage: str, root: Path, **over: Any) -> Any:
         "benchmarks": {"policy": "policy"},
     }
     fixed: dict[str, dict[str, Any]] = {"eval": {"judge": JUDGE}, "mt_bench": {"judge_api_model": "judge"}}
-    config = STAGES[stage].model_validate(fixed.get(stage, {}) | over)
+    config = STAGES[stage].config.model_validate(fixed.get(stage, {}) | over)
     paths = {name: str(root / path) for name, path in named[stage].items()} | {
         name: str(root / value) for name, value in over.items() if _is_path(stage, name) and value
     }
@@ -135,7 +135,7 @@ def config_of(stage: str, root: Path, **over: Any) -> Any:
 
 
 def _is_path(stage: str, name: str) -> bool:
-    roles = {name: role(info) for name, info in leaves(STAGES[stage])}
+    roles = {name: role(info) for name, info in leaves(STAGES[stage].config)}
     return roles[name] in ("input", "model") or name == "accelerate_config"
 
 
@@ -492,7 +492,7 @@ CODE = [
     ("annotate", {}, "engines.scoring.logprobs", True),
     ("annotate", {}, "engines.scoring.packed_attention", True),
     ("annotate", {}, "annotation.length_control", True),
-    ("annotate", {}, "annotation.reward", True),
+    ("annotate", {}, "annotation.reward_kinds", True),
     ("annotate", {}, "core.languages", True),
     ("annotate", {}, "annotation.translation", False),
     ("annotate", {}, "engines.sampling.transformers_sampler", False),
@@ -551,7 +551,7 @@ def test_modules_and_settings_that_are_left_out_are_there_under_these_names() ->
     """A module or a setting that is renamed would otherwise count again without a word."""
     groups = (*identity._SAMPLERS.values(), identity._SCORING)
     named = {f"icr_platform.{module}" for modules in groups for module in modules} | code_digest.PLUMBING
-    named |= {f"icr_platform.{module}" for module, _ in identity._STAGES.values()}
+    named |= {row.module for row in STAGES.values()}
     named |= {f"icr_platform.{module}" for module in ("generation", "annotation.translation", "evaluation.outputs")}
     named |= {module_of(judge_place(name)) for name in JUDGES} | {
         module_of(part.place) for part in IDENTIFIERS.values()
@@ -802,13 +802,13 @@ def test_a_hub_model_is_its_name_and_commit(monkeypatch: pytest.MonkeyPatch) -> 
     class Loaded:
         _commit_hash: str | None = "abc"
 
-    monkeypatch.setattr("icr_platform.models.loading.load_config", lambda _: Loaded())
+    monkeypatch.setattr("icr_platform.models.model_identity.load_config", lambda _: Loaded())
     first = model_identity("org/name")
     assert first != model_identity("org/other")
     Loaded._commit_hash = "abd"
     assert model_identity("org/name") != first
     Loaded._commit_hash = None
-    with pytest.raises(InputError, match="org/name: the commit of the hub model cannot be told"):
+    with pytest.raises(InputError, match="org/name: the commit of this hub model is unknown"):
         model_identity("org/name")
 
 
