@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
+from icr_platform.core.arrays import Bools, Floats
 
 
-def length_correlation(rewards: FloatArray, characters: FloatArray) -> float:
+def length_correlation(rewards: Floats, characters: Floats) -> float:
     """Pearson correlation of reward and length within prompts, both [P, N]; rewards that are NaN do not take part.
 
     Both are centred per prompt and pooled, since pairs are made within prompts: that one prompt has long and well-paid
@@ -23,13 +21,13 @@ def length_correlation(rewards: FloatArray, characters: FloatArray) -> float:
     return float((reward * length).sum()) / scale if scale > 0 else float("nan")
 
 
-def _centred(values: FloatArray, used: BoolArray) -> FloatArray:
+def _centred(values: Floats, used: Bools) -> Floats:
     kept = np.where(used, values, 0.0)
     mean = kept.sum(axis=1, keepdims=True) / np.maximum(used.sum(axis=1, keepdims=True), 1)
     return np.where(used, kept - mean, 0.0)
 
 
-def reward_agreement(first: FloatArray, second: FloatArray) -> float:
+def reward_agreement(first: Floats, second: Floats) -> float:
     """Share of response pairs, two of one prompt, that two rewards [P, N] order the same way; 0.5 is chance.
 
     Pairs that either reward ties, or that hold a NaN, are left out. NaN when none is left.

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from icr_platform.annotation.part_scoring import Instructions, PromptIndex
+from icr_platform.core.arrays import Hashes, Int32s
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.errors import InputError
 from icr_platform.data.prompts import load_prompts
@@ -66,8 +66,8 @@ def check_responses(responses: Artifact, prompts: PromptIndex, vocabulary: int) 
         InputError: no row, a prompt that is not in `prompts`, a token id outside the vocabulary, a sample that is there
             twice, or no prompt with two samples to choose from.
     """
-    key_hashes: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
-    sample_indices: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
+    key_hashes: list[Hashes] = [np.empty(0, np.uint64)]
+    sample_indices: list[Int32s] = [np.empty(0, np.int32)]
     for part in range(len(responses.parts)):
         table = responses.read_part(part, ["language", "prompt_id", "sample_index", "token_ids"])
         languages, ids = (table.column(name).to_pylist() for name in ("language", "prompt_id"))
@@ -97,7 +97,7 @@ def _check_token_ids(responses: Artifact, part: int, table: pa.Table, vocabulary
         )
 
 
-def _check_samples(responses: Artifact, keys: NDArray[np.uint64], samples: NDArray[np.int32]) -> None:
+def _check_samples(responses: Artifact, keys: Hashes, samples: Int32s) -> None:
     _, prompt, counts = np.unique(keys, return_inverse=True, return_counts=True)
     if not len(counts):
         raise InputError(f"{responses.folder}: holds no responses; generate some first")

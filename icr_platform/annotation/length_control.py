@@ -15,13 +15,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from icr_platform.core.arrays import Bools, Floats, Ints
 from icr_platform.core.errors import InputError
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
 _MOST_TIES_TRIED = 64
 
@@ -45,8 +42,8 @@ class AlphaFit:
 class Extremes(NamedTuple):
     """Columns of the highest and the lowest value of each row, each [P]; among equals the first column."""
 
-    highest: IntArray
-    lowest: IntArray
+    highest: Ints
+    lowest: Ints
 
 
 class _Envelope(NamedTuple):
@@ -54,18 +51,18 @@ class _Envelope(NamedTuple):
 
     start_length: int
     """Summed length of the topmost lines at the lower bound."""
-    alpha: FloatArray
+    alpha: Floats
     """[M] where some prompt's topmost line changes."""
-    jump: FloatArray
+    jump: Floats
     """[M] what the change adds to the summed length, negative."""
 
 
-def length_controlled(rewards: FloatArray, lengths: ArrayLike, alpha: float) -> FloatArray:
+def length_controlled(rewards: Floats, lengths: ArrayLike, alpha: float) -> Floats:
     """`rewards - alpha * lengths`, both [P, N] (lengths in characters); NaN stays NaN."""
     return rewards - alpha * np.asarray(lengths, dtype=np.float64)
 
 
-def extremes(values: FloatArray, candidates: BoolArray) -> Extremes:
+def extremes(values: Floats, candidates: Bools) -> Extremes:
     """Highest and lowest candidate of each row of values [P, N]; rows without a candidate give column 0."""
     highest = np.where(candidates, values, -np.inf).argmax(axis=1)
     lowest = np.where(candidates, values, np.inf).argmin(axis=1)
@@ -130,11 +127,11 @@ class _Value(NamedTuple):
 class _Gap:
     """The `_Value` at an alpha, computed in float64 just as pairs are selected."""
 
-    def __init__(self, reward: FloatArray, length: FloatArray, finite: BoolArray) -> None:
+    def __init__(self, reward: Floats, length: Floats, finite: Bools) -> None:
         self.reward, self.length, self.finite = reward, length, finite
         self._seen: dict[float, _Value] = {}
 
-    def by_prompt(self, alpha: float) -> tuple[FloatArray, BoolArray]:
+    def by_prompt(self, alpha: float) -> tuple[Floats, Bools]:
         """|chosen| - |rejected| of each prompt [P], and whether its best and worst are the same sample [P]."""
         ends = extremes(length_controlled(self.reward, self.length, alpha), self.finite)
         rows = np.arange(len(self.length))
@@ -153,7 +150,7 @@ class _Gap:
         return _Gap(self.reward[rows], self.length[rows], self.finite[rows])
 
 
-def _finite_bounds(reward: FloatArray, bounds: tuple[float, float]) -> tuple[float, float]:
+def _finite_bounds(reward: Floats, bounds: tuple[float, float]) -> tuple[float, float]:
     low, high = map(float, bounds)
     if not low <= high or low == math.inf or high == -math.inf:
         raise InputError(f"bounds of alpha are ({low}, {high}): give the lower one first, e.g. (-1, 1)")
@@ -163,9 +160,7 @@ def _finite_bounds(reward: FloatArray, bounds: tuple[float, float]) -> tuple[flo
     return max(low, min(-farthest, high)), min(high, max(farthest, low))
 
 
-def _steps(
-    reward: FloatArray, length: FloatArray, finite: BoolArray, low: float, high: float
-) -> tuple[FloatArray, FloatArray]:
+def _steps(reward: Floats, length: Floats, finite: Bools, low: float, high: float) -> tuple[Floats, Floats]:
     """Distinct breakpoints [K], ascending, and the gap on the interval before each [K + 1, the last is after all]."""
     chosen = _walk_upper_envelope(reward, length, finite, low, high)
     # Mirrored at 0 the lower envelope is an upper one, and the gap is the sum of both signed lengths.
@@ -176,9 +171,7 @@ def _steps(
     return breakpoints, chosen.start_length + rejected.start_length + np.concatenate([[0.0], np.cumsum(jumps)])
 
 
-def _walk_upper_envelope(
-    reward: FloatArray, length: FloatArray, finite: BoolArray, low: float, high: float
-) -> _Envelope:
+def _walk_upper_envelope(reward: Floats, length: Floats, finite: Bools, low: float, high: float) -> _Envelope:
     """Follow each prompt's topmost line from low to high, all prompts a step at a time (gift wrapping)."""
     top = extremes(length_controlled(reward, length, low), finite).highest
     rows = np.arange(len(reward))
@@ -204,7 +197,7 @@ def _walk_upper_envelope(
     return _Envelope(start_length, np.concatenate(alphas), np.concatenate(jumps))
 
 
-def _nearest_minimiser(gap: _Gap, breakpoints: FloatArray, before: FloatArray, low: float, high: float) -> float:
+def _nearest_minimiser(gap: _Gap, breakpoints: Floats, before: Floats, low: float, high: float) -> float:
     """Evaluate the gap around its crossing of 0 and return the attaining alpha that is nearest 0."""
     zero = min(max(0.0, low), high)
     # The first breakpoint after which the gap is not positive, or the last one.
@@ -231,7 +224,7 @@ def _rounding(gap: _Gap, alpha: float) -> float:
     return 16 * float(np.finfo(np.float64).eps) * largest
 
 
-def _cluster(gap: _Gap, breakpoints: FloatArray, crossing: int) -> tuple[int, int]:
+def _cluster(gap: _Gap, breakpoints: Floats, crossing: int) -> tuple[int, int]:
     """Slice of breakpoints around the crossing that float64 cannot tell apart."""
     width = _rounding(gap, float(breakpoints[crossing]))
     first = last = crossing
@@ -242,7 +235,7 @@ def _cluster(gap: _Gap, breakpoints: FloatArray, crossing: int) -> tuple[int, in
     return first, last + 1
 
 
-def _tie_points(gap: _Gap, zones: list[FloatArray], low: float, high: float) -> list[float]:
+def _tie_points(gap: _Gap, zones: list[Floats], low: float, high: float) -> list[float]:
     """Values of alpha at which samples tie within rounding of each zone (breakpoints), and the points between them.
 
     At a tie the first sample wins, so the gap there can lie between its values on either side; several lines through

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from icr_platform.annotation.length_control import BoolArray, FloatArray, IntArray, extremes, length_controlled
+from icr_platform.annotation.length_control import extremes, length_controlled
+from icr_platform.core.arrays import Bools, Floats, Ints, Strings
 
 NO_SURVIVOR = "no-survivor"
 ONE_SURVIVOR = "one-survivor"
@@ -25,24 +26,24 @@ class PairSelection:
 
     reason: tuple[str, ...]
     """[P] why the prompt gives no pair, one of DROP_REASONS; empty for a kept one."""
-    chosen_index: IntArray
+    chosen_index: Ints
     """[P] column of the chosen sample, -1 where dropped."""
-    rejected_index: IntArray
+    rejected_index: Ints
     """[P] column of the rejected sample, -1 where dropped."""
-    chosen_reward: FloatArray
+    chosen_reward: Floats
     """[P] length-controlled reward of the chosen sample, NaN where dropped."""
-    rejected_reward: FloatArray
+    rejected_reward: Floats
     """[P] length-controlled reward of the rejected sample, NaN where dropped."""
-    duplicate: BoolArray
+    duplicate: Bools
     """[P, N] samples left aside because an earlier one of the prompt has the same text."""
 
     @property
-    def kept(self) -> BoolArray:
+    def kept(self) -> Bools:
         """[P] prompts that give a pair."""
         return self.chosen_index >= 0
 
     @property
-    def margin(self) -> FloatArray:
+    def margin(self) -> Floats:
         """[P] chosen minus rejected length-controlled reward, > 0; NaN where dropped."""
         return self.chosen_reward - self.rejected_reward
 
@@ -54,13 +55,13 @@ class PairSelection:
 class _Ends(NamedTuple):
     """Columns and values of each row's ends, each [P]; -inf and inf where a row has no such sample."""
 
-    chosen: IntArray
-    best: FloatArray
+    chosen: Ints
+    best: Floats
     """Of the highest candidate below the upper bound."""
-    rejected: IntArray
-    worst: FloatArray
+    rejected: Ints
+    worst: Floats
     """Of the lowest candidate."""
-    highest: FloatArray
+    highest: Floats
     """Of the highest candidate, whatever the bound."""
 
 
@@ -118,7 +119,7 @@ def select_pairs(
 
 def pair_candidates(
     rewards: ArrayLike, *, eligible: ArrayLike | None = None, text_codes: ArrayLike | None = None
-) -> BoolArray:
+) -> Bools:
     """[P, N] the samples that pairs are selected among: eligible, with a finite reward, the first of their text.
 
     `fit_alpha` gets NaN for all others, or alpha would make other pairs equally long than those that are selected.
@@ -131,7 +132,7 @@ def pair_candidates(
     return finite & ~_duplicates(text_codes, finite)
 
 
-def text_codes(texts: Sequence[Sequence[str]]) -> IntArray:
+def text_codes(texts: Sequence[Sequence[str]]) -> Ints:
     """[P, N] codes of P rows of N texts: the column at which a row holds the same text first."""
     codes = []
     for row in texts:
@@ -150,7 +151,7 @@ def near_duplicate(chosen: str, rejected: str, threshold: float) -> bool:
     return Indel.normalized_similarity(chosen, rejected, score_cutoff=threshold) >= threshold
 
 
-def _checked(rewards: ArrayLike, lengths: ArrayLike, eligible: ArrayLike | None) -> tuple[FloatArray, BoolArray]:
+def _checked(rewards: ArrayLike, lengths: ArrayLike, eligible: ArrayLike | None) -> tuple[Floats, Bools]:
     """Rewards and eligibility as arrays of one shape [P, N]."""
     reward = np.asarray(rewards, dtype=np.float64)
     usable = np.ones(reward.shape, dtype=bool) if eligible is None else np.asarray(eligible, dtype=bool)
@@ -159,7 +160,7 @@ def _checked(rewards: ArrayLike, lengths: ArrayLike, eligible: ArrayLike | None)
     return reward, usable
 
 
-def _duplicates(codes: ArrayLike | None, candidates: BoolArray) -> BoolArray:
+def _duplicates(codes: ArrayLike | None, candidates: Bools) -> Bools:
     """Candidates whose text an earlier candidate of the row has."""
     duplicate = np.zeros(candidates.shape, dtype=bool)
     if codes is None:
@@ -173,7 +174,7 @@ def _duplicates(codes: ArrayLike | None, candidates: BoolArray) -> BoolArray:
     return duplicate
 
 
-def _ends(controlled: FloatArray, candidates: BoolArray, upper_bound: float) -> _Ends:
+def _ends(controlled: Floats, candidates: Bools, upper_bound: float) -> _Ends:
     bounded = candidates & (controlled < upper_bound)
     chosen = extremes(controlled, bounded).highest
     rejected = extremes(controlled, candidates).lowest
@@ -187,9 +188,7 @@ def _ends(controlled: FloatArray, candidates: BoolArray, upper_bound: float) -> 
     )
 
 
-def _reasons(
-    usable: BoolArray, finite: BoolArray, candidates: BoolArray, ends: _Ends, minimal_margin: float
-) -> NDArray[np.str_]:
+def _reasons(usable: Bools, finite: Bools, candidates: Bools, ends: _Ends, minimal_margin: float) -> Strings:
     """[P] the first reason that holds, empty for a kept prompt."""
     conditions = [
         (NO_SURVIVOR, usable.sum(axis=1) == 0),

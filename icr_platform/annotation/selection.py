@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from icr_platform.annotation.config import AnnotateSettings, RewardKind
+from icr_platform.annotation.config import AnnotateSettings
 from icr_platform.annotation.filters import (
     COLUMNS,
     DUPLICATE,
@@ -27,12 +25,11 @@ from icr_platform.annotation.filters import (
 from icr_platform.annotation.length_control import fit_alpha
 from icr_platform.annotation.pairs import PairSelection, near_duplicate, pair_candidates, select_pairs
 from icr_platform.annotation.part_scoring import KEY, PromptIndex, from_kinds
+from icr_platform.annotation.reward_kinds import needs_translations
 from icr_platform.annotation.translation import FAILURES
+from icr_platform.core.arrays import AnyArray, Bools, Floats, Integers, Objects
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.schemas import DROPS, PREFERENCES
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.integer[Any]]
 
 NEAR_DUPLICATE = "near-duplicate"
 _ABSENT, _KEPT = -1, 0
@@ -50,13 +47,13 @@ class LanguageSamples:
 
     language: str
     prompt_ids: list[str]
-    sample_index: IntArray
-    rewards: dict[RewardKind, FloatArray]
-    characters: IntArray
-    text_codes: IntArray
-    part: IntArray
-    row: IntArray
-    reason: IntArray
+    sample_index: Integers
+    rewards: dict[str, Floats]
+    characters: Integers
+    text_codes: Integers
+    part: Integers
+    row: Integers
+    reason: Integers
 
     @property
     def samples(self) -> int:
@@ -69,27 +66,27 @@ class LanguagePairs:
 
     alpha: float
     selection: PairSelection
-    reason: IntArray
+    reason: Integers
     """[P, N] as LanguageSamples.reason, NaN rewards and duplicates included."""
 
 
 @dataclass
 class _Builder:
     prompts: dict[str, int] = field(default_factory=dict)
-    columns: dict[str, list[NDArray[np.generic]]] = field(default_factory=dict)
+    columns: dict[str, list[AnyArray]] = field(default_factory=dict)
 
-    def add(self, prompt_ids: Sequence[str], columns: Mapping[str, NDArray[np.generic]]) -> None:
+    def add(self, prompt_ids: Sequence[str], columns: Mapping[str, AnyArray]) -> None:
         rows = np.array([self.prompts.setdefault(prompt_id, len(self.prompts)) for prompt_id in prompt_ids], np.int32)
         for name, values in {"prompt": rows, **columns}.items():
             self.columns.setdefault(name, []).append(values)
 
-    def build(self, language: str, kinds: Sequence[RewardKind]) -> LanguageSamples:
+    def build(self, language: str, kinds: Sequence[str]) -> LanguageSamples:
         flat = {name: np.concatenate(self.columns.pop(name)) for name in list(self.columns)}
         sample_index, column = np.unique(flat["sample_index"], return_inverse=True)
         shape = (len(self.prompts), len(sample_index))
 
-        def matrix(name: str, fill: float, kind: type) -> NDArray[np.generic]:
-            filled: NDArray[np.generic] = np.full(shape, fill, dtype=kind)
+        def matrix(name: str, fill: float, kind: type) -> AnyArray:
+            filled: AnyArray = np.full(shape, fill, dtype=kind)
             filled[flat["prompt"], column] = flat[name]
             return filled
 
@@ -112,7 +109,7 @@ class ResponseReader:
 
     def __init__(self, responses: Artifact, translations: Artifact | None, settings: AnnotateSettings) -> None:
         self.responses, self.settings = responses, settings
-        self.translations = translations if settings.reward_kind[0] == "translate" else None
+        self.translations = translations if needs_translations(settings.reward_kind[:1]) else None
         self.part = lru_cache(maxsize=2)(self._read)
         self.verdicts = lru_cache(maxsize=2)(self._verdicts)
 
@@ -130,7 +127,7 @@ class ResponseReader:
             for verdict, outcome in zip(verdicts, outcomes, strict=True)
         ]
 
-    def take(self, part: IntArray, row: IntArray) -> pa.Table:
+    def take(self, part: Integers, row: Integers) -> pa.Table:
         """The rows asked for, in that order, each part opened once."""
         order = np.argsort(part, kind="stable")
         pieces = [self.part(int(index)).take(pa.array(row[part == index])) for index in np.unique(part)]
@@ -147,7 +144,7 @@ def collect_samples(reader: ResponseReader, rewards: Artifact) -> list[LanguageS
     for part in range(len(reader.responses.parts)):
         table = reader.responses.read_part(part, [*KEY, "response", "character_count"])
         verdicts = reader.verdicts(part)
-        columns: dict[str, NDArray[np.generic]] = {
+        columns: dict[str, AnyArray] = {
             "sample_index": table.column("sample_index").to_numpy(),
             "characters": table.column("character_count").to_numpy(),
             "text_codes": pd.util.hash_array(table.column("response").to_numpy(), categorize=False).view(np.int64),
@@ -226,11 +223,11 @@ def write_chunk(
     return _preferences(samples, pairs, paired, columns, responses, reward, index), drops
 
 
-def _place(samples: LanguageSamples, rows: IntArray, column: IntArray) -> tuple[IntArray, IntArray]:
+def _place(samples: LanguageSamples, rows: Integers, column: Integers) -> tuple[Integers, Integers]:
     return samples.part[rows, column], samples.row[rows, column]
 
 
-def _near_duplicates(chosen: pa.Table, rejected: pa.Table, threshold: float | None) -> NDArray[np.bool_]:
+def _near_duplicates(chosen: pa.Table, rejected: pa.Table, threshold: float | None) -> Bools:
     if threshold is None:
         return np.zeros(chosen.num_rows, dtype=bool)
     texts = (table.column("response").to_pylist() for table in (chosen, rejected))
@@ -240,10 +237,10 @@ def _near_duplicates(chosen: pa.Table, rejected: pa.Table, threshold: float | No
 def _preferences(
     samples: LanguageSamples,
     pairs: LanguagePairs,
-    rows: IntArray,
-    columns: Sequence[IntArray],
+    rows: Integers,
+    columns: Sequence[Integers],
     responses: Sequence[pa.Table],
-    reward: FloatArray,
+    reward: Floats,
     index: PromptIndex,
 ) -> pa.Table:
     ids = [samples.prompt_ids[row] for row in rows]
@@ -268,8 +265,8 @@ def _preferences(
 def _drops(
     samples: LanguageSamples,
     pairs: LanguagePairs,
-    rows: IntArray,
-    reasons: NDArray[np.object_],
+    rows: Integers,
+    reasons: Objects,
     reader: ResponseReader,
 ) -> pa.Table:
     """Dropped samples, each prompt's followed by the prompt itself (sample_index null) when it gives no pair."""

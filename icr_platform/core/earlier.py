@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from icr_platform.core.arrays import Hashes, Int32s, Ints
 from icr_platform.core.artifacts import damaged_files, read_parquet
 from icr_platform.core.errors import InputError
 from icr_platform.core.part_job import Advance, Make, PartJob, TakenPart
@@ -54,9 +54,9 @@ SAME_COMPUTATION = {"policy-logprobs": ("reference-logprobs",), "reference-logpr
 class _Index(NamedTuple):
     """Sorted by digest: [R] the first 8 bytes of each row's digest, and where the row is."""
 
-    key: NDArray[np.uint64]
-    part: NDArray[np.int32]
-    row: NDArray[np.int64]
+    key: Hashes
+    part: Int32s
+    row: Ints
 
 
 class EarlierRows:
@@ -167,7 +167,7 @@ class Taken(NamedTuple):
     """rows: [R] of earlier work. item: [R] which of the digests asked for each belongs to, ascending."""
 
     rows: pa.Table
-    item: NDArray[np.int64]
+    item: Ints
 
 
 def _with_digest(path: Path, names: Sequence[str]) -> pa.Table:
@@ -198,7 +198,7 @@ def _readable_parts(folder: Path) -> Iterator[Path]:
         yield path
 
 
-def _keys(digests: Sequence[bytes]) -> NDArray[np.uint64]:
+def _keys(digests: Sequence[bytes]) -> Hashes:
     return np.frombuffer(b"".join(digests), np.uint64)[:: _BYTES // 8]
 
 

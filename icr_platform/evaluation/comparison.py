@@ -10,8 +10,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from icr_platform.core.arrays import Floats
 from icr_platform.evaluation.preferences import preferences_by_prompt
 from icr_platform.evaluation.win_rate import (
     Columns,
@@ -19,8 +20,6 @@ from icr_platform.evaluation.win_rate import (
     length_controlled_replicates,
     length_controlled_win_rate,
 )
-
-FloatArray = NDArray[np.float64]
 
 Verdict = Literal["win", "tie", "loss"]
 _VALUES_AT_A_TIME = 1_000_000
@@ -105,8 +104,8 @@ class _Pairs(NamedTuple):
     """
 
     prompt_id: list[str]
-    before: FloatArray
-    after: FloatArray
+    before: Floats
+    after: Floats
     n_unpaired: int
 
 
@@ -255,7 +254,7 @@ def bootstrap_mean(
     return MeanInterval(mean, error, low, high, (1 + extreme) / (resamples + 1))
 
 
-def holm(p_values: ArrayLike) -> FloatArray:
+def holm(p_values: ArrayLike) -> Floats:
     """P-values [m] adjusted for m comparisons (Holm, 1979); NaNs stay NaN and are not counted."""
     values = np.asarray(p_values, dtype=np.float64)
     known = np.flatnonzero(~np.isnan(values))
@@ -265,7 +264,7 @@ def holm(p_values: ArrayLike) -> FloatArray:
     return adjusted
 
 
-def _studentised(sample: FloatArray, resamples: int, seed: int) -> FloatArray:
+def _studentised(sample: Floats, resamples: int, seed: int) -> Floats:
     """|t| [resamples] of resamples around the sample's mean; infinite where a resample does not vary."""
     generator, n = np.random.default_rng(seed), len(sample)
     centred = sample - sample.mean()
@@ -281,7 +280,7 @@ def _studentised(sample: FloatArray, resamples: int, seed: int) -> FloatArray:
     return np.concatenate(parts)
 
 
-def _by_prompt(judgments: Judgments) -> dict[str, FloatArray]:
+def _by_prompt(judgments: Judgments) -> dict[str, Floats]:
     """The prompts with a preference, in the order of the rows: [4] preference, lengths and difficulty, see `_Pairs`."""
     size = len(judgments.prompt_id)
     others = (judgments.candidate_length, judgments.reference_length, judgments.difficulty)
@@ -295,7 +294,7 @@ def _by_prompt(judgments: Judgments) -> dict[str, FloatArray]:
     return dict(zip(means["prompt_id"], means[["preference", *_OTHERS]].to_numpy(dtype=float), strict=True))
 
 
-def judged_preferences(judgments: Judgments) -> FloatArray:
+def judged_preferences(judgments: Judgments) -> Floats:
     """[n] preferences of the prompts that have one."""
     return np.array([row[0] for row in _by_prompt(judgments).values()])
 
@@ -308,7 +307,7 @@ def _pair(before: Judgments, after: Judgments) -> _Pairs:
     return _Pairs(common, sides[0], sides[1], len(asked) - len(common))
 
 
-def _mean(values: FloatArray) -> float:
+def _mean(values: Floats) -> float:
     return float(values.mean()) if len(values) else math.nan
 
 

@@ -8,9 +8,8 @@ is one call.
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from icr_platform.core.arrays import Floats
 
 _MOST_STEPS = 100
 _MOST_HALVINGS = 40
@@ -18,8 +17,8 @@ _TOLERANCE = 1e-10
 
 
 def fit_l1_logistic(
-    features: FloatArray, targets: FloatArray, weights: FloatArray, penalty: FloatArray, start: FloatArray | None = None
-) -> FloatArray:
+    features: Floats, targets: Floats, weights: Floats, penalty: Floats, start: Floats | None = None
+) -> Floats:
     """Coefficients [B, K] that minimise `penalty * |b|_1 + sum_i w_i (log(1 + exp(x_i b)) - y_i x_i b)`, no intercept.
 
     With penalty = 1 / C this is scikit-learn's `LogisticRegression(penalty="l1", C=C, fit_intercept=False)`.
@@ -51,16 +50,16 @@ def fit_l1_logistic(
     return current
 
 
-def logistic(score: FloatArray) -> FloatArray:
+def logistic(score: Floats) -> Floats:
     """1 / (1 + exp(-score)) without overflow."""
     small = np.exp(-np.abs(score))
-    probability: FloatArray = np.where(score >= 0, 1.0, small) / (1.0 + small)
+    probability: Floats = np.where(score >= 0, 1.0, small) / (1.0 + small)
     return probability
 
 
 def _loss(
-    features: FloatArray, targets: FloatArray, weights: FloatArray, penalty: FloatArray, coefficients: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+    features: Floats, targets: Floats, weights: Floats, penalty: Floats, coefficients: Floats
+) -> tuple[Floats, Floats, Floats]:
     """Penalised loss [B], and slope [B, K] and curvature [B, K, K] of its smooth part."""
     score = (features @ coefficients[:, :, None])[..., 0]
     small = np.exp(-np.abs(score))
@@ -73,7 +72,7 @@ def _loss(
     return loss, slope, curvature
 
 
-def _solve_quadratic(current: FloatArray, slope: FloatArray, curvature: FloatArray, penalty: FloatArray) -> FloatArray:
+def _solve_quadratic(current: Floats, slope: Floats, curvature: Floats, penalty: Floats) -> Floats:
     """Exact minimiser [B, K] of the second-order model plus the L1 penalty.
 
     The minimiser is stationary on its own orthant, so it is the best of the stationary points of all sign patterns.

@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from icr_platform.core.arrays import Floats, Ints
 from icr_platform.core.errors import InputError
 from icr_platform.evaluation.l1_logistic import fit_l1_logistic, logistic
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
 NO_PREFERENCES = "no-preferences"
 TOO_FEW_PROMPTS = "too-few-prompts"
@@ -92,11 +89,11 @@ class LengthControlledWinRate:
 class _Regression(NamedTuple):
     """The prompts with a preference, and the anchors: features [m, K], targets [m]."""
 
-    preference: FloatArray
-    length_difference: FloatArray
-    difficulty: FloatArray | None
-    anchor_features: FloatArray
-    anchor_targets: FloatArray
+    preference: Floats
+    length_difference: Floats
+    difficulty: Floats | None
+    anchor_features: Floats
+    anchor_targets: Floats
 
     @property
     def terms(self) -> int:
@@ -109,7 +106,7 @@ class _Estimate(NamedTuple):
     win_rate: float
     standard_error: float
     C: float
-    coefficients: FloatArray
+    coefficients: Floats
 
 
 def win_rate(preference: ArrayLike) -> WinRate:
@@ -193,11 +190,11 @@ def length_controlled_replicates(
     preference: ArrayLike,
     candidate_length: ArrayLike,
     reference_length: ArrayLike,
-    rows: IntArray,
+    rows: Ints,
     difficulty: ArrayLike | None = None,
     anchors: Columns | None = None,
     C: float = 10.0,
-) -> FloatArray:
+) -> Floats:
     """Length-controlled win rates [B], in percent, of resamples rows [B, n] of n prompts, each refitted.
 
     Every preference must be finite; arguments are those of `length_controlled_win_rate`. Where the whole sample is
@@ -212,7 +209,7 @@ def length_controlled_replicates(
     return _replicates(problem, rows, C, start)
 
 
-def checked_preferences(preference: ArrayLike) -> FloatArray:
+def checked_preferences(preference: ArrayLike) -> Floats:
     """Preferences [n] as float64, NaN included; InputError where one lies outside [0, 1]."""
     values = np.asarray(preference, dtype=np.float64)
     if values.ndim != 1:
@@ -230,7 +227,7 @@ def _positive(C: float | str) -> float:
     return float(C)
 
 
-def _standard_error(values: FloatArray) -> float:
+def _standard_error(values: Floats) -> float:
     """Of the mean, in percent."""
     return 100 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
@@ -264,7 +261,7 @@ def check_anchors(anchors: Columns) -> None:
         raise InputError("anchors: no rows: give the baselines' annotations")
 
 
-def _anchor_rows(anchors: Columns | None, with_difficulty: bool) -> tuple[FloatArray, FloatArray]:
+def _anchor_rows(anchors: Columns | None, with_difficulty: bool) -> tuple[Floats, Floats]:
     """Features [m, K] and targets [m] of the anchors; their model term is 0."""
     if anchors is None:
         return np.empty((0, 3 if with_difficulty else 2)), np.empty(0)
@@ -315,7 +312,7 @@ def _degenerate(problem: _Regression) -> str:
     return EQUAL_LENGTHS if np.ptp(problem.length_difference) == 0 else ""
 
 
-def _design(problem: _Regression, rows: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _design(problem: _Regression, rows: Ints) -> tuple[Floats, Floats, Floats]:
     """Features [B, m + n, K], targets [B, m + n] and weights [1, m + n] of resamples rows [B, n], anchors first."""
     difference = problem.length_difference[rows]
     spread = difference.std(axis=1, ddof=1, keepdims=True)
@@ -331,12 +328,12 @@ def _design(problem: _Regression, rows: IntArray) -> tuple[FloatArray, FloatArra
     return features, targets, weights
 
 
-def _fit(problem: _Regression, rows: IntArray, C: float, start: FloatArray | None = None) -> FloatArray:
+def _fit(problem: _Regression, rows: Ints, C: float, start: Floats | None = None) -> Floats:
     """Coefficients [B, K] (length, difficulty unless minimal, model) of resamples rows [B, n]."""
     return fit_l1_logistic(*_design(problem, rows), np.full(len(rows), 1 / C), start)
 
 
-def _predict(problem: _Regression, rows: IntArray, coefficients: FloatArray) -> FloatArray:
+def _predict(problem: _Regression, rows: Ints, coefficients: Floats) -> Floats:
     """Preferences [B, n] at equal lengths under coefficients [K] or [B, K]."""
     score = np.broadcast_to(coefficients[..., -1:], rows.shape)
     if problem.difficulty is not None:
@@ -344,11 +341,11 @@ def _predict(problem: _Regression, rows: IntArray, coefficients: FloatArray) -> 
     return logistic(score)
 
 
-def _resamples(n: int, count: int, seed: int) -> IntArray:
+def _resamples(n: int, count: int, seed: int) -> Ints:
     return np.random.default_rng(seed).integers(0, max(n, 1), (count, n))
 
 
-def _replicates(problem: _Regression, rows: IntArray, C: float, start: FloatArray | None = None) -> FloatArray:
+def _replicates(problem: _Regression, rows: Ints, C: float, start: Floats | None = None) -> Floats:
     """Length-controlled win rates [B] of resamples in percent; raw ones without a starting fit."""
     rates = np.empty(len(rows))
     for first in range(0, len(rows), _REPLICATES_AT_A_TIME):

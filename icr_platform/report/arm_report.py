@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from icr_platform.core.artifacts import atomic_path, text_digest
+from icr_platform.core.intervals import Z95
 from icr_platform.core.languages import NAMES, RIGHT_TO_LEFT
 from icr_platform.report.leaderboard import MEAN_LANGUAGES, beside_published, published_table
 
@@ -374,7 +375,7 @@ def _curve(iterations: Sequence[IterationFigures], prefix: str, code: str) -> li
     import plotly.graph_objects as go
 
     points = [
-        (figures.iteration, cell.value, 1.96 * (cell.standard_error or 0.0))
+        (figures.iteration, cell.value, Z95 * (cell.standard_error or 0.0))
         for figures, cell in zip(iterations, cells_of(iterations, prefix, code), strict=True)
         if cell.value is not None
     ]

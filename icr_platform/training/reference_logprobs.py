@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icr_platform.core.arrays import Floats
 from icr_platform.core.artifacts import atomic_path
 from icr_platform.core.progress import meter
-from icr_platform.models.loading import resolve_device
+from icr_platform.models.devices import resolve_device
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.dataset import TrainingPairs
 
@@ -28,19 +29,19 @@ def precomputes(config: TrainConfig, processes: int) -> bool:
     return config.epochs >= processes
 
 
-def stored_reference_logprobs(path: Path) -> np.ndarray[Any, Any]:
+def stored_reference_logprobs(path: Path) -> Floats:
     """[P, 2] nats, float64, of an earlier `store_reference_logprobs`."""
-    array: np.ndarray[Any, Any] = np.load(path)
+    array: Floats = np.load(path)
     return array
 
 
-def store_reference_logprobs(path: Path, logprobs: np.ndarray[Any, Any]) -> None:
+def store_reference_logprobs(path: Path, logprobs: Floats) -> None:
     """Write [P, 2] atomically."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, logprobs)
 
 
-def score_pairs(config: TrainConfig, pairs: TrainingPairs, model: PreTrainedModel) -> np.ndarray[Any, Any]:
+def score_pairs(config: TrainConfig, pairs: TrainingPairs, model: PreTrainedModel) -> Floats:
     """Log-probabilities of chosen and rejected responses under `model`, which is moved to the configured device.
 
     Returns: [P, 2] nats, float64, sums over all response tokens.

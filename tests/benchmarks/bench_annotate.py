@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 import torch
-from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from icr_platform.core.arrays import Floats
 from icr_platform.core.languages import reward_instruction
 from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
 from icr_platform.engines.scoring.logprobs import CompletionScorer, Group
@@ -116,7 +116,7 @@ def load_vllm(name: str, threads: int) -> Any:
     return LLM(model=name, dtype="float32", max_model_len=2048, enforce_eager=True, gpu_memory_utilization=0.2)
 
 
-def score_with_vllm(engine: Any, groups: Sequence[Group]) -> list[NDArray[np.float64]]:
+def score_with_vllm(engine: Any, groups: Sequence[Group]) -> list[Floats]:
     """All responses queued at once. vLLM computes each prompt anew: it takes no cached prefix where log-probs are asked for."""
     from vllm import SamplingParams
 
@@ -140,7 +140,7 @@ def measure(
     scorer, through_mkl = CompletionScorer(model), CompletionScorer(model)
     through_mkl._linears = OneDnnLinears(torch.nn.Identity())
     trl_batches, trl_score = prepare_trl(model, tokenizer, work)
-    scores: dict[str, list[NDArray[np.float64]]] = {}
+    scores: dict[str, list[Floats]] = {}
 
     def ours() -> None:
         scores["ours"] = scorer.score(work.groups)
@@ -195,7 +195,7 @@ def cpu_seconds() -> float:
     return float(sum(each.user + each.system for each in times))
 
 
-def gemm_rate(model: PreTrainedModel) -> NDArray[np.float64]:
+def gemm_rate(model: PreTrainedModel) -> Floats:
     """FLOPs per wall and per CPU second of `linear` in the model's feed-forward shape, 512 tokens at once."""
     inner, hidden = model.config.intermediate_size, model.config.hidden_size
     weights = [(torch.randn(inner, hidden), torch.randn(hidden, inner)) for _ in range(8)]
@@ -218,7 +218,7 @@ def needed_operations(model: PreTrainedModel, groups: Sequence[Group]) -> float:
     return 2.0 * (body * (responses + sum(len(group.prompt_ids) for group in groups)) + head * responses)
 
 
-def score_naively(model: PreTrainedModel, groups: Sequence[Group]) -> list[NDArray[np.float64]]:
+def score_naively(model: PreTrainedModel, groups: Sequence[Group]) -> list[Floats]:
     """The script that users have, without its errors."""
     scores = [np.zeros(len(group.completions)) for group in groups]
     for sample in range(len(groups[0].completions)):

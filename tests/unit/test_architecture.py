@@ -65,7 +65,7 @@ EXCEPTIONS = {
     ("sqlalchemy", "tracking"): "MLflow's database migration raises SQLAlchemy's errors",
     ("datasets", "training"): "TRL takes pairs as a Dataset only",
 }
-KNOWN_SHARED_LIBRARIES = {"openai", "peft", "plotly"}
+KNOWN_SHARED_LIBRARIES = {"openai", "plotly"}
 STAGE_CONFIGS = {
     "GenerateConfig",
     "AnnotateConfig",
@@ -254,6 +254,14 @@ def test_engines_take_their_own_settings() -> None:
         if alias.name in STAGE_CONFIGS
     }
     assert found == KNOWN_STAGE_CONFIGS_IN_ENGINES
+
+
+def test_types_of_arrays_and_the_width_of_intervals_are_declared_once() -> None:
+    declaring = {"NDArray": "icr_platform.core.arrays", "1.95": "icr_platform.core.intervals"}
+    declaring["1.96"] = declaring["1.95"]
+    for text, owner in declaring.items():
+        found = {name for name, path in sources().items() if text in path.read_text(encoding="utf-8")}
+        assert found <= {owner}, f"{text}: take it from {owner}"
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from icr_platform.core.intervals import Z95
 from ui.html.rendering import number
-
-Z95 = 1.959963984540054  # two-sided 95% of the normal distribution
 
 
 class Point(NamedTuple):

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-Z95 = 1.959963984540054
+from icr_platform.core.intervals import Z95
 
 
 class Interval(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.errors import InputError
+from icr_platform.core.intervals import Z95
 from ui.tables.queries import Engine, Row, parts_of
 
 PAGE_ROWS = 50
@@ -47,7 +48,7 @@ class Slice:
         """95% interval of the change."""
         if self.standard_error is None:
             return None
-        reach = 1.959963984540054 * self.standard_error
+        reach = Z95 * self.standard_error
         return self.change - reach, self.change + reach
 
     @property

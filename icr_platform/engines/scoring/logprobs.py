@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from icr_platform.core.arrays import Floats
 from icr_platform.engines.scoring import packed_attention
 from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
 from icr_platform.engines.scoring.packed_attention import KeyValue, NotPackableError, PackedLayout
@@ -44,7 +44,6 @@ AttentionMaskInterface.register(packed_attention.NAME, packed_attention.packed_m
 
 logger = logging.getLogger(__name__)
 
-FloatArray = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
 _CPU_PACK = 1024  # tokens whose activations stay near the cores
@@ -55,9 +54,7 @@ _PER_TOKEN = 1e-4  # nats by which a score may deviate on a small copy
 _PROBE = (Group([5, 6, 7, 8, 9], [[10, 11, 12], [13], [14, 15]]), Group([16, 17], [[18, 19, 20, 21, 22]]))
 
 
-def completion_logprobs(
-    model: PreTrainedModel, groups: Sequence[Group], *, batch_tokens: int = 8192
-) -> list[FloatArray]:
+def completion_logprobs(model: PreTrainedModel, groups: Sequence[Group], *, batch_tokens: int = 8192) -> list[Floats]:
     """Log-probabilities of completions given their prompts.
 
     Args:
@@ -103,7 +100,7 @@ class CompletionScorer:
         """Why the model is not packed; None if it is."""
         return _why_not(self.model) or _why_not_by_copy(self.model) or self._probe(vocabulary)
 
-    def score(self, groups: Sequence[Group], progress: Progress | None = None) -> list[FloatArray]:
+    def score(self, groups: Sequence[Group], progress: Progress | None = None) -> list[Floats]:
         """As `completion_logprobs`; `progress` is told completions and tokens done since it was last called.
 
         When CUDA memory runs out the budget is halved, for good, and the groups are scored again.
@@ -125,7 +122,7 @@ class CompletionScorer:
                 torch.cuda.empty_cache()
                 say(-told.completions, 0)
 
-    def _score(self, groups: Sequence[Group], say: Progress) -> list[FloatArray]:
+    def _score(self, groups: Sequence[Group], say: Progress) -> list[Floats]:
         counts = [len(group.completions) for group in groups]
         sums = np.zeros(sum(counts))
         if self.packed:
@@ -134,7 +131,7 @@ class CompletionScorer:
             self._score_in_turn(groups, sums, say)
         return np.split(sums, np.cumsum(counts[:-1])) if counts else []
 
-    def _score_packs(self, stream: Iterator[Pack], sums: FloatArray, say: Progress) -> None:
+    def _score_packs(self, stream: Iterator[Pack], sums: Floats, say: Progress) -> None:
         earlier: dict[int, dict[int, KeyValue]] = {}
         with _evaluating(self.model, packed_attention.NAME), self._linears.used():
             for pack in stream:
@@ -149,7 +146,7 @@ class CompletionScorer:
                 earlier = {run: kept for run, kept in (earlier | layout.kept).items() if run in pack.continued}
                 say(pack.finished, len(pack.target))
 
-    def _target_logprobs(self, hidden: Tensor, pack: Pack) -> FloatArray:
+    def _target_logprobs(self, hidden: Tensor, pack: Pack) -> Floats:
         """[K] nats of a pack's targets, from hidden states [T, size]; the LM head sees each predicting row once."""
         predicting, position = np.unique(np.asarray(pack.row, dtype=np.int64), return_inverse=True)
         hidden = hidden[torch.from_numpy(predicting).to(hidden.device)]
@@ -163,7 +160,7 @@ class CompletionScorer:
             pieces.append(_log_softmax_at(logits, row, target))
         return torch.cat(pieces).cpu().numpy() if pieces else np.zeros(0)
 
-    def _score_in_turn(self, groups: Sequence[Group], sums: FloatArray, say: Progress) -> None:
+    def _score_in_turn(self, groups: Sequence[Group], sums: Floats, say: Progress) -> None:
         owner = 0
         with _evaluating(self.model, None):
             for group in groups:
