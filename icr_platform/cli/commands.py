@@ -17,22 +17,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from icr_platform.core.errors import IcrError, InputError
+from icr_platform.pipeline.stages import CONFIGURED, STAGES, named_command
 
 if TYPE_CHECKING:
     from icr_platform.core.config import Config
-    from icr_platform.core.stage_protocol import StageResult
-    from icr_platform.evaluation.config import EvalConfig
     from icr_platform.pipeline.runner import RunOptions
     from ui.server.options import InspectOptions
 
 COMMANDS = {
-    "generate": "sample responses to prompts in every language",
-    "annotate": "score responses with the implicit cross-lingual reward and select preference pairs",
-    "train": "train the policy on preference pairs (DPO + likelihood)",
-    "eval": "sample outputs, judge them against reference outputs, report win rates per language",
-    "mt_bench": "grade two-turn answers from 1 to 10 with an LLM judge (multilingual MT-Bench)",
-    "benchmarks": "measure knowledge with lm-eval: ARC, HellaSwag, MMLU, TruthfulQA per language",
-    "iterate": "generate, annotate, train and eval, T times",
+    **{row.command: row.help for row in CONFIGURED.values()},
     "check": "preflight: check a configuration's inputs and print what would run, without running it",
     "inspect": "open the inspector in a browser: pairs, margins, regressions, spot-checks",
     "verdicts": "`icr verdicts publish RUN`: add reviewers' verdicts to their MLflow run",
@@ -90,17 +83,20 @@ def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         _overview().print_help()
         return 0 if argv else 2
-    command, arguments = argv[0].replace("mt-bench", "mt_bench"), argv[1:]
+    command, arguments = argv[0], argv[1:]
     if command == "--version":
         from icr_platform import __version__
 
         print(__version__)
         return 0
+    row = named_command(command)
+    if row is not None:
+        return _stage(row.name, arguments)
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.4)
         raise InputError(f"icr: unknown command {command!r}" + (f", nearest is {near[0]!r}" if near else ""))
     tools = {"check": _check, "inspect": _inspect, "verdicts": _verdicts, "report": _report}
-    return tools[command](arguments) if command in tools else _stage(command, arguments)
+    return tools[command](arguments)
 
 
 def _overview() -> argparse.ArgumentParser:
@@ -135,30 +131,12 @@ def _stage(stage: str, arguments: list[str]) -> int:
             iterate(session, config)  # type: ignore[arg-type]
             return 0
         done = run_stage(session, stage, config)
-        if stage == "eval":
-            _show_scores(config, done.result)  # type: ignore[arg-type]
+        STAGES[stage].print_result(config, done.result)
         for name in done.result.artifacts:
             place = f"runs:/{done.run.run_id}/{name}" if done.run and done.temporary else done.reference(name)
             print(f"{name}: {place}")
         done.clean_up()
     return 0
-
-
-def _show_scores(config: EvalConfig, result: StageResult) -> None:
-    """Figures per language, and beside them the published ones, or the interval where another policy is the reference."""
-    from rich.console import Console
-
-    from icr_platform.report import arm_report
-
-    place = config.policy or config.outputs
-    name = Path(place).stem if place.endswith((".json", ".jsonl")) else place
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(arm_report.eval_terminal_table(result.metrics, name))
-    published = arm_report.leaderboard({name: result.metrics})
-    if "head_to_head" in result.tables:
-        console.print(arm_report.head_to_head_terminal_table(result.tables["head_to_head"]))
-    elif len(published) and config.judge != "demo" and not config.reference_outputs.startswith("runs:"):
-        console.print(arm_report.leaderboard_terminal_table(published))
 
 
 def _set_defaults() -> None:
@@ -182,14 +160,14 @@ def parse(stage: str, arguments: list[str]) -> tuple[Config, RunOptions]:
     passes every parameter: otherwise its defaults would override the preset.
     """
     from icr_platform.core.config import leaves, merge, validate
-    from icr_platform.pipeline.config import STAGES, load_preset
+    from icr_platform.pipeline.config import load_preset
     from icr_platform.pipeline.runner import RunOptions
 
     parser = stage_parser(stage)
     given = vars(parser.parse_args([_dashes(argument) for argument in arguments]))
     preset, project = given.pop("config"), given.pop("project_defaults")
     flat = {}
-    for name, info in leaves(STAGES[stage]):
+    for name, info in leaves(CONFIGURED[stage].config):
         value = given.pop(name)
         if value not in (None, UNSET) and not (project and value == default_text(info.default)):
             flat[name] = value
@@ -197,18 +175,17 @@ def parse(stage: str, arguments: list[str]) -> tuple[Config, RunOptions]:
     options = validate(RunOptions, chosen, f"icr {stage}")
     over = validate_flags(stage, flat)
     if preset in (None, UNSET):
-        return validate(STAGES[stage], over, f"icr {stage}"), options
+        return validate(CONFIGURED[stage].config, over, f"icr {stage}"), options
     path = preset_path(preset)
-    return validate(STAGES[stage], merge(load_preset(path, stage), over), str(path)), options
+    return validate(CONFIGURED[stage].config, merge(load_preset(path, stage), over), str(path)), options
 
 
 def validate_flags(stage: str, flat: dict[str, str]) -> dict[str, Any]:
     """Nested values of the flags, each checked on its own so that an error names the flag and not the preset."""
     from icr_platform.core.config import nest, validate
-    from icr_platform.pipeline.config import STAGES
 
     nested = nest(flat)
-    validate(STAGES[stage], nested, f"icr {stage}")
+    validate(CONFIGURED[stage].config, nested, f"icr {stage}")
     return nested
 
 
@@ -227,13 +204,13 @@ def preset_path(preset: str) -> Path:
 def stage_parser(stage: str) -> argparse.ArgumentParser:
     """A parser with one flag per field of the stage's configuration and of the run options."""
     from icr_platform.core.config import leaves
-    from icr_platform.pipeline.config import STAGES
     from icr_platform.pipeline.runner import RunOptions
 
-    parser = _Parser(prog=f"icr {stage}", description=COMMANDS[stage], allow_abbrev=False)
+    row = CONFIGURED[stage]
+    parser = _Parser(prog=f"icr {row.command}", description=row.help, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help="YAML preset; flags override it")
     parser.add_argument("--project-defaults", action="store_true", help=argparse.SUPPRESS)
-    for name, info in (*leaves(STAGES[stage]), *leaves(RunOptions)):
+    for name, info in (*leaves(row.config), *leaves(RunOptions)):
         flag = "--" + name.replace("_", "-").replace(".", "-")
         text = (info.description or "").replace("%", "%%")
         shown = default_text(info.default)

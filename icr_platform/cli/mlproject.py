@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from icr_platform.cli.commands import COMMANDS, UNSET, default_text
+from icr_platform.cli.commands import UNSET, default_text
 from icr_platform.core.config import Config, kind_name, leaves, role
-from icr_platform.pipeline.config import STAGES
+from icr_platform.pipeline.stages import CONFIGURED
 
 HEADER = """\
 # Written by `python -m icr_platform.cli.mlproject`; change icr_platform/core/config.py instead.
@@ -49,7 +49,7 @@ def default_yaml(info: FieldInfo) -> str:
 
 def render(environment: str = PYTHON) -> str:
     """The whole MLproject file, for an environment: PYTHON or DOCKER."""
-    stages = {name: name for name in STAGES}
+    stages = {name: name for name in CONFIGURED}
     return HEADER.format(environment=environment) + "".join(
         _entry_point(name, stage) for name, stage in {"main": "iterate", **stages}.items()
     )
@@ -58,16 +58,16 @@ def render(environment: str = PYTHON) -> str:
 def _entry_point(name: str, stage: str) -> str:
     preset = "demo" if name == "main" else UNSET
     lines = [
-        f"  {name}:  # {COMMANDS[stage]}" + ("; the demo" if name == "main" else ""),
+        f"  {name}:  # {CONFIGURED[stage].help}" + ("; the demo" if name == "main" else ""),
         "    parameters:",
         f'      config: {{type: string, default: "{preset}"}}  # YAML preset, a file or the name of one in conf/',
     ]
     flags = ["--config={config}"]
-    for field, info in parameters(STAGES[stage]):
+    for field, info in parameters(CONFIGURED[stage].config):
         key = field.replace(".", "_")
         lines.append(f"      {key}: {{type: {kind_name(info)}, default: {default_yaml(info)}}}  # {info.description}")
         flags.append(f"--{key.replace('_', '-')}={{{key}}}")
-    lines.append(f'    command: "icr {stage} --project-defaults {" ".join(flags)}"')
+    lines.append(f'    command: "icr {CONFIGURED[stage].command} --project-defaults {" ".join(flags)}"')
     return "\n".join(lines) + "\n"
 
 

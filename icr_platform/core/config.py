@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -61,6 +61,8 @@ class Config(BaseModel):
     """Base of all configurations: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="strings")
+    required: ClassVar[tuple[str, ...]] = ()
+    """Fields that a command cannot start without; their defaults are empty, since a preset need not name them."""
 
 
 class ChatSettings(Config):
@@ -83,15 +85,6 @@ class ChatSettings(Config):
 CHAT_DEFAULTS = ChatSettings()
 
 
-REQUIRED: dict[str, tuple[str, ...]] = {
-    "generate": ("policy", "prompts"),
-    "annotate": ("policy", "reference", "prompts", "responses"),
-    "train": ("policy", "preferences"),
-    "eval": ("prompts",),
-    "mt_bench": ("questions", "judge_api_model"),
-    "benchmarks": ("policy",),
-    "iterate": ("policy", "reference", "prompts"),
-}
 C = TypeVar("C", bound=Config)
 
 
@@ -133,12 +126,12 @@ def _explain(location: tuple[int | str, ...], problem: Any, names: list[str]) ->
     return f"field {name!r}: {message}, got {problem['input']!r}"
 
 
-def require(config: Config, stage: str, source: str = "config") -> None:
-    """Raise InputError naming every required field of `stage` that is empty."""
-    missing = [name for name in REQUIRED[stage] if not getattr(config, name)]
+def require(config: Config, command: str, source: str = "config") -> None:
+    """Raise InputError naming every required field that is empty; command: what needs it, for the message."""
+    missing = [name for name in config.required if not getattr(config, name)]
     if missing:
         flags = " ".join(f"--{name.replace('_', '-')}" for name in missing)
-        raise InputError(f"{source}: field {missing[0]!r} is missing for {stage}; give {flags}")
+        raise InputError(f"{source}: field {missing[0]!r} is missing for {command}; give {flags}")
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:

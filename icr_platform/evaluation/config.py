@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator
 
@@ -34,6 +34,8 @@ class EvalSettings(PairwiseJudgeSettings, SamplingSettings):
 class EvalConfig(ChatSettings, EvalSettings):
     """eval: policy -> outputs, judgments, scores."""
 
+    required: ClassVar[tuple[str, ...]] = ("prompts",)
+
     policy: str = setting("", "model to evaluate", "model")
     prompts: str = setting("", "evaluation prompts", "input")
     outputs: str = setting(
@@ -51,6 +53,8 @@ class EvalConfig(ChatSettings, EvalSettings):
 
 class MtBenchConfig(ChatSettings, JudgeSettings, SamplingSettings):
     """mt_bench: policy -> two-turn answers, graded 1 to 10 by the judge behind judge_url (arXiv 2306.05685)."""
+
+    required: ClassVar[tuple[str, ...]] = ("questions", "judge_api_model")
 
     samples: int = setting(1, "answers per question; the benchmark has one", ge=1, le=1)
     temperature: float = setting(0.7, "sampling temperature where the category names none; 0 is greedy", ge=0)
@@ -71,6 +75,8 @@ class MtBenchConfig(ChatSettings, JudgeSettings, SamplingSettings):
 
 class BenchmarksConfig(ModelPlace):
     """benchmarks: what the policy knows, by lm-eval's multilingual tasks (extra `benchmarks`)."""
+
+    required: ClassVar[tuple[str, ...]] = ("policy",)
 
     policy: str = setting("", "model to evaluate", "model")
     families: Annotated[tuple[str, ...], BeforeValidator(split_at_commas)] = setting(

@@ -10,15 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.annotation.reward_kinds import needs_translations
 from icr_platform.core.artifacts import atomic_path, file_digest, open_artifact, read_json, text_digest
 from icr_platform.core.config import Config, validate
 from icr_platform.core.errors import InputError, TrackingError, WeightsRemovedError
-from icr_platform.evaluation.config import EvalConfig
-from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.removed_weights import removed_weights
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.identity import artifact_identity
@@ -47,8 +44,11 @@ CONFIG = "config.json"
 _COMPARISON, _COMPARING = "icr.comparison", ("evaluation/comparison.py", "evaluation/changes.py")
 _REPORT, _REPORTING = (
     "icr.report",
-    ("pipeline/iterate.py", "report/arm_report.py", "report/arm_report.html.j2", "report/leaderboard.py", *_COMPARING),
-)
+    (
+        "pipeline/iterate.py", "report/arm_report.py", "report/arm_report.html.j2", "report/leaderboard.py", "report/published.csv",
+        "report/iteration_metrics.py", "report/figures.py", "report/svg.py", "report/charts.css", "report/numbers.py", *_COMPARING,
+    ),
+)  # fmt: skip
 _DEMO = (
     "A toy: a micro-world in five real languages with an exact grader and a model of under a million parameters. "
     "It shows that the method runs and works there; it says nothing about real models."
@@ -156,21 +156,12 @@ def _improve(session: Session, arm: Arm, iteration: int, parent: RunHandle | Non
     policy = generating_policy(arm.policies, iteration)
     reference = reward_reference(arm.policies, config.reference, iteration, config.reward_reference)
     seed = iteration_seed(config.seed, iteration)
-    shared: dict[str, Any] = {"policy": policy, "seed": seed, **config.chat()}
-    generated = _stage(
-        session, arm, iteration, "generate", parent,
-        GenerateConfig(**dict(config.generate), **shared, prompts=config.prompts, languages=config.languages,
-                       limit=config.limit),
-    )  # fmt: skip
+    generated = _stage(session, arm, iteration, "generate", parent, config.generate_config(policy, seed))
+    responses = generated.reference("responses")
     annotated = _stage(
-        session, arm, iteration, "annotate", parent,
-        AnnotateConfig(**dict(config.annotate), **shared, reference=reference, prompts=config.prompts,
-                       responses=generated.reference("responses")),
-    )  # fmt: skip
-    arm.trainings[iteration] = TrainConfig(
-        **dict(config.train), **shared, reference=config.reference,
-        preferences=annotated.reference("preferences"),
-    )  # fmt: skip
+        session, arm, iteration, "annotate", parent, config.annotate_config(policy, reference, responses, seed)
+    )
+    arm.trainings[iteration] = config.train_config(policy, annotated.reference("preferences"), seed)
     trained = _train(session, arm, iteration, parent)
     arm.policies.append(trained.reference("checkpoint"))
 
@@ -252,13 +243,7 @@ def _train_again(session: Session, arm: Arm, parent: RunHandle | None, iteration
 
 
 def _evaluate(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
-    config = arm.config
-    _stage(
-        session, arm, iteration, "eval", parent,
-        EvalConfig(**dict(config.eval), policy=arm.policies[iteration], prompts=config.eval_prompts, seed=config.seed,
-                   **config.chat(), reference_outputs=config.reference_outputs, languages=config.eval_languages,
-                   limit=config.eval_limit),
-    )  # fmt: skip
+    _stage(session, arm, iteration, "eval", parent, arm.config.eval_config(arm.policies[iteration]))
 
 
 def _compare(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
@@ -267,7 +252,12 @@ def _compare(session: Session, arm: Arm, iteration: int, parent: RunHandle | Non
     Those that an earlier command computed of the same two runs are not computed again: their run is named in a tag.
     """
     from icr_platform.core.schemas import JUDGMENTS
-    from icr_platform.evaluation.changes import change_metrics, difference_table, flip_table, judgments_by_language
+    from icr_platform.evaluation.comparison_tables import (
+        change_metrics,
+        difference_table,
+        flip_table,
+        judgments_by_language,
+    )
 
     if iteration == 0 or arm.config.eval.judge == "none":
         return
@@ -387,9 +377,9 @@ def _report_key(arm: Arm) -> str:
 def _show(arm: Arm, report: Report) -> None:
     from rich.console import Console
 
-    from icr_platform.report.arm_report import terminal_table
+    from icr_platform.report.terminal_tables import terminal_table
 
-    prefix = "win_rate" if any("win_rate/mean" in figures.metrics for figures in report.iterations) else "fidelity"
+    prefix = "win_rate" if any("win_rate/mean" in measured.metrics for measured in report.iterations) else "fidelity"
     title = {"win_rate": "Win rate, %", "fidelity": "Outputs in the asked language, %"}[prefix]
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(terminal_table(report.iterations, prefix, title))
@@ -399,7 +389,9 @@ def _show(arm: Arm, report: Report) -> None:
 
 def show_leaderboard(report: Report, run: RunHandle | None, console: Console) -> None:
     """The arm's policies beside the published figures: win rates on the terminal, both kinds as tables of the arm's run."""
-    from icr_platform.report.arm_report import leaderboard, leaderboard_terminal_table, policies_of
+    from icr_platform.report.arm_report import policies_of
+    from icr_platform.report.leaderboard import leaderboard
+    from icr_platform.report.terminal_tables import leaderboard_terminal_table
 
     policies = policies_of(report)
     tables = {"x_alpacaeval": leaderboard(policies), "x_alpacaeval_lc": leaderboard(policies, "lc_win_rate")}
@@ -438,7 +430,8 @@ def _arm_from_artifacts(session: Session, run_id: str) -> Arm:
 
 def figures_of(arm: Arm, tracker: Tracker | None, with_texts: bool = True) -> Report:
     """What the report shows of a finished arm; with_texts: its example pairs and notes, too, which may have to be fetched."""
-    from icr_platform.report.arm_report import IterationFigures, Report
+    from icr_platform.report.arm_report import Report
+    from icr_platform.report.iteration_metrics import IterationMetrics
 
     last, noted = (arm.config.iterations, arm.stages.values()) if with_texts else (0, ())
     is_demo = arm.given.prompts.startswith("demo:")
@@ -446,7 +439,7 @@ def figures_of(arm: Arm, tracker: Tracker | None, with_texts: bool = True) -> Re
     return Report(
         title="The demo world" if is_demo else "Implicit cross-lingual rewarding",
         arm=arm.config.arm,
-        iterations=[IterationFigures(t, metrics) for t, metrics in sorted(arm.metrics.items())],
+        iterations=[IterationMetrics(t, metrics) for t, metrics in sorted(arm.metrics.items())],
         description=_DEMO if is_demo else "",
         config_digest=text_digest(arm.given.model_dump_json())[:12],
         runs={"arm": arm.run.run_id, **runs} if arm.run else {},

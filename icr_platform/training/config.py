@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from icr_platform.core.config import ChatSettings, setting
 from icr_platform.models.settings import ModelPlace
@@ -48,6 +48,8 @@ class TrainSettings(ModelPlace):
 
 class TrainConfig(ChatSettings, TrainSettings):
     """train: preferences -> checkpoint."""
+
+    required: ClassVar[tuple[str, ...]] = ("policy", "preferences")
 
     policy: str = setting("", "model to start from, pi_t", "model")
     reference: str = setting("", "pi_ref; needed for dpo_reference=initial", "model")

@@ -23,9 +23,9 @@ from icr_platform.core.artifacts import ArtifactWriter
 from icr_platform.core.schemas import TABLES
 from icr_platform.evaluation.scores import (
     LengthControl,
-    metrics_of,
     output_facts,
     score_judgments,
+    score_metrics,
     score_outputs,
     scores_table,
     with_means,
@@ -179,7 +179,7 @@ def evaluated(
     ]
     scores = with_means(scores)
     tables["scores"] = [scores_table(scores)]
-    return IterationData(tables, metrics_of(scores), dict(eval_params or {}))
+    return IterationData(tables, score_metrics(scores), dict(eval_params or {}))
 
 
 def merged(*parts: IterationData) -> IterationData:

@@ -13,8 +13,9 @@ from icr_platform.cli.commands import parse
 from icr_platform.cli.mlproject import parameters, render
 from icr_platform.core.config import leaves, validate
 from icr_platform.core.errors import InputError
-from icr_platform.pipeline.config import STAGES, IterateConfig, load_preset
+from icr_platform.pipeline.config import IterateConfig, load_preset
 from icr_platform.pipeline.inputs import Resolver
+from icr_platform.pipeline.stages import CONFIGURED
 from icr_platform.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -62,18 +63,18 @@ def test_mlproject_is_what_the_configurations_say() -> None:
     text = (ROOT / "projects" / "MLproject").read_text()
     assert text == render(), "run `python -m icr_platform.cli.mlproject > projects/MLproject`"
     entry_points = yaml.safe_load(text)["entry_points"]
-    assert set(entry_points) == {"main", *STAGES}
-    for stage, config in STAGES.items():
+    assert set(entry_points) == {"main", *CONFIGURED}
+    for stage, row in CONFIGURED.items():
         listed = entry_points[stage]["parameters"]
         assert len(listed) <= 100, "MLflow logs at most 100 parameters with a run"
-        assert set(listed) == {"config", *(name.replace(".", "_") for name, _ in parameters(config))}
+        assert set(listed) == {"config", *(name.replace(".", "_") for name, _ in parameters(row.config))}
 
 
-@pytest.mark.parametrize("stage", list(STAGES))
+@pytest.mark.parametrize("stage", list(CONFIGURED))
 def test_mlproject_defaults_mean_the_stage_defaults(stage: str) -> None:
     listed = yaml.safe_load((ROOT / "projects" / "MLproject").read_text())["entry_points"][stage]["parameters"]
     config, _ = parse(stage, [f"--{name}={spec['default']}" for name, spec in listed.items()])
-    assert config == STAGES[stage]()
+    assert config == CONFIGURED[stage].config()
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "projects" / "conf").glob("*.yaml")), ids=lambda path: path.stem)
@@ -82,8 +83,8 @@ def test_shipped_presets_are_valid(preset: Path) -> None:
 
 
 def test_every_field_is_documented() -> None:
-    for config in STAGES.values():
-        assert all(info.description for _, info in leaves(config))
+    for row in CONFIGURED.values():
+        assert all(info.description for _, info in leaves(row.config))
 
 
 def test_help_imports_nothing_heavy() -> None:
