@@ -10,6 +10,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.parts import Worlds, split_world
 from icr_platform.report.figures import learning_curves
 from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, Measured, languages_of, measured_of, row_name
 from icr_platform.report.leaderboard import published_curve
@@ -75,7 +76,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         answer = _answer(inspector, arm, view.language)
     except IcrError as error:  # curves and table come from metrics, and are shown without it
         why_not = str(error)
-    is_paper_set = _is_paper_set(arm)
+    is_paper_set = _is_paper_set(inspector.catalogue.worlds, arm)
     main = render(
         "overview",
         view=view,
@@ -125,14 +126,14 @@ def _answer(inspector: Inspector, arm: Arm, language: str) -> Answer:
     return Answer(base.number, last.number, slices, summary, regressions_data.judge_of(engine, judgments[1]))
 
 
-def _is_paper_set(arm: Arm) -> bool:
-    """Whether published numbers may stand beside: the toy world's are about nothing that a paper measured."""
+def _is_paper_set(worlds: Worlds, arm: Arm) -> bool:
+    """Whether published numbers compare with this arm's: they say nothing about the prompts of a made-up world."""
     stages = [t.stages["eval"].holder for t in arm.iterations if "eval" in t.stages]
     names = [
         arm.run.params.get("iterate.eval_prompts", ""),
         *(stage.params.get("eval.prompts", "") for stage in stages),
     ]
-    return not any(name.startswith("demo:") for name in names)
+    return not any(split_world(name, worlds) for name in names)
 
 
 def _rows(iterations: Sequence[IterationMetrics], codes: Sequence[str], is_paper_set: bool) -> list[LanguageRow]:

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from icr_platform.core.errors import InputError
+from icr_platform.core.parts import Worlds
 from icr_platform.tracking.reader import TrackingReader
 from ui.pages.inspector import Inspector
 from ui.review.exports import publish
@@ -20,8 +21,8 @@ from ui.tables.queries import Engine
 from ui.tables.runs import Catalogue
 
 
-def open_inspector(options: InspectOptions) -> Inspector:
-    """Everything behind the pages.
+def open_inspector(options: InspectOptions, worlds: Worlds | None = None) -> Inspector:
+    """Everything behind the pages; worlds: whose inputs the runs may have had.
 
     Raises:
         InputError: the tracking store or the verdict database cannot be opened.
@@ -34,14 +35,14 @@ def open_inspector(options: InspectOptions) -> Inspector:
     # Copies of remote artifacts are one user's: others on this machine must not read a team's outputs.
     cache = Path(tempfile.gettempdir()) / f"icr-inspector-{os.getuid()}"
     cache.mkdir(mode=0o700, exist_ok=True)
-    return Inspector(Catalogue(reader, cache, options.experiment), Engine(), VerdictStore(options.verdicts))
+    return Inspector(Catalogue(reader, cache, options.experiment, worlds), Engine(), VerdictStore(options.verdicts))
 
 
 class _Ended(BaseException):
     """SIGTERM arrived."""
 
 
-def launch(options: InspectOptions) -> NoReturn:
+def launch(options: InspectOptions, worlds: Worlds | None = None) -> NoReturn:
     """Serve the inspector on 127.0.0.1 until Ctrl-C or SIGTERM, both of which end the process with status 0.
 
     Raises:
@@ -58,7 +59,7 @@ def launch(options: InspectOptions) -> NoReturn:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     inspector = None
     try:
-        inspector = open_inspector(options)
+        inspector = open_inspector(options, worlds)
         from ui.server.gradio_app import serve  # after the environment, which Gradio reads when it is imported
 
         try:
