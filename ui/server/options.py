@@ -17,7 +17,7 @@ class InspectOptions:
     verdicts: SQLAlchemy URL, or path of an SQLite file.
     auth_file: users and hashed passwords, see `ui.server.auth`; empty: no login.
     user_header: request header in which a reverse proxy names the user; empty: none is trusted.
-    public_host: host name under which a reverse proxy serves the inspector, beside 127.0.0.1 and localhost.
+    public_host: host name under which a reverse proxy serves the inspector, in addition to 127.0.0.1 and localhost.
     """
 
     tracking_uri: str = ""
