@@ -11,7 +11,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.data.prompts import PromptSet, load_prompts
 from icr_platform.data.reference_outputs import ReferenceOutputs, load_reference_outputs
 from icr_platform.engines.endpoints.chat_client import check_endpoint
-from icr_platform.engines.execution.driver import check_execution
+from icr_platform.engines.execution.map_parts import check_execution
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.judging.api_judge import endpoint_of
 from icr_platform.engines.judging.local_judge import begins_with_reasoning
