@@ -112,7 +112,8 @@ def _overview() -> argparse.ArgumentParser:
 
 def _stage(stage: str, arguments: list[str]) -> int:
     from icr_platform.core.config import require
-    from icr_platform.pipeline.runner import die_with_parent, open_session, run_stage
+    from icr_platform.pipeline.runner import open_session, run_stage
+    from icr_platform.pipeline.stage_process import die_with_parent
 
     config, options = parse(stage, arguments)
     require(config, stage, source=f"icr {stage}")
