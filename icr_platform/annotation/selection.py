@@ -18,13 +18,14 @@ from icr_platform.annotation.filters import (
     NAN,
     SAMPLE_REASONS,
     TRANSLATION,
-    Verdict,
+    FilterResult,
     filter_samples,
     unknown_languages,
 )
 from icr_platform.annotation.length_control import fit_alpha
 from icr_platform.annotation.pairs import PairSelection, near_duplicate, pair_candidates, select_pairs
-from icr_platform.annotation.part_scoring import KEY, PromptIndex, from_kinds
+from icr_platform.annotation.part_scoring import SAMPLE_KEY, from_kinds
+from icr_platform.annotation.prompt_index import PromptIndex
 from icr_platform.annotation.reward_kinds import needs_translations
 from icr_platform.annotation.translation import FAILURES
 from icr_platform.core.arrays import AnyArray, Bools, Floats, Integers, Objects
@@ -111,20 +112,20 @@ class ResponseReader:
         self.responses, self.settings = responses, settings
         self.translations = translations if needs_translations(settings.reward_kind[:1]) else None
         self.part = lru_cache(maxsize=2)(self._read)
-        self.verdicts = lru_cache(maxsize=2)(self._verdicts)
+        self.filtered = lru_cache(maxsize=2)(self._filter_part)
 
     def _read(self, index: int) -> pa.Table:
         return self.responses.read_part(index, ["response", "token_ids", "character_count"])
 
-    def _verdicts(self, index: int) -> list[Verdict]:
+    def _filter_part(self, index: int) -> list[FilterResult]:
         rows = self.responses.read_part(index, COLUMNS)
-        verdicts = filter_samples(rows, self.settings, unknown_languages(self.responses))
+        filtered = filter_samples(rows, self.settings, unknown_languages(self.responses))
         if self.translations is None:
-            return verdicts
+            return filtered
         outcomes = self.translations.read_part(index, ["outcome"]).column("outcome").to_pylist()
         return [
-            Verdict(TRANSLATION, f"translation {outcome}") if not verdict.reason and outcome in FAILURES else verdict
-            for verdict, outcome in zip(verdicts, outcomes, strict=True)
+            FilterResult(TRANSLATION, f"translation {outcome}") if not result.reason and outcome in FAILURES else result
+            for result, outcome in zip(filtered, outcomes, strict=True)
         ]
 
     def take(self, part: Integers, row: Integers) -> pa.Table:
@@ -142,15 +143,15 @@ def collect_samples(reader: ResponseReader, rewards: Artifact) -> list[LanguageS
     builders: dict[str, _Builder] = {}
     built: dict[str, LanguageSamples] = {}
     for part in range(len(reader.responses.parts)):
-        table = reader.responses.read_part(part, [*KEY, "response", "character_count"])
-        verdicts = reader.verdicts(part)
+        table = reader.responses.read_part(part, [*SAMPLE_KEY, "response", "character_count"])
+        filtered = reader.filtered(part)
         columns: dict[str, AnyArray] = {
             "sample_index": table.column("sample_index").to_numpy(),
             "characters": table.column("character_count").to_numpy(),
             "text_codes": pd.util.hash_array(table.column("response").to_numpy(), categorize=False).view(np.int64),
             "part": np.full(table.num_rows, part, np.int32),
             "row": np.arange(table.num_rows, dtype=np.int32),
-            "reason": np.array([SAMPLE_REASONS.index(v.reason) + 1 if v.reason else _KEPT for v in verdicts], np.int8),
+            "reason": np.array([SAMPLE_REASONS.index(v.reason) + 1 if v.reason else _KEPT for v in filtered], np.int8),
         }
         columns |= dict(from_kinds(rewards.read_part(part, ["kind", "reward"]), "reward").items())
         language = table.column("language").to_numpy()
@@ -293,5 +294,5 @@ def _sample_detail(
         same = samples.text_codes[row] == samples.text_codes[row, column]
         twin = int(np.flatnonzero(same & (pairs.reason[row] == _KEPT))[0])
         return f"same text as sample {samples.sample_index[twin]}"
-    verdict = reader.verdicts(int(samples.part[row, column]))[samples.row[row, column]]
-    return verdict.detail or "reward is not finite"
+    result = reader.filtered(int(samples.part[row, column]))[samples.row[row, column]]
+    return result.detail or "reward is not finite"

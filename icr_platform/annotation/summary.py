@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from icr_platform.annotation.config import AnnotateSettings
-from icr_platform.annotation.diagnostics import length_correlation, reward_agreement, with_means
+from icr_platform.annotation.diagnostics import length_correlation, reward_agreement, with_language_means
 from icr_platform.annotation.filters import SAMPLE_REASONS
 from icr_platform.annotation.length_control import length_controlled
 from icr_platform.annotation.pairs import DROP_REASONS
@@ -34,7 +34,7 @@ class Written(NamedTuple):
     translations: pa.Table | None
 
 
-def metrics_of(
+def annotation_metrics(
     languages: Sequence[LanguageSamples],
     selected: Sequence[LanguagePairs],
     written: Written,
@@ -53,7 +53,7 @@ def metrics_of(
         if written.translations is not None:
             figures["translation_failures"] = _translation_failures(written.translations, samples.language)
         metrics |= {f"{name}/{samples.language}": float(value) for name, value in figures.items()}
-    return with_means(metrics, [samples.language for samples in languages])
+    return with_language_means(metrics, [samples.language for samples in languages])
 
 
 def _reward_figures(
