@@ -336,7 +336,7 @@ def truncated_part(config: AnnotateConfig, tmp_path: Path, make: Callable[..., P
 
 
 BAD_INPUT = {
-    "token outside the vocabulary": (lambda c, t, m: rewritten(c, t, token_ids=[3, 999]), "row 5: field 'token_ids' holds 999"),
+    "token outside the vocabulary": (lambda c, t, m: rewritten(c, t, token_ids=[3, 999]), "row 5: field 'token_ids' contains 999"),
     "sample twice": (lambda c, t, m: rewritten(c, t, sample_index=3), "row 5: field 'sample_index' 3 appears twice"),
     "unknown prompt": (unknown_prompt, "part-00000.parquet: row 5: field 'prompt_id' 'p9'"),
     "one sample": (one_sample, "every prompt has 1 sample, but a pair needs 2"),
