@@ -105,7 +105,7 @@ class BenchmarksInputs(NamedTuple):
     """The tasks to run, and notes on those that do not exist."""
 
     config: BenchmarksConfig
-    work: list[Work]
+    work: list[PlannedTask]
     notes: list[str]
 
 
