@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
-from icr_platform.core.config import ChatSettings, OptionalFloat, setting, split_at_commas
+from icr_platform.core.config import INPUTS, WHERE, ChatSettings, OptionalFloat, setting, split_at_commas
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.models.settings import ModelPlace
 
@@ -18,6 +18,8 @@ RewardKinds = Annotated[tuple[RewardKind, ...], BeforeValidator(split_at_commas)
 
 class AnnotateSettings(ExecutionSettings, ModelPlace):
     """How responses are scored and pairs are selected (arXiv 2503.04647, section 3)."""
+
+    heading, place_heading = "rewards and pairs", WHERE
 
     reward_kind: RewardKinds = setting(
         ("cross-lingual",), "cross-lingual, multilingual, translate, random (a control); the first makes the pairs"
@@ -42,6 +44,8 @@ class AnnotateSettings(ExecutionSettings, ModelPlace):
 
 class AnnotateConfig(ChatSettings, AnnotateSettings):
     """annotate: responses -> rewards, preferences, drops."""
+
+    heading = INPUTS
 
     policy: str = setting("", "English-aligned model pi_t", "model")
     reference: str = setting("", "its reference pi_ref", "model")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from icr_platform.core.config import ChatSettings, Languages, OptionalInt, setting
+from icr_platform.core.config import INPUTS, ChatSettings, Languages, OptionalInt, setting
 from icr_platform.engines.sampling.settings import SamplingSettings
 
 
 class GenerateConfig(ChatSettings, SamplingSettings):
     """generate: prompts -> responses."""
+
+    heading = INPUTS
 
     policy: str = setting("", "model that responds: folder, hub name, runs:/ or models:/ URI", "model")
     prompts: str = setting("", "folder of LANG.json(l), one Parquet file, hub data set, or runs:/ URI", "input")

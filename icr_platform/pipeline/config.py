@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 
 from icr_platform.annotation.config import AnnotateConfig, AnnotateSettings
-from icr_platform.core.config import ChatSettings, Config, Languages, OptionalInt, setting, validate
+from icr_platform.core.config import INPUTS, ChatSettings, Config, Languages, OptionalInt, setting, validate
 from icr_platform.core.errors import InputError
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, EvalSettings, MtBenchConfig
@@ -18,6 +18,8 @@ from icr_platform.training.config import TrainConfig, TrainSettings
 
 class IterateConfig(ChatSettings):
     """iterate: T times generate, annotate, train, eval."""
+
+    heading = INPUTS
 
     arm: str = setting("icr", "name of this arm of the experiment, for charts and tables", "place")
     iterations: int = setting(2, "iterations T", ge=1)

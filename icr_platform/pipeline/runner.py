@@ -65,6 +65,8 @@ _MODULES = {
 class RunOptions(Config):
     """How runs are tracked; the same for every stage."""
 
+    heading = "tracking and reuse"
+
     experiment: str = setting("", "MLflow experiment; empty: MLFLOW_EXPERIMENT_NAME, or 'icr'", "place")
     tracking: bool = setting(True, "log to MLflow", "place")
     reuse: bool = setting(

@@ -10,6 +10,8 @@ from icr_platform.core.config import Config, setting
 class JudgeSettings(Config):
     """The endpoint of an LLM judge: any that speaks the OpenAI protocol. Its key stays in the environment."""
 
+    heading, place_heading = "judge", "judge's endpoint"
+
     judge_api_model: str = setting("", "model name at the endpoint, for the openai judge")
     judge_url: str = setting("", "base URL of the endpoint; empty: OPENAI_BASE_URL, or OpenAI's own", "place")
     judge_identity: str = setting(
@@ -34,6 +36,8 @@ class JudgeSettings(Config):
 
 class PairwiseJudgeSettings(JudgeSettings):
     """Who compares two outputs, and how it is asked."""
+
+    heading = "judge"
 
     judge: Literal["none", "demo", "logprob", "openai"] = setting(
         "none",
