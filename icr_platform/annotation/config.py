@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator
 
+from icr_platform.annotation.reward_kinds import REWARD_KINDS
 from icr_platform.core.config import INPUTS, WHERE, ChatSettings, OptionalFloat, setting, split_at_commas
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.models.settings import ModelPlace
 
-RewardKind = Literal["cross-lingual", "multilingual", "translate", "random"]
+if TYPE_CHECKING:
+    KindName = str
+else:  # type checkers take no computed Literal; at run time it refuses other names and lists the choices
+    KindName = Literal[tuple(REWARD_KINDS)]
 
-
-RewardKinds = Annotated[tuple[RewardKind, ...], BeforeValidator(split_at_commas)]
+RewardKinds = Annotated[tuple[KindName, ...], BeforeValidator(split_at_commas)]
+_KINDS = ", ".join(kind.name + (f" ({kind.remark})" if kind.remark else "") for kind in REWARD_KINDS.values())
+_DRAWN = ", ".join(kind.name for kind in REWARD_KINDS.values() if kind.draw)
 
 
 class AnnotateSettings(ExecutionSettings, ModelPlace):
@@ -21,9 +26,7 @@ class AnnotateSettings(ExecutionSettings, ModelPlace):
 
     heading, place_heading = "rewards and pairs", WHERE
 
-    reward_kind: RewardKinds = setting(
-        ("cross-lingual",), "cross-lingual, multilingual, translate, random (a control); the first makes the pairs"
-    )
+    reward_kind: RewardKinds = setting(("cross-lingual",), f"{_KINDS}; the first makes the pairs")
     beta: float = setting(0.1, "scale of the implicit reward beta * (log pi - log pi_ref)", gt=0)
     length_control: bool = setting(True, "take alpha * characters off the reward, alpha fitted per language")
     alpha_min: float = setting(-1.0, "lower bound of alpha, reward per character")
@@ -51,5 +54,5 @@ class AnnotateConfig(ChatSettings, AnnotateSettings):
     reference: str = setting("", "its reference pi_ref", "model")
     prompts: str = setting("", "the prompts the responses answer", "input")
     responses: str = setting("", "responses artifact", "input")
-    seed: int = setting(42, "seed of the random kind", ge=0)
+    seed: int = setting(42, f"seed of the {_DRAWN} kind", ge=0)
     output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icr_platform.annotation.config import RewardKind
 from icr_platform.annotation.filters import Verdict
-from icr_platform.annotation.reward import ENGLISH, scoring_instruction
+from icr_platform.annotation.reward_kinds import REWARD_KINDS, scoring_instruction
 from icr_platform.core.arrays import Bools, Floats, Int32s, Ints
 from icr_platform.core.artifacts import row_digest
 from icr_platform.core.schemas import LOGPROBS
+from icr_platform.data.prompts import ENGLISH
 from icr_platform.engines.scoring.packing import Group
 from icr_platform.models.chat import encode_prompt, encode_response
 
@@ -47,7 +47,7 @@ class PartPlan:
     """
 
     groups: list[Group]
-    position: dict[RewardKind, Ints]
+    position: dict[str, Ints]
 
 
 class Scored(NamedTuple):
@@ -82,15 +82,15 @@ def scored_rows(
     verdicts: Sequence[Verdict],
     translations: Sequence[str | None] | None,
     prompts: PromptIndex,
-    kinds: Sequence[RewardKind],
-) -> dict[RewardKind, list[Scored | None]]:
+    kinds: Sequence[str],
+) -> dict[str, list[Scored | None]]:
     """Decide what to score: responses that no filter dropped, by their sampled ids, and translations by their text.
 
     Args:
         responses: [R] rows of schemas.RESPONSES.
         verdicts: [R] of the sample filters.
-        translations: [R] for the translate kind, None where there is none; English responses stand for themselves.
-        kinds: without 'random', which scores nothing.
+        translations: [R] of kinds that score translations, None where there is none; English responses stand for themselves.
+        kinds: those that score text, see `reward_kinds.scored_kinds`.
 
     Returns:
         [R] for each kind; None where a row is not scored.
@@ -98,20 +98,20 @@ def scored_rows(
     keys = list(zip(*(responses.column(name).to_pylist() for name in ("language", "prompt_id")), strict=True))
     token_ids = responses.column("token_ids").combine_chunks()
     flat, ends = token_ids.flatten().to_numpy(), np.cumsum(pc.list_value_length(token_ids).to_numpy())
-    listed: dict[RewardKind, list[Scored | None]] = {kind: [] for kind in kinds}
+    listed: dict[str, list[Scored | None]] = {kind: [] for kind in kinds}
     for row, (key, verdict) in enumerate(zip(keys, verdicts, strict=True)):
         sampled = flat[ends[row - 1] if row else 0 : ends[row]]
         for kind in kinds:
             u = scoring_instruction(kind, key[0], *prompts[key])
             scored: Scored | None = Scored(u, sampled, "")
-            if kind == "translate" and key[0] != ENGLISH:
+            if REWARD_KINDS[kind].of_translation and key[0] != ENGLISH:
                 text = translations[row] if translations is not None else None
                 scored = None if text is None else Scored(u, None, text)
             listed[kind].append(None if verdict.reason else scored)
     return listed
 
 
-def score_digests(responses: pa.Table, scored: Mapping[RewardKind, Sequence[Scored | None]]) -> list[bytes | None]:
+def score_digests(responses: pa.Table, scored: Mapping[str, Sequence[Scored | None]]) -> list[bytes | None]:
     """[R * K] what each row's log-probability of each kind is made from, kind after kind in each row's place."""
     keys = list(zip(*(responses.column(name).to_pylist() for name in KEY), strict=True))
     return [
@@ -127,16 +127,16 @@ def score_digests(responses: pa.Table, scored: Mapping[RewardKind, Sequence[Scor
 
 
 def plan_part(
-    scored: Mapping[RewardKind, Sequence[Scored | None]],
+    scored: Mapping[str, Sequence[Scored | None]],
     tokenizer: PreTrainedTokenizerBase,
-    known: Mapping[RewardKind, Bools] | None = None,
+    known: Mapping[str, Bools] | None = None,
 ) -> PartPlan:
     """Group what is scored by instruction, each distinct completion once.
 
     known: [R] for each kind, rows that need no scoring because earlier work has their log-probability.
     """
     completions = _Completions()
-    places: dict[RewardKind, list[tuple[str, int] | None]] = {kind: [] for kind in scored}
+    places: dict[str, list[tuple[str, int] | None]] = {kind: [] for kind in scored}
     rows = max((len(listed) for listed in scored.values()), default=0)
     for row in range(rows):
         for kind, listed in scored.items():
@@ -154,21 +154,26 @@ def plan_part(
     return PartPlan(completions.groups(tokenizer), position)
 
 
-def score_plan(scorer: CompletionScorer, plan: PartPlan, progress: Progress) -> dict[RewardKind, Floats]:
+def score_plan(scorer: CompletionScorer, plan: PartPlan, progress: Progress) -> dict[str, Floats]:
     """[R] log-probabilities of each kind; NaN where the plan scores nothing."""
     flat = np.concatenate([*scorer.score(plan.groups, progress), [np.nan]])
     return {kind: flat[position] for kind, position in plan.position.items()}
 
 
-def logprob_table(
-    responses: pa.Table, values: Mapping[RewardKind, Floats], digests: Sequence[bytes | None]
-) -> pa.Table:
+def implicit_reward(policy_logprob: Floats, reference_logprob: Floats, beta: float) -> Floats:
+    """`beta * (policy - reference)`, all in nats; NaN where either is not finite, since such a difference ranks nothing."""
+    with np.errstate(invalid="ignore"):  # -inf - -inf
+        reward = beta * (policy_logprob - reference_logprob)
+    return np.where(np.isfinite(reward), reward, np.nan)
+
+
+def logprob_table(responses: pa.Table, values: Mapping[str, Floats], digests: Sequence[bytes | None]) -> pa.Table:
     """schemas.LOGPROBS: R rows a kind, kind after kind in each row's place."""
     table = by_kind(responses.select(KEY), {"logprob": values})
     return table.append_column("input_digest", pa.array(digests, pa.binary(16))).cast(LOGPROBS.schema)
 
 
-def by_kind(keys: pa.Table, values: Mapping[str, Mapping[RewardKind, Floats]]) -> pa.Table:
+def by_kind(keys: pa.Table, values: Mapping[str, Mapping[str, Floats]]) -> pa.Table:
     """Repeat each of R key rows for every kind and add value columns, given as [R] by kind; NaN becomes null."""
     kinds = list(next(iter(values.values())))
     rows = keys.num_rows
@@ -179,7 +184,7 @@ def by_kind(keys: pa.Table, values: Mapping[str, Mapping[RewardKind, Floats]]) -
     return table
 
 
-def from_kinds(table: pa.Table, column: str) -> dict[RewardKind, Floats]:
+def from_kinds(table: pa.Table, column: str) -> dict[str, Floats]:
     """The inverse of `by_kind`: [R] values by kind, null as NaN."""
     kinds = list(dict.fromkeys(table.column("kind").to_pylist()))
     values = table.column(column).to_numpy().astype(np.float64).reshape(-1, max(1, len(kinds)))

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icr_platform.annotation.config import AnnotateSettings, RewardKind
+from icr_platform.annotation.config import AnnotateSettings
 from icr_platform.annotation.filters import (
     COLUMNS,
     DUPLICATE,
@@ -25,6 +25,7 @@ from icr_platform.annotation.filters import (
 from icr_platform.annotation.length_control import fit_alpha
 from icr_platform.annotation.pairs import PairSelection, near_duplicate, pair_candidates, select_pairs
 from icr_platform.annotation.part_scoring import KEY, PromptIndex, from_kinds
+from icr_platform.annotation.reward_kinds import needs_translations
 from icr_platform.annotation.translation import FAILURES
 from icr_platform.core.arrays import AnyArray, Bools, Floats, Integers, Objects
 from icr_platform.core.artifacts import Artifact
@@ -47,7 +48,7 @@ class LanguageSamples:
     language: str
     prompt_ids: list[str]
     sample_index: Integers
-    rewards: dict[RewardKind, Floats]
+    rewards: dict[str, Floats]
     characters: Integers
     text_codes: Integers
     part: Integers
@@ -79,7 +80,7 @@ class _Builder:
         for name, values in {"prompt": rows, **columns}.items():
             self.columns.setdefault(name, []).append(values)
 
-    def build(self, language: str, kinds: Sequence[RewardKind]) -> LanguageSamples:
+    def build(self, language: str, kinds: Sequence[str]) -> LanguageSamples:
         flat = {name: np.concatenate(self.columns.pop(name)) for name in list(self.columns)}
         sample_index, column = np.unique(flat["sample_index"], return_inverse=True)
         shape = (len(self.prompts), len(sample_index))
@@ -108,7 +109,7 @@ class ResponseReader:
 
     def __init__(self, responses: Artifact, translations: Artifact | None, settings: AnnotateSettings) -> None:
         self.responses, self.settings = responses, settings
-        self.translations = translations if settings.reward_kind[0] == "translate" else None
+        self.translations = translations if needs_translations(settings.reward_kind[:1]) else None
         self.part = lru_cache(maxsize=2)(self._read)
         self.verdicts = lru_cache(maxsize=2)(self._verdicts)
 

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from icr_platform.annotation import translation
-from icr_platform.annotation.config import AnnotateConfig, RewardKind
+from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.annotation.filters import COLUMNS, filter_samples, unknown_languages, unknown_notes
 from icr_platform.annotation.inputs import check_responses, prompt_index
 from icr_platform.annotation.part_scoring import (
@@ -33,13 +33,14 @@ from icr_platform.annotation.part_scoring import (
     Scored,
     by_kind,
     from_kinds,
+    implicit_reward,
     logprob_table,
     plan_part,
     score_digests,
     score_plan,
     scored_rows,
 )
-from icr_platform.annotation.reward import implicit_reward, random_reward
+from icr_platform.annotation.reward_kinds import REWARD_KINDS, needs_translations, scored_kinds
 from icr_platform.annotation.selection import ResponseReader, collect_samples, select_language, write_chunk
 from icr_platform.annotation.summary import Written, metrics_of, summary_table
 from icr_platform.core.arrays import Floats
@@ -65,8 +66,8 @@ class _Inputs:
     prompts: PromptIndex
 
     @property
-    def scored_kinds(self) -> tuple[RewardKind, ...]:
-        return tuple(kind for kind in self.config.reward_kind if kind != "random")
+    def scored_kinds(self) -> tuple[str, ...]:
+        return scored_kinds(self.config.reward_kind)
 
     def verdicts(self, part: int) -> Any:
         return filter_samples(self.responses.read_part(part, COLUMNS), self.config, unknown_languages(self.responses))
@@ -86,7 +87,7 @@ def _validated(config: AnnotateConfig) -> tuple[Artifact, PromptIndex]:
     _check_settings(config)
     check_execution(config)
     check_same_tokenisation(config.policy, config.reference, config)
-    translators = [config.translator] if "translate" in config.reward_kind else []
+    translators = [config.translator] if needs_translations(config.reward_kind) else []
     for model in (config.policy, config.reference, *translators):
         load_tokenizer(model, config)
         check_weights(model)
@@ -102,8 +103,10 @@ def _check_settings(config: AnnotateConfig) -> None:
     kinds = config.reward_kind
     if not kinds or len(set(kinds)) < len(kinds):
         raise InputError(f"config: field 'reward_kind' is {','.join(kinds)!r}; give one kind or several different ones")
-    if "translate" in kinds and not config.translator:
-        raise InputError("config: field 'translator' is missing for the translate kind; give --translator MODEL")
+    if needs_translations(kinds) and not config.translator:
+        raise InputError(
+            "config: field 'translator' is missing for a reward kind that scores translations; give --translator MODEL"
+        )
     if not config.alpha_min <= config.alpha_max:
         raise InputError(
             f"config: field 'alpha_min' {config.alpha_min} is above 'alpha_max' {config.alpha_max}; give the lower first"
@@ -119,7 +122,7 @@ def run(config: AnnotateConfig, context: StageContext) -> StageResult:
     """
     if _finished(config, context) is None:
         inputs = _Inputs(config, context, *_validated(config))
-        translations = _translate(inputs) if "translate" in config.reward_kind else None
+        translations = _translate(inputs) if needs_translations(config.reward_kind) else None
         _select(inputs, _rewards(inputs, translations), translations)
     # A run that was killed after its last manifest left this behind.
     shutil.rmtree(context.folder / _WORK, ignore_errors=True)
@@ -132,7 +135,7 @@ def run(config: AnnotateConfig, context: StageContext) -> StageResult:
 def _finished(config: AnnotateConfig, context: StageContext) -> StageResult | None:
     """The result as the artifacts hold it, or None while one is missing."""
     tables = {table.name: table for table in (REWARDS, PREFERENCES, DROPS)}
-    if "translate" in config.reward_kind:
+    if needs_translations(config.reward_kind):
         tables[TRANSLATIONS.name] = TRANSLATIONS
     if not all((context.folder / name / MANIFEST).exists() for name in tables):
         return None
@@ -197,9 +200,9 @@ class _Shard(NamedTuple):
     """
 
     keys: pa.Table
-    scored: Mapping[RewardKind, Sequence[Scored | None]]
+    scored: Mapping[str, Sequence[Scored | None]]
     digests: Sequence[bytes | None]
-    known: Mapping[RewardKind, Floats]
+    known: Mapping[str, Floats]
 
 
 def _logprobs(inputs: _Inputs, translations: Artifact | None, name: str, model: str) -> Artifact:
@@ -302,14 +305,15 @@ def _reward_part(inputs: _Inputs, part: int, scored: Sequence[pa.Table]) -> pa.T
             )
     policy, reference = (from_kinds(table, "logprob") for table in scored) if scored else ({}, {})
     nothing = np.full(keys.num_rows, np.nan)
-    columns: dict[str, dict[RewardKind, Any]] = {"policy_logprob": {}, "reference_logprob": {}, "reward": {}}
+    columns: dict[str, dict[str, Any]] = {"policy_logprob": {}, "reference_logprob": {}, "reward": {}}
     for kind in inputs.config.reward_kind:
         columns["policy_logprob"][kind] = policy.get(kind, nothing)
         columns["reference_logprob"][kind] = reference.get(kind, nothing)
+        draw = REWARD_KINDS[kind].draw
         columns["reward"][kind] = (
-            _random_rewards(inputs.config.seed, keys, verdicts)
-            if kind == "random"
-            else implicit_reward(policy[kind], reference[kind], inputs.config.beta)
+            implicit_reward(policy[kind], reference[kind], inputs.config.beta)
+            if draw is None
+            else _drawn_rewards(partial(draw, inputs.config.seed), keys, verdicts)
         )
     scored_kinds = list(inputs.scored_kinds)
     found = scored[0].column("input_digest").to_pylist() if scored else []
@@ -321,9 +325,9 @@ def _reward_part(inputs: _Inputs, part: int, scored: Sequence[pa.Table]) -> pa.T
     return by_kind(keys, columns).append_column("input_digest", pa.array(digests, pa.binary(16)))
 
 
-def _random_rewards(seed: int, keys: pa.Table, verdicts: Any) -> Any:
+def _drawn_rewards(draw: Callable[[str, str, int], float], keys: pa.Table, verdicts: Any) -> Any:
     rows = zip(*(keys.column(name).to_pylist() for name in KEY), verdicts, strict=True)
-    return np.array([np.nan if verdict.reason else random_reward(seed, *key) for *key, verdict in rows])
+    return np.array([np.nan if verdict.reason else draw(*key) for *key, verdict in rows])
 
 
 def _select(inputs: _Inputs, rewards: Artifact, translations: Artifact | None) -> None:

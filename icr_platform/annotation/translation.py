@@ -1,4 +1,4 @@
-"""Responses translated into English by a local model, for the `translate` reward kind.
+"""Responses translated into English by a local model, for reward kinds that score translations.
 
 A translation that is empty or was cut off is kept out of scoring and counted; it never stands for the response.
 """
@@ -13,10 +13,10 @@ import pyarrow as pa
 from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.annotation.filters import Verdict
 from icr_platform.annotation.filters import has_visible_character as is_visible
-from icr_platform.annotation.reward import ENGLISH
 from icr_platform.core.artifacts import row_digest
 from icr_platform.core.earlier import EarlierRows
 from icr_platform.core.schemas import TRANSLATIONS
+from icr_platform.data.prompts import ENGLISH
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Advance, Request, Sampler
 from icr_platform.engines.sampling.settings import SamplingSettings

@@ -20,7 +20,8 @@ from icr_platform.demo.grader import grade
 from icr_platform.demo.lexicon import LANGUAGES
 from icr_platform.demo.world import write_prompts
 from icr_platform.engines.sampling.settings import SamplingSettings
-from icr_platform.models.loading import load_model, load_tokenizer, model_identity
+from icr_platform.models.loading import load_model, load_tokenizer
+from icr_platform.models.model_identity import model_identity
 from icr_platform.training.config import TrainConfig
 
 SFT = Path(__file__).parent / "sft"

@@ -24,7 +24,8 @@ from icr_platform.core.progress import meter
 from icr_platform.core.schemas import BENCHMARKS
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.evaluation.config import BenchmarksConfig
-from icr_platform.models.loading import check_weights, load_config, read_tokenizer, resolve_device, resolve_dtype
+from icr_platform.models.devices import resolve_device, resolve_dtype
+from icr_platform.models.loading import check_weights, load_config, read_tokenizer
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

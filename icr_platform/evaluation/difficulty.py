@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from icr_platform.core.errors import InputError
+from icr_platform.data.prompts import ENGLISH
 
-ENGLISH = "en"
 _IDS = ("prompt_id", "id", "instruction_id")
 _INDEX = "index"
 _DIFFICULTIES = ("instruction_difficulty", "difficulty")

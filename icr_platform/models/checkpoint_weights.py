@@ -1,6 +1,19 @@
-"""Weights as transformers and peft load them, except that nothing is made up: a tensor that a checkpoint lacks is an error.
+"""Weights as transformers loads them, except that nothing is made up: a tensor that a checkpoint lacks is an error.
 
-Both libraries fill what is missing with random numbers (an adapter's with zeros) and go on with a warning.
+transformers fills what is missing with random numbers and goes on with a warning. A model with two of its tensors:
+
+>>> import torch
+>>> from transformers import LlamaConfig, LlamaForCausalLM
+>>> config = LlamaConfig(vocab_size=8, hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1,
+...                      pad_token_id=None)
+>>> with torch.device("meta"):  # shapes without values, which is all that a check needs
+...     skeleton = LlamaForCausalLM(config)
+>>> whole = skeleton.state_dict()
+>>> load_headers("my-model", skeleton, {**whole, "vision.weight": torch.empty(2, 2, device="meta")})
+['vision.weight']
+>>> load_headers("my-model", skeleton, {name: whole[name] for name in ("model.norm.weight", "lm_head.weight")})
+Traceback (most recent call last):
+icr_platform.core.errors.InputError: my-model: tensors of the model are missing in its checkpoint, 10 of 12: ...
 """
 
 from __future__ import annotations
@@ -9,7 +22,6 @@ import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -22,45 +34,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf")
 _NAMED = 3  # tensors in a message
 
 
-@dataclass(frozen=True)
-class _Report:
-    """What transformers' loading report said, which is logged as a table; empty when all was well."""
-
-    lines: list[str]
-
-    @property
-    def unconvertible(self) -> list[str]:
-        """Tensors that could not be made of what the checkpoint holds, such as experts of different shapes."""
-        rows = (re.match(r"(\S+)\s*\| \S*CONVERSION", line) for line in self.lines)
-        return [row[1] for row in rows if row]
-
-
-@contextmanager
-def _report_withheld() -> Iterator[_Report]:
-    """transformers' table of what is missing and what is left over; one line of ours takes its place."""
-    report = _Report([])
-
-    def withhold(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        is_report = "LOAD REPORT" in text
-        if is_report:
-            report.lines.extend(text.splitlines())
-        return not is_report
-
-    logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(withhold)
-    try:
-        yield report
-    finally:
-        logger.removeFilter(withhold)
-
-
 def load_whole(name: str, load: Callable[..., tuple[Any, Mapping[str, Any]]]) -> tuple[Any, list[str]]:
-    """The model that `load` returns with its loading info, and the names of tensors that the model has no place for.
+    """Load a model, and name the tensors of its checkpoint that it has no place for.
 
     Args:
         name: of the model, for messages.
@@ -73,15 +52,18 @@ def load_whole(name: str, load: Callable[..., tuple[Any, Mapping[str, Any]]]) ->
     import torch
     from safetensors import SafetensorError
 
-    with _report_withheld() as report:
+    with _loading_report() as report:
         try:
-            # Other shapes are not ignored: they are named below, all of them.
+            # Tensors of other shapes are not ignored: the error below names all of them, transformers' own only the first.
             model, info = load(output_loading_info=True, ignore_mismatched_sizes=True)
         except torch.OutOfMemoryError:
             raise
         except (OSError, ValueError, RuntimeError, KeyError, EOFError, SafetensorError, UnpicklingError) as error:
-            if report.unconvertible:
-                what = f"cannot be made of what its checkpoint holds: {_some(report.unconvertible)}"
+            # Tensors that no model tensor can be made of, such as experts of different shapes, stand in the report alone.
+            rows = (re.match(r"(\S+)\s*\| \S*CONVERSION", line) for line in report)
+            unconvertible = [row[1] for row in rows if row]
+            if unconvertible:
+                what = f"cannot be made of what its checkpoint contains: {first_names(unconvertible)}"
                 raise _gaps(name, what) from error
             raise InputError(
                 f"{name}: the model could not be loaded ({first_line(error)}); check the name or folder"
@@ -89,11 +71,31 @@ def load_whole(name: str, load: Callable[..., tuple[Any, Mapping[str, Any]]]) ->
     missing, mismatched = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
     if missing:
         total = len(model.state_dict())
-        raise _gaps(name, f"are missing in its checkpoint, {len(missing)} of {total}: {_some(missing)}")
+        raise _gaps(name, f"are missing in its checkpoint, {len(missing)} of {total}: {first_names(missing)}")
     if mismatched:
         shapes = [f"{key} (checkpoint {list(held)}, config.json {list(wanted)})" for key, held, wanted in mismatched]
-        raise _gaps(name, f"have other shapes in its checkpoint than its config gives them: {_some(shapes)}")
+        raise _gaps(name, f"have other shapes in its checkpoint than its config gives them: {first_names(shapes)}")
     return model, sorted(info["unexpected_keys"])
+
+
+@contextmanager
+def _loading_report() -> Iterator[list[str]]:
+    """Keep transformers' table of missing and left-over tensors from the log, and collect its lines: our error replaces it."""
+    lines: list[str] = []
+
+    def withhold(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_report = "LOAD REPORT" in text
+        if is_report:
+            lines.extend(text.splitlines())
+        return not is_report
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(withhold)
+    try:
+        yield lines
+    finally:
+        logger.removeFilter(withhold)
 
 
 def _gaps(name: str, what: str) -> InputError:
@@ -103,31 +105,35 @@ def _gaps(name: str, what: str) -> InputError:
     )
 
 
-def _some(names: Sequence[str]) -> str:
-    """The first names of many, with their count.
+def first_names(names: Sequence[str]) -> str:
+    """List the first names of many, and count the rest.
 
-    >>> _some(["a", "b", "c", "d", "e"])
+    >>> first_names(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
     """
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _count(names: Collection[str]) -> str:
+def count_of(names: Collection[str]) -> str:
+    """Count tensors in words: `1 tensor`, `2 tensors`."""
     return f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
 
 
 def left_over(name: str, unexpected: Collection[str]) -> str:
-    """One line on tensors that a model has no place for, such as a vision tower's; '' without any."""
+    """Say in one line which tensors a model has no place for, such as a vision tower's; '' when there are none."""
     if not unexpected:
         return ""
-    return f"{name}: the model has no place for {_count(unexpected)} of its checkpoint, left out: {_some(sorted(unexpected))}"
+    return (
+        f"{name}: the model has no place for {count_of(unexpected)} of its checkpoint, left out: "
+        f"{first_names(sorted(unexpected))}"
+    )
 
 
 def load_headers(name: str, skeleton: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Load `tensors` of the meta device, which have shapes and no values, as `load_whole` loads a checkpoint's.
+    """Load `tensors` of the meta device, which have shapes and no values, as `load_whole` loads those of a checkpoint.
 
-    It is transformers' own loading, conversions and ties included, in milliseconds and without memory.
+    This is transformers' own loading, conversions and ties included, in milliseconds and without memory.
 
     Returns: the names of tensors that the model has no place for.
     """
@@ -148,7 +154,7 @@ def load_headers(name: str, skeleton: PreTrainedModel, tensors: Mapping[str, tor
 
 
 def read_headers(files: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """Names and shapes of the tensors in safetensors files, as tensors of the meta device; reads no values.
+    """Read the names and shapes of the tensors in safetensors files, as tensors of the meta device; no values are read.
 
     Raises:
         InputError: a file is missing, cut off, or not a safetensors file.
@@ -172,38 +178,13 @@ def read_headers(files: Sequence[Path]) -> dict[str, torch.Tensor]:
 
 
 def shards_of(index: Path) -> list[Path]:
-    """The files that an index names; raises InputError when it is not one."""
+    """List the files that an index names; raises InputError when the file is not an index."""
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict):
         raise InputError(f"{index}: field 'weight_map' is missing; fetch the checkpoint again")
     return [index.parent / name for name in sorted(set(names.values()))]
 
 
-def add_adapter(model: Any, folder: Path, base: str, state: Mapping[str, torch.Tensor]) -> Any:
-    """`model` with the LoRA adapter of `folder` on it, whose tensors are `state`: peft's own loading.
-
-    Raises:
-        InputError: `state` lacks a tensor, has one that the model has no place for, or one of another shape.
-    """
-    from peft import PeftConfig, PeftModel, set_peft_model_state_dict
-
-    fix = "give the model it was made for, or fetch the adapter again"
-    is_skeleton = next(model.parameters()).is_meta
-    try:
-        config = PeftConfig.from_pretrained(str(folder))
-        wrapped = PeftModel(model, config, low_cpu_mem_usage=is_skeleton).eval()
-        found: Any = set_peft_model_state_dict(wrapped, dict(state), low_cpu_mem_usage=is_skeleton)
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: the adapter does not fit {base} ({first_line(error)}); {fix}") from error
-    missing = sorted(key for key in found.missing_keys if "lora_" in key)
-    if missing:
-        raise InputError(f"{folder}: the adapter lacks {_count(missing)}: {_some(missing)}; {fix}")
-    if found.unexpected_keys:
-        lost = sorted(found.unexpected_keys)
-        raise InputError(f"{folder}: {base} has no place for {_count(lost)} of the adapter: {_some(lost)}; {fix}")
-    return wrapped
-
-
 def first_line(error: Exception) -> str:
-    """An exception's text, or its kind, as part of a message."""
+    """An exception's first line, or its kind where it says nothing, as part of a message."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from icr_platform.annotation.config import AnnotateConfig
+from icr_platform.annotation.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.core.artifacts import Artifact, open_artifact, own_manifest, text_digest
 from icr_platform.core.config import Config, leaves, role
 from icr_platform.core.errors import InputError
@@ -32,7 +33,8 @@ from icr_platform.engines.endpoints.served_model import served_model
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, MtBenchConfig
 from icr_platform.generation.config import GenerateConfig
-from icr_platform.models.loading import model_identity, resolve_device, resolve_dtype
+from icr_platform.models.devices import resolve_device, resolve_dtype
+from icr_platform.models.model_identity import model_identity
 from icr_platform.pipeline.code_digest import Code, code_of
 from icr_platform.training.config import TrainConfig
 
@@ -193,11 +195,12 @@ def _demo(config: SamplingSettings, judge: str = "") -> list[str]:
 
 def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
     responses = open_artifact(Path(config.responses), RESPONSES)
-    translates, is_random = "translate" in config.reward_kind, "random" in config.reward_kind
+    translates = needs_translations(config.reward_kind)
+    draws = any(REWARD_KINDS[kind].draw for kind in config.reward_kind)
     models = {"policy": _model(config.policy, known), "reference": _model(config.reference, known)}
     translator = {"translator": _model(config.translator, known)} if translates else {}
     prompts = _rows_digest(_table_rows(_answered(config.prompts, responses)))
-    settings = _settings(config, *(() if is_random else ("seed",)), *(() if translates else _TRANSLATION))
+    settings = _settings(config, *(() if draws else ("seed",)), *(() if translates else _TRANSLATION))
     computed = _compute(config.dtype, config.device)
     made = {name: value for name, value in settings.items() if name not in _SELECTION} | computed | translator
     rows = {f"{name}-logprobs": made | {"model": identity} for name, identity in models.items()}

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icr_platform.annotation.config import AnnotateConfig
+from icr_platform.annotation.reward_kinds import needs_translations
 from icr_platform.core.artifacts import atomic_path, file_digest, open_artifact, read_json, text_digest
 from icr_platform.core.config import Config, validate
 from icr_platform.core.errors import InputError, TrackingError, WeightsRemovedError
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.generation.config import GenerateConfig
-from icr_platform.models.loading import removed_weights
+from icr_platform.models.removed_weights import removed_weights
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.identity import artifact_identity
 from icr_platform.pipeline.runner import (
@@ -123,7 +124,7 @@ def check_models(session: Session, config: IterateConfig) -> tuple[str, ...]:
 
     models = [config.policy, config.reference]
     check_same_tokenisation(config.policy, config.reference, config)
-    if "translate" in config.annotate.reward_kind and config.annotate.translator:
+    if needs_translations(config.annotate.reward_kind) and config.annotate.translator:
         models.append(session.resolver.local(config.annotate.translator, config.seed))
         load_tokenizer(models[-1], config)
     return tuple(note for model in dict.fromkeys(models) for note in check_weights(model))

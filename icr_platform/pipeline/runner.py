@@ -21,7 +21,7 @@ from icr_platform.core.config import Config, leaves, role, setting
 from icr_platform.core.earlier import PLACES, SAME_COMPUTATION, Earlier, Source
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.stage_protocol import StageContext, StageResult, ignore_metrics
-from icr_platform.models.loading import require_weights
+from icr_platform.models.removed_weights import require_weights
 from icr_platform.pipeline.code_digest import commit
 from icr_platform.pipeline.identity import Identity, artifact_identity, identify, strict_digest
 from icr_platform.pipeline.inputs import Resolver

@@ -31,7 +31,7 @@ def calibrate(
     Raises:
         InputError: the policy cannot be loaded, or the sampler cannot work here.
     """
-    from icr_platform.models.loading import resolve_device
+    from icr_platform.models.devices import resolve_device
 
     cap = _CPU_TOKENS if resolve_device(config.generate.device) == "cpu" else _GPU_TOKENS
     length = max(1, min(int(response_tokens), cap))

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from icr_platform.annotation.reward_kinds import scored_kinds
+
 SCORE_MFU = 0.5
 TRAIN_MFU = 0.35
 DECODE_EFFICIENCY = 0.5  # of the time that memory and arithmetic would need
@@ -176,7 +178,7 @@ def works(config: Any, training: Prompts, evaluation: Prompts | None, response_t
     """
     length = min(response_tokens or config.generate.max_tokens, config.generate.max_tokens)
     responses = training.rows * config.generate.samples
-    kinds = len([kind for kind in config.annotate.reward_kind if kind != "random"])
+    kinds = len(scored_kinds(config.annotate.reward_kind))
     scored = 2 * kinds * (responses * length + training.rows * training.mean_tokens)
     pair_tokens = int(2 * training.rows * (training.mean_tokens + length))
     result = [

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from icr_platform.core.config import require
 from icr_platform.core.errors import InputError
-from icr_platform.models.loading import resolve_dtype
+from icr_platform.models.devices import resolve_dtype
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.runner import RunOptions, Session, open_session
 from icr_platform.planning.capacity import (

@@ -24,13 +24,15 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from icr_platform.core.arrays import Floats
 from icr_platform.core.errors import IcrError
 from icr_platform.core.progress import Meter, meter
-from icr_platform.models.loading import load_tokenizer, resolve_device
+from icr_platform.models.adapters import adapters_alone, new_adapters
+from icr_platform.models.devices import resolve_device
+from icr_platform.models.loading import load_tokenizer
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import TrainingPairs
 from icr_platform.training.processes import process_arguments, shard_on_cpu
 from icr_platform.training.resume_points import last_whole, mark_whole
-from icr_platform.training.weights import State, adapters, load_trainable, precision, without_bars
+from icr_platform.training.weights import State, load_trainable, precision, without_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -289,7 +291,7 @@ def build_trainer(
         args=args,
         train_dataset=_dataset(pairs, reference_logprobs),
         processing_class=load_tokenizer(config.policy, config),
-        peft_config=adapters(config),
+        peft_config=new_adapters(config.lora_rank, config.lora_alpha) if config.lora_rank else None,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -354,11 +356,7 @@ def _gathered_state(trainer: PairTrainer) -> State:
     model = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_deepspeed_enabled:
         state |= _master_weights(model)
-    if hasattr(model, "peft_config"):
-        from peft import get_peft_model_state_dict
-
-        state = get_peft_model_state_dict(model, state_dict=state)
-    return state
+    return adapters_alone(model, state)
 
 
 def _master_weights(model: torch.nn.Module) -> State:

@@ -18,7 +18,7 @@ import yaml
 from icr_platform.core.artifacts import read_json
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.progress import meter
-from icr_platform.models.loading import resolve_device
+from icr_platform.models.devices import resolve_device
 from icr_platform.training.curve import Curve
 
 LIFELINE = "ICR_TRAINING_LIFELINE"  # set: a worker ends when its standard input does, that is, when its parent is gone

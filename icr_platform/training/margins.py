@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from icr_platform.engines.scoring.logprobs import CompletionScorer, Group
-from icr_platform.models.loading import BALANCED, load_model, resolve_device, resolve_dtype
+from icr_platform.models.devices import BALANCED, resolve_device, resolve_dtype
+from icr_platform.models.loading import load_model
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.dataset import TrainingPairs
 from icr_platform.training.weights import without_bars

@@ -10,7 +10,7 @@ import numpy as np
 from icr_platform.core.arrays import Floats
 from icr_platform.core.artifacts import atomic_path
 from icr_platform.core.progress import meter
-from icr_platform.models.loading import resolve_device
+from icr_platform.models.devices import resolve_device
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.dataset import TrainingPairs
 

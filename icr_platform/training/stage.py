@@ -22,14 +22,9 @@ from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.core.stage_protocol import StageContext, StageResult, ignore_metrics
 from icr_platform.data.text_preferences import is_text_file, read_text_pairs, tokenise_file
-from icr_platform.models.loading import (
-    check_same_tokenisation,
-    check_weights,
-    load_config,
-    load_tokenizer,
-    model_identity,
-    resolve_device,
-)
+from icr_platform.models.devices import resolve_device
+from icr_platform.models.loading import check_same_tokenisation, check_weights, load_config, load_tokenizer
+from icr_platform.models.model_identity import model_identity
 from icr_platform.training.checkpoint import Checkpoint, close_checkpoint, open_checkpoint
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve, final_figures

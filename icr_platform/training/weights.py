@@ -19,7 +19,9 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from icr_platform.core.errors import IcrError
-from icr_platform.models.loading import load_config, load_model, load_tokenizer, resolve_device, resolve_dtype
+from icr_platform.models.adapters import merge_trained, new_adapters
+from icr_platform.models.devices import resolve_device, resolve_dtype
+from icr_platform.models.loading import load_config, load_model, load_tokenizer
 from icr_platform.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -80,21 +82,6 @@ def _make_saveable(model: PreTrainedModel) -> None:
         generation.do_sample = True
 
 
-def adapters(config: TrainConfig) -> Any:
-    """peft's configuration of LoRA on every linear layer but the LM head; None when all weights are trained."""
-    if not config.lora_rank:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # peft divides it by the rank: any number does
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-
-
 def trained_model(config: TrainConfig, state: State, curve: Sequence[Mapping[str, float]]) -> PreTrainedModel:
     """The policy with the trained weights (of LoRA the adapters, merged) in float32, where `state` is.
 
@@ -111,7 +98,7 @@ def trained_model(config: TrainConfig, state: State, curve: Sequence[Mapping[str
         model: Any = load_model(config.policy, "float32", "cpu")
     _make_saveable(model)
     if config.lora_rank:
-        model, moved = _merged(model, config, state)
+        model, moved = merge_trained(model, new_adapters(config.lora_rank, config.lora_alpha), state)
     else:
         moved = _differs(model.state_dict(), state)
         model.load_state_dict(state, assign=True)  # the tensors themselves: no second copy in memory
@@ -125,23 +112,6 @@ def trained_model(config: TrainConfig, state: State, curve: Sequence[Mapping[str
 def _differs(before: State, after: State) -> bool:
     """Whether any weight differs, in the precision of `before`. Ends at the first that does, so it costs next to nothing."""
     return any(not torch.equal(before[name], after[name].to(before[name])) for name in before)
-
-
-def _merged(model: Any, config: TrainConfig, state: State) -> tuple[Any, bool]:
-    """The model with the adapters in `state` added to its weights, and whether they change any."""
-    from peft import get_peft_model, set_peft_model_state_dict
-    from peft.tuners.lora import LoraLayer
-
-    model = get_peft_model(model, adapters(config))
-    set_peft_model_state_dict(model, state)
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    with torch.no_grad():
-        moved = any(
-            not torch.equal(weight, weight + layer.get_delta_weight("default"))
-            for layer in layers
-            for weight in [layer.get_base_layer().weight]
-        )
-    return model.merge_and_unload().requires_grad_(True), moved  # peft froze it
 
 
 def _why_nothing_moved(config: TrainConfig, curve: Sequence[Mapping[str, float]]) -> str:

@@ -21,7 +21,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.compute as pc
-from peak_memory import peak_bytes
 
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.schemas import RESPONSES
@@ -42,6 +41,7 @@ from icr_platform.planning.capacity import (
     works,
 )
 from icr_platform.planning.check import duration, size
+from tests.support.peak_memory import peak_bytes
 
 RESPONSE_TOKENS = 500
 LLAMA3_8B = SimpleNamespace(

@@ -17,20 +17,17 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from icr_platform.core.artifacts import open_artifact
+from icr_platform.core.schemas import JUDGMENTS
+from icr_platform.core.stage_protocol import StageContext
+from icr_platform.evaluation.config import EvalConfig
+from icr_platform.evaluation.stage import run
+from icr_platform.models.chat import encode_messages
+from icr_platform.models.loading import load_tokenizer
+from icr_platform.planning.judge_cost import estimate
+from tests.support import fault_server
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "integration"))
-
-import fault_server  # noqa: E402
-
-from icr_platform.core.artifacts import open_artifact  # noqa: E402
-from icr_platform.core.schemas import JUDGMENTS  # noqa: E402
-from icr_platform.core.stage_protocol import StageContext  # noqa: E402
-from icr_platform.evaluation.config import EvalConfig  # noqa: E402
-from icr_platform.evaluation.stage import run  # noqa: E402
-from icr_platform.models.chat import encode_messages  # noqa: E402
-from icr_platform.models.loading import load_tokenizer  # noqa: E402
-from icr_platform.planning.judge_cost import estimate  # noqa: E402
-
 LANGUAGES = ("en", "es", "de", "fr", "ru")
 
 

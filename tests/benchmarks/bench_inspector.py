@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,14 +18,12 @@ from pathlib import Path
 
 import psutil
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "browser"), str(Path(__file__).parents[2])]
-import synthetic  # noqa: E402
-
-from ui.pages import margins, pairs, regressions  # noqa: E402
-from ui.pages.shell import Show, render_page  # noqa: E402
-from ui.review.inspector import Inspector  # noqa: E402
-from ui.server.app import open_inspector  # noqa: E402
-from ui.server.options import InspectOptions  # noqa: E402
+from tests.support import synthetic_runs
+from ui.pages import margins, pairs, regressions
+from ui.pages.shell import Show, render_page
+from ui.review.inspector import Inspector
+from ui.server.app import open_inspector
+from ui.server.options import InspectOptions
 
 LANGUAGES = ("en", "bn", "de", "es", "fr", "ru", "sw", "th", "zh")
 
@@ -34,10 +31,10 @@ LANGUAGES = ("en", "bn", "de", "es", "fr", "ru", "sw", "th", "zh")
 def prepared(folder: Path, samples: int) -> str:
     """Run id of the synthetic run, made when the folder has none."""
     known = folder / f"run-{samples}.txt"
-    tracker = synthetic.open_tracker(folder)
+    tracker = synthetic_runs.open_tracker(folder)
     if not known.exists():
         print(f"writing {samples:,} samples to {folder} ...", flush=True)
-        known.write_text(synthetic.million_run(tracker, folder / "artifacts", samples).run_id)
+        known.write_text(synthetic_runs.million_run(tracker, folder / "artifacts", samples).run_id)
     return known.read_text()
 
 

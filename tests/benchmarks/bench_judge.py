@@ -19,20 +19,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.support.fault_server import KEY, served_apart
+
 ROOT = Path(__file__).parents[2]
-SERVER = ROOT / "tests" / "integration" / "fault_server.py"
 LANGUAGES = ("en", "es", "ru", "de", "fr")
-KEY = "secret-key-of-the-judge"
 RUN = """
 import json, sys, threading, time
 from pathlib import Path
 import openai  # its import is no part of a request
 import icr_platform.evaluation.stage as stage
-from icr_platform.core.config import EvalConfig
+from icr_platform.evaluation.config import EvalConfig
 from icr_platform.core.stage_protocol import StageContext
 
 queued, spent = {}, {}
@@ -57,19 +56,6 @@ stage.write_judgments = timed
 result = stage.run(EvalConfig(**json.loads(sys.argv[1])), StageContext(Path(sys.argv[2]), "bench"))
 print(json.dumps({**spent, "metrics": dict(result.metrics)}))
 """
-
-
-@contextlib.contextmanager
-def server(fault_rate: float, seconds: float) -> Iterator[str]:
-    """A fault server in a process of its own; gives its base URL."""
-    command = [sys.executable, str(SERVER), f"--fault-rate={fault_rate}", f"--seconds={seconds}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"
-    finally:
-        process.kill()
-        process.wait()
 
 
 def settings(shared: Path, prompts: int, concurrency: int, timeout: float, url: str, cache: Path) -> dict[str, object]:
@@ -104,7 +90,7 @@ def judgments(folder: Path) -> list[bytes]:
 
 def throughput(shared: Path, concurrency: int, arguments: argparse.Namespace, work: Path) -> None:
     prompts = max(1, min(805, concurrency * arguments.rounds // (2 * len(LANGUAGES))))
-    with server(0.0, arguments.seconds) as url:
+    with served_apart(0.0, arguments.seconds) as url:
         done = finish(settings(shared, prompts, concurrency, 30.0, url, work / "cache"), work / "out")
     asked = len(LANGUAGES) * prompts * 2
     bound = asked * arguments.seconds / concurrency
@@ -117,12 +103,12 @@ def throughput(shared: Path, concurrency: int, arguments: argparse.Namespace, wo
 
 
 def storm(shared: Path, prompts: int, arguments: argparse.Namespace, work: Path) -> None:
-    with server(0.0, 0.0) as url:
+    with served_apart(0.0, 0.0) as url:
         finish(settings(shared, prompts, 32, 30.0, url, work / "calm-cache"), work / "calm")
         again = finish(settings(shared, prompts, 32, 30.0, url, work / "calm-cache"), work / "again")
     print(f"a second run from the cache: {again['wall']:.1f} s", flush=True)
     rng, killed, began = random.Random(0), 0, time.monotonic()
-    with server(0.3, arguments.seconds) as url:
+    with served_apart(0.3, arguments.seconds) as url:
         config = settings(shared, prompts, 32, arguments.timeout, url, work / "storm-cache")
         while killed < 5:
             process = start(config, work / "storm")

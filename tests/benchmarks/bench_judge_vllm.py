@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import pandas as pd
 
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.schemas import JUDGMENTS
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = """\
@@ -41,9 +41,7 @@ KEY = ["language", "prompt_id", "sample_index", "order"]
 @contextlib.contextmanager
 def vllm_server(python: str, model: str) -> Iterator[str]:
     """vLLM's OpenAI server with the model in float32; gives its base URL once it answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     flags = ["--port", str(port), "--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "8192",
              "--enforce-eager", "--served-model-name", "judge"]  # fmt: skip
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}

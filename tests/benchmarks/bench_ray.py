@@ -10,8 +10,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,9 +20,8 @@ from icr_platform.core.stage_protocol import StageContext
 from icr_platform.demo.world import write_prompts
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.generation.stage import run
+from tests.support.fault_server import KEY, served_apart
 
-SERVER = Path(__file__).parents[1] / "integration" / "fault_server.py"
-KEY = "secret-key-of-the-judge"
 SAMPLES, AT_ONCE = 2, 4
 
 
@@ -91,18 +88,15 @@ def main() -> None:
     for _ in range(2):
         cluster.add_node(num_cpus=1, object_store_memory=memory)
     ray.init(address=cluster.address, logging_level="error")
-    command = [sys.executable, str(SERVER), f"--seconds={options.seconds}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, tempfile.TemporaryDirectory() as work:
-        assert server.stdout is not None
+    with served_apart(seconds=options.seconds) as url, tempfile.TemporaryDirectory() as work:
         write_prompts(Path(work) / "prompts", "icr")
         config = GenerateConfig(
             policy=str(Path(icr_platform.demo.__file__).parent / "sft"), prompts=str(Path(work) / "prompts"),
             limit=options.prompts, samples=SAMPLES, shard_prompts=4, sampler="server", server_concurrency=AT_ONCE,
-            server_url=f"http://127.0.0.1:{server.stdout.readline().strip()}/v1", execution="ray",
+            server_url=url, execution="ray",
         )  # fmt: skip
         print("| workers | sampling, s | all, s |\n|---|---|---|")
         runs = paired_runs(config, options.repeats, Path(work))
-        server.kill()
     ray.shutdown()
     cluster.shutdown()
     figures = report(runs, 5 * options.prompts * SAMPLES, options.seconds)

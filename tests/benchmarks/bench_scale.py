@@ -19,10 +19,10 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from peak_memory import peak_bytes
 
 from icr_platform.engines.identification.language_id import Identified, Identifier
 from icr_platform.engines.sampling.sampler import Request, Sample
+from tests.support.peak_memory import peak_bytes
 
 LANGUAGES = ("en", "es", "de", "fr", "ru")
 SAMPLES = 10

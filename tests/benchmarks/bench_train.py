@@ -11,22 +11,19 @@ import argparse
 import json
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from conftest import chatml_tokenizer, write_preferences
-
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.stage import run
+from tests.support.small_tables import write_preferences
+from tests.support.tiny_models import chatml_tokenizer
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import READY, Server, go, serial, wait_change
 
+from tests.support.inspector import READY, Server, go, serial, wait_change
 from ui.tables.runs import FRESH_SECONDS
 
 pytestmark = pytest.mark.browser

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import synthetic
-from conftest import free_port, start_server
 
+from tests.support import synthetic_runs
+from tests.support.inspector import start_server
+from tests.support.ports import free_port
 from ui.review.items import Item
 from ui.review.recording import new_token
 from ui.review.verdicts import VerdictStore
@@ -40,9 +41,9 @@ def call(port: int, name: str, data: list[Any]) -> str:
 @pytest.mark.browser
 @pytest.mark.timeout(1500)
 def test_no_acknowledged_verdict_is_lost(tmp_path: Path) -> None:
-    tracker = synthetic.open_tracker(tmp_path)
-    run_id = synthetic.small_run(tracker, tmp_path / "artifacts", per_language=45).run_id
-    prompts = synthetic.small_prompts(45)
+    tracker = synthetic_runs.open_tracker(tmp_path)
+    run_id = synthetic_runs.small_run(tracker, tmp_path / "artifacts", per_language=45).run_id
+    prompts = synthetic_runs.small_prompts(45)
     port = free_port()
     server = [start_server(tmp_path, port)]
     acknowledged: set[str] = set()

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import READY, Server, go, serial, wait_change
+
+from tests.support.inspector import READY, Server, go, serial, wait_change
 
 pytestmark = pytest.mark.browser
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import mlflow
 import pytest
-import synthetic
 
 from icr_platform.core.artifacts import open_artifact
+from tests.support import synthetic_runs
 from ui.pages.agreement import VERDICTS
 from ui.review.items import Item
 from ui.review.recording import new_token, record
@@ -25,7 +25,9 @@ def icr(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_publish_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # the store below is named on the command line
-    run_id = synthetic.small_run(synthetic.open_tracker(tmp_path), tmp_path / "artifacts", per_language=3).run_id
+    run_id = synthetic_runs.small_run(
+        synthetic_runs.open_tracker(tmp_path), tmp_path / "artifacts", per_language=3
+    ).run_id
     uri, verdicts = f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / "verdicts.db")
     flags = ["--tracking-uri", uri, "--verdicts", verdicts]
     none_yet = icr("verdicts", "publish", run_id, *flags)

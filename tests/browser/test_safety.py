@@ -12,10 +12,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-import synthetic
-from conftest import READY, Server, free_port, go, start_server, terminal, walk
 from test_spot_check import press, sign_in
 
+from tests.support import synthetic_runs
+from tests.support.inspector import READY, Server, go, start_server, terminal, walk
+from tests.support.ports import free_port
 from ui.server.auth import add_user
 
 pytestmark = pytest.mark.browser
@@ -33,7 +34,7 @@ _WANTED = {"hit": True, "sideways": True, "nav": "Overview,Pairs,Margins,Regress
 
 
 def test_payloads_are_two_hundred() -> None:
-    texts = synthetic.payloads()
+    texts = synthetic_runs.payloads()
     assert len(set(texts)) == len(texts) == 200
 
 
@@ -51,7 +52,7 @@ def test_every_payload_is_shown_as_it_is(server: Server, open_page: Callable[...
     """Each in instruction, English instruction, response, id, language, source and drop, in its own pair and regression."""
     keys = [
         {"id": f"{number}:{text}"[:2000], "id_language": "es" if number % 4 else text[:300]}
-        for number, text in enumerate(synthetic.payloads())
+        for number, text in enumerate(synthetic_runs.payloads())
     ]
     queries = ["?" + urlencode({"run": server.runs["payload"], "iteration": 1, **key}) for key in keys]
     look = (
@@ -64,7 +65,7 @@ def test_every_payload_is_shown_as_it_is(server: Server, open_page: Callable[...
     for page, result in results.items():
         found = result()
         assert len(found) == 200
-        for text, seen in zip(synthetic.payloads(), found, strict=True):
+        for text, seen in zip(synthetic_runs.payloads(), found, strict=True):
             assert seen["sound"] == _WANTED, text
             if page == "pairs":
                 # Browsers turn CR into LF in markup; nothing else may change.
@@ -75,7 +76,7 @@ def test_every_payload_is_shown_as_it_is(server: Server, open_page: Callable[...
 def test_payloads_in_notes_names_and_queries(server: Server, open_page: Callable[..., Any]) -> None:
     tab = open_page(server.link("spot-check", "payload", language="es", overlap=100), fresh=True)
     sign_in(tab, "<img src=x onerror=window.__hit=1>\u202e")
-    for text in synthetic.payloads()[:12]:
+    for text in synthetic_runs.payloads()[:12]:
         tab.fill("#key-n textarea, #key-n input", text)
         tab.keyboard.press("Escape")
         press(tab, "1")
@@ -84,7 +85,7 @@ def test_payloads_in_notes_names_and_queries(server: Server, open_page: Callable
     assert tab.evaluate(_SOUND) == _WANTED
     tab = open_page(server.link("pairs", "payload"))
     names = ("q", "language", "dropped", "id", "id_language", "sort", "iteration", "margin_min")
-    texts = synthetic.payloads()[:40]
+    texts = synthetic_runs.payloads()[:40]
     known = ["?" + urlencode({"run": server.runs["payload"], **dict.fromkeys(names[:3], text)}) for text in texts]
     for text, sound in zip(texts, walk(tab, known, _SOUND)(), strict=True):
         assert sound == _WANTED, text

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import READY, Server, serial, wait_change
 
+from tests.support.inspector import READY, Server, serial, wait_change
 from ui.review.verdicts import VerdictStore
 
 pytestmark = pytest.mark.browser

@@ -22,6 +22,7 @@ from icr_platform.engines.sampling.sampler import Request, Sample
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.generation.stage import run, validate
+from tests.support.files import files_of
 
 SETTINGS: dict[str, Any] = {
     "languages": ("es", "de", "en"),
@@ -39,10 +40,6 @@ def generate(folder: Path, model: Path, prompts: Path, **settings: Any) -> Stage
 
 def responses_of(folder: Path) -> pa.Table:
     return open_artifact(folder / "responses", RESPONSES).read()
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_every_prompt_gets_its_samples_in_order(tiny_model: Path, prompt_folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import yaml
 
 from icr_platform.cli.commands import parse, run
 from icr_platform.core.errors import InputError
-from icr_platform.models.loading import load_model, model_identity
+from icr_platform.models.loading import load_model
+from icr_platform.models.model_identity import model_identity
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.iterate import checkpoints_to_give_up, iterate
 from icr_platform.pipeline.runner import open_session
@@ -168,7 +169,7 @@ def test_only_the_last_checkpoint_is_kept_and_finished_work_is_found_all_the_sam
     assert load_model(tracker.resolve_model("models:/icr-policy@iteration-2"))
     with pytest.raises(InputError, match="no such registered model"):
         tracker.resolve_model("models:/icr-policy@iteration-1")
-    with pytest.raises(InputError, match="keep_checkpoints gave up this checkpoint's weights"):
+    with pytest.raises(InputError, match="this checkpoint's weights were removed"):
         load_model(tracker.resolve_run(f"runs:/{first.run_id}/checkpoint"))
 
     again = iterate(open_session(options), config)  # type: ignore[arg-type]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_server import FAULTS, KEY, Behaviour, FaultServer, preference
 
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.errors import IcrError, InputError
@@ -26,6 +23,7 @@ from icr_platform.evaluation.config import EvalConfig, MtBenchConfig
 from icr_platform.evaluation.mt_bench_stage import run as run_mt_bench
 from icr_platform.evaluation.stage import run
 from icr_platform.planning.judge_cost import estimate
+from tests.support.fault_server import FAULTS, KEY, Behaviour, fault_servers, preference
 
 Serve = Callable[..., tuple[Behaviour, Endpoint]]
 
@@ -34,26 +32,13 @@ Serve = Callable[..., tuple[Behaviour, Endpoint]]
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """`serve(fault_rate=...)` starts a server in a thread and gives its behaviour and an endpoint for it."""
     monkeypatch.setenv("JUDGE_KEY", KEY)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
+    with fault_servers() as serve:
 
-    def start(**settings: Any) -> tuple[Behaviour, Endpoint]:
-        behaviour = Behaviour(**settings)
-        port = asyncio.run_coroutine_threadsafe(FaultServer(behaviour).start(), loop).result()
-        return behaviour, Endpoint("judge-1", f"http://127.0.0.1:{port}/v1", "JUDGE_KEY", 16, 30.0, 8)
+        def start(**settings: Any) -> tuple[Behaviour, Endpoint]:
+            behaviour, url = serve(**settings)
+            return behaviour, Endpoint("judge-1", url, "JUDGE_KEY", 16, 30.0, 8)
 
-    yield start
-    asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-
-
-async def _cancel_all() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        yield start
 
 
 def parts(count: int, size: int = 10) -> list[list[Pair]]:
@@ -189,7 +174,7 @@ def test_replies_of_another_server_under_one_name_are_asked_for_again(serve: Ser
 def test_never_more_requests_than_allowed(serve: Serve, tmp_path: Path) -> None:
     behaviour, endpoint = serve(seconds=0.02, fault_rate=0.2, faults=tuple(set(FAULTS) - {"hang"}))
     ask(replace(endpoint, concurrency=5), tmp_path / "cache", 40)
-    assert behaviour.most_under_way == 5
+    assert behaviour.most_at_once == 5
 
 
 def test_the_dry_run_sends_nothing_and_is_right_about_what_is_then_spent(

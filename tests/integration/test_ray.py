@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -17,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from fault_server import KEY, Behaviour, FaultServer
 
 from icr_platform.annotation import stage as annotation
 from icr_platform.annotation.config import AnnotateConfig
@@ -30,6 +28,9 @@ from icr_platform.evaluation import stage as evaluation
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.generation import stage as generation
 from icr_platform.generation.config import GenerateConfig
+from tests.support.fault_server import KEY, Behaviour, fault_servers
+from tests.support.files import files_of
+from tests.support.s3_server import s3_server
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'icr-platform[ray]'")
 SAMPLING: dict[str, Any] = {"samples": 4, "max_tokens": 24, "shard_prompts": 2}
@@ -39,20 +40,11 @@ BUCKET = "icr-test"
 @pytest.fixture(scope="module")
 def store() -> Iterator[str]:
     """URL of a folder in a real S3-compatible server, for this process and those it starts."""
-    server_module = pytest.importorskip("moto.server", reason="needs an S3 server: pip install 'moto[s3]'")
-    from pyarrow import fs
+    with s3_server() as server:
+        from pyarrow import fs
 
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        files = fs.S3FileSystem(endpoint_override=environment["AWS_ENDPOINT_URL"], allow_bucket_creation=True)
-        files.create_dir(BUCKET)
+        fs.S3FileSystem(endpoint_override=server.url, allow_bucket_creation=True).create_dir(BUCKET)
         yield f"s3://{BUCKET}/runs"
-    server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -82,27 +74,12 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
 @pytest.fixture
 def serve() -> Iterator[Callable[..., tuple[Behaviour, str]]]:
     """`serve(seconds=...)` starts an endpoint in a thread and gives its behaviour and its base URL."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    def start(**settings: Any) -> tuple[Behaviour, str]:
-        behaviour = Behaviour(**settings)
-        port = asyncio.run_coroutine_threadsafe(FaultServer(behaviour).start(), loop).result()
-        return behaviour, f"http://127.0.0.1:{port}/v1"
-
-    yield start
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    with fault_servers() as start:
+        yield start
 
 
 def assert_same(folder: Path, expected: Path) -> None:
-    found, wanted = files_of(folder), files_of(expected)
+    found, wanted = (files_of(each, hidden=False) for each in (folder, expected))
     assert sorted(found) == sorted(wanted)
     assert [name for name in wanted if found[name] != wanted[name]] == []
 

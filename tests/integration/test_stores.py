@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import tempfile
-import threading
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from fault_server import KEY, Behaviour, FaultServer
 
 from icr_platform.cli.commands import parse
 from icr_platform.pipeline.iterate import Arm, iterate
 from icr_platform.pipeline.runner import open_session
 from icr_platform.tracking.tracker import Tracker
+from tests.support.fault_server import KEY, fault_servers
+from tests.support.postgres import empty_schema
+from tests.support.s3_server import s3_server
 
-POSTGRES = os.environ.get("ICR_TEST_POSTGRES", "")
 MEGABYTE = 2**20
 BUCKET = "icr-store"
 
@@ -51,44 +47,21 @@ class Store:
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str, str]]]:
-    """A real S3-compatible server for this process; gives the requests it has answered."""
-    server_module = pytest.importorskip("moto.server", reason="needs an S3 server: pip install 'moto[s3]'")
-    import boto3
+def s3() -> Iterator[list[tuple[str, str, str]]]:
+    """A bucket of a real S3-compatible server; gives the requests that the server has answered."""
+    with s3_server() as server:
+        import boto3
 
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "MLFLOW_S3_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket=BUCKET)
-    requests: list[tuple[str, str, str]] = []
-    app = server._server.app
-
-    def recorded(environ: dict[str, Any], start: Any) -> Any:
-        requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"]))
-        return app(environ, start)
-
-    server._server.app = recorded
-    yield requests
-    server.stop()
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        server.requests.clear()
+        yield server.requests
 
 
 @pytest.fixture
 def postgres() -> Iterator[str]:
     """URL of an empty schema of a PostgreSQL database."""
-    if not POSTGRES:
-        pytest.skip("needs ICR_TEST_POSTGRES, the URL of a PostgreSQL database, as in postgresql://user@127.0.0.1/test")
-    psycopg = pytest.importorskip("psycopg", reason="needs psycopg: pip install 'icr-platform[postgres]'")
-    schema = f"icr_test_{uuid.uuid4().hex}"
-    with psycopg.connect(POSTGRES, autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {schema}")
-    yield f"{POSTGRES}{'&' if '?' in POSTGRES else '?'}options=-csearch_path%3D{schema}"
-    with psycopg.connect(POSTGRES, autocommit=True) as connection:
-        connection.execute(f"DROP SCHEMA {schema} CASCADE")
+    with empty_schema() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "s3", "postgresql"])
@@ -111,13 +84,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """URL of a judge."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    port = asyncio.run_coroutine_threadsafe(FaultServer(Behaviour()).start(), loop).result()
-    yield f"http://127.0.0.1:{port}/v1"
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
+    with fault_servers() as serve:
+        yield serve()[1]
 
 
 @pytest.fixture

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,61 +9,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-import requests
 
 from icr_platform.core.errors import InputError, TrackingError
 from icr_platform.tracking.tracker import RunHandle, Tracker, TrackingReader
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Server:
-    """A real `mlflow server` that can be stopped and started again on its port."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
-                   "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db",
-                   "--artifacts-destination", str(self.folder / "artifacts")]  # fmt: skip
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        environment.pop("MLFLOW_TRACKING_URI", None)
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 90
-        while self.process.poll() is None and time.monotonic() < deadline:
-            # A worker that was killed may hold the port for a moment longer: only an answer says that this server runs.
-            with contextlib.suppress(requests.ConnectionError):
-                if requests.get(f"{self.uri}/health", timeout=5).ok:
-                    return
-            time.sleep(0.2)
-        raise TimeoutError((self.folder / "server.log").read_text())
-
-    def stop(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-        while any(
-            connection.laddr.port == self.port
-            for connection in psutil.net_connections()
-            if connection.status == "LISTEN"
-        ):
-            time.sleep(0.05)  # until the workers are gone too
+from tests.support.mlflow_server import MlflowServer
+from tests.support.ports import free_port
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    server = Server(tmp_path)
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path)
     server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     yield server
@@ -194,7 +146,7 @@ def test_artifacts_on_this_machine_are_read_where_they_lie(local_store: Path) ->
 
 
 def test_artifacts_behind_a_server_are_fetched_once_and_removed_at_the_end(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     tracker = Tracker("here")
@@ -281,7 +233,7 @@ def test_unreachable_server_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert time.monotonic() - start < 30
 
 
-def test_a_server_lost_midway_costs_nothing(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_lost_midway_costs_nothing(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
     run: RunHandle = Tracker("here").start("stage", {})
     server.stop()
     run.log_live({"train/loss": 3.0}, 1)  # waits

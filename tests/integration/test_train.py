@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -24,12 +23,14 @@ from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import PREFERENCES, PROMPTS
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.engines.scoring.logprobs import Group, completion_logprobs
-from icr_platform.models.loading import load_model, load_tokenizer, model_identity
+from icr_platform.models.loading import load_model, load_tokenizer
+from icr_platform.models.model_identity import model_identity
 from icr_platform.training.checkpoint import open_checkpoint
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.dataset import load_pairs
 from icr_platform.training.dpo import PairTrainer
 from icr_platform.training.stage import run, validate
+from tests.support.ports import free_port
 
 RECIPES = Path(__file__).parents[2] / "projects" / "conf" / "accelerate"
 TWO_PROCESSES = RECIPES / "cpu-2-processes.yaml"
@@ -412,10 +413,7 @@ def test_a_killed_sharded_training_goes_on_from_its_resume_point(
 @pytest.mark.slow
 def test_two_machines_train_one_model(values: dict[str, Any], tmp_path: Path) -> None:
     """The multi-node recipe, as its comment says to run it: `icr train` on machine 0, its job by hand on machine 1."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    places = {"num_machines": 2, "main_process_ip": "127.0.0.1", "main_process_port": port}
+    places = {"num_machines": 2, "main_process_ip": "127.0.0.1", "main_process_port": free_port()}
     recipe = recipe_for_two_processes("fsdp2-multi-node", tmp_path, **places)
     job = tmp_path / "out" / "checkpoint.unfinished" / "job.json"
 

@@ -17,15 +17,15 @@ from icr_platform.core.stage_protocol import StageContext
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request
 from icr_platform.engines.sampling.settings import SamplingSettings
+from icr_platform.models.adapters import read_adapter
 from icr_platform.models.loading import (
     check_same_tokenisation,
     generation_eos,
     load_model,
     load_tokenizer,
-    model_identity,
     parameter_count,
-    read_adapter,
 )
+from icr_platform.models.model_identity import model_identity
 from icr_platform.training.config import TrainConfig
 
 

@@ -65,7 +65,7 @@ EXCEPTIONS = {
     ("sqlalchemy", "tracking"): "MLflow's database migration raises SQLAlchemy's errors",
     ("datasets", "training"): "TRL takes pairs as a Dataset only",
 }
-KNOWN_SHARED_LIBRARIES = {"openai", "peft", "plotly"}
+KNOWN_SHARED_LIBRARIES = {"openai", "plotly"}
 STAGE_CONFIGS = {
     "GenerateConfig",
     "AnnotateConfig",

@@ -17,6 +17,8 @@ from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, open_artifact,
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import DROPS, PROMPTS, TABLES
 
+ROOT = Path(__file__).parents[2]
+
 
 def rows(start: int, count: int) -> pa.Table:
     ids = [str(i) for i in range(start, start + count)]
@@ -112,15 +114,14 @@ def test_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pyte
 
 def test_killed_at_any_point_the_finished_artifact_is_the_same(tmp_path: Path) -> None:
     write(tmp_path / "whole")
-    here = str(Path(__file__).parent)
-    code = f"import sys; sys.path.insert(0, {here!r}); from pathlib import Path; from test_artifacts import write; write(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from tests.unit.test_artifacts import write; write(Path(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(tmp_path / "killed")]
     for pause in (0.3, 0.5, 0.7, 0.9):
-        process = subprocess.Popen(command)
+        process = subprocess.Popen(command, cwd=ROOT)
         time.sleep(pause)
         process.kill()
         process.wait()
-    subprocess.run(command, check=True)
+    subprocess.run(command, cwd=ROOT, check=True)
     names = {path.name for path in (tmp_path / "whole").iterdir()}
     assert {name for name in os.listdir(tmp_path / "killed") if not name.endswith(".tmp")} == names
     for name in names:

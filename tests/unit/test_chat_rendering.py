@@ -46,7 +46,7 @@ from icr_platform.pipeline import iterate
 from icr_platform.pipeline.config import STAGES, IterateConfig, load_preset
 from icr_platform.training import stage as training
 from icr_platform.training.config import TrainConfig
-from tests.conftest import CHATML, chatml_tokenizer
+from tests.support.tiny_models import CHATML, chatml_tokenizer
 
 TURNS = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"

@@ -18,6 +18,7 @@ from icr_platform.engines.execution.driver import check_execution, connect, map_
 from icr_platform.engines.execution.part_worker import Driver, PartWorker, Seen
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.execution.shared_folder import SharedFolder
+from tests.support.files import files_of
 
 
 def logprobs(part: int) -> pa.Table:
@@ -42,10 +43,6 @@ def load() -> Make:
 def job(folder: Path, parts: list[int]) -> PartJob:
     writers = (ArtifactWriter(folder / "drops", DROPS, "f"), ArtifactWriter(folder / "logprobs", LOGPROBS, "f"))
     return PartJob("test", writers, parts, lambda part: part, load, rows=2 * len(parts), done=0)
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_empty_tables_are_written_only_where_they_say_that_a_part_is_finished(tmp_path: Path) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
+import importlib
 import logging
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -31,13 +30,7 @@ SAMPLE = [
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_families", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_families"] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("tests.benchmarks.bench_families")
 
 
 def table() -> dict[tuple[str, str], dict[str, str]]:

@@ -34,7 +34,7 @@ from icr_platform.engines.endpoints.chat_client import Endpoint
 from icr_platform.engines.judging.api_judge import confirmed_endpoint
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig
 from icr_platform.generation.config import GenerateConfig
-from icr_platform.models.loading import model_identity
+from icr_platform.models.model_identity import model_identity
 from icr_platform.pipeline import code_digest, identity
 from icr_platform.pipeline.code_digest import code_of, commit, modules_of
 from icr_platform.pipeline.config import STAGES
@@ -487,7 +487,7 @@ CODE = [
     ("annotate", {}, "engines.scoring.logprobs", True),
     ("annotate", {}, "engines.scoring.packed_attention", True),
     ("annotate", {}, "annotation.length_control", True),
-    ("annotate", {}, "annotation.reward", True),
+    ("annotate", {}, "annotation.reward_kinds", True),
     ("annotate", {}, "core.languages", True),
     ("annotate", {}, "annotation.translation", False),
     ("annotate", {}, "engines.sampling.transformers_sampler", False),
@@ -795,13 +795,13 @@ def test_a_hub_model_is_its_name_and_commit(monkeypatch: pytest.MonkeyPatch) -> 
     class Loaded:
         _commit_hash: str | None = "abc"
 
-    monkeypatch.setattr("icr_platform.models.loading.load_config", lambda _: Loaded())
+    monkeypatch.setattr("icr_platform.models.model_identity.load_config", lambda _: Loaded())
     first = model_identity("org/name")
     assert first != model_identity("org/other")
     Loaded._commit_hash = "abd"
     assert model_identity("org/name") != first
     Loaded._commit_hash = None
-    with pytest.raises(InputError, match="org/name: the commit of the hub model cannot be told"):
+    with pytest.raises(InputError, match="org/name: the commit of this hub model is unknown"):
         model_identity("org/name")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +14,12 @@ from hypothesis import strategies as st
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import JUDGMENTS, TABLES
+from tests.support import synthetic_runs
 from ui.html.rendering import label, word_diff
 from ui.tables import margins_data, pairs_data, regressions_data, sources
 from ui.tables.pairs_data import PairTables
 from ui.tables.queries import Engine
 from ui.tables.view import View, parse_view
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "browser"))
-import synthetic
 
 NAMES = ("prompts", "responses", "rewards", "preferences", "drops")
 
@@ -32,10 +29,10 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> PairTables:
     """Sixty prompts in six languages, every table in parts of seven rows."""
     folder = tmp_path_factory.mktemp("tables")
     kinds = ("cross-lingual", "multilingual")
-    data = synthetic.sampled(synthetic.small_prompts(10), synthetic.small_answers(3), 4, kinds)
+    data = synthetic_runs.sampled(synthetic_runs.small_prompts(10), synthetic_runs.small_answers(3), 4, kinds)
     for name in NAMES:
         whole = data.tables[name][0]
-        synthetic.write_artifact(folder, name, [whole.slice(i, 7) for i in range(0, max(len(whole), 1), 7)])
+        synthetic_runs.write_artifact(folder, name, [whole.slice(i, 7) for i in range(0, max(len(whole), 1), 7)])
     return PairTables(**{name: open_artifact(folder / name, TABLES[name]) for name in NAMES})
 
 
@@ -98,7 +95,7 @@ def test_a_cell_of_margins_opens_its_prompts(engine: Engine, tables: PairTables)
 
 
 def test_a_run_without_drops(engine: Engine, tables: PairTables, tmp_path: Path) -> None:
-    none = open_artifact(synthetic.write_artifact(tmp_path, "drops", []), TABLES["drops"])
+    none = open_artifact(synthetic_runs.write_artifact(tmp_path, "drops", []), TABLES["drops"])
     bare = replace(tables, drops=none)
     assert pairs_data.list_pairs(engine, bare, View(sort="margin")).total == tables.preferences.rows
     assert pairs_data.list_pairs(engine, bare, View(dropped="*")).total == 0
@@ -133,12 +130,14 @@ def test_length_and_reward_agree_with_pandas(engine: Engine, tables: PairTables)
 def test_regressions_agree_with_icr_eval(engine: Engine, tmp_path: Path) -> None:
     from icr_platform.evaluation.scores import preferences_by_prompt
 
-    prompts = synthetic.small_prompts(12)
+    prompts = synthetic_runs.small_prompts(12)
     frames, names = [], []
     for t in range(2):
-        data = synthetic.evaluated(prompts, lambda p, t=t: f"answer {t} " * 9, lambda p: "reference " * 9, 0.2 * t, t)
+        data = synthetic_runs.evaluated(
+            prompts, lambda p, t=t: f"answer {t} " * 9, lambda p: "reference " * 9, 0.2 * t, t
+        )
         artifact = open_artifact(
-            synthetic.write_artifact(tmp_path / str(t), "judgments", data.tables["judgments"]), JUDGMENTS
+            synthetic_runs.write_artifact(tmp_path / str(t), "judgments", data.tables["judgments"]), JUDGMENTS
         )
         names.append(regressions_data.judged_prompts(engine, artifact))
         frames.append(preferences_by_prompt(artifact.read().to_pandas()).dropna())

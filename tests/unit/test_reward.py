@@ -9,7 +9,8 @@ import pytest
 from icr_platform.annotation.config import AnnotateSettings
 from icr_platform.annotation.diagnostics import length_correlation, reward_agreement, with_means
 from icr_platform.annotation.filters import filter_samples, has_visible_character
-from icr_platform.annotation.reward import implicit_reward, random_reward, scoring_instruction
+from icr_platform.annotation.part_scoring import implicit_reward
+from icr_platform.annotation.reward_kinds import random_reward, scoring_instruction
 
 PREFIX_SPANISH = (
     "Please answer the following instruction using only Spanish, "
@@ -27,7 +28,7 @@ PREFIX_SPANISH = (
     ],
 )
 def test_instruction_of_a_kind(kind: str, language: str, expected: str) -> None:
-    assert scoring_instruction(kind, language, "Di hola.", "Say hi.") == expected  # type: ignore[arg-type]
+    assert scoring_instruction(kind, language, "Di hola.", "Say hi.") == expected
 
 
 def test_random_scores_no_text() -> None:

@@ -33,7 +33,7 @@ from icr_platform.generation import stage as generation
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.chat import encode_messages, encode_prompt, encode_response
 from icr_platform.models.loading import load_model, load_tokenizer
-from tests.conftest import CHATML
+from tests.support.tiny_models import CHATML
 
 REQUESTS = [
     Request("en", "p0", "Name a fruit."),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,12 +13,10 @@ from pathlib import Path
 import pytest
 
 from icr_platform.core.errors import IcrError, InputError
+from tests.support.postgres import empty_schema
 from ui.review import verdicts
 from ui.review.verdict_summary import by_item, metrics_of, to_csv
 from ui.review.verdicts import LONGEST_NOTE, Verdict, VerdictStore, verdicts_table
-
-POSTGRES = os.environ.get("ICR_TEST_POSTGRES", "")
-"""URL of an empty database that the tests may use, as in postgresql://user@127.0.0.1/test."""
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -29,15 +25,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield str(tmp_path / "verdicts.db")
         return
-    if not POSTGRES:
-        pytest.skip("needs ICR_TEST_POSTGRES, the URL of a PostgreSQL database, as in postgresql://user@127.0.0.1/test")
-    psycopg = pytest.importorskip("psycopg", reason="needs psycopg: pip install 'icr-platform[postgres]'")
-    schema = f"icr_test_{uuid.uuid4().hex}"
-    with psycopg.connect(POSTGRES, autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {schema}")
-    yield f"{POSTGRES}{'&' if '?' in POSTGRES else '?'}options=-csearch_path%3D{schema}"
-    with psycopg.connect(POSTGRES, autocommit=True) as connection:
-        connection.execute(f"DROP SCHEMA {schema} CASCADE")
+    with empty_schema() as url:
+        yield url
 
 
 @pytest.fixture

@@ -32,8 +32,9 @@ from icr_platform.engines.sampling.sampler import (
     row_seed,
     token_budget,
 )
+from icr_platform.models.adapters import read_adapter
 from icr_platform.models.chat import decode_response, encode_messages, stop_ids
-from icr_platform.models.loading import read_adapter, resolve_device, resolve_dtype
+from icr_platform.models.devices import resolve_device, resolve_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,6 +11,11 @@ import hashlib
 import json
 import math
 import random
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,8 +41,8 @@ class Behaviour:
     largest_top_logprobs: int = 20
     answer: str = "logprobs"
     requests: int = 0
-    under_way: int = 0
-    most_under_way: int = 0
+    open_requests: int = 0
+    most_at_once: int = 0
     seen: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -102,14 +107,14 @@ class FaultServer:
             return _send(writer, 200, b'{"object": "list", "data": []}')
         behaviour = self.behaviour
         behaviour.requests += 1
-        behaviour.under_way += 1
-        behaviour.most_under_way = max(behaviour.most_under_way, behaviour.under_way)
+        behaviour.open_requests += 1
+        behaviour.most_at_once = max(behaviour.most_at_once, behaviour.open_requests)
         try:
             if headers.get("authorization") != f"Bearer {KEY}":
                 return _error(writer, 401, f"Incorrect API key provided: {headers.get('authorization')}")
             return await self._answer(json.loads(body), writer)
         finally:
-            behaviour.under_way -= 1
+            behaviour.open_requests -= 1
 
     async def _answer(self, request: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
         behaviour = self.behaviour
@@ -158,6 +163,44 @@ def _send(writer: asyncio.StreamWriter, status: int, body: bytes, extra: str = "
     head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n{extra}\r\n"
     writer.write(head.encode() + body)
     return True
+
+
+@contextmanager
+def fault_servers() -> Iterator[Callable[..., tuple[Behaviour, str]]]:
+    """Gives `start(**behaviour)`: a server in a thread of this process, as its behaviour and its base URL."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def start(**settings: Any) -> tuple[Behaviour, str]:
+        behaviour = Behaviour(**settings)
+        port = asyncio.run_coroutine_threadsafe(FaultServer(behaviour).start(), loop).result()
+        return behaviour, f"http://127.0.0.1:{port}/v1"
+
+    yield start
+    asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+
+
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextmanager
+def served_apart(fault_rate: float = 0.0, seconds: float = 0.0) -> Iterator[str]:
+    """Base URL of a server in a process of its own, whose work costs this process nothing."""
+    command = [sys.executable, __file__, f"--fault-rate={fault_rate}", f"--seconds={seconds}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"
+    finally:
+        process.kill()
+        process.wait()
 
 
 async def serve(behaviour: Behaviour, port: int) -> None:

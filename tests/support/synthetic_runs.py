@@ -31,6 +31,7 @@ from icr_platform.evaluation.scores import (
     with_means,
 )
 from icr_platform.tracking.tracker import RunHandle, Tracker
+from tests.support.real_data import shared_folder
 
 JUDGE = "synthetic-pseudo-judge"
 STAGES = {
@@ -356,12 +357,6 @@ REFERENCE_ONLY = ("bn", "sw", "th", "zh")
 STRENGTHS = {1: -2.2, 2: -0.4}
 
 
-def shared_data() -> Path | None:
-    """Folder `data` of the shared material: ICR_SHARED, or beside the repository; None when it is not there."""
-    shared = Path(os.environ.get("ICR_SHARED") or Path(__file__).parents[2].parent / "shared")
-    return shared / "data" if (shared / "data" / "outputs").is_dir() else None
-
-
 def real_outputs_run(tracker: Tracker, folder: Path, data: Path, limit: int | None = None) -> RunHandle:
     """Real outputs to X-AlpacaEval: ITERATIONS against REFERENCE, long texts in nine languages and five scripts.
 
@@ -666,11 +661,11 @@ def broken_runs(tracker: Tracker, folder: Path) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """`python tests/browser/synthetic.py FOLDER`: the run made from the real outputs, in a tracking store in FOLDER."""
-    data = shared_data()
-    if len(arguments) != 1 or data is None:
+    """`python tests/support/synthetic_runs.py FOLDER`: the run made from the real outputs, in a tracking store in FOLDER."""
+    data = shared_folder()
+    if len(arguments) != 1 or not (data / "outputs").is_dir():
         print(
-            "usage: ICR_SHARED=... python tests/browser/synthetic.py FOLDER  (ICR_SHARED holds data/outputs)",
+            "usage: ICR_SHARED=... python tests/support/synthetic_runs.py FOLDER  (ICR_SHARED contains data/outputs)",
             file=sys.stderr,
         )
         return 2

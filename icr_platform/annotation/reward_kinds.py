@@ -1,0 +1,85 @@
+"""The kinds of reward, one row each; everything that depends on the kind is read from its row.
+
+An implicit reward is `r(u, y) = beta * (log pi(y | u) - log pi_ref(y | u))` (arXiv 2503.04647, equations 1 and 4). Its kinds differ
+in the instruction u after which a response is scored, and in the text that is scored: the response, or its English translation. A
+drawn reward is scored by no model; it is the control against which the effect of the others is measured.
+
+To add a kind, add its row to `_ROWS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from icr_platform.core.languages import reward_instruction
+
+
+@dataclass(frozen=True)
+class RewardKind:
+    """One kind: either `instruction` or `draw` is given.
+
+    name: in settings, tables and metrics.
+    instruction: (language, native instruction, English instruction) -> the instruction u that policy and reference score after.
+    of_translation: the English translation of the response is scored in its place; English responses stand for themselves.
+    draw: (seed, language, prompt id, sample index) -> the reward, without a model.
+    remark: what the help of the setting adds to the name.
+    """
+
+    name: str
+    instruction: Callable[[str, str, str], str] | None = None
+    of_translation: bool = False
+    draw: Callable[[int, str, str, int], float] | None = None
+    remark: str = ""
+
+
+def random_reward(seed: int, language: str, prompt_id: str, sample_index: int) -> float:
+    """A standard normal number that the seed and the sample's key determine, whatever was annotated with it."""
+    from icr_platform.core.artifacts import text_digest  # brings pyarrow, and the help of the command line needs none
+
+    digest = int(text_digest("random reward", str(seed), language, prompt_id, str(sample_index)), 16)
+    # The upper 52 bits of 256, the middle of their interval: never 0 or 1, where the normal quantile is infinite.
+    return NormalDist().inv_cdf(((digest >> 204) + 0.5) / 2**52)
+
+
+_ROWS = (
+    RewardKind("cross-lingual", instruction=lambda language, native, english: reward_instruction(language, english)),
+    RewardKind("multilingual", instruction=lambda language, native, english: native),
+    RewardKind("translate", instruction=lambda language, native, english: english, of_translation=True),
+    RewardKind("random", draw=random_reward, remark="a control"),
+)
+REWARD_KINDS = {kind.name: kind for kind in _ROWS}
+
+
+def scored_kinds(names: Sequence[str]) -> tuple[str, ...]:
+    """The kinds among `names` that policy and reference score.
+
+    >>> scored_kinds(["random", "multilingual"])
+    ('multilingual',)
+    """
+    return tuple(name for name in names if REWARD_KINDS[name].instruction is not None)
+
+
+def needs_translations(names: Sequence[str]) -> bool:
+    """Whether a kind among `names` scores translations."""
+    return any(REWARD_KINDS[name].of_translation for name in names)
+
+
+def scoring_instruction(name: str, language: str, instruction: str, english_instruction: str) -> str:
+    """The instruction u of a reward kind.
+
+    Raises:
+        ValueError: the kind scores nothing.
+
+    >>> scoring_instruction("cross-lingual", "es", "Di hola.", "Say hello.").endswith("language.\\n\\nSay hello.")
+    True
+    >>> scoring_instruction("multilingual", "es", "Di hola.", "Say hello.")
+    'Di hola.'
+    >>> scoring_instruction("translate", "es", "Di hola.", "Say hello.")
+    'Say hello.'
+    """
+    instruction_of = REWARD_KINDS[name].instruction
+    if instruction_of is None:
+        raise ValueError(f"reward kind {name!r} scores no text")
+    return instruction_of(language, instruction, english_instruction)

@@ -1,0 +1,162 @@
+"""LoRA adapters: read from a folder, added to a model, trained, merged into its weights. The only module that imports peft."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icr_platform.core.artifacts import read_json
+from icr_platform.core.errors import InputError
+from icr_platform.models.checkpoint_weights import count_of, first_line, first_names
+
+if TYPE_CHECKING:
+    import torch
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_SETTINGS = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """LoRA weights next to the name of the model they belong to, as peft's save_pretrained writes them.
+
+    base: folder or hub name of the model they are added to. rank: of the largest of its matrices.
+    """
+
+    folder: Path
+    base: str
+    rank: int
+
+
+def is_hub_name(model: str) -> bool:
+    """Whether `model` can be a name on the Hugging Face hub; otherwise it is a path.
+
+    >>> is_hub_name("gpt2"), is_hub_name("org/name"), is_hub_name("./name"), is_hub_name("runs/1/checkpoint")
+    (True, True, False, False)
+    """
+    return model.count("/") <= 1 and not model.startswith((".", "/", "~")) and "\\" not in model
+
+
+def read_adapter(model: str) -> Adapter | None:
+    """Describe the adapter in folder `model`; None when the folder holds a whole model, or `model` is a hub name.
+
+    Raises:
+        InputError: the adapter is not a LoRA adapter, or names no base model.
+    """
+    path = Path(model) / _SETTINGS
+    if not path.exists():
+        return None
+    values = read_json(path)
+    base = values.get("base_model_name_or_path")
+    if values.get("peft_type") != "LORA" or not base:
+        raise InputError(
+            f"{path}: fields 'peft_type' {values.get('peft_type')!r} and 'base_model_name_or_path' {base!r}; give a LoRA "
+            "adapter that names its model"
+        )
+    # A relative path means one from the adapter's folder, wherever the command runs.
+    from_adapter = path.parent / base
+    named = str(from_adapter) if from_adapter.is_dir() else str(base)
+    if not Path(named).is_dir() and not is_hub_name(named):
+        raise InputError(f"{path}: field 'base_model_name_or_path' {base!r}: no such folder; correct it")
+    return Adapter(path.parent, named, max([int(values["r"]), *values.get("rank_pattern", {}).values()]))
+
+
+def base_of(model: str) -> str:
+    """Return the model that an adapter is added to, and any other model itself."""
+    adapter = read_adapter(model)
+    return adapter.base if adapter else model
+
+
+def add_adapter(model: Any, adapter: Adapter, state: Mapping[str, torch.Tensor]) -> Any:
+    """Put an adapter whose tensors are `state` on `model`, as peft loads it, but refuse what peft would fill with zeros.
+
+    Raises:
+        InputError: `state` lacks a tensor, has one that the model has no place for, or one of another shape.
+    """
+    from peft import PeftConfig, PeftModel, set_peft_model_state_dict
+
+    fix = "give the model it was made for, or fetch the adapter again"
+    is_skeleton = next(model.parameters()).is_meta
+    try:
+        config = PeftConfig.from_pretrained(str(adapter.folder))
+        wrapped = PeftModel(model, config, low_cpu_mem_usage=is_skeleton).eval()
+        found: Any = set_peft_model_state_dict(wrapped, dict(state), low_cpu_mem_usage=is_skeleton)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{adapter.folder}: the adapter does not fit {adapter.base} ({first_line(error)}); {fix}"
+        ) from error
+    missing = sorted(key for key in found.missing_keys if "lora_" in key)
+    if missing:
+        raise InputError(f"{adapter.folder}: the adapter lacks {count_of(missing)}: {first_names(missing)}; {fix}")
+    if found.unexpected_keys:
+        lost = sorted(found.unexpected_keys)
+        raise InputError(
+            f"{adapter.folder}: {adapter.base} has no place for {count_of(lost)} of the adapter: {first_names(lost)}; {fix}"
+        )
+    return wrapped
+
+
+def merge_adapter(model: Any, adapter: Adapter) -> Any:
+    """Add an adapter's weights to those of its base model; what returns is a plain model.
+
+    Raises:
+        InputError: the adapter's weights cannot be loaded, or do not fit the model.
+    """
+    from peft import load_peft_weights
+
+    try:
+        state = load_peft_weights(str(adapter.folder), device="cpu")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{adapter.folder}: no adapter weights could be loaded ({first_line(error)}); check the folder"
+        ) from error
+    merged = add_adapter(model, adapter, state).merge_and_unload()
+    return merged.requires_grad_(True)  # peft froze it
+
+
+def new_adapters(rank: int, alpha: float) -> Any:
+    """Describe to peft LoRA adapters that are to be trained on every linear layer but the LM head."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft divides it by the rank: any number does
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def adapters_alone(model: Any, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Pick the adapters' tensors out of the state of a model that peft wrapped; any other model's state stays whole."""
+    if not hasattr(model, "peft_config"):
+        return dict(state)
+    from peft import get_peft_model_state_dict
+
+    found: dict[str, torch.Tensor] = get_peft_model_state_dict(model, state_dict=dict(state))
+    return found
+
+
+def merge_trained(model: Any, settings: Any, state: Mapping[str, torch.Tensor]) -> tuple[Any, bool]:
+    """Add trained adapters to the weights of `model`, and say whether they change any of these.
+
+    Args:
+        settings: what `new_adapters` returned.
+        state: the adapters' tensors, as `adapters_alone` picks them.
+    """
+    import torch
+    from peft import get_peft_model, set_peft_model_state_dict
+    from peft.tuners.lora import LoraLayer
+
+    wrapped: Any = get_peft_model(model, settings)
+    set_peft_model_state_dict(wrapped, dict(state))
+    layers: list[Any] = [module for module in wrapped.modules() if isinstance(module, LoraLayer)]
+    with torch.no_grad():
+        moved = any(
+            not torch.equal(weight, weight + layer.get_delta_weight("default"))
+            for layer in layers
+            for weight in [layer.get_base_layer().weight]
+        )
+    return wrapped.merge_and_unload().requires_grad_(True), moved  # peft froze it

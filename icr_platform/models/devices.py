@@ -1,0 +1,28 @@
+"""Where a model runs and in what precision: what `auto` means on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+BALANCED = "balanced"  # accelerate's word for layers spread evenly over all GPUs
+
+
+def resolve_device(device: str) -> str:
+    """Replace 'auto' and 'balanced' by 'cuda' when there is a GPU, else by 'cpu'."""
+    import torch
+
+    if device not in ("auto", BALANCED):
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolve_dtype(dtype: str, device: str) -> torch.dtype:
+    """Turn a dtype's name into torch's dtype; 'auto' means bfloat16 on a GPU and float32 on a CPU."""
+    import torch
+
+    if dtype == "auto":
+        return torch.bfloat16 if resolve_device(device).startswith("cuda") else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
