@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
@@ -49,6 +49,7 @@ class AnnotateConfig(ChatSettings, AnnotateSettings):
     """annotate: responses -> rewards, preferences, drops."""
 
     heading = INPUTS
+    required: ClassVar[tuple[str, ...]] = ("policy", "reference", "prompts", "responses")
 
     policy: str = setting("", "English-aligned model pi_t", "model")
     reference: str = setting("", "its reference pi_ref", "model")

@@ -8,8 +8,10 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import closing
 from types import FrameType
@@ -89,13 +91,18 @@ def _dispatch(argv: list[str]) -> int:
 
 def _overview() -> str:
     def listed(commands: dict[str, str]) -> str:
-        return "\n".join(f"  {name:<12}{text}" for name, text in commands.items())
+        width = shutil.get_terminal_size().columns
+        return "\n".join(
+            textwrap.fill(text, width, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14)
+            for name, text in commands.items()
+        )
 
     stages = {row.command: row.help for row in STAGES.values()}
     return f"""\
 usage: icr COMMAND [--FLAG VALUE ...]
 
-Implicit cross-lingual rewarding (arXiv 2503.04647): preference alignment without preference data.
+Implicit cross-lingual rewarding (arXiv 2503.04647): preference alignment
+without preference data.
 
 the whole method:
 {listed({ITERATE.command: ITERATE.help})}
@@ -106,7 +113,8 @@ single stages:
 tools:
 {listed(TOOLS)}
 
-`icr COMMAND --help` lists the flags of a command; `icr iterate --config demo` runs the demo."""
+`icr COMMAND --help` lists the flags of a command.
+`icr iterate --config demo` runs the demo."""
 
 
 def _configured(command: ConfiguredCommand, arguments: list[str]) -> int:

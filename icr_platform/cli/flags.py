@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import textwrap
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
@@ -20,11 +21,14 @@ from icr_platform.pipeline.stages import CONFIGURED
 from icr_platform.tracking.tracker import caller_folder
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Help that keeps lines as they are above and below the flags, and gives these room."""
+class _Formatter(argparse.HelpFormatter):
+    """Help that gives flags room, and wraps the paragraphs around them one by one."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(textwrap.fill(paragraph, width) for paragraph in text.split("\n"))
 
 
 class Parser(argparse.ArgumentParser):
@@ -124,8 +128,8 @@ def command_parser(command: str, section: str = "") -> Parser:
         about = f"{row.help}: the settings of {section}"
     elif sections:
         notes += (
-            f"\nFlags of the stages begin with their names, such as --train-beta. `icr {row.command} --help SECTION`\n"
-            f"lists those of one section: {', '.join(sections)}."
+            f"\nFlags of the stages begin with their names, such as --train-beta. `icr {row.command} --help SECTION` lists those of "
+            f"one section: {', '.join(sections)}."
         )
     parser = Parser(f"icr {row.command}", about, add_help=False, epilog=notes)
     parser.usage = f"icr {row.command} [--config PRESET] [--FLAG VALUE ...]"

@@ -63,13 +63,15 @@ INPUTS, WHERE = "inputs and output", "where it runs"
 class Config(BaseModel):
     """Base of all configurations: frozen, unknown keys refused.
 
-    heading: under which a command's help shows the fields that a class declares; place_heading: those of the role `place`, where
-    they stand apart.
+    required: fields that a command cannot start without; their defaults are empty, since a preset need not name them.
+    heading: the one in a command's help above the fields that a class declares.
+    place_heading: the one above those of the role `place`, where it is another.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="strings")
+    required: ClassVar[tuple[str, ...]] = ()
     heading: ClassVar[str] = ""
     place_heading: ClassVar[str] = ""
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="strings")
 
 
 class ChatSettings(Config):
@@ -94,15 +96,6 @@ class ChatSettings(Config):
 CHAT_DEFAULTS = ChatSettings()
 
 
-REQUIRED: dict[str, tuple[str, ...]] = {
-    "generate": ("policy", "prompts"),
-    "annotate": ("policy", "reference", "prompts", "responses"),
-    "train": ("policy", "preferences"),
-    "eval": ("prompts",),
-    "mt_bench": ("questions", "judge_api_model"),
-    "benchmarks": ("policy",),
-    "iterate": ("policy", "reference", "prompts"),
-}
 C = TypeVar("C", bound=Config)
 
 
@@ -121,7 +114,7 @@ def grouped(config: type[Config]) -> dict[str, dict[str, FieldInfo]]:
     A stage that gives an inherited field another default leaves it under the heading of the class that declared it.
     """
     owners = [owner for owner in config.__mro__ if issubclass(owner, Config)]
-    declared_by = {name: owner for owner in owners for name in owner.__annotations__}  # the last is the first to declare it
+    declared_by = {name: owner for owner in owners for name in owner.__annotations__}  # the last one declares it first
     groups: dict[str, dict[str, FieldInfo]] = {}
     for owner in owners:
         place_heading = vars(owner).get("place_heading", owner.heading)
@@ -165,12 +158,12 @@ def _explain(location: tuple[int | str, ...], problem: Any, names: list[str]) ->
     return f"field {name!r}: {message}, got {problem['input']!r}"
 
 
-def require(config: Config, stage: str, source: str = "config") -> None:
-    """Raise InputError naming every required field of `stage` that is empty."""
-    missing = [name for name in REQUIRED[stage] if not getattr(config, name)]
+def require(config: Config, command: str, source: str = "config") -> None:
+    """Raise InputError naming every required field that is empty; command: what needs it, for the message."""
+    missing = [name for name in config.required if not getattr(config, name)]
     if missing:
         flags = " ".join(f"--{name.replace('_', '-')}" for name in missing)
-        raise InputError(f"{source}: field {missing[0]!r} is missing for {stage}; give {flags}")
+        raise InputError(f"{source}: field {missing[0]!r} is missing for {command}; give {flags}")
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,5 +185,3 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = merge(merged[key], value) if both else value
     return merged
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 
@@ -47,3 +48,24 @@ class StageResult:
     metrics: Mapping[str, float] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+ConfigT = TypeVar("ConfigT", contravariant=True)
+InputsT = TypeVar("InputsT")
+
+
+class Stage(Protocol[ConfigT, InputsT]):
+    """What the module of a stage defines."""
+
+    def read(self, config: ConfigT) -> InputsT:
+        """Read and check everything that the stage needs; load no weights and write nothing.
+
+        Raises:
+            InputError: what is wrong, where, and what to do.
+        """
+
+    def run(self, inputs: InputsT, context: StageContext) -> StageResult:
+        """Do the work, or go on where an earlier run with the same fingerprint stopped in `context.folder`."""
+
+
+AnyStage = Stage[Any, Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator
 
@@ -37,6 +37,7 @@ class EvalConfig(ChatSettings, EvalSettings):
     """eval: policy -> outputs, judgments, scores."""
 
     heading = INPUTS
+    required: ClassVar[tuple[str, ...]] = ("prompts",)
 
     policy: str = setting("", "model to evaluate", "model")
     prompts: str = setting("", "evaluation prompts", "input")
@@ -70,6 +71,7 @@ class MtBenchConfig(ChatSettings, MtBenchSettings):
     """mt_bench: policy -> two-turn answers, graded 1 to 10 by the judge behind judge_url (arXiv 2306.05685)."""
 
     heading = INPUTS
+    required: ClassVar[tuple[str, ...]] = ("questions", "judge_api_model")
 
     policy: str = setting("", "model to evaluate", "model")
     questions: str = setting("", "folder of LANG.jsonl in FastChat's layout, or a path with {language}", "input")
@@ -102,6 +104,7 @@ class BenchmarksConfig(BenchmarksSettings):
     """benchmarks: what the policy knows, by lm-eval's multilingual tasks (extra `benchmarks`)."""
 
     heading = INPUTS
+    required: ClassVar[tuple[str, ...]] = ("policy",)
 
     policy: str = setting("", "model to evaluate", "model")
     languages: Languages = setting(("en", "es", "ru", "de", "fr"), "language codes, comma-separated")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from icr_platform.core.config import INPUTS, ChatSettings, Languages, OptionalInt, setting
 from icr_platform.engines.sampling.settings import SamplingSettings
 
@@ -10,6 +12,7 @@ class GenerateConfig(ChatSettings, SamplingSettings):
     """generate: prompts -> responses."""
 
     heading = INPUTS
+    required: ClassVar[tuple[str, ...]] = ("policy", "prompts")
 
     policy: str = setting("", "model that responds: folder, hub name, runs:/ or models:/ URI", "model")
     prompts: str = setting("", "folder of LANG.json(l), one Parquet file, hub data set, or runs:/ URI", "input")

@@ -1,9 +1,9 @@
-"""The configuration of `iterate`, all configurations by command, and presets."""
+"""The configuration of `iterate`, the configurations that it makes for its stages, and presets."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 
@@ -11,8 +11,9 @@ from icr_platform.annotation.config import AnnotateConfig, AnnotateSettings
 from icr_platform.core.config import INPUTS, ChatSettings, Config, Languages, OptionalInt, setting, validate
 from icr_platform.core.errors import InputError
 from icr_platform.engines.sampling.settings import SamplingSettings
-from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, EvalSettings, MtBenchConfig
+from icr_platform.evaluation.config import EvalConfig, EvalSettings
 from icr_platform.generation.config import GenerateConfig
+from icr_platform.pipeline.stages import ITERATE, STAGES
 from icr_platform.training.config import TrainConfig, TrainSettings
 
 
@@ -20,6 +21,7 @@ class IterateConfig(ChatSettings):
     """iterate: T times generate, annotate, train, eval."""
 
     heading = INPUTS
+    required: ClassVar[tuple[str, ...]] = ("policy", "reference", "prompts")
 
     arm: str = setting("icr", "name of this arm of the experiment, for charts and tables", "place")
     iterations: int = setting(2, "iterations T", ge=1)
@@ -51,16 +53,44 @@ class IterateConfig(ChatSettings):
     train: TrainSettings = setting(TrainSettings(), "settings of train")
     eval: EvalSettings = setting(EvalSettings(), "settings of eval")
 
+    def generate_config(self, policy: str, seed: int) -> GenerateConfig:
+        """generate of one iteration, which samples from `policy`."""
+        return GenerateConfig.model_validate(self._of_stage("generate") | {"policy": policy, "seed": seed})
 
-STAGES: dict[str, type[Config]] = {
-    "generate": GenerateConfig,
-    "annotate": AnnotateConfig,
-    "train": TrainConfig,
-    "eval": EvalConfig,
-    "mt_bench": MtBenchConfig,
-    "benchmarks": BenchmarksConfig,
-    "iterate": IterateConfig,
-}
+    def annotate_config(self, policy: str, reference: str, responses: str, seed: int) -> AnnotateConfig:
+        """annotate of one iteration; reference: of the reward."""
+        own = {"policy": policy, "reference": reference, "responses": responses, "seed": seed}
+        return AnnotateConfig.model_validate(self._of_stage("annotate") | own)
+
+    def train_config(self, policy: str, preferences: str, seed: int) -> TrainConfig:
+        """train of one iteration, which starts from `policy`."""
+        own = {"policy": policy, "preferences": preferences, "seed": seed}
+        return TrainConfig.model_validate(self._of_stage("train") | own)
+
+    def eval_config(self, policy: str) -> EvalConfig:
+        """eval of one policy. All policies are evaluated with the same seed."""
+        return EvalConfig.model_validate(self._of_stage("eval") | {"policy": policy})
+
+    def given_to(self, stage: str) -> dict[str, Any]:
+        """What was set, and not left at its default, of the fields that a stage takes from here."""
+        return self._of_stage(stage, only_given=True)
+
+    def _of_stage(self, stage: str, only_given: bool = False) -> dict[str, Any]:
+        """The fields that a stage shares with all of `iterate`, and its section."""
+
+        def names(config: Config) -> set[str]:
+            # Within an iteration every stage gets a folder of its own instead of `output`.
+            return config.model_fields_set if only_given else set(type(config).model_fields) - {"output"}
+
+        renamed = _EVALUATION if stage == "eval" else {}
+        shared = {field: renamed.get(field, field) for field in STAGES[stage].config.model_fields}
+        values = {field: getattr(self, name) for field, name in shared.items() if name in names(self)}
+        section = getattr(self, stage, None)
+        return values if section is None else values | {name: getattr(section, name) for name in names(section)}
+
+
+_EVALUATION = {"prompts": "eval_prompts", "languages": "eval_languages", "limit": "eval_limit"}
+"""Fields of `eval` that have another name here, where training has prompts too."""
 
 
 def load_preset(path: Path, stage: str) -> dict[str, Any]:
@@ -69,7 +99,7 @@ def load_preset(path: Path, stage: str) -> dict[str, Any]:
     A preset of `iterate` serves the single stages too: its section of that name, and the shared keys the stage has.
 
     Raises:
-        InputError: no such file, no valid YAML, no mapping.
+        InputError: the file is missing, or it is not YAML, or not a mapping.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -78,21 +108,11 @@ def load_preset(path: Path, stage: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable ({error}); give a YAML file") from error
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: no valid YAML ({' '.join(str(error).split())}); mend it") from error
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())}); fix it") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InputError(f"{path}: holds no mapping of fields; write `field: value` lines")
-    is_iterate = stage != "iterate" and any(isinstance(values.get(name), dict) for name in STAGES)
-    return _section(values, stage, str(path)) if is_iterate else values
-
-
-def _section(values: dict[str, Any], stage: str, source: str) -> dict[str, Any]:
-    validate(IterateConfig, values, source)
-    names = STAGES[stage].model_fields
-    shared = {key: value for key, value in values.items() if key in names and key not in STAGES}
-    if stage == "eval":
-        renamed = {"prompts": "eval_prompts", "languages": "eval_languages", "limit": "eval_limit"}
-        shared = {key: value for key, value in shared.items() if key not in renamed}
-        shared |= {name: values[key] for name, key in renamed.items() if key in values}
-    return shared | dict(values.get(stage) or {})
+        raise InputError(f"{path}: not a mapping of fields; write `field: value` lines")
+    if stage == ITERATE.name or not any(isinstance(values.get(name), dict) for name in STAGES):
+        return values
+    return validate(IterateConfig, values, str(path)).given_to(stage)

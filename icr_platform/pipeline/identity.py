@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import singledispatch
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import pyarrow as pa
 from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.annotation.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.core.artifacts import Artifact, open_artifact, own_manifest, text_digest
-from icr_platform.core.config import Config, leaves, role
+from icr_platform.core.config import Config, Role, leaves, role
 from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.folder_content import content_files
@@ -36,6 +37,7 @@ from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.devices import resolve_device, resolve_dtype
 from icr_platform.models.model_identity import model_identity
 from icr_platform.pipeline.code_digest import Code, code_of
+from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.config import TrainConfig
 
 __all__ = ["Code", "Identity", "artifact_identity", "identify", "strict_digest"]
@@ -121,15 +123,14 @@ def identify(stage: str, config: Config, known: Mapping[str, str] | None = None)
     Raises:
         InputError: an input that cannot be read, a damaged part, or an endpoint that cannot be told from another.
     """
-    module, basis_of = _STAGES[stage]
-    basis = basis_of(config, known or {})
+    basis = _basis(config, known or {})
     unused = frozenset(f"{_PACKAGE}.{name}" for name in basis.unused)
     row_code = {name: code_of(_full(modules), unused).digest for name, modules in basis.row_modules.items()}
     return Identity(
         work=_digest({"stage": stage, **basis.settings, "inputs": dict(basis.inputs)}),
         rows={name: _digest({"artifact": name, **made_by}) for name, made_by in basis.rows.items()},
         inputs=basis.inputs,
-        code=code_of(_full([module]), unused),
+        code=code_of((STAGES[stage].module,), unused),
         row_code=row_code,
         cut=basis.cut,
     )
@@ -150,6 +151,21 @@ def _settings(config: Config, *without: str) -> Settings:
     return {name: getattr(config, name) for name in names}
 
 
+@singledispatch
+def _basis(config: Config, known: Known) -> _Basis:
+    """What the work of a stage is known by; of one that says nothing further here: all settings, and inputs by their content."""
+    fields = [(name, role(info)) for name, info in leaves(type(config)) if role(info) in ("input", "model")]
+    given = {name: (getattr(config, name), kind) for name, kind in fields if getattr(config, name)}
+    inputs = {name: _content_of(name, value, kind, known) for name, (value, kind) in given.items()}
+    if missing := [name for name, digest in inputs.items() if not digest]:
+        raise InputError(
+            f"config: field {missing[0]!r}: {given[missing[0]][0]}: no such file or folder; check the path"
+        )
+    settings = {name: getattr(config, name) for name, info in leaves(type(config)) if role(info) == "setting"}
+    return _Basis(settings | _compute_of(config), inputs)
+
+
+@_basis.register
 def _generate(config: GenerateConfig, known: Known) -> _Basis:
     from icr_platform.data.prompts import load_prompts
 
@@ -185,6 +201,11 @@ def _compute(dtype: str, device: str) -> Settings:
     return {"dtype": str(resolve_dtype(dtype, device)).removeprefix("torch."), "device": kind}
 
 
+def _compute_of(config: Config) -> Settings:
+    """`_compute` of a configuration that may leave precision and device open."""
+    return _compute(getattr(config, "dtype", "auto"), getattr(config, "device", "auto"))
+
+
 def _other_samplers(used: str) -> list[str]:
     return [module for name, modules in _SAMPLERS.items() if name != used for module in modules]
 
@@ -193,6 +214,7 @@ def _demo(config: SamplingSettings, judge: str = "") -> list[str]:
     return [] if "demo" in (config.language_identifier, judge) else ["demo"]
 
 
+@_basis.register
 def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
     responses = open_artifact(Path(config.responses), RESPONSES)
     translates = needs_translations(config.reward_kind)
@@ -227,6 +249,7 @@ def _answered(prompts: str, responses: Artifact) -> pa.Table:
     return table.join(keys, _KEY, join_type="left semi")
 
 
+@_basis.register
 def _train(config: TrainConfig, known: Known) -> _Basis:
     from icr_platform.data.text_preferences import is_text_file, read_text_pairs
 
@@ -268,6 +291,7 @@ def _content(name: str, value: Any) -> Any:
     return remembered_digest(Path(value)) if is_file else value
 
 
+@_basis.register
 def _eval(config: EvalConfig, known: Known) -> _Basis:
     from icr_platform.data.prompts import load_prompts
 
@@ -353,6 +377,7 @@ def _judge(config: EvalConfig, known: Known) -> tuple[Settings, dict[str, str]]:
     return judged, inputs
 
 
+@_basis.register
 def _mt_bench(config: MtBenchConfig, known: Known) -> _Basis:
     from icr_platform.engines.judging.api_judge import judge_server
     from icr_platform.evaluation.mt_bench import languages_in, load_answers, load_questions
@@ -386,6 +411,7 @@ def _mt_bench(config: MtBenchConfig, known: Known) -> _Basis:
     )
 
 
+@_basis.register
 def _benchmarks(config: BenchmarksConfig, known: Known) -> _Basis:
     inputs = {"policy": _model(config.policy, known)}
     if config.task_folder:
@@ -402,16 +428,6 @@ def _tasks_version() -> str:
         return version("lm_eval")
     except PackageNotFoundError:
         return ""
-
-
-_STAGES: dict[str, tuple[str, Callable[[Any, Known], _Basis]]] = {
-    "generate": ("generation.stage", _generate),
-    "annotate": ("annotation.stage", _annotate),
-    "train": ("training.stage", _train),
-    "eval": ("evaluation.stage", _eval),
-    "mt_bench": ("evaluation.mt_bench_stage", _mt_bench),
-    "benchmarks": ("evaluation.benchmarks", _benchmarks),
-}
 
 
 def _model(model: str, known: Known) -> str:
@@ -438,29 +454,29 @@ def strict_digest(stage: str, config: Config, known: Known) -> str:
     contents: dict[str, str] = {}
     for name, info in leaves(type(config)):
         value = getattr(config, name)
-        if not value or role(info) not in ("input", "model"):
-            continue
-        path = Path(value)
-        if value in known:
-            contents[name] = known[value]
-        elif role(info) == "model":
-            contents[name] = model_identity(value)
-        elif path.is_dir():
-            files = (part for where, file in content_files(path) for part in (str(where), remembered_digest(file)))
-            contents[name] = artifact_identity(path, name) or text_digest(*files)
-        elif path.is_file():
-            contents[name] = remembered_digest(path)
-        else:
-            return ""
+        if value and role(info) in ("input", "model"):
+            contents[name] = _content_of(name, value, role(info), known)
+    if "" in contents.values():
+        return ""
     if getattr(config, "sampler", "") == "server" or any(
         getattr(config, name, "") for name in ("judge_api_model", "accelerate_config")
     ):
         return ""
     settings = {name: getattr(config, name) for name, info in leaves(type(config)) if role(info) == "setting"}
-    computed = _compute(getattr(config, "dtype", "auto"), getattr(config, "device", "auto"))
-    code = code_of(_full([_STAGES[stage][0]])).digest
+    code = code_of((STAGES[stage].module,)).digest
     settings |= {"lm_eval": _tasks_version()} if stage == "benchmarks" else {}
-    return _digest({"stage": stage, **settings, "computed": computed, "inputs": contents, "code": code})
+    return _digest({"stage": stage, **settings, "computed": _compute_of(config), "inputs": contents, "code": code})
+
+
+def _content_of(name: str, value: str, kind: Role, known: Known) -> str:
+    """Digest of all that is in an input or a model; '' where it cannot be told: a hub data set, a path with {language} in it."""
+    path = Path(value)
+    if value in known or kind == "model":
+        return _model(value, known)
+    if path.is_dir():
+        files = (part for where, file in content_files(path) for part in (str(where), remembered_digest(file)))
+        return artifact_identity(path, name) or text_digest(*files)
+    return remembered_digest(path) if path.is_file() else ""
 
 
 def _cut(keys: Iterable[Sequence[str]], size: int) -> str:

@@ -10,15 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.annotation.reward_kinds import needs_translations
 from icr_platform.core.artifacts import atomic_path, file_digest, open_artifact, read_json, text_digest
 from icr_platform.core.config import Config, validate
 from icr_platform.core.errors import InputError, TrackingError, WeightsRemovedError
-from icr_platform.evaluation.config import EvalConfig
-from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.removed_weights import removed_weights
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.identity import artifact_identity
@@ -156,21 +153,12 @@ def _improve(session: Session, arm: Arm, iteration: int, parent: RunHandle | Non
     policy = generating_policy(arm.policies, iteration)
     reference = reward_reference(arm.policies, config.reference, iteration, config.reward_reference)
     seed = iteration_seed(config.seed, iteration)
-    shared: dict[str, Any] = {"policy": policy, "seed": seed, **config.chat()}
-    generated = _stage(
-        session, arm, iteration, "generate", parent,
-        GenerateConfig(**dict(config.generate), **shared, prompts=config.prompts, languages=config.languages,
-                       limit=config.limit),
-    )  # fmt: skip
+    generated = _stage(session, arm, iteration, "generate", parent, config.generate_config(policy, seed))
+    responses = generated.reference("responses")
     annotated = _stage(
-        session, arm, iteration, "annotate", parent,
-        AnnotateConfig(**dict(config.annotate), **shared, reference=reference, prompts=config.prompts,
-                       responses=generated.reference("responses")),
-    )  # fmt: skip
-    arm.trainings[iteration] = TrainConfig(
-        **dict(config.train), **shared, reference=config.reference,
-        preferences=annotated.reference("preferences"),
-    )  # fmt: skip
+        session, arm, iteration, "annotate", parent, config.annotate_config(policy, reference, responses, seed)
+    )
+    arm.trainings[iteration] = config.train_config(policy, annotated.reference("preferences"), seed)
     trained = _train(session, arm, iteration, parent)
     arm.policies.append(trained.reference("checkpoint"))
 
@@ -252,13 +240,7 @@ def _train_again(session: Session, arm: Arm, parent: RunHandle | None, iteration
 
 
 def _evaluate(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
-    config = arm.config
-    _stage(
-        session, arm, iteration, "eval", parent,
-        EvalConfig(**dict(config.eval), policy=arm.policies[iteration], prompts=config.eval_prompts, seed=config.seed,
-                   **config.chat(), reference_outputs=config.reference_outputs, languages=config.eval_languages,
-                   limit=config.eval_limit),
-    )  # fmt: skip
+    _stage(session, arm, iteration, "eval", parent, arm.config.eval_config(arm.policies[iteration]))
 
 
 def _compare(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:

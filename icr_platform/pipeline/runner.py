@@ -10,7 +10,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +24,7 @@ from icr_platform.models.removed_weights import require_weights
 from icr_platform.pipeline.code_digest import commit
 from icr_platform.pipeline.identity import Identity, artifact_identity, identify, strict_digest
 from icr_platform.pipeline.inputs import Resolver
+from icr_platform.pipeline.stages import STAGES
 from icr_platform.pipeline.work import (
     clear_aside,
     cut_anew,
@@ -41,25 +41,9 @@ from icr_platform.pipeline.work import (
 if TYPE_CHECKING:
     from icr_platform.tracking.tracker import Run, RunHandle, StoredArtifacts, Tracker
 
-ARTIFACTS: dict[str, tuple[str, ...]] = {
-    "generate": ("prompts", "responses", "generation_drops"),
-    "annotate": ("rewards", "preferences", "drops"),
-    "train": ("checkpoint",),
-    "eval": ("outputs", "judgments", "scores"),
-    "mt_bench": ("ratings",),
-    "benchmarks": ("benchmarks",),
-}
 METRICS, NOTES = "metrics.json", "notes.txt"
 _RUNS_OF_ROWS = 20  # the newest ones that single rows are taken from
 _FETCHED_FOR_ROWS = 3  # of these, where they lie in a remote store
-_MODULES = {
-    "generate": "icr_platform.generation.stage",
-    "annotate": "icr_platform.annotation.stage",
-    "train": "icr_platform.training.stage",
-    "eval": "icr_platform.evaluation.stage",
-    "mt_bench": "icr_platform.evaluation.mt_bench_stage",
-    "benchmarks": "icr_platform.evaluation.benchmarks",
-}
 
 
 class RunOptions(Config):
@@ -156,7 +140,7 @@ def run_stage(
         IcrError: the stage failed; its finished parts stay for the next run of the same command.
     """
     resolved = session.resolver.resolve(config, config.seed, fetch=False)
-    module = import_module(_MODULES[stage])
+    module = STAGES[stage].load()
     known = session.resolver.known(resolved)
     if known and (found := _find_unread(session, stage, resolved, known)) is not None:
         return _link(session, stage, found, parent, tags or {})
@@ -178,7 +162,7 @@ def run_stage(
         if known:
             resolved = session.resolver.resolve(config, config.seed)
             module.validate(resolved)
-        if located(folder, key, ARTIFACTS[stage]) is None:  # there is work to do
+        if located(folder, key, STAGES[stage].artifacts) is None:  # there is work to do
             for name, info in leaves(type(resolved)):
                 if role(info) == "model":
                     require_weights(getattr(resolved, name))
@@ -218,9 +202,7 @@ def _place(session: Session, stage: str, identity: Identity, output: Path | None
     options, chosen = session.options, output is not None
     folder = output or session.work / f"{stage}-{identity.fingerprint[:16]}"
     works = [work for work in known_works(session.work, folder, stage) if not chosen or work.folder == folder]
-    begun = [
-        work for work in works if work.work == identity.work and work.begun and not work.finished(ARTIFACTS[stage])
-    ]
+    begun = [work for work in works if work.work == identity.work and work.begun and not work.finished]
     own = any(work.fingerprint == identity.fingerprint for work in begun)
     other = next((work for work in begun if work.code != identity.code.digest), None)
     if other is not None and not own:
@@ -239,7 +221,7 @@ def _place(session: Session, stage: str, identity: Identity, output: Path | None
 def _afresh(folder: Path, stage: str, chosen: bool) -> Path:
     """A folder without finished work, for `--no-reuse`; what an earlier `--no-reuse` began there goes on."""
     number, place = 1, folder
-    while (work := read_work(place, stage)) is not None and work.finished(ARTIFACTS[stage]):
+    while (work := read_work(place, stage)) is not None and work.finished:
         if chosen:
             raise InputError(
                 f"{folder}: contains finished {stage} work, and --no-reuse makes it afresh; choose another --output or delete the folder"
@@ -256,7 +238,7 @@ def _make_room(session: Session, stage: str, identity: Identity, place: _Place) 
     of rows; so is what other code began and is to be made again.
     """
     work = read_work(place.folder, stage)
-    if work is not None and work.fingerprint != place.fingerprint and not work.finished(ARTIFACTS[stage]):
+    if work is not None and work.fingerprint != place.fingerprint and not work.finished:
         shared = set(work.rows.values()) & set(identity.rows.values())
         if shared or work.work == identity.work:
             set_aside(work)
@@ -383,9 +365,9 @@ def _find(session: Session, stage: str, identity: Identity, place: _Place) -> St
         return None
     key = found.data.tags["icr.cache_key"]
     # What lies in the stage's own folder may be an earlier run's of the same work, which --no-reuse did once more.
-    paths: Mapping[str, Path] | None = None if place.chosen else _from_store(tracker, found, ARTIFACTS[stage])
+    paths: Mapping[str, Path] | None = None if place.chosen else _from_store(tracker, found, STAGES[stage].artifacts)
     if paths is None:
-        paths = located(place.folder, key, ARTIFACTS[stage])
+        paths = located(place.folder, key, STAGES[stage].artifacts)
     return _found(tracker, found, paths) if paths is not None else None
 
 
@@ -415,7 +397,7 @@ def _find_unread(session: Session, stage: str, config: Any, known: Mapping[str, 
     if tracker is None or not session.options.reuse or config.output or not digest:
         return None
     for found in tracker.find_tagged({"icr.unread": digest, "icr.stage": stage}, limit=1):
-        artifacts = _from_store(tracker, found, ARTIFACTS[stage])
+        artifacts = _from_store(tracker, found, STAGES[stage].artifacts)
         if artifacts is not None:
             print(f"{stage}: found finished (run {found.info.run_id}), not run again", file=sys.stderr)
             return _found(tracker, found, artifacts)
@@ -465,7 +447,7 @@ def stage_from_store(tracker: Tracker, found: Any) -> StageRun:
     original = found.data.tags.get("icr.reused_run")
     found = tracker.client.get_run(original) if original else found
     stage = found.data.tags["icr.stage"]
-    paths = _from_store(tracker, found, ARTIFACTS[stage])
+    paths = _from_store(tracker, found, STAGES[stage].artifacts)
     if paths is None:
         raise InputError(f"runs:/{found.info.run_id}: its {stage} artifacts are gone or damaged; run the command again")
     return _found(tracker, found, paths)

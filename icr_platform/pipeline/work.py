@@ -26,16 +26,8 @@ from icr_platform.core.artifacts import (
 from icr_platform.core.earlier import PLACES, SAME_COMPUTATION, Source
 from icr_platform.core.errors import InputError
 from icr_platform.pipeline.identity import Identity
+from icr_platform.pipeline.stages import STAGES
 
-FOLDERS: dict[str, tuple[str, ...]] = {
-    "generate": ("prompts", "responses", "generation_drops"),
-    "annotate": ("rewards", "preferences", "drops", "translations", "work"),
-    "train": ("checkpoint", "checkpoint.unfinished"),
-    "eval": ("outputs", "judgments", "scores"),
-    "mt_bench": ("ratings",),
-    "benchmarks": ("benchmarks",),
-}
-"""All that a stage makes in its folder; whatever else lies there is another stage's, or a person's."""
 _ASIDE = ".earlier"
 _PLACES_OF_OUTPUTS = "outputs"
 
@@ -57,18 +49,12 @@ class Work:
     @property
     def begun(self) -> bool:
         """Whether there is anything to lose: a part, or what a training goes on from."""
-        training = (
-            f"checkpoint.unfinished/{name}" for name in ("checkpoint-*", "reference_logprobs.npy", "trained.*", "model")
-        )
-        parts = (
-            f"{name}/{pattern}" for name in FOLDERS[self.stage] for pattern in ("part-*.parquet", "*/part-*.parquet")
-        )
-        patterns = (*parts, *(("checkpoint/*", *training) if self.stage == "train" else ()))
-        return any(True for pattern in patterns for _ in self.folder.glob(pattern))
+        return any(True for pattern in STAGES[self.stage].signs_of_work for _ in self.folder.glob(pattern))
 
-    def finished(self, artifacts: Sequence[str]) -> bool:
+    @property
+    def finished(self) -> bool:
         """Whether all its artifacts are."""
-        return all((self.folder / name / MANIFEST).exists() for name in artifacts)
+        return all((self.folder / name / MANIFEST).exists() for name in STAGES[self.stage].artifacts)
 
 
 def work_file(folder: Path, stage: str) -> Path:
@@ -170,7 +156,7 @@ def set_aside(work: Work) -> None:
         number += 1
         target = target.with_name(f"{name}-{number}")
     target.mkdir(parents=True, exist_ok=True)
-    for path in (work.folder / folder for folder in FOLDERS[work.stage]):
+    for path in (work.folder / folder for folder in STAGES[work.stage].folders):
         if path.exists():
             shutil.rmtree(target / path.name, ignore_errors=True)
             path.rename(target / path.name)
@@ -196,7 +182,7 @@ def repair(folder: Path, stage: str, fingerprint: str, own: bool) -> None:
 
     own: `work-STAGE.json` says that the work is the one with this fingerprint.
     """
-    places = [folder / name for name in FOLDERS[stage]]
+    places = [folder / name for name in STAGES[stage].folders]
     for place in [place for place in places if (place / MANIFEST).exists() or place == folder / "checkpoint"]:
         if not place.is_dir():
             continue

@@ -14,6 +14,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.models.devices import resolve_dtype
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.runner import RunOptions, Session, open_session
+from icr_platform.pipeline.stages import STAGES
 from icr_platform.planning.capacity import (
     DECODE_EFFICIENCY,
     DEVICES,
@@ -118,7 +119,7 @@ def _check_inputs(preflight: Preflight, session: Session, config: IterateConfig,
     training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
     evaluation = None
     if resolved.eval_prompts:
-        preflight.attempt(lambda: _validate_eval(resolved))
+        preflight.attempt(lambda: STAGES["eval"].load().validate(resolved.eval_config(resolved.policy)))
         evaluation = preflight.attempt(
             lambda: _count(preflight, resolved.policy, resolved.eval_prompts, resolved, True)
         )
@@ -128,23 +129,6 @@ def _check_inputs(preflight: Preflight, session: Session, config: IterateConfig,
         plans = plan(resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction)
         _print_counts(training, evaluation, preflight.remarks)
         _print(session, resolved, plans, source, prediction)
-
-
-def _validate_eval(config: IterateConfig) -> None:
-    from icr_platform.evaluation.config import EvalConfig
-    from icr_platform.evaluation.stage import validate
-
-    validate(
-        EvalConfig(
-            **dict(config.eval),
-            **config.chat(),
-            policy=config.policy,
-            prompts=config.eval_prompts,
-            reference_outputs=config.reference_outputs,
-            languages=config.eval_languages,
-            limit=config.eval_limit,
-        )
-    )
 
 
 def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, is_eval: bool) -> PromptCount:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from icr_platform.core.config import INPUTS, WHERE, ChatSettings, setting
 from icr_platform.models.settings import ModelPlace
@@ -52,6 +52,7 @@ class TrainConfig(ChatSettings, TrainSettings):
     """train: preferences -> checkpoint."""
 
     heading = INPUTS
+    required: ClassVar[tuple[str, ...]] = ("policy", "preferences")
 
     policy: str = setting("", "model to start from, pi_t", "model")
     reference: str = setting("", "pi_ref; needed for dpo_reference=initial", "model")

@@ -43,7 +43,8 @@ from icr_platform.models.chat import (
 )
 from icr_platform.models.loading import check_same_tokenisation, load_model, load_tokenizer
 from icr_platform.pipeline import iterate
-from icr_platform.pipeline.config import STAGES, IterateConfig, load_preset
+from icr_platform.pipeline.config import IterateConfig, load_preset
+from icr_platform.pipeline.stages import CONFIGURED
 from icr_platform.training import stage as training
 from icr_platform.training.config import TrainConfig
 from tests.support.tiny_models import CHATML, chatml_tokenizer
@@ -233,7 +234,7 @@ def test_no_call_in_the_package_forgets_the_settings_of_the_chat() -> None:
 
 def test_one_date_is_set_for_all_stages_and_is_part_of_their_identity(tmp_path: Path) -> None:
     for name in ("generate", "annotate", "train", "eval", "mt_bench", "iterate"):
-        fields = dict(leaves(STAGES[name]))
+        fields = dict(leaves(CONFIGURED[name].config))
         assert role(fields["template_date"]) == "setting", name
         assert not any(field.endswith(".template_date") for field in fields), "sections could disagree"
     with pytest.raises(
@@ -243,7 +244,7 @@ def test_one_date_is_set_for_all_stages_and_is_part_of_their_identity(tmp_path: 
     preset = tmp_path / "mine.yaml"
     preset.write_text("policy: p\nprompts: t\ntemplate_date: 2025-03-09\ngenerate: {samples: 2}\n")
     for stage in ("generate", "annotate", "train", "eval"):
-        assert validate(STAGES[stage], load_preset(preset, stage), "mine").template_date == date(2025, 3, 9)  # type: ignore[attr-defined]
+        assert validate(CONFIGURED[stage].config, load_preset(preset, stage), "mine").template_date == date(2025, 3, 9)  # type: ignore[attr-defined]
     for wrong in (2026, 20260101, 1.5, "today", "2026-02-30", "", None, datetime(2026, 1, 1, 8)):
         with pytest.raises(InputError, match="field 'template_date'"):
             validate(GenerateConfig, {"template_date": wrong}, "mine.yaml")

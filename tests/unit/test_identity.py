@@ -37,8 +37,8 @@ from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.model_identity import model_identity
 from icr_platform.pipeline import code_digest, identity
 from icr_platform.pipeline.code_digest import code_of, commit, modules_of
-from icr_platform.pipeline.config import STAGES
 from icr_platform.pipeline.identity import Identity, identify, strict_digest
+from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
 
 LANGUAGES = ("en", "es", "de")
@@ -122,7 +122,7 @@ def config_of(stage: str, root: Path, **over: Any) -> Any:
         "benchmarks": {"policy": "policy"},
     }
     fixed: dict[str, dict[str, Any]] = {"eval": {"judge": "demo"}, "mt_bench": {"judge_api_model": "judge"}}
-    config = STAGES[stage].model_validate(fixed.get(stage, {}) | over)
+    config = STAGES[stage].config.model_validate(fixed.get(stage, {}) | over)
     paths = {name: str(root / path) for name, path in named[stage].items()} | {
         name: str(root / value) for name, value in over.items() if _is_path(stage, name) and value
     }
@@ -130,7 +130,7 @@ def config_of(stage: str, root: Path, **over: Any) -> Any:
 
 
 def _is_path(stage: str, name: str) -> bool:
-    roles = {name: role(info) for name, info in leaves(STAGES[stage])}
+    roles = {name: role(info) for name, info in leaves(STAGES[stage].config)}
     return roles[name] in ("input", "model") or name == "accelerate_config"
 
 
@@ -546,7 +546,7 @@ def test_modules_and_settings_that_are_left_out_are_there_under_these_names() ->
     """A module or a setting that is renamed would otherwise count again without a word."""
     groups = (*identity._SAMPLERS.values(), *identity._JUDGES.values(), identity._SCORING)
     named = {f"icr_platform.{module}" for modules in groups for module in modules} | code_digest.PLUMBING
-    named |= {f"icr_platform.{module}" for module, _ in identity._STAGES.values()}
+    named |= {row.module for row in STAGES.values()}
     named |= {
         f"icr_platform.{module}" for module in ("generation", "annotation.translation", "evaluation.outputs", "demo")
     }

@@ -20,7 +20,10 @@ class InspectOptions:
     experiment: str = _option("", "show this experiment only; empty: all")
     port: int = _option(7860, "port on 127.0.0.1; 0 takes a free one")
     verdicts: str = _option(VERDICTS_FILE, "where verdicts are stored: SQLAlchemy URL, or path of an SQLite file")
-    auth_file: str = _option("", "file of users and hashed passwords, to which `python -m ui.server.auth FILE NAME` adds one; empty: no login")
+    auth_file: str = _option(
+        "",
+        "file of users and hashed passwords, to which `python -m ui.server.auth FILE NAME` adds one; empty: no login",
+    )
     user_header: str = _option("", "request header in which a reverse proxy names the user; empty: none is trusted")
     public_host: str = _option(
         "", "host name under which a reverse proxy serves the inspector, in addition to 127.0.0.1 and localhost"

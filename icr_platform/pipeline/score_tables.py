@@ -1,0 +1,25 @@
+"""What `icr eval` prints once it is done."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from icr_platform.core.stage_protocol import StageResult
+from icr_platform.evaluation.config import EvalConfig
+from icr_platform.report import arm_report
+
+
+def show_scores(config: EvalConfig, result: StageResult) -> None:
+    """Print figures per language, and next to them the published ones, or intervals where another policy is the reference."""
+    place = config.policy or config.outputs
+    name = Path(place).stem if place.endswith((".json", ".jsonl")) else place
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(arm_report.eval_terminal_table(result.metrics, name))
+    published = arm_report.leaderboard({name: result.metrics})
+    if "head_to_head" in result.tables:
+        console.print(arm_report.head_to_head_terminal_table(result.tables["head_to_head"]))
+    elif len(published) and config.judge != "demo" and not config.reference_outputs.startswith("runs:"):
+        console.print(arm_report.leaderboard_terminal_table(published))
