@@ -16,7 +16,7 @@ from icr_platform.core.artifacts import open_artifact, own_manifest
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import UNDETERMINED, counts_as, too_short
 from icr_platform.core.schemas import OUTPUTS
-from icr_platform.data.json_rows import json_rows
+from icr_platform.data.json_rows import is_unicode, json_rows
 
 Instructions = Mapping[str, Mapping[str, str]]
 """Evaluation prompts: language -> prompt id -> instruction."""
@@ -24,10 +24,10 @@ Identify = Callable[[Sequence[str]], Sequence[tuple[str, float]]]
 """Texts -> (language code, confidence in [0, 1]) of each."""
 
 FACTS = ("token_count", "finish_reason", "detected_language", "language_confidence", "input_digest")
-"""What the sampler and the identifier found out about an output, and no file of texts says."""
+"""What only an outputs artifact says of an output: the findings of its sampler and its language identifier."""
 IDENTIFIER = "language_identifier"
-"""Where the manifest of an outputs artifact says what identified its languages."""
-_PROBES = 60
+"""The manifest of an outputs artifact says under this key what identified its languages."""
+_PROBES = 60  # outputs whose language is identified, spread over the file: enough to find the file of another language
 _SUFFIXES = (".json", ".jsonl")
 
 
@@ -35,9 +35,9 @@ _SUFFIXES = (".json", ".jsonl")
 class ReferenceOutputs:
     """Reference outputs by (language, prompt_id): one per prompt, or one per sample of an outputs artifact.
 
-    notes: one line for each thing a person should know: rows that are missing, ids that had to be guessed.
-    facts: of outputs from an artifact, beside each text, what its row says of it: sample_index, and `FACTS`.
-    identifier: what identified the languages in facts; None where that is not known.
+    notes: lines for a person to read, about missing rows and ids that had to be guessed.
+    facts: what an artifact says of each text, in the same order: its sample_index and `FACTS`.
+    identifier: what identified the languages in `facts`; None where that is not known.
     """
 
     outputs: Mapping[tuple[str, str], tuple[str, ...]]
@@ -46,32 +46,33 @@ class ReferenceOutputs:
     identifier: str | None = None
 
     def samples(self, language: str, prompt_id: str) -> list[tuple[int, str, Mapping[str, Any]]]:
-        """Sample index, text and `FACTS` of each output of a prompt; a file has one output a prompt and no facts."""
+        """Sample index, text and `FACTS` of each output of a prompt. A file has one output per prompt, without facts."""
         key = (language, prompt_id)
         facts = self.facts.get(key) or [{"sample_index": index} for index in range(len(self.outputs.get(key, ())))]
         texts = self.outputs.get(key, ())
         return [(fact["sample_index"], text, fact) for fact, text in zip(facts, texts, strict=True)]
 
     def get(self, language: str, prompt_id: str, sample_index: int = 0) -> str | None:
-        """The output that sample `sample_index` is compared with, or None when the prompt has none."""
+        """The output that sample `sample_index` is compared with; None when the prompt has none."""
         texts = self.outputs.get((language, prompt_id))
         return texts[sample_index % len(texts)] if texts else None
 
 
 @dataclass(frozen=True)
-class _Row:
+class _FileOutput:
+    """A row of a file of outputs; `number` is the file's, from 1."""
+
     number: int
     prompt_id: str | None
     instruction: str | None
-    output: str
-    generator: str
+    text: str
 
 
 def reference_files(source: str, languages: Sequence[str]) -> dict[str, Path]:
-    """File of each language; an outputs artifact is not made of such files and raises.
+    """Find the file of each language. An outputs artifact does not consist of such files and raises.
 
     Raises:
-        InputError: a language has no file, or a folder of several models to choose from.
+        InputError: a language has no file, or a folder has several models to choose from.
     """
     if "{language}" in source:
         return {language: _existing(Path(source.replace("{language}", language)), language) for language in languages}
@@ -80,26 +81,25 @@ def reference_files(source: str, languages: Sequence[str]) -> dict[str, Path]:
         raise InputError(
             f"{source}: no such folder; give reference outputs as LANG.json(l) or with {{language}} in the path"
         )
-    return {language: _file_in(folder, language) for language in languages}
+    files = {}
+    for language in languages:
+        flat = [folder / f"{language}{suffix}" for suffix in _SUFFIXES]
+        nested = sorted(path for suffix in _SUFFIXES for path in (folder / language).glob(f"*{suffix}"))
+        found = [path for path in flat if path.is_file()] or nested
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            template = (folder / "{language}" / found[0].name) if found == nested else found[0]
+            raise InputError(
+                f"{found[0].parent}: several reference outputs in {language!r} ({names}); choose one, as in {template}"
+            )
+        files[language] = _existing(found[0] if found else flat[0], language)
+    return files
 
 
 def _existing(path: Path, language: str) -> Path:
     if not path.is_file():
         raise InputError(f"{path}: no such file; add reference outputs in {language!r} or leave it out of --languages")
     return path
-
-
-def _file_in(folder: Path, language: str) -> Path:
-    flat = [folder / f"{language}{suffix}" for suffix in _SUFFIXES]
-    nested = sorted(path for suffix in _SUFFIXES for path in (folder / language).glob(f"*{suffix}"))
-    found = [path for path in flat if path.is_file()] or nested
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        template = (folder / "{language}" / found[0].name) if found == nested else found[0]
-        raise InputError(
-            f"{found[0].parent}: several reference outputs in {language!r} ({names}); choose one, as in {template}"
-        )
-    return _existing(found[0] if found else flat[0], language)
 
 
 def load_reference_outputs(
@@ -114,13 +114,13 @@ def load_reference_outputs(
     Args:
         source: see the module.
         instructions: the evaluation prompts.
-        identify: tells languages; without it files in another language are found by their instructions only.
+        identify: tells languages; without it a file in another language is recognised by its instructions only.
         may_be_empty: accept empty outputs, which a model under evaluation may well write.
-        unknown: languages that `identify` does not know, whose files it is not asked about.
+        unknown: languages that `identify` does not know, whose files are not checked with it.
 
     Raises:
-        InputError: one line naming file, row, field and mend: damaged file, a row without output, an empty output, a doubled
-            row, rows of another language or prompt set.
+        InputError: one line that names file, row, field and fix: a damaged file, a row without an output, an empty output, a
+            duplicate row, rows of another language or prompt set.
     """
     if own_manifest(Path(source)) is not None:
         return _load_artifact(Path(source), instructions)
@@ -147,8 +147,8 @@ def _load_artifact(folder: Path, instructions: Instructions) -> ReferenceOutputs
         found = [prompt_id for prompt_id in prompts if (language, prompt_id) in samples]
         if not found:
             others = sorted({code for code, prompt_id in samples if prompt_id in instructions.get(code, {})})
-            mend = f"leave it out with --languages {','.join(others)}" if others else "give outputs of this prompt set"
-            raise InputError(f"{folder}: no output answers a prompt in {language!r}; {mend}")
+            fix = f"leave it out with --languages {','.join(others)}" if others else "give outputs of this prompt set"
+            raise InputError(f"{folder}: no output answers a prompt in {language!r}; {fix}")
         for prompt_id in found:
             key, rows = (language, prompt_id), samples[language, prompt_id]
             outputs[key] = tuple(rows[index]["output"] for index in sorted(rows))
@@ -157,53 +157,69 @@ def _load_artifact(folder: Path, instructions: Instructions) -> ReferenceOutputs
     return ReferenceOutputs(outputs, tuple(notes), facts, artifact.extra.get(IDENTIFIER))
 
 
-def _rows(path: Path, may_be_empty: bool) -> Iterator[_Row]:
-    for number, value in json_rows(path):
+def _rows(path: Path, may_be_empty: bool) -> Iterator[_FileOutput]:
+    for number, row in json_rows(path, "id, instruction and output"):
         place = f"{path}: row {number}"
-        if not isinstance(value, dict):
-            raise InputError(f"{place}: no JSON object; write {{id, instruction, output}} rows")
-        output = value.get("output")
-        if not isinstance(output, str):
-            raise InputError(f"{place}: field 'output' is missing or no text; add it")
+        output = row.get("output")
+        if not isinstance(output, str) or not is_unicode(output):
+            raise InputError(f"{place}: field 'output' is missing or not text; add it")
         if not output.strip() and not may_be_empty:
             raise InputError(f"{place}: field 'output' is empty; generate it again or remove the row")
-        identity = value.get("id")
-        identity = value.get("instruction_id") if identity is None else identity
-        instruction = value.get("instruction")
+        identity = row.get("id")
+        identity = row.get("instruction_id") if identity is None else identity
+        instruction = row.get("instruction")
         if identity is None and not isinstance(instruction, str):
             raise InputError(f"{place}: fields 'id' and 'instruction' are both missing; add one to join the row by")
-        yield _Row(
+        yield _FileOutput(
             number,
             None if identity is None else str(identity),
             instruction if isinstance(instruction, str) else None,
             output,
-            str(value.get("generator", "")),
         )
 
 
-def _join(path: Path, rows: list[_Row], language: str, instructions: Instructions, notes: list[str]) -> dict[str, str]:
+def _join(
+    path: Path, rows: list[_FileOutput], language: str, instructions: Instructions, notes: list[str]
+) -> dict[str, str]:
     """Output by prompt id, for the prompts of `language`."""
+    if not rows:
+        raise InputError(f"{path}: contains no rows; add reference outputs in {language!r}")
+    prompts = instructions[language]
     without = [row for row in rows if row.prompt_id is None]
     if without and len(without) < len(rows):
         raise InputError(f"{path}: row {without[0].number}: field 'id' is missing while other rows have one; add it")
-    if not rows:
-        raise InputError(f"{path}: holds no rows; add reference outputs in {language!r}")
-    keyed = (
-        _by_instruction(path, rows, instructions[language]) if without else _by_id(path, rows, language, instructions)
-    )
-    if not keyed:
-        _raise_foreign(path, rows, language, instructions)
+    named = _by_instruction(path, rows, prompts) if without else _by_id(path, rows, language, instructions)
+    joined: dict[str, _FileOutput] = {}
+    for prompt_id, row in named:
+        if prompt_id in joined:
+            first = joined[prompt_id].number
+            raise InputError(
+                f"{path}: row {row.number}: prompt {prompt_id!r} was answered in row {first} already; remove one of them"
+            )
+        joined[prompt_id] = row
+    if not joined:
+        # The file of another language is the likeliest mistake, and is named as such where its instructions show it.
+        texts, place = {row.instruction for row in rows}, f"{path}: row {rows[0].number}"
+        for other, others in instructions.items():
+            if other != language and texts & set(others.values()):
+                raise InputError(
+                    f"{place}: field 'instruction' is in {other!r}, expected {language!r}; give the outputs in {language!r}"
+                )
+        raise InputError(
+            f"{place}: no row answers any of the {len(prompts)} prompts in {language!r}; give outputs of this prompt set"
+        )
     if without:
-        notes.append(f"{path}: rows have no id; {len(keyed)} of {len(rows)} joined by exact instruction text")
-    _note_missing(path, language, len(instructions[language]), len(keyed), notes)
-    return {prompt_id: row.output for prompt_id, row in keyed.items()}
+        notes.append(f"{path}: rows have no id; {len(joined)} of {len(rows)} joined by exact instruction text")
+    _note_missing(path, language, len(prompts), len(joined), notes)
+    return {prompt_id: row.text for prompt_id, row in joined.items()}
 
 
-def _by_instruction(path: Path, rows: list[_Row], prompts: Mapping[str, str]) -> dict[str, _Row]:
-    """Join by exact instruction text; a text that two prompts share cannot tell them apart and raises when a row has it."""
+def _by_instruction(
+    path: Path, rows: list[_FileOutput], prompts: Mapping[str, str]
+) -> Iterator[tuple[str, _FileOutput]]:
+    """Join by exact instruction text. A text that two prompts share tells neither: it raises when a row has it."""
     counts = Counter(prompts.values())
     by_text = {text: prompt_id for prompt_id, text in prompts.items()}
-    joined: dict[str, _Row] = {}
     for row in rows:
         text = row.instruction or ""
         if counts[text] > 1:
@@ -211,55 +227,26 @@ def _by_instruction(path: Path, rows: list[_Row], prompts: Mapping[str, str]) ->
                 f"{path}: row {row.number}: field 'instruction' is that of {counts[text]} prompts; add ids to the rows"
             )
         if text in by_text:
-            _add(path, joined, by_text[text], row)
-    return joined
+            yield by_text[text], row
 
 
-def _by_id(path: Path, rows: list[_Row], language: str, instructions: Instructions) -> dict[str, _Row]:
-    joined: dict[str, _Row] = {}
+def _by_id(
+    path: Path, rows: list[_FileOutput], language: str, instructions: Instructions
+) -> Iterator[tuple[str, _FileOutput]]:
+    """Join by id. Prompt sets number from 0, so an equal id proves nothing: an instruction, where there is one, must agree."""
     for row in rows:
         prompt_id = row.prompt_id or ""
         if prompt_id not in instructions[language]:
             continue
-        if row.instruction is not None and _words(row.instruction) != _words(instructions[language][prompt_id]):
-            other = [
-                code
-                for code, prompts in instructions.items()
-                if _words(prompts.get(prompt_id, "")) == _words(row.instruction)
-            ]
-            whose = f"the one in {other[0]!r}" if other else "another one"
+        words = (row.instruction or "").split()  # files differ in white space
+        if row.instruction is not None and words != instructions[language][prompt_id].split():
+            same = [code for code, prompts in instructions.items() if prompts.get(prompt_id, "").split() == words]
+            whose = f"the one in {same[0]!r}" if same else "another one"
             raise InputError(
                 f"{path}: row {row.number}: field 'instruction' differs from prompt {prompt_id!r} in {language!r}: it is {whose}; "
                 "give the outputs of this language and prompt set"
             )
-        _add(path, joined, prompt_id, row)
-    return joined
-
-
-def _words(text: str) -> list[str]:
-    return text.split()
-
-
-def _add(path: Path, joined: dict[str, _Row], prompt_id: str, row: _Row) -> None:
-    if prompt_id in joined:
-        first = joined[prompt_id].number
-        raise InputError(
-            f"{path}: row {row.number}: prompt {prompt_id!r} was answered in row {first} already; remove one of them"
-        )
-    joined[prompt_id] = row
-
-
-def _raise_foreign(path: Path, rows: list[_Row], language: str, instructions: Instructions) -> None:
-    texts = {row.instruction for row in rows}
-    for other, prompts in instructions.items():
-        if other != language and texts & set(prompts.values()):
-            raise InputError(
-                f"{path}: row {rows[0].number}: field 'instruction' is in {other!r}, expected {language!r}; give the outputs in {language!r}"
-            )
-    raise InputError(
-        f"{path}: row {rows[0].number}: no row answers any of the {len(instructions[language])} prompts in {language!r}; "
-        "give outputs of this prompt set"
-    )
+        yield prompt_id, row
 
 
 def _note_missing(path: Path, language: str, wanted: int, found: int, notes: list[str]) -> None:
@@ -270,12 +257,10 @@ def _note_missing(path: Path, language: str, wanted: int, found: int, notes: lis
 
 
 def _check_language(path: Path, language: str, outputs: list[str], identify: Identify) -> None:
-    """Raise when most outputs of a sample are clearly in one other language.
-
-    One that is too short to tell counts only where all of them, read as one text, are in the same language.
-    """
+    """Raise when most of the outputs looked at are clearly in one other language."""
     step = max(1, len(outputs) // _PROBES)
     probes = outputs[::step]
+    # "OK" is every language. Short outputs say something together only: one counts where all of them agree with it.
     together = "\n".join(dict.fromkeys(text for text in probes if too_short(text)))
     short = UNDETERMINED if too_short(together) else identify([together])[0][0]
     found = Counter(

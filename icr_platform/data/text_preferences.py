@@ -1,20 +1,20 @@
-"""Preferences that come as text, such as the English pairs that make pi_0, as the artifact that `train` reads.
+"""Preferences that come as text, such as the English pairs that make pi_0, turned into the artifact that `train` reads.
 
-The texts were not sampled here, so there are no token ids to keep: they are tokenised once, end-of-turn token included.
+The texts were not sampled here, so there are no token ids to keep: the texts are tokenised once, with an end-of-turn token.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
 from icr_platform.core.artifacts import Artifact, ArtifactWriter, file_digest
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import PREFERENCES
+from icr_platform.data.json_rows import is_unicode, json_rows
 from icr_platform.models.chat import encode_response
 
 if TYPE_CHECKING:
@@ -39,46 +39,32 @@ def is_text_file(path: Path) -> bool:
 
 
 def read_text_pairs(path: Path) -> list[TextPair]:
-    """Rows `{"prompt", "chosen", "rejected"}` of a JSON Lines file, each a string or TRL's list of one message.
+    """Read rows `{"prompt", "chosen", "rejected"}` of a JSON Lines file, each field a string or TRL's list of one message.
 
     A `language` field is kept; without one the pair is English.
 
     Raises:
-        InputError: no such file, a line that is no JSON object, or a field that is missing, empty or no text.
+        InputError: the file cannot be read, or a field is missing, empty or not text.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable ({error}); give a JSON Lines file in UTF-8") from error
-    pairs = list(_pairs(path, lines))
-    if not pairs:
-        raise InputError(f"{path}: holds no pair; write one JSON object with prompt, chosen and rejected a line")
-    return pairs
-
-
-def _pairs(path: Path, lines: Sequence[str]) -> Iterator[TextPair]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: row {number}: no valid JSON ({error.msg}); mend or remove the line") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{path}: row {number}: no JSON object; write prompt, chosen and rejected")
-        prompt, chosen, rejected = (_text(path, number, row, name) for name in ("prompt", "chosen", "rejected"))
-        if chosen == rejected:
+    pairs = []
+    for number, row in json_rows(path, "prompt, chosen and rejected"):
+        texts = {}
+        for name in ("prompt", "chosen", "rejected"):
+            value = row.get(name)
+            if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+                value = value[0].get("content")
+            if not isinstance(value, str) or not value.strip() or not is_unicode(value):
+                raise InputError(
+                    f"{path}: row {number}: field {name!r} is missing or not text; give a string or one message"
+                )
+            texts[name] = value
+        if texts["chosen"] == texts["rejected"]:
             raise InputError(f"{path}: row {number}: field 'chosen' equals 'rejected'; remove the row")
-        yield TextPair(f"row-{number}", prompt, chosen, rejected, language=str(row.get("language", "en")))
-
-
-def _text(path: Path, number: int, row: dict[str, Any], name: str) -> str:
-    value = row.get(name)
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
-        value = value[0].get("content")
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{path}: row {number}: field {name!r} is missing or no text; give a string or one message")
-    return value
+        language = str(row.get("language", "en"))
+        pairs.append(TextPair(f"row-{number}", texts["prompt"], texts["chosen"], texts["rejected"], language=language))
+    if not pairs:
+        raise InputError(f"{path}: contains no pair; write one JSON object with prompt, chosen and rejected a line")
+    return pairs
 
 
 def write_text_preferences(
@@ -112,5 +98,5 @@ def write_text_preferences(
 
 
 def tokenise_file(path: Path, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Artifact:
-    """The preferences artifact of a JSON Lines file, written to `folder`."""
+    """Write the preferences artifact of a JSON Lines file to `folder`."""
     return write_text_preferences(read_text_pairs(path), folder, tokenizer, file_digest(path))

@@ -14,6 +14,7 @@ from pathlib import Path
 from icr_platform.core.artifacts import MANIFEST, read_json, text_digest, write_json
 from icr_platform.core.config import CHAT_DEFAULTS
 from icr_platform.core.stage_protocol import StageContext
+from icr_platform.data.json_rows import json_rows
 from icr_platform.data.text_preferences import TextPair, write_text_preferences
 from icr_platform.demo.authors import EnglishPreference, english_preferences
 from icr_platform.demo.grader import grade
@@ -91,8 +92,7 @@ def _write_reference_outputs(folder: Path, seed: int) -> None:
     sampler = make_sampler(_REFERENCE_OUTPUTS, str(folder / "reference"), CHAT_DEFAULTS)
     (folder / "outputs").mkdir()
     for language in LANGUAGES:
-        lines = (folder / "prompts" / "test" / f"{language}.jsonl").read_text(encoding="utf-8").splitlines()
-        prompts = [json.loads(line) for line in lines]
+        prompts = [row for _, row in json_rows(folder / "prompts" / "test" / f"{language}.jsonl", "id and instruction")]
         requests = [Request(language, prompt["id"], prompt["instruction"]) for prompt in prompts]
         samples = sampler.sample(requests, 1, _REFERENCE_SEED + seed)
         rows = [

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import pandas as pd
 
@@ -21,9 +21,6 @@ from icr_platform.data.json_rows import json_rows
 from icr_platform.engines.endpoints.chat_client import Failure, Message
 from icr_platform.engines.endpoints.replies import Reply
 from icr_platform.engines.judging.judge_replies import last_verdict, why_unread
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 TURNS = 2
 REFERENCED = ("math", "reasoning", "coding")
@@ -123,7 +120,7 @@ def load_questions(source: str, languages: Sequence[str], references: str = "") 
         path = language_file(source, language)
         answers = load_answers(references, [language]) if references else {}
         seen: set[str] = set()
-        for number, row in json_rows(path):
+        for number, row in json_rows(path, "question_id, category and turns"):
             question = _question(path, number, row, language, answers)
             if question.question_id in seen:
                 raise InputError(
@@ -164,7 +161,7 @@ def load_answers(source: str, languages: Sequence[str]) -> dict[tuple[str, str],
     found = {}
     for language in languages:
         path = language_file(source, language)
-        for number, row in json_rows(path):
+        for number, row in json_rows(path, "question_id and choices"):
             try:
                 turns = row["choices"][0]["turns"]
                 key = (language, str(row["question_id"]))
@@ -269,19 +266,6 @@ def category_table(ratings: pd.DataFrame) -> pd.DataFrame:
         index="category", columns="language", values="rating", aggfunc="mean", sort=False
     )
     return wide.reset_index().rename_axis(columns=None)
-
-
-def radar(table: pd.DataFrame) -> go.Figure:
-    """A radar of the categories, one line a language, from `category_table`."""
-    import plotly.graph_objects as go
-
-    spokes = [*table["category"], table["category"].iloc[0]]
-    figure = go.Figure()
-    for code in (name for name in table.columns if name != "category"):
-        values = [*table[code], table[code].iloc[0]]
-        figure.add_trace(go.Scatterpolar(r=values, theta=spokes, name=NAMES.get(code, code)))
-    figure.update_layout(polar={"radialaxis": {"range": [0, 10]}}, title="MT-Bench by category", height=560)
-    return figure
 
 
 def unanswered(questions: Iterable[Question], answers: Mapping[tuple[str, str], Any]) -> list[Question]:

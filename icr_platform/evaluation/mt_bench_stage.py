@@ -35,11 +35,11 @@ from icr_platform.evaluation.mt_bench import (
     languages_in,
     load_answers,
     load_questions,
-    radar,
     score,
     unanswered,
 )
 from icr_platform.models.chat import USER
+from icr_platform.report.figures import radar
 
 Answers = Mapping[tuple[str, str], tuple[str, ...]]
 RADAR = "radar.html"

@@ -44,8 +44,11 @@ CONFIG = "config.json"
 _COMPARISON, _COMPARING = "icr.comparison", ("evaluation/comparison.py", "evaluation/changes.py")
 _REPORT, _REPORTING = (
     "icr.report",
-    ("pipeline/iterate.py", "report/arm_report.py", "report/arm_report.html.j2", "report/leaderboard.py", *_COMPARING),
-)
+    (
+        "pipeline/iterate.py", "report/arm_report.py", "report/arm_report.html.j2", "report/leaderboard.py", "report/published.csv",
+        "report/iteration_metrics.py", "report/figures.py", "report/svg.py", "report/charts.css", "report/numbers.py", *_COMPARING,
+    ),
+)  # fmt: skip
 _DEMO = (
     "A toy: a micro-world in five real languages with an exact grader and a model of under a million parameters. "
     "It shows that the method runs and works there; it says nothing about real models."
@@ -369,9 +372,9 @@ def _report_key(arm: Arm) -> str:
 def _show(arm: Arm, report: Report) -> None:
     from rich.console import Console
 
-    from icr_platform.report.arm_report import terminal_table
+    from icr_platform.report.terminal_tables import terminal_table
 
-    prefix = "win_rate" if any("win_rate/mean" in figures.metrics for figures in report.iterations) else "fidelity"
+    prefix = "win_rate" if any("win_rate/mean" in measured.metrics for measured in report.iterations) else "fidelity"
     title = {"win_rate": "Win rate, %", "fidelity": "Outputs in the asked language, %"}[prefix]
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(terminal_table(report.iterations, prefix, title))
@@ -381,7 +384,9 @@ def _show(arm: Arm, report: Report) -> None:
 
 def show_leaderboard(report: Report, run: RunHandle | None, console: Console) -> None:
     """The arm's policies beside the published figures: win rates on the terminal, both kinds as tables of the arm's run."""
-    from icr_platform.report.arm_report import leaderboard, leaderboard_terminal_table, policies_of
+    from icr_platform.report.arm_report import policies_of
+    from icr_platform.report.leaderboard import leaderboard
+    from icr_platform.report.terminal_tables import leaderboard_terminal_table
 
     policies = policies_of(report)
     tables = {"x_alpacaeval": leaderboard(policies), "x_alpacaeval_lc": leaderboard(policies, "lc_win_rate")}
@@ -420,7 +425,8 @@ def _arm_from_artifacts(session: Session, run_id: str) -> Arm:
 
 def figures_of(arm: Arm, tracker: Tracker | None, with_texts: bool = True) -> Report:
     """What the report shows of a finished arm; with_texts: its example pairs and notes, too, which may have to be fetched."""
-    from icr_platform.report.arm_report import IterationFigures, Report
+    from icr_platform.report.arm_report import Report
+    from icr_platform.report.iteration_metrics import IterationMetrics
 
     last, noted = (arm.config.iterations, arm.stages.values()) if with_texts else (0, ())
     is_demo = arm.given.prompts.startswith("demo:")
@@ -428,7 +434,7 @@ def figures_of(arm: Arm, tracker: Tracker | None, with_texts: bool = True) -> Re
     return Report(
         title="The demo world" if is_demo else "Implicit cross-lingual rewarding",
         arm=arm.config.arm,
-        iterations=[IterationFigures(t, metrics) for t, metrics in sorted(arm.metrics.items())],
+        iterations=[IterationMetrics(t, metrics) for t, metrics in sorted(arm.metrics.items())],
         description=_DEMO if is_demo else "",
         config_digest=text_digest(arm.given.model_dump_json())[:12],
         runs={"arm": arm.run.run_id, **runs} if arm.run else {},

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from icr_platform.core.stage_protocol import StageResult
 from icr_platform.evaluation.config import EvalConfig
-from icr_platform.report import arm_report
+from icr_platform.report import terminal_tables
+from icr_platform.report.leaderboard import leaderboard
 
 
 def show_scores(config: EvalConfig, result: StageResult) -> None:
@@ -17,9 +18,9 @@ def show_scores(config: EvalConfig, result: StageResult) -> None:
     place = config.policy or config.outputs
     name = Path(place).stem if place.endswith((".json", ".jsonl")) else place
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(arm_report.eval_terminal_table(result.metrics, name))
-    published = arm_report.leaderboard({name: result.metrics})
+    console.print(terminal_tables.eval_terminal_table(result.metrics, name))
+    published = leaderboard({name: result.metrics})
     if "head_to_head" in result.tables:
-        console.print(arm_report.head_to_head_terminal_table(result.tables["head_to_head"]))
+        console.print(terminal_tables.head_to_head_terminal_table(result.tables["head_to_head"]))
     elif len(published) and config.judge != "demo" and not config.reference_outputs.startswith("runs:"):
-        console.print(arm_report.leaderboard_terminal_table(published))
+        console.print(terminal_tables.leaderboard_terminal_table(published))

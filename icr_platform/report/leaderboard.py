@@ -1,14 +1,19 @@
-"""Published X-AlpacaEval figures, shown beside a user's own; facts, never results of this platform."""
+"""Published X-AlpacaEval win rates, and a run's own above them. The published ones were never measured by this platform."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
 import pandas as pd
 
+from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, languages_of
+
+OWN = "this run"
+"""What the column `source` says of a run's own policies."""
 MEAN_LANGUAGES = ("en", "es", "ru", "de", "fr")
 """Languages that the published mean is over."""
 
@@ -55,11 +60,38 @@ def published_table(column: str = "win_rate") -> pd.DataFrame:
     return wide.dropna(how="all").reset_index().rename_axis(columns=None)
 
 
-def beside_published(own: pd.DataFrame, column: str = "win_rate") -> pd.DataFrame:
-    """Own rows (columns model, source and languages) above the published ones that have a figure in those languages."""
-    languages = [name for name in own.columns if name not in ("model", "source")]
+def published_curve(column: str) -> dict[tuple[int, str], float]:
+    """Published values by iteration and language: Table 2 (from DPO), and Table 5 for the languages that only it has."""
+    values: dict[tuple[int, str], float] = {}
+    for series in ("low-resource", "dpo-start"):  # the later one wins where both have a language
+        for cell in published():
+            value = {"win_rate": cell.win_rate, "lc_win_rate": cell.lc_win_rate}.get(column)
+            if cell.series == series and cell.iteration is not None and value is not None:
+                values[cell.iteration, cell.language] = value
+    return values
+
+
+def leaderboard(policies: Mapping[str, Mapping[str, float]], column: str = "win_rate") -> pd.DataFrame:
+    """Policies (name -> metrics) above the published models: model, source and a column per language, in percent.
+
+    The mean is left out unless it is over the languages of the published mean.
+
+    Args:
+        column: `win_rate` or `lc_win_rate`; the table is empty when no policy has such a metric.
+    """
+    measured = languages_of([IterationMetrics(0, metrics) for metrics in policies.values()], column)
+    languages = [code for code in measured if code not in MEANS]
+    codes = [*languages, "mean"] if set(languages) == set(MEAN_LANGUAGES) else languages
+    rows = [
+        {"model": name, "source": OWN}
+        | {code: round(metrics[f"{column}/{code}"], 2) for code in codes if f"{column}/{code}" in metrics}
+        for name, metrics in policies.items()
+    ]
+    own = pd.DataFrame(rows, columns=["model", "source", *codes]).dropna(how="all", subset=codes)
+    if not codes:
+        return own.head(0)
     theirs = published_table(column)
-    shared = [name for name in languages if name in theirs.columns]
+    shared = [name for name in codes if name in theirs.columns]
     if not shared:
         return own
     return pd.concat([own, theirs[["model", "source", *shared]].dropna(how="all", subset=shared)], ignore_index=True)

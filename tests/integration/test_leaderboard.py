@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from icr_platform.pipeline.iterate import show_leaderboard
-from icr_platform.report.arm_report import IterationFigures, Report
+from icr_platform.report.arm_report import Report
+from icr_platform.report.iteration_metrics import IterationMetrics
 from icr_platform.tracking.tracker import Tracker
 
 
@@ -20,7 +21,7 @@ def test_the_arms_run_gets_the_published_table_with_its_own_rows_on_top(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     tracker = Tracker("leaderboard")
     run = tracker.start("arm", {"icr.kind": "arm"})
-    iterations = [IterationFigures(t, {"win_rate/es": 12.0 + t, "lc_win_rate/es": 13.0 + t}) for t in range(2)]
+    iterations = [IterationMetrics(t, {"win_rate/es": 12.0 + t, "lc_win_rate/es": 13.0 + t}) for t in range(2)]
     console = Console(width=120, record=True, file=(tmp_path / "terminal").open("w"))
     show_leaderboard(Report("title", "mine", iterations), run, console)
     for name, first, paper in (("x_alpacaeval", 12.0, 3.77), ("x_alpacaeval_lc", 13.0, 6.34)):

@@ -31,17 +31,18 @@ ALLOWED: dict[str, set[str]] = {
     "engines.judging": {"core", "models", "engines.endpoints"},
     "engines.sampling": {"core", "models", "engines.endpoints", "engines.execution", "engines.identification"},
     **dict.fromkeys(STAGES, FLOOR | ENGINES),
+    "evaluation": FLOOR | ENGINES | {"report"},  # the radar lies within the ratings
     "tracking": {"core"},
     "report": {"core"},
     "pipeline": FLOOR | ENGINES | STAGES | {"tracking", "report"},
     "planning": FLOOR | ENGINES | STAGES | {"pipeline"},
     "demo": FLOOR | ENGINES | STAGES,
     "cli": {"core", "pipeline", "planning", "tracking", "report", "demo", "ui.server"},
-    "ui.html": {"core"},
+    "ui.html": {"core", "report"},
     "ui.tables": {"core", "data", "tracking"},
     "ui.review": {"core", "ui.html", "ui.tables"},
     "ui.pages": {"core", "tracking", "report", "ui.html", "ui.tables", "ui.review"},
-    "ui.server": {"core", "tracking", "ui.html", "ui.tables", "ui.review", "ui.pages"},
+    "ui.server": {"core", "tracking", "report", "ui.html", "ui.tables", "ui.review", "ui.pages"},
 }
 BESIDE_THE_ROOMS = {"icr_platform.__main__": {"cli"}}
 """What the modules beside the rooms may import."""
@@ -64,7 +65,7 @@ EXCEPTIONS = {
     ("sqlalchemy", "tracking"): "MLflow's database migration raises SQLAlchemy's errors",
     ("datasets", "training"): "TRL takes pairs as a Dataset only",
 }
-KNOWN_SHARED_LIBRARIES = {"openai", "plotly"}
+KNOWN_SHARED_LIBRARIES = {"openai"}
 STAGE_CONFIGS = {
     "GenerateConfig",
     "AnnotateConfig",

@@ -22,10 +22,10 @@ from icr_platform.evaluation.mt_bench import (
     load_answers,
     load_questions,
     parse_rating,
-    radar,
     score,
 )
 from icr_platform.evaluation.mt_bench_stage import sample_answers
+from icr_platform.report.figures import radar
 
 QUESTIONS = [
     {"question_id": 81, "category": "writing", "turns": ["Escribe {algo}.", "Más corto."]},

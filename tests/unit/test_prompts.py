@@ -111,15 +111,15 @@ def bad_inputs() -> Iterator[tuple[str, Callable[[Path], object], str]]:
     es = "es.jsonl"
     yield "language without a file", lambda p: (p / es).unlink(), r"es\.jsonl: language 'es'.*missing.*found: de en"
     yield "no English", lambda p: (p / "en.jsonl").unlink(), r"en\.jsonl: language 'en'.*aligned with.*missing"
-    yield "invalid line", lambda p: write(p / es, row("p0"), '{"id": '), r"es\.jsonl: row 2 is no valid JSON"
-    yield "no object", lambda p: write(p / es, row("p0"), "[1]"), r"es\.jsonl: row 2: holds no object"
+    yield "invalid line", lambda p: write(p / es, row("p0"), '{"id": '), r"es\.jsonl: row 2 is not valid JSON"
+    yield "not an object", lambda p: write(p / es, row("p0"), "[1]"), r"es\.jsonl: row 2: is not a JSON object"
     yield "no instruction", lambda p: write(p / es, '{"id": "p0"}'), r"row 1: field 'instruction' is missing"
     yield "empty instruction", lambda p: write(p / es, row("p0", " \n")), r"row 1: field 'instruction' is empty"
-    yield "no text", lambda p: write(p / es, row("p0", 5)), r"row 1: field 'instruction' is no text"
+    yield "not text", lambda p: write(p / es, row("p0", 5)), r"row 1: field 'instruction' is not text"
     yield (
         "half a surrogate",
         lambda p: write(p / es, '{"id":"p0","instruction":"\\ud800"}'),
-        r"'instruction' holds half",
+        r"'instruction' contains half",
     )
     yield "no id", lambda p: write(p / es, '{"instruction": "x"}'), r"row 1: field 'id' is missing"
     yield "odd id", lambda p: write(p / es, row(1.5)), r"row 1: field 'id' is 1.5"
@@ -130,8 +130,8 @@ def bad_inputs() -> Iterator[tuple[str, Callable[[Path], object], str]]:
     )
     yield "not in English", lambda p: write(p / es, row("p9")), r"es\.jsonl: row 1: field 'id' 'p9'.*missing in English"
     yield "empty file", lambda p: write(p / es), r"es\.jsonl: empty prompt set"
-    yield "latin-1", lambda p: (p / es).write_bytes(b'{"id": "p0"}\n{"instruction": "\xf1"}'), r"line 2 is no UTF-8"
-    yield "two files", lambda p: write(p / "es.json", "[]"), r"es\.jsonl: es\.json holds the same language"
+    yield "latin-1", lambda p: (p / es).write_bytes(b'{"id": "p0"}\n{"instruction": "\xf1"}'), r"line 2 is not UTF-8"
+    yield "two files", lambda p: write(p / "es.json", "[]"), r"es\.jsonl: es\.json contains the same language"
 
 
 @pytest.mark.parametrize(("spoil", "message"), [pytest.param(*case[1:], id=case[0]) for case in bad_inputs()])

@@ -9,23 +9,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from icr_platform.report.arm_report import (
-    ExamplePair,
-    IterationFigures,
-    Report,
-    cells_of,
-    eval_terminal_table,
-    languages_of,
-    leaderboard,
-    leaderboard_terminal_table,
-    terminal_table,
-    write_report,
-)
-from icr_platform.report.leaderboard import published, published_table
+from icr_platform.report.arm_report import ExamplePair, Report, write_report
+from icr_platform.report.iteration_metrics import IterationMetrics, languages_of, measured_of
+from icr_platform.report.leaderboard import leaderboard, published, published_table
+from icr_platform.report.terminal_tables import eval_terminal_table, leaderboard_terminal_table, terminal_table
 
 HOSTILE = '</script><img src="https://evil.example/x.png"><script>alert(1)</script> & "quoted"'
 ITERATIONS = [
-    IterationFigures(i, {"win_rate/es": 40.0 + i, "win_rate_se/es": 2.0, "win_rate/en": 50.0, "win_rate/mean": 45.0,
+    IterationMetrics(i, {"win_rate/es": 40.0 + i, "win_rate_se/es": 2.0, "win_rate/en": 50.0, "win_rate/mean": 45.0,
                          "fidelity/es": 99.0, "margin/median/es": 0.5 * i, "train/loss": 0.6})
     for i in range(3)
 ]  # fmt: skip
@@ -56,20 +47,21 @@ def test_the_file_loads_nothing_and_shows_hostile_text_as_text(tmp_path: Path) -
     assert page.loaded == []
     assert "".join(page.text).count(HOSTILE) >= 10
     assert "default-src 'none'" in html
-    assert not re.search(r"@import|url\(http", html.split("<script>")[0])
+    assert not re.search(r"@import|url\(", html)
+    assert "<script" not in html
     assert 'dir="rtl"' in html
 
 
 def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
-    write_report(tmp_path / "report.html", Report("t", "a", [IterationFigures(0, {})]))
-    write_report(tmp_path / "one.html", Report("t", "a", [IterationFigures(0, {"win_rate/es": 40.0})], published=False))
+    write_report(tmp_path / "report.html", Report("t", "a", [IterationMetrics(0, {})]))
+    write_report(tmp_path / "one.html", Report("t", "a", [IterationMetrics(0, {"win_rate/es": 40.0})], published=False))
     assert "Published" not in (tmp_path / "one.html").read_text(encoding="utf-8")
 
 
 def test_changes_are_against_the_iteration_before() -> None:
-    gap = [ITERATIONS[0], IterationFigures(1, {}), ITERATIONS[2]]
-    assert [cell.change for cell in cells_of(ITERATIONS, "win_rate", "es")] == [None, 1.0, 1.0]
-    assert [cell.change for cell in cells_of(gap, "win_rate", "es")] == [None, None, None]
+    gap = [ITERATIONS[0], IterationMetrics(1, {}), ITERATIONS[2]]
+    assert [found.change for found in measured_of(ITERATIONS, "win_rate", "es")] == [None, 1.0, 1.0]
+    assert [found.change for found in measured_of(gap, "win_rate", "es")] == [None, None, None]
     assert languages_of(ITERATIONS, "win_rate") == ["en", "es", "mean"]
 
 

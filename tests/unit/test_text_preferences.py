@@ -40,8 +40,8 @@ def test_strings_and_messages_become_pairs(tmp_path: Path, tiny_model: Path) -> 
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("{", "no valid JSON"),
-        ([1], "no JSON object"),
+        ("{", "not valid JSON"),
+        ([1], "not a JSON object"),
         ({"prompt": "x", "chosen": "y"}, "'rejected'"),
         ({"prompt": "x", "chosen": " ", "rejected": "z"}, "'chosen'"),
         ({"prompt": "x", "chosen": "y", "rejected": "y"}, "equals 'rejected'"),
@@ -49,5 +49,5 @@ def test_strings_and_messages_become_pairs(tmp_path: Path, tiny_model: Path) -> 
 )
 def test_bad_rows_are_named(row: object, said: str, tmp_path: Path) -> None:
     source = write(tmp_path / "pairs.jsonl", {"prompt": "x", "chosen": "a", "rejected": "b"}, row)
-    with pytest.raises(InputError, match=rf"pairs\.jsonl: row 2: .*{said}"):
+    with pytest.raises(InputError, match=rf"pairs\.jsonl: row 2:? .*{said}"):
         read_text_pairs(source)

@@ -1,4 +1,4 @@
-"""Win rates: parity with published AlpacaEval 2 figures, the solver against scikit-learn, degenerate input."""
+"""Win rates: parity with AlpacaEval's algorithm and published figures, the solver against scikit-learn, degenerate input."""
 
 import math
 from pathlib import Path
@@ -10,6 +10,7 @@ import pytest
 from icr_platform.core.errors import InputError
 from icr_platform.evaluation.l1_logistic import fit_l1_logistic
 from icr_platform.evaluation.win_rate import length_controlled_replicates, length_controlled_win_rate, win_rate
+from tests.support import alpaca_eval_restated
 
 MODELS = ["FuseChat-Llama-3.1-8B-Instruct", "alpaca-7b", "claude-2", "minotaur-13b"]
 
@@ -21,6 +22,31 @@ def judged_model(folder: Path, name: str):
     anchors = pd.read_csv(folder / "gamed_surrogate.csv")
     difficulty = rows["instruction_difficulty_positional"]
     return (rows["preference"] - 1, rows["output_2_length"], rows["output_1_length"], difficulty, anchors), published
+
+
+@pytest.mark.parametrize("model", [model.name for model in alpaca_eval_restated.MODELS])
+@pytest.mark.parametrize("choice", ["fixed", "cv"])
+def test_parity_with_alpaca_eval_restated(model, choice):
+    """The expected figures are scikit-learn's, by AlpacaEval's algorithm; `tests.support.alpaca_eval_restated` computes them anew."""
+    judgments, anchors, figures = alpaca_eval_restated.read()
+    rows = judgments[judgments["model"] == model]
+    [expected] = figures[(figures["model"] == model) & (figures["choice"] == choice)].to_dict("records")
+    plain = win_rate(rows["preference"])
+    assert plain.win_rate == pytest.approx(expected["plain_win_rate"], abs=1e-6)
+    assert plain.standard_error == pytest.approx(expected["plain_standard_error"], abs=1e-6)
+    assert plain.discrete_win_rate == pytest.approx(expected["discrete_win_rate"], abs=1e-6)
+
+    columns = (rows[name] for name in ("candidate_length", "reference_length", "instruction_difficulty"))
+    fit = length_controlled_win_rate(rows["preference"], *columns, anchors, "cv" if choice == "cv" else expected["C"])
+    assert (fit.flags, fit.variant, fit.C) == ((), "full", pytest.approx(expected["C"], rel=1e-6))
+    for name in ("win_rate", "standard_error", "length_coefficient", "difficulty_coefficient", "model_coefficient"):
+        assert getattr(fit, name) == pytest.approx(expected[name], abs=1e-4), name
+
+
+def test_the_restated_algorithm_gives_the_figures_of_the_fixture():
+    pytest.importorskip("sklearn")
+    judgments, anchors, figures = alpaca_eval_restated.read()
+    pd.testing.assert_frame_equal(alpaca_eval_restated.expected(judgments, anchors), figures, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -41,6 +67,18 @@ def test_published_figures(shared_data, name):
     cross_validated = length_controlled_win_rate(*arguments, C="cv")
     assert cross_validated.win_rate == pytest.approx(published["length_controlled_winrate"], abs=0.2)
     assert length_controlled_win_rate(*arguments).flags == ()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_restated_algorithm_gives_the_published_figures(shared_data, name):
+    pytest.importorskip("sklearn")
+    (preference, candidate, reference, difficulty, anchors), published = judged_model(shared_data / "lc-parity", name)
+    judgments = pd.DataFrame({"preference": preference, "candidate_length": candidate, "reference_length": reference})
+    fit = alpaca_eval_restated.restated(
+        judgments.assign(instruction_difficulty=difficulty), anchors, published["C_inferred"]
+    )
+    assert fit.win_rate == pytest.approx(published["length_controlled_winrate"], abs=0.02)
+    assert fit.length_coefficient == pytest.approx(published["coef_len"], abs=0.002)
 
 
 def test_bootstrap_sees_the_estimation_error_that_the_published_standard_error_ignores(shared_data):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import math
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
@@ -17,6 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from icr_platform.core.languages import NAMES, RIGHT_TO_LEFT, counts_as, too_short
+from icr_platform.report.numbers import number, signed
 
 LEAST_SHARED = 0.25  # of the longer text; below it nearly everything would be marked
 LONGEST_DIFF = 4000  # tokens of both texts; beyond it a diff takes seconds
@@ -42,28 +42,6 @@ def _environment() -> jinja2.Environment:
     }  # fmt: skip
     environment.globals |= {"direction": direction, "counts_as": counts_as, "too_short": too_short}
     return environment
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """'-' where there is none.
-
-    >>> number(3.14159), number(None), number(-0.001)
-    ('3.14', '–', '0.00')
-    """
-    if value is None or not math.isfinite(value):
-        return "–"
-    text = f"{value:,.{digits}f}"
-    return text.lstrip("-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")
-
-
-def signed(value: float | None, digits: int = 1) -> str:
-    """With its sign, for changes.
-
-    >>> signed(2.04), signed(-2.04), signed(None)
-    ('+2.0', '−2.0', '–')
-    """
-    text = number(value, digits)
-    return text if value is None or text.startswith(("−", "–")) or value <= 0 else f"+{text}"
 
 
 def count(value: int | float | None) -> str:

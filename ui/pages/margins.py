@@ -7,7 +7,7 @@ from dataclasses import replace
 from markupsafe import Markup
 
 from icr_platform.core.errors import IcrError
-from ui.html.charts import Bar, Cell, heat_map, histogram
+from ui.html.charts import Bar, HeatCell, heat_map, histogram
 from ui.html.rendering import language_label, render
 from ui.review.inspector import Content, Focus, Inspector
 from ui.tables import margins_data
@@ -106,7 +106,7 @@ def _grid(
     for row in rows:
         x0, y0 = x[0] + row["column"] * dx, y[0] + row["line"] * dy
         href = _samples_link(view, row, x0, x0 + dx, y0, y0 + dy) if view else ""
-        cells.append(Cell(x0, x0 + dx, y0, y0 + dy, row["count"], href))
+        cells.append(HeatCell(x0, x0 + dx, y0, y0 + dy, row["count"], href))
     return heat_map(title, cells, "characters", y_label)
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 from icr_platform.core.errors import IcrError
-from icr_platform.report.leaderboard import published
+from icr_platform.report.figures import learning_curves
+from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, Measured, languages_of, measured_of, row_name
+from icr_platform.report.leaderboard import published_curve
 from icr_platform.tracking.tracker import RunRecord, TrackingReader
-from ui.html.charts import Point, learning_curve
 from ui.html.rendering import language_label, render
 from ui.review.inspector import Content, Focus, Inspector
 from ui.tables import regressions_data, sources
 from ui.tables.regressions_data import Slice
 from ui.tables.runs import Arm, Iteration
 
-MEANS = {"mean": "Mean", "mean_non_english": "Mean, non-English"}
 CURVES = (("win_rate", "Win rate", "%"), ("lc_win_rate", "Length-controlled win rate", "%"))
 COLUMNS = (
     ("win_rate", "Win rate", 1),
@@ -29,27 +30,23 @@ COLUMNS = (
 _RATES = ("win_rate", "lc_win_rate", "fidelity")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A figure of the table; change is against the iteration before."""
+class Figure(NamedTuple):
+    """What stands in one cell of the table: what was measured, and what the paper published."""
 
-    value: float | None
-    error: float | None
-    change: float | None
+    measured: Measured
     published: float | None
     digits: int
     is_rate: bool
-    """Whether more is better; of lengths and margins it is not."""
+    """Whether more is better, as it is not of lengths and margins."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One language at one iteration."""
+class LanguageRow(NamedTuple):
+    """One language at one iteration. prompts: how many the judge compared."""
 
     code: str
     name: str
     iteration: int
-    cells: tuple[Cell, ...]
+    figures: Sequence[Figure]
     prompts: float | None
 
 
@@ -65,12 +62,15 @@ class Answer:
 def show(inspector: Inspector, focus: Focus) -> Content:
     """Answer first, then curves, table and provenance."""
     arm, view = focus
-    codes = _codes(arm)
+    iterations = [IterationMetrics(t.number, t.run.metrics) for t in arm.iterations]
+    codes = arm.languages() + [
+        code for code in languages_of(iterations, *(name for name, *_ in COLUMNS)) if code in MEANS
+    ]
     if view.language:
         codes = [code for code in codes if code in (view.language, *MEANS)]
-    filters = render("overview_filters", view=view, languages=arm.languages())
     answer, why_not = _answer(inspector, arm, view.language)
     last = arm.iteration(answer.iteration) if answer else None
+    is_paper_set = _is_paper_set(arm)
     main = render(
         "overview",
         view=view,
@@ -78,19 +78,17 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         why_not=why_not,
         summary=_summary(answer) if answer else "",
         judge=_judge(inspector, last) if last else "",
-        curves=[(title, _curves(arm, metric, unit, codes)) for metric, title, unit in CURVES],
+        curves=[
+            (title, learning_curves(iterations, metric, unit, published_curve(metric) if is_paper_set else {}, codes))
+            for metric, title, unit in CURVES
+        ],
         columns=COLUMNS,
-        rows=_rows(arm, codes),
+        rows=_rows(iterations, codes, is_paper_set),
         provenance=_provenance(inspector.catalogue.reader, arm),
-        is_paper_set=_is_paper_set(arm),
+        is_paper_set=is_paper_set,
     )
+    filters = render("overview_filters", view=view, languages=arm.languages())
     return Content(Markup(filters), Markup(main))
-
-
-def _codes(arm: Arm) -> list[str]:
-    """Languages, then the means that were measured."""
-    names = {name for t in arm.iterations for name in t.run.metrics}
-    return arm.languages() + [mean for mean in MEANS if any(name.endswith(f"/{mean}") for name in names)]
 
 
 def _answer(inspector: Inspector, arm: Arm, language: str) -> tuple[Answer | None, str]:
@@ -140,34 +138,6 @@ def _judge(inspector: Inspector, iteration: Iteration) -> str:
     return regressions_data.judge_of(inspector.engine, inspector.catalogue.artifact(iteration, "judgments"))
 
 
-def _curves(arm: Arm, metric: str, unit: str, codes: Sequence[str]) -> list[tuple[str, str, Markup]]:
-    """(code, name, chart) of each language that has the metric; all on one scale, so that heights compare."""
-    series = {code: _points(arm, metric, code) for code in codes}
-    series = {code: points for code, points in series.items() if points}
-    if not series:
-        return []
-    known = {code: _published_points(arm, metric, code) for code in series}
-    tops = [p.y + 2 * (p.error or 0) for points in (*series.values(), *known.values()) for p in points]
-    numbers = [t.number for t in arm.iterations]
-    span, reach = (0.0, max(10.0, *tops) * 1.05), (min(numbers), max(numbers))
-    return [
-        (
-            code,
-            MEANS.get(code, language_label(code)),
-            learning_curve(MEANS.get(code, language_label(code)), points, known[code], span, reach, unit),
-        )
-        for code, points in series.items()
-    ]
-
-
-def _points(arm: Arm, metric: str, code: str) -> list[Point]:
-    return [
-        Point(t.number, t.run.metrics[f"{metric}/{code}"], t.run.metrics.get(f"{metric}_se/{code}"))
-        for t in arm.iterations
-        if f"{metric}/{code}" in t.run.metrics
-    ]
-
-
 def _is_paper_set(arm: Arm) -> bool:
     """Whether published numbers may stand beside: the toy world's are about nothing that a paper measured."""
     stages = [t.stages["eval"].holder for t in arm.iterations if "eval" in t.stages]
@@ -178,42 +148,17 @@ def _is_paper_set(arm: Arm) -> bool:
     return not any(name.startswith("demo:") for name in names)
 
 
-def _published_points(arm: Arm, metric: str, code: str) -> list[Point]:
-    if not _is_paper_set(arm):
-        return []
-    numbers = {t.number for t in arm.iterations}
-    found = _published(metric)
-    return [Point(t, value) for (t, language), value in sorted(found.items()) if language == code and t in numbers]
-
-
-def _published(metric: str) -> Mapping[tuple[int, str], float]:
-    """Published values by iteration and language: Table 2 (from DPO), and Table 5 for the languages only it has."""
-    values: dict[tuple[int, str], float] = {}
-    for series in ("low-resource", "dpo-start"):  # the later one wins where both have a language
-        for cell in published():
-            value = {"win_rate": cell.win_rate, "lc_win_rate": cell.lc_win_rate}.get(metric)
-            if cell.series == series and cell.iteration is not None and value is not None:
-                values[cell.iteration, cell.language] = value
-    return values
-
-
-def _rows(arm: Arm, codes: Sequence[str]) -> list[Row]:
+def _rows(iterations: Sequence[IterationMetrics], codes: Sequence[str], is_paper_set: bool) -> list[LanguageRow]:
+    theirs = {metric: published_curve(metric) if is_paper_set else {} for metric, *_ in COLUMNS}
     rows = []
-    show_published = _is_paper_set(arm)
     for code in codes:
-        before: Mapping[str, float] = {}
-        for t in arm.iterations:
-            now = t.run.metrics
-            cells = []
-            for metric, _, digits in COLUMNS:
-                value, earlier = now.get(f"{metric}/{code}"), before.get(f"{metric}/{code}")
-                change = value - earlier if value is not None and earlier is not None else None
-                theirs = _published(metric).get((t.number, code)) if show_published else None
-                cells.append(Cell(value, now.get(f"{metric}_se/{code}"), change, theirs, digits, metric in _RATES))
-            rows.append(
-                Row(code, MEANS.get(code, language_label(code)), t.number, tuple(cells), now.get(f"win_rate_n/{code}"))
-            )
-            before = now
+        columns = [measured_of(iterations, metric, code) for metric, *_ in COLUMNS]
+        for place, t in enumerate(iterations):
+            figures = [
+                Figure(column[place], theirs[metric].get((t.iteration, code)), digits, metric in _RATES)
+                for column, (metric, _, digits) in zip(columns, COLUMNS, strict=True)
+            ]
+            rows.append(LanguageRow(code, row_name(code), t.iteration, figures, t.metrics.get(f"win_rate_n/{code}")))
     return rows
 
 

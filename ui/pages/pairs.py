@@ -7,7 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ui.html.rendering import number, render, word_diff
+from icr_platform.report.numbers import number
+from ui.html.rendering import render, word_diff
 from ui.pages.shell import kept_fields
 from ui.review.inspector import Content, Focus, Inspector
 from ui.tables import pairs_data

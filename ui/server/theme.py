@@ -6,6 +6,8 @@ from importlib.resources import files
 
 import gradio as gr
 
+from icr_platform.report.svg import chart_style
+
 # Named so that Bengali, Thai, Arabic and Chinese get a readable face wherever the system has one.
 SANS = (
     "system-ui", "Segoe UI", "Noto Sans", "Noto Sans Bengali", "Noto Sans Thai", "Noto Sans Arabic", "Noto Sans CJK SC", "Noto Sans SC",
@@ -22,8 +24,8 @@ def theme() -> gr.themes.Base:
 
 
 def style() -> str:
-    """The style sheet."""
-    return _asset("inspector.css")
+    """The style sheet: the charts', which the report shares, and the inspector's own."""
+    return chart_style() + _asset("inspector.css")
 
 
 def head() -> str:

@@ -1,0 +1,64 @@
+"""What an arm measured, iteration by iteration and language by language, read from MLflow's metrics.
+
+Metrics are named as in MLflow: `win_rate/es`, its standard error `win_rate_se/es`, `margin/median/es`, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from icr_platform.core.languages import NAMES
+
+MEANS = {"mean": "Mean", "mean_non_english": "Mean, non-English"}
+
+
+@dataclass(frozen=True)
+class IterationMetrics:
+    """Everything measured at one iteration, by metric name."""
+
+    iteration: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One metric of one language at one iteration. change: against the iteration before; None where there is none."""
+
+    value: float | None
+    standard_error: float | None = None
+    change: float | None = None
+
+
+def row_name(code: str) -> str:
+    """Name of a table's row: a language, or a mean over several.
+
+    >>> row_name("es"), row_name("mean_non_english")
+    ('Spanish', 'Mean, non-English')
+    """
+    return MEANS.get(code, NAMES.get(code, code))
+
+
+def languages_of(iterations: Iterable[IterationMetrics], *prefixes: str) -> list[str]:
+    """Languages with a metric `prefix/LANG` of any of the prefixes: English, the others by code, then the means."""
+    found = {
+        name.removeprefix(f"{prefix}/")
+        for measured in iterations
+        for name in measured.metrics
+        for prefix in prefixes
+        if name.startswith(f"{prefix}/")
+    }
+    codes = sorted((code for code in found if code in NAMES), key=lambda code: (code != "en", code))
+    return codes + [mean for mean in MEANS if mean in found]
+
+
+def measured_of(iterations: Sequence[IterationMetrics], prefix: str, code: str) -> list[Measured]:
+    """The metric `prefix/code` over the iterations, with `prefix_se/code` and the change against the iteration before."""
+    found: list[Measured] = []
+    before: float | None = None
+    for measured in iterations:
+        value = measured.metrics.get(f"{prefix}/{code}")
+        change = value - before if value is not None and before is not None else None
+        found.append(Measured(value, measured.metrics.get(f"{prefix}_se/{code}"), change))
+        before = value
+    return found

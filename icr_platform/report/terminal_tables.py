@@ -1,0 +1,90 @@
+"""Tables for the terminal: an arm's win rates, one evaluation, a head-to-head comparison, and the leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from rich.table import Table
+from rich.text import Text
+
+from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, Measured, languages_of, measured_of, row_name
+from icr_platform.report.leaderboard import OWN
+
+
+def terminal_table(
+    iterations: Sequence[IterationMetrics], prefix: str = "win_rate", title: str = "Win rate, %"
+) -> Table:
+    """An arm: languages x iterations, each with its standard error and the change against the iteration before."""
+    table = Table(title=f"{title} (± standard error, change against the iteration before)", title_justify="left")
+    table.add_column("Language")
+    for measured in iterations:
+        table.add_column(f"pi_{measured.iteration}", justify="right")
+    for code in languages_of(iterations, prefix):
+        cells = [_cell(measured) for measured in measured_of(iterations, prefix, code)]
+        table.add_row(Text(row_name(code), "bold" if code in MEANS else ""), *cells)
+    return table
+
+
+def _cell(measured: Measured, digits: int = 1) -> Text:
+    if measured.value is None:
+        return Text("-")
+    text = Text(f"{measured.value:.{digits}f}")
+    if measured.standard_error is not None:
+        text.append(f" ± {measured.standard_error:.1f}", "dim")
+    if measured.change is not None:
+        text.append(
+            f" {measured.change:+.1f}", "green" if measured.change > 0 else "red" if measured.change < 0 else ""
+        )
+    return text
+
+
+_EVAL_COLUMNS = (
+    ("win_rate", "Win rate, %", 1),
+    ("lc_win_rate", "Length-controlled, %", 1),
+    ("win_rate_n", "n", 0),
+    ("fidelity", "In its language, %", 1),
+    ("truncated", "Truncated, %", 1),
+    ("length/ratio", "Length ratio", 2),
+)
+"""Metric, heading, digits."""
+
+
+def eval_terminal_table(metrics: Mapping[str, float], title: str) -> Table:
+    """One policy: a row per language, with standard errors and the number of prompts; what was not measured has no column."""
+    once = [IterationMetrics(0, metrics)]
+    columns = [column for column in _EVAL_COLUMNS if languages_of(once, column[0])]
+    table = Table(title=f"{title} (± standard error)", title_justify="left")
+    table.add_column("Language")
+    for _, heading, _ in columns:
+        table.add_column(heading, justify="right")
+    for code in languages_of(once, *(prefix for prefix, _, _ in columns)):
+        cells = [_cell(measured_of(once, prefix, code)[0], digits) for prefix, _, digits in columns]
+        table.add_row(Text(row_name(code), "bold" if code in MEANS else ""), *cells)
+    return table
+
+
+def head_to_head_terminal_table(table: pd.DataFrame) -> Table:
+    """A comparison with another policy, per language: `evaluation.comparison.head_to_head_table`."""
+    shown = Table(title="Head to head: does it beat the reference policy (50% is even)?", title_justify="left")
+    for heading in ("Language", "Win rate, %", "95% interval", "p", "p, Holm", "n"):
+        shown.add_column(heading, justify="left" if heading == "Language" else "right")
+    for row in table.to_dict("records"):
+        # NaN (unequal to itself) stands where a language has too few prompts for an interval.
+        interval = "-" if row["low"] != row["low"] else f"{row['low']:.1f} to {row['high']:.1f}"
+        chances = ("-" if p != p else f"{p:.4f}" for p in (row["p_value"], row["adjusted_p_value"]))
+        shown.add_row(row_name(row["language"]), f"{row['win_rate']:.1f}", interval, *chances, str(row["n"]))
+    return shown
+
+
+def leaderboard_terminal_table(table: pd.DataFrame) -> Table:
+    """A leaderboard of win rates: the run's own rows are bold, and each row names its source."""
+    codes = [name for name in table.columns if name not in ("model", "source")]
+    title = "Win rate, %, with published X-AlpacaEval figures (other models, other judge runs)"
+    shown = Table(title=title, title_justify="left")
+    for name in ("Model", *map(row_name, codes), "Source"):
+        shown.add_column(name, justify="left" if name in ("Model", "Source") else "right")
+    for row in table.to_dict("records"):
+        cells = ["-" if row[code] != row[code] else f"{row[code]:.2f}" for code in codes]
+        shown.add_row(str(row["model"]), *cells, str(row["source"]), style="bold" if row["source"] == OWN else "")
+    return shown
