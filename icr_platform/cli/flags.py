@@ -151,7 +151,8 @@ def add_flags(parser: Parser, command: str, shown: str | None) -> None:
     if shown is not None:
         text = "YAML file, or the name of a preset that ships with the package; flags override it"
         add(INPUTS, shown == "", "--config", text, metavar="PRESET")
-    for section, part in (("", config), *_sections(config).items(), ("", RunOptions)):
+    parts: list[tuple[str, type[Config]]] = [("", config), *_sections(config).items(), ("", RunOptions)]
+    for section, part in parts:
         for heading, fields in grouped(part).items():
             for name, info in fields.items():
                 field = f"{section}.{name}" if section else name
