@@ -42,7 +42,7 @@ def reward_agreement(first: Floats, second: Floats) -> float:
     return same / compared if compared else float("nan")
 
 
-def with_means(metrics: Mapping[str, float], languages: list[str]) -> dict[str, float]:
+def with_language_means(metrics: Mapping[str, float], languages: list[str]) -> dict[str, float]:
     """The finite metrics, and for every `NAME/LANGUAGE` the unweighted mean over languages as `NAME/mean`."""
     finite = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
     by_name: dict[str, list[float]] = {}

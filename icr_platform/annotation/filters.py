@@ -30,14 +30,14 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class Verdict(NamedTuple):
+class FilterResult(NamedTuple):
     """Why a response was dropped, one of SAMPLE_REASONS or '' when it was not, and what was seen."""
 
     reason: str
     detail: str
 
 
-KEPT = Verdict("", "")
+KEPT = FilterResult("", "")
 
 
 def has_visible_character(text: str) -> bool:
@@ -81,8 +81,8 @@ def _can_be_told(language: str, unknown: Collection[str] | None) -> bool:
 
 def filter_samples(
     responses: pa.Table, settings: AnnotateSettings, unknown: Collection[str] | None = None
-) -> list[Verdict]:
-    """One verdict per row of `responses` (COLUMNS of schemas.RESPONSES), the first reason that holds.
+) -> list[FilterResult]:
+    """One result per row of `responses` (COLUMNS of schemas.RESPONSES), the first reason that holds.
 
     A response without any token is empty whatever the settings say: there is nothing to score. None is in a wrong language
     that is too short to tell, or was asked for in a language that the identifier does not know.
@@ -93,10 +93,10 @@ def filter_samples(
     columns = [responses.column(name).to_pylist() for name in COLUMNS]
     languages = set(columns[COLUMNS.index("language")])
     told = {language for language in languages if _can_be_told(language, unknown)}
-    return [_verdict(settings, told, *row) for row in zip(*columns, strict=True)]
+    return [_filter_sample(settings, told, *row) for row in zip(*columns, strict=True)]
 
 
-def _verdict(
+def _filter_sample(
     settings: AnnotateSettings,
     told: Collection[str],
     language: str,
@@ -106,11 +106,11 @@ def _verdict(
     character_count: int,
     detected_language: str,
     confidence: float,
-) -> Verdict:
+) -> FilterResult:
     if token_count == 0 or (settings.drop_empty and not has_visible_character(response)):
-        return Verdict(EMPTY, f"no visible character in {character_count}, {token_count} tokens")
+        return FilterResult(EMPTY, f"no visible character in {character_count}, {token_count} tokens")
     if settings.drop_truncated and finish_reason == "length":
-        return Verdict(TRUNCATED, f"cut after {token_count} tokens")
+        return FilterResult(TRUNCATED, f"cut after {token_count} tokens")
     is_other = (
         detected_language != UNDETERMINED
         and confidence >= settings.language_confidence
@@ -119,5 +119,5 @@ def _verdict(
         and not too_short(response)
     )
     if settings.drop_wrong_language and is_other:
-        return Verdict(WRONG_LANGUAGE, f"{detected_language} with confidence {confidence:.2f}")
+        return FilterResult(WRONG_LANGUAGE, f"{detected_language} with confidence {confidence:.2f}")
     return KEPT

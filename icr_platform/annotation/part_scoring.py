@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icr_platform.annotation.filters import Verdict
+from icr_platform.annotation.filters import FilterResult
+from icr_platform.annotation.prompt_index import PromptIndex
 from icr_platform.annotation.reward_kinds import REWARD_KINDS, scoring_instruction
 from icr_platform.core.arrays import Bools, Floats, Int32s, Ints
 from icr_platform.core.artifacts import row_digest
@@ -25,17 +26,7 @@ if TYPE_CHECKING:
 
     from icr_platform.engines.scoring.logprobs import CompletionScorer, Progress
 
-KEY = ["language", "prompt_id", "sample_index"]
-
-
-class Instructions(NamedTuple):
-    """A prompt in the response's language and in English."""
-
-    native: str
-    english: str
-
-
-PromptIndex = Mapping[tuple[str, str], Instructions]
+SAMPLE_KEY = ["language", "prompt_id", "sample_index"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +70,7 @@ class _Completions:
 
 def scored_rows(
     responses: pa.Table,
-    verdicts: Sequence[Verdict],
+    filtered: Sequence[FilterResult],
     translations: Sequence[str | None] | None,
     prompts: PromptIndex,
     kinds: Sequence[str],
@@ -88,7 +79,7 @@ def scored_rows(
 
     Args:
         responses: [R] rows of schemas.RESPONSES.
-        verdicts: [R] of the sample filters.
+        filtered: [R] of the sample filters.
         translations: [R] of kinds that score translations, None where there is none; English responses stand for themselves.
         kinds: those that score text, see `reward_kinds.scored_kinds`.
 
@@ -99,7 +90,7 @@ def scored_rows(
     token_ids = responses.column("token_ids").combine_chunks()
     flat, ends = token_ids.flatten().to_numpy(), np.cumsum(pc.list_value_length(token_ids).to_numpy())
     listed: dict[str, list[Scored | None]] = {kind: [] for kind in kinds}
-    for row, (key, verdict) in enumerate(zip(keys, verdicts, strict=True)):
+    for row, (key, result) in enumerate(zip(keys, filtered, strict=True)):
         sampled = flat[ends[row - 1] if row else 0 : ends[row]]
         for kind in kinds:
             u = scoring_instruction(kind, key[0], *prompts[key])
@@ -107,13 +98,13 @@ def scored_rows(
             if REWARD_KINDS[kind].of_translation and key[0] != ENGLISH:
                 text = translations[row] if translations is not None else None
                 scored = None if text is None else Scored(u, None, text)
-            listed[kind].append(None if verdict.reason else scored)
+            listed[kind].append(None if result.reason else scored)
     return listed
 
 
 def score_digests(responses: pa.Table, scored: Mapping[str, Sequence[Scored | None]]) -> list[bytes | None]:
     """[R * K] what each row's log-probability of each kind is made from, kind after kind in each row's place."""
-    keys = list(zip(*(responses.column(name).to_pylist() for name in KEY), strict=True))
+    keys = list(zip(*(responses.column(name).to_pylist() for name in SAMPLE_KEY), strict=True))
     return [
         None
         if item is None
@@ -169,7 +160,7 @@ def implicit_reward(policy_logprob: Floats, reference_logprob: Floats, beta: flo
 
 def logprob_table(responses: pa.Table, values: Mapping[str, Floats], digests: Sequence[bytes | None]) -> pa.Table:
     """schemas.LOGPROBS: R rows a kind, kind after kind in each row's place."""
-    table = by_kind(responses.select(KEY), {"logprob": values})
+    table = by_kind(responses.select(SAMPLE_KEY), {"logprob": values})
     return table.append_column("input_digest", pa.array(digests, pa.binary(16))).cast(LOGPROBS.schema)
 
 

@@ -26,10 +26,8 @@ import pyarrow as pa
 from icr_platform.annotation import translation
 from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.annotation.filters import COLUMNS, filter_samples, unknown_languages, unknown_notes
-from icr_platform.annotation.inputs import check_responses, prompt_index
 from icr_platform.annotation.part_scoring import (
-    KEY,
-    PromptIndex,
+    SAMPLE_KEY,
     Scored,
     by_kind,
     from_kinds,
@@ -40,9 +38,11 @@ from icr_platform.annotation.part_scoring import (
     score_plan,
     scored_rows,
 )
+from icr_platform.annotation.prompt_index import PromptIndex, prompt_index
+from icr_platform.annotation.response_checks import check_responses
 from icr_platform.annotation.reward_kinds import REWARD_KINDS, needs_translations, scored_kinds
 from icr_platform.annotation.selection import ResponseReader, collect_samples, select_language, write_chunk
-from icr_platform.annotation.summary import Written, metrics_of, summary_table
+from icr_platform.annotation.summary import Written, annotation_metrics, summary_table
 from icr_platform.core.arrays import Floats
 from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact, read_parquet
 from icr_platform.core.config import require
@@ -69,7 +69,7 @@ class _Inputs:
     def scored_kinds(self) -> tuple[str, ...]:
         return scored_kinds(self.config.reward_kind)
 
-    def verdicts(self, part: int) -> Any:
+    def filtered(self, part: int) -> Any:
         return filter_samples(self.responses.read_part(part, COLUMNS), self.config, unknown_languages(self.responses))
 
 
@@ -156,7 +156,7 @@ def _translate(inputs: _Inputs) -> Artifact:
     earlier = inputs.context.earlier.rows(TRANSLATIONS.name, TRANSLATIONS)
 
     def shard(part: int) -> translation.Texts:
-        return translation.texts_of(inputs.responses.read_part(part), inputs.verdicts(part), earlier)
+        return translation.texts_of(inputs.responses.read_part(part), inputs.filtered(part), earlier)
 
     def take(part: int) -> TakenPart | None:
         texts = shard(part)
@@ -215,14 +215,14 @@ def _logprobs(inputs: _Inputs, translations: Artifact | None, name: str, model: 
     def shard(part: int) -> _Shard:
         responses = inputs.responses.read_part(part)
         english = translations.read_part(part).column("translation").to_pylist() if translations else None
-        verdicts = filter_samples(responses, inputs.config, unknown)
-        scored = scored_rows(responses, verdicts, english, inputs.prompts, inputs.scored_kinds)
+        filtered = filter_samples(responses, inputs.config, unknown)
+        scored = scored_rows(responses, filtered, english, inputs.prompts, inputs.scored_kinds)
         digests = score_digests(responses, scored)
         known = np.full(len(digests), np.nan)
         taken = earlier.take(digests)
         known[taken.item] = taken.rows.column("logprob").to_numpy()
         by_kind = known.reshape(-1, len(scored)).T
-        return _Shard(responses.select(KEY), scored, digests, dict(zip(scored, by_kind, strict=True)))
+        return _Shard(responses.select(SAMPLE_KEY), scored, digests, dict(zip(scored, by_kind, strict=True)))
 
     def take(part: int) -> TakenPart | None:
         found = shard(part)
@@ -295,11 +295,11 @@ def _free_device_memory() -> None:
 
 def _reward_part(inputs: _Inputs, part: int, scored: Sequence[pa.Table]) -> pa.Table:
     """schemas.REWARDS of one part, joined by key."""
-    keys = inputs.responses.read_part(part, KEY)
-    verdicts = inputs.verdicts(part)
+    keys = inputs.responses.read_part(part, SAMPLE_KEY)
+    filtered = inputs.filtered(part)
     repeated = keys.take(pa.array(np.repeat(np.arange(keys.num_rows), len(inputs.scored_kinds))))
     for table in scored:
-        if not table.select(KEY).equals(repeated):
+        if not table.select(SAMPLE_KEY).equals(repeated):
             raise IcrError(
                 f"{inputs.context.folder / _WORK}: part {part} holds other keys than the responses; delete it"
             )
@@ -313,7 +313,7 @@ def _reward_part(inputs: _Inputs, part: int, scored: Sequence[pa.Table]) -> pa.T
         columns["reward"][kind] = (
             implicit_reward(policy[kind], reference[kind], inputs.config.beta)
             if draw is None
-            else _drawn_rewards(partial(draw, inputs.config.seed), keys, verdicts)
+            else _drawn_rewards(partial(draw, inputs.config.seed), keys, filtered)
         )
     scored_kinds = list(inputs.scored_kinds)
     found = scored[0].column("input_digest").to_pylist() if scored else []
@@ -325,9 +325,9 @@ def _reward_part(inputs: _Inputs, part: int, scored: Sequence[pa.Table]) -> pa.T
     return by_kind(keys, columns).append_column("input_digest", pa.array(digests, pa.binary(16)))
 
 
-def _drawn_rewards(draw: Callable[[str, str, int], float], keys: pa.Table, verdicts: Any) -> Any:
-    rows = zip(*(keys.column(name).to_pylist() for name in KEY), verdicts, strict=True)
-    return np.array([np.nan if verdict.reason else draw(*key) for *key, verdict in rows])
+def _drawn_rewards(draw: Callable[[str, str, int], float], keys: pa.Table, filtered: Any) -> Any:
+    rows = zip(*(keys.column(name).to_pylist() for name in SAMPLE_KEY), filtered, strict=True)
+    return np.array([np.nan if result.reason else draw(*key) for *key, result in rows])
 
 
 def _select(inputs: _Inputs, rewards: Artifact, translations: Artifact | None) -> None:
@@ -351,7 +351,7 @@ def _select(inputs: _Inputs, rewards: Artifact, translations: Artifact | None) -
         drops.close(part).read(["language", "sample_index", "reason"]),
         translations.read(["language", "outcome"]) if translations is not None else None,
     )
-    metrics = metrics_of(languages, selected, written, inputs.config)
+    metrics = annotation_metrics(languages, selected, written, inputs.config)
     notes = unknown_notes(inputs.responses, [samples.language for samples in languages], inputs.config)
     notes += [
         f"{samples.language}: no prompt gives a pair; drops say why"

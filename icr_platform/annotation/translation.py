@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from icr_platform.annotation.config import AnnotateConfig
-from icr_platform.annotation.filters import Verdict
+from icr_platform.annotation.filters import FilterResult
 from icr_platform.annotation.filters import has_visible_character as is_visible
 from icr_platform.core.artifacts import row_digest
 from icr_platform.core.earlier import EarlierRows
@@ -60,14 +60,14 @@ class Texts:
         return [row for row, outcome in enumerate(self.outcomes) if outcome == OK and row not in self.known]
 
 
-def texts_of(responses: pa.Table, verdicts: Sequence[Verdict], earlier: EarlierRows) -> Texts:
+def texts_of(responses: pa.Table, filtered: Sequence[FilterResult], earlier: EarlierRows) -> Texts:
     """Decide which rows of `responses` (schemas.RESPONSES) are sent: neither English ones nor those a filter dropped."""
     keys = responses.select(["language", "prompt_id", "sample_index"])
     rows = list(zip(*(column.to_pylist() for column in keys.columns), strict=True))
     texts = responses.column("response").to_pylist()
     outcomes = [
-        FILTERED if verdict.reason else IS_ENGLISH if language == ENGLISH else OK
-        for (language, _, _), verdict in zip(rows, verdicts, strict=True)
+        FILTERED if result.reason else IS_ENGLISH if language == ENGLISH else OK
+        for (language, _, _), result in zip(rows, filtered, strict=True)
     ]
     digests = [
         row_digest(*key, text) if outcome == OK else None

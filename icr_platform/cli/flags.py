@@ -18,7 +18,7 @@ from icr_platform.pipeline.config import load_preset
 from icr_platform.pipeline.inputs import SHIPPED
 from icr_platform.pipeline.runner import RunOptions
 from icr_platform.pipeline.stages import CONFIGURED
-from icr_platform.tracking.tracker import caller_folder
+from icr_platform.tracking.project_runs import caller_folder
 
 
 class _Formatter(argparse.HelpFormatter):

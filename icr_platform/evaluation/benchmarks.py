@@ -52,7 +52,7 @@ FAMILIES: dict[str, Family] = {
 _PREFERRED = ("acc_norm", "acc", "exact_match")
 
 
-class Work(NamedTuple):
+class PlannedTask(NamedTuple):
     """One task to run. language is '' where the name of a task of one's own tells none."""
 
     family: str
@@ -61,7 +61,7 @@ class Work(NamedTuple):
     metric: str
 
 
-def plan(config: BenchmarksConfig, known: set[str]) -> tuple[list[Work], list[str]]:
+def plan(config: BenchmarksConfig, known: set[str]) -> tuple[list[PlannedTask], list[str]]:
     """Tasks to run, and a note for every language that a family lacks.
 
     Raises:
@@ -79,8 +79,12 @@ def plan(config: BenchmarksConfig, known: set[str]) -> tuple[list[Work], list[st
         lacking = [code for code in config.languages if family.task(code) not in known]
         if lacking:
             notes.append(f"benchmarks: {name} has no task in {', '.join(lacking)}; not measured there")
-        work += [Work(name, code, family.task(code), family.metric) for code in config.languages if code not in lacking]
-    work += [Work(name, language_of(name), name, "") for name in config.tasks]
+        work += [
+            PlannedTask(name, code, family.task(code), family.metric)
+            for code in config.languages
+            if code not in lacking
+        ]
+    work += [PlannedTask(name, language_of(name), name, "") for name in config.tasks]
     if not work:
         raise InputError("config: fields 'families', 'tasks' and 'languages' leave no task; name at least one")
     return work, notes
@@ -124,10 +128,10 @@ def run(config: BenchmarksConfig, context: StageContext) -> StageResult:
             progress.advance(1)
     done = writer.close(len(work))
     frame = done.read().to_pandas()
-    return StageResult({"benchmarks": done.folder}, metrics_of(frame), {"benchmarks": frame}, tuple(notes))
+    return StageResult({"benchmarks": done.folder}, benchmark_metrics(frame), {"benchmarks": frame}, tuple(notes))
 
 
-def metrics_of(frame: pd.DataFrame) -> dict[str, float]:
+def benchmark_metrics(frame: pd.DataFrame) -> dict[str, float]:
     """MLflow metrics of the benchmarks table, with the mean over languages of each family."""
     metrics: dict[str, float] = {}
     for row in frame.to_dict("records"):
@@ -164,7 +168,7 @@ def _model(config: BenchmarksConfig) -> Any:
     return model
 
 
-def _measure(config: BenchmarksConfig, work: Work, model: Any, manager: TaskManager) -> pa.Table:
+def _measure(config: BenchmarksConfig, work: PlannedTask, model: Any, manager: TaskManager) -> pa.Table:
     import lm_eval
 
     try:

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from icr_platform.core.arrays import Floats
-from icr_platform.evaluation.preferences import preferences_by_prompt
+from icr_platform.evaluation.prompt_preferences import preferences_by_prompt
 from icr_platform.evaluation.win_rate import (
     Columns,
     checked_preferences,
@@ -21,16 +21,16 @@ from icr_platform.evaluation.win_rate import (
     length_controlled_win_rate,
 )
 
-Verdict = Literal["win", "tie", "loss"]
+WinTieLoss = Literal["win", "tie", "loss"]
 _VALUES_AT_A_TIME = 1_000_000
 _OTHERS = ("candidate_length", "reference_length", "difficulty")
 
 
 @dataclass(frozen=True)
-class Judgments:
+class LanguageJudgments:
     """Judgments of one model in one language, one row each; rows of one prompt (orders, judges, samples) are averaged.
 
-    A sample with a failed row is left out, see `preferences.preferences_by_prompt`.
+    A sample with a failed row is left out, see `prompt_preferences.preferences_by_prompt`.
     """
 
     prompt_id: Sequence[str]
@@ -80,8 +80,8 @@ class Flip:
     language: str
     prompt_id: str
     kind: Literal["regression", "improvement"]
-    before_verdict: Verdict
-    after_verdict: Verdict
+    before_verdict: WinTieLoss
+    after_verdict: WinTieLoss
     before: float
     """Mean preference in [0, 1] over the prompt's judgments."""
     after: float
@@ -97,7 +97,7 @@ class MeanInterval(NamedTuple):
     p_value: float
 
 
-class _Pairs(NamedTuple):
+class _PairedPrompts(NamedTuple):
     """Prompts both models have a preference on, in the order of the first.
 
     Tables [n, 4]: preference, candidate length, reference length, difficulty; NaN where not given.
@@ -110,7 +110,12 @@ class _Pairs(NamedTuple):
 
 
 def win_rate_difference(
-    before: Judgments, after: Judgments, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+    before: LanguageJudgments,
+    after: LanguageJudgments,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> Difference:
     """Difference of the win rates, with a studentised paired bootstrap over prompts (see `bootstrap_mean`)."""
     pairs = _pair(before, after)
@@ -133,8 +138,8 @@ def win_rate_difference(
 
 
 def length_controlled_difference(
-    before: Judgments,
-    after: Judgments,
+    before: LanguageJudgments,
+    after: LanguageJudgments,
     *,
     anchors: Columns | None = None,
     C: float = 10.0,
@@ -182,9 +187,9 @@ def length_controlled_difference(
 
 
 def compare_languages(
-    before: Mapping[str, Judgments],
-    after: Mapping[str, Judgments],
-    estimate: Callable[[Judgments, Judgments], Difference] = win_rate_difference,
+    before: Mapping[str, LanguageJudgments],
+    after: Mapping[str, LanguageJudgments],
+    estimate: Callable[[LanguageJudgments, LanguageJudgments], Difference] = win_rate_difference,
 ) -> tuple[LanguageDifference, ...]:
     """Differences in every language both models were judged in, with p-values adjusted over those languages.
 
@@ -196,21 +201,23 @@ def compare_languages(
     return tuple(map(LanguageDifference, languages, differences, adjusted.tolist()))
 
 
-def flipped_prompts(before: Mapping[str, Judgments], after: Mapping[str, Judgments]) -> tuple[Flip, ...]:
+def flipped_prompts(
+    before: Mapping[str, LanguageJudgments], after: Mapping[str, LanguageJudgments]
+) -> tuple[Flip, ...]:
     """Prompts whose verdict (win above one half, tie at it, loss below) changed, the greatest losses first."""
     flips = []
     for language in (language for language in before if language in after):
         pairs = _pair(before[language], after[language])
         for prompt_id, first, second in zip(pairs.prompt_id, pairs.before[:, 0], pairs.after[:, 0], strict=True):
-            if _verdict(first) != _verdict(second):
+            if _win_tie_loss(first) != _win_tie_loss(second):
                 kind: Literal["regression", "improvement"] = "regression" if second < first else "improvement"
-                verdicts = _verdict(first), _verdict(second)
+                verdicts = _win_tie_loss(first), _win_tie_loss(second)
                 flips.append(Flip(language, prompt_id, kind, *verdicts, float(first), float(second)))
     return tuple(sorted(flips, key=lambda flip: flip.after - flip.before))
 
 
 def head_to_head(
-    judgments: Judgments, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+    judgments: LanguageJudgments, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> MeanInterval:
     """Win rate of one model judged directly against another, in percent; the p-value is of 50."""
     return bootstrap_mean(
@@ -280,8 +287,8 @@ def _studentised(sample: Floats, resamples: int, seed: int) -> Floats:
     return np.concatenate(parts)
 
 
-def _by_prompt(judgments: Judgments) -> dict[str, Floats]:
-    """The prompts with a preference, in the order of the rows: [4] preference, lengths and difficulty, see `_Pairs`."""
+def _by_prompt(judgments: LanguageJudgments) -> dict[str, Floats]:
+    """The prompts with a preference, in the order of the rows: [4] preference, lengths and difficulty, see `_PairedPrompts`."""
     size = len(judgments.prompt_id)
     others = (judgments.candidate_length, judgments.reference_length, judgments.difficulty)
     columns = [np.full(size, np.nan) if column is None else np.asarray(column, dtype=np.float64) for column in others]
@@ -294,24 +301,24 @@ def _by_prompt(judgments: Judgments) -> dict[str, Floats]:
     return dict(zip(means["prompt_id"], means[["preference", *_OTHERS]].to_numpy(dtype=float), strict=True))
 
 
-def judged_preferences(judgments: Judgments) -> Floats:
+def judged_preferences(judgments: LanguageJudgments) -> Floats:
     """[n] preferences of the prompts that have one."""
     return np.array([row[0] for row in _by_prompt(judgments).values()])
 
 
-def _pair(before: Judgments, after: Judgments) -> _Pairs:
+def _pair(before: LanguageJudgments, after: LanguageJudgments) -> _PairedPrompts:
     first, second = _by_prompt(before), _by_prompt(after)
     common = [prompt_id for prompt_id in first if prompt_id in second]
     asked = {*before.prompt_id, *after.prompt_id}
     sides = [np.array([side[prompt_id] for prompt_id in common]).reshape(-1, 4) for side in (first, second)]
-    return _Pairs(common, sides[0], sides[1], len(asked) - len(common))
+    return _PairedPrompts(common, sides[0], sides[1], len(asked) - len(common))
 
 
 def _mean(values: Floats) -> float:
     return float(values.mean()) if len(values) else math.nan
 
 
-def _verdict(preference: float) -> Verdict:
+def _win_tie_loss(preference: float) -> WinTieLoss:
     if preference == 0.5:
         return "tie"
     return "win" if preference > 0.5 else "loss"

@@ -17,7 +17,7 @@ import pyarrow as pa
 from icr_platform.core.schemas import SCORES
 from icr_platform.engines.judging.pairwise import LOW_MASS, MODEL_FIRST, REFERENCE_FIRST
 from icr_platform.evaluation.fidelity import fidelity, looping_rate, repeated_share, truncation_rate
-from icr_platform.evaluation.preferences import KEY, SAMPLE, complete_samples, preferences_by_prompt
+from icr_platform.evaluation.prompt_preferences import PROMPT_KEY, SAMPLE_KEY, complete_samples, preferences_by_prompt
 from icr_platform.evaluation.win_rate import (
     INCOMPLETE_DIFFICULTY,
     length_controlled_replicates,
@@ -57,7 +57,7 @@ class LengthControl(NamedTuple):
 
 def output_facts(outputs: pa.Table) -> pd.DataFrame:
     """What scores need of a part of the outputs table, without the texts."""
-    columns = [*KEY, "sample_index", "character_count", "finish_reason", "detected_language"]
+    columns = [*PROMPT_KEY, "sample_index", "character_count", "finish_reason", "detected_language"]
     facts: pd.DataFrame = outputs.select(columns).to_pandas()
     facts["repeated"] = [repeated_share(text) for text in outputs["output"].to_pylist()]
     return facts
@@ -105,9 +105,9 @@ def score_judgments(
     """
     if judgments.empty:
         return []
-    lengths = reference_characters.merge(facts, on=SAMPLE, validate="one_to_one")
-    judged = judgments[[*SAMPLE, "preference"]].merge(
-        lengths[[*SAMPLE, *_LENGTHS]], on=SAMPLE, how="left", validate="many_to_one"
+    lengths = reference_characters.merge(facts, on=SAMPLE_KEY, validate="one_to_one")
+    judged = judgments[[*SAMPLE_KEY, "preference"]].merge(
+        lengths[[*SAMPLE_KEY, *_LENGTHS]], on=SAMPLE_KEY, how="left", validate="many_to_one"
     )
     prompts = preferences_by_prompt(judged, _LENGTHS)
     scores = []
@@ -282,7 +282,7 @@ def scores_from_table(table: pa.Table) -> list[Score]:
     return [Score(**row) for row in table.select(list(Score._fields)).to_pylist()]
 
 
-def metrics_of(scores: Iterable[Score]) -> dict[str, float]:
+def score_metrics(scores: Iterable[Score]) -> dict[str, float]:
     """MLflow metrics: `win_rate/es`, `win_rate_se/es`, `length/characters/es`, `judge/failure_rate`, `win_rate_n/es`."""
     metrics: dict[str, float] = {}
     for score in scores:

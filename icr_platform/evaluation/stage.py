@@ -19,7 +19,7 @@ from icr_platform.core.schemas import JUDGMENTS, OUTPUTS, SCORES
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.engines.judging.pairwise import LOW_MASS
 from icr_platform.engines.sampling.choice import engine_notes
-from icr_platform.evaluation.changes import head_to_head_table, judgments_by_language
+from icr_platform.evaluation.comparison_tables import head_to_head_table, judgments_by_language
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.fidelity import Confusion, confusion_table
 from icr_platform.evaluation.inputs import EvaluationInputs, read_inputs
@@ -28,10 +28,10 @@ from icr_platform.evaluation.outputs import write_outputs
 from icr_platform.evaluation.scores import (
     UNKNOWN_END,
     Score,
-    metrics_of,
     output_facts,
     people_table,
     score_judgments,
+    score_metrics,
     score_outputs,
     scores_from_table,
     scores_table,
@@ -63,7 +63,7 @@ def run(config: EvalConfig, context: StageContext) -> StageResult:
     _check_failures(config, rows, judgments)
     return StageResult(
         artifacts={"outputs": outputs.folder, "judgments": judgments.folder, "scores": scores.folder},
-        metrics=metrics_of(rows),
+        metrics=score_metrics(rows),
         tables={
             "scores": people_table(rows),
             "fidelity_confusion": _confusion(outputs),

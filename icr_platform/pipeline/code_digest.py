@@ -36,7 +36,8 @@ PLUMBING = frozenset(
         "core.earlier", "pipeline.work",  # rows as they were made
         "pipeline.runner", "tracking.tracker", "report.arm_report", "report.terminal_tables", "report.figures", "planning.check", "planning.capacity", "planning.calibration",  # around the stages, not in them
         "data.prompts", "data.prompt_sources", "data.json_rows",  # readers: the rows they give are digested
-        "annotation.inputs",  # raises or does nothing
+        "annotation.prompt_index",  # the same
+        "annotation.response_checks",  # raises or does nothing
         "engines.endpoints.reply_cache", "engines.endpoints.served_model",  # keeps replies as they came; tells whose they are
         "training.checkpoint", "training.resume_points", "training.model_card", "training.launch",  # files, processes, prose
     )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from icr_platform.evaluation.comparison import Judgments, bootstrap_mean, length_controlled_difference
+from icr_platform.evaluation.comparison import LanguageJudgments, bootstrap_mean, length_controlled_difference
 from icr_platform.evaluation.win_rate import length_controlled_win_rate, win_rate
 
 SHARED = Path(os.environ.get("ICR_SHARED", Path(__file__).parents[3] / "shared"))
@@ -94,9 +94,9 @@ def length_controlled_coverage(folder: Path, simulations: int) -> float:
     anchors = pd.read_csv(folder / "gamed_surrogate.csv")
     tables = [pd.read_csv(folder / f"{name}.csv") for name in ("claude-2", "FuseChat-Llama-3.1-8B-Instruct")]
 
-    def judgments(table: pd.DataFrame) -> Judgments:
+    def judgments(table: pd.DataFrame) -> LanguageJudgments:
         columns = table["output_2_length"], table["output_1_length"], table["instruction_difficulty"]
-        return Judgments([str(row) for row in range(len(table))], table["preference"] - 1, *columns)
+        return LanguageJudgments([str(row) for row in range(len(table))], table["preference"] - 1, *columns)
 
     truth = length_controlled_difference(*map(judgments, tables), anchors=anchors, resamples=2).difference
     generator, hits = np.random.default_rng(0), 0

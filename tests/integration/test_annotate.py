@@ -335,10 +335,10 @@ def truncated_part(config: AnnotateConfig, tmp_path: Path, make: Callable[..., P
 
 
 BAD_INPUT = {
-    "token outside the vocabulary": (lambda c, t, m: rewritten(c, t, token_ids=[3, 999]), "row 5: field 'token_ids' holds 999"),
-    "sample twice": (lambda c, t, m: rewritten(c, t, sample_index=3), "row 5: field 'sample_index' 3 is there twice"),
+    "token outside the vocabulary": (lambda c, t, m: rewritten(c, t, token_ids=[3, 999]), "row 5: field 'token_ids' contains 999"),
+    "sample twice": (lambda c, t, m: rewritten(c, t, sample_index=3), "row 5: field 'sample_index' 3 appears twice"),
     "unknown prompt": (unknown_prompt, "part-00000.parquet: row 5: field 'prompt_id' 'p9'"),
-    "one sample": (one_sample, "every prompt has 1 sample, a pair needs 2"),
+    "one sample": (one_sample, "every prompt has 1 sample, but a pair needs 2"),
     "truncated part": (truncated_part, "part-00001.parquet.*instead of"),
     "other tokenizer": (other_tokenizer, "field 'vocab' differs"),
     "no translator": (lambda c, t, m: changed(c, reward_kind="translate"), "field 'translator' is missing"),

@@ -23,14 +23,15 @@ from icr_platform.core.artifacts import ArtifactWriter
 from icr_platform.core.schemas import TABLES
 from icr_platform.evaluation.scores import (
     LengthControl,
-    metrics_of,
     output_facts,
     score_judgments,
+    score_metrics,
     score_outputs,
     scores_table,
     with_means,
 )
-from icr_platform.tracking.tracker import RunHandle, Tracker
+from icr_platform.tracking.run_handle import RunHandle
+from icr_platform.tracking.tracker import Tracker
 from tests.support.real_data import shared_folder
 
 JUDGE = "synthetic-pseudo-judge"
@@ -179,7 +180,7 @@ def evaluated(
     ]
     scores = with_means(scores)
     tables["scores"] = [scores_table(scores)]
-    return IterationData(tables, metrics_of(scores), dict(eval_params or {}))
+    return IterationData(tables, score_metrics(scores), dict(eval_params or {}))
 
 
 def merged(*parts: IterationData) -> IterationData:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from icr_platform.evaluation.comparison import (
-    Judgments,
+    LanguageJudgments,
     bootstrap_mean,
     compare_languages,
     flipped_prompts,
@@ -18,12 +18,12 @@ from icr_platform.evaluation.comparison import (
 
 
 def judged(preferences, **columns):
-    return Judgments([f"p{i}" for i in range(len(preferences))], preferences, **columns)
+    return LanguageJudgments([f"p{i}" for i in range(len(preferences))], preferences, **columns)
 
 
 def test_pairs_by_prompt_id_and_averages_a_prompts_judgments():
-    before = Judgments(["a", "b", "c", "d", "a"], [0.0, 1.0, 0.5, np.nan, 1.0])
-    after = Judgments(["c", "b", "a", "d", "e"], [1.0, 1.0, 0.0, 1.0, 1.0])
+    before = LanguageJudgments(["a", "b", "c", "d", "a"], [0.0, 1.0, 0.5, np.nan, 1.0])
+    after = LanguageJudgments(["c", "b", "a", "d", "e"], [1.0, 1.0, 0.0, 1.0, 1.0])
     change = win_rate_difference(before, after)
     assert (change.n, change.n_unpaired) == (3, 2)
     assert change.before == pytest.approx(200 / 3)
@@ -80,8 +80,8 @@ def test_languages_are_adjusted_together():
 
 
 def test_flips_name_the_regressions_first():
-    before = {"en": Judgments(["a", "b", "c", "d"], [0.9, 0.2, 0.5, 0.8]), "sw": judged([0.1])}
-    after = {"en": Judgments(["d", "c", "b", "a"], [0.7, 0.4, 0.9, 0.1]), "th": judged([0.1])}
+    before = {"en": LanguageJudgments(["a", "b", "c", "d"], [0.9, 0.2, 0.5, 0.8]), "sw": judged([0.1])}
+    after = {"en": LanguageJudgments(["d", "c", "b", "a"], [0.7, 0.4, 0.9, 0.1]), "th": judged([0.1])}
     flips = flipped_prompts(before, after)
     assert [(flip.prompt_id, flip.kind, flip.before_verdict, flip.after_verdict) for flip in flips] == [
         ("a", "regression", "win", "loss"),

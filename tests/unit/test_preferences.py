@@ -13,15 +13,15 @@ import pytest
 
 from icr_platform.core.artifacts import Artifact, ArtifactWriter
 from icr_platform.core.schemas import JUDGMENTS
-from icr_platform.evaluation.changes import (
+from icr_platform.evaluation.comparison import LanguageJudgments, flipped_prompts, win_rate_difference
+from icr_platform.evaluation.comparison_tables import (
     change_metrics,
     difference_table,
     flip_table,
     head_to_head_table,
     judgments_by_language,
 )
-from icr_platform.evaluation.comparison import Judgments, flipped_prompts, win_rate_difference
-from icr_platform.evaluation.preferences import preferences_by_prompt
+from icr_platform.evaluation.prompt_preferences import preferences_by_prompt
 from icr_platform.evaluation.scores import LengthControl, Score, score_judgments
 from ui.tables import regressions_data, sources
 from ui.tables.queries import Engine
@@ -141,12 +141,12 @@ def test_lengths_are_those_of_the_samples_whose_preference_counts() -> None:
 
 
 def test_judgments_given_from_python_follow_the_same_rule() -> None:
-    half = Judgments(["a", "a", "b"], [1.0, math.nan, 0.2])
-    whole = Judgments(["a", "b"], [0.5, 0.2])
+    half = LanguageJudgments(["a", "a", "b"], [1.0, math.nan, 0.2])
+    whole = LanguageJudgments(["a", "b"], [0.5, 0.2])
     assert win_rate_difference(half, whole).n == 1
-    by_sample = Judgments(["a", "a", "b"], [1.0, math.nan, 0.2], sample_index=[0, 1, 0])
+    by_sample = LanguageJudgments(["a", "a", "b"], [1.0, math.nan, 0.2], sample_index=[0, 1, 0])
     assert win_rate_difference(by_sample, whole).n == 2
-    nothing = Judgments([], [])
+    nothing = LanguageJudgments([], [])
     assert win_rate_difference(nothing, whole).n == 0
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from icr_platform.annotation.config import AnnotateSettings
-from icr_platform.annotation.diagnostics import length_correlation, reward_agreement, with_means
+from icr_platform.annotation.diagnostics import length_correlation, reward_agreement, with_language_means
 from icr_platform.annotation.filters import filter_samples, has_visible_character
 from icr_platform.annotation.part_scoring import implicit_reward
 from icr_platform.annotation.reward_kinds import random_reward, scoring_instruction
@@ -162,7 +162,7 @@ def test_reward_agreement_against_loops() -> None:
 
 
 def test_means_are_over_the_languages_that_have_the_figure() -> None:
-    metrics = with_means(
+    metrics = with_language_means(
         {"alpha/es": 1.0, "alpha/de": 3.0, "margin/q10/es": 2.0, "margin/q10/de": np.nan}, ["es", "de"]
     )
     assert metrics == {

@@ -10,9 +10,9 @@ import pytest
 
 from icr_platform.evaluation.scores import (
     LengthControl,
-    metrics_of,
     preferences_by_prompt,
     score_judgments,
+    score_metrics,
     scores_from_table,
     scores_table,
     with_means,
@@ -38,7 +38,7 @@ def lengths_of(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def scored(frame: pd.DataFrame) -> dict[str, float]:
-    return metrics_of(with_means(score_judgments(frame, *lengths_of(frame), LengthControl())))
+    return score_metrics(with_means(score_judgments(frame, *lengths_of(frame), LengthControl())))
 
 
 def test_one_failed_order_drops_the_sample_but_not_the_prompt() -> None:

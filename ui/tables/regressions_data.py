@@ -61,7 +61,7 @@ class Slice:
 
 
 def judged_prompts(engine: Engine, judgments: Artifact) -> str:
-    """Preference per prompt: the rule of `icr_platform.evaluation.preferences`, which every figure of `icr eval` follows, in SQL."""
+    """Preference per prompt: the rule of `icr_platform.evaluation.prompt_preferences`, which every figure of `icr eval` follows, in SQL."""
     sql = """
         WITH by_sample AS (
             SELECT language, prompt_id, sample_index, CASE WHEN count(preference) = count(*) THEN avg(preference) END AS value,

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-KEY = ["language", "prompt_id"]
-SAMPLE = [*KEY, "sample_index"]
+PROMPT_KEY = ["language", "prompt_id"]
+SAMPLE_KEY = [*PROMPT_KEY, "sample_index"]
 
 
 def complete_samples(judgments: pd.DataFrame) -> pd.Series[bool]:
@@ -23,7 +23,7 @@ def complete_samples(judgments: pd.DataFrame) -> pd.Series[bool]:
         judgments: language, prompt_id, sample_index, preference (null or NaN where the judge failed), one row an order.
     """
     known = pd.Series(np.isfinite(judgments["preference"].to_numpy(dtype=float)), index=judgments.index)
-    return known.groupby([judgments[name] for name in SAMPLE], sort=False).transform("all")
+    return known.groupby([judgments[name] for name in SAMPLE_KEY], sort=False).transform("all")
 
 
 def preferences_by_prompt(judgments: pd.DataFrame, others: Sequence[str] = ()) -> pd.DataFrame:
@@ -34,6 +34,6 @@ def preferences_by_prompt(judgments: pd.DataFrame, others: Sequence[str] = ()) -
     """
     columns = ["preference", *others]
     used = judgments[complete_samples(judgments)].astype(dict.fromkeys(columns, float))
-    by_sample = used.groupby(SAMPLE, sort=False)[columns].mean()
-    by_prompt = by_sample.groupby(level=KEY, sort=False).mean().reset_index()
-    return judgments[KEY].drop_duplicates().merge(by_prompt, on=KEY, how="left", validate="one_to_one")
+    by_sample = used.groupby(SAMPLE_KEY, sort=False)[columns].mean()
+    by_prompt = by_sample.groupby(level=PROMPT_KEY, sort=False).mean().reset_index()
+    return judgments[PROMPT_KEY].drop_duplicates().merge(by_prompt, on=PROMPT_KEY, how="left", validate="one_to_one")

@@ -11,7 +11,7 @@ import pandas as pd
 
 from icr_platform.core.artifacts import Artifact
 from icr_platform.evaluation.comparison import (
-    Judgments,
+    LanguageJudgments,
     compare_languages,
     flipped_prompts,
     head_to_head,
@@ -22,11 +22,11 @@ from icr_platform.evaluation.comparison import (
 COLUMNS = ["language", "prompt_id", "sample_index", "preference"]
 
 
-def judgments_by_language(artifact: Artifact) -> dict[str, Judgments]:
+def judgments_by_language(artifact: Artifact) -> dict[str, LanguageJudgments]:
     """Judgments of an artifact by language; a prompt's samples and orders are one cluster."""
     rows = artifact.read(COLUMNS).to_pandas()
     return {
-        str(language): Judgments(
+        str(language): LanguageJudgments(
             group["prompt_id"].tolist(),
             group["preference"].to_numpy(dtype=float),
             sample_index=group["sample_index"].tolist(),
@@ -35,7 +35,7 @@ def judgments_by_language(artifact: Artifact) -> dict[str, Judgments]:
     }
 
 
-def difference_table(before: Mapping[str, Judgments], after: Mapping[str, Judgments]) -> pd.DataFrame:
+def difference_table(before: Mapping[str, LanguageJudgments], after: Mapping[str, LanguageJudgments]) -> pd.DataFrame:
     """A row per language: win rates in percent, difference in points with its 95% interval, p and Holm's p, n."""
     rows = [
         {"language": item.language, **asdict(item.difference), "adjusted_p_value": item.adjusted_p_value}
@@ -44,7 +44,7 @@ def difference_table(before: Mapping[str, Judgments], after: Mapping[str, Judgme
     return pd.DataFrame(rows)
 
 
-def head_to_head_table(judgments: Mapping[str, Judgments]) -> pd.DataFrame:
+def head_to_head_table(judgments: Mapping[str, LanguageJudgments]) -> pd.DataFrame:
     """A row per language of one policy judged directly against another: win rate in percent with its 95% interval, p of no
     difference (a win rate of 50) and Holm's p, and n prompts that were used."""
     found = {language: head_to_head(rows) for language, rows in judgments.items()}
@@ -54,7 +54,7 @@ def head_to_head_table(judgments: Mapping[str, Judgments]) -> pd.DataFrame:
     return frame.rename(columns={"mean": "win_rate"}).rename_axis("language").reset_index()
 
 
-def flip_table(before: Mapping[str, Judgments], after: Mapping[str, Judgments]) -> pd.DataFrame:
+def flip_table(before: Mapping[str, LanguageJudgments], after: Mapping[str, LanguageJudgments]) -> pd.DataFrame:
     """A row per prompt whose verdict changed, the greatest losses first."""
     columns = ["language", "prompt_id", "kind", "before_verdict", "after_verdict", "before", "after"]
     return pd.DataFrame([asdict(flip) for flip in flipped_prompts(before, after)], columns=columns)

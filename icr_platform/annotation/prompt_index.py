@@ -1,0 +1,64 @@
+"""The instructions that responses answer, by (language, prompt_id)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from icr_platform.core.artifacts import Artifact
+from icr_platform.data.prompts import load_prompts
+
+_BATCH = 4096
+
+
+class Instructions(NamedTuple):
+    """A prompt in the response's language and in English."""
+
+    native: str
+    english: str
+
+
+PromptIndex = Mapping[tuple[str, str], Instructions]
+
+
+def prompt_index(prompts: str, responses: Artifact) -> PromptIndex:
+    """Read the instructions of the languages that the responses are in.
+
+    Raises:
+        InputError: `prompts` does not exist, contains a bad row, or lacks a language of the responses.
+    """
+    languages: dict[str, None] = {}
+    for part in range(len(responses.parts)):
+        languages |= dict.fromkeys(pc.unique(responses.read_part(part, ["language"]).column("language")).to_pylist())
+    return _ArrowIndex(load_prompts(prompts, tuple(languages)).table)
+
+
+class _ArrowIndex(Mapping[tuple[str, str], Instructions]):
+    """PromptIndex over schemas.PROMPTS: texts stay in Arrow's memory, where they are smaller than Python's strings."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._native = table.column("instruction").combine_chunks()
+        self._english = table.column("english_instruction").combine_chunks()
+        self._row: dict[str, dict[str, int]] = {}
+        shared: dict[str, str] = {}  # every language has the same ids: each text is kept once
+        row = 0
+        for batch in table.select(["language", "prompt_id"]).to_batches(_BATCH):
+            for language, prompt_id in zip(*(column.to_pylist() for column in batch), strict=True):
+                self._row.setdefault(language, {})[shared.setdefault(prompt_id, prompt_id)] = row
+                row += 1
+
+    def __getitem__(self, key: tuple[str, str]) -> Instructions:
+        row = self._row.get(key[0], {})[key[1]]
+        return Instructions(self._native[row].as_py(), self._english[row].as_py())
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, tuple) and key[1] in self._row.get(key[0], {})
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return ((language, prompt_id) for language, rows in self._row.items() for prompt_id in rows)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._row.values()))

@@ -1,0 +1,67 @@
+"""What must hold of responses before hours of scoring."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+
+from icr_platform.annotation.prompt_index import PromptIndex
+from icr_platform.core.arrays import Hashes, Int32s
+from icr_platform.core.artifacts import Artifact
+from icr_platform.core.errors import InputError
+
+
+def check_responses(responses: Artifact, prompts: PromptIndex, vocabulary: int) -> None:
+    """Read every row once, part by part, keeping 12 bytes of each.
+
+    Raises:
+        InputError: no rows, a prompt that is not in `prompts`, a token id outside the vocabulary, a duplicate sample, or not
+            a single prompt with two samples to choose from.
+    """
+    key_hashes: list[Hashes] = [np.empty(0, np.uint64)]
+    sample_indices: list[Int32s] = [np.empty(0, np.int32)]
+    for part in range(len(responses.parts)):
+        table = responses.read_part(part, ["language", "prompt_id", "sample_index", "token_ids"])
+        languages, ids = (table.column(name).to_pylist() for name in ("language", "prompt_id"))
+        for row, key in enumerate(zip(languages, ids, strict=True)):
+            if key not in prompts:
+                raise InputError(
+                    f"{responses.parts[part]}: row {row + 1}: field 'prompt_id' {key[1]!r} of {key[0]!r} is not among the "
+                    "prompts; give the prompts that the responses answer"
+                )
+        token_ids = table.column("token_ids").combine_chunks()
+        flat = token_ids.flatten().to_numpy()
+        outside = np.flatnonzero((flat < 0) | (flat >= vocabulary))
+        if outside.size:
+            ends = np.cumsum(pc.list_value_length(token_ids).to_numpy())
+            row = int(np.searchsorted(ends, outside[0], side="right"))
+            raise InputError(
+                f"{responses.parts[part]}: row {row + 1}: field 'token_ids' contains {flat[outside[0]]}, but the vocabulary ends "
+                f"at {vocabulary - 1}; score with the tokenizer that the responses were sampled with"
+            )
+        keys = pd.DataFrame({"language": languages, "prompt_id": ids})
+        hashes = pd.util.hash_pandas_object(keys, index=False, categorize=False)
+        key_hashes.append(np.asarray(hashes, dtype=np.uint64))
+        sample_indices.append(table.column("sample_index").to_numpy())
+    _check_samples(responses, np.concatenate(key_hashes), np.concatenate(sample_indices))
+
+
+def _check_samples(responses: Artifact, keys: Hashes, samples: Int32s) -> None:
+    _, prompt, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    if not len(counts):
+        raise InputError(f"{responses.folder}: contains no responses; generate some first")
+    if counts.max() < 2:
+        raise InputError(
+            f"{responses.folder}: field 'sample_index': every prompt has 1 sample, but a pair needs 2; "
+            "generate with --samples 2 or more"
+        )
+    pairs = prompt.astype(np.int64) * 2**31 + samples
+    order = np.argsort(pairs, kind="stable")
+    again = order[1:][np.diff(pairs[order]) == 0]
+    if again.size:
+        row = int(again.min())
+        raise InputError(
+            f"{responses.folder}: row {row + 1}: field 'sample_index' {samples[row]} appears twice for its prompt; "
+            "write the artifact again"
+        )
