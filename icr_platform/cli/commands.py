@@ -120,6 +120,7 @@ tools:
 def _configured(command: ConfiguredCommand, arguments: list[str]) -> int:
     """Run a stage, or all of them, T times."""
     from icr_platform.cli.flags import command_parser, parse
+    from icr_platform.cli.worlds import WORLDS
     from icr_platform.core.config import require
     from icr_platform.pipeline.runner import die_with_parent, open_session, run_stage
 
@@ -133,7 +134,7 @@ def _configured(command: ConfiguredCommand, arguments: list[str]) -> int:
     if os.environ.get("MLFLOW_RUN_ID"):
         die_with_parent()
     _quiet_libraries()
-    with closing(open_session(options)) as session:
+    with closing(open_session(options, WORLDS)) as session:
         if getattr(config, "dry_run", False):
             from icr_platform.planning.judge_cost import print_estimate
 
@@ -186,6 +187,7 @@ def _quiet_libraries() -> None:
 
 def _check(arguments: list[str]) -> int:
     from icr_platform.cli.flags import Parser, add_flags, configured
+    from icr_platform.cli.worlds import WORLDS
     from icr_platform.planning.capacity import DEVICES
     from icr_platform.planning.check import Prediction, check
 
@@ -215,14 +217,15 @@ def _check(arguments: list[str]) -> int:
     prediction = Prediction(**{name: given.pop(name) for name in ("calibrate", "gpus", "gpu", "response_tokens")})
     config, options = configured(ITERATE.name, given)
     _quiet_libraries()
-    return check(config, options, prediction)  # type: ignore[arg-type]
+    return check(config, options, prediction, WORLDS)  # type: ignore[arg-type]
 
 
 def _inspect(arguments: list[str]) -> int:
+    from icr_platform.cli.worlds import WORLDS
     from ui.server.app import launch
 
     options, _ = _inspector_options("inspect", arguments)
-    launch(options)
+    launch(options, WORLDS)
     return 0
 
 
@@ -261,6 +264,7 @@ def _inspector_options(tool: str, arguments: list[str]) -> tuple[InspectOptions,
 
 def _report(arguments: list[str]) -> int:
     from icr_platform.cli.flags import Parser
+    from icr_platform.cli.worlds import WORLDS
     from icr_platform.pipeline.iterate import report_again
     from icr_platform.pipeline.runner import RunOptions, open_session
 
@@ -268,6 +272,6 @@ def _report(arguments: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="id of the arm's MLflow run")
     given = parser.parse_args(arguments)
     _quiet_libraries()
-    with closing(open_session(RunOptions())) as session:
+    with closing(open_session(RunOptions(), WORLDS)) as session:
         report_again(session, given.run)
     return 0

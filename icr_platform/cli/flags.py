@@ -12,7 +12,8 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from icr_platform.core.config import INPUTS, Config, grouped, is_section, leaves, merge, nest, role, validate
+from icr_platform.cli.worlds import WORLDS
+from icr_platform.core.config import INPUTS, Config, choices, grouped, is_section, leaves, merge, nest, role, validate
 from icr_platform.core.errors import InputError
 from icr_platform.pipeline.config import load_preset
 from icr_platform.pipeline.inputs import SHIPPED
@@ -92,10 +93,10 @@ def configured(command: str, given: Mapping[str, str | None]) -> tuple[Config, R
     values = {name: value for name, value in given.items() if value is not None}
     options = validate(RunOptions, {name: values[name] for name in RunOptions.model_fields if name in values}, source)
     flags = nest({name: values[name] for name, _ in leaves(kind) if name in values})
-    config = validate(kind, flags, source)  # of flags alone, so that an error names the flag and not the preset
+    config = validate(kind, flags, source, WORLDS)  # of flags alone, so that an error names the flag and not the preset
     if preset := values.get("config"):
         path = preset_path(preset)
-        config = validate(kind, merge(load_preset(path, command), flags), str(path))
+        config = validate(kind, merge(load_preset(path, command, WORLDS), flags), str(path), WORLDS)
     return config, options
 
 
@@ -157,26 +158,28 @@ def add_flags(parser: Parser, command: str, shown: str | None) -> None:
             for name, info in fields.items():
                 field = f"{section}.{name}" if section else name
                 flag = "--" + field.replace("_", "-").replace(".", "-")
+                of_worlds = {world.name: world.parts[name].doc for world in WORLDS.values() if name in world.parts}
+                text = "; ".join([str(info.description), *(f"{world}: {doc}" for world, doc in of_worlds.items())])
                 default = shown_default(info.default)
-                text = f"{info.description} (default: {default})" if default else str(info.description)
+                text += f" (default: {default})" if default else ""
                 switch = {"nargs": "?", "const": "true"} if isinstance(info.default, bool) else {}
-                add(heading, shown == section, flag, text, dest=field, metavar=value_shape(info), **switch)
+                add(heading, shown == section, flag, text, dest=field, metavar=value_shape(info, of_worlds), **switch)
 
 
 def _sections(config: type[Config]) -> dict[str, type[Config]]:
     return {name: info.annotation for name, info in config.model_fields.items() if is_section(info)}  # type: ignore[misc]
 
 
-def value_shape(info: FieldInfo) -> str:
-    """What the value of a field looks like in help: its choices, where it has some.
+def value_shape(info: FieldInfo, names: Iterable[str] = ()) -> str:
+    """What the value of a field looks like in help: its choices, where it has some. names: further ones.
 
+    >>> from icr_platform.training.config import TrainSettings
     >>> value_shape(TrainSettings.model_fields["schedule"]), value_shape(TrainSettings.model_fields["beta"])
     ('{linear,cosine,constant}', 'X')
     """
-    kind = info.annotation
-    parts = get_args(kind)
-    if get_origin(kind) is Literal:
-        return "{" + ",".join(parts) + "}"
+    kind, parts = info.annotation, get_args(info.annotation)
+    if known := (*choices(info), *names):
+        return "{" + ",".join(known) + "}"
     if get_origin(kind) is tuple:
         return "{" + ",".join(get_args(parts[0])) + "},..." if get_origin(parts[0]) is Literal else "A,B,..."
     kinds = {kind, *parts}

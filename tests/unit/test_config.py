@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from icr_platform.cli.flags import parse
+from icr_platform.cli.worlds import WORLDS
 from icr_platform.core.config import leaves, validate
 from icr_platform.core.errors import InputError
 from icr_platform.pipeline.config import IterateConfig, load_preset
@@ -51,7 +52,7 @@ def test_an_iterate_preset_serves_the_single_stages(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "projects" / "conf").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_presets_are_valid(preset: Path) -> None:
-    validate(IterateConfig, load_preset(preset, "iterate"), str(preset))
+    validate(IterateConfig, load_preset(preset, "iterate", WORLDS), str(preset), WORLDS)
 
 
 def test_every_field_is_documented() -> None:

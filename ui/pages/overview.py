@@ -9,6 +9,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from icr_platform.core.errors import IcrError
+from icr_platform.core.parts import Worlds, split_world
 from icr_platform.report.figures import learning_curves
 from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, Measured, languages_of, measured_of, row_name
 from icr_platform.report.leaderboard import published_curve
@@ -70,7 +71,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         codes = [code for code in codes if code in (view.language, *MEANS)]
     answer, why_not = _answer(inspector, arm, view.language)
     last = arm.iteration(answer.iteration) if answer else None
-    is_paper_set = _is_paper_set(arm)
+    is_paper_set = _is_paper_set(inspector.catalogue.worlds, arm)
     main = render(
         "overview",
         view=view,
@@ -138,14 +139,14 @@ def _judge(inspector: Inspector, iteration: Iteration) -> str:
     return regressions_data.judge_of(inspector.engine, inspector.catalogue.artifact(iteration, "judgments"))
 
 
-def _is_paper_set(arm: Arm) -> bool:
+def _is_paper_set(worlds: Worlds, arm: Arm) -> bool:
     """Whether published numbers may stand beside: the toy world's are about nothing that a paper measured."""
     stages = [t.stages["eval"].holder for t in arm.iterations if "eval" in t.stages]
     names = [
         arm.run.params.get("iterate.eval_prompts", ""),
         *(stage.params.get("eval.prompts", "") for stage in stages),
     ]
-    return not any(name.startswith("demo:") for name in names)
+    return not any(split_world(name, worlds) for name in names)
 
 
 def _rows(iterations: Sequence[IterationMetrics], codes: Sequence[str], is_paper_set: bool) -> list[LanguageRow]:

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from icr_platform.core.errors import InputError
+from icr_platform.core.parts import Worlds
 from icr_platform.tracking.reader import TrackingReader
 from ui.pages.inspector import Inspector
 from ui.review.exports import publish
@@ -20,8 +21,8 @@ from ui.tables.queries import Engine
 from ui.tables.runs import Catalogue
 
 
-def open_inspector(options: InspectOptions) -> Inspector:
-    """Everything behind the pages.
+def open_inspector(options: InspectOptions, worlds: Worlds | None = None) -> Inspector:
+    """Everything behind the pages; worlds: whose inputs the runs may have had.
 
     Raises:
         InputError: the tracking store or the verdict database cannot be opened.
@@ -33,14 +34,14 @@ def open_inspector(options: InspectOptions) -> Inspector:
         raise InputError(f"icr inspect: no experiment {options.experiment!r}; there are: {known}")
     cache = Path(tempfile.gettempdir()) / f"icr-inspector-{os.getuid()}"
     cache.mkdir(mode=0o700, exist_ok=True)
-    return Inspector(Catalogue(reader, cache, options.experiment), Engine(), VerdictStore(options.verdicts))
+    return Inspector(Catalogue(reader, cache, options.experiment, worlds), Engine(), VerdictStore(options.verdicts))
 
 
 class _Ended(BaseException):
     """SIGTERM arrived."""
 
 
-def launch(options: InspectOptions) -> NoReturn:
+def launch(options: InspectOptions, worlds: Worlds | None = None) -> NoReturn:
     """Serve the inspector on 127.0.0.1 until Ctrl-C or SIGTERM, both of which end the process with status 0.
 
     Raises:
@@ -51,7 +52,7 @@ def launch(options: InspectOptions) -> NoReturn:
     signal.signal(signal.SIGTERM, _end)
     inspector = None
     try:
-        inspector = _serve(options)
+        inspector = _serve(options, worlds)
         threading.Event().wait()
     except (KeyboardInterrupt, _Ended):
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -68,10 +69,10 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise _Ended
 
 
-def _serve(options: InspectOptions) -> Inspector:
+def _serve(options: InspectOptions, worlds: Worlds | None) -> Inspector:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    inspector = open_inspector(options)
+    inspector = open_inspector(options, worlds)
     from ui.server.gradio_app import serve
 
     try:

@@ -12,6 +12,7 @@ from typing import TypeVar
 from icr_platform.core.artifacts import Artifact, open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES
+from icr_platform.core.parts import Worlds
 from icr_platform.core.schemas import TABLES
 from icr_platform.tracking.reader import RunRecord, TrackingReader
 
@@ -80,8 +81,8 @@ class Arm:
 class Catalogue:
     """The runs of a tracking store, remembered for a few seconds so that a click does not ask the store again."""
 
-    def __init__(self, reader: TrackingReader, cache: Path, experiment: str = "") -> None:
-        self.reader, self.cache, self.experiment = reader, cache, experiment
+    def __init__(self, reader: TrackingReader, cache: Path, experiment: str = "", worlds: Worlds | None = None) -> None:
+        self.reader, self.cache, self.experiment, self.worlds = reader, cache, experiment, worlds or {}
         self._remembered: dict[tuple[str, str], tuple[float, object]] = {}
         self._lock = threading.Lock()
 

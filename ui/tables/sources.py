@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.parts import split_world
 from icr_platform.core.schemas import PROMPTS
 from icr_platform.data.prompts import load_prompts
 from icr_platform.data.reference_outputs import ReferenceOutputs, load_reference_outputs
@@ -121,8 +122,9 @@ def _local(catalogue: Catalogue, iteration: Iteration, name: str) -> str:
     stage = iteration.stages.get("eval")
     params = stage.holder.params if stage else {}
     value = params.get(f"eval.{name}", "")
-    if value.startswith("demo:"):
-        value = f".icr/demo-{params.get('eval.seed', '42')}/{value.removeprefix('demo:')}"
+    if found := split_world(value, catalogue.worlds):
+        world, inside = found
+        value = str(world.folder(Path(".icr"), params.get("eval.seed", "42")) / inside)
     if value.startswith("runs:/"):
         return str(catalogue.local_path(value))
     is_path = value and "://" not in value
