@@ -122,7 +122,8 @@ def _configured(command: ConfiguredCommand, arguments: list[str]) -> int:
     from icr_platform.cli.flags import command_parser, parse
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.core.config import require
-    from icr_platform.pipeline.runner import die_with_parent, open_session, run_stage
+    from icr_platform.pipeline.runner import open_session, run_stage
+    from icr_platform.pipeline.stage_process import die_with_parent
 
     for flag in ("-h", "--help"):
         if flag in arguments:

@@ -26,8 +26,9 @@ _ANCHORS = ("preference", "std_delta_len", "instruction_difficulty")
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """Prompts, the outputs to compare with (and, if given, the outputs to judge), the judge's wording, length control."""
+    """The configuration, prompts, the outputs to compare with (and, if given, the outputs to judge), the judge's wording, length control."""
 
+    config: EvalConfig
     prompts: PromptSet
     identify: Identifier
     references: ReferenceOutputs | None
@@ -77,6 +78,7 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         by = f"by {config.language_identifier} instead of {outputs.identifier}"
         unused += (f"{config.outputs}: its languages are not used, they are identified again {by}",)
     return EvaluationInputs(
+        config=config,
         prompts=prompts,
         identify=identify,
         references=references,
