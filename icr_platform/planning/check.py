@@ -120,7 +120,7 @@ def _check_inputs(preflight: Preflight, session: Session, config: IterateConfig,
     training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
     evaluation = None
     if resolved.eval_prompts:
-        preflight.attempt(lambda: STAGES["eval"].load().validate(resolved.eval_config(resolved.policy)))
+        preflight.attempt(lambda: STAGES["eval"].load().read(resolved.eval_config(resolved.policy)))
         evaluation = preflight.attempt(
             lambda: _count(preflight, resolved.policy, resolved.eval_prompts, resolved, True)
         )

@@ -1,7 +1,7 @@
-"""What lies behind a run's parameters: the evaluation prompts (English, data set) and the reference outputs.
+"""What lies behind a run's parameters: the evaluation prompts with their English and data sets, and the reference outputs.
 
 They are files of the user or another run's artifacts (`runs:/RUN_ID/outputs`). They may be gone, or on another machine; then the
-pages say so and go on without.
+pages say so and do without them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ui.tables.queries import Engine, parts_of
 from ui.tables.runs import Catalogue, Iteration
 
 EMPTY = PROMPTS.schema.empty_table()
-"""Stands for evaluation prompts that cannot be read, or that nobody asks for."""
+"""Stands for evaluation prompts that cannot be read, or are not needed."""
 _KEPT = 64  # files of reference outputs held in memory
 
 
 class EvalPrompts(NamedTuple):
-    """What is known of the evaluation prompts beside the instructions. note: why nothing is known, else ''."""
+    """What is known of the evaluation prompts in addition to the instructions. note: why nothing is known, else ''."""
 
     table: pa.Table
     """As schemas.PROMPTS, empty when they cannot be read."""
