@@ -21,7 +21,7 @@ from icr_platform.pipeline.stages import CONFIGURED, STAGES, named_command
 
 if TYPE_CHECKING:
     from icr_platform.core.config import Config
-    from icr_platform.pipeline.runner import RunOptions
+    from icr_platform.pipeline.session import RunOptions
     from ui.server.options import InspectOptions
 
 COMMANDS = {
@@ -113,7 +113,8 @@ def _overview() -> argparse.ArgumentParser:
 def _stage(stage: str, arguments: list[str]) -> int:
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.core.config import require
-    from icr_platform.pipeline.runner import open_session, run_stage
+    from icr_platform.pipeline.runner import run_stage
+    from icr_platform.pipeline.session import open_session
     from icr_platform.pipeline.stage_process import die_with_parent
 
     config, options = parse(stage, arguments)
@@ -164,7 +165,7 @@ def parse(stage: str, arguments: list[str]) -> tuple[Config, RunOptions]:
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.core.config import leaves, merge, validate
     from icr_platform.pipeline.config import load_preset
-    from icr_platform.pipeline.runner import RunOptions
+    from icr_platform.pipeline.session import RunOptions
 
     parser = stage_parser(stage)
     given = vars(parser.parse_args([_dashes(argument) for argument in arguments]))
@@ -210,7 +211,7 @@ def stage_parser(stage: str) -> argparse.ArgumentParser:
     """A parser with one flag per field of the stage's configuration and of the run options."""
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.core.config import leaves
-    from icr_platform.pipeline.runner import RunOptions
+    from icr_platform.pipeline.session import RunOptions
 
     row = CONFIGURED[stage]
     parser = _Parser(prog=f"icr {row.command}", description=row.help, allow_abbrev=False)
@@ -341,7 +342,7 @@ def _report(arguments: list[str]) -> int:
     _set_defaults()
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.pipeline.iterate import report_again
-    from icr_platform.pipeline.runner import RunOptions, open_session
+    from icr_platform.pipeline.session import RunOptions, open_session
 
     with closing(open_session(RunOptions(), WORLDS)) as session:
         report_again(session, given.run)

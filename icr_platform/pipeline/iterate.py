@@ -19,18 +19,11 @@ from icr_platform.core.errors import InputError, TrackingError, WeightsRemovedEr
 from icr_platform.core.parts import split_world
 from icr_platform.models.removed_weights import removed_weights
 from icr_platform.pipeline.config import IterateConfig
+from icr_platform.pipeline.finished_work import notes_of, stage_from_store
 from icr_platform.pipeline.identity import artifact_identity
-from icr_platform.pipeline.runner import (
-    Session,
-    StageRun,
-    code_tags,
-    logged_params,
-    notes_of,
-    run_stage,
-    stage_from_store,
-    track_status,
-)
+from icr_platform.pipeline.runner import code_tags, logged_params, run_stage, track_status
 from icr_platform.pipeline.schedule import generating_policy, iteration_seed, reward_reference
+from icr_platform.pipeline.session import Session, StageRun
 from icr_platform.tracking.final_metrics import final_metrics
 from icr_platform.tracking.model_registry import forget_iterations, register_checkpoint
 from icr_platform.tracking.removed_checkpoints import other_uses, remove_checkpoint, was_removed
