@@ -341,7 +341,7 @@ def _report(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     _set_defaults()
     from icr_platform.cli.worlds import WORLDS
-    from icr_platform.pipeline.iterate import report_again
+    from icr_platform.pipeline.arm_results import report_again
     from icr_platform.pipeline.session import RunOptions, open_session
 
     with closing(open_session(RunOptions(), WORLDS)) as session:

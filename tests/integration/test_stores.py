@@ -13,7 +13,8 @@ import yaml
 
 from icr_platform.cli.commands import parse
 from icr_platform.demo import IDENTIFIER
-from icr_platform.pipeline.iterate import Arm, iterate
+from icr_platform.pipeline.arm import Arm
+from icr_platform.pipeline.iterate import iterate
 from icr_platform.pipeline.session import open_session
 from icr_platform.tracking.tracker import Tracker
 from tests.support.fault_server import KEY, fault_servers
