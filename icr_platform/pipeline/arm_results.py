@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from icr_platform.tracking.run_handle import RunHandle
 
 # Tags of the runs that made a comparison or a report, and of which files these depend on besides the stage runs.
-_COMPARISON, _COMPARING = "icr.comparison", ("evaluation/comparison.py", "evaluation/changes.py")
+_COMPARISON, _COMPARING = (
+    "icr.comparison",
+    ("evaluation/comparison.py", "evaluation/comparison_tables.py", "evaluation/prompt_preferences.py"),
+)
 _REPORT, _REPORTING = (
     "icr.report",
     (

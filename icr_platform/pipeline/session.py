@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class RunOptions(Config):
     """How runs are tracked; the same for every stage."""
 
+    heading = "tracking and reuse"
+
     experiment: str = setting("", "MLflow experiment; empty: MLFLOW_EXPERIMENT_NAME, or 'icr'", "place")
     tracking: bool = setting(True, "log to MLflow", "place")
     reuse: bool = setting(

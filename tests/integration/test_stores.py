@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from icr_platform.cli.commands import parse
+from icr_platform.cli.flags import parse
 from icr_platform.demo import IDENTIFIER
 from icr_platform.pipeline.arm import Arm
 from icr_platform.pipeline.iterate import iterate
