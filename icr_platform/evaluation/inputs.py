@@ -10,7 +10,7 @@ import pandas as pd
 from icr_platform.core.errors import InputError
 from icr_platform.data.prompts import PromptSet, load_prompts
 from icr_platform.data.reference_outputs import ReferenceOutputs, load_reference_outputs
-from icr_platform.engines.execution.driver import check_execution
+from icr_platform.engines.execution.map_parts import check_execution
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.judging.choice import check_judge
 from icr_platform.engines.judging.pairwise import Template, load_template
@@ -26,8 +26,9 @@ _ANCHORS = ("preference", "std_delta_len", "instruction_difficulty")
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """Prompts, the outputs to compare with (and, if given, the outputs to judge), the judge's wording, length control."""
+    """The configuration, prompts, the outputs to compare with (and, if given, the outputs to judge), the judge's wording, length control."""
 
+    config: EvalConfig
     prompts: PromptSet
     identify: Identifier
     references: ReferenceOutputs | None
@@ -77,6 +78,7 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         by = f"by {config.language_identifier} instead of {outputs.identifier}"
         unused += (f"{config.outputs}: its languages are not used, they are identified again {by}",)
     return EvaluationInputs(
+        config=config,
         prompts=prompts,
         identify=identify,
         references=references,

@@ -14,7 +14,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds
 from icr_platform.models.devices import resolve_dtype
 from icr_platform.pipeline.config import IterateConfig
-from icr_platform.pipeline.runner import RunOptions, Session, open_session
+from icr_platform.pipeline.session import RunOptions, Session, open_session
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.planning.capacity import (
     DECODE_EFFICIENCY,
@@ -120,7 +120,7 @@ def _check_inputs(preflight: Preflight, session: Session, config: IterateConfig,
     training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
     evaluation = None
     if resolved.eval_prompts:
-        preflight.attempt(lambda: STAGES["eval"].load().validate(resolved.eval_config(resolved.policy)))
+        preflight.attempt(lambda: STAGES["eval"].load().read(resolved.eval_config(resolved.policy)))
         evaluation = preflight.attempt(
             lambda: _count(preflight, resolved.policy, resolved.eval_prompts, resolved, True)
         )

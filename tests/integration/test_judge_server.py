@@ -21,8 +21,9 @@ from icr_platform.engines.endpoints.reply_cache import ReplyCache
 from icr_platform.engines.judging.api_judge import ApiJudge
 from icr_platform.engines.judging.pairwise import DEFAULT_TEMPLATE, Judgment, Pair
 from icr_platform.evaluation.config import EvalConfig, MtBenchConfig
+from icr_platform.evaluation.mt_bench_stage import read as read_mt_bench
 from icr_platform.evaluation.mt_bench_stage import run as run_mt_bench
-from icr_platform.evaluation.stage import run
+from icr_platform.evaluation.stage import read, run
 from icr_platform.planning.judge_cost import estimate
 from tests.support.fault_server import FAULTS, KEY, Behaviour, fault_servers, preference
 
@@ -198,7 +199,7 @@ def test_the_dry_run_sends_nothing_and_is_right_about_what_is_then_spent(
     asked = behaviour.requests
     before = estimate(EvalConfig(**settings))
     assert behaviour.requests == asked, "a dry run sends nothing"
-    result = run(EvalConfig(**settings), StageContext(tmp_path / "out", "f"))
+    result = run(read(EvalConfig(**settings)), StageContext(tmp_path / "out", "f"))
     assert before.requests == behaviour.requests - asked == 2 * 6 * 2
     assert before.input_tokens == pytest.approx(result.metrics["judge/input_tokens"], rel=0.05)
     assert before.output_tokens == pytest.approx(result.metrics["judge/output_tokens"], rel=0.05)
@@ -247,12 +248,12 @@ def test_mt_bench_grades_both_turns_of_sampled_answers(
         policy=str(tiny_model), questions=str(tmp_path / "questions"), max_tokens=8, judge_api_model="judge-1",
         judge_url=endpoint.url, judge_cache=str(tmp_path / "cache"), device="cpu",
     )  # fmt: skip
-    result = run_mt_bench(config, StageContext(tmp_path / "out", "f"))
+    result = run_mt_bench(read_mt_bench(config), StageContext(tmp_path / "out", "f"))
     ratings = open_artifact(tmp_path / "out" / "ratings", MT_BENCH).read().to_pandas()
     assert ratings.groupby(["language", "question_id"])["turn"].apply(list).tolist() == [[1, 2]] * 8
     assert set(ratings["outcome"]) == {"ok"}
     assert result.metrics["mt_bench/es"] == pytest.approx(ratings[ratings["language"] == "es"]["rating"].mean())
     assert (tmp_path / "out" / "ratings" / "radar.html").exists()
     asked = behaviour.requests
-    assert run_mt_bench(config, StageContext(tmp_path / "out", "f")).metrics == result.metrics
+    assert run_mt_bench(read_mt_bench(config), StageContext(tmp_path / "out", "f")).metrics == result.metrics
     assert behaviour.requests == asked

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.models.loading import load_config, load_tokenizer, parameter_count
 from icr_platform.pipeline.config import IterateConfig
-from icr_platform.pipeline.runner import RunOptions
+from icr_platform.pipeline.session import RunOptions
 from icr_platform.planning.capacity import (
     DEVICES,
     Prompts,
@@ -133,7 +133,7 @@ def test_a_trainings_peak_on_the_disk_is_what_was_predicted(
 
     watched("mark_whole", dpo)  # when a resume point is written, before the one before it goes
     watched("close_checkpoint", stage)
-    result = stage.run(config, StageContext(tmp_path / "out", "f"))
+    result = stage.run(stage.read(config), StageContext(tmp_path / "out", "f"))
     assert len(result.tables["loss_curve"]) == 6
     adapters = adapter_parameters(config.policy, config.lora_rank)
     files = training_files(config, 11, parameter_count(config.policy), adapters, 2, {})

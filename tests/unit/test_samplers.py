@@ -364,7 +364,7 @@ def test_a_server_is_asked_how_it_renders_before_work(
 
     def run(module: Any, config: Any, model: Path, name: str) -> tuple[str, ...]:
         settings = config(policy=str(model), prompts=str(prompt_folder), **served)
-        notes: tuple[str, ...] = module.run(settings, StageContext(tmp_path / name, "f")).notes
+        notes: tuple[str, ...] = module.run(module.read(settings), StageContext(tmp_path / name, "f")).notes
         return tuple(note for note in notes if endpoint.url in note)
 
     for module, config in stages:
@@ -398,11 +398,11 @@ def test_mt_bench_asks_a_server_too(
         judge_max_failures=100,
     )  # fmt: skip
     endpoint.answer = lambda body: (200, completion("ok"))
-    (note,) = mt_bench_stage.run(config, StageContext(tmp_path / "silent", "f")).notes
+    (note,) = mt_bench_stage.run(mt_bench_stage.read(config), StageContext(tmp_path / "silent", "f")).notes
     assert "does not return the ids of its prompts" in note
     serve_as(endpoint, dated, date.today())
     with pytest.raises(InputError, match="prints the date of its clock"):
-        mt_bench_stage.run(config, StageContext(tmp_path / "other", "f"))
+        mt_bench_stage.run(mt_bench_stage.read(config), StageContext(tmp_path / "other", "f"))
 
 
 def test_a_server_that_refuses_unknown_fields_is_asked_without(endpoint: Endpoint, tiny_model: Path) -> None:
