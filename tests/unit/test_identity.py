@@ -37,6 +37,7 @@ from icr_platform.engines.identification.language_id import IDENTIFIERS
 from icr_platform.engines.judging.api_judge import confirmed_endpoint
 from icr_platform.engines.judging.choice import judge_place
 from icr_platform.engines.judging.settings import JUDGES
+from icr_platform.engines.sampling.settings import SAMPLERS
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.model_identity import model_identity
@@ -549,10 +550,10 @@ def test_modules_that_make_no_numbers_may_be_edited(world: Path, stage: str, mon
 
 def test_modules_and_settings_that_are_left_out_are_there_under_these_names() -> None:
     """A module or a setting that is renamed would otherwise count again without a word."""
-    groups = (*identity._SAMPLERS.values(), identity._SCORING)
-    named = {f"icr_platform.{module}" for modules in groups for module in modules} | code_digest.PLUMBING
+    named = {f"icr_platform.{module}" for module in identity._SCORING} | code_digest.PLUMBING
     named |= {row.module for row in STAGES.values()}
     named |= {f"icr_platform.{module}" for module in ("generation", "annotation.translation", "evaluation.outputs")}
+    named |= {module_of(sampler.part.place) for sampler in SAMPLERS.values()}
     named |= {module_of(judge_place(name)) for name in JUDGES} | {
         module_of(part.place) for part in IDENTIFIERS.values()
     }
