@@ -62,13 +62,13 @@ def check_policy(settings: SamplingSettings, policy: str, chat: ChatSettings, ro
 
 
 def engine_notes(settings: SamplingSettings, policy: str, chat: ChatSettings) -> tuple[str, ...]:
-    """What a person should know of how the engine will see prompts; asks a server for one token.
+    """What a person should know of how the engine will see prompts. A server is asked for one token.
 
     Raises:
         InputError, IcrError: see `server_sampler.server_notes`.
     """
-    if settings.sampler != "server":
+    notes = SAMPLERS[settings.sampler].notes if settings.sampler in SAMPLERS else ""
+    if not notes:
         return ()
-    from icr_platform.engines.sampling.server_sampler import server_notes
-
-    return server_notes(settings, policy, chat)
+    said: tuple[str, ...] = load_part("sampler", notes, "settings", "policy", "chat")(settings, policy, chat)
+    return said

@@ -18,10 +18,12 @@ class BuiltInSampler(NamedTuple):
 
     part: called with (settings, policy, chat), gives a loaded `Sampler`; its module identifies the responses' code.
     check: MODULE:NAME, called with (settings, policy); raises InputError when the engine cannot work here, and loads no weights.
+    notes: MODULE:NAME, called with (settings, policy, chat); lines on how the engine will see prompts. '': it sees the policy's ids.
     """
 
     part: Part
     check: str
+    notes: str = ""
 
 
 SAMPLERS = {
@@ -36,6 +38,7 @@ SAMPLERS = {
     "server": BuiltInSampler(
         Part(f"{_HERE}.server_sampler:load", "any OpenAI-compatible endpoint (server_url)"),
         f"{_HERE}.server_sampler:check",
+        f"{_HERE}.server_sampler:server_notes",
     ),
 }
 
