@@ -95,7 +95,7 @@ def groups_of(sizes: Sequence[tuple[int, Sequence[int]]], seed: int = 0) -> list
 
 
 GROUPS = groups_of([(7, [5, 1, 12, 40]), (1, [3]), (30, [2, 2, 0, 9]), (4, []), (3, [0])])
-SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+SMALL: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
          "initializer_range": 0.3}  # fmt: skip
 
