@@ -191,7 +191,7 @@ def validate_flags(stage: str, flat: dict[str, str]) -> dict[str, Any]:
 
 def preset_path(preset: str) -> Path:
     """A preset's file: a path from the caller's folder, or the name of one that ships with the project."""
-    from icr_platform.tracking.tracker import caller_folder
+    from icr_platform.tracking.project_runs import caller_folder
 
     shipped = Path(__file__).parent.parent.parent / "projects" / "conf"
     for path in (caller_folder() / preset, shipped / preset, shipped / f"{preset}.yaml", shipped.parent / preset):

@@ -30,6 +30,9 @@ from icr_platform.pipeline.runner import (
     track_status,
 )
 from icr_platform.pipeline.schedule import generating_policy, iteration_seed, reward_reference
+from icr_platform.tracking.final_metrics import final_metrics
+from icr_platform.tracking.model_registry import forget_iterations, register_checkpoint
+from icr_platform.tracking.removed_checkpoints import other_uses, remove_checkpoint, was_removed
 from icr_platform.training.checkpoint import remove_weights
 from icr_platform.training.config import TrainConfig
 
@@ -37,7 +40,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from icr_platform.report.arm_report import ExamplePair, Report
-    from icr_platform.tracking.tracker import Run, RunHandle, Tracker
+    from icr_platform.tracking.run_handle import RunHandle
+    from icr_platform.tracking.tracker import Run, Tracker
 
 CONFIG = "config.json"
 # Tags of the runs that made a comparison or a report, and of which files these depend on besides the stage runs.
@@ -104,7 +108,7 @@ def _iterate(session: Session, config: IterateConfig) -> Arm:
                 for given_up in checkpoints_to_give_up(arm.config, iteration, arm.metrics):
                     _give_up(session, arm, given_up)
         if session.tracker is not None:
-            session.tracker.forget_iterations(_model_of(arm), after=config.iterations)
+            forget_iterations(session.tracker, _model_of(arm), after=config.iterations)
         if not _found_report(session, arm):
             _report(session, arm)
     for stage in arm.stages.values():
@@ -174,8 +178,8 @@ def _model_of(arm: Arm) -> str:
 def _train(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> StageRun:
     trained = _stage(session, arm, iteration, "train", parent, arm.trainings[iteration])
     tracker = session.tracker
-    if tracker is not None and trained.run is not None and not tracker.has_given_up(trained.run.run_id):
-        tracker.register(_model_of(arm), trained.run, iteration)
+    if tracker is not None and trained.run is not None and not was_removed(tracker, trained.run.run_id):
+        register_checkpoint(tracker, _model_of(arm), trained.run, iteration)
     return trained
 
 
@@ -205,16 +209,16 @@ def _give_up(session: Session, arm: Arm, iteration: int) -> None:
     if tracker is None or trained.run is None:
         remove_weights(trained.artifact("checkpoint"))
         return
-    if tracker.has_given_up(trained.run.run_id):
+    if was_removed(tracker, trained.run.run_id):
         return
-    uses = tracker.other_uses(trained.run.run_id, arm.config.arm, name, alias)
+    uses = other_uses(tracker, trained.run.run_id, arm.config.arm, name, alias)
     if uses:
         print(f"iteration {iteration}: its checkpoint stays for {', '.join(uses)}", file=sys.stderr, flush=True)
         return
     folder = trained.artifact("checkpoint")
     names = remove_weights(folder)
     try:
-        tracker.give_up_checkpoint(trained.run.run_id, name, alias, folder, names)
+        remove_checkpoint(tracker, trained.run.run_id, name, alias, folder, names)
         trained.run.tag_content(folder, "checkpoint", artifact_identity(folder, "checkpoint"))
     except TrackingError as error:  # a store that cannot delete must not end an iteration that is done
         print(f"iteration {iteration}: {error}", file=sys.stderr, flush=True)
@@ -264,7 +268,7 @@ def _compare(session: Session, arm: Arm, iteration: int, parent: RunHandle | Non
     evals = [arm.stages[t, "eval"] for t in (iteration - 1, iteration)]
     key = _key_of(evals, _COMPARING)
     earlier = _earlier(session, evals, _COMPARISON, key)
-    found = session.tracker.final_metrics(earlier) if session.tracker is not None and earlier is not None else None
+    found = final_metrics(earlier) if session.tracker is not None and earlier is not None else None
     if parent is not None and earlier is not None and found is not None:
         arm.metrics[iteration].update(found)
         parent.set_tags({f"{_COMPARISON}_run": earlier.info.run_id})
@@ -412,12 +416,12 @@ def report_again(session: Session, run_id: str) -> None:
 
 
 def _arm_from_artifacts(session: Session, run_id: str) -> Arm:
-    from icr_platform.tracking.tracker import RunHandle
+    from icr_platform.tracking.run_handle import RunHandle
 
     tracker = session.tracker
     if tracker is None:
         raise InputError("icr report: needs MLflow; leave --no-tracking out")
-    path = Path(tracker.resolve_run(f"runs:/{run_id}/{CONFIG}"))
+    path = Path(tracker.resolve(f"runs:/{run_id}/{CONFIG}"))
     config = validate(IterateConfig, read_json(path), str(path))
     arm = Arm(config, config, RunHandle(tracker.uri, run_id, tracker.experiment_id), [])
     for iteration_run in tracker.children(run_id):

@@ -37,9 +37,12 @@ from icr_platform.pipeline.work import (
     work_file,
     write_work,
 )
+from icr_platform.tracking.final_metrics import final_metrics
 
 if TYPE_CHECKING:
-    from icr_platform.tracking.tracker import Run, RunHandle, StoredArtifacts, Tracker
+    from icr_platform.tracking.run_handle import RunHandle
+    from icr_platform.tracking.stored_artifacts import StoredArtifacts
+    from icr_platform.tracking.tracker import Run, Tracker
 
 METRICS, NOTES = "metrics.json", "notes.txt"
 _RUNS_OF_ROWS = 20  # the newest ones that single rows are taken from
@@ -100,7 +103,7 @@ class StageRun:
 
     def reference(self, name: str) -> str:
         """What another stage takes as its input: a folder, or the URI of an artifact that lies in a remote store."""
-        from icr_platform.tracking.tracker import StoredArtifacts
+        from icr_platform.tracking.stored_artifacts import StoredArtifacts
 
         artifacts = self.result.artifacts
         return artifacts.reference(name) if isinstance(artifacts, StoredArtifacts) else str(artifacts[name])
@@ -114,7 +117,8 @@ class StageRun:
 
 def open_session(options: RunOptions) -> Session:
     """Check the tracking server before anything else, and find the caller's folder."""
-    from icr_platform.tracking.tracker import Tracker, caller_folder
+    from icr_platform.tracking.project_runs import caller_folder
+    from icr_platform.tracking.tracker import Tracker
 
     base = caller_folder()
     work = base / ".icr"
@@ -370,7 +374,7 @@ def _find(session: Session, stage: str, identity: Identity, place: _Place) -> St
 
 
 def _found(tracker: Tracker, found: Run, artifacts: Mapping[str, Path]) -> StageRun:
-    from icr_platform.tracking.tracker import RunHandle
+    from icr_platform.tracking.run_handle import RunHandle
 
     run = RunHandle(tracker.uri, found.info.run_id, tracker.experiment_id)
     result = StageResult(artifacts=artifacts, metrics=_final_metrics(tracker, found))
@@ -453,7 +457,7 @@ def stage_from_store(tracker: Tracker, found: Any) -> StageRun:
 
 def _final_metrics(tracker: Tracker, found: Any) -> dict[str, float]:
     """What the stage returned; the run's own metrics hold its loss curves too."""
-    final = tracker.final_metrics(found)
+    final = final_metrics(found)
     if final is not None:
         return final
     path = tracker.small_file(found, METRICS)
@@ -469,7 +473,7 @@ def notes_of(tracker: Tracker, done: StageRun) -> tuple[str, ...]:
 
 
 def _from_store(tracker: Tracker, found: Any, names: tuple[str, ...]) -> StoredArtifacts | None:
-    from icr_platform.tracking.tracker import StoredArtifacts
+    from icr_platform.tracking.stored_artifacts import StoredArtifacts
 
     stored = {name: tracker.stored(found, name) for name in names}
     whole = {name: artifact for name, artifact in stored.items() if artifact is not None and artifact.is_whole()}

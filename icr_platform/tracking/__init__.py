@@ -1,1 +1,1 @@
-"""MLflow: runs, metrics, artifacts, datasets, registry."""
+"""MLflow: runs, metrics, artifacts, datasets, registry. The only room that imports mlflow."""

@@ -19,9 +19,9 @@ from pathlib import Path
 import psutil
 
 from tests.support import synthetic_runs
-from ui.pages import margins, pairs, regressions
-from ui.pages.shell import Show, render_page
-from ui.review.inspector import Inspector
+from ui.pages.inspector import Inspector
+from ui.pages.shell import render_page
+from ui.pages.table_of_pages import PAGES
 from ui.server.app import open_inspector
 from ui.server.options import InspectOptions
 
@@ -44,9 +44,10 @@ def timed(action: Callable[[], str]) -> tuple[float, str]:
     return 1000 * (time.perf_counter() - start), html
 
 
-def page(inspector: Inspector, name: str, show: Show, run: str, **params: object) -> tuple[float, str]:
+def page(inspector: Inspector, address: str, run: str, **params: object) -> tuple[float, str]:
     named = {"run": run, "iteration": "1", **{key: str(value) for key, value in params.items()}}
-    taken, html = timed(lambda: render_page(inspector, name, show, named))
+    (wanted,) = (page for page in PAGES if page.address == address)
+    taken, html = timed(lambda: render_page(inspector, wanted, named))
     assert "message error" not in html, html[html.index("message error") :][:400]
     return taken, html
 
@@ -91,9 +92,9 @@ def main() -> None:
             tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", verdicts=str(Path(temporary) / "verdicts.db")
         )
         inspector = open_inspector(options)
-        first, _ = page(inspector, "pairs", pairs.show, run)
-        once, _ = page(inspector, "pairs", pairs.show, run, sort="margin")
-        times = [page(inspector, "pairs", pairs.show, run, **params)[0] for params in requests(given.requests)]
+        first, _ = page(inspector, "pairs", run)
+        once, _ = page(inspector, "pairs", run, sort="margin")
+        times = [page(inspector, "pairs", run, **params)[0] for params in requests(given.requests)]
         rows = [
             ("first page of pairs, nothing cached", first),
             ("first sort, which waits for the index", once),
@@ -101,13 +102,13 @@ def main() -> None:
             (f"filter and sort, 95% of {len(times)}", statistics.quantiles(times, n=20)[-1]),
             (
                 "one pair with its samples",
-                page(inspector, "pairs", pairs.show, run, id="prompt-000777", id_language="es")[0],
+                page(inspector, "pairs", run, id="prompt-000777", id_language="es")[0],
             ),
-            ("search in one language", page(inspector, "pairs", pairs.show, run, q="number 999", language="th")[0]),
-            ("Margins, all languages, first time", page(inspector, "margins", margins.show, run)[0]),
-            ("Margins, again", page(inspector, "margins", margins.show, run)[0]),
-            ("Regressions, first time", page(inspector, "regressions", regressions.show, run, base=0)[0]),
-            ("Regressions, again", page(inspector, "regressions", regressions.show, run, base=0)[0]),
+            ("search in one language", page(inspector, "pairs", run, q="number 999", language="th")[0]),
+            ("Margins, all languages, first time", page(inspector, "margins", run)[0]),
+            ("Margins, again", page(inspector, "margins", run)[0]),
+            ("Regressions, first time", page(inspector, "regressions", run, base=0)[0]),
+            ("Regressions, again", page(inspector, "regressions", run, base=0)[0]),
         ]
         for name, milliseconds in rows:
             print(f"{name:<45}{milliseconds:>8.0f} ms")

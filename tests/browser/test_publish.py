@@ -11,7 +11,7 @@ import pytest
 
 from icr_platform.core.artifacts import open_artifact
 from tests.support import synthetic_runs
-from ui.pages.agreement import VERDICTS
+from ui.review.exports import VERDICTS
 from ui.review.items import Item
 from ui.review.recording import new_token, record
 from ui.server.app import open_inspector
@@ -36,7 +36,7 @@ def test_publish_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
     inspector = open_inspector(InspectOptions(tracking_uri=uri, verdicts=verdicts))
     for language, prompt_id in (("es", "p0"), ("es", "p1"), ("bn", "p0")):
         token = new_token(Item("pair", 2, None, language, prompt_id), run_id, "random", True)
-        record(inspector, "ana", "left", token, ["untrue"], "note")
+        record(inspector, inspector.verdicts, "ana", "left", token, ["untrue"], "note")
     for times in (1, 2):
         done = icr("verdicts", "publish", run_id, *flags)
         assert (done.returncode, done.stdout) == (0, f"published 3 verdicts to run {run_id}\n"), done.stderr

@@ -106,7 +106,7 @@ def test_agreement_export_and_publish(server: Server, open_page: Callable[..., A
     ) or (tab.locator("#exported a").count() >= 3)
     tab.click("#publish")
     tab.wait_for_function("document.querySelector('#agreement-status').innerText.includes('published')", timeout=30_000)
-    from icr_platform.tracking.tracker import TrackingReader
+    from icr_platform.tracking.reader import TrackingReader
 
     record = TrackingReader(f"sqlite:///{server.folder / 'mlflow.db'}").run(server.runs["small"])
     assert "human_agreement/th" in record.metrics

@@ -92,7 +92,7 @@ def newest(stage: str, artifact: str) -> Path:
         order_by=["attributes.start_time DESC"],
     )
     run_ = next(item for item in found if "icr.reused_run" not in item.data.tags)
-    return Path(tracker.resolve_run(f"runs:/{run_.info.run_id}/{artifact}"))
+    return Path(tracker.resolve(f"runs:/{run_.info.run_id}/{artifact}"))
 
 
 def rows(stage: str, artifact: str, table: TableSchema) -> dict[tuple[object, ...], dict[str, object]]:

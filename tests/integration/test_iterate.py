@@ -67,7 +67,7 @@ def test_two_iterations_tracked_and_found_again(preset: Path, tmp_path: Path) ->
     assert "margin/median/es" in iterations["icr iteration 1"].data.metrics  # type: ignore[attr-defined]
     artifacts = {item.path for item in tracker.client.list_artifacts(arm.run.run_id)}
     assert "report-icr.html" in artifacts
-    assert tracker.resolve_model("models:/icr-policy@iteration-2").endswith("checkpoint")
+    assert tracker.resolve("models:/icr-policy@iteration-2").endswith("checkpoint")
     assert not list((tmp_path / ".icr").glob("generate-*")), "work folders go once MLflow holds the artifacts"
 
     again = iterate(open_session(options), config)  # type: ignore[arg-type]
@@ -82,7 +82,7 @@ def test_the_alias_of_an_iteration_is_the_policy_in_use(preset: Path, tmp_path: 
     def checkpoint(*flags: str) -> str:
         config, options = parse("iterate", [f"--config={preset}", *flags])
         iterate(open_session(options), config)  # type: ignore[arg-type]
-        return Path(Tracker().resolve_model("models:/icr-policy@iteration-1"), "manifest.json").read_text()
+        return Path(Tracker().resolve("models:/icr-policy@iteration-1"), "manifest.json").read_text()
 
     client = Tracker().client
     first = checkpoint()
@@ -166,11 +166,11 @@ def test_only_the_last_checkpoint_is_kept_and_finished_work_is_found_all_the_sam
     assert not weights_in(tracker, first.run_id)
     assert weights_in(tracker, second.run_id) == ["checkpoint/model.safetensors"]
     assert tracker.client.get_run(first.run_id).data.tags["icr.checkpoint"] == "removed"
-    assert load_model(tracker.resolve_model("models:/icr-policy@iteration-2"))
+    assert load_model(tracker.resolve("models:/icr-policy@iteration-2"))
     with pytest.raises(InputError, match="no such registered model"):
-        tracker.resolve_model("models:/icr-policy@iteration-1")
+        tracker.resolve("models:/icr-policy@iteration-1")
     with pytest.raises(InputError, match="this checkpoint's weights were removed"):
-        load_model(tracker.resolve_run(f"runs:/{first.run_id}/checkpoint"))
+        load_model(tracker.resolve(f"runs:/{first.run_id}/checkpoint"))
 
     again = iterate(open_session(options), config)  # type: ignore[arg-type]
     assert all(stage.reused for stage in again.stages.values())

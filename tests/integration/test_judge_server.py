@@ -128,7 +128,7 @@ def test_a_wrong_key_stops_at_once_and_is_not_repeated(
 ) -> None:
     behaviour, endpoint = serve()
     monkeypatch.setenv("JUDGE_KEY", "sk-wrong-key")
-    with pytest.raises(InputError, match="refuses the key in JUDGE_KEY") as caught:
+    with pytest.raises(InputError, match="the key in JUDGE_KEY is refused") as caught:
         ask(endpoint, tmp_path / "cache", 200)
     assert "sk-wrong-key" not in str(caught.value)
     assert "\n" not in str(caught.value)

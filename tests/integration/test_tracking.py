@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 
 from icr_platform.core.errors import InputError, TrackingError
-from icr_platform.tracking.tracker import RunHandle, Tracker, TrackingReader
+from icr_platform.tracking.final_metrics import final_metrics
+from icr_platform.tracking.model_registry import forget_iterations, register_checkpoint
+from icr_platform.tracking.reader import TrackingReader
+from icr_platform.tracking.run_handle import RunHandle
+from icr_platform.tracking.tracker import Tracker
 from tests.support.mlflow_server import MlflowServer
 from tests.support.ports import free_port
 
@@ -51,7 +55,7 @@ def test_a_run_keeps_params_metrics_tables_and_artifacts(local_store: Path) -> N
     assert run.data.metrics["win_rate/es"] == 51.5
     assert run.data.tags["mlflow.parentRunId"] == parent.run_id
     assert run.inputs.dataset_inputs[0].dataset.name == "prompts"
-    assert Path(tracker.resolve_run(f"runs:/{child.run_id}/responses"), "part.txt").read_text() == "text"
+    assert Path(tracker.resolve(f"runs:/{child.run_id}/responses"), "part.txt").read_text() == "text"
     found = tracker.find_finished("k")
     assert found is not None
     assert found.info.run_id == child.run_id
@@ -61,15 +65,15 @@ def test_runs_uri_of_a_missing_failed_or_empty_run_is_bad_input(local_store: Pat
     tracker = Tracker("here")
     run = tracker.start("stage", {})
     with pytest.raises(InputError, match="no such run"):
-        tracker.resolve_run("runs:/0123456789abcdef0123456789abcdef/responses")
+        tracker.resolve("runs:/0123456789abcdef0123456789abcdef/responses")
     run.finish("FAILED")
     with pytest.raises(InputError, match="FAILED, not FINISHED"):
-        tracker.resolve_run(f"runs:/{run.run_id}/responses")
+        tracker.resolve(f"runs:/{run.run_id}/responses")
     run.finish("FINISHED")
     with pytest.raises(InputError, match="no artifact 'responses'"):
-        tracker.resolve_run(f"runs:/{run.run_id}/responses")
+        tracker.resolve(f"runs:/{run.run_id}/responses")
     with pytest.raises(InputError, match="no such registered model"):
-        tracker.resolve_model("models:/nothing@iteration-1")
+        tracker.resolve("models:/nothing@iteration-1")
 
 
 def trained(tracker: Tracker, folder: Path, text: str) -> RunHandle:
@@ -83,35 +87,37 @@ def trained(tracker: Tracker, folder: Path, text: str) -> RunHandle:
 
 
 def checkpoint_of(tracker: Tracker, uri: str) -> str:
-    return Path(tracker.resolve_model(uri), "config.json").read_text()
+    return Path(tracker.resolve(uri), "config.json").read_text()
 
 
 def test_an_alias_is_the_checkpoint_in_use_whatever_was_registered_before(local_store: Path) -> None:
     tracker = Tracker("here")
     first, second, other = (trained(tracker, local_store / "work", text) for text in ("first", "second", "other"))
     for iteration, run in ((1, first), (2, second), (3, second)):
-        tracker.register("icr-policy", run, iteration)
+        register_checkpoint(tracker, "icr-policy", run, iteration)
     assert checkpoint_of(tracker, "models:/icr-policy@iteration-2") == "second"
     tracker.client.set_registered_model_alias("icr-policy", "champion", "1")
 
-    tracker.register("icr-policy", other, 1)  # another configuration: what the first led to is not in use any more
+    register_checkpoint(
+        tracker, "icr-policy", other, 1
+    )  # another configuration: what the first led to is not in use any more
     assert checkpoint_of(tracker, "models:/icr-policy@iteration-1") == "other"
     with pytest.raises(InputError, match="no such registered model"):
-        tracker.resolve_model("models:/icr-policy@iteration-2")
+        tracker.resolve("models:/icr-policy@iteration-2")
     assert checkpoint_of(tracker, "models:/icr-policy@champion") == "first", "a person's alias stays"
 
     for _ in range(2):  # back again, with trainings that are found; the second time nothing changes
         for iteration, run in ((1, first), (2, second)):
-            tracker.register("icr-policy", run, iteration)
-        tracker.register("it's another arm", first, 1)
+            register_checkpoint(tracker, "icr-policy", run, iteration)
+        register_checkpoint(tracker, "it's another arm", first, 1)
     assert checkpoint_of(tracker, "models:/icr-policy@iteration-1") == "first"
     assert checkpoint_of(tracker, "models:/icr-policy@iteration-2") == "second"
     assert checkpoint_of(tracker, "models:/it's another arm@iteration-1") == "first"
     assert len(tracker.client.search_model_versions("name = 'icr-policy'")) == 3, "one version for each checkpoint"
 
-    tracker.forget_iterations("icr-policy", after=1)
+    forget_iterations(tracker, "icr-policy", after=1)
     assert set(tracker.client.get_registered_model("icr-policy").aliases) == {"iteration-1", "champion"}
-    tracker.forget_iterations("nothing-policy", after=1)
+    forget_iterations(tracker, "nothing-policy", after=1)
 
 
 def test_a_registry_that_refuses_is_one_line(
@@ -121,7 +127,7 @@ def test_a_registry_that_refuses_is_one_line(
     tracker = Tracker("here")
     run = trained(tracker, local_store / "work", "text")
     capsys.readouterr()
-    tracker.register("icr-policy", run, 1)
+    register_checkpoint(tracker, "icr-policy", run, 1)
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"models:/icr-policy@iteration-1: not set; use runs:/{run.run_id}/checkpoint instead" in said
@@ -132,17 +138,15 @@ def test_artifacts_on_this_machine_are_read_where_they_lie(local_store: Path) ->
     run = trained(tracker, local_store / "work", "text")
     link = tracker.start("train (reused)", {"icr.reused_run": run.run_id})
     link.finish()
-    folder = Path(tracker.resolve_run(f"runs:/{run.run_id}/checkpoint"))
+    folder = Path(tracker.resolve(f"runs:/{run.run_id}/checkpoint"))
     assert folder.is_relative_to(local_store / "mlruns")
-    assert tracker.resolve_run(f"runs:/{run.run_id}/checkpoint/config.json") == str(folder / "config.json")
-    assert tracker.resolve_run(f"runs:/{link.run_id}/checkpoint") == str(folder), (
-        "a reused stage's run leads to the work"
-    )
+    assert tracker.resolve(f"runs:/{run.run_id}/checkpoint/config.json") == str(folder / "config.json")
+    assert tracker.resolve(f"runs:/{link.run_id}/checkpoint") == str(folder), "a reused stage's run leads to the work"
     assert not (local_store / ".icr").exists()
     referenced = tracker.start("train", {"icr.artifact.checkpoint": str(local_store / "work")})
     referenced.finish()
     uri = f"runs:/{referenced.run_id}/checkpoint/config.json"
-    assert tracker.resolve_run(uri) == str(local_store / "work" / "config.json")
+    assert tracker.resolve(uri) == str(local_store / "work" / "config.json")
 
 
 def test_artifacts_behind_a_server_are_fetched_once_and_removed_at_the_end(
@@ -156,12 +160,12 @@ def test_artifacts_behind_a_server_are_fetched_once_and_removed_at_the_end(
     assert stored is not None
     assert (stored.local, stored.reference) == (None, f"runs:/{run.run_id}/checkpoint")
     assert tracker.stored(record, "nothing") is None
-    assert Path(tracker.resolve_run(f"{stored.reference}/config.json")).read_text() == "text"
-    tracker.register("icr-policy", run, 1)
+    assert Path(tracker.resolve(f"{stored.reference}/config.json")).read_text() == "text"
+    register_checkpoint(tracker, "icr-policy", run, 1)
     folder = stored.folder()
     assert [path.name for path in folder.iterdir()] == ["config.json"], "a file of it that came before is not it"
     assert folder.is_relative_to(tmp_path / ".icr" / "artifacts")
-    assert tracker.resolve_model("models:/icr-policy@iteration-1") == str(folder)
+    assert tracker.resolve("models:/icr-policy@iteration-1") == str(folder)
     server.stop()
     assert stored.folder() == folder, "fetched once"
     tracker.close()
@@ -182,13 +186,13 @@ def test_final_metrics_come_from_the_rows_only_where_they_are_exact(local_store:
         run.log_live({"train/loss": 1.0, "loss": 9.0}, 0)
         run.log_metrics(metrics)
         run.tag_final_metrics(metrics)
-        assert tracker.final_metrics(tracker.client.get_run(run.run_id)) == expected
+        assert final_metrics(tracker.client.get_run(run.run_id)) == expected
     run.log_metrics({"later": 1.0})
     live = tracker.start("stage", {})
     live.log_live({"loss": 9.0}, 7)
     live.log_metrics({"loss": 1.0})
     live.tag_final_metrics({"loss": 1.0})
-    assert tracker.final_metrics(tracker.client.get_run(live.run_id)) is None, "its row holds the curve's end"
+    assert final_metrics(tracker.client.get_run(live.run_id)) is None, "its row holds the curve's end"
 
 
 def test_an_artifact_store_that_does_not_answer_is_one_line(local_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

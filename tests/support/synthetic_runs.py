@@ -30,7 +30,8 @@ from icr_platform.evaluation.scores import (
     scores_table,
     with_means,
 )
-from icr_platform.tracking.tracker import RunHandle, Tracker
+from icr_platform.tracking.run_handle import RunHandle
+from icr_platform.tracking.tracker import Tracker
 from tests.support.real_data import shared_folder
 
 JUDGE = "synthetic-pseudo-judge"

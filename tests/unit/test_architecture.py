@@ -65,7 +65,6 @@ EXCEPTIONS = {
     ("sqlalchemy", "tracking"): "MLflow's database migration raises SQLAlchemy's errors",
     ("datasets", "training"): "TRL takes pairs as a Dataset only",
 }
-KNOWN_SHARED_LIBRARIES = {"openai"}
 STAGE_CONFIGS = {
     "GenerateConfig",
     "AnnotateConfig",
@@ -233,8 +232,8 @@ def test_each_engine_is_imported_in_one_room() -> None:
         if is_foreign and name not in COMMON and (name, room(found.importer)) not in EXCEPTIONS:
             rooms[name].add(room(found.importer))
     shared = {name: sorted(where) for name, where in rooms.items() if len(where) > 1}
-    assert not {name: where for name, where in shared.items() if name not in KNOWN_SHARED_LIBRARIES}
-    assert set(shared) >= KNOWN_SHARED_LIBRARIES, "one is in one room now, take it out of KNOWN_SHARED_LIBRARIES"
+    assert not shared
+    assert rooms["openai"] == {"engines.endpoints"}
     assert rooms["mlflow"] == {"tracking"}
     assert rooms["ray"] == {"engines.execution"}
     assert rooms["vllm"] == {"engines.sampling"}

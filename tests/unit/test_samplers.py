@@ -33,6 +33,7 @@ from icr_platform.generation import stage as generation
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.chat import encode_messages, encode_prompt, encode_response
 from icr_platform.models.loading import load_model, load_tokenizer
+from tests.support.fault_server import FAULTS, KEY, fault_servers
 from tests.support.tiny_models import CHATML
 
 REQUESTS = [
@@ -415,11 +416,27 @@ def test_a_server_that_stumbles_is_asked_again(endpoint: Endpoint, tiny_model: P
     assert {sample.text for samples in ask(endpoint, tiny_model) for sample in samples} == {"ok"}
 
 
+def test_a_server_that_fails_in_every_way_changes_no_sample(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replies that are cut off or not JSON are asked for again, as a judge's are."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def sample(url: str) -> list[list[Sample]]:
+        settings = SamplingSettings(sampler="server", server_url=url, server_model="m")
+        return make_sampler(settings, str(tiny_model)).sample(REQUESTS, 5, seed=1)
+
+    with fault_servers() as serve:
+        _, calm = serve()
+        behaviour, stormy = serve(fault_rate=0.2, faults=tuple(set(FAULTS) - {"400", "hang"}), refused=("max_tokens",))
+        assert sample(stormy) == sample(calm)
+    assert behaviour.requests > 5 * len(REQUESTS)
+    assert {"max_completion_tokens", "seed", "temperature"} <= set(behaviour.seen[-1])
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind", "message"),
     [
         (400, {"error": {"message": "bad\nrequest"}}, IcrError, r"prompt 'p1' in 'de'.*bad.*finished shards are kept"),
-        (401, {"error": {"message": "no"}}, InputError, r"prompt 'p1' in 'de': the key is refused.*OPENAI_API_KEY"),
+        (401, {"error": {"message": "no"}}, InputError, r"prompt 'p1' in 'de': the key in OPENAI_API_KEY is refused"),
         (404, {"error": {"message": "no"}}, InputError, r"'server_url' and 'server_model' 'm'"),
         (
             200,
@@ -427,7 +444,7 @@ def test_a_server_that_stumbles_is_asked_again(endpoint: Endpoint, tiny_model: P
             IcrError,
             r"prompt 'p1' in 'de': ended for the reason 'content_filter'",
         ),
-        (200, completion("x") | {"choices": []}, IcrError, r"prompt 'p1' in 'de': the answer holds no choice"),
+        (200, completion("x") | {"choices": []}, IcrError, r"prompt 'p1' in 'de': the answer contains no choice"),
     ],
 )
 def test_failures_name_the_prompt_and_are_never_a_response(

@@ -15,7 +15,8 @@ import pytest
 from icr_platform.core.errors import IcrError, InputError
 from tests.support.postgres import empty_schema
 from ui.review import verdicts
-from ui.review.verdict_summary import by_item, metrics_of, to_csv
+from ui.review.exports import to_csv
+from ui.review.verdict_summary import by_item, verdict_metrics
 from ui.review.verdicts import LONGEST_NOTE, Verdict, VerdictStore, verdicts_table
 
 
@@ -195,6 +196,6 @@ def test_exports_and_metrics(store: VerdictStore) -> None:
     assert verdicts_table(current).num_rows == 3
     assert "'=HYPERLINK(1)" in to_csv(current), "no spreadsheet runs a note"
     assert len(by_item(current)) == 2, "two reviewers of one item are one observation"
-    metrics = metrics_of(current)
+    metrics = verdict_metrics(current)
     assert metrics["human_agreement/es"] == 50.0
     assert metrics["human_agreement_n/es"] == 2.0

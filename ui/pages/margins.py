@@ -9,11 +9,12 @@ from markupsafe import Markup
 from icr_platform.core.errors import IcrError
 from ui.html.charts import Bar, HeatCell, heat_map, histogram
 from ui.html.rendering import language_label, render
-from ui.review.inspector import Content, Focus, Inspector
+from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import margins_data
 from ui.tables.margins_data import GRID, Distribution, LengthReward
 from ui.tables.pairs_data import PairTables
 from ui.tables.queries import Row
+from ui.tables.run_tables import latest
 from ui.tables.view import View
 
 
@@ -21,7 +22,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     """Distributions of all languages, or everything about one."""
     view = focus.view
     if view.iteration is None:
-        view = replace(view, iteration=inspector.latest(focus.arm, "annotate"))
+        view = replace(view, iteration=latest(focus.arm, "annotate"))
     tables = inspector.pair_tables(focus.arm.iteration(view.iteration or 0))
     found = margins_data.distributions(inspector.engine, tables, view.language)
     numbers = [t.number for t in focus.arm.iterations]

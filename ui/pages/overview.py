@@ -12,9 +12,9 @@ from icr_platform.core.errors import IcrError
 from icr_platform.report.figures import learning_curves
 from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, Measured, languages_of, measured_of, row_name
 from icr_platform.report.leaderboard import published_curve
-from icr_platform.tracking.tracker import RunRecord, TrackingReader
+from icr_platform.tracking.reader import RunRecord, TrackingReader
 from ui.html.rendering import language_label, render
-from ui.review.inspector import Content, Focus, Inspector
+from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import regressions_data, sources
 from ui.tables.regressions_data import Slice
 from ui.tables.runs import Arm, Iteration
@@ -87,7 +87,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         provenance=_provenance(inspector.catalogue.reader, arm),
         is_paper_set=is_paper_set,
     )
-    filters = render("overview_filters", view=view, languages=arm.languages())
+    filters = render("language_filter", view=view, languages=arm.languages())
     return Content(Markup(filters), Markup(main))
 
 

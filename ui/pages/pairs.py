@@ -9,10 +9,10 @@ from markupsafe import Markup
 
 from icr_platform.report.numbers import number
 from ui.html.rendering import render, word_diff
-from ui.pages.shell import kept_fields
-from ui.review.inspector import Content, Focus, Inspector
+from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import pairs_data
 from ui.tables.queries import Row
+from ui.tables.run_tables import latest
 from ui.tables.view import SORTS, View
 
 _FORM = {
@@ -24,7 +24,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     """The list of pairs, or one pair when the view names a prompt."""
     view = focus.view
     if view.iteration is None:
-        view = replace(view, iteration=inspector.latest(focus.arm, "annotate"))
+        view = replace(view, iteration=latest(focus.arm, "annotate"))
     iteration = focus.arm.iteration(view.iteration or 0)
     tables = inspector.pair_tables(iteration)
     filters = render(
@@ -34,7 +34,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         languages=focus.arm.languages() or pairs_data.languages_of(inspector.engine, tables),
         reasons=pairs_data.drop_reasons(inspector.engine, tables, view.language),
         sorts=list(SORTS.items()),
-        kept=kept_fields(view, _FORM),
+        kept=view.carried_on(_FORM),
     )
     main = _detail(inspector, tables, view) if view.id else _list(inspector, tables, view)
     return Content(Markup(filters), Markup(main))

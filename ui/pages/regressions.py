@@ -10,12 +10,12 @@ from markupsafe import Markup
 from icr_platform.core.errors import InputError
 from ui.html.charts import interval_bar
 from ui.html.rendering import Diff, render, word_diff
-from ui.pages.shell import kept_fields
-from ui.review.inspector import Content, Focus, Inspector
+from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import regressions_data, sources
 from ui.tables.pairs_data import pair_of
 from ui.tables.queries import Row
 from ui.tables.regressions_data import OUTCOMES, PAGE_ROWS, Comparison, Filter, Slice
+from ui.tables.run_tables import latest
 from ui.tables.runs import Arm, Iteration
 from ui.tables.sources import ReferenceText
 from ui.tables.view import View
@@ -48,7 +48,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         arms=[(run.run_id, run.name) for run in inspector.catalogue.arms(view.experiment)],
         languages=focus.arm.languages(),
         sources=[(s.name, s.prompts) for s in by_source if s.name],
-        kept=kept_fields(view, _FORM),
+        kept=view.carried_on(_FORM),
     )
     if view.id:
         return Content(Markup(filters), Markup(_detail(inspector, view, compared, wanted)))
@@ -82,7 +82,7 @@ def _filled(inspector: Inspector, focus: Focus) -> View:
     view = focus.view
     measure = view.measure or "judge"
     stage = "eval" if measure == "judge" else "annotate"
-    last = view.iteration if view.iteration is not None else inspector.latest(focus.arm, stage)
+    last = view.iteration if view.iteration is not None else latest(focus.arm, stage)
     base = view.base
     if base is None:
         earlier = [t.number for t in focus.arm.iterations if stage in t.stages and t.number < last]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from markupsafe import Markup
 
 from icr_platform.core.errors import IcrError, InputError
 from ui.html.rendering import message, render
-from ui.pages.shell import Show
-from ui.review import items, recording
-from ui.review.inspector import Content, Focus, Inspector
-from ui.review.items import QUEUES, Item, Progress, Settings
+from ui.pages.inspector import Content, Focus, Inspector
+from ui.review import queues, recording
+from ui.review.items import Item
+from ui.review.queues import QUEUES, Assignment, Progress
 from ui.review.recording import Reveal
+from ui.tables.run_tables import latest
 from ui.tables.view import View
 
 CHOICE_KEYS = (
@@ -23,137 +25,114 @@ CHOICE_KEYS = (
     ("both-bad", "Both bad", "4"),
     ("skip", "Skip", "s"),
 )
+"""Choice, what its button says, and its key."""
 OVERLAPS = (0, 10, 20, 50, 100)
 OVERLAP = 20
-"""Percent that reviewers share unless the page says otherwise: enough to measure their agreement."""
+"""Percent of items that all reviewers share unless the page says otherwise: enough to measure whether they agree."""
+_WHY_EMPTY: Mapping[str, str] = {
+    "disagree": "This queue is empty. The judge saw the evaluation prompts and the reward saw the training prompts; either this run has "
+    "no prompt in common, or they agree on all of those. Choose another queue.",
+    "regressions": "The judge saw no loss here. Choose another language or iteration.",
+}
 
 
 class Queue(NamedTuple):
-    """What the reviewer works through."""
+    """What the reviewer works through. overlap: percent of items that every reviewer gets."""
 
     name: str
     overlap: int
     blind: bool
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """What the page shows next, and the token that comes back with the verdict ('' when there is nothing to judge)."""
 
     content: Content
     token: str
 
 
-def queue_of(view: View) -> Queue:
-    """Queue, overlap and blindness a view asks for."""
-    overlap = OVERLAP if view.overlap is None else min(view.overlap, 100)
-    return Queue(view.queue or "random", overlap, view.open != "1")
+def show(inspector: Inspector, focus: Focus) -> Content:
+    """The page of someone who has not given her name yet."""
+    return turn(inspector, focus, reviewer="").content
 
 
 def turn(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None = None) -> Turn:
-    """The next item of the queue, or `wanted`."""
-    queue = queue_of(focus.view)
-    filters = Markup(_filters(focus, queue))
+    """The next item of the queue, or `wanted`, for a reviewer; a sentence where there is none."""
+    languages = focus.arm.languages()
+    if len(languages) == 1 and not focus.view.language:
+        focus = focus._replace(view=replace(focus.view, language=languages[0]))
+    view, run_id = focus.view, focus.arm.run.run_id
+    overlap = OVERLAP if view.overlap is None else min(view.overlap, 100)
+    queue = Queue(view.queue or "random", overlap, view.open != "1")
+    filters = Markup(
+        render(
+            "spot_check_filters",
+            view=view,
+            queue=queue,
+            queues=list(QUEUES.items()),
+            overlaps=sorted({*OVERLAPS, queue.overlap}),
+            iterations=[t.number for t in focus.arm.iterations],
+            languages=languages,
+        )
+    )
+
+    def said(text: str, kind: str = "info") -> Turn:
+        return Turn(Content(filters, message(text, kind=kind)), "")
+
     if not reviewer.strip():
-        return Turn(
-            Content(
-                filters,
-                message(
-                    "Write your name below and press Enter: your verdicts, your place in the queue and your order of sides go by it."
-                ),
-            ),
-            "",
+        return said(
+            "Write your name below and press Enter. Your verdicts are stored under it, and it fixes which side stands left for you."
         )
     try:
-        settings = _settings(inspector, focus, queue)
-        item, progress = items.next_item(inspector, focus.arm, settings, reviewer)
+        work = _assignment(focus, view, queue)
+        item, progress = queues.next_item(inspector, inspector.verdicts, focus.arm, work, reviewer)
         item = wanted or item
         if item is None:
-            return Turn(Content(filters, _empty(settings, progress)), "")
-        shown = recording.shown(inspector, focus.arm.run.run_id, item, reviewer, queue.blind)
+            return said(_why_empty(work, progress))
+        facts, left, right = recording.shown(inspector, run_id, item, reviewer, queue.blind)
     except IcrError as error:
-        return Turn(Content(filters, message(str(error), kind="error")), "")
-    left, right = shown.sides
+        return said(str(error), "error")
     main = render(
         "spot_check",
         item=item,
-        facts=shown.facts,
+        facts=facts,
         left=left,
         right=right,
         blind=queue.blind,
         progress=progress,
         queue=QUEUES[queue.name],
     )
-    return Turn(
-        Content(filters, Markup(main)), recording.new_token(item, focus.arm.run.run_id, queue.name, queue.blind)
-    )
+    return Turn(Content(filters, Markup(main)), recording.new_token(item, run_id, queue.name, queue.blind))
 
 
-def _settings(inspector: Inspector, focus: Focus, queue: Queue) -> Settings:
-    view = focus.view
+def _assignment(focus: Focus, view: View, queue: Queue) -> Assignment:
+    """The queue with its iterations filled in: the last one that was finished, and the one evaluated before it."""
     stage = "eval" if queue.name in ("regressions", "disagree") else "annotate"
-    iteration = view.iteration if view.iteration is not None else inspector.latest(focus.arm, stage)
+    iteration = view.iteration if view.iteration is not None else latest(focus.arm, stage)
     base = None
     if stage == "eval":
         earlier = [t.number for t in focus.arm.iterations if "eval" in t.stages and t.number < iteration]
         base = view.base if view.base is not None else earlier[-1] if earlier else None
         if base is None:
             raise InputError(
-                "This queue compares two iterations, and there is none before this one; choose a later iteration or another queue."
+                f"This queue compares two iterations, and none was evaluated before iteration {iteration}; choose a later iteration "
+                "or another queue."
             )
-    return Settings(iteration, base, view.language, queue.name, queue.overlap, queue.blind)
+    return Assignment(iteration, base, view.language, queue.name, queue.overlap)
 
 
-def _empty(settings: Settings, progress: Progress) -> Markup:
+def _why_empty(work: Assignment, progress: Progress) -> str:
     if progress.total and progress.done >= progress.total:
-        return message(
-            f"You have judged all {progress.total:,} items of this queue. Thank you; choose another queue or language."
+        return (
+            f"You have judged all {progress.total:,} items of this queue. Thank you! Choose another queue or language."
         )
     if progress.total:
-        return message("Other reviewers hold all items that are left; raise the overlap, or come back in half an hour.")
-    if settings.queue == "disagree":
-        return message(
-            "The judge saw evaluation prompts and the reward training prompts; where a run has none in common, or they never differ, this queue is empty. Choose another queue."
-        )
-    if settings.queue == "regressions":
-        return message("The judge saw no loss here. Choose another language or iteration.")
-    return message("This language has no pairs in this iteration. Choose another language or iteration.")
-
-
-def _filters(focus: Focus, queue: Queue) -> str:
-    return render(
-        "spot_check_filters",
-        view=focus.view,
-        queue=queue,
-        queues=list(QUEUES.items()),
-        overlaps=sorted({*OVERLAPS, queue.overlap}),
-        iterations=[t.number for t in focus.arm.iterations],
-        languages=focus.arm.languages(),
+        return "Other reviewers have all the items that are left. Raise the overlap, or come back in half an hour."
+    return _WHY_EMPTY.get(
+        work.queue, "This language has no pairs in this iteration. Choose another language or iteration."
     )
 
 
 def revealed(found: Reveal) -> str:
     """The line that says what was stored and what the run thought."""
     return render("reveal", found=found, verdict=found.verdict)
-
-
-def show_with(reviewer: str, wanted: Item | None = None) -> tuple[Show, list[str]]:
-    """A `show` for the shell, and the list that will hold the token."""
-    tokens: list[str] = []
-
-    def show(inspector: Inspector, focus: Focus) -> Content:
-        found = turn(inspector, replace_view(focus), reviewer, wanted)
-        tokens.append(found.token)
-        return found.content
-
-    return show, tokens
-
-
-def replace_view(focus: Focus) -> Focus:
-    """Spot-check works on one language when none is chosen only if the arm has just one."""
-    languages = focus.arm.languages()
-    return (
-        focus._replace(view=replace(focus.view, language=languages[0]))
-        if len(languages) == 1 and not focus.view.language
-        else focus
-    )

@@ -6,29 +6,24 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from icr_platform.core.errors import InputError
-from ui.review.inspector import Inspector
-from ui.review.items import Facts, Item, facts_of, from_token, is_first_left, preferred, to_token
-from ui.review.verdicts import Verdict
+from ui.review.items import Facts, Item, Side, facts_of, from_token, is_first_left, item_of, to_token
+from ui.review.verdict_summary import higher
+from ui.review.verdicts import Verdict, VerdictStore
+from ui.tables.run_tables import RunTables
 
 LONGEST_SECONDS = 3600.0
-"""A pause longer than this was no reading."""
+"""Whoever needs longer than this was not reading all the time."""
 
 
 class Shown(NamedTuple):
     """An item as a reviewer sees it."""
 
-    item: Item
     facts: Facts
-    first_is_left: bool
-
-    @property
-    def sides(self) -> tuple[Any, Any]:
-        """Left and right."""
-        pair = (self.facts.first, self.facts.second)
-        return pair if self.first_is_left else (pair[1], pair[0])
+    left: Side
+    right: Side
 
 
 class Reveal(NamedTuple):
@@ -39,7 +34,7 @@ class Reveal(NamedTuple):
 
     @property
     def is_agreed(self) -> bool | None:
-        """None when either has no side."""
+        """Whether both prefer the same side; None when either prefers none."""
         if self.verdict.choice not in ("left", "right") or not self.run_prefers:
             return None
         return self.verdict.choice == self.run_prefers
@@ -51,13 +46,23 @@ def new_token(item: Item, run_id: str, queue: str, blind: bool) -> str:
     return to_token(values, item)
 
 
-def shown(inspector: Inspector, run_id: str, item: Item, reviewer: str, blind: bool) -> Shown:
+def shown(tables: RunTables, run_id: str, item: Item, reviewer: str, blind: bool) -> Shown:
     """The item with its sides in this reviewer's order."""
-    facts = facts_of(inspector, inspector.catalogue.arm(run_id), item)
-    return Shown(item, facts, is_first_left(reviewer, item, blind))
+    facts = facts_of(tables, tables.catalogue.arm(run_id), item)
+    if is_first_left(reviewer, item, blind):
+        return Shown(facts, facts.first, facts.second)
+    return Shown(facts, facts.second, facts.first)
 
 
-def record(inspector: Inspector, reviewer: str, choice: str, token: str, reasons: Sequence[str], note: str) -> Reveal:
+def record(
+    tables: RunTables,
+    verdicts: VerdictStore,
+    reviewer: str,
+    choice: str,
+    token: str,
+    reasons: Sequence[str] = (),
+    note: str = "",
+) -> Reveal:
     """Store a verdict. When this returns it is on disk; sending the same token again stores nothing twice.
 
     Raises:
@@ -67,8 +72,8 @@ def record(inspector: Inspector, reviewer: str, choice: str, token: str, reasons
     if not reviewer.strip():
         raise InputError("Write your name first, so that your verdicts are yours.")
     values, item = from_token(token)
-    seen = shown(inspector, values["run"], item, reviewer, bool(values["blind"]))
-    left, right = seen.sides
+    # The texts are read again rather than taken from the page, which could have been changed.
+    facts, left, right = shown(tables, values["run"], item, reviewer, bool(values["blind"]))
     verdict = Verdict(
         submission=str(values["submission"])[:64],
         reviewer=reviewer.strip(),
@@ -87,24 +92,21 @@ def record(inspector: Inspector, reviewer: str, choice: str, token: str, reasons
         note=note,
         blind=bool(values["blind"]),
         seconds=min(max(time.time() - float(values["shown_at"]), 0.0), LONGEST_SECONDS),
-        margin=seen.facts.margin,
+        margin=facts.margin,
         left_characters=len(left.text),
         right_characters=len(right.text),
         left_score=left.score,
         right_score=right.score,
     )
-    return reveal(inspector.verdicts.append(verdict))
+    stored = verdicts.append(verdict)
+    return Reveal(stored, higher((stored.left_score, stored.right_score), ("left", "right")))
 
 
-def reveal(verdict: Verdict) -> Reveal:
-    return Reveal(verdict, preferred((verdict.left_score, verdict.right_score), ("left", "right")))
-
-
-def undo(inspector: Inspector, reviewer: str, run_id: str) -> Item | None:
-    """Withdraw this reviewer's last verdict on a run and return its item; None when there is none. The verdict stays in the history."""
-    current = inspector.verdicts.current(run_id, reviewer)
+def undo(verdicts: VerdictStore, reviewer: str, run_id: str) -> Item | None:
+    """Withdraw this reviewer's last verdict on a run and return its item; None when there is none. The history keeps it."""
+    current = verdicts.current(run_id, reviewer)
     if not current:
         return None
     last = max(current, key=lambda verdict: verdict.created_at)
-    inspector.verdicts.append(replace(last, submission=uuid.uuid4().hex, choice="withdrawn"))
-    return Item(last.kind, last.iteration, last.base, last.language, last.prompt_id)
+    verdicts.append(replace(last, submission=uuid.uuid4().hex, choice="withdrawn"))
+    return item_of(last)

@@ -1,18 +1,15 @@
-"""Verdicts against the run: accuracy by language and margin, agreement between reviewers, exports and what is published. Pure but for files."""
+"""Verdicts in sum: how often the reward, the judge and length prefer what people prefer, and people what other people prefer. Pure."""
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
-import json
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from ui.review.reliability import Interval, krippendorff_alpha, pairwise_kappas, verdicts_needed, wilson
-from ui.review.verdicts import COLUMNS, DECIDED, Verdict
+from ui.review.verdicts import CHOICES, DECIDED, Verdict
 
 SOURCES = {"reward": "Implicit reward", "judge": "Judge", "length": "Longer one"}
 TARGET_HALF_WIDTH = 0.05
@@ -20,7 +17,10 @@ TARGET_HALF_WIDTH = 0.05
 
 @dataclass(frozen=True)
 class Judged:
-    """One item and the side most reviewers preferred, by name ('chosen', 'before', ...); '' for ties, both bad and draws."""
+    """One item and the side that most reviewers prefer, by name ('chosen', 'before', ...); '' for ties, both bad and draws.
+
+    verdict: any reviewer's on the item; it knows what the run thought.
+    """
 
     verdict: Verdict
     preferred: str
@@ -44,13 +44,12 @@ def by_item(verdicts: Iterable[Verdict]) -> list[Judged]:
     for verdict in verdicts:
         if verdict.choice in DECIDED:
             groups[verdict.run_id, verdict.item].append(verdict)
-    return [Judged(group[0], _majority(group), len(group)) for group in groups.values()]
-
-
-def _majority(group: Sequence[Verdict]) -> str:
-    votes = Counter(preferred_name(verdict) for verdict in group)
-    ranked = votes.most_common(2)
-    return "" if len(ranked) == 2 and ranked[0][1] == ranked[1][1] else ranked[0][0]
+    found = []
+    for group in groups.values():
+        ranked = Counter(preferred_name(verdict) for verdict in group).most_common(2)
+        is_draw = len(ranked) == 2 and ranked[0][1] == ranked[1][1]
+        found.append(Judged(group[0], "" if is_draw else ranked[0][0], len(group)))
+    return found
 
 
 def preferred_name(verdict: Verdict) -> str:
@@ -59,18 +58,20 @@ def preferred_name(verdict: Verdict) -> str:
 
 
 def source_name(verdict: Verdict, source: str) -> str:
-    """The side a source prefers, '' where it has none: the judge knows outputs, the reward pairs."""
+    """The side that a source prefers; '' where it prefers none: the judge knows outputs, the reward pairs."""
+    names = (verdict.left, verdict.right)
     if source == "length":
-        left, right = float(verdict.left_characters), float(verdict.right_characters)
-    elif (
-        (source == "reward") == (verdict.kind == "pair")
-        and verdict.left_score is not None
-        and verdict.right_score is not None
-    ):
-        left, right = verdict.left_score, verdict.right_score
-    else:
+        return higher((verdict.left_characters, verdict.right_characters), names)
+    is_about = verdict.kind == {"reward": "pair", "judge": "outputs"}[source]
+    return higher((verdict.left_score, verdict.right_score), names) if is_about else ""
+
+
+def higher(scores: tuple[float | None, float | None], names: tuple[str, str]) -> str:
+    """Name with the higher of two scores; '' where one is missing or both are equal."""
+    left, right = scores
+    if left is None or right is None or left == right:
         return ""
-    return "" if left == right else verdict.left if left > right else verdict.right
+    return names[0] if left > right else names[1]
 
 
 def accuracies(items: Sequence[Judged], groups: dict[str, list[Judged]]) -> list[Accuracy]:
@@ -112,8 +113,34 @@ def by_margin(items: Sequence[Judged], bins: int = 4) -> dict[str, list[Judged]]
 
 
 @dataclass(frozen=True)
+class ReviewerRow:
+    """One reviewer: verdicts, how often she chose what, and her median seconds per verdict."""
+
+    name: str
+    verdicts: int
+    choices: dict[str, int]
+    seconds: float
+
+
+def by_reviewer(verdicts: Sequence[Verdict]) -> list[ReviewerRow]:
+    """A row per reviewer, by name."""
+    groups: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        groups[verdict.reviewer].append(verdict)
+    return [
+        ReviewerRow(
+            name,
+            len(own),
+            {choice: sum(verdict.choice == choice for verdict in own) for choice in CHOICES},
+            statistics.median(verdict.seconds for verdict in own),
+        )
+        for name, own in sorted(groups.items())
+    ]
+
+
+@dataclass(frozen=True)
 class Reliability:
-    """Agreement between reviewers over items that several judged."""
+    """Agreement between reviewers over the items that several judged. kappas: per pair of reviewers, with its number of items."""
 
     shared_items: int
     alpha: float
@@ -130,7 +157,7 @@ def reliability(verdicts: Iterable[Verdict]) -> Reliability:
     return Reliability(len(several), krippendorff_alpha(several), pairwise_kappas(several))
 
 
-def metrics_of(verdicts: Sequence[Verdict]) -> dict[str, float]:
+def verdict_metrics(verdicts: Sequence[Verdict]) -> dict[str, float]:
     """MLflow metrics, in percent: `human_agreement/es` (with the reward), `human_judge_agreement/es`, their `_n/es`, and `/all`."""
     items = by_item(verdicts)
     names = {"reward": "human_agreement", "judge": "human_judge_agreement", "length": "human_length_agreement"}
@@ -139,34 +166,6 @@ def metrics_of(verdicts: Sequence[Verdict]) -> dict[str, float]:
         metrics[f"{names[found.source]}/{found.group}"] = 100.0 * found.interval.share
         metrics[f"{names[found.source]}_n/{found.group}"] = float(found.interval.n)
     agreed = reliability(verdicts)
-    if agreed.alpha == agreed.alpha:
+    if agreed.alpha == agreed.alpha:  # NaN, and left out, when no two reviewers judged the same item
         metrics["human_reliability/krippendorff_alpha"] = agreed.alpha
     return metrics
-
-
-def to_csv(verdicts: Iterable[Verdict]) -> str:
-    """One line a verdict. Text that a spreadsheet would take for a formula gets a quote in front."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(COLUMNS)
-    for verdict in verdicts:
-        values = {**asdict(verdict), "reasons": "|".join(verdict.reasons)}
-        writer.writerow([_plain(values[name]) for name in COLUMNS])
-    return out.getvalue()
-
-
-def _plain(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-
-
-def trl_row(instruction: str, texts: dict[str, str], preferred: str) -> str:
-    """One line of TRL's conversational preference format: prompt, chosen, rejected, each a list of messages."""
-    (rejected,) = [text for name, text in texts.items() if name != preferred]
-    return json.dumps(
-        {
-            "prompt": [{"role": "user", "content": instruction}],
-            "chosen": [{"role": "assistant", "content": texts[preferred]}],
-            "rejected": [{"role": "assistant", "content": rejected}],
-        },
-        ensure_ascii=False,
-    )

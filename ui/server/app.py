@@ -11,8 +11,9 @@ from types import FrameType
 from typing import NoReturn
 
 from icr_platform.core.errors import InputError
-from icr_platform.tracking.tracker import TrackingReader
-from ui.review.inspector import Inspector
+from icr_platform.tracking.reader import TrackingReader
+from ui.pages.inspector import Inspector
+from ui.review.exports import publish
 from ui.review.verdicts import VerdictStore
 from ui.server.options import InspectOptions
 from ui.tables.queries import Engine
@@ -87,10 +88,8 @@ def publish_verdicts(options: InspectOptions, run_id: str) -> int:
     Raises:
         InputError: no such run, or it has no verdicts.
     """
-    from ui.pages.agreement import publish
-
     inspector = open_inspector(options)
     try:
-        return publish(inspector, run_id)
+        return publish(inspector, inspector.verdicts, run_id)
     finally:
         inspector.catalogue.close()

@@ -1,4 +1,4 @@
-"""Which arms, iterations, stages and artifacts there are, and where an artifact lies; read through `icr_platform.tracking.tracker`."""
+"""Which arms, iterations, stages and artifacts there are, and where an artifact lies; read through `icr_platform.tracking.reader`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from icr_platform.core.artifacts import Artifact, open_artifact
 from icr_platform.core.errors import InputError
+from icr_platform.core.languages import NAMES
 from icr_platform.core.schemas import TABLES
-from icr_platform.tracking.tracker import RunRecord, TrackingReader
+from icr_platform.tracking.reader import RunRecord, TrackingReader
 
 STAGE_OF = {
     "prompts": "generate",
@@ -39,9 +40,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Iteration:
+    """One iteration run and its stages by name."""
+
     number: int
     run: RunRecord
     stages: Mapping[str, Stage]
+
+    def has_finished(self, stage: str) -> bool:
+        """Whether a stage ran here, or was reused, to its end."""
+        return stage in self.stages and self.stages[stage].run.status == "FINISHED"
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,6 @@ class Arm:
 
     def languages(self) -> list[str]:
         """Language codes with a metric of any kind, English first."""
-        from icr_platform.core.languages import NAMES
-
         codes = {name.rsplit("/", 1)[-1] for t in self.iterations for name in t.run.metrics if "/" in name}
         return sorted(codes & set(NAMES), key=lambda code: (code != "en", code))
 

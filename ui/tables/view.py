@@ -92,6 +92,14 @@ class View:
         kept = View(self.experiment, self.run, self.iteration, self.language)
         return replace(kept, **changes)
 
+    def carried_on(self, shown: set[str]) -> list[tuple[str, str]]:
+        """Fields that a form which shows some of them must carry on unseen; a place in a list begins anew."""
+        return [
+            (name, str(value))
+            for name, value in vars(self).items()
+            if name not in shown | {"id", "id_language", "start"} and value not in ("", None)
+        ]
+
 
 class Parsed(NamedTuple):
     """A view, and a sentence for each parameter that made no sense and was left out."""

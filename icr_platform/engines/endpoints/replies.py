@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_NAME = r"(?:seed:|ant)?(?:think|thinking|thoughts?|reason|reasoning|reasoning_content|analysis|reflection|scratchpad)"
-
 
 class MalformedReplyError(ValueError):
     """The body is no chat completion: cut off, not JSON, or without a choice."""
@@ -54,7 +52,7 @@ def parse_completion(body: bytes) -> Reply:
         if choice.get("finish_reason") == "content_filter":
             refusal = refusal or "content filter"
         reasons = message.get("reasoning_content") or message.get("reasoning")
-        text, thought = _text_of(message.get("content"))
+        text, thought = text_of(message.get("content"))
         return Reply(
             text=text,
             first_token=None if reasons or thought else _first_token(choice),
@@ -67,7 +65,7 @@ def parse_completion(body: bytes) -> Reply:
         raise MalformedReplyError(f"no chat completion ({type(error).__name__})") from error
 
 
-def _text_of(content: Any) -> tuple[str, bool]:
+def text_of(content: Any) -> tuple[str, bool]:
     """The text of an answer, a string or a list of parts (Mistral's), and whether there was a part of another kind: its reasoning."""
     if isinstance(content, list):
         texts = [part["text"] for part in content if part["type"] == "text"]

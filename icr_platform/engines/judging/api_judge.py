@@ -11,7 +11,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from icr_platform.core.errors import InputError
-from icr_platform.engines.endpoints.chat_client import ChatClient, Endpoint, Failure, Message, check_endpoint
+from icr_platform.engines.endpoints.chat_client import CachedChatClient, Endpoint, Failure, Message, check_endpoint
 from icr_platform.engines.endpoints.replies import Reply
 from icr_platform.engines.endpoints.reply_cache import ReplyCache, default_cache
 from icr_platform.engines.endpoints.served_model import Server, confirmed, served_model
@@ -56,7 +56,7 @@ def endpoint_of(config: JudgeSettings) -> Endpoint:
 def judge_server(config: JudgeSettings) -> Server:
     """Where the judge is served."""
     endpoint = endpoint_of(config)
-    return Server(endpoint.shown, endpoint.model, endpoint.key_variable, config.judge_identity, "judge")
+    return Server(endpoint.address, endpoint.model, endpoint.key_variable, config.judge_identity, "judge")
 
 
 def confirmed_endpoint(config: JudgeSettings) -> Endpoint:
@@ -80,10 +80,10 @@ def cache_folder(config: JudgeSettings) -> Path:
 
 
 class ApiJudge:
-    """Judges pairs through a ChatClient.
+    """Judges pairs through a CachedChatClient.
 
     Args:
-        endpoint, cache: see ChatClient.
+        endpoint, cache: see CachedChatClient.
         template: what the judge is asked.
         both_orders, seed: see `orders_of`.
         samples: answers sampled per pair and order as JSON; 0 reads the labels' log-probabilities instead.
@@ -136,7 +136,7 @@ class ApiJudge:
         thread of their own, so that requests stay under way while the caller writes a part down.
 
         Raises:
-            InputError, IcrError: see ChatClient; replies so far are in the cache.
+            InputError, IcrError: see CachedChatClient; replies so far are in the cache.
         """
         with _background_loop() as loop:
             stream = _Stream(self, iter(parts), loop)
@@ -146,7 +146,7 @@ class ApiJudge:
             finally:
                 _call(stream.close(), loop)
 
-    async def judge_pair(self, client: ChatClient, pair: Pair) -> list[Judgment]:
+    async def judge_pair(self, client: CachedChatClient, pair: Pair) -> list[Judgment]:
         """The judgments of one pair, one per order."""
         return list(
             await asyncio.gather(
@@ -154,7 +154,7 @@ class ApiJudge:
             )
         )
 
-    async def _judge_order(self, client: ChatClient, pair: Pair, order: str, messages: list[Message]) -> Judgment:
+    async def _judge_order(self, client: CachedChatClient, pair: Pair, order: str, messages: list[Message]) -> Judgment:
         answers = await asyncio.gather(
             *(client.ask(messages, self.parameters, sample) for sample in range(max(self.samples, 1)))
         )
@@ -179,7 +179,7 @@ class _Stream:
 
     def __init__(self, judge: ApiJudge, parts: Iterator[Sequence[Pair]], loop: asyncio.AbstractEventLoop) -> None:
         self.judge, self.parts = judge, parts
-        self.client = ChatClient(judge.endpoint, judge.cache, judge.has_answers)
+        self.client = CachedChatClient(judge.endpoint, judge.cache, judge.has_answers)
         self.started: asyncio.Queue[list[asyncio.Task[list[Judgment]]] | None] = asyncio.Queue()
         self.fatal: asyncio.Future[None] = loop.create_future()
         self.tasks: set[asyncio.Task[Any]] = set()

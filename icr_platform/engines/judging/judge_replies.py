@@ -7,13 +7,14 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from icr_platform.engines.endpoints.replies import _NAME, Reply
+from icr_platform.engines.endpoints.replies import Reply
 from icr_platform.engines.judging.pairwise import LABELS, MIN_MASS, Preference, preference_from_labels, preference_of
 
 VERDICT_FORMS = '{"winner": "m"} or {"winner": "M"}'
 """What a structured answer is asked to be."""
 
 
+_NAME = r"(?:seed:|ant)?(?:think|thinking|thoughts?|reason|reasoning|reasoning_content|analysis|reflection|scratchpad)"
 _DECODER = json.JSONDecoder(strict=False)  # models write line breaks into JSON's texts
 
 

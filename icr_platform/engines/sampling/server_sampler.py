@@ -1,23 +1,24 @@
-"""Sampling from any OpenAI-compatible endpoint, one seeded request a response.
+"""Sampling from any OpenAI-compatible endpoint, with one seeded request per response.
 
-vLLM's servers return token ids when asked; they are kept. Elsewhere there is only text: it is tokenised once, by
+vLLM's servers return token ids when asked, and these are kept. Others return text only, which is tokenised once, by
 `chat.encode_response` with the policy's tokenizer, and marked 'retokenised'.
 
 The server renders the chat template, with the date of its own clock where the template prints one. Where it returns a prompt's
-ids they must be those that the policy's tokenizer gives; where it does not, a note says that nothing was compared.
+ids, they must be those that the policy's tokenizer gives; where it does not, a note says that nothing was compared.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
+import json
 from collections.abc import Sequence
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any, cast
-
-import openai
+from functools import partial
+from typing import TYPE_CHECKING
 
 from icr_platform.core.errors import IcrError, InputError
+from icr_platform.engines.endpoints.accepted_parameters import AcceptedParameters
+from icr_platform.engines.endpoints.chat_client import ChatClient, Endpoint, Failure, run_all
+from icr_platform.engines.endpoints.replies import MalformedReplyError, text_of
 from icr_platform.engines.endpoints.served_model import confirmed
 from icr_platform.engines.sampling.sampler import (
     Advance,
@@ -32,14 +33,13 @@ from icr_platform.models.chat import decode_response, encode_messages, encode_re
 from icr_platform.models.loading import load_tokenizer
 
 if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion
     from transformers import PreTrainedTokenizerBase
 
     from icr_platform.core.config import ChatSettings
     from icr_platform.engines.sampling.settings import SamplingSettings
 
-_RETRIES = 5  # with the SDK's exponential back-off: about half a minute, and as long as a Retry-After header asks
-_TIMEOUT = openai.Timeout(1800.0, connect=10.0)
+_RETRIES = 5  # with the client's exponential back-off: a quarter of a minute, and as long as a Retry-After header asks
+_TIMEOUT = 1800.0  # seconds: a long response from a busy server
 _SEED_BITS = 31  # what every server can parse
 _PROBE = Request("en", "probe", "Name a fruit.")
 
@@ -47,95 +47,77 @@ _PROBE = Request("en", "probe", "Name a fruit.")
 class ServerSampler(Sampler):
     """Asks an endpoint, `settings.server_concurrency` requests at once.
 
-    The key is taken from the environment variable OPENAI_API_KEY alone, so that no record of a run can hold it.
+    The key is taken from the environment variable OPENAI_API_KEY alone, so that no record of a run can contain it.
     """
 
     def __init__(self, settings: SamplingSettings, policy: str, tokenizer: PreTrainedTokenizerBase) -> None:
         self.settings = settings
-        self.model = settings.server_model or policy
         self.tokenizer = tokenizer
-        self.asks_for_ids = True
         self.has_compared = False  # a prompt's ids with the server's
         server = sampling_server(settings, policy)
-        self.shown = server.shown
+        self.endpoint = Endpoint(
+            model=server.model,
+            url=server.url,
+            key_variable=server.key_variable,
+            concurrency=settings.server_concurrency,
+            timeout=_TIMEOUT,
+            retries=_RETRIES,
+            refusal_retries=0,
+            key_if_unset="EMPTY",
+            url_field="server_url",
+            model_field="server_model",
+        )
+        # Some servers refuse fields that they do not know; without the ids there is still the text.
+        self.accepted = AcceptedParameters(may_drop=frozenset({"return_token_ids"}))
         confirmed(server)
 
     def sample(
         self, requests: Sequence[Request], samples: int, seed: int, advance: Advance = ignore_progress
     ) -> list[list[Sample]]:
         """See `Sampler.sample`."""
-        rows = [
-            (request, row_seed(seed, request, index, _SEED_BITS)) for request in requests for index in range(samples)
-        ]
-        results = asyncio.run(self._sample_rows(rows, advance))
+        client = ChatClient(self.endpoint, self.accepted, answered=True)
+        extra = {"top_k": self.settings.top_k} if self.settings.top_k else {}  # a field of vLLM's, not of OpenAI's
+
+        async def sample_row(request: Request, row: int) -> Sample:
+            parameters = {
+                "temperature": self.settings.temperature if request.temperature is None else request.temperature,
+                "top_p": self.settings.top_p,
+                "max_tokens": self.settings.max_tokens,
+                "seed": row_seed(seed, request, row, _SEED_BITS),
+                "return_token_ids": True,
+                **extra,
+            }
+            about = f"prompt {request.prompt_id!r} in {request.language!r}"
+            answer = await client.complete(request.messages, parameters, partial(self._read, request), about)
+            if isinstance(answer, Failure):
+                raise IcrError(
+                    f"{self.endpoint.shown}: {about}: no response ({answer.detail}); finished shards are kept, run it again"
+                )
+            advance(1, len(answer.token_ids))
+            return answer
+
+        results = run_all(client, (sample_row(request, row) for request in requests for row in range(samples)))
         return [results[start : start + samples] for start in range(0, len(results), samples)]
 
-    async def _sample_rows(self, rows: Sequence[tuple[Request, int]], advance: Advance) -> list[Sample]:
-        limit = asyncio.Semaphore(self.settings.server_concurrency)
-        key = os.environ.get("OPENAI_API_KEY") or "EMPTY"
-
-        async def sample_row(client: openai.AsyncOpenAI, request: Request, seed: int) -> Sample:
-            async with limit:
-                result = self._sample(request, await self._complete(client, request, seed))
-            advance(1, len(result.token_ids))
-            return result
-
-        async with openai.AsyncOpenAI(
-            api_key=key, base_url=self.settings.server_url, max_retries=_RETRIES, timeout=_TIMEOUT
-        ) as client:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(sample_row(client, request, seed)) for request, seed in rows]
-            except ExceptionGroup as failures:
-                raise failures.exceptions[0] from None
-        return [task.result() for task in tasks]
-
-    async def _complete(self, client: openai.AsyncOpenAI, request: Request, seed: int) -> ChatCompletion:
-        extra: dict[str, Any] = {"top_k": self.settings.top_k} if self.settings.top_k else {}
-        asked = self.asks_for_ids
+    def _read(self, request: Request, body: bytes) -> Sample:
+        """The sample in a completion's body."""
+        place = f"{self.endpoint.shown}: prompt {request.prompt_id!r} in {request.language!r}"
         try:
-            return await client.chat.completions.create(
-                model=self.model,
-                messages=cast(Any, request.messages),
-                temperature=self.settings.temperature if request.temperature is None else request.temperature,
-                top_p=self.settings.top_p,
-                max_tokens=self.settings.max_tokens,
-                seed=seed,
-                extra_body=extra | ({"return_token_ids": True} if asked else {}),
-            )
-        except openai.APIError as error:
-            if asked and "return_token_ids" in str(error):  # a server that refuses fields it does not know
-                self.asks_for_ids = False
-                return await self._complete(client, request, seed)
-            raise self._explained(error, request) from error
-
-    def _explained(self, error: openai.APIError, request: Request) -> IcrError:
-        place = f"{self.shown}: prompt {request.prompt_id!r} in {request.language!r}"
-        reason = " ".join(str(error).split()).rstrip(".")
-        if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
-            return InputError(f"{place}: the key is refused ({reason}); set OPENAI_API_KEY")
-        if isinstance(error, openai.NotFoundError):
-            return InputError(
-                f"{place}: not found ({reason}); check fields 'server_url' and 'server_model' {self.model!r}"
-            )
-        return IcrError(
-            f"{place}: no response after {_RETRIES} retries ({reason}); finished shards are kept, run it again"
-        )
-
-    def _sample(self, request: Request, completion: ChatCompletion) -> Sample:
-        place = f"{self.shown}: prompt {request.prompt_id!r} in {request.language!r}"
-        if not completion.choices:
-            raise IcrError(f"{place}: the answer holds no choice; check the server, then run the same command again")
-        choice = completion.choices[0]
-        if choice.finish_reason not in ("stop", "length"):
-            raise IcrError(f"{place}: ended for the reason {choice.finish_reason!r}; change or remove the prompt")
-        self._require_same_prompt(place, request, (completion.model_extra or {}).get("prompt_token_ids"))
-        token_ids = (choice.model_extra or {}).get("token_ids")
-        if token_ids is None:
-            text = choice.message.content or ""
-            ids = encode_response(self.tokenizer, text, finished=choice.finish_reason == "stop")
-            return Sample(text, ids, choice.finish_reason, "retokenised")
-        return Sample(decode_response(self.tokenizer, token_ids), token_ids, choice.finish_reason)
+            completion = json.loads(body)
+            choice = completion["choices"][0] if completion["choices"] else None
+            reason, ids = (choice.get("finish_reason"), choice.get("token_ids")) if choice else (None, None)
+            text, _ = text_of(choice["message"].get("content")) if choice else ("", False)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MalformedReplyError(f"not a chat completion ({type(error).__name__})") from error
+        if choice is None:
+            raise IcrError(f"{place}: the answer contains no choice; check the server, then run the same command again")
+        if reason not in ("stop", "length"):
+            raise IcrError(f"{place}: ended for the reason {reason!r}; change or remove the prompt")
+        self._require_same_prompt(place, request, completion.get("prompt_token_ids"))
+        if ids is not None:
+            return Sample(decode_response(self.tokenizer, ids), ids, reason)
+        ids = encode_response(self.tokenizer, text, finished=reason == "stop")
+        return Sample(text, ids, reason, "retokenised")
 
     def _require_same_prompt(self, place: str, request: Request, theirs: list[int] | None) -> None:
         """Ids of another tokenizer, template or date would be scored as something the model never saw."""

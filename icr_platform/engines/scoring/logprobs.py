@@ -2,7 +2,7 @@
 
 The score of a completion y after a prompt x is `log p(y | x)`, the sum over *all* tokens of y, the first and the
 end-of-turn token included, of their log-probabilities in nats (arXiv 2503.04647, equation 1). It does not depend on what
-else was scored beside it, up to rounding of the model's own precision: below 2e-5 nats per token in float32.
+else is scored with it, up to rounding in the model's own precision: below 2e-5 nats per token in float32.
 """
 
 from __future__ import annotations
@@ -47,15 +47,16 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 _CPU_PACK = 1024  # tokens whose activations stay near the cores
-_SMALLEST_PACK = 64
+_SMALLEST_PACK = 64  # tokens
 _CPU_LOGITS, _GPU_LOGITS = 2**22, 2**26  # numbers of [tokens, vocabulary] held at once
 _PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 _PER_TOKEN = 1e-4  # nats by which a score may deviate on a small copy
+# Prompts and completions of a few ids, which packs of three tokens cut within both.
 _PROBE = (Group([5, 6, 7, 8, 9], [[10, 11, 12], [13], [14, 15]]), Group([16, 17], [[18, 19, 20, 21, 22]]))
 
 
 def completion_logprobs(model: PreTrainedModel, groups: Sequence[Group], *, batch_tokens: int = 8192) -> list[Floats]:
-    """Log-probabilities of completions given their prompts.
+    """Compute the log-probabilities of completions given their prompts.
 
     Args:
         model: a causal language model.
@@ -64,7 +65,7 @@ def completion_logprobs(model: PreTrainedModel, groups: Sequence[Group], *, batc
 
     Returns:
         One [N] float64 array per group: nats, summed over all tokens of each completion. A completion without tokens has
-        log-probability 0.0 by definition, which is no score: filter such samples first.
+        log-probability 0.0 by definition, which is not a score: filter such samples first.
 
     Raises:
         ValueError: a prompt without tokens.
@@ -73,12 +74,12 @@ def completion_logprobs(model: PreTrainedModel, groups: Sequence[Group], *, batc
 
 
 class CompletionScorer:
-    """Scores completions under one model, whose weights must stay as they are; holds the token budget found to fit.
+    """Scores completions under one model, whose weights must not change, and remembers the token budget that fits.
 
     Tokens are packed without padding, and only outputs that predict a completion's token reach the LM head. A model that
     cannot run on packs (its attention is not transformers' interface, or it mixes tokens elsewhere) is scored one sequence
-    at a time, by its own forward: slower, as exact. Whether it can is tried on a small copy, over sequences longer than its
-    windows, and by a probe of a few tokens on the model itself; `why_not_packed` says what was found, None if it is packed.
+    at a time, by its own forward: slower, but as exact. Whether it can is tried on a small copy, over sequences longer than
+    its windows, and by a probe of a few tokens on the model itself. `why_not_packed` says what was found; None: it is packed.
     """
 
     def __init__(self, model: PreTrainedModel, batch_tokens: int = 8192) -> None:
@@ -89,19 +90,18 @@ class CompletionScorer:
         self._rows_at_once = max(1, (_CPU_LOGITS if self.device.type == "cpu" else _GPU_LOGITS) // vocabulary)
         self._head = _without_body(model)
         self._linears = OneDnnLinears(model)
-        self.why_not_packed = self._decide(vocabulary)
+        self.why_not_packed = self._find_why_not_packed(vocabulary)
         self.packed = self.why_not_packed is None
         if not self.packed:
             logger.warning(
                 "%s is scored one sequence at a time, not packed: %s", type(model).__name__, self.why_not_packed
             )
 
-    def _decide(self, vocabulary: int) -> str | None:
-        """Why the model is not packed; None if it is."""
-        return _why_not(self.model) or _why_not_by_copy(self.model) or self._probe(vocabulary)
+    def _find_why_not_packed(self, vocabulary: int) -> str | None:
+        return _why_not_by_config(self.model) or _why_not_by_copy(self.model) or self._probe(vocabulary)
 
     def score(self, groups: Sequence[Group], progress: Progress | None = None) -> list[Floats]:
-        """As `completion_logprobs`; `progress` is told completions and tokens done since it was last called.
+        """Score as `completion_logprobs` does; `progress` is told the completions and tokens done since it was last called.
 
         When CUDA memory runs out the budget is halved, for good, and the groups are scored again.
 
@@ -110,26 +110,27 @@ class CompletionScorer:
             torch.OutOfMemoryError: not even a pack of 64 tokens fits.
         """
         say = progress or _say_nothing
+        counts = [len(group.completions) for group in groups]
         while True:
-            told = _Told(say)
+            told, sums = _Told(say), np.zeros(sum(counts))
             try:
-                return self._score(groups, told)
+                if self.packed:
+                    self._score_packs(packs(groups, self.pack_tokens), sums, told)
+                else:
+                    pairs = [(group.prompt_ids, completion) for group in groups for completion in group.completions]
+                    with _evaluating(self.model, None):
+                        for owner, (prompt_ids, completion) in enumerate(pairs):
+                            sums[owner] = self._score_one(prompt_ids, completion)
+                            told(1, len(completion))
             except torch.OutOfMemoryError:
                 if self.pack_tokens // 2 < _SMALLEST_PACK:
                     raise
                 self.pack_tokens //= 2
                 logger.warning("out of memory: from now on %d tokens at once", self.pack_tokens)
                 torch.cuda.empty_cache()
-                say(-told.completions, 0)
-
-    def _score(self, groups: Sequence[Group], say: Progress) -> list[Floats]:
-        counts = [len(group.completions) for group in groups]
-        sums = np.zeros(sum(counts))
-        if self.packed:
-            self._score_packs(packs(groups, self.pack_tokens), sums, say)
-        else:
-            self._score_in_turn(groups, sums, say)
-        return np.split(sums, np.cumsum(counts[:-1])) if counts else []
+                say(-told.completions, 0)  # they are scored again; tokens count work, which was done
+            else:
+                return np.split(sums, np.cumsum(counts[:-1])) if counts else []
 
     def _score_packs(self, stream: Iterator[Pack], sums: Floats, say: Progress) -> None:
         earlier: dict[int, dict[int, KeyValue]] = {}
@@ -143,6 +144,7 @@ class CompletionScorer:
                     packed_layout=layout,
                 )
                 np.add.at(sums, pack.owner, self._target_logprobs(body.last_hidden_state[0], pack))
+                # What no later pack continues is let go, so that memory does not grow with the corpus.
                 earlier = {run: kept for run, kept in (earlier | layout.kept).items() if run in pack.continued}
                 say(pack.finished, len(pack.target))
 
@@ -159,15 +161,6 @@ class CompletionScorer:
             target = torch.tensor(pack.target[first:last], device=logits.device)
             pieces.append(_log_softmax_at(logits, row, target))
         return torch.cat(pieces).cpu().numpy() if pieces else np.zeros(0)
-
-    def _score_in_turn(self, groups: Sequence[Group], sums: Floats, say: Progress) -> None:
-        owner = 0
-        with _evaluating(self.model, None):
-            for group in groups:
-                for completion in group.completions:
-                    sums[owner] = self._score_one(group.prompt_ids, completion)
-                    owner += 1
-                    say(1, len(completion))
 
     def _score_one(self, prompt_ids: Sequence[int], completion: Sequence[int]) -> float:
         if not len(completion):
@@ -213,31 +206,27 @@ class CompletionScorer:
 class _CopyScorer(CompletionScorer):
     """Scores a small copy on packs, to see whether they are exact for its kind of model."""
 
-    def _decide(self, vocabulary: int) -> str | None:
-        return None
+    def _find_why_not_packed(self, vocabulary: int) -> str | None:
+        return None  # that is what is to be found out
 
     def why_not(self) -> str | None:
         """What deviates by more than _PER_TOKEN on sequences beyond the copy's windows, in packs cut within them or not."""
+        rng = np.random.default_rng(0)
+
+        def ids(count: int) -> list[int]:
+            return [int(token) for token in rng.integers(FIRST_ID, VOCABULARY, count)]
+
+        # Prompts and completions that end before, at and after the windows; completions of a group are about as long, because
+        # the tolerance is that of the shortest.
+        sizes = [(WINDOW - 5, [4, 5]), (5, [WINDOW + 40, WINDOW + 50]), (3 * WINDOW - 2, [1, 1, 2]), (WINDOW, [37, 30])]
+        groups = [Group(ids(prompt), [ids(completion) for completion in completions]) for prompt, completions in sizes]
         for pack_tokens in (WINDOW + 13, 4096):
-            for group in _beyond_windows():
+            for group in groups:
                 allowed = _PER_TOKEN * min(map(len, group.completions))
                 deviates = self._deviates([group], pack_tokens, relative=0.0, absolute=allowed)
                 if deviates:
                     return deviates
         return None
-
-
-def _beyond_windows() -> list[Group]:
-    """Prompts and completions that end before, at and after a small copy's windows; completions of a group about as long."""
-    rng = np.random.default_rng(0)
-    sizes = [(WINDOW - 5, [4, 5]), (5, [WINDOW + 40, WINDOW + 50]), (3 * WINDOW - 2, [1, 1, 2]), (WINDOW, [37, 30])]
-    return [
-        Group(_ids(rng, prompt), [_ids(rng, completion) for completion in completions]) for prompt, completions in sizes
-    ]
-
-
-def _ids(rng: np.random.Generator, count: int) -> list[int]:
-    return [int(token) for token in rng.integers(FIRST_ID, VOCABULARY, count)]
 
 
 _decided: dict[tuple[type, str], str | None] = {}
@@ -259,7 +248,7 @@ def _say_nothing(completions: int, tokens: int) -> None:
 
 
 class _Told:
-    """Passes progress on and remembers how many completions it told of."""
+    """Passes progress on and counts the completions, so that they can be taken back."""
 
     def __init__(self, say: Progress) -> None:
         self.say, self.completions = say, 0
@@ -272,7 +261,7 @@ class _Told:
 def _log_softmax_at(logits: Tensor, row: Tensor, target: Tensor) -> Tensor:
     """[K] float64 log-softmax of logits [C, vocabulary] at (row, target); overwrites logits.
 
-    The largest logit is taken off before anything is rounded, and sums over tokens follow in float64.
+    The largest logit is subtracted before anything is rounded, and sums over tokens follow in float64.
     """
     logits = logits.float()
     top = logits.amax(-1, keepdim=True)
@@ -296,16 +285,18 @@ class _PassThrough(nn.Module):
 def _without_body(model: PreTrainedModel) -> PreTrainedModel:
     """The model from its last hidden state on, sharing all weights.
 
-    What a model does to its logits beside the LM head (Gemma 2 caps them, Cohere and Granite scale them) stays its own code.
+    So what a model does to its logits besides the LM head (Gemma 2 caps them, Cohere and Granite scale them) stays its own code.
     """
     head = copy.copy(model)
-    vars(head).pop("forward", None)  # of a model spread over devices: bound to the whole model, body included
+    vars(head).pop(
+        "forward", None
+    )  # accelerate binds that of a model spread over devices to the whole model, body included
     head._modules = {**model._modules, model.base_model_prefix: _PassThrough()}
     return head
 
 
-def _why_not(model: PreTrainedModel) -> str | None:
-    """What about a model says, without a try, that tokens meet elsewhere than in attention that knows of packs."""
+def _why_not_by_config(model: PreTrainedModel) -> str | None:
+    """What a model's class and config say against packs: tokens meet elsewhere than in attention that knows of packs."""
     config = model.config.get_text_config()
     if not model._supports_attention_backend or not hasattr(model, model.base_model_prefix):
         return "its attention is not transformers' interface"
@@ -320,7 +311,7 @@ def _why_not(model: PreTrainedModel) -> str | None:
 
 @contextlib.contextmanager
 def _evaluating(model: PreTrainedModel, attention: str | None) -> Iterator[None]:
-    """Without gradients and dropout, under the named attention; the model is left as it was."""
+    """Run without gradients and dropout, under the named attention; afterwards the model is as it was."""
     training, before = model.training, model.config._attn_implementation
     model.eval()
     try:

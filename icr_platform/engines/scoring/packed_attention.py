@@ -3,6 +3,28 @@
 Each run attends to the runs before it in its sequence and, causally, to itself. Projections, norms and feed-forward layers
 see one long row of tokens without padding; only attention knows whose tokens they are. What a layer's queries look at is
 what the model asks transformers' mask functions for: they answer with a `Mask`, which the model hands on to its layers.
+
+The first pack of the example in `packing` is the prompt 1 2 with the first tokens 3 and 5 of its completions. On a CPU it takes
+two calls, one for the prompt and one for both completions, which share their past:
+
+>>> from icr_platform.engines.scoring.packing import Group, packs
+>>> first, second = packs([Group([1, 2], [[3, 4], [5, 6, 7]]), Group([8, 9], [[10, 11], [12]])], 4)
+>>> layout = PackedLayout(first, {}, torch.device("cpu"))
+>>> prompt, completions = layout.blocks
+>>> completions
+Block(start=2, stop=4, key_start=2, key_stop=4, past=(0,), past_length=2)
+
+Its queries, a row each, look (0) or do not look (-inf) at the keys of 1, 2, 3 and 5:
+
+>>> layout.mask(completions, None, query=torch.zeros(1)).tolist()
+[[0.0, 0.0, 0.0, -inf], [0.0, 0.0, -inf, 0.0]]
+
+Under a window of two tokens neither looks at 1 any more; and in the second pack token 6 looks at keys that the first one left:
+
+>>> layout.mask(completions, 2, query=torch.zeros(1)).tolist()
+[[-inf, 0.0, 0.0, -inf], [-inf, 0.0, -inf, 0.0]]
+>>> PackedLayout(second, {0: {}, 2: {}}, torch.device("cpu")).blocks[0]
+Block(start=0, stop=1, key_start=0, key_stop=1, past=(0, 2), past_length=3)
 """
 
 from __future__ import annotations
@@ -16,27 +38,26 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
-from icr_platform.engines.scoring.packing import Pack, Run
+from icr_platform.engines.scoring.packing import Pack
 
 NAME = "icr_packed"
 
 KeyValue = tuple[Tensor, Tensor]
 
-_QUERIES = 128  # rows of one attention call on a CPU
-_ALIGNED = 8  # head sizes that GPU kernels take are multiples of it
-# Of the arguments of an attention call, those that change nothing in a forward without dropout, cache and outputs beside the
-# hidden states. `sliding_window` repeats to kernels without masks what the mask says, and the mask is what the model's own
-# forward goes by.
+_QUERIES = 128  # rows of one attention call on a CPU, at most
+_ALIGNED = 8  # GPU kernels take head sizes that are multiples of it
+# Arguments of an attention call that change nothing in a forward without dropout, cache and outputs other than the hidden
+# states. `sliding_window` repeats to kernels without masks what the mask says; the model's own forward goes by the mask.
 _WITHOUT_EFFECT = {"dropout", "is_causal", "position_ids", "sliding_window", "use_cache", "output_attentions"}
 
 
 class NotPackableError(Exception):
-    """The model's attention does something that packs do not know of; the message says what, after "its attention"."""
+    """The model's attention does something that packs cannot reproduce; the message says what, after "its attention"."""
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Stands for a causal mask: a query looks at itself and the window - 1 tokens before it, or at all where that is None."""
+    """Stands for a causal mask: a query looks at itself and at the window - 1 tokens before it, at all of them without a window."""
 
     window: int | None
 
@@ -66,10 +87,10 @@ def packed_mask(
 
 
 class Block(NamedTuple):
-    """Query rows `start:stop` of a pack that are attended for in one call.
+    """Rows `start:stop` of a pack whose attention is computed in one call.
 
-    They look at the runs `past`, of past_length tokens, and at rows from key_start on, up to themselves; runs that begin
-    between key_start and key_stop are the block's, key_stop is where the last one ends.
+    Their queries look at the runs `past`, of past_length tokens together, and at the rows from key_start up to themselves. The
+    runs that begin between key_start and key_stop are the block's; key_stop is where the last one ends.
     """
 
     start: int
@@ -87,7 +108,9 @@ class PackedLayout:
     """
 
     def __init__(self, pack: Pack, earlier: Mapping[int, dict[int, KeyValue]], device: torch.device) -> None:
-        self.blocks = _fused_blocks(pack.runs) if device.type == "cpu" else [_block(run) for run in pack.runs]
+        self.blocks = [Block(run.start, run.stop, run.start, run.stop, run.past, run.past_length) for run in pack.runs]
+        if device.type == "cpu":
+            self.blocks = _fused(self.blocks)  # on a GPU a run each has masks that flash attention knows
         self.earlier = earlier
         self.tokens = len(pack.input_ids)
         self.rows = {run.id: slice(run.start, run.stop) for run in pack.runs}
@@ -127,6 +150,7 @@ class PackedLayout:
 
     def mask(self, block: Block, window: int | None, query: Tensor) -> Tensor:
         """[queries, past + own keys] to add to the scores, of the query's dtype: 0 where a query looks, -inf elsewhere."""
+        # All layers with one window share a mask.
         if (block.start, window) not in self._masks:
             queries, keys = slice(block.start, block.stop), slice(block.key_start, block.stop)
             past = torch.arange(block.past_length, device=self._position.device)
@@ -140,19 +164,15 @@ class PackedLayout:
         return self._masks[block.start, window].to(query.device)
 
 
-def _block(run: Run) -> Block:
-    return Block(run.start, run.stop, run.start, run.stop, run.past, run.past_length)
-
-
-def _fused_blocks(runs: Sequence[Run]) -> list[Block]:
-    """About _QUERIES rows a call: short runs with one past together, long runs in pieces that skip the keys after them."""
+def _fused(blocks: Sequence[Block]) -> list[Block]:
+    """Blocks of about _QUERIES rows: short runs with one past together, long runs in pieces that skip the keys after them."""
     spans: list[Block] = []
-    for run in runs:
+    for block in blocks:
         last = spans[-1] if spans else None
-        if last is not None and last.past == run.past and run.stop - last.start <= _QUERIES:
-            spans[-1] = last._replace(stop=run.stop, key_stop=run.stop)
+        if last is not None and last.past == block.past and block.stop - last.start <= _QUERIES:
+            spans[-1] = last._replace(stop=block.stop, key_stop=block.stop)
         else:
-            spans.append(_block(run))
+            spans.append(block)
     return [
         span._replace(start=start, stop=min(start + _QUERIES, span.stop))
         for span in spans
@@ -176,8 +196,8 @@ def packed_attention(
 
     Args:
         attention_mask: what `packed_mask` answered.
-        softcap: see `_softcapped`.
-        s_aux: [heads], see `_with_sinks`.
+        softcap: cap of the scores, as in Gemma 2.
+        s_aux: [heads], the attention sinks of gpt-oss.
 
     Returns:
         [1, T, heads, size], and None in place of attention weights.
@@ -185,6 +205,7 @@ def packed_attention(
     Raises:
         NotPackableError: the model does not pass its layout, layer or mask on, or asks for something that is not known here.
     """
+    # Whatever is not understood here is refused: a model then scores one sequence at a time, slower and as exact.
     layer = getattr(module, "layer_idx", None)
     if packed_layout is None or layer is None:
         raise NotPackableError("is not told which layer or pack it is called for")
@@ -200,7 +221,7 @@ def packed_attention(
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     keys, values, key_stop = key, value, 0
     for block in packed_layout.blocks:
-        if block.key_stop != key_stop:
+        if block.key_stop != key_stop:  # pieces of one run share its keys
             keys, values = packed_layout.keys_values(layer, block, key, value)
             key_stop = block.key_stop
         seen = block.past_length + block.stop - block.key_start
@@ -238,7 +259,7 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, view: _View, sinks: int
     if view.window is not None or query.device.type == "cpu":
         mask = F.pad(view.mask(query), (sinks, 0)) if sinks else view.mask(query)
     elif view.block.past or sinks:
-        # Flash attention knows this mask without a matrix; on a CPU it would be built again in every layer.
+        # Flash attention needs no matrix for this mask; on a CPU torch would build one again in every layer.
         mask = causal_lower_right(query.shape[2], keys.shape[2])
     else:
         is_causal = True
@@ -248,10 +269,10 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, view: _View, sinks: int
 
 
 def _with_sinks(query: Tensor, keys: Tensor, values: Tensor, view: _View, sinks: Tensor) -> Tensor:
-    """Attention with one more score a head, `sinks`, whose share of the softmax is thrown away (gpt-oss, arXiv 2508.10925).
+    """Attention with one more score per head, `sinks`, whose share of the softmax is thrown away (gpt-oss, arXiv 2508.10925).
 
-    The score is that of a key before all others with the value 0, which one more number a head brings about: the query's is
-    the sink over the scaling, the sink key's is 1, other keys' is 0. So no kernel needs to know of sinks.
+    The score is made to be that of one more key, before all others, whose value is 0. One more number per head does it: in the
+    query it is the sink over the scaling, in the sink's key 1, in all other keys 0. So no kernel needs to know of sinks.
     """
     size, scaling = query.shape[3], query.shape[3] ** -0.5 if view.scaling is None else view.scaling
     query, keys = F.pad(query, (0, _ALIGNED)), F.pad(keys, (0, _ALIGNED, 1, 0))

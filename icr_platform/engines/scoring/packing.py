@@ -1,8 +1,33 @@
 """Which tokens go through the model together: prompts with their completions, packed without padding.
 
-A prompt and its N completions form a tree: the prompt's tokens are computed once, every completion continues them. The
-trees are laid out one after another and cut into packs of a fixed number of tokens; what a later pack needs of an earlier
-one are the keys and values of the runs it continues.
+A prompt and its N completions form a tree: the prompt's tokens are computed once, and every completion continues them. The
+trees are laid out one after another and cut into packs of a fixed number of tokens. What a later pack needs of an earlier one
+are the keys and values of the runs that it continues.
+
+Two prompts with two completions each, whose tokens are numbered as they are met, in packs of four rows:
+
+                      first pack               second pack
+    row          0     1     2     3        0     1     2     3
+    input id     1     2     3     5        6     8     9    10
+    position     0     1     2     2        3     0     1     2
+    run          0     0     1     2        3     4     4     5
+    continues    -     -     0     0       0,2    -     -     4
+    predicts     -    3, 5   4     6        7     -   10, 12 11
+
+>>> groups = [Group([1, 2], [[3, 4], [5, 6, 7]]), Group([8, 9], [[10, 11], [12]])]
+>>> first, second = packs(groups, 4)
+>>> first.input_ids, first.position_ids
+([1, 2, 3, 5], [0, 1, 2, 2])
+>>> list(zip(second.row, second.target, second.owner))
+[(0, 7, 1), (2, 10, 2), (2, 12, 3), (3, 11, 2)]
+
+Tokens 4, 7, 11 and 12 end their completions: they are targets and never inputs. Token 6 continues the prompt (run 0) and token
+5 (run 2), whose keys and values are kept:
+
+>>> second.runs[0]
+Run(id=3, start=0, stop=1, past=(0, 2), past_length=3)
+>>> sorted(first.continued)
+[0, 2]
 """
 
 from __future__ import annotations
@@ -42,7 +67,7 @@ class Pack:
     """Tokens that go through the model in one pass; T rows.
 
     input_ids, position_ids: [T].
-    runs: whose tokens the rows are, in order; together they cover all rows.
+    runs: the runs whose tokens the rows are, in order; together they cover all rows.
     row, target, owner: [K] each: the output of row `row` predicts token `target` of completion number `owner`, counted
         over all groups; rows ascend.
     continued: ids of the runs, of this pack or earlier ones, that later packs continue.
@@ -59,38 +84,40 @@ class Pack:
     finished: int = 0
 
     def add_run(self, run_id: int, tokens: TokenIds, past: tuple[int, ...], past_length: int) -> None:
-        """Append the tokens of a run."""
+        """Append the tokens of a run as rows."""
         start = len(self.input_ids)
         self.input_ids.extend(tokens)
         self.position_ids.extend(range(past_length, past_length + len(tokens)))
         self.runs.append(Run(run_id, start, len(self.input_ids), past, past_length))
 
-    def predict(self, first_row: int, targets: TokenIds, owner: int) -> None:
-        """Let rows from first_row on predict targets, one each."""
+    def predict(self, first_row: int, targets: TokenIds, owner: int, ends: bool) -> None:
+        """Let rows from first_row on predict targets, one each; `ends`: the last one ends its completion."""
         self.row.extend(range(first_row, first_row + len(targets)))
         self.target.extend(targets)
         self.owner.extend([owner] * len(targets))
+        self.finished += ends
 
 
 def packs(groups: Sequence[Group], tokens: int) -> Iterator[Pack]:
     """Cut groups into packs of `tokens` rows, the last one shorter. No token is computed twice, none is padding.
 
-    Every completion token is predicted exactly once: the first by the prompt's last token, the others by the one before,
-    so a completion's last token is a target only. Yields while it fills, so that memory holds one pack.
+    Every completion token is predicted exactly once: the first by the prompt's last token, the others by the one before.
+    Yields each pack as soon as it is full, so that memory contains one.
 
     Raises:
         ValueError: a group with completion tokens has an empty prompt, so that nothing predicts the first ones.
-
-    >>> [pack.input_ids for pack in packs([Group([1, 2], [[3, 4], [5, 6, 7]])], 4)]
-    [[1, 2, 3, 5], [6]]
     """
     pack, run_id, first_owner = Pack(), 0, 0
     for group in groups:
-        if any(len(completion) for completion in group.completions) and not len(group.prompt_ids):
+        prompt, completions = group.prompt_ids, group.completions
+        is_scored = any(len(completion) for completion in completions)
+        if is_scored and not len(prompt):
             raise ValueError("a prompt without tokens predicts nothing: render it with the chat template")
         prompt_runs: tuple[int, ...] = ()
-        for index, sequence in enumerate(_sequences(group)):
-            past, past_length, done = prompt_runs, len(group.prompt_ids) if index else 0, 0
+        # A completion's last token predicts nothing, so it is not computed; nor is a prompt whose completions are all empty.
+        sequences = [prompt, *(completion[:-1] for completion in completions)] if is_scored else []
+        for number, sequence in enumerate(sequences, start=-1):  # -1 is the prompt, the others count completions
+            past, past_length, done = prompt_runs, 0 if number < 0 else len(prompt), 0
             while done < len(sequence):
                 if len(pack.input_ids) == tokens:
                     pack.continued = frozenset(past)
@@ -98,33 +125,17 @@ def packs(groups: Sequence[Group], tokens: int) -> Iterator[Pack]:
                     pack = Pack()
                 size = min(tokens - len(pack.input_ids), len(sequence) - done)
                 pack.add_run(run_id, sequence[done : done + size], past, past_length + done)
-                if index:
-                    _predict_next(pack, group, index - 1, done, size, first_owner)
+                if number >= 0:
+                    completion, first_row = completions[number], len(pack.input_ids) - size
+                    ends = done + size + 1 == len(completion)
+                    pack.predict(first_row, completion[done + 1 : done + 1 + size], first_owner + number, ends)
                 past, run_id, done = (*past, run_id), run_id + 1, done + size
-            if index == 0:
+            if number < 0:
                 prompt_runs = past
-                _predict_first(pack, group, first_owner)
-        first_owner += len(group.completions)
+                for index, completion in enumerate(completions):
+                    if len(completion):
+                        ends = len(completion) == 1
+                        pack.predict(len(pack.input_ids) - 1, completion[:1], first_owner + index, ends)
+        first_owner += len(completions)
     if pack.input_ids:
         yield pack
-
-
-def _sequences(group: Group) -> Iterator[TokenIds]:
-    """What is computed: the prompt, then each completion without its last token, which predicts nothing."""
-    if any(len(completion) for completion in group.completions):
-        yield group.prompt_ids
-        for completion in group.completions:
-            yield completion[:-1]
-
-
-def _predict_first(pack: Pack, group: Group, first_owner: int) -> None:
-    for index, completion in enumerate(group.completions):
-        if len(completion):
-            pack.predict(len(pack.input_ids) - 1, completion[:1], first_owner + index)
-            pack.finished += len(completion) == 1
-
-
-def _predict_next(pack: Pack, group: Group, index: int, done: int, size: int, first_owner: int) -> None:
-    completion = group.completions[index]
-    pack.predict(len(pack.input_ids) - size, completion[done + 1 : done + 1 + size], first_owner + index)
-    pack.finished += done + size + 1 == len(completion)

@@ -1,0 +1,49 @@
+"""What every page is given and gives back: the inspector, the run it looks at, and the page's content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from ui.review.verdicts import VerdictStore
+from ui.tables.run_tables import RunTables
+from ui.tables.runs import Arm
+from ui.tables.view import View
+
+
+class Focus(NamedTuple):
+    """The arm that a page shows, and the page's view with the arm filled in."""
+
+    arm: Arm
+    view: View
+
+
+class Content(NamedTuple):
+    """A rendered page: its own fields of the filter form, and what stands below the form."""
+
+    filters: Markup
+    main: Markup
+
+
+@dataclass(frozen=True)
+class Inspector(RunTables):
+    """The runs' tables and the reviewers' verdicts."""
+
+    verdicts: VerdictStore
+
+    def focus(self, view: View) -> Focus | None:
+        """The run that the view asks for, or the newest one; None when there is no run at all."""
+        if view.run:
+            arm = self.catalogue.arm(view.run)
+        else:
+            arms = self.catalogue.arms(view.experiment)
+            if not arms:
+                return None
+            arm = self.catalogue.arm(arms[0].run_id)
+        return Focus(arm, replace(view, run=arm.run.run_id, experiment=arm.experiment))
+
+
+Show = Callable[[Inspector, Focus], Content]

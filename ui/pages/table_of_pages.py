@@ -1,0 +1,30 @@
+"""The table of pages: navigation, addresses and routes follow from its rows.
+
+A new page is a module next to this one with a `show(inspector, focus)`, perhaps a template in `ui/html/templates`, and a row here; a
+parameter of its own in the address is a field of `ui.tables.view.View`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ui.pages import agreement, margins, overview, pairs, regressions, spot_check
+from ui.pages.inspector import Show
+
+
+class Page(NamedTuple):
+    """address: below the server's, '' for the first page. show: gives the page's content for what its address asks for."""
+
+    address: str
+    title: str
+    show: Show
+
+
+PAGES = (
+    Page("", "Overview", overview.show),
+    Page("pairs", "Pairs", pairs.show),
+    Page("margins", "Margins", margins.show),
+    Page("regressions", "Regressions", regressions.show),
+    Page("spot-check", "Spot-check", spot_check.show),
+    Page("agreement", "Agreement", agreement.show),
+)

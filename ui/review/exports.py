@@ -1,0 +1,99 @@
+"""Verdicts leave the inspector: as files, as preferences for training, and as a table and metrics of their MLflow run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.errors import InputError
+from icr_platform.core.schemas import TableSchema
+from ui.review.items import facts_of, item_of
+from ui.review.verdict_summary import by_item, verdict_metrics
+from ui.review.verdicts import COLUMNS, VERDICTS_SCHEMA, Verdict, VerdictStore, verdicts_table
+from ui.tables.run_tables import RunTables
+from ui.tables.runs import Arm
+
+VERDICTS = TableSchema("verdicts", 1, VERDICTS_SCHEMA)
+
+
+def export(tables: RunTables, arm: Arm, verdicts: Sequence[Verdict]) -> list[str]:
+    """Paths of the verdicts as CSV and Parquet, and of the decided ones as a preference data set in TRL's format.
+
+    Raises:
+        InputError: there is no verdict.
+    """
+    if not verdicts:
+        raise InputError("There are no verdicts to export yet; record some on Spot-check.")
+    folder = Path(tempfile.mkdtemp(prefix="icr-verdicts-"))
+    (folder / "verdicts.csv").write_text(to_csv(verdicts), encoding="utf-8")
+    pq.write_table(verdicts_table(verdicts), folder / "verdicts.parquet")
+    with (folder / "preferences-trl.jsonl").open("w", encoding="utf-8") as file:
+        for judged in by_item(verdicts):
+            if judged.preferred:
+                facts = facts_of(tables, arm, item_of(judged.verdict))
+                texts = {side.name: side.text for side in (facts.first, facts.second)}
+                file.write(trl_row(facts.instruction, texts, judged.preferred) + "\n")
+    return [str(folder / name) for name in ("verdicts.csv", "verdicts.parquet", "preferences-trl.jsonl")]
+
+
+def to_csv(verdicts: Iterable[Verdict]) -> str:
+    """One line per verdict. Text that a spreadsheet would take for a formula gets a quote in front."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(COLUMNS)
+    for verdict in verdicts:
+        values = {**asdict(verdict), "reasons": "|".join(verdict.reasons)}
+        writer.writerow([f"'{values[name]}" if _is_formula(values[name]) else values[name] for name in COLUMNS])
+    return out.getvalue()
+
+
+def _is_formula(value: object) -> bool:
+    return isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+def trl_row(instruction: str, texts: dict[str, str], preferred: str) -> str:
+    """One line of TRL's conversational preference format: prompt, chosen, rejected, each a list of messages.
+
+    Args:
+        texts: the two sides by name, of which `preferred` is one.
+    """
+    (rejected,) = [text for name, text in texts.items() if name != preferred]
+    return json.dumps(
+        {
+            "prompt": [{"role": "user", "content": instruction}],
+            "chosen": [{"role": "assistant", "content": texts[preferred]}],
+            "rejected": [{"role": "assistant", "content": rejected}],
+        },
+        ensure_ascii=False,
+    )
+
+
+def publish(tables: RunTables, verdicts: VerdictStore, run_id: str) -> int:
+    """Add a run's verdicts to its MLflow run: the whole history as table `verdicts`, and agreement as metrics.
+
+    Returns:
+        How many rows of history were published.
+
+    Raises:
+        InputError: no such run, or it has no verdict.
+        IcrError: the store or the server does not answer; what was published before stays.
+    """
+    arm = tables.catalogue.arm(run_id)
+    history = verdicts.history(run_id)
+    if not history:
+        raise InputError(f"Run {run_id} has no verdicts yet; record some on Spot-check.")
+    with tempfile.TemporaryDirectory(prefix="icr-verdicts-") as folder:
+        writer = ArtifactWriter(Path(folder) / "verdicts", VERDICTS, fingerprint=f"{run_id}/{len(history)}")
+        writer.write_part(0, verdicts_table(history))
+        writer.close(1)
+        metrics = verdict_metrics(verdicts.current(run_id))
+        tables.catalogue.reader.attach(arm.run.run_id, Path(folder) / "verdicts", "verdicts", metrics)
+    return len(history)

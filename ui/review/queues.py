@@ -1,0 +1,117 @@
+"""In which order a reviewer gets items, and which of them she gets alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from icr_platform.core.errors import InputError
+from ui.review.items import Item, fraction_of, item_of
+from ui.review.verdicts import VerdictStore
+from ui.tables import pairs_data, regressions_data
+from ui.tables.run_tables import RunTables
+from ui.tables.runs import Arm
+
+QUEUES = {
+    "random": "Random pairs",
+    "smallest-margin": "Smallest margin first",
+    "largest-margin": "Largest margin first",
+    "regressions": "Regressions: where the judge saw the largest loss",
+    "disagree": "Judge and reward disagree",
+}
+_PAIR_ORDERS = {
+    "random": "md5(language || '/' || prompt_id)",
+    "smallest-margin": "margin ASC",
+    "largest-margin": "margin DESC",
+}
+_BATCH = 200
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a reviewer works on. overlap: percent of items that every reviewer gets; each other item goes to one reviewer."""
+
+    iteration: int
+    base: int | None
+    language: str
+    queue: str
+    overlap: int
+
+    @property
+    def kind(self) -> str:
+        """Kind of the queue's items."""
+        return "outputs" if self.queue in ("regressions", "disagree") else "pair"
+
+    def covers(self, item: Item) -> bool:
+        """Whether an item belongs to this work, whichever queue brought it."""
+        place = (item.kind, item.iteration, item.base)
+        return place == (self.kind, self.iteration, self.base) and self.language in ("", item.language)
+
+
+class Progress(NamedTuple):
+    """Items that a reviewer has judged, of all in the queue."""
+
+    done: int
+    total: int
+
+
+def is_shared(run_id: str, item: Item, overlap: int) -> bool:
+    """Whether every reviewer gets the item; the same for all of them, and about `overlap` percent of items."""
+    return fraction_of(run_id, item.key) * 100 < overlap
+
+
+def next_item(
+    tables: RunTables, verdicts: VerdictStore, arm: Arm, work: Assignment, reviewer: str
+) -> tuple[Item | None, Progress]:
+    """The first item of the queue that this reviewer has not judged and that is not another's, and how far she is."""
+    run_id = arm.run.run_id
+    done = [item_of(verdict) for verdict in verdicts.current(run_id, reviewer)]
+    judged = {item.key for item in done if work.covers(item)}
+    queue = _pair_queue(tables, arm, work) if work.kind == "pair" else _output_queue(tables, arm, work)
+    values = [work.language, work.language]
+    where = "(? = '' OR language = ?)"
+    total = tables.engine.select(f"SELECT count(*) AS n FROM ({queue.rows}) WHERE {where}", values)[0]["n"]
+    for start in range(0, total, _BATCH):
+        sql = f"SELECT language, prompt_id FROM ({queue.rows}) WHERE {where} ORDER BY {queue.order} LIMIT {_BATCH} OFFSET ?"
+        rows = tables.engine.select(sql, [*values, start])
+        items = [Item(work.kind, work.iteration, work.base, row["language"], row["prompt_id"]) for row in rows]
+        items = [item for item in items if item.key not in judged]
+        offers = [(item.key, is_shared(run_id, item, work.overlap)) for item in items]
+        place = verdicts.claim(run_id, offers, reviewer) if offers else None
+        if place is not None:
+            return items[place], Progress(len(judged), total)
+    return None, Progress(len(judged), total)
+
+
+class _Queue(NamedTuple):
+    """SQL of rows with language and prompt_id, and of their order."""
+
+    rows: str
+    order: str
+
+
+def _pair_queue(tables: RunTables, arm: Arm, work: Assignment) -> _Queue:
+    index = pairs_data.pair_index(tables.engine, tables.pair_tables(arm.iteration(work.iteration)))
+    return _Queue(f"SELECT * FROM {index} WHERE margin IS NOT NULL", f"{_PAIR_ORDERS[work.queue]}, position")
+
+
+def _output_queue(tables: RunTables, arm: Arm, work: Assignment) -> _Queue:
+    """Prompts that both iterations answered, the largest change for the worse, or against the reward, first."""
+    if work.base is None:
+        raise InputError("This queue compares two policies; choose the iteration to compare with.")
+    engine, catalogue = tables.engine, tables.catalogue
+    both = [arm.iteration(work.base), arm.iteration(work.iteration)]
+    before, after = (regressions_data.judged_prompts(engine, catalogue.artifact(t, "judgments")) for t in both)
+    if work.queue == "regressions":
+        rows = f"""SELECT a.language, a.prompt_id, b.value - a.value AS change FROM {before} AS a JOIN {after} AS b USING (language, prompt_id)
+                   WHERE b.value < a.value"""
+        return _Queue(rows, "change, language, prompt_id")
+    # The judge sees evaluation prompts and the reward training prompts: only those that are both can disagree.
+    reward_before, reward_after = (
+        regressions_data.rewarded_prompts(engine, catalogue.artifact(t, "rewards")) for t in both
+    )
+    rows = f"""SELECT a.language, a.prompt_id, -abs(b.value - a.value) AS change
+               FROM {before} AS a JOIN {after} AS b USING (language, prompt_id)
+               JOIN {reward_before} AS c USING (language, prompt_id) JOIN {reward_after} AS d USING (language, prompt_id)
+               WHERE sign(b.value - a.value) * sign(d.value - c.value) < 0"""
+    return _Queue(rows, "change, language, prompt_id")

@@ -1,0 +1,55 @@
+"""Agreement's two buttons below the page: export the verdicts, publish them to their run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from icr_platform.core.errors import InputError
+from ui.html.rendering import message
+from ui.pages.agreement import verdicts_shown
+from ui.pages.inspector import Focus, Inspector
+from ui.review import exports
+from ui.server.events import QUIET, guarded, parsed
+from ui.tables.view import parse_view
+
+
+def build_agreement_controls(inspector: Inspector) -> None:
+    """The buttons and what they do. The run is the one in the address, which the browser reads when a button is pressed."""
+    place = gr.Textbox(visible="hidden", elem_id="place")
+    with gr.Row(elem_id="agreement-bar"):
+        export = gr.Button("Export verdicts (CSV, Parquet, TRL)", elem_id="export")
+        publish = gr.Button("Publish to the MLflow run", elem_id="publish")
+    status = gr.HTML("", js_on_load=None, elem_id="agreement-status")
+    files = gr.File(label="Exported files", file_count="multiple", visible=False, interactive=False, elem_id="exported")
+
+    def focus_at(asked: str) -> Focus:
+        focus = inspector.focus(parse_view(parsed(asked)).view)
+        if focus is None:
+            raise InputError("There are no runs here yet, so there are no verdicts.")
+        return focus
+
+    def exported(asked: str) -> list[Any]:
+        def act() -> list[Any]:
+            focus = focus_at(asked)
+            found = exports.export(inspector, focus.arm, verdicts_shown(inspector, focus))
+            return [str(message("The files are ready below.")), gr.update(value=found, visible=True)]
+
+        return guarded(act, 2)
+
+    def published(asked: str) -> list[Any]:
+        def act() -> list[Any]:
+            rows = exports.publish(inspector, inspector.verdicts, focus_at(asked).arm.run.run_id)
+            said = f"{rows} verdicts are published to the run as table 'verdicts', with their agreement as metrics."
+            return [str(message(said))]
+
+        return guarded(act, 1)
+
+    def wire(button: gr.Button, handler: Callable[[str], list[Any]], outputs: list[Any]) -> None:
+        read_address = button.click(None, None, place, js="() => window.location.search", show_progress="hidden")
+        read_address.then(handler, place, outputs, **QUIET)
+
+    wire(export, exported, [status, files])
+    wire(publish, published, [status])

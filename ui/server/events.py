@@ -1,0 +1,54 @@
+"""What Gradio's events bring from the browser, and what a handler answers when it fails."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+import gradio as gr
+
+from icr_platform.core.errors import IcrError
+from ui.html.rendering import message
+
+LOADING = '<div class="icr"><p class="message loading" role="status">Loading …</p></div>'
+REQUESTS = 16
+"""Handled at once, per kind of event."""
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": REQUESTS}
+MOVES: dict[str, Any] = {**QUIET, "trigger_mode": "multiple"}
+"""For events that show another view; the page sends one at a time, see inspector.js."""
+
+
+def address_of(request: gr.Request) -> dict[str, str]:
+    """Parameters of the address that was opened."""
+    return {str(key): str(value) for key, value in dict(request.query_params).items()}
+
+
+def asked_of(event: gr.EventData) -> dict[str, str]:
+    """Parameters of the address that a link or a filter on the page asks for."""
+    query = getattr(event, "query", "")
+    return parsed(query) if isinstance(query, str) else {}
+
+
+def parsed(query: str | None) -> dict[str, str]:
+    """Parameters of a query string, with or without its question mark."""
+    return dict(parse_qsl((query or "").lstrip("?"), keep_blank_values=True))
+
+
+def reviewer_of(request: gr.Request, typed: str | None) -> str:
+    """The logged-in user; without a login, the name that she typed."""
+    return str(request.username or typed or "").strip()
+
+
+def guarded(act: Callable[[], list[Any]], outputs: int) -> list[Any]:
+    """The handler's outputs, or, when it fails, a sentence in the first one and all others left as they are."""
+    try:
+        return act()
+    except IcrError as error:
+        said = str(error)
+    except Exception:  # noqa: BLE001 - a person gets a sentence, the terminal the traceback
+        traceback.print_exc(file=sys.stderr)
+        said = "Something went wrong in the inspector; the terminal that runs it says what. Your verdict may not be saved: try again."
+    return [str(message(said, kind="error")), *(gr.skip() for _ in range(outputs - 1))]
