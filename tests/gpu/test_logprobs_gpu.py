@@ -50,7 +50,8 @@ def groups() -> list[Group]:
 def test_float32_equals_the_cpu(index: int, tokens: int) -> None:
     model = models()[index]
     expected = np.concatenate(CompletionScorer(model).score(groups()))
-    scorer = CompletionScorer(model.to("cuda"), tokens)
+    on_device: Any = model
+    scorer = CompletionScorer(on_device.to("cuda"), tokens)
     assert scorer.packed
     lengths = np.array([1, 30, 100, 7] * 3)
     assert (np.abs(np.concatenate(scorer.score(groups())) - expected) / lengths).max() < 2e-5
@@ -58,7 +59,8 @@ def test_float32_equals_the_cpu(index: int, tokens: int) -> None:
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_bfloat16_is_the_models_own_up_to_its_rounding(index: int) -> None:
-    model = models()[index].to("cuda", torch.bfloat16)
+    model: Any = models()[index]
+    model = model.to("cuda", torch.bfloat16)
     scorer = CompletionScorer(model)
     assert scorer.packed
     packed = np.concatenate(scorer.score(groups()))

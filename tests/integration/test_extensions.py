@@ -31,7 +31,7 @@ def outputs(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "outputs", tmp_path / "references"
 
 
-@pytest.mark.parametrize("name", ["REWARD_KIND", "JUDGE", "IDENTIFIER", "SAMPLER", "PAGE", "STAGE"])
+@pytest.mark.parametrize("name", ["REWARD_KIND", "JUDGE", "IDENTIFIER", "PAGE", "STAGE"])
 def test_an_extension_touches_few_files(name: str) -> None:
     extension: Extension = getattr(extensions, name)
     assert len(extension.files) <= extension.most_files
