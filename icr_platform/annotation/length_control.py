@@ -8,6 +8,22 @@ step function of alpha that changes only at the envelopes' breakpoints; its smal
 At a breakpoint at which all samples of a prompt tie, its best and its worst are one sample and it gives no pair. With two
 samples a prompt every breakpoint is of that kind, and the value there, between those on either side, would look the best:
 such an alpha is not a candidate.
+
+Two prompts with two samples each, written as lines in alpha, and alpha from 0 to 0.9:
+
+    prompt 1   3 - 10 alpha   and   0 - 4 alpha    meet at 0.5
+    prompt 2   2 - 5 alpha    and   0 - 3 alpha    meet at 1, outside the bounds
+
+    alpha                  |chosen| - |rejected|       prompts lost   sum
+                           prompt 1     prompt 2
+    0 <= alpha < 0.5       10 - 4       5 - 3          0               8
+    alpha = 0.5            4 or 10: a tie, no pair     1               2
+    0.5 < alpha <= 0.9     4 - 10       5 - 3          0              -4
+
+The sum that is closest to 0 is the one at the tie, and it is not allowed, for it costs the first prompt its pair. The best of the
+others is -4, on an interval that is open at its end nearest 0; so alpha is the float64 that follows 0.5. `fit_alpha` finds the
+breakpoints by walking the envelopes, evaluates the few points around the crossing of 0 just as pairs are selected, and steps
+over the tie.
 """
 
 import math
@@ -20,7 +36,7 @@ from numpy.typing import ArrayLike
 from icr_platform.core.arrays import Bools, Floats, Ints
 from icr_platform.core.errors import InputError
 
-_MOST_TIES_TRIED = 64
+_MOST_TIES_TRIED = 64  # those nearest the crossing; whole rewards can tie in thousands of points
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,12 @@ def fit_alpha(rewards: ArrayLike, lengths: ArrayLike, bounds: tuple[float, float
     Pairs that `select_pairs` drops for their margin, or chooses otherwise for its upper bound, are in the mean like any
     other: both depend on alpha, and the method fits it first (METHOD, steps 3 and 4).
 
+    The example at the top of the module:
+
+    >>> fit = fit_alpha([[3.0, 0.0], [2.0, 0.0]], [[10, 4], [5, 3]], bounds=(0.0, 0.9))
+    >>> fit.alpha == math.nextafter(0.5, 1.0), fit.mean_length_difference, fit.mean_length_difference_before
+    (True, -2.0, 4.0)
+
     Args:
         rewards: [P, N], one row per prompt; a sample that is NaN or infinite does not take part: pass NaN for those
             that `select_pairs` is to leave aside.
@@ -99,10 +121,10 @@ def fit_alpha(rewards: ArrayLike, lengths: ArrayLike, bounds: tuple[float, float
     counted = finite.sum(axis=1) >= 2
     reward = np.where(finite, reward, np.nan)[counted]
     length, finite = np.where(finite, length, 0.0)[counted], finite[counted]
+
     low, high = _finite_bounds(reward, bounds)
     if not len(reward):
         return AlphaFit(min(max(0.0, low), high), math.nan, math.nan, 0, 0)
-
     breakpoints, before = _steps(reward, length, finite, low, high)
     gap = _Gap(reward, length, finite)
     alpha = _nearest_minimiser(gap, breakpoints, before, low, high)
@@ -155,7 +177,7 @@ def _finite_bounds(reward: Floats, bounds: tuple[float, float]) -> tuple[float, 
     if not low <= high or low == math.inf or high == -math.inf:
         raise InputError(f"bounds of alpha are ({low}, {high}): give the lower one first, e.g. (-1, 1)")
     spread = np.nanmax(reward, axis=1) - np.nanmin(reward, axis=1) if len(reward) else np.zeros(1)
-    # Lengths are whole, so two lines cross no farther from 0 than their rewards differ: beyond it nothing changes.
+    # Lengths are whole numbers, so two lines cross no farther from 0 than their rewards differ: beyond it nothing changes.
     farthest = 2 * float(spread.max()) + 1.0
     return max(low, min(-farthest, high)), min(high, max(farthest, low))
 
@@ -175,7 +197,7 @@ def _walk_upper_envelope(reward: Floats, length: Floats, finite: Bools, low: flo
     """Follow each prompt's topmost line from low to high, all prompts a step at a time (gift wrapping)."""
     top = extremes(length_controlled(reward, length, low), finite).highest
     rows = np.arange(len(reward))
-    # Beside a large product of bound and length rewards are rounded away: lines of one length keep their order all the same.
+    # Rewards are rounded away next to a large product of bound and length; lines of one length keep their order all the same.
     top = extremes(reward, finite & (length == length[rows, top][:, None])).highest
     start_length = int(length[rows, top].sum())
     here = np.full(len(reward), low)
@@ -200,14 +222,24 @@ def _walk_upper_envelope(reward: Floats, length: Floats, finite: Bools, low: flo
 def _nearest_minimiser(gap: _Gap, breakpoints: Floats, before: Floats, low: float, high: float) -> float:
     """Evaluate the gap around its crossing of 0 and return the attaining alpha that is nearest 0."""
     zero = min(max(0.0, low), high)
-    # The first breakpoint after which the gap is not positive, or the last one.
-    crossing = min(int(np.searchsorted(-before[1:], 0.0)), len(breakpoints) - 1)
-    first, last = _cluster(gap, breakpoints, crossing) if len(breakpoints) else (0, 0)
+    first = last = 0  # the slice of breakpoints around the crossing that float64 cannot tell apart
+    if len(breakpoints):
+        # The first breakpoint after which the gap is not positive, or the last one.
+        first = last = min(int(np.searchsorted(-before[1:], 0.0)), len(breakpoints) - 1)
+        width = _rounding(gap, float(breakpoints[first]))
+        while first and breakpoints[first] - breakpoints[first - 1] <= width:
+            first -= 1
+        while last + 1 < len(breakpoints) and breakpoints[last + 1] - breakpoints[last] <= width:
+            last += 1
+        last += 1
+    # Ties matter at the crossing, and at the bounds, where an interval may end in a tie that is not in `breakpoints`.
     zones = (breakpoints[first:last], np.array([low]), np.array([high]))
     ties = _tie_points(gap, [zone for zone in zones if len(zone)], low, high)
     left = (breakpoints[first - 1] if first else low, breakpoints[first] if first < len(breakpoints) else high)
     right = (breakpoints[last - 1] if last else low, breakpoints[last] if last < len(breakpoints) else high)
-    middles = [(start + end) / 2 for start, end in (left, right)]
+    middles = [
+        (start + end) / 2 for start, end in (left, right)
+    ]  # the gap is constant between neighbouring breakpoints
     target = min(gap(alpha).cost for alpha in (zero, low, high, *ties, *middles))
     if gap(zero).cost == target:
         return zero
@@ -222,17 +254,6 @@ def _rounding(gap: _Gap, alpha: float) -> float:
     """Width around a breakpoint within which rounding of the controlled rewards decides which sample wins."""
     largest = float(np.nanmax(np.abs(gap.reward))) + abs(alpha) * float(gap.length.max())
     return 16 * float(np.finfo(np.float64).eps) * largest
-
-
-def _cluster(gap: _Gap, breakpoints: Floats, crossing: int) -> tuple[int, int]:
-    """Slice of breakpoints around the crossing that float64 cannot tell apart."""
-    width = _rounding(gap, float(breakpoints[crossing]))
-    first = last = crossing
-    while first and breakpoints[first] - breakpoints[first - 1] <= width:
-        first -= 1
-    while last + 1 < len(breakpoints) and breakpoints[last + 1] - breakpoints[last] <= width:
-        last += 1
-    return first, last + 1
 
 
 def _tie_points(gap: _Gap, zones: list[Floats], low: float, high: float) -> list[float]:
@@ -276,15 +297,19 @@ def _toward_zero(gap: _Gap, interval: tuple[float, float], inside: float) -> flo
     toward, steps = (1 if last > first else -1), abs(last - first)
 
     def at(step: int) -> float:
-        return _float(first + toward * min(step, steps))
+        """The float64 so many steps from the end toward the inside: `_ordinal` turned round."""
+        ordinal = first + toward * min(step, steps)
+        magnitude = float(np.int64(abs(ordinal)).view(np.float64))
+        return magnitude if ordinal >= 0 else -magnitude
 
+    # Doubling the steps, then halving the interval, finds the first float64 at which the tied prompts fall as inside.
     near, far = 0, 1  # float64 steps from the end: too few, and enough
     while far < steps and tied(at(far)) != tied(inside):
         near, far = far, far * 2
     while far - near > 1:
         middle = (near + far) // 2
         near, far = (near, middle) if tied(at(middle)) == tied(inside) else (middle, far)
-    # Rounding may decide about prompts that tie a few steps beside the end: step over those too.
+    # Rounding may decide about prompts that tie a few steps from the end: step over those too.
     beyond = 1
     while gap(at(far)) != gap(inside):
         far, beyond = far + beyond, beyond * 2
@@ -295,9 +320,3 @@ def _ordinal(number: float) -> int:
     """Place of a float64 among all of them in order; 0 is that of 0, and neighbours differ by 1."""
     bits = int(np.float64(number).view(np.int64))
     return bits if bits >= 0 else -(bits & (2**63 - 1))
-
-
-def _float(ordinal: int) -> float:
-    """The float64 of an `_ordinal`."""
-    magnitude = float(np.int64(abs(ordinal)).view(np.float64))
-    return magnitude if ordinal >= 0 else -magnitude

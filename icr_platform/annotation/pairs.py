@@ -1,4 +1,4 @@
-"""Preference pairs: per prompt the responses with the highest and the lowest length-controlled reward."""
+"""Preference pairs: of each prompt the responses with the highest and the lowest length-controlled reward."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class PairSelection:
     rejected_reward: Floats
     """[P] length-controlled reward of the rejected sample, NaN where dropped."""
     duplicate: Bools
-    """[P, N] samples left aside because an earlier one of the prompt has the same text."""
+    """[P, N] samples that are not candidates because an earlier candidate of the prompt has the same text."""
 
     @property
     def kept(self) -> Bools:
@@ -95,7 +95,10 @@ def select_pairs(
     Raises:
         ValueError: the arrays differ in shape, or minimal_margin is negative.
     """
-    reward, usable = _checked(rewards, lengths, eligible)
+    reward = np.asarray(rewards, dtype=np.float64)
+    usable = np.ones(reward.shape, dtype=bool) if eligible is None else np.asarray(eligible, dtype=bool)
+    if reward.ndim != 2 or not reward.shape == np.shape(lengths) == usable.shape:
+        raise ValueError(f"rewards {reward.shape}, lengths {np.shape(lengths)} and eligible {usable.shape} must match")
     if not minimal_margin >= 0:
         raise ValueError(f"minimal_margin is {minimal_margin}: it must be at least 0, so that chosen beats rejected")
     if not reward.size:
@@ -126,10 +129,20 @@ def pair_candidates(
     Arguments as of `select_pairs`.
     """
     reward = np.asarray(rewards, dtype=np.float64)
-    finite = np.isfinite(reward)
+    candidates = np.isfinite(reward)
     if eligible is not None:
-        finite &= np.asarray(eligible, dtype=bool)
-    return finite & ~_duplicates(text_codes, finite)
+        candidates &= np.asarray(eligible, dtype=bool)
+    if text_codes is None:
+        return candidates
+    code = np.asarray(text_codes)
+    if code.shape != candidates.shape:
+        raise ValueError(f"text_codes {code.shape} must have the shape of rewards {candidates.shape}")
+    duplicate = np.zeros(candidates.shape, dtype=bool)
+    for column in range(1, code.shape[1]):
+        # A dropped sample does not stand for its text: only earlier candidates make a later one a duplicate.
+        same = (code[:, :column] == code[:, column, None]) & candidates[:, :column]
+        duplicate[:, column] = same.any(axis=1)
+    return candidates & ~duplicate
 
 
 def text_codes(texts: Sequence[Sequence[str]]) -> Ints:
@@ -151,30 +164,8 @@ def near_duplicate(chosen: str, rejected: str, threshold: float) -> bool:
     return Indel.normalized_similarity(chosen, rejected, score_cutoff=threshold) >= threshold
 
 
-def _checked(rewards: ArrayLike, lengths: ArrayLike, eligible: ArrayLike | None) -> tuple[Floats, Bools]:
-    """Rewards and eligibility as arrays of one shape [P, N]."""
-    reward = np.asarray(rewards, dtype=np.float64)
-    usable = np.ones(reward.shape, dtype=bool) if eligible is None else np.asarray(eligible, dtype=bool)
-    if reward.ndim != 2 or not reward.shape == np.shape(lengths) == usable.shape:
-        raise ValueError(f"rewards {reward.shape}, lengths {np.shape(lengths)} and eligible {usable.shape} must match")
-    return reward, usable
-
-
-def _duplicates(codes: ArrayLike | None, candidates: Bools) -> Bools:
-    """Candidates whose text an earlier candidate of the row has."""
-    duplicate = np.zeros(candidates.shape, dtype=bool)
-    if codes is None:
-        return duplicate
-    code = np.asarray(codes)
-    if code.shape != candidates.shape:
-        raise ValueError(f"text_codes {code.shape} must have the shape of rewards {candidates.shape}")
-    for column in range(1, code.shape[1]):
-        same = (code[:, :column] == code[:, column, None]) & candidates[:, :column]
-        duplicate[:, column] = same.any(axis=1) & candidates[:, column]
-    return duplicate
-
-
 def _ends(controlled: Floats, candidates: Bools, upper_bound: float) -> _Ends:
+    """Find both ends of every prompt; the bound limits the chosen end alone."""
     bounded = candidates & (controlled < upper_bound)
     chosen = extremes(controlled, bounded).highest
     rejected = extremes(controlled, candidates).lowest
@@ -195,6 +186,7 @@ def _reasons(usable: Bools, finite: Bools, candidates: Bools, ends: _Ends, minim
         (ONE_SURVIVOR, usable.sum(axis=1) == 1),
         (NOT_FINITE, finite.sum(axis=1) < 2),
         (IDENTICAL, candidates.sum(axis=1) < 2),
+        # Whether the margin would be wide enough without the bound comes before the bound: the first reason is the one to act on.
         (MARGIN, ~(ends.highest - ends.worst > minimal_margin)),
         (UPPER_BOUND, ~(ends.best > ends.worst)),
         (MARGIN, ~(ends.best - ends.worst > minimal_margin)),

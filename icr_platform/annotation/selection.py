@@ -1,4 +1,16 @@
-"""From rewards to preference pairs, language by language: the numbers are held in memory, the texts stay in the parts."""
+"""From rewards to preference pairs, language by language: the numbers are held in memory, the texts stay in the parts.
+
+How a language's rows become matrices, and what is written of them (two prompts, three samples, one of them in a wrong language):
+
+    rows of the parts                          rewards [P, N]       reason [P, N]         pairs
+    a 0  r 1.5  part 0 row 0                   a  1.5  0.5  NaN     a  kept  kept   3     a: chosen 0, rejected 1, margin 1.0
+    a 1  r 0.5  part 0 row 1                   b  2.0  NaN  NaN     b  kept  -1    -1     b: none, one-survivor
+    a 2  wrong-language  part 0 row 2
+    b 0  r 2.0  part 1 row 0                   3 = wrong-language, the third of SAMPLE_REASONS; -1 = no such sample
+
+Prompt a gives a row of preferences; sample 2 of a and prompt b give a row of drops each. `part` and `row` are matrices of the same
+shape, from which the texts of chosen and rejected are read when they are written.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +40,7 @@ from icr_platform.annotation.part_scoring import SAMPLE_KEY, from_kinds
 from icr_platform.annotation.prompt_index import PromptIndex
 from icr_platform.annotation.reward_kinds import needs_translations
 from icr_platform.annotation.translation import FAILURES
-from icr_platform.core.arrays import AnyArray, Bools, Floats, Integers, Objects
+from icr_platform.core.arrays import AnyArray, Floats, Integers, Objects
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.schemas import DROPS, PREFERENCES
 
@@ -63,16 +75,18 @@ class LanguageSamples:
 
 @dataclass(frozen=True)
 class LanguagePairs:
-    """The pairs of one language by the first reward kind, before texts are compared."""
+    """The pairs of one language by the first reward kind, before near-duplicates are looked for, which needs the texts."""
 
     alpha: float
     selection: PairSelection
     reason: Integers
-    """[P, N] as LanguageSamples.reason, NaN rewards and duplicates included."""
+    """[P, N] like LanguageSamples.reason, with NaN rewards and duplicates as reasons too."""
 
 
 @dataclass
 class _Builder:
+    """Collects the rows of one language, which lie in several parts, until its last part was read."""
+
     prompts: dict[str, int] = field(default_factory=dict)
     columns: dict[str, list[AnyArray]] = field(default_factory=dict)
 
@@ -82,7 +96,7 @@ class _Builder:
             self.columns.setdefault(name, []).append(values)
 
     def build(self, language: str, kinds: Sequence[str]) -> LanguageSamples:
-        flat = {name: np.concatenate(self.columns.pop(name)) for name in list(self.columns)}
+        flat = {name: np.concatenate(self.columns.pop(name)) for name in list(self.columns)}  # pop: not twice in memory
         sample_index, column = np.unique(flat["sample_index"], return_inverse=True)
         shape = (len(self.prompts), len(sample_index))
 
@@ -111,11 +125,10 @@ class ResponseReader:
     def __init__(self, responses: Artifact, translations: Artifact | None, settings: AnnotateSettings) -> None:
         self.responses, self.settings = responses, settings
         self.translations = translations if needs_translations(settings.reward_kind[:1]) else None
-        self.part = lru_cache(maxsize=2)(self._read)
+        # Neighbouring rows ask for the same part: two are kept, for chosen and rejected may stand on either side of a cut.
+        columns = ["response", "token_ids", "character_count"]
+        self.part = lru_cache(maxsize=2)(lambda index: responses.read_part(index, columns))
         self.filtered = lru_cache(maxsize=2)(self._filter_part)
-
-    def _read(self, index: int) -> pa.Table:
-        return self.responses.read_part(index, ["response", "token_ids", "character_count"])
 
     def _filter_part(self, index: int) -> list[FilterResult]:
         rows = self.responses.read_part(index, COLUMNS)
@@ -139,7 +152,11 @@ class ResponseReader:
 
 def collect_samples(reader: ResponseReader, rewards: Artifact) -> list[LanguageSamples]:
     """Read every part once and keep its numbers, about 40 bytes a sample. Languages in the responses' order."""
-    last = _last_parts(reader.responses)
+    # The last part of each language, so that its matrices are built as soon as they can be, not at the end with all others.
+    last: dict[str, int] = {}
+    for part in range(len(reader.responses.parts)):
+        column = reader.responses.read_part(part, ["language"]).column("language")
+        last |= dict.fromkeys(pc.unique(column).to_pylist(), part)
     builders: dict[str, _Builder] = {}
     built: dict[str, LanguageSamples] = {}
     for part in range(len(reader.responses.parts)):
@@ -165,24 +182,14 @@ def collect_samples(reader: ResponseReader, rewards: Artifact) -> list[LanguageS
     return [built[code] for code in last]
 
 
-def _last_parts(responses: Artifact) -> dict[str, int]:
-    """The last part that holds each language, so that its numbers need not wait for the others'; languages in order."""
-    last: dict[str, int] = {}
-    for part in range(len(responses.parts)):
-        last |= dict.fromkeys(pc.unique(responses.read_part(part, ["language"]).column("language")).to_pylist(), part)
-    return last
-
-
 def select_language(samples: LanguageSamples, settings: AnnotateSettings) -> LanguagePairs:
-    """Fit alpha and select pairs by the first reward kind, both on the same samples.
-
-    Where no prompt's rewards differ nothing is preferred, and any alpha but 0 would make pairs by length alone.
-    """
+    """Fit alpha and select pairs by the first reward kind, both on the same samples."""
     eligible = samples.reason == _KEPT
     reward = np.where(eligible, samples.rewards[settings.reward_kind[0]], np.nan)
-    alpha = 0.0
     taken = pair_candidates(reward, text_codes=samples.text_codes)
     highest, lowest = np.where(taken, reward, -np.inf).max(axis=1), np.where(taken, reward, np.inf).min(axis=1)
+    alpha = 0.0
+    # Where no prompt's rewards differ nothing is preferred, and any alpha but 0 would make pairs by length alone.
     if settings.length_control and (highest > lowest).any():
         bounds = (settings.alpha_min, settings.alpha_max)
         alpha = fit_alpha(np.where(taken, reward, np.nan), samples.characters, bounds).alpha
@@ -211,28 +218,18 @@ def write_chunk(
     rows = np.arange(len(samples.prompt_ids))[prompts]
     reasons = np.array(pairs.selection.reason, dtype=object)[rows]
     kept = rows[reasons == ""]
-    ends = [(column[kept], *_place(samples, kept, column[kept])) for column in
-            (pairs.selection.chosen_index, pairs.selection.rejected_index)]  # fmt: skip
-    chosen, rejected = (reader.take(part, row) for _, part, row in ends)
-    alike = _near_duplicates(chosen, rejected, reader.settings.near_duplicate)
+    columns = [index_of[kept] for index_of in (pairs.selection.chosen_index, pairs.selection.rejected_index)]
+    responses = [reader.take(samples.part[kept, column], samples.row[kept, column]) for column in columns]
+    # The last filter is one of pairs, and needs both texts: it comes after alpha and margins, which know numbers only.
+    threshold, alike = reader.settings.near_duplicate, np.zeros(len(kept), dtype=bool)
+    if threshold is not None:
+        texts = zip(*(table.column("response").to_pylist() for table in responses), strict=True)
+        alike = np.array([near_duplicate(chosen, rejected, threshold) for chosen, rejected in texts], dtype=bool)
     reasons[reasons == ""] = np.where(alike, NEAR_DUPLICATE, "")
     drops = _drops(samples, pairs, rows, reasons, reader)
-    paired, different = kept[~alike], pa.array(~alike)
-    columns = [column[~alike] for column, _, _ in ends]
-    responses = [chosen.filter(different), rejected.filter(different)]
+    columns, responses = [column[~alike] for column in columns], [table.filter(pa.array(~alike)) for table in responses]
     reward = samples.rewards[reader.settings.reward_kind[0]]
-    return _preferences(samples, pairs, paired, columns, responses, reward, index), drops
-
-
-def _place(samples: LanguageSamples, rows: Integers, column: Integers) -> tuple[Integers, Integers]:
-    return samples.part[rows, column], samples.row[rows, column]
-
-
-def _near_duplicates(chosen: pa.Table, rejected: pa.Table, threshold: float | None) -> Bools:
-    if threshold is None:
-        return np.zeros(chosen.num_rows, dtype=bool)
-    texts = (table.column("response").to_pylist() for table in (chosen, rejected))
-    return np.array([near_duplicate(one, other, threshold) for one, other in zip(*texts, strict=True)], dtype=bool)
+    return _preferences(samples, pairs, kept[~alike], columns, responses, reward, index), drops
 
 
 def _preferences(
@@ -270,13 +267,19 @@ def _drops(
     reasons: Objects,
     reader: ResponseReader,
 ) -> pa.Table:
-    """Dropped samples, each prompt's followed by the prompt itself (sample_index null) when it gives no pair."""
+    """List dropped samples, each prompt's followed by the prompt itself (sample_index null) when it gives no pair."""
     listed: list[tuple[str, int | None, str, str]] = []
     for row, reason in zip(rows.tolist(), reasons.tolist(), strict=True):
         prompt_id = samples.prompt_ids[row]
         for column in np.flatnonzero(pairs.reason[row] > _KEPT).tolist():
             why = SAMPLE_REASONS[pairs.reason[row, column] - 1]
-            detail = _sample_detail(samples, pairs, row, column, reader)
+            if why == DUPLICATE:
+                same = samples.text_codes[row] == samples.text_codes[row, column]
+                twin = int(np.flatnonzero(same & (pairs.reason[row] == _KEPT))[0])
+                detail = f"same text as sample {samples.sample_index[twin]}"
+            else:
+                part, place = int(samples.part[row, column]), samples.row[row, column]
+                detail = reader.filtered(part)[place].detail or "reward is not finite"
             listed.append((prompt_id, int(samples.sample_index[column]), why, detail))
         if reason:
             present, left = samples.reason[row] != _ABSENT, pairs.reason[row] == _KEPT
@@ -285,14 +288,3 @@ def _drops(
     columns = dict(zip(names, zip(*listed, strict=True), strict=True)) if listed else dict.fromkeys(names, ())
     table = {"language": [samples.language] * len(listed), **columns}
     return pa.Table.from_pydict({name: list(table[name]) for name in DROPS.schema.names}, schema=DROPS.schema)
-
-
-def _sample_detail(
-    samples: LanguageSamples, pairs: LanguagePairs, row: int, column: int, reader: ResponseReader
-) -> str:
-    if SAMPLE_REASONS[pairs.reason[row, column] - 1] == DUPLICATE:
-        same = samples.text_codes[row] == samples.text_codes[row, column]
-        twin = int(np.flatnonzero(same & (pairs.reason[row] == _KEPT))[0])
-        return f"same text as sample {samples.sample_index[twin]}"
-    result = reader.filtered(int(samples.part[row, column]))[samples.row[row, column]]
-    return result.detail or "reward is not finite"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -44,49 +44,35 @@ def annotation_metrics(
     preferences, drops = written.preferences.to_pandas(), written.drops.to_pandas()
     metrics: dict[str, float] = {}
     for samples, pairs in zip(languages, selected, strict=True):
-        margins = preferences.loc[preferences["language"] == samples.language, "margin"]
-        figures = {
-            **dict(_reward_figures(samples, pairs, settings)),
-            **dict(_margin_figures(margins)),
-            **dict(_drop_figures(samples, drops[drops["language"] == samples.language])),
+        # Of the samples that pairs were chosen among: what length control did to the reward that makes the pairs.
+        reward = np.where(pairs.reason == 0, samples.rewards[settings.reward_kind[0]], np.nan)
+        characters = samples.characters.astype(np.float64)
+        controlled = length_controlled(reward, characters, pairs.alpha)
+        figures: dict[str, float] = {
+            "alpha": pairs.alpha,
+            "length_correlation/before": length_correlation(reward, characters),
+            "length_correlation/after": length_correlation(controlled, characters),
         }
+        for one, other in combinations(settings.reward_kind, 2):
+            figures[f"reward_agreement/{one}-{other}"] = reward_agreement(samples.rewards[one], samples.rewards[other])
+
+        margins = preferences.loc[preferences["language"] == samples.language, "margin"]
+        figures["pairs"] = len(margins)
+        for name, quantile in _QUANTILES.items():
+            figures[f"margin/{name}"] = float(margins.quantile(quantile)) if len(margins) else float("nan")
+
+        dropped = drops[drops["language"] == samples.language]
+        is_prompt = dropped["sample_index"].isna()
+        by_prompt, by_sample = (Counter(dropped.loc[rows, "reason"]) for rows in (is_prompt, ~is_prompt))
+        figures |= {f"dropped_prompts/{name}": by_prompt[name] / len(samples.prompt_ids) for name in PROMPT_REASONS}
+        figures |= {f"dropped_samples/{name}": by_sample[name] / samples.samples for name in SAMPLE_REASONS}
+
         if written.translations is not None:
-            figures["translation_failures"] = _translation_failures(written.translations, samples.language)
+            outcome = written.translations.to_pandas().query("language == @samples.language")["outcome"]
+            failed, sent = outcome.isin(FAILURES).sum(), outcome.isin([OK, *FAILURES]).sum()
+            figures["translation_failures"] = float(failed / sent) if sent else float("nan")
         metrics |= {f"{name}/{samples.language}": float(value) for name, value in figures.items()}
     return with_language_means(metrics, [samples.language for samples in languages])
-
-
-def _reward_figures(
-    samples: LanguageSamples, pairs: LanguagePairs, settings: AnnotateSettings
-) -> Iterator[tuple[str, float]]:
-    reward = np.where(pairs.reason == 0, samples.rewards[settings.reward_kind[0]], np.nan)
-    characters = samples.characters.astype(np.float64)
-    yield "alpha", pairs.alpha
-    yield "length_correlation/before", length_correlation(reward, characters)
-    yield "length_correlation/after", length_correlation(length_controlled(reward, characters, pairs.alpha), characters)
-    for one, other in combinations(settings.reward_kind, 2):
-        yield f"reward_agreement/{one}-{other}", reward_agreement(samples.rewards[one], samples.rewards[other])
-
-
-def _margin_figures(margins: pd.Series) -> Iterator[tuple[str, float]]:
-    yield "pairs", len(margins)
-    for name, quantile in _QUANTILES.items():
-        yield f"margin/{name}", float(margins.quantile(quantile)) if len(margins) else float("nan")
-
-
-def _drop_figures(samples: LanguageSamples, drops: pd.DataFrame) -> Iterator[tuple[str, float]]:
-    is_prompt = drops["sample_index"].isna()
-    prompts, dropped = Counter(drops.loc[is_prompt, "reason"]), Counter(drops.loc[~is_prompt, "reason"])
-    for reason in PROMPT_REASONS:
-        yield f"dropped_prompts/{reason}", prompts[reason] / len(samples.prompt_ids)
-    for reason in SAMPLE_REASONS:
-        yield f"dropped_samples/{reason}", dropped[reason] / samples.samples
-
-
-def _translation_failures(translations: pa.Table, language: str) -> float:
-    here = translations.to_pandas().query("language == @language")["outcome"]
-    sent = here.isin([OK, *FAILURES]).sum()
-    return float(here.isin(FAILURES).sum() / sent) if sent else float("nan")
 
 
 def summary_table(metrics: Mapping[str, float], languages: Sequence[str]) -> pd.DataFrame:
