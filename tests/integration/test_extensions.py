@@ -31,7 +31,7 @@ def outputs(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "outputs", tmp_path / "references"
 
 
-@pytest.mark.parametrize("name", ["REWARD_KIND", "JUDGE", "IDENTIFIER", "PAGE", "STAGE"])
+@pytest.mark.parametrize("name", ["REWARD_KIND", "JUDGE", "IDENTIFIER", "SAMPLER", "PAGE", "STAGE"])
 def test_an_extension_touches_few_files(name: str) -> None:
     extension: Extension = getattr(extensions, name)
     assert len(extension.files) <= extension.most_files
@@ -136,7 +136,7 @@ def test_a_stage(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPat
     run = tracker.client.get_run(places[0].split("/")[1])
     assert (run.data.tags["icr.stage"], run.data.params["least"]) == ("count", "8")
     assert run.data.metrics["responses/es"] == 18
-    short = open_artifact(Path(tracker.resolve_run(places[0])), DROPS).read()
+    short = open_artifact(Path(tracker.resolve(places[0])), DROPS).read()
     assert (
         short.num_rows
         == sum(len(a[: -1 - i]) < 8 for answers in ANSWERS.values() for a in answers for i in range(3))

@@ -39,8 +39,8 @@ class Extension:
 
     def applied(self, folder: Path) -> Path:
         """The tree with the extension, in `folder`."""
-        for package in ("icr_platform", "ui"):
-            shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("icr_platform", "ui", "projects"):
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         for path, text in self.new_files.items():
             assert not (folder / path).exists(), f"{path} is not new"
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -197,42 +197,84 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     ),
 )
 
-STAGE = Extension(
-    most_files=4,
+SAMPLER = Extension(
+    most_files=2,
     new_files={
-        "icr_platform/counting/__init__.py": '"""count: how often each language was answered."""\n',
-        "icr_platform/counting/config.py": '''"""What `icr count` can be asked for."""
+        "icr_platform/engines/sampling/echo_sampler.py": '''"""A sampler that answers with the prompt: what a policy must beat."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
 
-from icr_platform.core.config import Config, setting
+from icr_platform.core.config import ChatSettings
+from icr_platform.engines.sampling.sampler import Advance, Request, Sample, Sampler, ignore_progress
+from icr_platform.engines.sampling.settings import SamplingSettings
+from icr_platform.models.chat import encode_response
+from icr_platform.models.loading import load_tokenizer
 
 
-class CountConfig(Config):
-    """count: responses -> drops, one row for each response that is shorter than `least`."""
+class EchoSampler(Sampler):
+    """Needs the policy's tokenizer alone."""
 
-    required: ClassVar[tuple[str, ...]] = ("responses",)
+    def __init__(self, settings: SamplingSettings, policy: str, chat: ChatSettings) -> None:
+        self.tokenizer = load_tokenizer(policy, chat)
 
-    responses: str = setting("", "responses artifact", "input")
-    least: int = setting(12, "characters that a response needs", ge=0)
-    output: str = setting("", "folder of the artifacts; empty: a work folder", "place")
-''',
-        "icr_platform/counting/stage.py": '''"""count: responses -> the samples that are too short, and how many responses each language has."""
+    def sample(
+        self, requests: Sequence[Request], samples: int, seed: int, advance: Advance = ignore_progress
+    ) -> list[list[Sample]]:
+        answered = []
+        for request in requests:
+            ids = encode_response(self.tokenizer, request.instruction)
+            answered.append([Sample(request.instruction, ids, "stop") for _ in range(samples)])
+            advance(samples, samples * len(ids))
+        return answered
+
+
+def check(settings: SamplingSettings, policy: str) -> None:
+    """It always works."""
+'''
+    },
+    edits=(
+        Edit(
+            "icr_platform/engines/sampling/settings.py",
+            "SAMPLERS = {\n",
+            "SAMPLERS = {\n"
+            '    "echo": BuiltInSampler(\n'
+            '        Part("icr_platform.engines.sampling.echo_sampler:EchoSampler", "the prompt"),\n'
+            '        "icr_platform.engines.sampling.echo_sampler:check",\n'
+            "    ),\n",
+        ),
+    ),
+)
+
+STAGE = Extension(
+    most_files=4,
+    new_files={
+        "icr_platform/evaluation/count.py": '''"""count: responses -> the samples that are too short, and how many responses each language has."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pyarrow as pa
 
 from icr_platform.core.artifacts import Artifact, ArtifactWriter, open_artifact
+from icr_platform.core.config import Config, setting
 from icr_platform.core.schemas import DROPS, RESPONSES
 from icr_platform.core.stage_protocol import StageContext, StageResult
-from icr_platform.counting.config import CountConfig
+
+
+class CountConfig(Config):
+    """What `icr count` can be asked for."""
+
+    required: ClassVar[tuple[str, ...]] = ("responses",)
+
+    responses: str = setting("", "responses artifact", "input")
+    least: int = setting(12, "characters that a response needs", ge=0)
+    seed: int = setting(42, "seed of the inputs of a world", "place", ge=0)
+    output: str = setting("", "folder of the artifacts; empty: a work folder", "place")
 
 
 class Inputs(NamedTuple):
@@ -259,9 +301,8 @@ def run(inputs: Inputs, context: StageContext) -> StageResult:
         ]
         writer.write_part(index, pa.Table.from_pylist(short, schema=DROPS.schema))
     writer.close(len(inputs.responses.parts))
-    metrics = {f"responses/{language}": float(count) for language, count in counts.items()}
-    return StageResult({"short": writer.folder}, metrics)
-''',
+    return StageResult({"short": writer.folder}, {f"responses/{code}": float(count) for code, count in counts.items()})
+'''
     },
     edits=(
         Edit(
@@ -269,11 +310,19 @@ def run(inputs: Inputs, context: StageContext) -> StageResult:
             '        StageRow(\n            name="benchmarks",\n',
             '        StageRow(\n            name="count",\n'
             '            help="count responses, and name the short ones",\n'
-            '            config_class="icr_platform.counting.config:CountConfig",\n'
-            '            module="icr_platform.counting.stage",\n'
+            '            config_class="icr_platform.evaluation.count:CountConfig",\n'
+            '            module="icr_platform.evaluation.count",\n'
             '            artifacts=("short",),\n'
             "        ),\n"
             '        StageRow(\n            name="benchmarks",\n',
+        ),
+        Edit(
+            "projects/MLproject", "    command: icr eval\n", "    command: icr eval\n  count:\n    command: icr count\n"
+        ),
+        Edit(
+            "projects/backends/kubernetes/MLproject",
+            "    command: icr --unquote eval\n",
+            "    command: icr --unquote eval\n  count:\n    command: icr --unquote count\n",
         ),
     ),
 )
