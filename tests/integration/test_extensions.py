@@ -130,10 +130,10 @@ def test_a_stage(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPat
     responses = write_responses(tmp_path / "responses", tiny_model)
     printed = run_python(tree, TWICE, "count", f"--responses={responses}", "--least=8")
     places = [line.removeprefix("short: ") for line in printed.splitlines() if line.startswith("short: ")]
-    assert len(places) == 2
-    assert places[0] == places[1], "the second command finds the work of the first"
+    run_id = places[0].split("/")[1]
+    assert run_id in places[1], "the second command finds the work of the first"
     tracker = Tracker()
-    run = tracker.client.get_run(places[0].split("/")[1])
+    run = tracker.client.get_run(run_id)
     assert (run.data.tags["icr.stage"], run.data.params["least"]) == ("count", "8")
     assert run.data.metrics["responses/es"] == 18
     short = open_artifact(Path(tracker.resolve(places[0])), DROPS).read()
