@@ -41,7 +41,7 @@ from icr_platform.training.reference_logprobs import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from icr_platform.training.weights import State
+    from icr_platform.training.weights import Weights
 
 _DEVICES = ("auto", "cpu", "cuda", "cuda:0")
 _REFERENCE = "reference_logprobs.npy"
@@ -210,7 +210,7 @@ def _longest(config: TrainConfig) -> int:
     return min(config.max_length, positions or config.max_length)
 
 
-def _train_in_process(config: TrainConfig, work: Path, pairs: TrainingPairs, curve: Curve) -> State:
+def _train_in_process(config: TrainConfig, work: Path, pairs: TrainingPairs, curve: Curve) -> Weights:
     policy = None
     if precomputes(config, processes=1) and not (work / _REFERENCE).exists():
         scored = _score(config, work, pairs)
@@ -218,7 +218,7 @@ def _train_in_process(config: TrainConfig, work: Path, pairs: TrainingPairs, cur
     return _run_trainer(config, work, pairs, curve, policy)
 
 
-def _train_launched(config: TrainConfig, work: Path, pairs: TrainingPairs, curve: Curve) -> State:
+def _train_launched(config: TrainConfig, work: Path, pairs: TrainingPairs, curve: Curve) -> Weights:
     """Train in several processes, whose main one leaves the weights in a file: only outside a process group, with nothing
     sharded, is a model a plain one to write."""
     import torch
@@ -226,7 +226,7 @@ def _train_launched(config: TrainConfig, work: Path, pairs: TrainingPairs, curve
     path = work / _STATE
     if not path.exists():
         _launch(config, work, pairs, curve)
-    state: State = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    state: Weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return state
 
 
@@ -260,7 +260,7 @@ def score_reference(config: TrainConfig, work: Path) -> None:
 
 def _run_trainer(
     config: TrainConfig, work: Path, pairs: TrainingPairs, curve: Curve, policy: PreTrainedModel | None
-) -> State:
+) -> Weights:
     from icr_platform.training.dpo import train
 
     path = work / _REFERENCE
