@@ -59,11 +59,17 @@ _CHUNK = 1024  # prompts per part of preferences and drops
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class AnnotateInputs:
+    """The responses, and the prompts that they answer."""
+
     config: AnnotateConfig
-    context: StageContext
     responses: Artifact
     prompts: PromptIndex
+
+
+@dataclass(frozen=True)
+class _Inputs(AnnotateInputs):
+    context: StageContext
 
     @property
     def scored_kinds(self) -> tuple[str, ...]:
@@ -73,17 +79,12 @@ class _Inputs:
         return filter_samples(self.responses.read_part(part, COLUMNS), self.config, unknown_languages(self.responses))
 
 
-def validate(config: AnnotateConfig) -> None:
+def read(config: AnnotateConfig) -> AnnotateInputs:
     """Check settings, models' tokenizers, prompts and every row of the responses; loads no weights, writes nothing.
 
     Raises:
-        InputError: what is wrong, where, and the mend.
+        InputError: what is wrong, where, and how to fix it.
     """
-    _validated(config)
-
-
-def _validated(config: AnnotateConfig) -> tuple[Artifact, PromptIndex]:
-    """The inputs, found good; see `validate`."""
     _check_settings(config)
     check_execution(config)
     check_same_tokenisation(config.policy, config.reference, config)
@@ -95,7 +96,7 @@ def _validated(config: AnnotateConfig) -> tuple[Artifact, PromptIndex]:
     sizes = [load_config(model).get_text_config().vocab_size for model in (config.policy, config.reference)]
     prompts = prompt_index(config.prompts, responses)
     check_responses(responses, prompts, min(sizes))
-    return responses, prompts
+    return AnnotateInputs(config, responses, prompts)
 
 
 def _check_settings(config: AnnotateConfig) -> None:
@@ -113,17 +114,18 @@ def _check_settings(config: AnnotateConfig) -> None:
         )
 
 
-def run(config: AnnotateConfig, context: StageContext) -> StageResult:
+def run(inputs: AnnotateInputs, context: StageContext) -> StageResult:
     """Score, select, and write the artifacts; goes on where an earlier run of the same work stopped.
 
     Raises:
         InputError: bad input, found before anything is written.
         IcrError: the disk is full, or the work folder is not what was written there.
     """
+    config = inputs.config
     if _finished(config, context) is None:
-        inputs = _Inputs(config, context, *_validated(config))
-        translations = _translate(inputs) if needs_translations(config.reward_kind) else None
-        _select(inputs, _rewards(inputs, translations), translations)
+        work = _Inputs(**vars(inputs), context=context)
+        translations = _translate(work) if needs_translations(config.reward_kind) else None
+        _select(work, _rewards(work, translations), translations)
     # A run that was killed after its last manifest left this behind.
     shutil.rmtree(context.folder / _WORK, ignore_errors=True)
     result = _finished(config, context)

@@ -57,14 +57,14 @@ InputsT = TypeVar("InputsT")
 class Stage(Protocol[ConfigT, InputsT]):
     """What the module of a stage defines."""
 
-    def read(self, config: ConfigT) -> InputsT:
+    def read(self, config: ConfigT, /) -> InputsT:
         """Read and check everything that the stage needs; load no weights and write nothing.
 
         Raises:
             InputError: what is wrong, where, and what to do.
         """
 
-    def run(self, inputs: InputsT, context: StageContext) -> StageResult:
+    def run(self, inputs: InputsT, context: StageContext, /) -> StageResult:
         """Do the work, or go on where an earlier run with the same fingerprint stopped in `context.folder`."""
 
 

@@ -120,7 +120,7 @@ def _graded(pairs: Sequence[EnglishPreference]) -> list[TextPair]:
 
 def _train_pi_0(folder: Path, seed: int) -> None:
     """DPO of pi_ref on the English pairs alone, by the platform's own `train`."""
-    from icr_platform.training.stage import run
+    from icr_platform.training.stage import read, run
 
     config = TrainConfig(
         policy=str(folder / "reference"),
@@ -129,7 +129,7 @@ def _train_pi_0(folder: Path, seed: int) -> None:
         device="cpu",
         **_PI_0,
     )
-    trained = run(config, StageContext(folder / "pi_0", text_digest("demo", str(seed))))
+    trained = run(read(config), StageContext(folder / "pi_0", text_digest("demo", str(seed))))
     trained.artifacts["checkpoint"].rename(folder / "policy")
     shutil.rmtree(folder / "pi_0")
 

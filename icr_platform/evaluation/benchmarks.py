@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.config import require
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES
 from icr_platform.core.progress import meter
@@ -100,25 +101,33 @@ def language_of(task: str) -> str:
     return next((part for part in reversed(parts) if part in NAMES), "")
 
 
-def validate(config: BenchmarksConfig) -> None:
-    """Check model and tasks; loads no weights and no data. Raises InputError."""
+class BenchmarksInputs(NamedTuple):
+    """The tasks to run, and notes on those that do not exist."""
+
+    config: BenchmarksConfig
+    work: list[PlannedTask]
+    notes: list[str]
+
+
+def read(config: BenchmarksConfig) -> BenchmarksInputs:
+    """Check model and tasks; load no weights and no data. Raises InputError."""
+    require(config, "benchmarks")
     if find_spec("lm_eval") is None:
         raise InputError("benchmarks: lm-eval is not installed; pip install 'icr-platform[benchmarks]'")
     read_tokenizer(config.policy)
     load_config(config.policy)
     check_weights(config.policy)
-    plan(config, set(_manager(config.task_folder).all_tasks))
+    return BenchmarksInputs(config, *plan(config, set(_manager(config.task_folder).all_tasks)))
 
 
-def run(config: BenchmarksConfig, context: StageContext) -> StageResult:
+def run(inputs: BenchmarksInputs, context: StageContext) -> StageResult:
     """Score every task, one part each. Metrics: `benchmark/FAMILY/LANG` with `benchmark_se/...`, shares in [0, 1].
 
     Raises:
-        InputError: bad input, or a task whose data cannot be read.
+        InputError: a task's data cannot be read.
     """
-    validate(config)
+    config, work, notes = inputs
     manager = _manager(config.task_folder)
-    work, notes = plan(config, set(manager.all_tasks))
     writer = ArtifactWriter(context.folder / "benchmarks", BENCHMARKS, context.fingerprint)
     left = [index for index in range(len(work)) if not writer.has_part(index)]
     model = _model(config) if left else None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
 
 from icr_platform.core.artifacts import Artifact, ArtifactWriter, atomic_path, row_digest
+from icr_platform.core.config import require
 from icr_platform.core.earlier import with_earlier
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.part_job import Advance, Make, PartJob
@@ -18,7 +20,7 @@ from icr_platform.engines.endpoints.chat_client import Failure, ask_all, check_e
 from icr_platform.engines.endpoints.replies import Reply
 from icr_platform.engines.endpoints.reply_cache import ReplyCache
 from icr_platform.engines.execution.driver import check_execution, map_parts, worker_count
-from icr_platform.engines.judging.api_judge import cache_folder, confirmed_endpoint, endpoint_of
+from icr_platform.engines.judging.api_judge import confirmed_endpoint, endpoint_of
 from icr_platform.engines.sampling.choice import check_policy, engine_notes, make_sampler
 from icr_platform.engines.sampling.sampler import Request, Sampler
 from icr_platform.engines.sampling.shards import engine_gpus
@@ -45,13 +47,27 @@ Answers = Mapping[tuple[str, str], tuple[str, ...]]
 RADAR = "radar.html"
 
 
-def validate(config: MtBenchConfig) -> None:
-    """Check every input; loads no weights and writes nothing. Raises InputError."""
+@dataclass(frozen=True)
+class MtBenchInputs:
+    """Questions by language, and the answers to grade where they are given instead of sampled."""
+
+    config: MtBenchConfig
+    languages: tuple[str, ...]
+    questions: list[Question]
+    answers: Answers | None
+
+
+def read(config: MtBenchConfig) -> MtBenchInputs:
+    """Read and check every input; load no weights and write nothing. Raises InputError."""
+    require(config, "mt_bench")
     check_execution(config)
     check_endpoint(endpoint_of(config))
-    questions = _questions(config)
+    languages = config.languages or languages_in(config.questions)
+    questions = load_questions(config.questions, languages, config.reference_answers)
+    answers = None
     if config.answers:
-        missing = unanswered(questions, load_answers(config.answers, _languages(config)))
+        answers = load_answers(config.answers, languages)
+        missing = unanswered(questions, answers)
         if missing:
             raise InputError(
                 f"{config.answers}: {len(missing)} of {len(questions)} questions have no answer, the first is "
@@ -61,20 +77,18 @@ def validate(config: MtBenchConfig) -> None:
         raise InputError("config: field 'policy' is missing for mt_bench; give --policy, or --answers that are there")
     else:
         check_policy(config, config.policy, config, [USER, ("user", "assistant", "user")])
+    return MtBenchInputs(config, languages, questions, answers)
 
 
-def run(config: MtBenchConfig, context: StageContext) -> StageResult:
+def run(inputs: MtBenchInputs, context: StageContext) -> StageResult:
     """Grade every turn. One part a language; answers of a language are sampled and graded before the next one's.
 
     Raises:
-        InputError: bad input.
         IcrError: more grades failed than `judge_max_failures` allows; everything is kept.
     """
-    validate(config)
+    config, languages, questions, given = inputs.config, inputs.languages, inputs.questions, inputs.answers
     writer = ArtifactWriter(context.folder / "ratings", MT_BENCH, context.fingerprint)
-    languages, questions = _languages(config), _questions(config)
     left = [index for index in range(len(languages)) if not writer.has_part(index) or _failed(writer.read_part(index))]
-    given = load_answers(config.answers, languages) if left and config.answers else None
     served = engine_notes(config, config.policy, config) if left and not config.answers else ()
     job = PartJob(
         label="mt_bench",
@@ -104,14 +118,6 @@ def _load(config: MtBenchConfig, given: Answers | None, driver: str) -> Make:
             yield (table,)
 
     return make
-
-
-def _languages(config: MtBenchConfig) -> tuple[str, ...]:
-    return config.languages or languages_in(config.questions)
-
-
-def _questions(config: MtBenchConfig) -> list[Question]:
-    return load_questions(config.questions, _languages(config), config.reference_answers)
 
 
 def _failed(ratings: pa.Table) -> bool:
@@ -156,7 +162,7 @@ def question_digest(question: Question, given: Answers | None) -> bytes:
 def _grade(config: MtBenchConfig, questions: list[Question], answers: Answers, given: Answers | None) -> pa.Table:
     turns = [(question, turn) for question in questions for turn in range(1, TURNS + 1)]
     messages = [grading_messages(question, answers[question.key], turn) for question, turn in turns]
-    cache = ReplyCache(cache_folder(config))
+    cache = ReplyCache(config.cache_folder)
     replies: list[Reply | Failure] = ask_all(confirmed_endpoint(config), cache, messages, PARAMETERS)
     cache.close()
     rows = []

@@ -39,20 +39,19 @@ from icr_platform.evaluation.scores import (
 )
 
 
-def validate(config: EvalConfig) -> None:
-    """Check every input; loads no weights and writes nothing. Raises InputError."""
-    read_inputs(config)
+def read(config: EvalConfig) -> EvaluationInputs:
+    """Read and check every input; load no weights and write nothing. Raises InputError."""
+    return read_inputs(config)
 
 
-def run(config: EvalConfig, context: StageContext) -> StageResult:
+def run(inputs: EvaluationInputs, context: StageContext) -> StageResult:
     """Evaluate, or go on where an earlier run of the same configuration stopped.
 
     Raises:
-        InputError: an input is wrong.
         IcrError: more judgments failed than `judge_max_failures` allows; everything is kept, and the same command asks
             for the failed ones again.
     """
-    inputs = read_inputs(config)
+    config = inputs.config
     writer = _writer(context, "outputs")
     is_sampled = not config.outputs and not writer.complete
     served = engine_notes(config, config.policy, config) if is_sampled else ()

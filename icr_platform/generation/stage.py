@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import pyarrow as pa
@@ -26,25 +26,30 @@ from icr_platform.generation.config import GenerateConfig
 _LISTED = 1000
 
 
-def validate(config: GenerateConfig) -> None:
+@dataclass(frozen=True)
+class GenerateInputs:
+    """The prompts, and who identifies the responses' languages."""
+
+    config: GenerateConfig
+    prompts: PromptSet
+    identifier: Identifier
+
+
+def read(config: GenerateConfig) -> GenerateInputs:
     """Check everything that can be checked without the model's weights; writes nothing.
 
     Raises:
         InputError: a required field is empty, a prompt is unusable, the policy has no tokenizer or chat template, or lacks
             tensors, or the sampler or the language identifier cannot work here.
     """
-    _validated(config)
-
-
-def _validated(config: GenerateConfig) -> tuple[PromptSet, Identifier]:
     require(config, "generate")
     prompts = load_prompts(config.prompts, config.languages, config.limit)
     check_execution(config)
     check_policy(config, config.policy, config)
-    return prompts, make_identifier(config.language_identifier)
+    return GenerateInputs(config, prompts, make_identifier(config.language_identifier))
 
 
-def run(config: GenerateConfig, context: StageContext) -> StageResult:
+def run(inputs: GenerateInputs, context: StageContext) -> StageResult:
     """Sample `config.samples` responses to every prompt; goes on where a killed run stopped.
 
     Writes `prompts` (the aligned prompt set), `responses`, and `generation_drops`: prompts that the vllm engine died of,
@@ -58,15 +63,15 @@ def run(config: GenerateConfig, context: StageContext) -> StageResult:
     drops = ArtifactWriter(context.folder / "generation_drops", DROPS, context.fingerprint)
     throughput = Throughput(0, 0.0)
     if not (prompts.complete and responses.complete and drops.complete):
-        throughput = _sample(config, prompts, responses, drops, context.earlier)
+        throughput = _sample(inputs, prompts, responses, drops, context.earlier)
     result = _result(open_artifact(prompts.folder, PROMPTS), open_artifact(responses.folder, RESPONSES), throughput)
     return _with_drops(result, open_artifact(drops.folder, DROPS))
 
 
 def _sample(
-    config: GenerateConfig, prompts: ArtifactWriter, responses: ArtifactWriter, drops: ArtifactWriter, earlier: Earlier
+    inputs: GenerateInputs, prompts: ArtifactWriter, responses: ArtifactWriter, drops: ArtifactWriter, earlier: Earlier
 ) -> Throughput:
-    prompt_set, identifier = _validated(config)
+    config, prompt_set, identifier = inputs.config, inputs.prompts, inputs.identifier
     unknown = identifier.unknown(prompt_set.languages)
     if not prompts.complete:
         missing = {language: list(ids) for language, ids in prompt_set.missing.items()}

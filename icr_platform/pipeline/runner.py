@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,11 +16,13 @@ from icr_platform.core.artifacts import MANIFEST, damaged_files, own_manifest, r
 from icr_platform.core.config import Config, leaves, role, setting
 from icr_platform.core.earlier import PLACES, SAME_COMPUTATION, Earlier, Source
 from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.parts import Worlds, make_importable
 from icr_platform.core.stage_protocol import StageContext, StageResult, ignore_metrics
 from icr_platform.models.removed_weights import require_weights
 from icr_platform.pipeline.code_digest import commit
 from icr_platform.pipeline.identity import Identity, artifact_identity, identify, strict_digest
 from icr_platform.pipeline.inputs import Resolver
+from icr_platform.pipeline.stage_process import stage_process
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.pipeline.work import (
     clear_aside,
@@ -76,6 +75,7 @@ class Session:
     base: Path
     work: Path
     tracker: Tracker | None
+    worlds: Worlds = field(default_factory=dict)
 
     def close(self) -> None:
         """Remove what was fetched for the command."""
@@ -84,7 +84,7 @@ class Session:
 
     @property
     def resolver(self) -> Resolver:
-        return Resolver(self.base, self.work, self.tracker)
+        return Resolver(self.base, self.work, self.tracker, self.worlds)
 
 
 @dataclass(frozen=True)
@@ -115,15 +115,19 @@ class StageRun:
             self.temporary.with_name(f".{self.temporary.name}.lock").unlink(missing_ok=True)
 
 
-def open_session(options: RunOptions) -> Session:
-    """Check the tracking server before anything else, and find the caller's folder."""
+def open_session(options: RunOptions, worlds: Worlds | None = None) -> Session:
+    """Check the tracking server before anything else, and find the caller's folder, whose modules settings may name.
+
+    worlds: whose inputs the configurations may name.
+    """
     from icr_platform.tracking.project_runs import caller_folder
     from icr_platform.tracking.tracker import Tracker
 
     base = caller_folder()
     work = base / ".icr"
     tracker = Tracker(options.experiment, work) if options.tracking else None
-    return Session(options=options, base=base, work=work, tracker=tracker)
+    make_importable(base)
+    return Session(options=options, base=base, work=work, tracker=tracker, worlds=worlds or {})
 
 
 def run_stage(
@@ -142,48 +146,45 @@ def run_stage(
         IcrError: the stage failed; its finished parts stay for the next run of the same command.
     """
     resolved = session.resolver.resolve(config, config.seed, fetch=False)
-    module = STAGES[stage].load()
     known = session.resolver.known(resolved)
     if known and (found := _find_unread(session, stage, resolved, known)) is not None:
         return _link(session, stage, found, parent, tags or {})
     if any(value in known for value in _row_inputs(resolved)):  # of these, rows must be read to know what the work is
         resolved, known = session.resolver.resolve(config, config.seed), {}
-    if not known:
-        module.validate(resolved)
     identity = identify(stage, resolved, known)
     place = _place(session, stage, identity, Path(resolved.output) if resolved.output else None)
-    folder, key = place.folder, place.fingerprint
-    with _locked(folder):
-        reused = _find(session, stage, identity, place)
-        if reused is not None:
-            print(
-                f"{stage}: found finished (run {reused.run.run_id if reused.run else '-'}), not run again",
-                file=sys.stderr,
-            )
-            return _link(session, stage, reused, parent, tags or {})
-        if known:
-            resolved = session.resolver.resolve(config, config.seed)
-            module.validate(resolved)
-        if located(folder, key, STAGES[stage].artifacts) is None:  # there is work to do
-            for name, info in leaves(type(resolved)):
-                if role(info) == "model":
-                    require_weights(getattr(resolved, name))
-        _make_room(session, stage, identity, place)
-        earlier = _earlier(session, stage, identity, folder)
-        unread = strict_digest(stage, resolved, known)
-        run = _start(session, stage, config, identity, key, parent, {"icr.unread": unread, **(tags or {})})
-        with track_status(run):
-            context = StageContext(folder, key, run.log_live if run else ignore_metrics, earlier)
-            work = _in_own_process if own_process else _here
-            with run.system_metrics() if run else _nothing():
-                result: StageResult = work(module.run, resolved, context)
-            for note in result.notes:
-                print(f"{stage}: {note}", file=sys.stderr, flush=True)
-            clear_aside(folder, stage)
-            if run is not None:
-                _log(session, run, result)
-    temporary = folder if run and not resolved.output and session.options.artifacts == "copy" else None
-    return StageRun(result, key, run, reused=False, temporary=temporary)
+    newest = _newest(session, place.fingerprint)
+    if (found := _find(session, stage, identity, place)) is not None:
+        return _link(session, stage, found, parent, tags or {})
+    if known:
+        resolved = session.resolver.resolve(config, config.seed)
+    with stage_process(STAGES[stage], own_process) as process:
+        process.read(resolved)
+        with _locked(place.folder):
+            # Another process may have done this very work in the meantime, while this one read or waited for it.
+            is_news = _newest(session, place.fingerprint) != newest
+            if is_news and (found := _find(session, stage, identity, place)) is not None:
+                return _link(session, stage, found, parent, tags or {})
+            if located(place.folder, place.fingerprint, STAGES[stage].artifacts) is None:  # there is work to do
+                for name, info in leaves(type(resolved)):
+                    if role(info) == "model":
+                        require_weights(getattr(resolved, name))
+            _make_room(session, stage, identity, place)
+            earlier = _earlier(session, stage, identity, place.folder)
+            unread = strict_digest(stage, resolved, known)
+            own_tags = {"icr.unread": unread, **(tags or {})}
+            run = _start(session, stage, config, identity, place.fingerprint, parent, own_tags)
+            with track_status(run):
+                log = run.log_live if run else ignore_metrics
+                with run.system_metrics() if run else _nothing():
+                    result = process.run(StageContext(place.folder, place.fingerprint, log, earlier))
+                for note in result.notes:
+                    print(f"{stage}: {note}", file=sys.stderr, flush=True)
+                clear_aside(place.folder, stage)
+                if run is not None:
+                    _log(session, run, result)
+    temporary = place.folder if run and not resolved.output and session.options.artifacts == "copy" else None
+    return StageRun(result, place.fingerprint, run, reused=False, temporary=temporary)
 
 
 @dataclass(frozen=True)
@@ -270,31 +271,6 @@ def _earlier(session: Session, stage: str, identity: Identity, folder: Path) -> 
     return Earlier(sources)
 
 
-def _here(function: Callable[..., StageResult], config: Config, context: StageContext) -> StageResult:
-    return function(config, context)
-
-
-def _in_own_process(function: Callable[..., StageResult], config: Config, context: StageContext) -> StageResult:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=die_with_parent) as pool:
-        try:
-            return pool.submit(function, config, context).result()
-        except BrokenProcessPool as error:
-            raise IcrError(
-                "the stage's process died (out of memory?); finished parts are kept, run the same command again"
-            ) from error
-
-
-def die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the parent process dies, so that a killed `mlflow run` leaves no orphan at work."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-    import signal
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL("libc.so.6", use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
@@ -357,6 +333,12 @@ def located(folder: Path, key: str, names: tuple[str, ...]) -> dict[str, Path] |
     return paths
 
 
+def _newest(session: Session, fingerprint: str) -> str:
+    """Id of the newest finished run with this fingerprint, whole or not; '' without one."""
+    found = session.tracker.find_finished(fingerprint) if session.tracker is not None else None
+    return str(found.info.run_id) if found is not None else ""
+
+
 def _find(session: Session, stage: str, identity: Identity, place: _Place) -> StageRun | None:
     """The finished, undamaged stage run of this work, if there is one."""
     tracker, key = session.tracker, place.fingerprint
@@ -370,7 +352,10 @@ def _find(session: Session, stage: str, identity: Identity, place: _Place) -> St
     paths: Mapping[str, Path] | None = None if place.chosen else _from_store(tracker, found, STAGES[stage].artifacts)
     if paths is None:
         paths = located(place.folder, key, STAGES[stage].artifacts)
-    return _found(tracker, found, paths) if paths is not None else None
+    if paths is None:
+        return None
+    print(f"{stage}: found finished (run {found.info.run_id}), not run again", file=sys.stderr)
+    return _found(tracker, found, paths)
 
 
 def _found(tracker: Tracker, found: Run, artifacts: Mapping[str, Path]) -> StageRun:

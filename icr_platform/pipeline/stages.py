@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from icr_platform.core.config import Config
-    from icr_platform.core.stage_protocol import StageResult
+    from icr_platform.core.stage_protocol import AnyStage, StageResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +74,9 @@ class StageRow(ConfiguredCommand):
         parts = (f"{folder}/{part}" for folder in self.folders for part in ("part-*.parquet", "*/part-*.parquet"))
         return self.begun or tuple(parts)
 
-    def load(self) -> Any:
+    def load(self) -> AnyStage:
         """The stage itself."""
-        return import_module(self.module)
+        return cast("AnyStage", import_module(self.module))
 
     def print_result(self, config: Config, result: StageResult) -> None:
         """Print what a person asked for, where the artifacts' places are not all of it."""

@@ -52,8 +52,14 @@ _TRAINED = "trained.json"
 _ALMOST_NOTHING = 1 << 20  # bytes
 
 
-def validate(config: TrainConfig) -> None:
-    """Check every input without loading weights; raises InputError naming the file, row, field and mend."""
+def read(config: TrainConfig) -> TrainConfig:
+    """Check every input without loading weights.
+
+    Returns: the configuration alone, since every training process reads the pairs itself.
+
+    Raises:
+        InputError: names the file, row and field, and how to fix it.
+    """
     require(config, "train")
     load_tokenizer(config.policy, config)
     check_weights(config.policy)
@@ -73,9 +79,10 @@ def validate(config: TrainConfig) -> None:
     path = Path(config.preferences)
     if is_text_file(path):
         read_text_pairs(path)
-        return
-    preferences = open_artifact(path, PREFERENCES)
-    check_pairs(preferences, load_config(config.policy).get_text_config().vocab_size)
+    else:
+        preferences = open_artifact(path, PREFERENCES)
+        check_pairs(preferences, load_config(config.policy).get_text_config().vocab_size)
+    return config
 
 
 def _check_device(config: TrainConfig) -> None:
@@ -94,10 +101,9 @@ def run(config: TrainConfig, context: StageContext) -> StageResult:
     """Train the policy on the pairs, going on where a killed training stopped.
 
     Raises:
-        InputError: see `validate`; the folder holds another training; every pair is too long.
+        InputError: the folder holds another training; every pair is too long.
         IcrError: the loss is not finite, memory or disk is full, a training process died.
     """
-    validate(config)
     folder = context.folder / "checkpoint"
     work = context.folder / "checkpoint.unfinished"
     if not (folder / MANIFEST).exists():

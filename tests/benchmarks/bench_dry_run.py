@@ -21,7 +21,7 @@ from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.schemas import JUDGMENTS
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.evaluation.config import EvalConfig
-from icr_platform.evaluation.stage import run
+from icr_platform.evaluation.stage import read, run
 from icr_platform.models.chat import encode_messages
 from icr_platform.models.loading import load_tokenizer
 from icr_platform.planning.judge_cost import estimate
@@ -72,7 +72,7 @@ def main() -> None:
             code: [estimate(config.model_copy(update={"languages": (code,), **how})) for how in (exact, sizes)]
             for code in LANGUAGES
         }
-        run(config, StageContext(Path(folder) / "out", "bench"))
+        run(read(config), StageContext(Path(folder) / "out", "bench"))
         spent = open_artifact(Path(folder) / "out" / "judgments", JUDGMENTS).read().to_pandas()
         spent = spent.groupby("language", sort=False)[["input_tokens", "output_tokens"]].sum()
         later = config.model_copy(update={"limit": 2 * arguments.prompts})

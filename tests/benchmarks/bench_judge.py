@@ -53,7 +53,7 @@ def timed(*arguments, wrapped=stage.write_judgments):
 
 threading.Thread(target=watch, daemon=True).start()
 stage.write_judgments = timed
-result = stage.run(EvalConfig(**json.loads(sys.argv[1])), StageContext(Path(sys.argv[2]), "bench"))
+result = stage.run(stage.read(EvalConfig(**json.loads(sys.argv[1]))), StageContext(Path(sys.argv[2]), "bench"))
 print(json.dumps({**spent, "metrics": dict(result.metrics)}))
 """
 

@@ -19,7 +19,7 @@ import icr_platform.demo
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.demo.world import write_prompts
 from icr_platform.generation.config import GenerateConfig
-from icr_platform.generation.stage import run
+from icr_platform.generation.stage import read, run
 from tests.support.fault_server import KEY, served_apart
 
 SAMPLES, AT_ONCE = 2, 4
@@ -34,7 +34,7 @@ class Run(NamedTuple):
 def measure(config: GenerateConfig, workers: int, folder: Path) -> Run:
     """Seconds of one run, without and with starting workers."""
     start = time.monotonic()
-    result = run(config.model_copy(update={"concurrency": workers}), StageContext(folder, "bench"))
+    result = run(read(config.model_copy(update={"concurrency": workers})), StageContext(folder, "bench"))
     tokens = sum(value for name, value in result.metrics.items() if name.startswith("tokens/"))
     return Run(workers, tokens / result.metrics["tokens_per_second"], time.monotonic() - start)
 

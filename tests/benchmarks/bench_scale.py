@@ -136,16 +136,16 @@ def write_prompts(folder: Path, prompts: int) -> None:
 def run_generate(folder: Path) -> None:
     from icr_platform.core.stage_protocol import StageContext
     from icr_platform.generation.config import GenerateConfig
-    from icr_platform.generation.stage import run
+    from icr_platform.generation.stage import read, run
 
     config = GenerateConfig(policy=demo_model(), prompts=str(folder / "prompts"), samples=SAMPLES)
     with mock.patch("icr_platform.engines.sampling.shards.make_sampler", return_value=RecordedEngine()):
-        run(config, StageContext(folder / "generate", "scale"))
+        run(read(config), StageContext(folder / "generate", "scale"))
 
 
 def run_annotate(folder: Path) -> None:
     from icr_platform.annotation.config import AnnotateConfig
-    from icr_platform.annotation.stage import run
+    from icr_platform.annotation.stage import read, run
     from icr_platform.core.stage_protocol import StageContext
 
     config = AnnotateConfig(
@@ -156,7 +156,7 @@ def run_annotate(folder: Path) -> None:
         mock.patch("icr_platform.annotation.stage.load_model", return_value=None),
         mock.patch("icr_platform.engines.scoring.logprobs.CompletionScorer", RecordedScorer),
     ):
-        run(config, StageContext(folder / "annotate", "scale"))
+        run(read(config), StageContext(folder / "annotate", "scale"))
 
 
 def demo_model() -> str:

@@ -21,7 +21,7 @@ from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.training.config import TrainConfig
-from icr_platform.training.stage import run
+from icr_platform.training.stage import read, run
 from tests.support.small_tables import write_preferences
 from tests.support.tiny_models import chatml_tokenizer
 
@@ -84,7 +84,7 @@ def measure(contenders: dict[str, Callable[[Path], None]], work: Path, runs: int
 
 
 def train_ours(config: TrainConfig, folder: Path, precompute: str) -> None:
-    run(config.model_copy(update={"precompute_reference": precompute}), StageContext(folder, "bench"))
+    run(read(config.model_copy(update={"precompute_reference": precompute})), StageContext(folder, "bench"))
 
 
 def train_bare(config: TrainConfig, folder: Path, precompute: bool) -> None:

@@ -92,7 +92,7 @@ def config(tmp_path: Path, tiny_models: tuple[Path, Path], prompt_folder: Path) 
 
 
 def annotate(config: AnnotateConfig, folder: Path) -> Any:
-    return stage.run(config, StageContext(folder, "fingerprint"))
+    return stage.run(stage.read(config), StageContext(folder, "fingerprint"))
 
 
 def changed(config: AnnotateConfig, **values: object) -> AnnotateConfig:
@@ -248,14 +248,15 @@ def test_random_control_needs_no_model(config: AnnotateConfig, tmp_path: Path, m
 def test_a_finished_stage_loads_no_model(
     config: AnnotateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = annotate(config, tmp_path / "out")
+    inputs = stage.read(config)
+    first = stage.run(inputs, StageContext(tmp_path / "out", "fingerprint"))
     monkeypatch.setattr(stage, "load_model", lambda *_: pytest.fail("loaded a model"))
-    monkeypatch.setattr(stage, "validate", lambda *_: pytest.fail("checked the inputs again"))
-    again = annotate(config, tmp_path / "out")
+    monkeypatch.setattr(stage, "check_responses", lambda *_: pytest.fail("checked the inputs again"))
+    again = stage.run(inputs, StageContext(tmp_path / "out", "fingerprint"))
     assert again.metrics == first.metrics
     assert again.tables["annotation"].equals(first.tables["annotation"])
     with pytest.raises(InputError, match="other inputs or settings"):
-        stage.run(config, StageContext(tmp_path / "out", "another fingerprint"))
+        stage.run(inputs, StageContext(tmp_path / "out", "another fingerprint"))
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +275,7 @@ def forks() -> ForkServerContext:
 
 
 def start(forks: ForkServerContext, config: AnnotateConfig, folder: Path) -> BaseProcess:
-    process = forks.Process(target=stage.run, args=(config, StageContext(folder, "fingerprint")))
+    process = forks.Process(target=annotate, args=(config, folder))
     process.start()
     return process
 

@@ -9,7 +9,7 @@ import pytest
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.stage_protocol import StageContext
-from icr_platform.evaluation.benchmarks import FAMILIES, language_of, plan, run
+from icr_platform.evaluation.benchmarks import FAMILIES, language_of, plan, read, run
 from icr_platform.evaluation.config import BenchmarksConfig
 
 KNOWN = {family.task(code) for family in FAMILIES.values() for code in ("en", "es", "de")} - {"arc_de"}
@@ -41,8 +41,8 @@ def test_a_local_task_runs_offline(tiny_model: Path, tmp_path: Path) -> None:
     config = BenchmarksConfig(
         policy=str(tiny_model), families=(), tasks=("sums_es",), task_folder=str(tmp_path / "tasks"), device="cpu"
     )
-    result = run(config, StageContext(tmp_path / "out", "f"))
+    result = run(read(config), StageContext(tmp_path / "out", "f"))
     assert 0.0 <= result.metrics["benchmark/sums_es/es"] <= 1.0
     assert "benchmark_se/sums_es/es" in result.metrics
-    again = run(config, StageContext(tmp_path / "out", "f"))
+    again = run(read(config), StageContext(tmp_path / "out", "f"))
     assert again.metrics == result.metrics

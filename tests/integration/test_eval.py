@@ -19,9 +19,10 @@ from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import JUDGMENTS, OUTPUTS, SCORES
 from icr_platform.core.stage_protocol import StageContext
+from icr_platform.demo import IDENTIFIER, JUDGE
 from icr_platform.demo.world import write_prompts
 from icr_platform.evaluation.config import EvalConfig
-from icr_platform.evaluation.stage import run, validate
+from icr_platform.evaluation.stage import read, run
 
 TEMPLATE = "- role: user\n  content: '{instruction} m: {output_m} M: {output_M} m or M?'\n"
 REFERENCE = {"en": "An apple.", "es": "Una manzana.", "de": "Ein Apfel."}
@@ -54,7 +55,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_every_output_is_judged_in_both_orders_and_scored(settings: dict[str, object], tmp_path: Path) -> None:
-    result = run(EvalConfig(**settings), StageContext(tmp_path / "out", "f"))
+    result = run(read(EvalConfig(**settings)), StageContext(tmp_path / "out", "f"))
     outputs = open_artifact(tmp_path / "out" / "outputs", OUTPUTS).read().to_pandas()
     judgments = open_artifact(tmp_path / "out" / "judgments", JUDGMENTS).read().to_pandas()
     assert len(outputs) == 3 * 6 * 2
@@ -73,7 +74,7 @@ def test_every_output_is_judged_in_both_orders_and_scored(settings: dict[str, ob
 def test_a_finished_evaluation_is_read_not_computed_again(
     settings: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = run(EvalConfig(**settings), StageContext(tmp_path / "out", "f"))
+    first = run(read(EvalConfig(**settings)), StageContext(tmp_path / "out", "f"))
     before = digests(tmp_path / "out")
 
     def refuse(*_: object) -> None:
@@ -81,14 +82,14 @@ def test_a_finished_evaluation_is_read_not_computed_again(
 
     monkeypatch.setattr("icr_platform.evaluation.outputs.make_sampler", refuse)
     monkeypatch.setattr("icr_platform.evaluation.judgments.make_judge", refuse)
-    again = run(EvalConfig(**settings), StageContext(tmp_path / "out", "f"))
+    again = run(read(EvalConfig(**settings)), StageContext(tmp_path / "out", "f"))
     assert again.metrics == first.metrics
     assert digests(tmp_path / "out") == before
 
 
 def test_given_outputs_are_judged_without_a_policy(settings: dict[str, object], tmp_path: Path) -> None:
     given = settings | {"policy": "", "outputs": settings["reference_outputs"], "samples": 1}
-    result = run(EvalConfig(**given), StageContext(tmp_path / "out", "f"))
+    result = run(read(EvalConfig(**given)), StageContext(tmp_path / "out", "f"))
     assert result.metrics["win_rate/mean"] == pytest.approx(50.0), "both orders of identical outputs cancel out"
     assert result.metrics["length/ratio/es"] == 1.0
 
@@ -102,16 +103,16 @@ def test_the_demo_grader_judges_the_demo_world(settings: dict[str, object], tmp_
             "".join(json.dumps({"id": row["id"], "output": "?"}) + "\n" for row in rows), encoding="utf-8"
         )
     demo = settings | {
-        "prompts": str(tmp_path / "world"), "reference_outputs": str(tmp_path / "demo-reference"), "judge": "demo",
-        "language_identifier": "demo", "limit": 3, "samples": 3, "judge_template": "",
+        "prompts": str(tmp_path / "world"), "reference_outputs": str(tmp_path / "demo-reference"), "judge": JUDGE,
+        "language_identifier": IDENTIFIER, "limit": 3, "samples": 3, "judge_template": "",
     }  # fmt: skip
-    result = run(EvalConfig(**demo), StageContext(tmp_path / "out", "f"))
+    result = run(read(EvalConfig(**demo)), StageContext(tmp_path / "out", "f"))
     judgments = open_artifact(tmp_path / "out" / "judgments", JUDGMENTS).read().to_pandas()
     assert set(judgments["preference"]) <= {0.0, 0.5, 1.0}
     assert len(judgments) == 5 * 3 * 3
     assert result.metrics["win_rate/mean_non_english"] >= 50.0, "nothing is worse than '?'"
     with pytest.raises(InputError, match="not of the demo world"):
-        run(EvalConfig(**settings | {"judge": "demo"}), StageContext(tmp_path / "other", "f"))
+        run(read(EvalConfig(**settings | {"judge": JUDGE})), StageContext(tmp_path / "other", "f"))
 
 
 @pytest.mark.parametrize(
@@ -130,15 +131,15 @@ def test_bad_input_is_found_before_anything_is_written(
     settings: dict[str, object], tmp_path: Path, change: dict[str, object], words: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        run(EvalConfig(**settings | change), StageContext(tmp_path / "out", "f"))
+        run(read(EvalConfig(**settings | change)), StageContext(tmp_path / "out", "f"))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_validate_writes_nothing(settings: dict[str, object], tmp_path: Path) -> None:
+def test_reading_writes_nothing(settings: dict[str, object], tmp_path: Path) -> None:
     before = digests(tmp_path)
-    validate(EvalConfig(**settings))
+    read(EvalConfig(**settings))
     assert digests(tmp_path) == before
 
 
@@ -146,16 +147,16 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from icr_platform.core.config import EvalConfig
-from icr_platform.evaluation.stage import run
+from icr_platform.evaluation.stage import read, run
 from icr_platform.core.stage_protocol import StageContext
-run(EvalConfig(**json.loads(sys.argv[1])), StageContext(Path(sys.argv[2]), "f"))
+run(read(EvalConfig(**json.loads(sys.argv[1]))), StageContext(Path(sys.argv[2]), "f"))
 """
 
 
 def test_killed_anywhere_it_resumes_to_the_same_bytes(settings: dict[str, object], tmp_path: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, json.dumps(settings)]
-    run(EvalConfig(**settings), StageContext(tmp_path / "calm", "f"))
+    run(read(EvalConfig(**settings)), StageContext(tmp_path / "calm", "f"))
     killed, rng = tmp_path / "killed", random.Random(0)
     for parts in (2, 12, 18):  # of 9 parts of outputs, 9 of judgments, 1 of scores
         process = subprocess.Popen([*command, str(killed)], env=environment)
@@ -165,7 +166,7 @@ def test_killed_anywhere_it_resumes_to_the_same_bytes(settings: dict[str, object
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (killed / "scores" / "manifest.json").exists() or parts == 18
-    run(EvalConfig(**settings), StageContext(killed, "f"))
+    run(read(EvalConfig(**settings)), StageContext(killed, "f"))
     left = {name for name in digests(killed) if ".tmp" not in name}
     assert {name: digests(killed)[name] for name in left} == digests(tmp_path / "calm")
 
@@ -184,7 +185,7 @@ def test_fidelity_is_absent_where_the_identifier_does_not_know_the_language(
     given = settings | {
         "policy": "", "outputs": str(folder), "samples": 1, "judge": "none", "languages": ("es", "sd"),
     }  # fmt: skip
-    result = run(EvalConfig(**given), StageContext(tmp_path / "out", "f"))
+    result = run(read(EvalConfig(**given)), StageContext(tmp_path / "out", "f"))
     assert result.metrics["fidelity/es"] == result.metrics["fidelity/mean"] == 100
     assert "fidelity/sd" not in result.metrics
     assert all(value == value for value in result.metrics.values())

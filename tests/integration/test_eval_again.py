@@ -21,8 +21,9 @@ import pytest
 from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, open_artifact, read_json, write_json
 from icr_platform.core.schemas import JUDGMENTS, OUTPUTS, SCORES
 from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.demo import IDENTIFIER
 from icr_platform.evaluation.config import EvalConfig
-from icr_platform.evaluation.stage import run
+from icr_platform.evaluation.stage import read, run
 
 
 def icr_eval(folder: Path, **flags: object) -> subprocess.CompletedProcess[str]:
@@ -48,7 +49,7 @@ def sampled(tiny_model: Path, prompt_folder: Path, tmp_path: Path) -> tuple[dict
     """Outputs of two samples a prompt, most of them cut."""
     settings: dict[str, object] = {"prompts": str(prompt_folder), "shard_prompts": 4, "device": "cpu"}
     policy = {"policy": str(tiny_model), "samples": 2, "max_tokens": 3}
-    return settings, run(EvalConfig(**settings, **policy), StageContext(tmp_path / "first", "f"))
+    return settings, run(read(EvalConfig(**settings, **policy)), StageContext(tmp_path / "first", "f"))
 
 
 def outputs_in(folder: Path) -> pd.DataFrame:
@@ -63,11 +64,11 @@ def test_an_artifact_of_outputs_stays_what_it_is(
     artifact = first.artifacts["outputs"]
     manifest = read_json(artifact / MANIFEST)
     write_json(artifact / MANIFEST, manifest | {"schema_version": 1})  # as before the columns could be null
-    again = run(EvalConfig(**settings, outputs=str(artifact)), StageContext(tmp_path / "again", "f"))
+    again = run(read(EvalConfig(**settings, outputs=str(artifact))), StageContext(tmp_path / "again", "f"))
     pd.testing.assert_frame_equal(outputs_in(tmp_path / "again"), outputs_in(tmp_path / "first"))
     assert again.metrics == first.metrics
     third = run(
-        EvalConfig(**settings, outputs=str(tmp_path / "again" / "outputs")), StageContext(tmp_path / "third", "f")
+        read(EvalConfig(**settings, outputs=str(tmp_path / "again" / "outputs"))), StageContext(tmp_path / "third", "f")
     )
     assert third.metrics == first.metrics
 
@@ -77,10 +78,10 @@ def test_another_identifier_tells_the_languages_anew_and_says_so(
 ) -> None:
     settings, first = sampled
     settings = settings | {"outputs": str(first.artifacts["outputs"])}
-    kept = run(EvalConfig(**settings), StageContext(tmp_path / "kept", "f"))
+    kept = run(read(EvalConfig(**settings)), StageContext(tmp_path / "kept", "f"))
     assert not any("identified again" in note for note in kept.notes)
-    other = run(EvalConfig(**settings, language_identifier="demo"), StageContext(tmp_path / "other", "f"))
-    assert any("identified again by demo instead of" in note for note in other.notes)
+    other = run(read(EvalConfig(**settings, language_identifier=IDENTIFIER)), StageContext(tmp_path / "other", "f"))
+    assert any(f"identified again by {IDENTIFIER} instead of" in note for note in other.notes)
     before, after = outputs_in(tmp_path / "first"), outputs_in(tmp_path / "other")
     assert (before["detected_language"] != after["detected_language"]).any()
     same = ["output", "finish_reason", "token_count", "sample_index"]
@@ -97,7 +98,7 @@ def test_a_sample_keeps_its_index_and_its_row(sampled: tuple[dict[str, object], 
     writer = ArtifactWriter(tmp_path / "given", OUTPUTS, "f")
     writer.write_part(0, pa.Table.from_pylist(rows, schema=OUTPUTS.schema))
     writer.close(1)
-    result = run(EvalConfig(**settings, outputs=str(tmp_path / "given")), StageContext(tmp_path / "again", "f"))
+    result = run(read(EvalConfig(**settings, outputs=str(tmp_path / "given"))), StageContext(tmp_path / "again", "f"))
     key = ["language", "prompt_id", "sample_index"]
     found, given = (
         frame.sort_values(key, ignore_index=True) for frame in (outputs_in(tmp_path / "again"), pd.DataFrame(rows))

@@ -21,7 +21,7 @@ from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request, Sample
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
 from icr_platform.generation.config import GenerateConfig
-from icr_platform.generation.stage import run, validate
+from icr_platform.generation.stage import read, run
 from tests.support.files import files_of
 
 SETTINGS: dict[str, Any] = {
@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {
 
 def generate(folder: Path, model: Path, prompts: Path, **settings: Any) -> StageResult:
     config = GenerateConfig(policy=str(model), prompts=str(prompts), **(SETTINGS | settings))
-    return run(config, StageContext(folder, "fingerprint"))
+    return run(read(config), StageContext(folder, "fingerprint"))
 
 
 def responses_of(folder: Path) -> pa.Table:
@@ -139,7 +139,7 @@ def test_bad_input_is_found_before_anything_is_sampled(
         spoil_prompts(prompt_folder)
     config = GenerateConfig(**({"policy": str(model), "prompts": str(prompt_folder)} | settings))
     with pytest.raises(InputError, match=message):
-        validate(config)
+        read(config)
 
 
 def test_a_language_that_the_identifier_does_not_know_has_no_fidelity(

@@ -15,13 +15,15 @@ from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import JUDGMENTS, MT_BENCH
 from icr_platform.core.stage_protocol import StageContext
+from icr_platform.demo import IDENTIFIER
 from icr_platform.engines.endpoints.chat_client import Endpoint
 from icr_platform.engines.endpoints.reply_cache import ReplyCache
 from icr_platform.engines.judging.api_judge import ApiJudge
 from icr_platform.engines.judging.pairwise import DEFAULT_TEMPLATE, Judgment, Pair
 from icr_platform.evaluation.config import EvalConfig, MtBenchConfig
+from icr_platform.evaluation.mt_bench_stage import read as read_mt_bench
 from icr_platform.evaluation.mt_bench_stage import run as run_mt_bench
-from icr_platform.evaluation.stage import run
+from icr_platform.evaluation.stage import read, run
 from icr_platform.planning.judge_cost import estimate
 from tests.support.fault_server import FAULTS, KEY, Behaviour, fault_servers, preference
 
@@ -190,14 +192,14 @@ def test_the_dry_run_sends_nothing_and_is_right_about_what_is_then_spent(
     settings = {
         "prompts": str(prompt_folder), "languages": ("es", "en"), "outputs": str(tmp_path / "reference"),
         "reference_outputs": str(tmp_path / "reference"), "judge": "openai", "judge_api_model": "judge-1",
-        "judge_url": endpoint.url, "judge_cache": str(tmp_path / "cache"), "language_identifier": "demo",
+        "judge_url": endpoint.url, "judge_cache": str(tmp_path / "cache"), "language_identifier": IDENTIFIER,
         "judge_input_price": 2.0, "judge_output_price": 8.0,
     }  # fmt: skip
     ask(endpoint, tmp_path / "cache", 5)  # earlier replies of this judge teach its bytes per token
     asked = behaviour.requests
     before = estimate(EvalConfig(**settings))
     assert behaviour.requests == asked, "a dry run sends nothing"
-    result = run(EvalConfig(**settings), StageContext(tmp_path / "out", "f"))
+    result = run(read(EvalConfig(**settings)), StageContext(tmp_path / "out", "f"))
     assert before.requests == behaviour.requests - asked == 2 * 6 * 2
     assert before.input_tokens == pytest.approx(result.metrics["judge/input_tokens"], rel=0.05)
     assert before.output_tokens == pytest.approx(result.metrics["judge/output_tokens"], rel=0.05)
@@ -218,7 +220,7 @@ def test_too_many_failures_fail_the_run_after_keeping_everything(
     settings = {
         "prompts": str(prompt_folder), "languages": ("en",), "outputs": str(tmp_path / "reference"),
         "reference_outputs": str(tmp_path / "reference"), "judge": "openai", "judge_api_model": "judge-1",
-        "judge_url": endpoint.url, "judge_cache": str(tmp_path / "cache"), "language_identifier": "demo",
+        "judge_url": endpoint.url, "judge_cache": str(tmp_path / "cache"), "language_identifier": IDENTIFIER,
     }  # fmt: skip
     context = StageContext(tmp_path / "out", "f")
     with pytest.raises(IcrError, match=r"12 of 12 judgments failed \(100.0%.*parse_error 12") as caught:
@@ -246,12 +248,12 @@ def test_mt_bench_grades_both_turns_of_sampled_answers(
         policy=str(tiny_model), questions=str(tmp_path / "questions"), max_tokens=8, judge_api_model="judge-1",
         judge_url=endpoint.url, judge_cache=str(tmp_path / "cache"), device="cpu",
     )  # fmt: skip
-    result = run_mt_bench(config, StageContext(tmp_path / "out", "f"))
+    result = run_mt_bench(read_mt_bench(config), StageContext(tmp_path / "out", "f"))
     ratings = open_artifact(tmp_path / "out" / "ratings", MT_BENCH).read().to_pandas()
     assert ratings.groupby(["language", "question_id"])["turn"].apply(list).tolist() == [[1, 2]] * 8
     assert set(ratings["outcome"]) == {"ok"}
     assert result.metrics["mt_bench/es"] == pytest.approx(ratings[ratings["language"] == "es"]["rating"].mean())
     assert (tmp_path / "out" / "ratings" / "radar.html").exists()
     asked = behaviour.requests
-    assert run_mt_bench(config, StageContext(tmp_path / "out", "f")).metrics == result.metrics
+    assert run_mt_bench(read_mt_bench(config), StageContext(tmp_path / "out", "f")).metrics == result.metrics
     assert behaviour.requests == asked

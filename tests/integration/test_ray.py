@@ -95,9 +95,9 @@ def test_generate_and_annotate_give_the_tables_of_a_local_run(
     cluster: Any, tiny_models: tuple[Path, Path], prompt_folder: Path, tmp_path: Path
 ) -> None:
     generate = GenerateConfig(policy=str(tiny_models[0]), prompts=str(prompt_folder), **SAMPLING)
-    local = generation.run(generate, StageContext(tmp_path / "local", "f"))
+    local = generation.run(generation.read(generate), StageContext(tmp_path / "local", "f"))
     ray = {"execution": "ray"}
-    generation.run(generate.model_copy(update=ray), StageContext(tmp_path / "ray", "f"))
+    generation.run(generation.read(generate.model_copy(update=ray)), StageContext(tmp_path / "ray", "f"))
     assert_same(tmp_path / "ray", tmp_path / "local")
 
     annotate = AnnotateConfig(
@@ -105,8 +105,8 @@ def test_generate_and_annotate_give_the_tables_of_a_local_run(
         responses=str(local.artifacts["responses"]), reward_kind=("cross-lingual", "multilingual"),
         drop_wrong_language=False, drop_truncated=False,
     )  # fmt: skip
-    annotation.run(annotate, StageContext(tmp_path / "local-annotate", "f"))
-    annotation.run(annotate.model_copy(update=ray), StageContext(tmp_path / "ray-annotate", "f"))
+    annotation.run(annotation.read(annotate), StageContext(tmp_path / "local-annotate", "f"))
+    annotation.run(annotation.read(annotate.model_copy(update=ray)), StageContext(tmp_path / "ray-annotate", "f"))
     assert_same(tmp_path / "ray-annotate", tmp_path / "local-annotate")
 
 
@@ -131,8 +131,8 @@ def test_eval_gives_the_tables_of_a_local_run_with_either_judge(
     serve: Callable[..., tuple[Behaviour, str]],
 ) -> None:  # fmt: skip
     config = EvalConfig(**evaluation_settings, judge="logprob", judge_model=str(tiny_models[1]))
-    local = evaluation.run(config, StageContext(tmp_path / "local", "f"))
-    evaluation.run(config.model_copy(update={"execution": "ray"}), StageContext(tmp_path / "ray", "f"))
+    local = evaluation.run(evaluation.read(config), StageContext(tmp_path / "local", "f"))
+    evaluation.run(evaluation.read(config.model_copy(update={"execution": "ray"})), StageContext(tmp_path / "ray", "f"))
     assert_same(tmp_path / "ray", tmp_path / "local")
 
     behaviour, url = serve(seconds=0.05)
@@ -140,11 +140,11 @@ def test_eval_gives_the_tables_of_a_local_run_with_either_judge(
         **evaluation_settings, outputs=str(local.artifacts["outputs"]), judge="openai", judge_api_model="judge-1",
         judge_url=url, judge_concurrency=4, judge_cache=str(tmp_path / "cache-ray"), execution="ray",
     )  # fmt: skip
-    evaluation.run(config, StageContext(tmp_path / "ray-api", "f"))
+    evaluation.run(evaluation.read(config), StageContext(tmp_path / "ray-api", "f"))
     assert behaviour.most_under_way <= 4
     asked = behaviour.requests
     update = {"execution": "local", "judge_cache": str(tmp_path / "cache-local")}
-    evaluation.run(config.model_copy(update=update), StageContext(tmp_path / "local-api", "f"))
+    evaluation.run(evaluation.read(config.model_copy(update=update)), StageContext(tmp_path / "local-api", "f"))
     assert behaviour.requests == 2 * asked
     assert_same(tmp_path / "ray-api", tmp_path / "local-api")
 
@@ -164,7 +164,7 @@ def served(
 
 def generate_locally(config: GenerateConfig, folder: Path) -> None:
     update = {"execution": "local", "server_concurrency": 32, "shared_folder": ""}
-    generation.run(config.model_copy(update=update), StageContext(folder, "f"))
+    generation.run(generation.read(config.model_copy(update=update)), StageContext(folder, "f"))
 
 
 def test_a_node_that_dies_midway_costs_nothing_but_time(
@@ -181,7 +181,7 @@ def test_a_node_that_dies_midway_costs_nothing_but_time(
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        generation.run(config, StageContext(tmp_path / "ray", "f"))
+        generation.run(generation.read(config), StageContext(tmp_path / "ray", "f"))
     finally:
         killer.join()
         cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
@@ -193,9 +193,9 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 from icr_platform.core.config import GenerateConfig
-from icr_platform.generation.stage import run
+from icr_platform.generation.stage import read, run
 from icr_platform.core.stage_protocol import StageContext
-run(GenerateConfig(**json.loads(sys.argv[1])), StageContext(Path(sys.argv[2]), "f"))
+run(read(GenerateConfig(**json.loads(sys.argv[1]))), StageContext(Path(sys.argv[2]), "f"))
 """
 
 
@@ -222,7 +222,7 @@ def test_a_driver_that_is_killed_goes_on_with_what_workers_handed_over(
         return collect(folder, writer, part)
 
     monkeypatch.setattr(SharedFolder, "collect", counted)
-    generation.run(config, StageContext(tmp_path / "ray", "f"))
+    generation.run(generation.read(config), StageContext(tmp_path / "ray", "f"))
     assert_same(tmp_path / "ray", tmp_path / "local")
     parts = [part for name, part in collected if name == "responses"]
     assert 17 in parts

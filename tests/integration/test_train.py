@@ -29,7 +29,7 @@ from icr_platform.training.checkpoint import open_checkpoint
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.dataset import load_pairs
 from icr_platform.training.dpo import PairTrainer
-from icr_platform.training.stage import run, validate
+from icr_platform.training.stage import read, run
 from tests.support.ports import free_port
 
 RECIPES = Path(__file__).parents[2] / "projects" / "conf" / "accelerate"
@@ -69,7 +69,7 @@ def mark_or_kill(folder, processes):
     mark(folder, processes)
 dpo.mark_whole = mark_or_kill
 
-stage.run(TrainConfig.model_validate(values), StageContext(Path(output), "f", record))
+stage.run(stage.read(TrainConfig.model_validate(values)), StageContext(Path(output), "f", record))
 """
 
 
@@ -88,7 +88,7 @@ def train(values: dict[str, Any], folder: Path, steps: list[int] | None = None, 
         if steps is not None:
             steps.append(step)
 
-    return run(TrainConfig.model_validate(values | changes), StageContext(folder, "f", log))
+    return run(read(TrainConfig.model_validate(values | changes)), StageContext(folder, "f", log))
 
 
 def margin(model: Path, preferences: str) -> float:
@@ -122,7 +122,7 @@ def test_training_raises_the_margin_and_leaves_a_plain_model(values: dict[str, A
     assert train(values, tmp_path / "out", again).metrics == result.metrics
     assert not again
     with pytest.raises(InputError, match="other inputs or settings"):
-        run(TrainConfig.model_validate(values), StageContext(tmp_path / "out", "another"))
+        run(read(TrainConfig.model_validate(values)), StageContext(tmp_path / "out", "another"))
     (checkpoint / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(InputError, match=r"model\.safetensors: 3 bytes instead of"):
         open_checkpoint(checkpoint)
@@ -228,7 +228,7 @@ def test_a_real_model_stored_in_bfloat16_keeps_its_margin(
 
 def test_a_router_loss_without_a_router_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"field 'router_loss'.*not a mixture of experts"):
-        validate(TrainConfig.model_validate(values | {"router_loss": 0.01}))
+        read(TrainConfig.model_validate(values | {"router_loss": 0.01}))
 
 
 @pytest.mark.parametrize("changes", [{}, pytest.param({"lora_rank": 2}, marks=pytest.mark.slow)], ids=["full", "lora"])
@@ -304,7 +304,7 @@ def test_bad_input_is_refused_before_anything_is_written(values: dict[str, Any],
     }
     for message, changes in wrong.items():
         with pytest.raises(InputError, match=message):
-            validate(TrainConfig.model_validate(values | changes))
+            read(TrainConfig.model_validate(values | changes))
         with pytest.raises(InputError, match=message):
             train(values, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()

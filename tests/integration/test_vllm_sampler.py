@@ -22,7 +22,7 @@ from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.generation.config import GenerateConfig
-from icr_platform.generation.stage import run
+from icr_platform.generation.stage import read, run
 from icr_platform.models.loading import load_tokenizer
 
 pytestmark = [
@@ -48,7 +48,7 @@ def generate(folder: Path, model: Path, prompts: Path, sampler: str) -> Any:
         policy=str(model), prompts=str(prompts), languages=("en", "es", "de"), samples=8, max_tokens=12,
         shard_prompts=2, sampler=sampler, max_model_len=256, gpu_memory=0.2, seed=1,
     )  # fmt: skip
-    return run(config, StageContext(folder, sampler))
+    return run(read(config), StageContext(folder, sampler))
 
 
 def test_a_killed_engine_costs_nothing_and_the_table_is_as_with_transformers(

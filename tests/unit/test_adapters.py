@@ -113,7 +113,7 @@ def test_an_adapter_that_does_not_fit_its_base_is_bad_input(adapter: Path) -> No
 
 
 def test_training_goes_on_from_it(adapter: Path, make_preferences: Callable[..., Path], tmp_path: Path) -> None:
-    from icr_platform.training.stage import run
+    from icr_platform.training.stage import read, run
 
     preferences = make_preferences(tmp_path / "preferences", adapter.parent / "base", count=6)
     for rank in (0, 4):
@@ -121,7 +121,7 @@ def test_training_goes_on_from_it(adapter: Path, make_preferences: Callable[...,
             policy=str(adapter), preferences=str(preferences), device="cpu", accumulation=1, learning_rate=1e-9,
             lora_rank=rank,
         )  # fmt: skip
-        trained = run(config, StageContext(tmp_path / f"out{rank}", "f")).artifacts["checkpoint"]
+        trained = run(read(config), StageContext(tmp_path / f"out{rank}", "f")).artifacts["checkpoint"]
         ids = torch.arange(3, 40)[None]
         with torch.inference_mode():
             after = load_model(str(trained), "float32", "cpu")(ids).logits

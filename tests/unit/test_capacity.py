@@ -133,7 +133,7 @@ def test_a_trainings_peak_on_the_disk_is_what_was_predicted(
 
     watched("mark_whole", dpo)  # when a resume point is written, before the one before it goes
     watched("close_checkpoint", stage)
-    result = stage.run(config, StageContext(tmp_path / "out", "f"))
+    result = stage.run(stage.read(config), StageContext(tmp_path / "out", "f"))
     assert len(result.tables["loss_curve"]) == 6
     adapters = adapter_parameters(config.policy, config.lora_rank)
     files = training_files(config, 11, parameter_count(config.policy), adapters, 2, {})

@@ -26,6 +26,7 @@ from icr_platform.core.config import ChatSettings, leaves, role, validate
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import REWARDS
 from icr_platform.core.stage_protocol import StageContext
+from icr_platform.demo import IDENTIFIER
 from icr_platform.evaluation import mt_bench_stage
 from icr_platform.evaluation import stage as evaluation
 from icr_platform.evaluation.config import EvalConfig, MtBenchConfig
@@ -185,13 +186,15 @@ def test_rewards_do_not_move_at_midnight_and_do_with_the_setting(
     """The policy is scored before midnight, the reference after it."""
     policy, reference = (str(with_template(path, tmp_path / path.name, DATED["llama-3.2"][0])) for path in tiny_models)
     responses = generation.run(
-        GenerateConfig(
-            policy=policy,
-            prompts=str(prompt_folder),
-            languages="en,es",
-            samples=2,
-            max_tokens=8,
-            language_identifier="demo",
+        generation.read(
+            GenerateConfig(
+                policy=policy,
+                prompts=str(prompt_folder),
+                languages="en,es",
+                samples=2,
+                max_tokens=8,
+                language_identifier=IDENTIFIER,
+            )
         ),
         StageContext(tmp_path / "generated", "f"),
     ).artifacts["responses"]
@@ -210,7 +213,7 @@ def test_rewards_do_not_move_at_midnight_and_do_with_the_setting(
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(annotation, "load_model", load_later)
-            result = annotation.run(config, StageContext(tmp_path / name, "f"))
+            result = annotation.run(annotation.read(config), StageContext(tmp_path / name, "f"))
         return open_artifact(result.artifacts["rewards"], REWARDS).read().column("reward").to_pylist()
 
     before = rewards("one-day", datetime(2026, 11, 25, 23, 59))
@@ -384,16 +387,16 @@ def test_every_stage_refuses_it_before_it_loads_a_model(
         policy=good, prompts=prompts, reference_outputs=str(references), judge="logprob", judge_model=bad
     )
     for call in (
-        lambda: generation.validate(GenerateConfig(policy=bad, prompts=prompts)),
-        lambda: annotation.validate(AnnotateConfig(policy=bad, reference=bad, prompts=prompts, responses="r")),
-        lambda: annotation.validate(
+        lambda: generation.read(GenerateConfig(policy=bad, prompts=prompts)),
+        lambda: annotation.read(AnnotateConfig(policy=bad, reference=bad, prompts=prompts, responses="r")),
+        lambda: annotation.read(
             AnnotateConfig(
                 policy=good, reference=good, prompts=prompts, responses="r", reward_kind="translate", translator=bad
             )
         ),
-        lambda: training.validate(TrainConfig(policy=bad, preferences=preferences)),
-        lambda: evaluation.validate(EvalConfig(policy=bad, prompts=prompts)),
-        lambda: evaluation.validate(judged),
+        lambda: training.read(TrainConfig(policy=bad, preferences=preferences)),
+        lambda: evaluation.read(EvalConfig(policy=bad, prompts=prompts)),
+        lambda: evaluation.read(judged),
     ):
         refused(call, "bad: field 'chat_template'", "the text of the user message does not reach the prompt")
 
@@ -423,7 +426,7 @@ def test_the_conversations_a_stage_needs_are_tried_before_work(
             judge="logprob", judge_model=judge, judge_template=str(judge_template),
         )  # fmt: skip
         refused(
-            partial(evaluation.validate, config),
+            partial(evaluation.read, config),
             f"judge-{number}: field 'chat_template'",
             "system, user",
             why,
@@ -435,8 +438,8 @@ def test_the_conversations_a_stage_needs_are_tried_before_work(
     asked = MtBenchConfig(
         policy=forgetful, questions=str(questions), judge_api_model="m", judge_url="http://127.0.0.1:9"
     )
-    refused(lambda: mt_bench_stage.validate(asked), "forgetful: field 'chat_template'", "user, assistant, user")
-    mt_bench_stage.validate(asked.model_copy(update={"policy": str(tiny_model)}))
+    refused(lambda: mt_bench_stage.read(asked), "forgetful: field 'chat_template'", "user, assistant, user")
+    mt_bench_stage.read(asked.model_copy(update={"policy": str(tiny_model)}))
 
 
 def test_a_template_that_refuses_one_text_says_which() -> None:

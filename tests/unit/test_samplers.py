@@ -21,6 +21,7 @@ import torch
 from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.stage_protocol import StageContext
+from icr_platform.demo import IDENTIFIER
 from icr_platform.engines.sampling import transformers_sampler
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request, Sample, row_seed
@@ -358,12 +359,12 @@ def test_a_server_is_asked_how_it_renders_before_work(
 ) -> None:
     """One request; what it does not say becomes a note of the stage."""
     served: dict[str, Any] = {"sampler": "server", "server_url": endpoint.url, "server_model": "m", "languages": "en",
-                              "language_identifier": "demo"}  # fmt: skip
+                              "language_identifier": IDENTIFIER}  # fmt: skip
     stages: tuple[Any, ...] = ((generation, GenerateConfig), (evaluation, EvalConfig))
 
     def run(module: Any, config: Any, model: Path, name: str) -> tuple[str, ...]:
         settings = config(policy=str(model), prompts=str(prompt_folder), **served)
-        notes: tuple[str, ...] = module.run(settings, StageContext(tmp_path / name, "f")).notes
+        notes: tuple[str, ...] = module.run(module.read(settings), StageContext(tmp_path / name, "f")).notes
         return tuple(note for note in notes if endpoint.url in note)
 
     for module, config in stages:
@@ -397,11 +398,11 @@ def test_mt_bench_asks_a_server_too(
         judge_max_failures=100,
     )  # fmt: skip
     endpoint.answer = lambda body: (200, completion("ok"))
-    (note,) = mt_bench_stage.run(config, StageContext(tmp_path / "silent", "f")).notes
+    (note,) = mt_bench_stage.run(mt_bench_stage.read(config), StageContext(tmp_path / "silent", "f")).notes
     assert "does not return the ids of its prompts" in note
     serve_as(endpoint, dated, date.today())
     with pytest.raises(InputError, match="prints the date of its clock"):
-        mt_bench_stage.run(config, StageContext(tmp_path / "other", "f"))
+        mt_bench_stage.run(mt_bench_stage.read(config), StageContext(tmp_path / "other", "f"))
 
 
 def test_a_server_that_refuses_unknown_fields_is_asked_without(endpoint: Endpoint, tiny_model: Path) -> None:

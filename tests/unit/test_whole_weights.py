@@ -221,17 +221,17 @@ def test_every_stage_says_so_before_it_loads_or_writes_anything(
     session: Any = SimpleNamespace(resolver=SimpleNamespace(local=lambda path, seed: path))
     translating: Any = {"reward_kind": "translate", "translator": bad}
     for call in (
-        lambda: generation.validate(GenerateConfig(policy=bad, prompts=prompts)),
-        lambda: annotation.validate(AnnotateConfig(policy=good, reference=bad, **scored)),
-        lambda: annotation.validate(AnnotateConfig(policy=bad, reference=good, **scored)),
-        lambda: annotation.validate(AnnotateConfig(policy=good, reference=good, **scored, **translating)),
-        lambda: training.validate(TrainConfig(policy=bad, preferences=preferences)),
-        lambda: training.validate(
+        lambda: generation.read(GenerateConfig(policy=bad, prompts=prompts)),
+        lambda: annotation.read(AnnotateConfig(policy=good, reference=bad, **scored)),
+        lambda: annotation.read(AnnotateConfig(policy=bad, reference=good, **scored)),
+        lambda: annotation.read(AnnotateConfig(policy=good, reference=good, **scored, **translating)),
+        lambda: training.read(TrainConfig(policy=bad, preferences=preferences)),
+        lambda: training.read(
             TrainConfig(policy=good, reference=bad, dpo_reference="initial", preferences=preferences)
         ),
-        lambda: evaluation.validate(EvalConfig(policy=bad, prompts=prompts)),
-        lambda: evaluation.validate(EvalConfig(policy=good, judge="logprob", judge_model=bad, **judged)),
-        lambda: mt_bench_stage.validate(MtBenchConfig(policy=bad, questions=str(questions), judge_api_model="m")),
+        lambda: evaluation.read(EvalConfig(policy=bad, prompts=prompts)),
+        lambda: evaluation.read(EvalConfig(policy=good, judge="logprob", judge_model=bad, **judged)),
+        lambda: mt_bench_stage.read(MtBenchConfig(policy=bad, questions=str(questions), judge_api_model="m")),
         lambda: iterate.check_models(session, IterateConfig(policy=good, reference=bad, prompts=prompts)),
         lambda: iterate.check_models(
             session, IterateConfig.model_validate({"policy": good, "reference": good, "annotate": translating})

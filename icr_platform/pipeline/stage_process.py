@@ -1,0 +1,102 @@
+"""The process that a stage reads and works in: this one, or one of its own, whose end frees all memory of the GPU."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any, Protocol, TypeVar
+
+from icr_platform.core.config import Config
+from icr_platform.core.errors import IcrError
+from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.pipeline.stages import StageRow
+
+T = TypeVar("T")
+
+
+class StageProcess(Protocol):
+    """A stage that first reads and then runs on what it has read."""
+
+    def read(self, config: Config) -> None:
+        """`Stage.read`; what it returns stays in the process."""
+
+    def run(self, context: StageContext) -> StageResult:
+        """`Stage.run` on what was read."""
+
+
+@contextmanager
+def stage_process(row: StageRow, own_process: bool) -> Iterator[StageProcess]:
+    """A stage in this process, or in one of its own, which lives as long as the block.
+
+    What a stage reads may fill gigabytes, or not be picklable at all: it never travels between processes.
+    """
+    if not own_process:
+        yield _InThisProcess(row)
+        return
+    spawn = get_context("spawn")  # a forked process could not use CUDA
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=_start_child, initargs=(row,)) as pool:
+        yield _InAnotherProcess(pool)
+
+
+class _InThisProcess:
+    def __init__(self, row: StageRow) -> None:
+        self._stage = row.load()
+        self._inputs: Any = None
+
+    def read(self, config: Config) -> None:
+        self._inputs = self._stage.read(config)
+
+    def run(self, context: StageContext) -> StageResult:
+        return self._stage.run(self._inputs, context)
+
+
+class _InAnotherProcess:
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        self._pool = pool
+
+    def read(self, config: Config) -> None:
+        self._wait(_read_in_child, config)
+
+    def run(self, context: StageContext) -> StageResult:
+        return self._wait(_run_in_child, context)
+
+    def _wait(self, function: Callable[[Any], T], argument: object) -> T:
+        try:
+            return self._pool.submit(function, argument).result()
+        except BrokenProcessPool as error:
+            raise IcrError(
+                "the stage's process died (out of memory?); finished parts are kept, run the same command again"
+            ) from error
+
+
+_child: StageProcess
+"""In a process of its own: the stage that it was started for."""
+
+
+def _start_child(row: StageRow) -> None:
+    global _child
+    die_with_parent()
+    _child = _InThisProcess(row)
+
+
+def _read_in_child(config: Config) -> None:
+    _child.read(config)
+
+
+def _run_in_child(context: StageContext) -> StageResult:
+    return _child.run(context)
+
+
+def die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the parent process dies, so that a killed `mlflow run` leaves no orphan at work."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+    import signal
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL("libc.so.6", use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)
