@@ -291,7 +291,7 @@ def test_no_reuse_works_afresh_or_says_why_not(
     files = {path: path.stat().st_mtime_ns for path in (store / "out").rglob("*")}
     capsys.readouterr()
     assert run([*explicit, "--no-reuse"]) == 2
-    assert "--no-reuse makes it afresh" in capsys.readouterr().err
+    assert "--no-reuse makes it again" in capsys.readouterr().err
     assert files == {path: path.stat().st_mtime_ns for path in (store / "out").rglob("*")}
 
 
