@@ -193,7 +193,7 @@ def test_a_node_that_dies_midway_costs_nothing_but_time(
 DRIVER = """
 import json, sys
 from pathlib import Path
-from icr_platform.core.config import GenerateConfig
+from icr_platform.generation.config import GenerateConfig
 from icr_platform.generation.stage import read, run
 from icr_platform.core.stage_protocol import StageContext
 run(read(GenerateConfig(**json.loads(sys.argv[1]))), StageContext(Path(sys.argv[2]), "f"))

@@ -46,7 +46,7 @@ SHARDED = [
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-from icr_platform.core.config import TrainConfig
+from icr_platform.training.config import TrainConfig
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.training import dpo, stage
 

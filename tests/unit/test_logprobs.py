@@ -231,7 +231,7 @@ def test_equals_one_sequence_at_a_time(build: Callable[[], PreTrainedModel], pac
 def kernel(**arguments: Any) -> torch.Tensor:
     """Attention of one head over a pack of three tokens, in a first layer, under a causal mask."""
     pack = Pack()
-    pack.add_run(0, [1, 2, 3], (), 0)
+    pack.add_segment(0, [1, 2, 3], (), 0)
     query, key, value = (torch.randn(1, 1, 3, 8) for _ in range(3))
     layer = torch.nn.Module()
     layer.layer_idx = 0  # type: ignore[assignment]
@@ -263,7 +263,7 @@ def test_an_attention_call_that_asks_for_more_is_refused(argument: str, value: A
 def test_sinks_take_their_share_of_the_softmax() -> None:
     """With equal scores and values of 1, a sink of log(n) leaves query i (i + 1) / (i + 1 + n) of the attention."""
     pack = Pack()
-    pack.add_run(0, [1, 2, 3], (), 0)
+    pack.add_segment(0, [1, 2, 3], (), 0)
     layer = torch.nn.Module()
     layer.layer_idx = 0  # type: ignore[assignment]
     seen, _ = packed_attention.packed_attention(
