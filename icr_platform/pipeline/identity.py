@@ -45,7 +45,7 @@ from icr_platform.pipeline.code_digest import Code, code_of
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.config import TrainConfig
 
-__all__ = ["Code", "Identity", "artifact_identity", "identify", "strict_digest"]
+__all__ = ["ROW_INPUTS", "Code", "Identity", "artifact_identity", "identify", "strict_digest"]
 
 Settings = dict[str, Any]
 Known = Mapping[str, str]
@@ -54,6 +54,8 @@ _KEY = ["language", "prompt_id"]
 _ROWS_AT_ONCE = 4096
 _BY_RESOLUTION = ("dtype", "server_url", "server_model", "server_identity", "judge_identity")
 _BY_ROWS = ("languages", "limit")
+ROW_INPUTS = ("prompts", "responses", "outputs", "reference_outputs", "questions", "answers")
+"""Inputs whose rows must be read to say what the work is; others are known by their digest."""
 # What only chooses among rewards that are there: a log-probability is the same under all of them.
 _SELECTION = frozenset({
     "reward_kind", "beta", "length_control", "alpha_min", "alpha_max", "drop_empty", "drop_truncated", "drop_wrong_language",

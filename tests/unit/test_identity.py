@@ -146,6 +146,9 @@ def replace_in(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
+PAIRS = [{"prompt": f"{n}?", "chosen": f"yes {n}", "rejected": "no"} for n in range(3)]
+
+
 def write(path: Path, text: str = "anything") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -236,8 +239,6 @@ CHANGING: list[tuple[str, str, dict[str, Any], Edit | None, dict[str, Any]]] = [
     ("a question", "mt_bench", {"judge_identity": "j"}, lambda r: replace_in(r / "questions/en.jsonl", '"a"', '"c"'), {}),
     ("a task's file", "benchmarks", {"task_folder": "tasks"}, lambda r: write(r / "tasks/own.yaml", "task: b"), {}),
 ]  # fmt: skip
-
-PAIRS = [{"prompt": f"{n}?", "chosen": f"yes {n}", "rejected": "no"} for n in range(3)]
 
 
 def move_the_world(root: Path) -> Path:
@@ -474,7 +475,7 @@ def with_other_prose(text: str) -> str:
         body = getattr(node, "body", None)
         is_documented = isinstance(body, list) and body and code_digest._is_docstring(body[0])
         if is_documented and isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)):
-            body[0].value.value = "Says something else."  # type: ignore[index, union-attr]
+            body[0].value.value = "Says something else."  # type: ignore[index]
     return "# a comment\n" + ast.unparse(tree) + "\n\n# another\n"
 
 

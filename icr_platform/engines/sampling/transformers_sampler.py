@@ -27,7 +27,7 @@ from icr_platform.engines.sampling.sampler import (
     token_budget,
 )
 from icr_platform.models.chat import decode_response, encode_messages, stop_ids
-from icr_platform.models.left_padding import Batching, State, begin, find_batching, recomputed
+from icr_platform.models.left_padding import Batching, Continuation, begin, find_batching, recomputed
 from icr_platform.models.loading import check_weights, generation_eos, load_model, load_tokenizer
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def decode(
     stop_tokens = torch.tensor(sorted(stops), device=device)
     budgets = torch.tensor([row.budget for row in rows], device=device)
     tokens = torch.full((len(rows), steps), -1, dtype=torch.long, device=device)
-    state: State = begin(model, [row.prompt_ids for row in rows], batching)
+    state: Continuation = begin(model, [row.prompt_ids for row in rows], batching)
     most_prompt = max(len(row.prompt_ids) for row in rows)
     alive = torch.arange(len(rows), device=device)
     for step in range(steps):
