@@ -39,7 +39,7 @@ def adapter(tiny_model: Path, tmp_path: Path) -> Path:
         rank_pattern={"q_proj": 6},
     )  # fmt: skip
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings)
-    model.save_pretrained(tmp_path / "adapter")
+    model.save_pretrained(str(tmp_path / "adapter"))
     return tmp_path / "adapter"
 
 

@@ -28,10 +28,12 @@ from icr_platform.engines.sampling.sampler import (
 )
 from icr_platform.models.chat import decode_response, encode_messages, stop_ids
 from icr_platform.models.left_padding import Batching, Continuation, begin, find_batching, recomputed
+from icr_platform.models.loading import check_weights, generation_eos, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
+    from icr_platform.core.config import ChatSettings
     from icr_platform.engines.sampling.settings import SamplingSettings
 
 
@@ -210,3 +212,15 @@ def decode(
             state = recomputed(model, [(*rows[row].prompt_ids, *tokens[row, :step].tolist()) for row in alive.tolist()])
         state.advance(token)
     return [row[row >= 0].tolist() for row in tokens.cpu()]
+
+
+def load(settings: SamplingSettings, policy: str, chat: ChatSettings) -> TransformersSampler:
+    """The sampler of these settings, with the policy's weights."""
+    tokenizer = load_tokenizer(policy, chat)
+    model = load_model(policy, settings.dtype, settings.device)
+    return TransformersSampler(model, tokenizer, settings, generation_eos(policy))
+
+
+def check(settings: SamplingSettings, policy: str) -> None:
+    """Raise InputError when the policy's weight files are missing or incomplete."""
+    check_weights(policy)
