@@ -146,7 +146,7 @@ def test_the_gradient_of_a_step_does_not_know_how_its_pairs_were_batched(
     models = tiny_models if kind == "dense" else (mixture, mixture)
     policy, reference = (load_model(str(path), "float32", "cpu").double() for path in models)
     for model in (policy, reference):
-        model.config.output_router_logits = False  # which of its losses a model reports is no part of ours
+        model.config.output_router_logits = False  # our loss does not depend on which of its losses a model reports
         model.set_experts_implementation("eager")  # the grouped one has no float64
     config = config_for(models, beta=0.3, gamma=0.7)
     loss_by_hand(policy, reference, eleven, range(11), config).backward()
