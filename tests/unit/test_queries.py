@@ -129,14 +129,13 @@ def test_length_and_reward_agree_with_pandas(engine: QueryEngine, tables: PairTa
 
 
 def test_regressions_agree_with_icr_eval(engine: QueryEngine, tmp_path: Path) -> None:
-    from icr_platform.evaluation.scores import preferences_by_prompt
+    from icr_platform.evaluation.prompt_preferences import preferences_by_prompt
 
     prompts = synthetic_runs.small_prompts(12)
     frames, names = [], []
     for t in range(2):
-        data = synthetic_runs.evaluated(
-            prompts, lambda p, t=t: f"answer {t} " * 9, lambda p: "reference " * 9, 0.2 * t, t
-        )
+        answer = f"answer {t} " * 9
+        data = synthetic_runs.evaluated(prompts, lambda p, text=answer: text, lambda p: "reference " * 9, 0.2 * t, t)
         artifact = open_artifact(
             synthetic_runs.write_artifact(tmp_path / str(t), "judgments", data.tables["judgments"]), JUDGMENTS
         )
