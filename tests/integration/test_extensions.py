@@ -134,7 +134,7 @@ def test_a_stage(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPat
     assert run_id in places[1], "the second command finds the work of the first"
     tracker = Tracker()
     run = tracker.client.get_run(run_id)
-    assert (run.data.tags["icr.stage"], run.data.params["least"]) == ("count", "8")
+    assert (run.data.tags["icr.stage"], run.data.params["count.least"]) == ("count", "8")
     assert run.data.metrics["responses/es"] == 18
     short = open_artifact(Path(tracker.resolve(places[0])), DROPS).read()
     lengths = [len(answer) - 1 - sample for answers in ANSWERS.values() for answer in answers for sample in range(3)]
