@@ -25,7 +25,7 @@ _RESUME_BYTES = 12  # per trained parameter in a resume point: weight and two mo
 _RESUME_BYTES_TWICE = 16  # where the engine also writes the gathered weights: DeepSpeed, FSDP with FULL_STATE_DICT
 _BYTES_PER_RESPONSE_TOKEN = 9  # Parquet, zstd: id and text, measured on X-AlpacaEval outputs
 _BYTES_PER_REWARD = 40
-_PROCESS = 800 * 10**6  # Python with torch and transformers
+PROCESS_BYTES = 800 * 10**6  # Python with torch and transformers
 _LONG_PROMPT = 4  # times the mean length
 _JUDGE_SECONDS = 2.0  # of one answer
 
@@ -213,7 +213,7 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
     shards: devices that training's weights and states are split over.
     """
     settings = config.eval if work.stage == "eval" else config.generate
-    process = _PROCESS if device is None else 0
+    process = PROCESS_BYTES if device is None else 0
     weights = shape.parameters * weight_bytes
     if work.stage == "train":
         return process + _training_memory(work, config, shape, weight_bytes, shards)
