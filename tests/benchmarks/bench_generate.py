@@ -28,15 +28,15 @@ import torch
 
 import icr_platform.demo
 from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.part_job import write_part
 from icr_platform.core.schemas import DROPS, RESPONSES
 from icr_platform.data.prompts import load_prompts
 from icr_platform.demo.world import write_prompts
-from icr_platform.engines.execution.driver import write_part
 from icr_platform.engines.identification.language_id import make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
+from icr_platform.engines.sampling.response_parts import prompt_slices, sample_parts
 from icr_platform.engines.sampling.sampler import Request
 from icr_platform.engines.sampling.settings import SamplingSettings
-from icr_platform.engines.sampling.shards import prompt_slices, sample_parts
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
 from icr_platform.models.chat import encode_prompt, stop_ids
 from icr_platform.models.loading import generation_eos
@@ -69,7 +69,8 @@ def theirs(sampler: TransformersSampler, requests: Sequence[Request]) -> int:
         ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
         stops = sorted(sampler.stops)
-        output = sampler.model.generate(
+        generate: Any = sampler.model.generate
+        output = generate(
             ids, attention_mask=mask, do_sample=True, temperature=TEMPERATURE, top_k=0, max_new_tokens=MAX_TOKENS,
             eos_token_id=stops, pad_token_id=stops[0],
         )[:, length:]  # fmt: skip

@@ -78,7 +78,8 @@ def test_a_stopped_run_goes_on_with_the_shards_that_are_left(
     tiny_model: Path, prompt_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generate(tmp_path / "whole", tiny_model, prompt_folder)
-    sample, sampled = TransformersSampler.sample, []
+    sample = TransformersSampler.sample
+    sampled: list[int] = []
 
     def counts(sampler: TransformersSampler, requests: Sequence[Request], *rest: Any) -> Any:
         if len(sampled) == stop_after:
@@ -181,7 +182,7 @@ def test_fidelity_counts_sisters_as_one(
     )
     labels = {"Kuda itu seekor haiwan.": "ms", "A horse is an animal.": "en"}
     toy = Identifier("toy", frozenset({"en", "ms"}), lambda text: Identified(labels.get(text, "en"), 0.99))
-    for module in ("generation.stage", "engines.sampling.shards"):
+    for module in ("generation.stage", "engines.sampling.response_parts"):
         monkeypatch.setattr(f"icr_platform.{module}.make_identifier", lambda name: toy)
     shutil.copy(prompt_folder / "es.jsonl", prompt_folder / "id.jsonl")
     result = generate(tmp_path / "out", tiny_model, prompt_folder, languages=("id",))
