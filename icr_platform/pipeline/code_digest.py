@@ -105,12 +105,15 @@ def modules_of(modules: tuple[str, ...], unused: frozenset[str] = frozenset()) -
     left = list(modules)
     while left:
         name = left.pop()
-        is_unused = any(name == package or name.startswith(f"{package}.") for package in unused)
-        if name in found or name in PLUMBING or name == _PACKAGE or is_unused:
+        if name in found or name in PLUMBING or name == _PACKAGE or _is_below(name, unused):
             continue
         found.add(name)
         left += _imports(name)
     return sorted(found)
+
+
+def _is_below(name: str, packages: frozenset[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
 @cache
