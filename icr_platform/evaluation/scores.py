@@ -277,11 +277,6 @@ def scores_table(scores: Iterable[Score]) -> pa.Table:
     return pa.Table.from_pylist([score._asdict() for score in scores], schema=SCORES.schema)
 
 
-def scores_from_table(table: pa.Table) -> list[Score]:
-    """The rows of schemas.SCORES."""
-    return [Score(**row) for row in table.select(list(Score._fields)).to_pylist()]
-
-
 def score_metrics(scores: Iterable[Score]) -> dict[str, float]:
     """MLflow metrics: `win_rate/es`, `win_rate_se/es`, `length/characters/es`, `judge/failure_rate`, `win_rate_n/es`."""
     metrics: dict[str, float] = {}
