@@ -111,6 +111,7 @@ def _overview() -> argparse.ArgumentParser:
 
 
 def _stage(stage: str, arguments: list[str]) -> int:
+    from icr_platform.cli.worlds import WORLDS
     from icr_platform.core.config import require
     from icr_platform.pipeline.runner import open_session, run_stage
     from icr_platform.pipeline.stage_process import die_with_parent
@@ -120,7 +121,7 @@ def _stage(stage: str, arguments: list[str]) -> int:
     if os.environ.get("MLFLOW_RUN_ID"):
         die_with_parent()
     _set_defaults()
-    with closing(open_session(options)) as session:
+    with closing(open_session(options, WORLDS)) as session:
         if getattr(config, "dry_run", False):
             from icr_platform.planning.judge_cost import print_estimate
 
@@ -160,6 +161,7 @@ def parse(stage: str, arguments: list[str]) -> tuple[Config, RunOptions]:
     With `--project-defaults` (how MLproject calls us) a value equal to its field's default counts as not given, because MLflow
     passes every parameter: otherwise its defaults would override the preset.
     """
+    from icr_platform.cli.worlds import WORLDS
     from icr_platform.core.config import leaves, merge, validate
     from icr_platform.pipeline.config import load_preset
     from icr_platform.pipeline.runner import RunOptions
@@ -176,17 +178,19 @@ def parse(stage: str, arguments: list[str]) -> tuple[Config, RunOptions]:
     options = validate(RunOptions, chosen, f"icr {stage}")
     over = validate_flags(stage, flat)
     if preset in (None, UNSET):
-        return validate(CONFIGURED[stage].config, over, f"icr {stage}"), options
+        return validate(CONFIGURED[stage].config, over, f"icr {stage}", WORLDS), options
     path = preset_path(preset)
-    return validate(CONFIGURED[stage].config, merge(load_preset(path, stage), over), str(path)), options
+    preset_values = load_preset(path, stage, WORLDS)
+    return validate(CONFIGURED[stage].config, merge(preset_values, over), str(path), WORLDS), options
 
 
 def validate_flags(stage: str, flat: dict[str, str]) -> dict[str, Any]:
     """Nested values of the flags, each checked on its own so that an error names the flag and not the preset."""
+    from icr_platform.cli.worlds import WORLDS
     from icr_platform.core.config import nest, validate
 
     nested = nest(flat)
-    validate(CONFIGURED[stage].config, nested, f"icr {stage}")
+    validate(CONFIGURED[stage].config, nested, f"icr {stage}", WORLDS)
     return nested
 
 
@@ -204,6 +208,7 @@ def preset_path(preset: str) -> Path:
 
 def stage_parser(stage: str) -> argparse.ArgumentParser:
     """A parser with one flag per field of the stage's configuration and of the run options."""
+    from icr_platform.cli.worlds import WORLDS
     from icr_platform.core.config import leaves
     from icr_platform.pipeline.runner import RunOptions
 
@@ -213,7 +218,9 @@ def stage_parser(stage: str) -> argparse.ArgumentParser:
     parser.add_argument("--project-defaults", action="store_true", help=argparse.SUPPRESS)
     for name, info in (*leaves(row.config), *leaves(RunOptions)):
         flag = "--" + name.replace("_", "-").replace(".", "-")
-        text = (info.description or "").replace("%", "%%")
+        parts = [(world.name, world.parts.get(name.rpartition(".")[2])) for world in WORLDS.values()]
+        text = (info.description or "") + "".join(f"; {world}: {part.doc}" for world, part in parts if part is not None)
+        text = text.replace("%", "%%")
         shown = default_text(info.default)
         is_switch = isinstance(info.default, bool)
         parser.add_argument(
@@ -248,13 +255,14 @@ def _dashes(argument: str) -> str:
 
 
 def _check(arguments: list[str]) -> int:
+    from icr_platform.cli.worlds import WORLDS
     from icr_platform.planning.check import Prediction, check
 
     given, rest = _check_parser().parse_known_args(arguments)
     config, options = parse("iterate", ["--config", given.preset, *rest])
     _set_defaults()
     prediction = Prediction(given.calibrate, given.gpus, given.gpu, given.response_tokens)
-    return check(config, options, prediction)  # type: ignore[arg-type]
+    return check(config, options, prediction, WORLDS)  # type: ignore[arg-type]
 
 
 def _check_parser() -> argparse.ArgumentParser:
@@ -282,12 +290,13 @@ def _check_parser() -> argparse.ArgumentParser:
 
 
 def _inspect(arguments: list[str]) -> int:
+    from icr_platform.cli.worlds import WORLDS
     from ui.server.app import launch
 
     parser = _inspector_parser("icr inspect", COMMANDS["inspect"])
     options = _inspector_options(parser.parse_args(arguments))
     _set_defaults()
-    launch(options)
+    launch(options, WORLDS)
     return 0
 
 
@@ -330,9 +339,10 @@ def _report(arguments: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="id of the arm's MLflow run")
     given = parser.parse_args(arguments)
     _set_defaults()
+    from icr_platform.cli.worlds import WORLDS
     from icr_platform.pipeline.iterate import report_again
     from icr_platform.pipeline.runner import RunOptions, open_session
 
-    with closing(open_session(RunOptions())) as session:
+    with closing(open_session(RunOptions(), WORLDS)) as session:
         report_again(session, given.run)
     return 0

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES
+from icr_platform.core.parts import Named, Worlds
 
 Role = Literal["setting", "input", "model", "place"]
 
@@ -104,10 +105,24 @@ def role(info: FieldInfo) -> Role:
     return extra["role"] if isinstance(extra, dict) else "setting"  # type: ignore[return-value]
 
 
-def validate(config: type[C], values: Mapping[str, Any], source: str) -> C:
-    """Build a configuration; raises InputError with every wrong key of `source` in one line, unknown ones with the nearest."""
+def choices(info: FieldInfo) -> tuple[str, ...]:
+    """The names that a field may have; empty where it takes any value."""
+    if get_origin(info.annotation) is Literal:
+        return tuple(map(str, get_args(info.annotation)))
+    return next((annotation.names for annotation in info.metadata if isinstance(annotation, Named)), ())
+
+
+def validate(config: type[C], values: Mapping[str, Any], source: str, worlds: Worlds | None = None) -> C:
+    """Build a configuration.
+
+    Args:
+        worlds: whose names may stand for their parts.
+
+    Raises:
+        InputError: every wrong key of `source` in one line, unknown ones with the nearest.
+    """
     try:
-        return config.model_validate(dict(values))
+        return config.model_validate(dict(values), context=worlds)
     except ValidationError as error:
         names = [name for name, _ in leaves(config)] + list(config.model_fields)
         problems = [_explain(problem["loc"], problem, names) for problem in error.errors(include_url=False)]

@@ -6,11 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from icr_platform.core.errors import InputError
 from icr_platform.demo.grader import preference
-from icr_platform.engines.judging.pairwise import NO_ORDER, Judgment, Pair
+from icr_platform.engines.judging.pairwise import NO_ORDER, Judgment, Pair, Template
+from icr_platform.engines.judging.settings import PairwiseJudging
 
 
 class DemoJudge:
-    """Compares by grade: 1, 0.5 or 0."""
+    """Compares by grade: 1, 0.5 or 0. The grader needs neither settings nor a wording, and draws nothing."""
+
+    def __init__(self, settings: PairwiseJudging, template: Template, seed: int) -> None:
+        pass
 
     def judge(self, parts: Iterable[Sequence[Pair]]) -> Iterator[list[Judgment]]:
         """One judgment a pair.

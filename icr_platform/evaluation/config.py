@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import BeforeValidator
 
 from icr_platform.core.config import ChatSettings, Languages, OptionalInt, setting, split_at_commas
-from icr_platform.engines.judging.settings import JudgeSettings, PairwiseJudgeSettings
+from icr_platform.engines.judging.settings import JudgeSettings, PairwiseJudgeSettings, PairwiseJudging
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.models.settings import ModelPlace
 
@@ -31,7 +31,7 @@ class EvalSettings(PairwiseJudgeSettings, SamplingSettings):
     )
 
 
-class EvalConfig(ChatSettings, EvalSettings):
+class EvalConfig(PairwiseJudging, EvalSettings):
     """eval: policy -> outputs, judgments, scores."""
 
     required: ClassVar[tuple[str, ...]] = ("prompts",)

@@ -10,19 +10,16 @@ import pandas as pd
 from icr_platform.core.errors import InputError
 from icr_platform.data.prompts import PromptSet, load_prompts
 from icr_platform.data.reference_outputs import ReferenceOutputs, load_reference_outputs
-from icr_platform.engines.endpoints.chat_client import check_endpoint
 from icr_platform.engines.execution.driver import check_execution
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
-from icr_platform.engines.judging.api_judge import endpoint_of
-from icr_platform.engines.judging.local_judge import begins_with_reasoning
+from icr_platform.engines.judging.choice import check_judge
 from icr_platform.engines.judging.pairwise import Template, load_template
+from icr_platform.engines.judging.settings import NO_JUDGE
 from icr_platform.engines.sampling.choice import check_policy
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.difficulty import Instructions, read_difficulty
 from icr_platform.evaluation.scores import LengthControl
 from icr_platform.evaluation.win_rate import check_anchors
-from icr_platform.models.chat import require_roles
-from icr_platform.models.loading import check_weights, load_tokenizer
 
 _ANCHORS = ("preference", "std_delta_len", "instruction_difficulty")
 
@@ -57,7 +54,11 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
     check_execution(config)
     _check_policy(config)
     template = load_template(config.judge_template)
-    _check_judge(config, template)
+    if config.judge != NO_JUDGE and not config.reference_outputs:
+        raise InputError(
+            f"config: field 'reference_outputs' is missing for the {config.judge} judge; give --reference-outputs"
+        )
+    check_judge(config, template)
     prompts = load_prompts(config.prompts, config.languages, config.limit)
     identify = make_identifier(config.language_identifier)
     instructions: dict[str, dict[str, str]] = {language: {} for language in prompts.languages}
@@ -96,29 +97,6 @@ def _check_policy(config: EvalConfig) -> None:
             "config: field 'policy' is missing for eval; give --policy, or --outputs that are there already"
         )
     check_policy(config, config.policy, config)
-
-
-def _check_judge(config: EvalConfig, template: Template) -> None:
-    judge = config.judge
-    if judge != "none" and not config.reference_outputs:
-        raise InputError(
-            f"config: field 'reference_outputs' is missing for the {judge} judge; give --reference-outputs"
-        )
-    if judge == "logprob":
-        if not config.judge_model:
-            raise InputError("config: field 'judge_model' is missing for the logprob judge; give --judge-model")
-        tokenizer = load_tokenizer(config.judge_model, config)
-        require_roles(tokenizer, tuple(role for role, _ in template.messages))
-        check_weights(config.judge_model)
-        if begins_with_reasoning(tokenizer):
-            raise InputError(
-                f"{config.judge_model}: its chat template opens the answer with reasoning, so that the first token is no verdict; choose "
-                "another judge_model, or serve this one and use --judge openai --judge-answer structured"
-            )
-    if judge == "openai":
-        if not config.judge_api_model:
-            raise InputError("config: field 'judge_api_model' is missing for the openai judge; give --judge-api-model")
-        check_endpoint(endpoint_of(config))
 
 
 def _read_control(config: EvalConfig, instructions: Instructions) -> tuple[LengthControl, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Which judge a configuration asks for, and the judgments table it fills part by part."""
+"""The judgments table, which a judge fills part by part."""
 
 from __future__ import annotations
 
@@ -16,31 +16,13 @@ from icr_platform.core.earlier import Earlier, with_earlier
 from icr_platform.core.part_job import Advance, Make, PartJob
 from icr_platform.core.schemas import JUDGMENTS
 from icr_platform.engines.execution.driver import map_parts, worker_count
-from icr_platform.engines.judging.api_judge import cache_folder
-from icr_platform.engines.judging.pairwise import Judge, Judgment, Pair, Template, is_preference
-from icr_platform.engines.judging.settings import JudgeSettings
+from icr_platform.engines.judging.choice import make_judge
+from icr_platform.engines.judging.pairwise import Judgment, Pair, Template, is_preference
+from icr_platform.engines.judging.settings import NO_JUDGE, JudgeSettings
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.inputs import EvaluationInputs
 
 C = TypeVar("C", bound=JudgeSettings)
-
-
-def make_judge(config: EvalConfig, template: Template) -> Judge:
-    """The judge that `config.judge` names. To add one, write a class with `judge` and name it here and in the config."""
-    if config.judge == "demo":
-        from icr_platform.demo.judge import DemoJudge
-
-        return DemoJudge()
-    if config.judge == "logprob":
-        from icr_platform.engines.judging.local_judge import LocalJudge
-
-        return LocalJudge(
-            config.judge_model, template, config.both_orders, config.seed, config.dtype, config.device,
-            config.judge_min_mass, config,
-        )  # fmt: skip
-    from icr_platform.engines.judging.api_judge import ApiJudge
-
-    return ApiJudge.from_settings(config, template, config.seed)
 
 
 def pairs_of(outputs: pa.Table, inputs: EvaluationInputs) -> list[Pair]:
@@ -58,7 +40,7 @@ def write_judgments(
     config: EvalConfig, inputs: EvaluationInputs, outputs: Artifact, writer: ArtifactWriter, earlier: Earlier
 ) -> Artifact:
     """Judge the parts that are missing, and those in which a request failed for good, and write the manifest."""
-    if config.judge == "none":
+    if config.judge == NO_JUDGE:
         return writer.close(0)
     parts = len(outputs.parts)
     left = [index for index in range(parts) if not writer.has_part(index) or _has_api_errors(writer.read_part(index))]
@@ -96,11 +78,11 @@ def settings_of_a_worker(config: C, workers: int) -> C:
 def with_cache_of_this_host(config: C, driver: str) -> C:
     """The judge's settings with a cache that hosts other than `driver` have to themselves: SQLite's log works on one only."""
     host = socket.gethostname()
-    return config if host == driver else config.model_copy(update={"judge_cache": str(cache_folder(config) / host)})
+    return config if host == driver else config.model_copy(update={"judge_cache": str(config.cache_folder / host)})
 
 
 def _load_judge(config: EvalConfig, template: Template, driver: str) -> Make:
-    judge = make_judge(with_cache_of_this_host(config, driver), template)
+    judge = make_judge(with_cache_of_this_host(config, driver), template, config.seed)
 
     def judge_parts(shards: Iterable[list[Pair]], advance: Advance) -> Iterator[tuple[pa.Table]]:
         asked: deque[list[Pair]] = deque()

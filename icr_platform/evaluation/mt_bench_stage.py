@@ -20,7 +20,7 @@ from icr_platform.engines.endpoints.chat_client import Failure, ask_all, check_e
 from icr_platform.engines.endpoints.replies import Reply
 from icr_platform.engines.endpoints.reply_cache import ReplyCache
 from icr_platform.engines.execution.driver import check_execution, map_parts, worker_count
-from icr_platform.engines.judging.api_judge import cache_folder, confirmed_endpoint, endpoint_of
+from icr_platform.engines.judging.api_judge import confirmed_endpoint, endpoint_of
 from icr_platform.engines.sampling.choice import check_policy, engine_notes, make_sampler
 from icr_platform.engines.sampling.sampler import Request, Sampler
 from icr_platform.engines.sampling.shards import engine_gpus
@@ -162,7 +162,7 @@ def question_digest(question: Question, given: Answers | None) -> bytes:
 def _grade(config: MtBenchConfig, questions: list[Question], answers: Answers, given: Answers | None) -> pa.Table:
     turns = [(question, turn) for question in questions for turn in range(1, TURNS + 1)]
     messages = [grading_messages(question, answers[question.key], turn) for question, turn in turns]
-    cache = ReplyCache(cache_folder(config))
+    cache = ReplyCache(config.cache_folder)
     replies: list[Reply | Failure] = ask_all(confirmed_endpoint(config), cache, messages, PARAMETERS)
     cache.close()
     rows = []

@@ -1,5 +1,5 @@
-"""Messages to token ids. The only place that renders chat templates: the date they print, the form in which they take a
-message's text, where BOS and end-of-turn tokens come from."""
+"""From messages to token ids. Chat templates are rendered here only, which decides the date they print, the form in which they
+take a message's text, and where BOS and end-of-turn tokens come from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 USER = ("user",)
-_PROBE = "\u2042probe\u2042"  # a text no template rewrites and no template contains
+_PROBE = "\u2042probe\u2042"  # a text that no template rewrites or contains
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
            "December")  # fmt: skip
@@ -43,7 +43,7 @@ Forms = Mapping[str, bool]
 
 @dataclass(frozen=True)
 class _Binding:
-    """What a tokenizer renders with, and the forms that were found for each sequence of roles; None: there are none."""
+    """What a tokenizer renders with, and the forms that were found for each sequence of roles; None: no form works."""
 
     model: str
     settings: ChatSettings
@@ -54,7 +54,7 @@ class _Binding:
 def bind(tokenizer: PreTrainedTokenizerBase, model: str, settings: ChatSettings) -> None:
     """Make all functions of this module render the tokenizer's template with `settings`, wherever the tokenizer goes.
 
-    It is the tokenizer that carries them, so that no caller between the configuration and a prompt can forget them.
+    The tokenizer carries them, so that no caller between the configuration and a prompt can forget them.
 
     Raises:
         InputError: the tokenizer of `model` has no chat template, or one that loses the text of a user's turn.
@@ -72,7 +72,7 @@ def _binding(tokenizer: PreTrainedTokenizerBase) -> _Binding:
 
 
 def settings_of(tokenizer: PreTrainedTokenizerBase) -> ChatSettings:
-    """What the tokenizer's chat template is rendered with."""
+    """Return what the tokenizer's chat template is rendered with."""
     return _binding(tokenizer).settings
 
 
@@ -85,10 +85,10 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase, model: str) -> Non
 
 
 def require_roles(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms:
-    """The forms in which the template brings the text of every message of such a conversation into the prompt.
+    """Find the forms in which the template brings the text of every message of such a conversation into the prompt.
 
     Raises:
-        InputError: there are none.
+        InputError: the template loses a text in every form, or refuses the conversation.
     """
     forms = _forms(tokenizer, roles)
     if forms is None:
@@ -101,9 +101,9 @@ def require_roles(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms:
 
 
 def _forms(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms | None:
-    """The first forms in which all texts of such a conversation reach the prompt: strings, if they do, else lists of parts.
+    """Try strings first, then lists of parts, until all texts of such a conversation reach the prompt.
 
-    A template made for images and text iterates over the parts of a message: of a string it sees characters, and prints none.
+    A template made for images and text iterates over the parts of a message: given a string it sees characters, and prints none.
     """
     binding = _binding(tokenizer)
     if roles not in binding.forms:
@@ -135,7 +135,7 @@ def _rendered(
     is_prompt: bool,
     day: date | None = None,
 ) -> str:
-    """The conversation as text; with `is_prompt`, up to where the assistant begins."""
+    """Render the conversation as text; with `is_prompt`, up to where the assistant begins."""
     conversation: list[dict[str, Any]] = []
     for message in messages:
         content: Any = message["content"]
@@ -149,7 +149,7 @@ def _rendered(
 
 
 def clock(day: date) -> Callable[[str], str]:
-    """`strftime_now` as templates call it, standing still at midnight of `day`, in English whatever the locale is.
+    """Make the `strftime_now` that templates call, standing still at midnight of `day`, in English whatever the locale is.
 
     >>> clock(date(2026, 1, 1))("%A, %d %b %Y %H:%M %p, 100%%b")
     'Thursday, 01 Jan 2026 00:00 AM, 100%b'
@@ -173,14 +173,14 @@ def prints_date(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[int]:
-    """Token ids of one user turn up to where the assistant begins. BOS comes from the template, once or never."""
+    """Encode one user turn up to where the assistant begins. BOS comes from the template, once or never."""
     return encode_messages(tokenizer, [{"role": "user", "content": instruction}])
 
 
 def encode_messages(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], day: date | None = None
 ) -> list[int]:
-    """Token ids of a conversation up to where the assistant begins.
+    """Encode a conversation up to where the assistant begins.
 
     day: what the template prints as today's date; None: as the tokenizer's settings say.
 
@@ -201,10 +201,10 @@ def encode_messages(
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, response: str, finished: bool = True) -> list[int]:
-    """Token ids of a response text, with the end-of-turn token when it is finished.
+    """Encode a response text, with the end-of-turn token if the response is finished.
 
-    For texts without sampled ids only (a server that returns none, a data set from elsewhere): sampled ids are scored and
-    trained on as they are.
+    This is for texts without sampled ids only (a server that returns none, a data set from elsewhere): sampled ids are scored
+    and trained on as they are.
     """
     ids = [int(token) for token in tokenizer(response, add_special_tokens=False)["input_ids"]]
     return [*ids, end_of_turn_id(tokenizer)] if finished else ids
@@ -219,13 +219,13 @@ def encode_pair(prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Enc
 
 
 def decode_response(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """Text of response ids, special tokens left out, otherwise unchanged (no strip, no clean-up)."""
+    """Decode response ids without special tokens, and otherwise unchanged: nothing is stripped or cleaned up."""
     text: Any = tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return str(text)
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of the token by which the template closes an assistant turn (`<|eot_id|>`, `<|im_end|>`, `</s>`, ...).
+    """Find the token by which the template closes an assistant turn (`<|eot_id|>`, `<|im_end|>`, `</s>`, ...).
 
     Raises:
         InputError: the template closes a turn with no special token and the tokenizer has no end-of-sequence token.
@@ -246,7 +246,7 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, generation_eos: int | Sequence[int] | None) -> list[int]:
-    """Ids on which generation stops: the template's end-of-turn, the tokenizer's EOS, the model's generation config's."""
+    """Collect the ids on which generation stops: the template's end-of-turn, the tokenizer's EOS, the generation config's."""
     ids = {end_of_turn_id(tokenizer)}
     if tokenizer.eos_token_id is not None:
         ids.add(int(tokenizer.eos_token_id))

@@ -1,8 +1,29 @@
 """Next-token logits of prompts of different lengths, together where a model's rows do not see their batch-mates, else in turn.
 
 Prompts of a batch are padded on the left, and a cache continues them. Not every model takes that: some count positions from
-the padding, mix it into a state, or choose a frequency by the longest row. They give no error but other probabilities, so
+the padding, mix it into a state, or choose a frequency by the longest row. They raise no error but give other probabilities, so
 what a model takes is tried on a small copy, against the forward of each prompt alone.
+
+Two prompts of three tokens and of one share a batch as ids, mask and positions, a row each. Row 1 is right only in a model that
+looks at nothing under a 0, and that takes its single token for position 0 and not 2:
+
+>>> for part in _padded([[21, 22, 23], [24]], torch.device("cpu")):
+...     print(part.tolist())
+[[21, 22, 23], [0, 0, 24]]
+[[1, 1, 1], [0, 0, 1]]
+[[0, 1, 2], [0, 0, 0]]
+
+Llama is such a model:
+
+>>> from transformers import LlamaConfig, LlamaForCausalLM
+>>> from icr_platform.models.small_copy import build_random
+>>> sizes = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=32, num_hidden_layers=2, pad_token_id=None)
+>>> llama = build_random(LlamaForCausalLM, LlamaConfig(num_attention_heads=2, **sizes))
+>>> find_batching(llama)
+Batching(padding=None, rows=None, cache=None, longest=None)
+>>> together = next_logits(llama, [[21, 22, 23], [24]], find_batching(llama))
+>>> bool(torch.allclose(together[1:], logits_alone(llama, [24]), atol=1e-5))
+True
 """
 
 from __future__ import annotations
@@ -38,12 +59,12 @@ _STEPS = 10
 
 
 class Batching(NamedTuple):
-    """What a model's rows may share without changing each other; a reason each, None where nothing speaks against it.
+    """What a model's rows may not share, because it would change their probabilities: a reason each, None where they may.
 
     padding: prompts of different lengths go through the model together.
     rows: such rows are continued together, and leave the batch one by one.
-    cache: a row, alone, is continued from the keys, values or states kept of it; otherwise all its tokens are computed anew.
-    longest: tokens of a row up to which that holds; None without end.
+    cache: a row that is alone is continued from the keys, values or states kept of it, not computed anew from its first token.
+    longest: tokens of a row up to which all that holds; None: it always does.
     """
 
     padding: str | None = None
@@ -53,7 +74,7 @@ class Batching(NamedTuple):
 
 
 class State(Protocol):
-    """Rows that are being continued: their logits [rows, vocabulary] of the next token."""
+    """Rows that are being continued, and their logits [rows, vocabulary] of the next token."""
 
     logits: Tensor
 
@@ -61,7 +82,7 @@ class State(Protocol):
         """Go on with these rows only."""
 
     def advance(self, token: Tensor) -> None:
-        """Append one token a row and compute the logits after it."""
+        """Append one token to each row and compute the logits after it."""
 
 
 @dataclass
@@ -99,7 +120,7 @@ class Alone:
     logits: Tensor
 
     def keep(self, rows: Tensor) -> None:
-        pass  # the row is kept, or the loop has ended
+        pass  # the row is kept, or the caller's loop has ended
 
     def advance(self, token: Tensor) -> None:
         output = self.model(input_ids=token[:, None], past_key_values=self.cache, use_cache=True)
@@ -108,7 +129,7 @@ class Alone:
 
 @dataclass
 class Recomputed:
-    """Rows without a cache, each computed from its first token on, alone, at every step."""
+    """Rows without a cache: each is computed alone, from its first token, at every step."""
 
     model: PreTrainedModel
     rows: list[list[int]]
@@ -123,7 +144,7 @@ class Recomputed:
 
 
 def begin(model: PreTrainedModel, prompts: Sequence[TokenIds], batching: Batching) -> State:
-    """The state after the prompts, a row each; more than one only where `batching` lets rows share or cannot cache.
+    """Compute the state after the prompts, a row each. More than one is allowed where `batching` lets rows share, or caches none.
 
     Distinct prompts are computed once and expanded to the rows that share them.
     """
@@ -145,12 +166,12 @@ def begin(model: PreTrainedModel, prompts: Sequence[TokenIds], batching: Batchin
 
 
 def recomputed(model: PreTrainedModel, rows: Sequence[TokenIds]) -> Recomputed:
-    """The state after rows that no cache continues."""
+    """Compute the state after rows that no cache is to continue."""
     return Recomputed(model, [list(row) for row in rows], torch.cat([logits_alone(model, row) for row in rows]))
 
 
 def next_logits(model: PreTrainedModel, prompts: Sequence[TokenIds], batching: Batching) -> Tensor:
-    """[prompts, vocabulary] logits of the token after each prompt, in one forward where the model takes it."""
+    """[prompts, vocabulary] logits of the token after each prompt, in one forward where the model allows it."""
     if batching.padding is not None or _too_long(prompts, batching):
         return torch.cat([logits_alone(model, prompt) for prompt in prompts])
     ids, mask, position = _padded(prompts, model.device)
@@ -186,13 +207,15 @@ _found: dict[tuple[type, str], Batching] = {}
 
 
 def find_batching(model: PreTrainedModel) -> Batching:
-    """What rows of a model of this class and config may share; tried once in a process, and said where it is not all."""
+    """Try what rows of a model of this class and config may share, once in a process, and log what slows generation down."""
     key = (type(model), model.config.to_json_string(use_diff=False))
     if key not in _found:
         try:
             tried: Batching = _try(small_copy(model), _limit(model))
         except NoCopyError as error:
-            tried = Batching(str(error), str(error), _why_not_cached(model, [[1, 2, 3, 4]], 2, _tolerance(model)))
+            # Without a copy the model itself is tried, on a few tokens: too few to show that rows may share.
+            tolerance = _NATS if model.dtype == torch.float32 else 0.25
+            tried = Batching(str(error), str(error), _why_not_cached(model, [[1, 2, 3, 4]], 2, tolerance))
         _found[key] = tried
         if tried.cache is not None:
             logger.warning("%s computes every token anew at each step: %s", type(model).__name__, tried.cache)
@@ -202,7 +225,7 @@ def find_batching(model: PreTrainedModel) -> Batching:
 
 
 def _limit(model: PreTrainedModel) -> int | None:
-    """Tokens from which on the rotary frequencies of a whole batch, and of what is cached, depend on its longest row."""
+    """Tokens up to which rotary frequencies are fixed; beyond, those of a whole batch depend on its longest row."""
     config = model.config.get_text_config()
     limits = [
         int(
@@ -216,12 +239,9 @@ def _limit(model: PreTrainedModel) -> int | None:
     return min(limits, default=None)
 
 
-def _tolerance(model: PreTrainedModel) -> float:
-    return _NATS if model.dtype == torch.float32 else 0.25
-
-
 @torch.inference_mode()
 def _try(copy: PreTrainedModel, longest: int | None) -> Batching:
+    # Shorter and longer than the copy's windows, in no order, and short enough to be continued below the limit of its frequencies.
     generator, within = torch.Generator().manual_seed(0), max(1, (_limit(copy) or 10**9) - _STEPS - 1)
     prompts = [
         torch.randint(FIRST_ID, VOCABULARY, (min(length, within),), generator=generator).tolist()
@@ -233,7 +253,9 @@ def _try(copy: PreTrainedModel, longest: int | None) -> Batching:
         return _difference(next_logits(copy, prompts, Batching()), alone)
 
     padding = _why_not(padded, _NATS)
-    together = _why_not(lambda: _continued_together(copy, prompts), _NATS) if padding is None else padding
+    together = padding
+    if padding is None:  # rows leave after two steps and after six, as rows that end do
+        together = _why_not(lambda: _continued(copy, prompts, Batching(), _STEPS, {2: [0, 1, 2, 3], 6: [1, 2]}), _NATS)
     cache = None if together is None else _why_not_cached(copy, prompts, _STEPS, _NATS)
     return Batching(padding, together, cache, longest)
 
@@ -248,15 +270,14 @@ def _why_not_cached(model: PreTrainedModel, prompts: Sequence[TokenIds], steps: 
     return _why_not(largest, tolerance)
 
 
-def _continued_together(copy: PreTrainedModel, prompts: Sequence[TokenIds]) -> float:
-    return _continued(copy, prompts, Batching(), _STEPS, {2: [0, 1, 2, 3], 6: [1, 2]})
-
-
 @torch.inference_mode()
 def _continued(
     model: PreTrainedModel, prompts: Sequence[TokenIds], batching: Batching, steps: int, kept: dict[int, list[int]]
 ) -> float:
-    """The largest difference from each row alone, over the prompts and some tokens more; `kept` rows go on from a step."""
+    """Continue prompts by some tokens, and measure the largest difference from each row alone.
+
+    kept: by step, which of the rows then go on; the others leave the batch.
+    """
     state, rows = begin(model, prompts, batching), [list(prompt) for prompt in prompts]
     largest = 0.0
     for step in range(steps):
@@ -272,13 +293,13 @@ def _continued(
 
 
 def _difference(logits: Tensor, others: Tensor) -> float:
-    """The largest difference of log-probabilities, over tokens that are not all but impossible."""
+    """The largest difference of log-probabilities, but for tokens that are next to impossible (below e^-12)."""
     ours, theirs = logits.double().log_softmax(-1), others.double().log_softmax(-1)
     return float((ours - theirs).abs().masked_fill(theirs < -12, 0.0).nan_to_num(torch.inf).max())
 
 
 def _why_not(measure: Callable[[], float], tolerance: float) -> str | None:
-    """What speaks against rows that differ from those alone by what `measure` gives, or that raise."""
+    """Say what speaks against a way to compute rows that `measure` compares with each row alone; None: nothing does."""
     try:
         difference = measure()
     except Exception as error:  # noqa: BLE001 - whatever a model's code raises on rows, masks or caches unknown to it

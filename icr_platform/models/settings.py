@@ -1,4 +1,4 @@
-"""Where and in what precision models run."""
+"""Settings of every stage that runs a model on this machine."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class ModelPlace(Config):
     """Where and in what precision models run."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
-        "auto", "weights' precision; auto: bfloat16 on a GPU, float32 on a CPU"
+        "auto", "precision of the weights; auto: bfloat16 on a GPU, float32 on a CPU"
     )
     device: str = setting(
-        "auto", "torch device; auto: the GPU when there is one; balanced: the layers spread over all GPUs", "place"
+        "auto", "torch device; auto: the GPU if there is one; balanced: the layers are spread over all GPUs", "place"
     )

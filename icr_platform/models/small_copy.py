@@ -3,6 +3,23 @@
 What a model does with its tokens (which keys a query sees, where a position comes from, what a cache keeps) is decided by its
 class and config, not by its weights. So that is tried on a copy, on sequences longer than its windows, and exactly: in
 float32, with weights of a size at which every token matters, rather than on the loaded model.
+
+Gemma 2's 26 layers look in turn through a window and at everything. Its copy has one of each, and a window that a short
+sequence outgrows; heads and hidden sizes shrink together, and 8 query heads that share 4 keys become 4 that share 2:
+
+>>> from transformers import Gemma2Config
+>>> before = Gemma2Config(num_attention_heads=8, num_key_value_heads=4)
+>>> after = small_config(before)
+>>> for name in ("num_hidden_layers", "sliding_window", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"):
+...     print(f"{name:20} {getattr(before, name):5} {getattr(after, name):3}")
+num_hidden_layers       26   2
+sliding_window        4096  24
+hidden_size           2304  64
+num_attention_heads      8   4
+num_key_value_heads      4   2
+head_dim               256  16
+>>> after.layer_types
+['sliding_attention', 'full_attention']
 """
 
 from __future__ import annotations
@@ -13,7 +30,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,20 +74,23 @@ class NoCopyError(Exception):
 
 
 def small_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same class on the CPU: few layers, of every kind that it has, narrow, with random weights.
+    """Build a model of the same class on the CPU: few layers, of every kind that it has, narrow, with random weights.
 
-    Windows and chunks span WINDOW tokens at most, ids from FIRST_ID to VOCABULARY are plain words, every parameter is random,
-    those too that start as zeros or ones. The same model always gives the same copy. Where the narrow copy fails, because
-    sizes that belong together have names unknown here, images and speech are cut too, then a copy keeps all widths.
+    Windows and chunks span WINDOW tokens at most, ids from FIRST_ID to VOCABULARY are plain words, and every parameter is
+    random, also those that start as zeros or ones. The same model always gives the same copy.
 
     Raises:
         NoCopyError: none of these can be built and run, or it would have more than 100 million parameters.
     """
     why: list[str] = []
+    # A narrow copy fails where sizes that belong together have names unknown here. Then images and speech are cut as well,
+    # and finally no width is cut.
     for narrow in ("text", "all", "none"):
         try:
             built = build_random(type(model), small_config(model.config, narrow))
-            _try_out(built)
+            ids = torch.arange(FIRST_ID, FIRST_ID + 2 * WINDOW)[None]
+            if not bool(built(input_ids=ids, use_cache=False).logits.isfinite().all()):
+                raise NoCopyError("its outputs are not finite")
         except Exception as error:  # noqa: BLE001 - whatever a model's code raises on sizes that it does not expect
             why.append(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
             continue
@@ -80,13 +99,13 @@ def small_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def text_ropes(config: Any) -> list[dict[str, Any]]:
-    """The rotary embeddings that a config describes: one, or one for each type of layer."""
+    """List the rotary embeddings that a config describes: one, or one for each type of layer."""
     rope = getattr(config, "rope_parameters", None) or {}
     return [one for one in (rope, *rope.values()) if isinstance(one, dict)]
 
 
 def build_random(kind: type[PreTrainedModel], config: Any, seed: int = 0) -> PreTrainedModel:
-    """A float32 model of a class and a small config, every parameter random.
+    """Build a float32 model of a class and a small config, every parameter random.
 
     Raises:
         NoCopyError: it would have more than 100 million parameters.
@@ -99,27 +118,16 @@ def build_random(kind: type[PreTrainedModel], config: Any, seed: int = 0) -> Pre
         torch.manual_seed(seed)
         built: PreTrainedModel = kind(config).float().eval().requires_grad_(False)
         for parameter in built.parameters():
-            _randomise(parameter)
+            # What starts as a constant (norms, biases, sinks) moves too; of matrices, attention gets far from uniform.
+            if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+            elif parameter.dim() >= 2:
+                parameter.normal_(std=0.8 * parameter.shape[-1] ** -0.5)
     return built
 
 
-def _randomise(parameter: Tensor) -> None:
-    """Draw weights under which attention is far from uniform; what starts as a constant (norms, biases, sinks) moves too."""
-    if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
-        parameter.add_(torch.randn_like(parameter), alpha=0.3)
-    elif parameter.dim() >= 2:
-        parameter.normal_(std=0.8 * parameter.shape[-1] ** -0.5)
-
-
-def _try_out(model: PreTrainedModel) -> None:
-    ids = torch.arange(FIRST_ID, FIRST_ID + 2 * WINDOW)[None]
-    logits = model(input_ids=ids, use_cache=False).logits
-    if not bool(logits.isfinite().all()):
-        raise NoCopyError("its outputs are not finite")
-
-
 def small_config(config: Any, narrow: Literal["text", "all", "none"] = "text") -> Any:
-    """A copy of a config with fewer layers and shorter spans, and narrow: the text's part, all (images, speech), or none."""
+    """Copy a config with fewer layers and shorter spans; `narrow` says whose widths are cut: the text's, all parts', or none."""
     small = copy.deepcopy(config)
     small.dtype = torch.float32
     if hasattr(small, "quantization_config"):
@@ -149,7 +157,7 @@ def _numbers(config: Any) -> Iterator[tuple[str, int]]:
 
 
 def _cut_layers(config: Any) -> None:
-    """Leave as many layers as show every kind of layer, and every step of a pattern, once; two at least."""
+    """Leave as many layers as show every kind of layer and every step of a pattern once, at least two."""
     depth = getattr(config, "num_hidden_layers", None)
     if not isinstance(depth, int):
         return
@@ -158,12 +166,14 @@ def _cut_layers(config: Any) -> None:
         for name, value in vars(config).items()
         if isinstance(value, list | tuple) and len(value) == depth and not _counts_up(name, value)
     }
-    # Numbers with a fraction (a rate, a base frequency) are degrees of one kind; some configs work their types out.
+    # Lists with an entry per layer tell layers apart. Numbers with a fraction (a rate, a base frequency) do not: they are degrees
+    # of one kind. Some configs work `layer_types` out and keep no list.
     of_layers = [*lists.values(), getattr(config, "layer_types", None) or [""] * depth]
     kinds = [tuple("" if type(one) is float else str(one) for one in layer) for layer in zip(*of_layers, strict=True)]
     needed = 2
     if len(set(kinds)) > 1:
         needed = max(needed, max(kinds.index(kind) for kind in set(kinds)) + 1)
+    # A period or a number of first layers says the same without a list.
     for name, value in _numbers(config):
         if _PERIODS.search(name) and value <= depth:
             needed = max(needed, value)
@@ -184,13 +194,13 @@ def _cut_layers(config: Any) -> None:
 
 
 def _counts_up(name: str, value: Any) -> bool:
-    """Whether a list names layers by their numbers."""
+    """Whether a list says by their numbers which layers are meant, as in [0, 4, 8]."""
     are_numbers = all(isinstance(one, int) and not isinstance(one, bool) for one in value)
     return bool(re.search(r"layers|idxs|ids|indices", name)) and are_numbers and list(value) == sorted(set(value))
 
 
 def _cut_spans(config: Any) -> None:
-    """Windows, vocabulary and the numbers of special tokens; also of a copy that keeps its widths."""
+    """Cut windows, the vocabulary and the ids of special tokens; a copy that keeps its widths needs that too."""
     for name, value in _numbers(config):
         if _TOKEN_ID.search(name):
             setattr(config, name, value if value < FIRST_ID else value % FIRST_ID)
@@ -207,7 +217,7 @@ def _cut_spans(config: Any) -> None:
 
 
 def _cut_widths(config: Any) -> None:
-    """Heads, hidden sizes, experts and ranks; then the sizes that follow from them."""
+    """Cut heads, hidden sizes, experts and ranks; then set the sizes that follow from them."""
     heads = getattr(config, "num_attention_heads", None)
     heads = heads if isinstance(heads, int) else _HEADS
     own = vars(config)
@@ -248,7 +258,7 @@ def _smaller(name: str, value: int, heads: int) -> int:
 
 
 def _rotary_size(config: Any) -> int:
-    """Numbers of a head that rotate when all do."""
+    """How many numbers of a head rotate, if all do that may."""
     for name in ("qk_rope_head_dim", "head_dim"):
         if isinstance(vars(config).get(name), int):
             return int(vars(config)[name])
@@ -257,7 +267,7 @@ def _rotary_size(config: Any) -> int:
 
 
 def _cut_rope(rope: dict[str, Any], before: int, after: int) -> None:
-    """Lists with an entry for each rotated pair, or that divide the pairs, from heads of `before` to heads of `after`."""
+    """Cut lists that have an entry for each rotated pair, or that share the pairs out, from heads of `before` to `after`."""
     for name in ("mrope_section", "short_factor", "long_factor"):
         values = rope.get(name)
         if not isinstance(values, list) or not values:

@@ -30,7 +30,7 @@ PLUMBING = frozenset(
     for name in (
         "core.config", "models.settings", "engines.sampling.settings", "engines.judging.settings", "engines.execution.settings",  # defaults
         "generation.config", "annotation.config", "training.config", "evaluation.config", "pipeline.config",  # enter by value, help not at all
-        "core.errors", "core.progress", "core.stage_protocol", "core.arrays",  # what people see; the shape of calls and of arrays
+        "core.errors", "core.progress", "core.stage_protocol", "core.parts", "core.arrays",  # what people see; the shape of calls and of arrays
         "core.schemas", "core.artifacts", "core.file_digests", "core.folder_content", "pipeline.inputs", "pipeline.identity", "pipeline.code_digest",  # tables on disk, identity
         "engines.execution.driver", "core.part_job", "engines.execution.part_worker", "engines.execution.shared_folder",  # where parts are made, not what is in them
         "core.earlier", "pipeline.work",  # rows as they were made

@@ -10,6 +10,7 @@ import yaml
 from icr_platform.annotation.config import AnnotateConfig, AnnotateSettings
 from icr_platform.core.config import ChatSettings, Config, Languages, OptionalInt, setting, validate
 from icr_platform.core.errors import InputError
+from icr_platform.core.parts import Worlds
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.evaluation.config import EvalConfig, EvalSettings
 from icr_platform.generation.config import GenerateConfig
@@ -92,10 +93,12 @@ _EVALUATION = {"prompts": "eval_prompts", "languages": "eval_languages", "limit"
 """Fields of `eval` that have another name here, where training has prompts too."""
 
 
-def load_preset(path: Path, stage: str) -> dict[str, Any]:
+def load_preset(path: Path, stage: str, worlds: Worlds | None = None) -> dict[str, Any]:
     """Nested values of a YAML preset for `stage`.
 
     A preset of `iterate` serves the single stages too: its section of that name, and the shared keys the stage has.
+
+    worlds: whose names may stand for their parts.
 
     Raises:
         InputError: the file is missing, or it is not YAML, or not a mapping.
@@ -114,4 +117,4 @@ def load_preset(path: Path, stage: str) -> dict[str, Any]:
         raise InputError(f"{path}: not a mapping of fields; write `field: value` lines")
     if stage == ITERATE.name or not any(isinstance(values.get(name), dict) for name in STAGES):
         return values
-    return validate(IterateConfig, values, str(path)).given_to(stage)
+    return validate(IterateConfig, values, str(path), worlds).given_to(stage)

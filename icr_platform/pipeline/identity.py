@@ -29,8 +29,12 @@ from icr_platform.core.config import Config, Role, leaves, role
 from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.folder_content import content_files
+from icr_platform.core.parts import module_of
 from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
 from icr_platform.engines.endpoints.served_model import served_model
+from icr_platform.engines.identification.language_id import identifier_place
+from icr_platform.engines.judging.choice import judge_place
+from icr_platform.engines.judging.settings import NO_JUDGE
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, MtBenchConfig
 from icr_platform.generation.config import GenerateConfig
@@ -56,6 +60,7 @@ _SELECTION = frozenset({
 })  # fmt: skip
 _TRANSLATION = ("translation_max_tokens",)
 _LENGTH_CONTROL = ("lc_cross_validation",)
+_SEED_PICKS_ORDERS = ("logprob", "openai")
 _ASKING = ("judge_api_model", "judge_answer", "judge_samples")
 # Of an accelerate configuration: where its processes run and find each other.
 _LAUNCH_PLACES = frozenset({
@@ -67,11 +72,6 @@ _SAMPLERS = {
     "transformers": ("engines.sampling.transformers_sampler",),
     "vllm": ("engines.sampling.vllm_sampler", "engines.sampling.engine_queue"),
     "server": ("engines.sampling.server_sampler",),
-}
-_JUDGES = {
-    "demo": ("demo.judge",),
-    "logprob": ("engines.judging.local_judge",),
-    "openai": ("engines.judging.api_judge", "engines.endpoints.chat_client", "engines.endpoints.replies"),
 }
 
 
@@ -125,12 +125,16 @@ def identify(stage: str, config: Config, known: Mapping[str, str] | None = None)
     """
     basis = _basis(config, known or {})
     unused = frozenset(f"{_PACKAGE}.{name}" for name in basis.unused)
-    row_code = {name: code_of(_full(modules), unused).digest for name, modules in basis.row_modules.items()}
+    parts = _part_modules(config)
+    row_code = {
+        name: code_of((*_full(modules), *([parts[name]] if name in parts else ())), unused).digest
+        for name, modules in basis.row_modules.items()
+    }
     return Identity(
         work=_digest({"stage": stage, **basis.settings, "inputs": dict(basis.inputs)}),
         rows={name: _digest({"artifact": name, **made_by}) for name, made_by in basis.rows.items()},
         inputs=basis.inputs,
-        code=code_of((STAGES[stage].module,), unused),
+        code=code_of((STAGES[stage].module, *parts.values()), unused),
         row_code=row_code,
         cut=basis.cut,
     )
@@ -138,6 +142,17 @@ def identify(stage: str, config: Config, known: Mapping[str, str] | None = None)
 
 def _full(modules: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{_PACKAGE}.{name}" for name in modules)
+
+
+def _part_modules(config: Config) -> dict[str, str]:
+    """By artifact, the module of the language identifier or judge that makes its rows: settings name it, and no import shows it."""
+    found: dict[str, str] = {}
+    if isinstance(config, SamplingSettings):
+        identifier = module_of(identifier_place(config.language_identifier))
+        found |= dict.fromkeys(("responses", "outputs", "ratings"), identifier)
+    if isinstance(config, EvalConfig) and (place := judge_place(config.judge)):
+        found["judgments"] = module_of(place)
+    return found
 
 
 def _digest(values: Settings) -> str:
@@ -177,7 +192,7 @@ def _generate(config: GenerateConfig, known: Known) -> _Basis:
         inputs={"policy": policy, "prompts": _rows_digest(_table_rows(prompts))},
         rows={"responses": settings | {"policy": policy}},
         row_modules={"responses": ("engines.sampling.shards", "models.loading")},
-        unused=[*_other_samplers(config.sampler), *_demo(config)],
+        unused=_other_samplers(config.sampler),
         cut=_cut(_table_rows(prompts.select(_KEY)), config.shard_prompts),
     )
 
@@ -208,10 +223,6 @@ def _compute_of(config: Config) -> Settings:
 
 def _other_samplers(used: str) -> list[str]:
     return [module for name, modules in _SAMPLERS.items() if name != used for module in modules]
-
-
-def _demo(config: SamplingSettings, judge: str = "") -> list[str]:
-    return [] if "demo" in (config.language_identifier, judge) else ["demo"]
 
 
 @_basis.register
@@ -310,7 +321,7 @@ def _eval(config: EvalConfig, known: Known) -> _Basis:
         outputs = _sampled(config) | inputs
         answered = {(language, prompt_id) for language, ids in instructions.items() for prompt_id in ids}
     inputs["prompts"] = _rows_digest(row for row in _table_rows(table) if row[:2] in answered)
-    if config.judge != "none":
+    if config.judge != NO_JUDGE:
         references = _output_rows(config.reference_outputs, instructions, is_whole=False, may_be_empty=False)
         inputs["reference_outputs"] = _rows_digest(row for row in references if row[:2] in answered)
     basis = _Basis(
@@ -320,14 +331,10 @@ def _eval(config: EvalConfig, known: Known) -> _Basis:
         row_modules={
             "outputs": ("evaluation.outputs",) if config.outputs else ("engines.sampling.shards", "models.loading")
         },
-        unused=[
-            *_other_samplers("" if config.outputs else config.sampler),
-            *(module for name in _JUDGES if name != config.judge for module in _JUDGES[name]),
-            *_demo(config, config.judge),
-        ],
+        unused=_other_samplers("" if config.outputs else config.sampler),
         cut=_cut(_table_rows(table.select(_KEY)), config.shard_prompts),
     )
-    return basis if config.judge == "none" else _judged(config, basis, known)
+    return basis if config.judge == NO_JUDGE else _judged(config, basis, known)
 
 
 def _judged(config: EvalConfig, basis: _Basis, known: Known) -> _Basis:
@@ -342,7 +349,7 @@ def _judged(config: EvalConfig, basis: _Basis, known: Known) -> _Basis:
         settings={**basis.settings, **judged, **control},
         inputs={**basis.inputs, **inputs},
         rows={**basis.rows, "judgments": judged},
-        row_modules={**basis.row_modules, "judgments": (*_JUDGES[config.judge], "models.loading")},
+        row_modules={**basis.row_modules, "judgments": ("models.loading",)},
     )
 
 
@@ -360,20 +367,20 @@ def _judge(config: EvalConfig, known: Known) -> tuple[Settings, dict[str, str]]:
     from icr_platform.engines.judging.api_judge import judge_server
     from icr_platform.engines.judging.pairwise import load_template
 
-    unread = {*SamplingSettings.model_fields, *_BY_ROWS, *_LENGTH_CONTROL, *(("seed",) if config.both_orders else ())}
-    unread |= set() if config.judge == "openai" else set(_ASKING)
+    unread = {*SamplingSettings.model_fields, *_BY_ROWS, *_LENGTH_CONTROL}
+    if config.judge in _SEED_PICKS_ORDERS:  # of any other judge it is not known what it looks at
+        unread |= {*(("seed",) if config.both_orders else ()), *(() if config.judge == "openai" else _ASKING)}
     judged = {name: value for name, value in _settings(config).items() if name not in unread}
     inputs: dict[str, str] = {}
-    if config.judge == "demo":
-        return judged, inputs
     judged["wording"] = load_template(config.judge_template).messages
     if config.judge_template:
         inputs["judge_template"] = text_digest(json.dumps(judged["wording"]))
     if config.judge == "openai":
         return judged | {"judge_server": served_model(judge_server(config))}, inputs
-    inputs["judge_model"] = _model(config.judge_model, known)
+    if config.judge_model:
+        inputs["judge_model"] = _model(config.judge_model, known)
     judged |= {f"judge_{name}": value for name, value in _compute(config.dtype, config.device).items()}
-    judged |= {"judge_model": inputs["judge_model"], "judge_date": getattr(config, "template_date", None)}
+    judged |= {"judge_model": inputs.get("judge_model", ""), "judge_date": getattr(config, "template_date", None)}
     return judged, inputs
 
 
@@ -401,12 +408,7 @@ def _mt_bench(config: MtBenchConfig, known: Known) -> _Basis:
         inputs=inputs,
         rows={"ratings": settings},
         row_modules={"ratings": ("evaluation.mt_bench_stage",)},
-        unused=[
-            *_other_samplers("" if config.answers else config.sampler),
-            *_JUDGES["demo"],
-            *_JUDGES["logprob"],
-            *_demo(config),
-        ],
+        unused=_other_samplers("" if config.answers else config.sampler),
         cut=_cut((question.key for question in questions), 0),
     )
 
@@ -463,7 +465,7 @@ def strict_digest(stage: str, config: Config, known: Known) -> str:
     ):
         return ""
     settings = {name: getattr(config, name) for name, info in leaves(type(config)) if role(info) == "setting"}
-    code = code_of((STAGES[stage].module,)).digest
+    code = code_of((STAGES[stage].module, *_part_modules(config).values())).digest
     settings |= {"lm_eval": _tasks_version()} if stage == "benchmarks" else {}
     return _digest({"stage": stage, **settings, "computed": _compute_of(config), "inputs": contents, "code": code})
 

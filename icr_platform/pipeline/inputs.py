@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from icr_platform.core.artifacts import text_digest
 from icr_platform.core.config import Config, leaves, role
 from icr_platform.core.errors import InputError
+from icr_platform.core.parts import Worlds, load_part, split_world
 
 if TYPE_CHECKING:
     from icr_platform.tracking.tracker import Tracker
@@ -23,11 +24,12 @@ _REMOTE = ("s3://", "gs://", "abfs://", "az://", "hdfs://", "http://", "https://
 class Resolver:
     """Turns the paths of a configuration into local ones.
 
-    base: folder that relative paths start from. work: folder for downloads and the demo world.
+    base: folder that relative paths start from. work: folder for downloads and the inputs of worlds. worlds: whose inputs may be
+    named as NAME:PATH.
     """
 
-    def __init__(self, base: Path, work: Path, tracker: Tracker | None) -> None:
-        self.base, self.work, self.tracker = base, work, tracker
+    def __init__(self, base: Path, work: Path, tracker: Tracker | None, worlds: Worlds | None = None) -> None:
+        self.base, self.work, self.tracker, self.worlds = base, work, tracker, worlds or {}
 
     def resolve(self, config: C, seed: int, *, fetch: bool = True) -> C:
         """The configuration with every input, model and output path local and absolute; hub names stay as they are.
@@ -54,10 +56,10 @@ class Resolver:
             if self.tracker is None:
                 raise InputError(f"{uri}: needs MLflow; leave --no-tracking out")
             return str(self.tracker.find_stored(uri).folder())
-        if uri.startswith("demo:"):
-            from icr_platform.demo.bootstrap import prepare
-
-            return str(prepare(self.work / f"demo-{seed}", seed) / uri.removeprefix("demo:"))
+        if found := split_world(uri, self.worlds):
+            world, inside = found
+            prepare = load_part("prepare", world.prepare, "folder", "seed")
+            return str(prepare(world.folder(self.work, seed), seed) / inside)
         if uri.startswith(_REMOTE):
             return str(self._download(uri))
         path = self.base / Path(uri).expanduser()

@@ -16,6 +16,7 @@ from icr_platform.annotation.reward_kinds import needs_translations
 from icr_platform.core.artifacts import atomic_path, file_digest, open_artifact, read_json, text_digest
 from icr_platform.core.config import Config, validate
 from icr_platform.core.errors import InputError, TrackingError, WeightsRemovedError
+from icr_platform.core.parts import split_world
 from icr_platform.models.removed_weights import removed_weights
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.identity import artifact_identity
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from icr_platform.report.arm_report import ExamplePair, Report
     from icr_platform.tracking.run_handle import RunHandle
-    from icr_platform.tracking.tracker import Run, Tracker
+    from icr_platform.tracking.tracker import Run
 
 CONFIG = "config.json"
 # Tags of the runs that made a comparison or a report, and of which files these depend on besides the stage runs.
@@ -53,10 +54,6 @@ _REPORT, _REPORTING = (
         "report/iteration_metrics.py", "report/figures.py", "report/svg.py", "report/charts.css", "report/numbers.py", *_COMPARING,
     ),
 )  # fmt: skip
-_DEMO = (
-    "A toy: a micro-world in five real languages with an exact grader and a model of under a million parameters. "
-    "It shows that the method runs and works there; it says nothing about real models."
-)
 
 
 @dataclass
@@ -343,7 +340,7 @@ def _found_report(session: Session, arm: Arm) -> bool:
     stored = session.tracker.stored(earlier, path.name)
     if stored is None:
         return False
-    _show(arm, figures_of(arm, session.tracker, with_texts=False))
+    _show(arm, figures_of(session, arm, with_texts=False))
     if path.exists() and file_digest(path) != earlier.data.tags.get(f"{_REPORT}_digest"):  # of another configuration
         with atomic_path(path) as temporary:
             shutil.copyfile(stored.folder(), temporary)
@@ -357,7 +354,7 @@ def _report(session: Session, arm: Arm) -> None:
     """The table on the terminal and the HTML report, which is logged as an artifact."""
     from icr_platform.report.arm_report import write_report
 
-    report = figures_of(arm, session.tracker)
+    report = figures_of(session, arm)
     _show(arm, report)
     path = _report_path(session, arm)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -422,7 +419,7 @@ def _arm_from_artifacts(session: Session, run_id: str) -> Arm:
     if tracker is None:
         raise InputError("icr report: needs MLflow; leave --no-tracking out")
     path = Path(tracker.resolve(f"runs:/{run_id}/{CONFIG}"))
-    config = validate(IterateConfig, read_json(path), str(path))
+    config = validate(IterateConfig, read_json(path), str(path), session.worlds)
     arm = Arm(config, config, RunHandle(tracker.uri, run_id, tracker.experiment_id), [])
     for iteration_run in tracker.children(run_id):
         iteration = int(iteration_run.data.tags["icr.iteration"])
@@ -432,24 +429,25 @@ def _arm_from_artifacts(session: Session, run_id: str) -> Arm:
     return arm
 
 
-def figures_of(arm: Arm, tracker: Tracker | None, with_texts: bool = True) -> Report:
+def figures_of(session: Session, arm: Arm, with_texts: bool = True) -> Report:
     """What the report shows of a finished arm; with_texts: its example pairs and notes, too, which may have to be fetched."""
     from icr_platform.report.arm_report import Report
     from icr_platform.report.iteration_metrics import IterationMetrics
 
     last, noted = (arm.config.iterations, arm.stages.values()) if with_texts else (0, ())
-    is_demo = arm.given.prompts.startswith("demo:")
+    found, tracker = split_world(arm.given.prompts, session.worlds), session.tracker
+    world = found[0] if found else None
     runs = {f"iteration {t}, {stage}": done.run.run_id for (t, stage), done in arm.stages.items() if done.run}
     return Report(
-        title="The demo world" if is_demo else "Implicit cross-lingual rewarding",
+        title=world.title if world else "Implicit cross-lingual rewarding",
         arm=arm.config.arm,
         iterations=[IterationMetrics(t, metrics) for t, metrics in sorted(arm.metrics.items())],
-        description=_DEMO if is_demo else "",
+        description=world.description if world else "",
         config_digest=text_digest(arm.given.model_dump_json())[:12],
         runs={"arm": arm.run.run_id, **runs} if arm.run else {},
         examples=[pair for t in range(1, last + 1) for pair in _examples(arm, t)],
         notes=[note for done in noted for note in (notes_of(tracker, done) if tracker else done.result.notes)],
-        published=not is_demo,
+        published=world is None,
     )
 
 

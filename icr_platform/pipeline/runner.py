@@ -16,6 +16,7 @@ from icr_platform.core.artifacts import MANIFEST, damaged_files, own_manifest, r
 from icr_platform.core.config import Config, leaves, role, setting
 from icr_platform.core.earlier import PLACES, SAME_COMPUTATION, Earlier, Source
 from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.parts import Worlds, make_importable
 from icr_platform.core.stage_protocol import StageContext, StageResult, ignore_metrics
 from icr_platform.models.removed_weights import require_weights
 from icr_platform.pipeline.code_digest import commit
@@ -74,6 +75,7 @@ class Session:
     base: Path
     work: Path
     tracker: Tracker | None
+    worlds: Worlds = field(default_factory=dict)
 
     def close(self) -> None:
         """Remove what was fetched for the command."""
@@ -82,7 +84,7 @@ class Session:
 
     @property
     def resolver(self) -> Resolver:
-        return Resolver(self.base, self.work, self.tracker)
+        return Resolver(self.base, self.work, self.tracker, self.worlds)
 
 
 @dataclass(frozen=True)
@@ -113,15 +115,19 @@ class StageRun:
             self.temporary.with_name(f".{self.temporary.name}.lock").unlink(missing_ok=True)
 
 
-def open_session(options: RunOptions) -> Session:
-    """Check the tracking server before anything else, and find the caller's folder."""
+def open_session(options: RunOptions, worlds: Worlds | None = None) -> Session:
+    """Check the tracking server before anything else, and find the caller's folder, whose modules settings may name.
+
+    worlds: whose inputs the configurations may name.
+    """
     from icr_platform.tracking.project_runs import caller_folder
     from icr_platform.tracking.tracker import Tracker
 
     base = caller_folder()
     work = base / ".icr"
     tracker = Tracker(options.experiment, work) if options.tracking else None
-    return Session(options=options, base=base, work=work, tracker=tracker)
+    make_importable(base)
+    return Session(options=options, base=base, work=work, tracker=tracker, worlds=worlds or {})
 
 
 def run_stage(

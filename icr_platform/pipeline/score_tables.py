@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from icr_platform.core.parts import is_place
 from icr_platform.core.stage_protocol import StageResult
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.report import terminal_tables
@@ -22,5 +23,5 @@ def show_scores(config: EvalConfig, result: StageResult) -> None:
     published = leaderboard({name: result.metrics})
     if "head_to_head" in result.tables:
         console.print(terminal_tables.head_to_head_terminal_table(result.tables["head_to_head"]))
-    elif len(published) and config.judge != "demo" and not config.reference_outputs.startswith("runs:"):
+    elif len(published) and not is_place(config.judge) and not config.reference_outputs.startswith("runs:"):
         console.print(terminal_tables.leaderboard_terminal_table(published))

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from icr_platform.core.config import require
 from icr_platform.core.errors import InputError
+from icr_platform.core.parts import Worlds
 from icr_platform.models.devices import resolve_dtype
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.runner import RunOptions, Session, open_session
@@ -88,7 +89,7 @@ class Preflight:
             return None
 
 
-def check(config: IterateConfig, options: RunOptions, prediction: Prediction) -> int:
+def check(config: IterateConfig, options: RunOptions, prediction: Prediction, worlds: Worlds | None = None) -> int:
     """Check `config` and print the plan. Returns the exit status: 0, or 2 when something must be mended first.
 
     Raises:
@@ -97,7 +98,7 @@ def check(config: IterateConfig, options: RunOptions, prediction: Prediction) ->
     if prediction.gpus and prediction.gpu not in DEVICES:
         raise InputError(f"icr check: --gpu is {prediction.gpu!r}; give one of {', '.join(DEVICES)}")
     preflight = Preflight()
-    session = preflight.attempt(lambda: open_session(options))
+    session = preflight.attempt(lambda: open_session(options, worlds))
     if session is not None and preflight.attempt(lambda: require(config, "iterate")) is None and not preflight.problems:
         _check_inputs(preflight, session, config, prediction)
     if session is not None:

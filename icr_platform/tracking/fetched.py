@@ -1,8 +1,8 @@
-"""Copies of what lies in a remote store, in the work folder: made once, when they are first opened, and removed at the end.
+"""Copies of remote artifacts in the work folder: made once, when they are first opened, and removed at the end.
 
-Several processes of one folder share the copies. Each holds a shared lock on the folder while it may read there; the last one
-empties it. A killed process loses its lock with its life, so that the next one to start finds itself alone and empties the
-folder first. A copy has its final name only when it is whole.
+Processes of one folder share the copies. Each holds a shared lock on the folder while it may read there, and the last one
+empties it. A killed process loses its lock, so that the next one to start finds itself alone and empties the folder first. A
+copy gets its final name only when it is whole.
 """
 
 from __future__ import annotations
@@ -33,40 +33,35 @@ class FetchedCopies:
         """
         from filelock import FileLock
 
-        self._hold()
+        with self._guard:
+            if self._held is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._held = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+                fcntl.flock(self._held, fcntl.LOCK_SH)
         target = self._folder / key
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(target.with_name(f".{target.name}.lock")):
                 if not target.exists():
-                    self._make(target, fetch)
+                    partial = target.with_name(f".{target.name}.partial")
+                    _remove(partial)  # of a process that was killed
+                    try:
+                        fetch(partial)
+                        partial.replace(target)
+                    finally:
+                        _remove(partial)
         return target
 
-    def _make(self, target: Path, fetch: Callable[[Path], object]) -> None:
-        partial = target.with_name(f".{target.name}.partial")
-        _remove(partial)  # of a process that was killed
-        try:
-            fetch(partial)
-            partial.replace(target)
-        finally:
-            _remove(partial)
-
     def close(self) -> None:
-        """Let the copies go: they are removed, unless another process of this folder still reads there."""
+        """Remove the copies, unless another process of this folder still reads there."""
         with self._guard:
             if self._held is not None:
                 os.close(self._held)  # which unlocks
                 self._held = None
         self._empty_if_alone()
 
-    def _hold(self) -> None:
-        with self._guard:
-            if self._held is None:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._held = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-                fcntl.flock(self._held, fcntl.LOCK_SH)
-
     def _empty_if_alone(self) -> None:
+        """Empty the folder if no process holds its lock."""
         if not (self._folder / _LOCK).exists():
             return
         handle = os.open(self._folder / _LOCK, os.O_RDWR)
@@ -76,7 +71,7 @@ class FetchedCopies:
                 if path.name != _LOCK:
                     _remove(path)
         except BlockingIOError:
-            pass  # somebody reads there, who empties it later
+            pass  # another process reads there, and empties it later
         finally:
             os.close(handle)
 

@@ -29,7 +29,7 @@ class Checkpoint:
 
 
 def close_checkpoint(folder: Path, fingerprint: str, extra: Mapping[str, Any]) -> None:
-    """Write the manifest over every file in `folder`. What varies from run to run (seconds) belongs in `extra` only."""
+    """Write the manifest of every file in `folder`. What varies from run to run, such as seconds, belongs in `extra` only."""
     entries: list[dict[str, Any]] = []
     for path in sorted(folder.rglob("*")):  # a tokenizer with several chat templates has a folder of them
         if path.is_file() and path != folder / MANIFEST:
@@ -50,9 +50,9 @@ def close_checkpoint(folder: Path, fingerprint: str, extra: Mapping[str, Any]) -
 
 
 def remove_weights(folder: Path) -> list[str]:
-    """Delete a finished checkpoint's weights; its manifest keeps their digests, so that it is still known which it was.
+    """Delete a finished checkpoint's weights; its manifest keeps their digests, so that it stays known which ones they were.
 
-    Returns: the names of the files that are gone, also from an earlier call.
+    Returns: the names of the files that are gone, those of earlier calls included.
     """
     manifest = read_json(folder / MANIFEST)
     is_weights = [Path(entry["file"]).suffix in _WEIGHTS for entry in manifest["files"]]
@@ -60,7 +60,9 @@ def remove_weights(folder: Path) -> list[str]:
     if gone:
         manifest["files"] = [entry for entry in manifest["files"] if entry not in gone]
         manifest["removed"] = manifest.get("removed", []) + gone
-        write_json(folder / MANIFEST, manifest)
+        write_json(
+            folder / MANIFEST, manifest
+        )  # before the files go: a kill in between leaves files that are known to be gone
     names = [str(entry["file"]) for entry in manifest.get("removed", [])]
     for name in names:
         (folder / name).unlink(missing_ok=True)
@@ -68,8 +70,9 @@ def remove_weights(folder: Path) -> list[str]:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open a finished checkpoint, whose files are read once to see that they are those that were written. One whose weights were
-    removed is finished, too.
+    """Open a finished checkpoint, after reading its files once to see that they are those that were written.
+
+    A checkpoint whose weights were removed is finished, too.
 
     Raises:
         InputError: no folder, no manifest (unfinished), another artifact, or a file that is missing, unreadable or not what

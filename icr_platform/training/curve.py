@@ -1,4 +1,4 @@
-"""The loss curve: every logged step once, on disk as well, so that a resumed training goes on where its curve stopped."""
+"""The loss curve: every logged step once, on disk too, so that a resumed training continues the curve where it stopped."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from pathlib import Path
 
 from icr_platform.core.stage_protocol import MetricLog
 
-Row = dict[str, float]
+LoggedStep = dict[str, float]
+"""A step and its metrics, by name."""
 
 
 class Curve:
-    """Appends logged steps to a JSON-lines file and sends each on to `log`, unless an earlier attempt did.
+    """Appends logged steps to a file of JSON lines, and sends each to `log` unless an earlier attempt did.
 
-    One process writes (`add`); a parent that started it reads along (`follow`).
+    One process writes (`add`); the parent that started it reads along (`follow`).
     """
 
     def __init__(self, path: Path, log: MetricLog) -> None:
         self._path, self._log = path, log
         path.touch()
         text = path.read_bytes()
-        self._read = text.rfind(b"\n") + 1  # what follows was torn by a kill
+        self._read = text.rfind(b"\n") + 1  # a kill tears the last line off in its middle
         if self._read < len(text):
             os.truncate(path, self._read)
-        self.rows: list[Row] = [json.loads(line) for line in text[: self._read].splitlines()]
+        self.rows: list[LoggedStep] = [json.loads(line) for line in text[: self._read].splitlines()]
 
     @property
     def last_step(self) -> int:
@@ -33,7 +34,7 @@ class Curve:
         return int(self.rows[-1]["step"]) if self.rows else 0
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record and send one step; a step the curve already has is left alone."""
+        """Record and send one step, unless the curve has it: a resumed training repeats the steps since its resume point."""
         if step <= self.last_step:
             return
         row = {"step": step, **metrics}
@@ -43,20 +44,20 @@ class Curve:
         self.rows.append(row)
 
     def follow(self) -> None:
-        """Send what another process has added since."""
+        """Send what another process has added since the last call."""
         with self._path.open("rb") as file:
             file.seek(self._read)
             fresh = file.read()
-        whole = fresh[: fresh.rfind(b"\n") + 1]
+        whole = fresh[: fresh.rfind(b"\n") + 1]  # the other process may be in the middle of a line
         self._read += len(whole)
         for line in whole.splitlines():
-            row: Row = json.loads(line)
+            row: LoggedStep = json.loads(line)
             self.rows.append(row)
             self._log({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
 
 
-def final_figures(rows: list[Row]) -> dict[str, float]:
-    """Means over the last tenth of the logged steps, at least one: a single step is one batch and noisy."""
+def final_figures(rows: list[LoggedStep]) -> dict[str, float]:
+    """Average the last tenth of the logged steps, at least one: a single step is one batch, and noisy."""
     last = rows[-max(1, len(rows) // 10) :]
     names = {
         "train/final_loss": "train/loss",

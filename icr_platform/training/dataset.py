@@ -1,4 +1,4 @@
-"""Preferences to training pairs: the sampled token ids as they are, prompts through the chat template."""
+"""Training pairs out of preferences: the sampled token ids as they are, and prompts through the chat template."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TrainingPairs:
 
 
 def load_pairs(preferences: Artifact, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TrainingPairs:
-    """Pairs whose longer sequence has at most `max_length` tokens.
+    """Read the pairs whose longer sequence has at most `max_length` tokens, and count the others.
 
     Raises:
         InputError: no pair is short enough.
@@ -70,9 +70,9 @@ def load_pairs(preferences: Artifact, tokenizer: PreTrainedTokenizerBase, max_le
 
 
 def check_pairs(preferences: Artifact, vocabulary: int) -> None:
-    """Raise InputError, naming part, row and field, when there are no pairs, an empty response, or an id the model has not."""
+    """Raise InputError, naming part, row and field, for no pairs, an empty response, or a token id that the model lacks."""
     if preferences.rows == 0:
-        raise InputError(f"{preferences.folder}: holds no preference pair; look at annotate's drops for the reasons")
+        raise InputError(f"{preferences.folder}: contains no preference pair; annotate's drops say why")
     for index, path in enumerate(preferences.parts):
         part = preferences.read_part(index, _TOKEN_COLUMNS)
         for name in _TOKEN_COLUMNS:
@@ -85,11 +85,12 @@ def check_pairs(preferences: Artifact, vocabulary: int) -> None:
             if position is not None:
                 row = pc.list_parent_indices(ids)[position].as_py()
                 raise InputError(
-                    f"{path}: row {row}: field {name!r} holds token id {ids.flatten()[position].as_py()}, outside the "
+                    f"{path}: row {row}: field {name!r} has token id {ids.flatten()[position].as_py()}, outside the "
                     f"policy's vocabulary of {vocabulary}; train the policy whose responses were annotated"
                 )
 
 
 def _first_row(flags: pa.Array) -> int | None:
+    """Index of the first true flag; None when there is none."""
     position = pc.index(flags, pa.scalar(True)).as_py()
     return None if position < 0 else int(position)

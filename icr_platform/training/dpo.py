@@ -1,9 +1,9 @@
-"""Training by TRL: L_DPO(beta) + gamma * L_NLL(chosen), on token ids as they were sampled. The only import of trl.
+"""Training by TRL: L_DPO(beta) + gamma * L_NLL(chosen), on token ids as they were sampled. The only module that imports trl.
 
 L_DPO = -log sigmoid(beta * ((log pi(c) - log ref(c)) - (log pi(r) - log ref(r)))) (Rafailov et al. 2023, arXiv 2305.18290,
 equation 7). L_NLL = -log pi(c) / |c|, the mean over the chosen response's tokens. The loss of an optimizer step is the mean of
 both over the step's pairs, however these are split into batches, accumulation and processes. TRL's own `sft` term, the mean
-over all *tokens* of a batch's chosen responses, is `likelihood: tokens`: a long response weighs more than a short one beside it.
+over all *tokens* of a batch's chosen responses, is `likelihood: tokens`: a long response weighs more than a short one in the same batch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,25 +50,24 @@ class PairTrainer(DPOTrainer):
     def __init__(self, config: TrainConfig, **parts: Any) -> None:
         self.tokens = 0
         self._config = config
-        self._sums = torch.zeros(
-            len(_PAIR_FIGURES) + 1, dtype=torch.float64
-        )  # over pairs since the last point of the curve
+        # Over the pairs since the last point of the curve: the figures, and how many pairs there were.
+        self._sums = torch.zeros(len(_PAIR_FIGURES) + 1, dtype=torch.float64)
         super().__init__(**parts)
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-        return dataset  # has prompt_ids, chosen_ids, rejected_ids: tokenising text again could give other ids
+        return dataset  # it has prompt_ids, chosen_ids, rejected_ids: tokenising text again could give other ids
 
     def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
-        return dataset  # has ref_chosen_logps, ref_rejected_logps from our scorer
+        return dataset  # it has ref_chosen_logps, ref_rejected_logps from our scorer
 
     def _send_telemetry(self) -> None:
-        """Nothing of a training leaves the machine."""
+        """Send nothing: what is trained stays on the machine."""
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """The finished checkpoint carries the platform's own card."""
+        """Write none: the finished checkpoint gets the platform's own card."""
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The configured schedule; transformers' own begin their warm-up at rate 0."""
+        """Create the configured schedule; transformers' own schedules begin their warm-up at rate 0, a step that trains nothing."""
         if self.lr_scheduler is None:
             share = rate_shares(self._config.schedule, self._config.warmup, num_training_steps)
             used: Any = optimizer or self.optimizer
@@ -77,10 +76,14 @@ class PairTrainer(DPOTrainer):
         return self.lr_scheduler
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """The batches of one optimizer step, each pair with its weight in the loss: 1 over the pairs of the step.
+        """Take the batches of one optimizer step, and give each pair its weight in the loss: 1 over the pairs of the step.
 
         The trainer divides a batch's loss by the number of batches and averages over processes, which the weights undo. In an
-        epoch's last batch accelerate repeats pairs until every process has a full one; repeated pairs weigh nothing.
+        epoch's last batch accelerate repeats pairs until every process has a full batch; repeated pairs weigh nothing.
+
+        Five pairs on two processes, one to a batch and two batches to a step: in the first step each of four pairs weighs 1,
+        which two batches and two processes make 1/4. In the last step the fifth pair weighs 2 on one process, and the pair that
+        is repeated on the other weighs 0.
         """
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         each, processes = self.args.per_device_train_batch_size, self.args.world_size
@@ -96,12 +99,12 @@ class PairTrainer(DPOTrainer):
         return batches, items
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """As the trainer does, but log-probabilities stay float32: under DeepSpeed it casts what is not an id to bfloat16."""
+        """Keep log-probabilities in float32: under DeepSpeed the trainer casts whatever is not an id to bfloat16."""
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
         return prepared | {name: inputs[name].to(self.args.device) for name in _FLOATS if name in inputs}
 
     def _compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False) -> torch.Tensor:
-        """The loss of the module's docstring over one batch, whose rows are n chosen sequences, then the n rejected ones."""
+        """Compute the loss of the module's docstring over a batch, whose rows are n chosen sequences, then the n rejected ones."""
         mask = inputs["completion_mask"]
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
         outputs = model(
@@ -117,34 +120,29 @@ class PairTrainer(DPOTrainer):
             ref_chosen, ref_rejected = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
         else:
             ids = {name: inputs[name] for name in ("input_ids", "attention_mask", "completion_mask")}
-            reference = (
-                self.model if self.ref_model is None else self.ref_model
-            )  # LoRA's, with the adapters switched off
+            # Without a model of its own the reference is the policy under LoRA, with the adapters switched off.
+            reference = self.model if self.ref_model is None else self.ref_model
             ref_chosen, ref_rejected = self.compute_ref_log_probs(reference, ids)  # type: ignore[no-untyped-call]
         chosen_reward, rejected_reward = self.beta * (chosen - ref_chosen), self.beta * (rejected - ref_rejected)
-        per_pair = -logsigmoid(chosen_reward - rejected_reward)
+        per_pair = -logsigmoid(chosen_reward - rejected_reward)  # arXiv 2305.18290, equation 7
         lengths = mask.chunk(2)[0].sum(1)
         if self._config.likelihood == "pairs":
             per_pair = per_pair - self._config.gamma * chosen / lengths
+        # A batch that `get_batch_samples` did not make, as in an evaluation, is a mean of its own.
         weight = inputs.get(_WEIGHT, torch.full_like(per_pair, 1 / len(per_pair)))
         loss: torch.Tensor = (weight * per_pair).sum()
         if self._config.likelihood == "tokens":
             loss = loss - self._config.gamma * chosen.sum() / lengths.sum()
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
-        self._note_rewards(chosen_reward.detach(), rejected_reward.detach(), weight > 0)
+        won, lost = chosen_reward.detach(), rejected_reward.detach()
+        figures = torch.stack([(won > lost).float(), won - lost, won, lost, torch.ones_like(won)])  # see _PAIR_FIGURES
+        columns = (figures * (weight > 0)).T.contiguous()
+        self._sums += self.accelerator.gather(columns).sum(0).double().cpu()
         return loss
 
-    def _note_rewards(self, chosen: torch.Tensor, rejected: torch.Tensor, counts: torch.Tensor) -> None:
-        """Add the batch's pairs, of all processes, to the sums behind the next point of the curve."""
-        figures = torch.stack(
-            [(chosen > rejected).float(), chosen - rejected, chosen, rejected, torch.ones_like(chosen)]
-        )
-        columns = (figures * counts).T.contiguous()
-        self._sums += self.accelerator.gather(columns).sum(0).double().cpu()
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log with the means over the pairs since the last time."""
+        """Log the means over the pairs of all processes since the last point of the curve."""
         *sums, pairs = self._sums.tolist()
         if pairs:
             logs |= {name: total / pairs for name, total in zip(_PAIR_FIGURES, sums, strict=True)}
@@ -171,10 +169,10 @@ class PairTrainer(DPOTrainer):
 
 
 def rate_shares(schedule: str, warmup: float, steps: int) -> Callable[[int], float]:
-    """The share of the peak learning rate by step (0 is the first), above 0 in each of `steps` steps.
+    """Return the share of the peak learning rate by step (0 is the first), which is above 0 in each of `steps` steps.
 
-    Warm-up takes `warmup` of the steps but not the last one: step s of w has (s + 1) / (w + 1), the next one the whole rate.
-    From there linear and cosine fall to where one more step would have 0.
+    Warm-up takes `warmup` of the steps but never the last one: step s of w has (s + 1) / (w + 1), the next one the whole rate.
+    From there linear and cosine fall so that one more step would have 0.
 
     >>> [round(rate_shares("linear", 0.3, 5)(step), 2) for step in range(5)]
     [0.33, 0.67, 1.0, 0.67, 0.33]
@@ -193,7 +191,7 @@ def rate_shares(schedule: str, warmup: float, steps: int) -> Callable[[int], flo
 
 
 class _Reporter(TrainerCallback):
-    """Sends the loss curve on, shows progress, and skips the resume point after the last step: the model itself follows."""
+    """Sends the loss curve on, shows progress, and skips the resume point after the last step, as the model itself follows."""
 
     def __init__(self, curve: Curve) -> None:
         self._curve = curve
@@ -224,9 +222,9 @@ class _Reporter(TrainerCallback):
 
 
 def arguments(config: TrainConfig, work: Path, pairs: int, precomputed: bool) -> DPOConfig:
-    """TRL's arguments for a training in `work`. Sets up the process group when a launcher started this process."""
+    """Make TRL's arguments for a training in `work`; sets up the process group when a launcher started this process."""
     mixed = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "no"}[precision(config).autocast]
-    os.environ["ACCELERATE_MIXED_PRECISION"] = mixed  # else a training before this one in the process decides
+    os.environ["ACCELERATE_MIXED_PRECISION"] = mixed  # otherwise an earlier training of this process decides
     on_cpu = resolve_device(config.device) == "cpu"
     arguments = DPOConfig(
         output_dir=str(work),
@@ -236,7 +234,7 @@ def arguments(config: TrainConfig, work: Path, pairs: int, precomputed: bool) ->
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulation,
-        max_length=None,
+        max_length=None,  # too long pairs are left out and counted, never cut
         disable_dropout=True,
         gradient_checkpointing=config.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
@@ -248,24 +246,20 @@ def arguments(config: TrainConfig, work: Path, pairs: int, precomputed: bool) ->
         ddp_find_unused_parameters=False,
         save_strategy="steps",
         save_steps=config.save_steps,
-        logging_nan_inf_filter=False,
+        logging_nan_inf_filter=False,  # it hides losses that are not finite
         report_to=[],
         disable_tqdm=True,
         **process_arguments(on_cpu),
     )
     if on_cpu:
         shard_on_cpu()
-    arguments.logging_steps = _logging_steps(config, pairs, arguments.world_size)
+    # A divisor of save_steps: then a resumed training averages the same steps into a point of the curve.
+    steps = config.epochs * pairs / (config.batch_size * config.accumulation * arguments.world_size)
+    most = min(max(1, int(steps / _POINTS)), config.save_steps)
+    arguments.logging_steps = max(number for number in range(1, most + 1) if config.save_steps % number == 0)
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # TRL refuses DataParallel; several GPUs are what accelerate_config is for
     return arguments
-
-
-def _logging_steps(config: TrainConfig, pairs: int, processes: int) -> int:
-    """Steps between points of the curve: a divisor of save_steps, so that a resumed training averages the same steps."""
-    steps = config.epochs * pairs / (config.batch_size * config.accumulation * processes)
-    limit = max(1, int(steps / _POINTS))
-    return max(divisor for divisor in range(1, min(limit, config.save_steps) + 1) if config.save_steps % divisor == 0)
 
 
 def build_trainer(
@@ -275,33 +269,19 @@ def build_trainer(
     work: Path,
     policy: PreTrainedModel | None = None,
 ) -> PairTrainer:
-    """A trainer over `pairs`, with the policy and whatever reference it needs loaded.
+    """Build a trainer over `pairs`, with the policy and whatever reference it needs loaded.
 
     reference_logprobs: [P, 2] nats of the chosen and the rejected responses; None: TRL runs the reference in every step.
-    policy: the policy when it is loaded already, in its training precision.
+    policy: the policy if it is loaded already, in its training precision.
     """
+    from datasets import Dataset
+
     args = arguments(config, work, len(pairs), reference_logprobs is not None)
     reference = None
     if reference_logprobs is None and config.dpo_reference == "initial":
         reference = load_trainable(config.reference, config)
     elif reference_logprobs is None and not config.lora_rank:  # LoRA: the policy without its adapters is the reference
         reference = load_trainable(config.policy, config)
-    trainer = PairTrainer(
-        config,
-        model=policy if policy is not None else load_trainable(config.policy, config),
-        ref_model=reference,
-        args=args,
-        train_dataset=_dataset(pairs, reference_logprobs),
-        processing_class=load_tokenizer(config.policy, config),
-        peft_config=new_adapters(config.lora_rank, config.lora_alpha) if config.lora_rank else None,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def _dataset(pairs: TrainingPairs, reference_logprobs: Floats | None) -> Any:
-    from datasets import Dataset
-
     columns: dict[str, Any] = {
         "prompt_ids": pairs.prompt_ids,
         "chosen_ids": pairs.chosen_ids,
@@ -310,7 +290,17 @@ def _dataset(pairs: TrainingPairs, reference_logprobs: Floats | None) -> Any:
     if reference_logprobs is not None:
         columns["ref_chosen_logps"] = reference_logprobs[:, 0]
         columns["ref_rejected_logps"] = reference_logprobs[:, 1]
-    return Dataset.from_dict(columns)
+    trainer = PairTrainer(
+        config,
+        model=policy if policy is not None else load_trainable(config.policy, config),
+        ref_model=reference,
+        args=args,
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=load_tokenizer(config.policy, config),
+        peft_config=new_adapters(config.lora_rank, config.lora_alpha) if config.lora_rank else None,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def train(
@@ -321,9 +311,9 @@ def train(
     curve: Curve,
     policy: PreTrainedModel | None = None,
 ) -> State:
-    """Train, going on from the last whole resume point in `work`.
+    """Train, from the last whole resume point in `work` if there is one.
 
-    Returns: the trained weights on the main process (of LoRA the adapters only); on the others they may be missing.
+    Returns: the trained weights on the main process, of LoRA the adapters only; on other processes they may be missing.
 
     Raises:
         IcrError: a loss is not finite, GPU memory is full.
@@ -333,44 +323,33 @@ def train(
     reporter.trainer = trainer
     trainer.add_callback(reporter)
     try:
-        with trainer.args.distributed_state.main_process_first():
+        with trainer.args.distributed_state.main_process_first():  # which deletes what is not whole
             resume = last_whole(work, trainer.args.world_size)
-        with without_bars(), _explained(config):
+        with without_bars():
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
             return _gathered_state(trainer)
-    finally:
-        reporter.close()
-
-
-@contextlib.contextmanager
-def _explained(config: TrainConfig) -> Iterator[None]:
-    """Full GPU memory as an error that says what to change."""
-    try:
-        yield
     except torch.OutOfMemoryError as error:
         raise IcrError(
             f"train: out of GPU memory at batch_size={config.batch_size}; lower it and raise --accumulation, or use "
             "--gradient-checkpointing true, --precompute-reference yes, --lora-rank or --accelerate-config"
         ) from error
+    finally:
+        reporter.close()
 
 
 def _gathered_state(trainer: PairTrainer) -> State:
-    """All trained weights, gathered from however they were sharded."""
+    """All trained weights on this process, however they were sharded."""
     state: State = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
     model = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_deepspeed_enabled:
-        state |= _master_weights(model)
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        # accelerate gathers the bfloat16 copies that DeepSpeed computes with; its optimizer steps in float32 weights.
+        whole: dict[int, torch.Tensor] = {}
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                gathered = safe_get_full_fp32_param(parameter)  # every process takes part in it
+                whole[id(parameter)] = gathered.detach().to("cpu", torch.float32)
+        named = model.named_parameters(remove_duplicate=False)
+        state |= {name: whole[id(parameter)] for name, parameter in named if id(parameter) in whole}
     return adapters_alone(model, state)
-
-
-def _master_weights(model: torch.nn.Module) -> State:
-    """The float32 weights that DeepSpeed's optimizer steps in; accelerate gathers the bfloat16 copies that it computes with."""
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    whole: dict[int, torch.Tensor] = {}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            gathered = safe_get_full_fp32_param(parameter)  # every process takes part in it
-            whole[id(parameter)] = gathered.detach().to("cpu", torch.float32)
-    named = model.named_parameters(remove_duplicate=False)
-    return {name: whole[id(parameter)] for name, parameter in named if id(parameter) in whole}

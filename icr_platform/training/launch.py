@@ -1,4 +1,4 @@
-"""Training in several processes: `accelerate launch` started, watched, and ended together with this process."""
+"""Training in several processes: `accelerate launch` is started, watched, and ended together with this process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TELLING = (  # lines of a log that say why, the best last
 
 
 def read_accelerate_config(path: Path) -> dict[str, Any]:
-    """The settings of an accelerate config file; raises InputError when it is missing or names no processes."""
+    """Read an accelerate config file; raises InputError when it is missing or does not say how many processes there are."""
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -40,7 +40,7 @@ def read_accelerate_config(path: Path) -> dict[str, Any]:
             f"{path}: no such accelerate config; give one such as projects/conf/accelerate/ddp.yaml"
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: no valid YAML ({' '.join(str(error).split())}); mend it") from error
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it") from error
     processes = settings.get("num_processes") if isinstance(settings, dict) else None
     if not isinstance(processes, int) or processes < 1:
         raise InputError(f"{path}: field 'num_processes' is {processes!r}; give the number of processes, 1 or more")
@@ -63,8 +63,8 @@ def check_accelerate_config(path: Path, device: str) -> None:
     efficient = (settings.get("fsdp_config") or {}).get("fsdp_cpu_ram_efficient_loading", True)
     if kind == "FSDP" and str(efficient).lower() != "false":
         raise InputError(
-            f"{path}: field 'fsdp_cpu_ram_efficient_loading' must be false: it loads weights on one process only, and the DPO "
-            "reference's are never sent to the others"
+            f"{path}: field 'fsdp_cpu_ram_efficient_loading' must be false: it loads weights on one process only, and those of the "
+            "DPO reference are never sent to the others"
         )
 
 
@@ -88,47 +88,41 @@ def launch(accelerate_config: Path, job: Path, curve: Curve, steps: int) -> None
 
 
 def score_in_child(job: Path) -> None:
-    """Score the pairs under the reference in a process of its own, so that its GPU memory is surely free afterwards."""
+    """Score the pairs under the reference in a process of its own, whose end frees its GPU memory."""
     _run([sys.executable, "-m", "icr_platform.training.worker", str(job), "--score"], job.parent, lambda: None)
 
 
 def _run(command: list[str], work: Path, look: Callable[[], None]) -> None:
-    """Run `command` to its end, calling `look` now and then; it ends with this process, however that ends."""
+    """Run `command` to its end, calling `look` now and then; it ends with this process, however that ends.
+
+    Raises:
+        IcrError: what a worker left as its error, or how the processes ended and what they said last.
+    """
     (work / ERROR).unlink(missing_ok=True)
     log = work / "train.log"
-    environment = os.environ | {LIFELINE: "1"}
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,  # the lifeline: it breaks when this process is gone, whatever killed it
+            stdout=output,
+            stderr=output,
+            env=os.environ | {LIFELINE: "1"},
+            start_new_session=True,
         )
     try:
-        status = _watch(process, look)
+        status = None
+        while status is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = process.wait(_LOOK_EVERY)
+            look()
     finally:
-        _end(process)
-    if status != 0:
-        _raise_error(work, log, status)
-
-
-def _watch(process: subprocess.Popen[bytes], look: Callable[[], None]) -> int:
-    status = None
-    while status is None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            status = process.wait(_LOOK_EVERY)
-        look()
-    return status
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Close the lifeline and end what is left of the process group."""
-    if process.stdin is not None:
-        process.stdin.close()
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _raise_error(work: Path, log: Path, status: int) -> None:
-    """Raise the error a worker left, or else say how the processes ended and what they said last."""
+        if process.stdin is not None:
+            process.stdin.close()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # the launcher and all its workers
+            process.wait()
+    if status == 0:
+        return
     if (work / ERROR).exists():
         error = read_json(work / ERROR)
         kind = InputError if error["status"] == InputError.exit_status else IcrError

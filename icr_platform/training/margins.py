@@ -1,7 +1,7 @@
-"""What training won, measured where it can get lost again: in the trained weights, in the files, in the next stage's precision.
+"""What training gained, measured wherever it can be lost again: in the trained weights, in the files, in the next stage's precision.
 
-The margin is beta times the mean over pairs of how much log pi(chosen) - log pi(rejected) grew since the start of training: the
-implicit reward's. It is measured on at most `SAMPLE` training pairs, which the artifact's order spreads over the languages.
+The margin of the implicit reward is beta times the mean over pairs of how much log pi(chosen) - log pi(rejected) grew since the
+start of training. It is measured on at most `SAMPLE` training pairs, which the artifact's order spreads over the languages.
 """
 
 from __future__ import annotations
@@ -28,29 +28,31 @@ _NOTABLE = 0.1  # of the trained weights' margin
 
 
 def sampled_groups(pairs: TrainingPairs) -> list[Group]:
-    """At most `SAMPLE` pairs at even distances, each a prompt with its chosen and its rejected response."""
+    """Take at most `SAMPLE` pairs at even distances, each as a prompt with its chosen and its rejected response."""
     count = min(SAMPLE, len(pairs))
     rows = [i * len(pairs) // count for i in range(count)]
     return [Group(pairs.prompt_ids[row], (pairs.chosen_ids[row], pairs.rejected_ids[row])) for row in rows]
 
 
 def trained_log_ratio(config: TrainConfig, groups: list[Group], model: PreTrainedModel) -> float | None:
-    """Mean of log pi(chosen) - log pi(rejected), nats, in float32; None where one device has no room for the model."""
+    """Measure the mean of log pi(chosen) - log pi(rejected) in nats, in float32; None where the device has no room for it."""
     return _unless_full(lambda: _log_ratio(model.to(resolve_device(config.device)), groups))  # type: ignore[arg-type]
 
 
 def measured_margins(
     config: TrainConfig, groups: list[Group], trained: float | None, checkpoint: Path
 ) -> tuple[dict[str, float], list[str]]:
-    """Margins of the trained weights, of the checkpoint as saved, and as the next stage loads it; and notes about them.
+    """Measure the margin of the trained weights, of the checkpoint as saved, and as the next stage loads it.
 
     trained: `trained_log_ratio` of the weights before they were saved.
 
-    Returns: metrics `train/trained_margin`, `train/saved_margin`, `train/loaded_margin`, those that could be measured.
+    Returns:
+        Metrics `train/trained_margin`, `train/saved_margin`, `train/loaded_margin`, those that could be measured; and notes
+        for people where one is missing, or is not what was trained.
     """
     place = config.device
     if config.accelerate_config and resolve_device(config.device).startswith("cuda"):
-        place = BALANCED  # what was trained on several GPUs may need them to be loaded, too
+        place = BALANCED  # a model that was trained on several GPUs may need several to be loaded
     following = str(resolve_dtype("auto", config.device)).removeprefix("torch.")
 
     def log_ratio(model: str, dtype: str) -> float | None:
@@ -60,7 +62,7 @@ def measured_margins(
     start = log_ratio(config.policy, "float32")
     saved = log_ratio(str(checkpoint), "float32")
     next_start, loaded = start, saved
-    if following != "float32":
+    if following != "float32":  # a margin is a difference of two numbers in one precision
         next_start, loaded = log_ratio(config.policy, following), log_ratio(str(checkpoint), following)
     ends = {"trained": (start, trained), "saved": (start, saved), "loaded": (next_start, loaded)}
     margins = {
@@ -101,7 +103,7 @@ def _log_ratio(model: PreTrainedModel, groups: list[Group]) -> float:
 
 
 def _unless_full(measure: Callable[[], float]) -> float | None:
-    """The measurement, or None when GPU memory is full: it must not cost a finished training."""
+    """Measure, or return None when GPU memory is full, which must not cost a finished training."""
     try:
         return measure()
     except torch.OutOfMemoryError:

@@ -1,4 +1,4 @@
-"""The README.md of a checkpoint: which policy, reference, pairs and settings made it. Names and digests, no paths."""
+"""The README.md of a checkpoint: from which policy, reference, pairs and settings it was made, by names and digests, not paths."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _CITATION = """\
 class Provenance:
     """What a checkpoint was made from. Identities and digests are hex sha256.
 
-    reference: name and identity, None when the policy at the start was the DPO reference.
-    pairs, left_out: per language, trained on and left out because they are too long.
+    reference: name and identity; None when the policy at the start of training was the DPO reference.
+    pairs, left_out: numbers of pairs per language, those trained on and those left out because they are too long.
     """
 
     policy: str
@@ -41,12 +41,14 @@ class Provenance:
 
 
 def public_name(model: str) -> str:
-    """A model's hub name, or the name of its folder without the way to it."""
+    """A model's hub name, or its folder's own name: the path to it says something about a machine, not about the model."""
     return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def model_card(config: TrainConfig, provenance: Provenance, figures: Mapping[str, float]) -> str:
-    """Markdown with a Hub header. The same training gives the same card, byte for byte."""
+    """Write Markdown with a header for the hub. The same training gives the same card, byte for byte."""
+    languages = "".join(f"\n- {language}" for language in sorted(provenance.pairs))
+    settings = [name for name, info in TrainConfig.model_fields.items() if role(info) == "setting"]
     reference = provenance.reference
     reference_line = (
         f"| DPO reference | `{reference}` | `{provenance.reference_identity}` |"
@@ -55,7 +57,14 @@ def model_card(config: TrainConfig, provenance: Provenance, figures: Mapping[str
     )
     return "\n".join(
         [
-            *_header(provenance),
+            "---",
+            "library_name: transformers",
+            "tags:",
+            "- dpo",
+            "- trl",
+            f"language:{languages}",
+            "---",
+            "",
             "# A policy aligned by implicit cross-lingual rewarding",
             "",
             "Trained with DPO and a likelihood term on the chosen responses, "
@@ -80,7 +89,7 @@ def model_card(config: TrainConfig, provenance: Provenance, figures: Mapping[str
             "## Settings",
             "| field | value |",
             "|---|---|",
-            *(f"| {name} | `{getattr(config, name)}` |" for name in _settings()),
+            *(f"| {name} | `{getattr(config, name)}` |" for name in settings),
             "",
             "## Figures",
             "Means over the last tenth of the logged steps, on the training pairs.",
@@ -98,12 +107,3 @@ def model_card(config: TrainConfig, provenance: Provenance, figures: Mapping[str
             "",
         ]
     )
-
-
-def _header(provenance: Provenance) -> list[str]:
-    languages = "".join(f"\n- {language}" for language in sorted(provenance.pairs))
-    return ["---", "library_name: transformers", "tags:", "- dpo", "- trl", f"language:{languages}", "---", ""]
-
-
-def _settings() -> list[str]:
-    return [name for name, info in TrainConfig.model_fields.items() if role(info) == "setting"]

@@ -1,7 +1,7 @@
 """How the processes of a launched training talk to each other: what accelerate decides for GPUs, and what it refuses on CPUs.
 
-accelerate shards a model (FSDP2, DeepSpeed ZeRO) over GPUs only. torch and DeepSpeed themselves also do it over CPU processes
-that talk through gloo, and a recipe for 32 GPUs is better rehearsed on a laptop than debugged on a cluster.
+accelerate shards a model (FSDP2, DeepSpeed ZeRO) over GPUs only. torch and DeepSpeed also shard over CPU processes that talk
+through gloo, and a recipe for 32 GPUs is better rehearsed on a laptop than debugged on a cluster.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 
 def process_arguments(on_cpu: bool) -> dict[str, Any]:
-    """Arguments of transformers' trainer for this process's place in the group, if a launcher started it."""
+    """Choose the arguments of transformers' trainer that place this process in the group, if a launcher started it."""
     if not on_cpu:
         return {"use_cpu": False}
     if not _asked_for("DEEPSPEED"):
         return {"use_cpu": True, "dataloader_pin_memory": False}
-    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"  # with use_cpu accelerate would leave DeepSpeed out without a word
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"  # with use_cpu accelerate silently leaves DeepSpeed out
     return {"use_cpu": False, "ddp_backend": "gloo", "dataloader_pin_memory": False}
 
 

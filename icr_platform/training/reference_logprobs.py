@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def precomputes(config: TrainConfig, processes: int) -> bool:
     """Whether the pairs are scored under the reference before training.
 
-    auto: unless that costs time. One process scores the pairs once, where `processes` of them would do it every epoch. With
+    auto: unless that costs time. One process scores the pairs once, where `processes` processes would score them every epoch. With
     one process and one epoch both take the same time (tests/benchmarks/bench_train.py), and scoring needs no second model.
     """
     if config.precompute_reference != "auto":
@@ -30,21 +30,21 @@ def precomputes(config: TrainConfig, processes: int) -> bool:
 
 
 def stored_reference_logprobs(path: Path) -> Floats:
-    """[P, 2] nats, float64, of an earlier `store_reference_logprobs`."""
+    """Read the [P, 2] nats, float64, that `store_reference_logprobs` wrote."""
     array: Floats = np.load(path)
     return array
 
 
 def store_reference_logprobs(path: Path, logprobs: Floats) -> None:
-    """Write [P, 2] atomically."""
+    """Write [P, 2] nats, all of them or nothing."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, logprobs)
 
 
 def score_pairs(config: TrainConfig, pairs: TrainingPairs, model: PreTrainedModel) -> Floats:
-    """Log-probabilities of chosen and rejected responses under `model`, which is moved to the configured device.
+    """Score the chosen and rejected responses under `model`, which is moved to the configured device.
 
-    Returns: [P, 2] nats, float64, sums over all response tokens.
+    Returns: [P, 2] nats, float64: log-probabilities, summed over all tokens of a response.
     """
     from icr_platform.engines.scoring.logprobs import CompletionScorer, Group
     from icr_platform.training.weights import autocast

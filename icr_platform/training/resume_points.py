@@ -1,7 +1,7 @@
-"""Resume points: the trainer's `checkpoint-N` folders, told apart into whole ones and ones a kill left half-written.
+"""Resume points: the trainer's `checkpoint-N` folders, and which of them are whole.
 
-The trainer writes `checkpoint-N` in place. A marker with the size of every file, written after all of them are on the disk,
-makes a folder one to resume from; a folder without it is never read.
+The trainer writes `checkpoint-N` in place, so that a kill leaves it half-written. A marker with the size of every file, written
+once all of them are on the disk, makes a folder one to resume from; a folder without it is never read.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _MARKER = "whole.json"
 
 
 def mark_whole(folder: Path, processes: int) -> None:
-    """Declare `folder` finished and delete the resume points before it.
+    """Mark `folder` as whole and delete the resume points before it.
 
-    processes: how many processes wrote it; a different number could not go on from it.
+    processes: how many processes wrote it; a different number of them cannot go on from it.
     """
     sizes: dict[str, int] = {}
     for path in sorted(folder.rglob("*")):
@@ -34,17 +34,20 @@ def mark_whole(folder: Path, processes: int) -> None:
 
 
 def last_whole(work: Path, processes: int) -> Path | None:
-    """The resume point with the most steps that is whole; half-written ones are deleted.
+    """Find the whole resume point with the most steps, and delete half-written ones.
 
     Raises:
         InputError: it was written by another number of processes.
     """
     whole = None
     for folder in _resume_points(work):
-        if not _is_whole(folder):
+        marker = folder / _MARKER
+        sizes: dict[str, int] = read_json(marker)["files"] if marker.exists() else {}
+        files = {name: folder / name for name in sizes}
+        if sizes and all(path.is_file() and path.stat().st_size == sizes[name] for name, path in files.items()):
+            whole = folder
+        else:
             shutil.rmtree(folder)
-            continue
-        whole = folder
     if whole is None:
         return None
     before = read_json(whole / _MARKER)["processes"]
@@ -56,13 +59,6 @@ def last_whole(work: Path, processes: int) -> Path | None:
     return whole
 
 
-def _is_whole(folder: Path) -> bool:
-    marker = folder / _MARKER
-    if not marker.exists():
-        return False
-    sizes: dict[str, int] = read_json(marker)["files"]
-    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
-
-
 def _resume_points(work: Path) -> list[Path]:
+    """The folders by their steps, which their names do not sort by: checkpoint-100 comes before checkpoint-20."""
     return sorted(work.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))

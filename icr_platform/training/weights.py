@@ -1,7 +1,7 @@
-"""Weights on their way in and out: the precision a policy is trained in, LoRA's adapters, the plain model at the end.
+"""Weights on their way in and out: the precision in which a policy is trained, and the plain model at the end.
 
-Weights are held in float32 whatever `dtype` says, which is the precision of the computation (autocast): AdamW steps of
-1e-7 vanish when they are added to bfloat16 weights. LoRA's frozen base is held in `dtype`, its adapters in float32.
+Weights are kept in float32 whatever `dtype` says, which is the precision of the computation (autocast): AdamW steps of
+1e-7 vanish when they are added to bfloat16 weights. LoRA's frozen base is kept in `dtype`, its adapters in float32.
 The checkpoint is float32 too unless `save_dtype` asks for the policy's own precision, for the same reason.
 """
 
@@ -32,14 +32,14 @@ State = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Precision:
-    """weights: dtype the trained model is held in. autocast: dtype of the computation, or None where it is the same."""
+    """weights: dtype in which the trained model is kept. autocast: dtype of the computation; None where it is the same."""
 
     weights: torch.dtype
     autocast: torch.dtype | None
 
 
 def precision(config: TrainConfig) -> Precision:
-    """How the configured dtype is trained in: see the module's docstring."""
+    """Resolve the configured dtype as the module's docstring says."""
     compute = resolve_dtype(config.dtype, config.device)
     if compute == torch.float32:
         return Precision(torch.float32, None)
@@ -47,7 +47,7 @@ def precision(config: TrainConfig) -> Precision:
 
 
 def autocast(config: TrainConfig) -> contextlib.AbstractContextManager[Any]:
-    """The context in which the trainer computes, for a scorer that must agree with it."""
+    """Compute as the trainer does: for a scorer that must agree with it."""
     dtype = precision(config).autocast
     device = torch.device(resolve_device(config.device))
     return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
@@ -55,7 +55,7 @@ def autocast(config: TrainConfig) -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def without_bars() -> Iterator[None]:
-    """Without transformers' own bars for loading and saving: the stage shows one progress display."""
+    """Hide transformers' own bars for loading and saving: the stage shows its own progress."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -66,7 +66,7 @@ def without_bars() -> Iterator[None]:
 
 
 def load_trainable(model: str, config: TrainConfig) -> PreTrainedModel:
-    """A model in the precision it is trained and scored in, on the CPU: the trainer places it, or shards it."""
+    """Load a model in the precision in which it is trained and scored, on the CPU: the trainer places it, or shards it."""
     with without_bars():
         loaded = load_model(model, str(precision(config).weights).removeprefix("torch."), "cpu")
     _make_saveable(loaded)
@@ -74,7 +74,7 @@ def load_trainable(model: str, config: TrainConfig) -> PreTrainedModel:
 
 
 def _make_saveable(model: PreTrainedModel) -> None:
-    """Hub models often carry a temperature without do_sample; transformers loads that but refuses to save it."""
+    """Repair what transformers loads but refuses to save: hub models often come with a temperature and without do_sample."""
     generation = model.generation_config
     try:
         generation.validate(strict=True)
@@ -83,9 +83,9 @@ def _make_saveable(model: PreTrainedModel) -> None:
 
 
 def trained_model(config: TrainConfig, state: State, curve: Sequence[Mapping[str, float]]) -> PreTrainedModel:
-    """The policy with the trained weights (of LoRA the adapters, merged) in float32, where `state` is.
+    """Put the trained weights, or LoRA's adapters, into the policy, in float32 on the device of `state`.
 
-    They go into a fresh copy of the policy, whose configs are the policy's own: the trainer changes its copy (padding token).
+    The policy is loaded afresh, so that its configs are its own: the trainer changed those of its copy (padding token).
     curve: the loss curve, which tells why weights did not move.
 
     Raises:
@@ -110,11 +110,12 @@ def trained_model(config: TrainConfig, state: State, curve: Sequence[Mapping[str
 
 
 def _differs(before: State, after: State) -> bool:
-    """Whether any weight differs, in the precision of `before`. Ends at the first that does, so it costs next to nothing."""
+    """Whether any weight differs, in the precision of `before`; the first that does ends the search, almost at once."""
     return any(not torch.equal(before[name], after[name].to(before[name])) for name in before)
 
 
 def _why_nothing_moved(config: TrainConfig, curve: Sequence[Mapping[str, float]]) -> str:
+    """Tell from the gradients whether the pairs, the precision or the learning rate is to blame."""
     said = f"train: {int(curve[-1]['step'])} steps changed no weight of the policy"
     gradients = [row["train/grad_norm"] for row in curve if "train/grad_norm" in row]
     if gradients and not any(gradients):
@@ -123,15 +124,13 @@ def _why_nothing_moved(config: TrainConfig, curve: Sequence[Mapping[str, float]]
             "give --gamma above 0"
         )
     if not all(math.isfinite(size) for size in gradients):
-        return f"{said}: its gradients overflow in float16, which skips a step; give --dtype bfloat16 or more pairs"
+        return f"{said}: its gradients overflow in float16, and such steps are skipped; give --dtype bfloat16 or more pairs"
     scale = f", or --lora-alpha (now {config.lora_alpha:g})" if config.lora_rank else ""
-    return (
-        f"{said}: at --learning-rate {config.learning_rate:g} each change is less than float32 can add; raise it{scale}"
-    )
+    return f"{said}: at --learning-rate {config.learning_rate:g} each change is too small for float32 to add; raise it{scale}"
 
 
 def save_model(config: TrainConfig, model: PreTrainedModel, folder: Path) -> None:
-    """Write a trained model in the configured precision, with the policy's tokenizer; `folder` appears when all is in it.
+    """Write a trained model in the configured precision, with the policy's tokenizer; `folder` appears once it is complete.
 
     Raises:
         IcrError: in that precision no weight differs from the policy's, or one is not finite.
@@ -146,7 +145,7 @@ def save_model(config: TrainConfig, model: PreTrainedModel, folder: Path) -> Non
             state = model.state_dict()
             if not _differs(saved.state_dict(), state):
                 raise IcrError(
-                    f"train: the weights moved, but none by as much as {name}, in which they would be saved, can hold; "
+                    f"train: the weights moved, but none by enough to differ in {name}, in which they would be saved; "
                     "use --save-dtype trained or raise --learning-rate"
                 )
             saved.load_state_dict(state)
@@ -160,14 +159,14 @@ def save_model(config: TrainConfig, model: PreTrainedModel, folder: Path) -> Non
 
 
 def stored_dtype(policy: str) -> torch.dtype:
-    """The precision of a policy's files, as its config says; float32 where it says nothing."""
+    """Read the precision of a policy's files from its config; float32 where it says nothing."""
     config = load_config(policy)
     named = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
     return named if isinstance(named, torch.dtype) else getattr(torch, str(named), torch.float32)
 
 
 def adapter_parameters(policy: str, rank: int) -> int:
-    """Parameters of LoRA's adapters of `rank` on every linear layer but the LM head, counted without weights."""
+    """Count the parameters of LoRA adapters of `rank` on every linear layer but the LM head, without loading weights."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):

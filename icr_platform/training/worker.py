@@ -1,7 +1,7 @@
 """One process of a training in several: `accelerate launch --config_file F -m icr_platform.training.worker WORK/job.json`.
 
-`train` starts it on its own machine. On further machines the same command is started by hand or by the cluster, with that
-machine's `--machine_rank`, once `train` has written the job to the shared folder.
+`train` starts it on its own machine. On other machines a person or the cluster starts the same command, with that machine's
+`--machine_rank`, once `train` has written the job to the shared folder.
 """
 
 from __future__ import annotations

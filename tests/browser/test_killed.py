@@ -20,7 +20,7 @@ from tests.support.inspector import start_server
 from tests.support.ports import free_port
 from ui.review.items import Item
 from ui.review.recording import new_token
-from ui.review.verdicts import VerdictStore
+from ui.review.verdict_store import VerdictStore
 
 REVIEWERS = 8
 VERDICTS = int(os.environ.get("ICR_KILL_VERDICTS", "25"))

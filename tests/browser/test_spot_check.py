@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.inspector import READY, Server, serial, wait_change
-from ui.review.verdicts import VerdictStore
+from ui.review.verdict_store import VerdictStore
 
 pytestmark = pytest.mark.browser
 

@@ -19,6 +19,7 @@ from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import JUDGMENTS, OUTPUTS, SCORES
 from icr_platform.core.stage_protocol import StageContext
+from icr_platform.demo import IDENTIFIER, JUDGE
 from icr_platform.demo.world import write_prompts
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.stage import read, run
@@ -102,8 +103,8 @@ def test_the_demo_grader_judges_the_demo_world(settings: dict[str, object], tmp_
             "".join(json.dumps({"id": row["id"], "output": "?"}) + "\n" for row in rows), encoding="utf-8"
         )
     demo = settings | {
-        "prompts": str(tmp_path / "world"), "reference_outputs": str(tmp_path / "demo-reference"), "judge": "demo",
-        "language_identifier": "demo", "limit": 3, "samples": 3, "judge_template": "",
+        "prompts": str(tmp_path / "world"), "reference_outputs": str(tmp_path / "demo-reference"), "judge": JUDGE,
+        "language_identifier": IDENTIFIER, "limit": 3, "samples": 3, "judge_template": "",
     }  # fmt: skip
     result = run(read(EvalConfig(**demo)), StageContext(tmp_path / "out", "f"))
     judgments = open_artifact(tmp_path / "out" / "judgments", JUDGMENTS).read().to_pandas()
@@ -111,7 +112,7 @@ def test_the_demo_grader_judges_the_demo_world(settings: dict[str, object], tmp_
     assert len(judgments) == 5 * 3 * 3
     assert result.metrics["win_rate/mean_non_english"] >= 50.0, "nothing is worse than '?'"
     with pytest.raises(InputError, match="not of the demo world"):
-        run(read(EvalConfig(**settings | {"judge": "demo"})), StageContext(tmp_path / "other", "f"))
+        run(read(EvalConfig(**settings | {"judge": JUDGE})), StageContext(tmp_path / "other", "f"))
 
 
 @pytest.mark.parametrize(

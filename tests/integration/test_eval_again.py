@@ -21,6 +21,7 @@ import pytest
 from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, open_artifact, read_json, write_json
 from icr_platform.core.schemas import JUDGMENTS, OUTPUTS, SCORES
 from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.demo import IDENTIFIER
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.stage import read, run
 
@@ -79,8 +80,8 @@ def test_another_identifier_tells_the_languages_anew_and_says_so(
     settings = settings | {"outputs": str(first.artifacts["outputs"])}
     kept = run(read(EvalConfig(**settings)), StageContext(tmp_path / "kept", "f"))
     assert not any("identified again" in note for note in kept.notes)
-    other = run(read(EvalConfig(**settings, language_identifier="demo")), StageContext(tmp_path / "other", "f"))
-    assert any("identified again by demo instead of" in note for note in other.notes)
+    other = run(read(EvalConfig(**settings, language_identifier=IDENTIFIER)), StageContext(tmp_path / "other", "f"))
+    assert any(f"identified again by {IDENTIFIER} instead of" in note for note in other.notes)
     before, after = outputs_in(tmp_path / "first"), outputs_in(tmp_path / "other")
     assert (before["detected_language"] != after["detected_language"]).any()
     same = ["output", "finish_reason", "token_count", "sample_index"]

@@ -15,6 +15,7 @@ from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import JUDGMENTS, MT_BENCH
 from icr_platform.core.stage_protocol import StageContext
+from icr_platform.demo import IDENTIFIER
 from icr_platform.engines.endpoints.chat_client import Endpoint
 from icr_platform.engines.endpoints.reply_cache import ReplyCache
 from icr_platform.engines.judging.api_judge import ApiJudge
@@ -191,7 +192,7 @@ def test_the_dry_run_sends_nothing_and_is_right_about_what_is_then_spent(
     settings = {
         "prompts": str(prompt_folder), "languages": ("es", "en"), "outputs": str(tmp_path / "reference"),
         "reference_outputs": str(tmp_path / "reference"), "judge": "openai", "judge_api_model": "judge-1",
-        "judge_url": endpoint.url, "judge_cache": str(tmp_path / "cache"), "language_identifier": "demo",
+        "judge_url": endpoint.url, "judge_cache": str(tmp_path / "cache"), "language_identifier": IDENTIFIER,
         "judge_input_price": 2.0, "judge_output_price": 8.0,
     }  # fmt: skip
     ask(endpoint, tmp_path / "cache", 5)  # earlier replies of this judge teach its bytes per token
@@ -219,7 +220,7 @@ def test_too_many_failures_fail_the_run_after_keeping_everything(
     settings = {
         "prompts": str(prompt_folder), "languages": ("en",), "outputs": str(tmp_path / "reference"),
         "reference_outputs": str(tmp_path / "reference"), "judge": "openai", "judge_api_model": "judge-1",
-        "judge_url": endpoint.url, "judge_cache": str(tmp_path / "cache"), "language_identifier": "demo",
+        "judge_url": endpoint.url, "judge_cache": str(tmp_path / "cache"), "language_identifier": IDENTIFIER,
     }  # fmt: skip
     context = StageContext(tmp_path / "out", "f")
     with pytest.raises(IcrError, match=r"12 of 12 judgments failed \(100.0%.*parse_error 12") as caught:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from icr_platform.cli.commands import parse
+from icr_platform.demo import IDENTIFIER
 from icr_platform.pipeline.iterate import Arm, iterate
 from icr_platform.pipeline.runner import open_session
 from icr_platform.tracking.tracker import Tracker
@@ -102,10 +103,10 @@ def preset(tmp_path: Path, tiny_models: tuple[Path, Path], prompt_folder: Path, 
         "iterations": 1, "policy": str(policy), "reference": str(reference), "prompts": str(prompt_folder), "seed": 1,
         "languages": ["en", "es"], "eval_languages": ["en", "es"], "eval_prompts": str(prompt_folder),
         "reference_outputs": str(references),
-        "generate": {"samples": 4, "max_tokens": 16, "language_identifier": "demo"},
+        "generate": {"samples": 4, "max_tokens": 16, "language_identifier": IDENTIFIER},
         "annotate": {"drop_wrong_language": False, "drop_truncated": False},
         "train": {"learning_rate": 1e-4, "batch_size": 4, "accumulation": 1},
-        "eval": {"max_tokens": 16, "language_identifier": "demo", "judge": "openai", "judge_api_model": "judge-1",
+        "eval": {"max_tokens": 16, "language_identifier": IDENTIFIER, "judge": "openai", "judge_api_model": "judge-1",
                  "judge_url": judge, "judge_cache": str(tmp_path / "verdicts")},
     }  # fmt: skip
     path = tmp_path / "mine.yaml"

@@ -289,7 +289,7 @@ def test_bad_input_is_refused_before_anything_is_written(values: dict[str, Any],
         "unfinished": {"preferences": str(unfinished)},
         "expected 'preferences'": {"preferences": str(tmp_path / "prompts")},
         "no preference pair": {"preferences": str(tmp_path / "empty")},
-        r"row 3: field 'chosen_token_ids' holds token id 400, outside": {
+        r"row 3: field 'chosen_token_ids' has token id 400, outside": {
             "preferences": damaged(preferences, tmp_path / "outside", chosen_token_ids=[5, 400])
         },
         r"row 3: field 'rejected_token_ids' is empty": {

@@ -26,6 +26,7 @@ from icr_platform.core.config import ChatSettings, leaves, role, validate
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import REWARDS
 from icr_platform.core.stage_protocol import StageContext
+from icr_platform.demo import IDENTIFIER
 from icr_platform.evaluation import mt_bench_stage
 from icr_platform.evaluation import stage as evaluation
 from icr_platform.evaluation.config import EvalConfig, MtBenchConfig
@@ -192,7 +193,7 @@ def test_rewards_do_not_move_at_midnight_and_do_with_the_setting(
                 languages="en,es",
                 samples=2,
                 max_tokens=8,
-                language_identifier="demo",
+                language_identifier=IDENTIFIER,
             )
         ),
         StageContext(tmp_path / "generated", "f"),

@@ -11,6 +11,7 @@ import yaml
 
 from icr_platform.cli.commands import parse
 from icr_platform.cli.mlproject import parameters, render
+from icr_platform.cli.worlds import WORLDS
 from icr_platform.core.config import leaves, validate
 from icr_platform.core.errors import InputError
 from icr_platform.pipeline.config import IterateConfig, load_preset
@@ -79,7 +80,7 @@ def test_mlproject_defaults_mean_the_stage_defaults(stage: str) -> None:
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "projects" / "conf").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_presets_are_valid(preset: Path) -> None:
-    validate(IterateConfig, load_preset(preset, "iterate"), str(preset))
+    validate(IterateConfig, load_preset(preset, "iterate", WORLDS), str(preset), WORLDS)
 
 
 def test_every_field_is_documented() -> None:

@@ -28,10 +28,15 @@ from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, open_artifact,
 from icr_platform.core.config import leaves, role
 from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import remembered_digest
+from icr_platform.core.parts import module_of
 from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
+from icr_platform.demo import IDENTIFIER, JUDGE
 from icr_platform.engines.endpoints import served_model
 from icr_platform.engines.endpoints.chat_client import Endpoint
+from icr_platform.engines.identification.language_id import IDENTIFIERS
 from icr_platform.engines.judging.api_judge import confirmed_endpoint
+from icr_platform.engines.judging.choice import judge_place
+from icr_platform.engines.judging.settings import JUDGES
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.model_identity import model_identity
@@ -121,7 +126,7 @@ def config_of(stage: str, root: Path, **over: Any) -> Any:
         "mt_bench": {"policy": "policy", "questions": "questions"},
         "benchmarks": {"policy": "policy"},
     }
-    fixed: dict[str, dict[str, Any]] = {"eval": {"judge": "demo"}, "mt_bench": {"judge_api_model": "judge"}}
+    fixed: dict[str, dict[str, Any]] = {"eval": {"judge": JUDGE}, "mt_bench": {"judge_api_model": "judge"}}
     config = STAGES[stage].config.model_validate(fixed.get(stage, {}) | over)
     paths = {name: str(root / path) for name, path in named[stage].items()} | {
         name: str(root / value) for name, value in over.items() if _is_path(stage, name) and value
@@ -397,7 +402,7 @@ ROWS: list[tuple[str, str, dict[str, Any], dict[str, Any], set[str]]] = [
     ("languages and limit", "generate", {}, {"languages": "es", "limit": 1}, set()),
     ("prompts", "generate", {}, {"prompts": "questions"}, set()),
     ("seed", "generate", {}, {"seed": 1}, {"responses"}),
-    ("identifier", "generate", {}, {"language_identifier": "demo"}, {"responses"}),
+    ("identifier", "generate", {}, {"language_identifier": IDENTIFIER}, {"responses"}),
     ("beta, alpha, filters", "annotate", {},
      {"beta": 1.0, "alpha_min": 0.0, "drop_truncated": False, "upper_bound": 1.0, "minimal_margin": 1.0,
       "reward_kind": "multilingual"}, set()),
@@ -482,7 +487,7 @@ CODE = [
     ("generate", {}, "engines.sampling.engine_queue", False),
     ("generate", {"sampler": "vllm"}, "engines.sampling.engine_queue", True),
     ("generate", {}, "demo.grader", False),
-    ("generate", {"language_identifier": "demo"}, "demo.world", True),
+    ("generate", {"language_identifier": IDENTIFIER}, "demo.world", True),
     ("generate", {}, "engines.scoring.logprobs", False),
     ("annotate", {}, "engines.scoring.logprobs", True),
     ("annotate", {}, "engines.scoring.packed_attention", True),
@@ -544,13 +549,15 @@ def test_modules_that_make_no_numbers_may_be_edited(world: Path, stage: str, mon
 
 def test_modules_and_settings_that_are_left_out_are_there_under_these_names() -> None:
     """A module or a setting that is renamed would otherwise count again without a word."""
-    groups = (*identity._SAMPLERS.values(), *identity._JUDGES.values(), identity._SCORING)
+    groups = (*identity._SAMPLERS.values(), identity._SCORING)
     named = {f"icr_platform.{module}" for modules in groups for module in modules} | code_digest.PLUMBING
     named |= {row.module for row in STAGES.values()}
-    named |= {
-        f"icr_platform.{module}" for module in ("generation", "annotation.translation", "evaluation.outputs", "demo")
+    named |= {f"icr_platform.{module}" for module in ("generation", "annotation.translation", "evaluation.outputs")}
+    named |= {module_of(judge_place(name)) for name in JUDGES} | {
+        module_of(part.place) for part in IDENTIFIERS.values()
     }
     assert named <= set(code_digest._modules())
+    assert set(identity._SEED_PICKS_ORDERS) <= set(JUDGES)
     assert identity._SELECTION | set(identity._TRANSLATION) <= set(AnnotateConfig.model_fields)
     names = (*identity._LENGTH_CONTROL, *identity._ASKING, *identity._BY_RESOLUTION, *identity._BY_ROWS)
     assert set(names) <= set(EvalConfig.model_fields)

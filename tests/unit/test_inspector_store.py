@@ -11,7 +11,7 @@ from ui.pages import spot_check
 from ui.pages.inspector import Content, Focus, Inspector, Show
 from ui.pages.shell import render_page
 from ui.pages.table_of_pages import PAGES, Page
-from ui.review.verdicts import VerdictStore
+from ui.review.verdict_store import VerdictStore
 from ui.tables.queries import Engine
 from ui.tables.runs import Catalogue
 

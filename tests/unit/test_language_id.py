@@ -11,14 +11,15 @@ import pytest
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES, SISTERS, counts_as, too_short
+from icr_platform.demo import IDENTIFIER
 from icr_platform.engines.identification.language_id import (
     UNKNOWN,
     Identified,
     Identifier,
-    _best,
     known_to_all,
     make_identifier,
 )
+from icr_platform.engines.identification.libraries import _best
 
 SENTENCES = {
     "en": "The museum opens at nine in the morning and closes before dinner.",
@@ -40,7 +41,7 @@ LACKING = {
     "lingua": {
         "am", "gl", "ha", "ig", "jv", "km", "kn", "ky", "lo", "ml", "my", "ne", "or", "ps", "rw", "sd", "si", "tg", "uz",
     },
-    "demo": set(NAMES) - {"en", "es", "de", "fr", "ru"},
+    IDENTIFIER: set(NAMES) - {"en", "es", "de", "fr", "ru"},
 }  # fmt: skip
 """Of NAMES, at the versions that the project is tested with."""
 
@@ -115,7 +116,7 @@ def test_real_responses_are_recognised(shared_data: Path) -> None:
 def test_an_identifier_says_which_languages_it_knows(name: str) -> None:
     identify = make_identifier(name)
     assert set(identify.unknown(NAMES)) == LACKING[name]
-    assert not any(known_to_all(code) for code in LACKING[name] if name != "demo")
+    assert not any(known_to_all(code) for code in LACKING[name] if name != IDENTIFIER)
     assert len(identify.notes(["en", *LACKING[name]])) == len(LACKING[name])
 
 

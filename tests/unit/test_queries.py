@@ -15,7 +15,8 @@ from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import JUDGMENTS, TABLES
 from tests.support import synthetic_runs
-from ui.html.rendering import label, word_diff
+from ui.html.rendering import label
+from ui.html.word_diff import word_diff
 from ui.tables import margins_data, pairs_data, regressions_data, sources
 from ui.tables.pairs_data import PairTables
 from ui.tables.queries import Engine

@@ -21,6 +21,7 @@ import torch
 from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.stage_protocol import StageContext
+from icr_platform.demo import IDENTIFIER
 from icr_platform.engines.sampling import transformers_sampler
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request, Sample, row_seed
@@ -358,7 +359,7 @@ def test_a_server_is_asked_how_it_renders_before_work(
 ) -> None:
     """One request; what it does not say becomes a note of the stage."""
     served: dict[str, Any] = {"sampler": "server", "server_url": endpoint.url, "server_model": "m", "languages": "en",
-                              "language_identifier": "demo"}  # fmt: skip
+                              "language_identifier": IDENTIFIER}  # fmt: skip
     stages: tuple[Any, ...] = ((generation, GenerateConfig), (evaluation, EvalConfig))
 
     def run(module: Any, config: Any, model: Path, name: str) -> tuple[str, ...]:

@@ -14,10 +14,11 @@ import pytest
 
 from icr_platform.core.errors import IcrError, InputError
 from tests.support.postgres import empty_schema
-from ui.review import verdicts
+from ui.review import verdict_store
 from ui.review.exports import to_csv
+from ui.review.verdict_store import LONGEST_NOTE, VerdictStore
 from ui.review.verdict_summary import by_item, verdict_metrics
-from ui.review.verdicts import LONGEST_NOTE, Verdict, VerdictStore, verdicts_table
+from ui.review.verdicts import Verdict, verdicts_table
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -106,7 +107,7 @@ def test_claims_are_exclusive_and_end(store: VerdictStore, monkeypatch: pytest.M
     assert store.claim("run", offers, "cleo") is None
     assert store.claim("run", [("a", True)], "cleo") == 0, "a shared item goes to everyone"
     store.append(verdict("1", reviewer="ana", item="a"))
-    monkeypatch.setattr(verdicts, "CLAIM_MINUTES", -1)
+    monkeypatch.setattr(verdict_store, "CLAIM_MINUTES", -1)
     assert store.claim("run", offers, "cleo") == 1, "an old claim without a verdict is free, a judged item is not"
 
 
@@ -122,7 +123,7 @@ def test_claims_of_eight_at_once_never_collide(url: str) -> None:
 def test_an_old_claim_goes_to_one_of_eight(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stores = [VerdictStore(url) for _ in range(8)]
     with monkeypatch.context() as long_ago:
-        long_ago.setattr(verdicts, "_now", lambda: "2020-01-01T00:00:00+00:00")
+        long_ago.setattr(verdict_store, "_now", lambda: "2020-01-01T00:00:00+00:00")
         assert stores[0].claim("run", [("a", False)], "gone") == 0
     with ThreadPoolExecutor(8) as pool:
         places = list(pool.map(lambda n: stores[n].claim("run", [("a", False)], f"r{n}"), range(8)))
@@ -150,7 +151,7 @@ def test_hostile_text_is_kept(store: VerdictStore) -> None:
 
 
 def test_a_locked_database_is_said_so(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdicts, "_BUSY_SECONDS", 1)
+    monkeypatch.setattr(verdict_store, "_BUSY_SECONDS", 1)
     impatient = VerdictStore(url)
     with locked(url), pytest.raises(IcrError, match=r"does not answer.*lock.*nothing was saved"):
         impatient.append(verdict("1"))
@@ -178,8 +179,8 @@ def locked(url: str) -> Iterator[None]:
 def test_databases_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
     for bad, said in (
         (str(tmp_path / "no" / "verdicts.db"), "no such folder"),
-        ("nothing://host/name", "no database URL"),
-        ("mysql+nothing://host/name", "no database URL"),
+        ("nothing://host/name", "not a database URL"),
+        ("mysql+nothing://host/name", "not a database URL"),
     ):
         with pytest.raises(InputError, match=said):
             VerdictStore(bad)

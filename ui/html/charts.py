@@ -40,7 +40,8 @@ def histogram(title: str, bars: Sequence[Bar], x_name: str) -> Markup:
         return Markup("")
     top = max(bar.count for bar in bars) or 1
     frame = Frame(320, 170, 44, 40, (bars[0].low, bars[-1].high), (0.0, float(top)))
-    parts = [axes(frame, nice_ticks(*frame.x), nice_ticks(0, top, 3), 2)]
+    whole = [tick for tick in nice_ticks(0, top, 3) if tick.is_integer()]  # nothing is counted in halves
+    parts = [axes(frame, nice_ticks(*frame.x), whole, 2)]
     for bar in bars:
         x, y = frame.px(bar.low), frame.py(bar.count)
         told = f"{number(bar.low)} to {number(bar.high)}: {bar.count:,}"
@@ -58,7 +59,7 @@ def heat_map(title: str, cells: Sequence[HeatCell], x_name: str, y_name: str) ->
         return Markup("")
     x = (min(cell.x0 for cell in cells), max(cell.x1 for cell in cells))
     y = (min(cell.y0 for cell in cells), max(cell.y1 for cell in cells))
-    frame = Frame(480, 280, 56, 42, x, y)
+    frame = Frame(640, 320, 56, 42, x, y)
     parts = [axes(frame, nice_ticks(*x), nice_ticks(*y), 1)]
     most = max(cell.count for cell in cells)
     for cell in cells:
@@ -80,7 +81,7 @@ def heat_map(title: str, cells: Sequence[HeatCell], x_name: str, y_name: str) ->
     return svg(frame, title, parts)
 
 
-def interval_bar(low: float, value: float, high: float, span: tuple[float, float], told: str) -> Markup:
+def interval_bar(low: float, high: float, value: float, span: tuple[float, float], told: str) -> Markup:
     """A value with its interval on a line, with 0 marked; for table cells."""
     frame = Frame(150, 26, 4, 4, span, (0.0, 1.0))
     parts = [

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from ui.review.verdicts import VerdictStore
+from ui.review.verdict_store import VerdictStore
 from ui.tables.run_tables import RunTables
 from ui.tables.runs import Arm
 from ui.tables.view import View

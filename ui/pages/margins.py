@@ -1,7 +1,8 @@
-"""Margins: how strong the preferences are, whether length drives them, and what stands at both ends."""
+"""Margins: how strong the preferences are, whether length drives them, and which pairs are the extremes."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from markupsafe import Markup
@@ -34,12 +35,12 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         "margins",
         view=view,
         distributions=[(d, _histogram(d, view)) for d in found],
-        earlier=_medians(inspector, focus, view),
+        by_iteration=_by_iteration(inspector, focus, view),
         chosen=chosen,
         lengths=_lengths(inspector, tables, view, chosen),
         smallest=margins_data.outliers(inspector.engine, tables, view.language, largest=False),
         largest=margins_data.outliers(inspector.engine, tables, view.language, largest=True),
-        agreement=margins_data.kind_agreement(inspector.engine, tables, view.language),
+        kinds=margins_data.kind_agreement(inspector.engine, tables, view.language),
     )
     return Content(Markup(filters), Markup(main))
 
@@ -49,7 +50,7 @@ def _histogram(found: Distribution, view: View) -> Markup:
     bars = []
     for number, count in enumerate(found.bins):
         low, high = found.low + number * step, found.low + (number + 1) * step
-        # The end bins also hold what lies beyond them.
+        # The first and the last bin also hold what lies beyond them.
         bounds = {
             "margin_min": None if number == 0 else low,
             "margin_max": None if number == len(found.bins) - 1 else high,
@@ -59,11 +60,11 @@ def _histogram(found: Distribution, view: View) -> Markup:
     return histogram(f"Margins in {language_label(found.language)}", bars, "margin")
 
 
-def _medians(inspector: Inspector, focus: Focus, view: View) -> list[tuple[int, dict[str, Distribution]]]:
+def _by_iteration(inspector: Inspector, focus: Focus, view: View) -> list[tuple[int, dict[str, Distribution]]]:
     """Distributions by language of every iteration that has pairs, for the table of quantiles."""
     rows = []
     for t in focus.arm.iterations:
-        if "annotate" not in t.stages or t.stages["annotate"].run.status != "FINISHED":
+        if not t.has_finished("annotate"):
             continue
         try:
             found = margins_data.distributions(inspector.engine, inspector.pair_tables(t), view.language)
@@ -84,40 +85,31 @@ def _lengths(
     found = margins_data.length_reward(inspector.engine, tables, chosen.language, chosen.alpha)
     if found is None:
         return None
-    here = view.without_filters(language=chosen.language)
-    before = _grid(
-        "Reward against length, before length control", found.before, found.x, found.y_before, "reward", here
-    )
-    after = _grid(
-        "Reward against length, after length control",
-        found.after,
-        found.x,
-        found.y_after,
-        "reward − alpha × length",
-        None,
-    )
+    title, here = "Reward against length, {} length control", view.without_filters(language=chosen.language)
+    before = _grid(title.format("before"), found.before, found.x, found.y_before, "reward", here)
+    # A length-controlled reward is not a column of the tables, so Pairs could not filter by it.
+    after = _grid(title.format("after"), found.after, found.x, found.y_after, "reward − alpha × length", None)
     return found, before, after
 
 
 def _grid(
-    title: str, rows: list[Row], x: tuple[float, float], y: tuple[float, float], y_label: str, view: View | None
+    title: str, rows: list[Row], x: tuple[float, float], y: tuple[float, float], y_name: str, view: View | None
 ) -> Markup:
+    """Heat map of samples; with a view, a cell opens the pairs of the prompts that have a sample in it."""
     dx, dy = (x[1] - x[0]) / GRID, (y[1] - y[0]) / GRID
     cells = []
     for row in rows:
-        x0, y0 = x[0] + row["column"] * dx, y[0] + row["line"] * dy
-        href = _samples_link(view, row, x0, x0 + dx, y0, y0 + dy) if view else ""
+        column, line = row["column"], row["line"]
+        x0, y0 = x[0] + column * dx, y[0] + line * dy
+        href = ""
+        if view:
+            # The cells at the edges also hold what lies beyond. Lengths are whole numbers: bounds are rounded up.
+            href = view.link(
+                "pairs",
+                sample_length_min=None if column == 0 else math.ceil(x0),
+                sample_length_max=None if column == GRID - 1 else math.ceil(x0 + dx),
+                sample_reward_min=None if line == 0 else y0,
+                sample_reward_max=None if line == GRID - 1 else y0 + dy,
+            )
         cells.append(HeatCell(x0, x0 + dx, y0, y0 + dy, row["count"], href))
-    return heat_map(title, cells, "characters", y_label)
-
-
-def _samples_link(view: View, row: Row, x0: float, x1: float, y0: float, y1: float) -> str:
-    """Pairs of the prompts with a sample in a cell; the cells at the edges also hold what lies beyond."""
-    first, last = 0, GRID - 1
-    return view.link(
-        "pairs",
-        sample_length_min=None if row["column"] == first else int(-(-x0 // 1)),
-        sample_length_max=None if row["column"] == last else int(-(-x1 // 1)),
-        sample_reward_min=None if row["line"] == first else y0,
-        sample_reward_max=None if row["line"] == last else y1,
-    )
+    return heat_map(title, cells, "characters", y_name)

@@ -1,14 +1,16 @@
-"""Overview: did it get better, in which language, by how much, and against the published numbers."""
+"""Overview: did it get better, in which languages and by how much, and how does it compare with the published numbers?"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from markupsafe import Markup
 
-from icr_platform.core.errors import IcrError
+from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.parts import Worlds, split_world
 from icr_platform.report.figures import learning_curves
 from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, Measured, languages_of, measured_of, row_name
 from icr_platform.report.leaderboard import published_curve
@@ -16,8 +18,8 @@ from icr_platform.tracking.reader import RunRecord, TrackingReader
 from ui.html.rendering import language_label, render
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import regressions_data, sources
-from ui.tables.regressions_data import Slice
-from ui.tables.runs import Arm, Iteration
+from ui.tables.regressions_data import CONCLUSIONS, Comparison, Filter, Slice
+from ui.tables.runs import Arm
 
 CURVES = (("win_rate", "Win rate", "%"), ("lc_win_rate", "Length-controlled win rate", "%"))
 COLUMNS = (
@@ -57,95 +59,81 @@ class Answer:
     base: int
     iteration: int
     slices: Sequence[Slice]
+    summary: str
+    judge: str
 
 
 def show(inspector: Inspector, focus: Focus) -> Content:
     """Answer first, then curves, table and provenance."""
     arm, view = focus
     iterations = [IterationMetrics(t.number, t.run.metrics) for t in arm.iterations]
-    codes = arm.languages() + [
-        code for code in languages_of(iterations, *(name for name, *_ in COLUMNS)) if code in MEANS
-    ]
+    means = [code for code in languages_of(iterations, *(metric for metric, *_ in COLUMNS)) if code in MEANS]
+    codes = arm.languages() + means
     if view.language:
         codes = [code for code in codes if code in (view.language, *MEANS)]
-    answer, why_not = _answer(inspector, arm, view.language)
-    last = arm.iteration(answer.iteration) if answer else None
-    is_paper_set = _is_paper_set(arm)
+    answer, why_not = None, ""
+    try:
+        answer = _answer(inspector, arm, view.language)
+    except IcrError as error:  # curves and table come from metrics, and are shown without it
+        why_not = str(error)
+    is_paper_set = _is_paper_set(inspector.catalogue.worlds, arm)
     main = render(
         "overview",
         view=view,
         answer=answer,
         why_not=why_not,
-        summary=_summary(answer) if answer else "",
-        judge=_judge(inspector, last) if last else "",
         curves=[
             (title, learning_curves(iterations, metric, unit, published_curve(metric) if is_paper_set else {}, codes))
             for metric, title, unit in CURVES
         ],
         columns=COLUMNS,
         rows=_rows(iterations, codes, is_paper_set),
-        provenance=_provenance(inspector.catalogue.reader, arm),
         is_paper_set=is_paper_set,
+        run=arm.run,
+        run_link=inspector.catalogue.reader.ui_link(arm.run),
+        version=" ".join(arm.run.tags[key] for key in ("icr.version", "icr.commit") if key in arm.run.tags),
+        origins=_origins(inspector.catalogue.reader, arm),
     )
     filters = render("language_filter", view=view, languages=arm.languages())
     return Content(Markup(filters), Markup(main))
 
 
-def _answer(inspector: Inspector, arm: Arm, language: str) -> tuple[Answer | None, str]:
-    """Paired comparison of the last two evaluated iterations; otherwise why there is none."""
-    done = [t for t in arm.iterations if "eval" in t.stages and t.stages["eval"].run.status == "FINISHED"]
+def _answer(inspector: Inspector, arm: Arm, language: str) -> Answer:
+    """Paired comparison of the last two evaluated iterations; raises InputError with the reason why there is none."""
+    done = [t for t in arm.iterations if t.has_finished("eval")]
     if len(done) < 2:
-        return None, "Two evaluated iterations are needed to say whether it got better; this run has " + (
-            "one." if done else "none."
-        )
-    base, last = done[-2], done[-1]
-    try:
-        tables = [
-            regressions_data.judged_prompts(inspector.engine, inspector.catalogue.artifact(t, "judgments"))
-            for t in (base, last)
-        ]
-        nothing = inspector.engine.keep("no-sources", sources.EMPTY)
-        comparison = regressions_data.Comparison(tables[0], tables[1], nothing, "judge")
-        wanted = regressions_data.Filter(language)
-        found = regressions_data.slices(inspector.engine, comparison, "language", wanted)
-        if len(found) > 1:
-            found = [*found, *regressions_data.slices(inspector.engine, comparison, "all", wanted)]
-    except IcrError as error:
-        return None, str(error)
-    return (
-        (Answer(base.number, last.number, found), "")
-        if found
-        else (None, "The two last iterations share no judged prompt.")
-    )
+        has = "one" if done else "none"
+        raise InputError(f"It takes two evaluated iterations to say whether it got better; this run has {has}.")
+    base, last = done[-2:]
+    engine = inspector.engine
+    judgments = [inspector.catalogue.artifact(t, "judgments") for t in (base, last)]
+    before, after = (regressions_data.judged_prompts(engine, artifact) for artifact in judgments)
+    # Data sets are of no interest here, and reading the evaluation prompts would make the first page wait.
+    comparison = Comparison(before, after, engine.keep("no-sources", sources.EMPTY), "judge")
+    slices = regressions_data.slices(engine, comparison, "language", Filter(language))
+    if not slices:
+        raise InputError("The last two iterations have no judged prompt in common.")
+    counts = Counter(found.conclusion for found in slices)
+    told = [f"{conclusion} in {counts[conclusion]}" for conclusion in CONCLUSIONS if counts[conclusion]]
+    if len(slices) == 1:
+        summary = f"In {language_label(slices[0].name)}: {slices[0].conclusion}."
+    elif len(told) == 1:
+        summary = f"In all {len(slices)} languages: {slices[0].conclusion}."
+    else:
+        summary = f"Of {len(slices)} languages: {', '.join(told)}."
+    if len(slices) > 1:  # of one language alone it would say the same twice
+        slices = [*slices, *regressions_data.slices(engine, comparison, "all", Filter(language))]
+    return Answer(base.number, last.number, slices, summary, regressions_data.judge_of(engine, judgments[1]))
 
 
-def _summary(answer: Answer) -> str:
-    """The answer in one sentence."""
-    languages = [found for found in answer.slices if found.name != "all"]
-    where = {
-        verdict: sum(found.verdict == verdict for found in languages)
-        for verdict in ("better", "worse", "no clear change")
-    }
-    told = [f"{verdict} in {n}" for verdict, n in where.items() if n]
-    if len(languages) == 1:
-        return f"In {language_label(languages[0].name)}: {languages[0].verdict}."
-    if len(told) == 1:
-        return f"In all {len(languages)} languages: {told[0].rpartition(' in ')[0]}."
-    return f"Of {len(languages)} languages: {', '.join(told)}."
-
-
-def _judge(inspector: Inspector, iteration: Iteration) -> str:
-    return regressions_data.judge_of(inspector.engine, inspector.catalogue.artifact(iteration, "judgments"))
-
-
-def _is_paper_set(arm: Arm) -> bool:
-    """Whether published numbers may stand beside: the toy world's are about nothing that a paper measured."""
+def _is_paper_set(worlds: Worlds, arm: Arm) -> bool:
+    """Whether published numbers compare with this arm's: they say nothing about the prompts of a made-up world."""
     stages = [t.stages["eval"].holder for t in arm.iterations if "eval" in t.stages]
     names = [
         arm.run.params.get("iterate.eval_prompts", ""),
         *(stage.params.get("eval.prompts", "") for stage in stages),
     ]
-    return not any(name.startswith("demo:") for name in names)
+    return not any(split_world(name, worlds) for name in names)
 
 
 def _rows(iterations: Sequence[IterationMetrics], codes: Sequence[str], is_paper_set: bool) -> list[LanguageRow]:
@@ -162,9 +150,8 @@ def _rows(iterations: Sequence[IterationMetrics], codes: Sequence[str], is_paper
     return rows
 
 
-@dataclass(frozen=True)
-class Origin:
-    """One stage run: what made it and where it stands in MLflow."""
+class Origin(NamedTuple):
+    """One stage run: what made it and where it stands in MLflow. digests: of what it read and of what it made, by name."""
 
     iteration: int
     stage: str
@@ -174,15 +161,13 @@ class Origin:
     link: str
 
 
-def _provenance(reader: TrackingReader, arm: Arm) -> dict[str, object]:
-    stages = [
-        Origin(
-            t.number, name, stage.holder, stage.holder.run_id != stage.run.run_id,
-            {**stage.holder.inputs, **{k.removeprefix("icr.digest."): v for k, v in stage.holder.tags.items() if k.startswith("icr.digest.")}},
-            reader.ui_link(stage.holder),
-        )
-        for t in arm.iterations
-        for name, stage in t.stages.items()
-    ]  # fmt: skip
-    version = " ".join(arm.run.tags[key] for key in ("icr.version", "icr.commit") if key in arm.run.tags)
-    return {"arm": arm.run, "link": reader.ui_link(arm.run), "version": version, "stages": stages}
+def _origins(reader: TrackingReader, arm: Arm) -> list[Origin]:
+    """Where every stage's results come from, which is an earlier run where work was reused."""
+    origins = []
+    for t in arm.iterations:
+        for name, stage in t.stages.items():
+            run = stage.holder
+            made = {key.removeprefix("icr.digest."): v for key, v in run.tags.items() if key.startswith("icr.digest.")}
+            reused = run.run_id != stage.run.run_id
+            origins.append(Origin(t.number, name, run, reused, {**run.inputs, **made}, reader.ui_link(run)))
+    return origins

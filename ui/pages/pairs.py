@@ -1,14 +1,15 @@
-"""Pairs: why a pair was chosen, with everything about its prompt beside it."""
+"""Pairs: the list of pairs, and for each why it is one, with everything about its prompt."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from markupsafe import Markup
 
 from icr_platform.report.numbers import number
-from ui.html.rendering import render, word_diff
+from ui.html.rendering import render
+from ui.html.word_diff import word_diff
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import pairs_data
 from ui.tables.queries import Row
@@ -36,22 +37,18 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         sorts=list(SORTS.items()),
         kept=view.carried_on(_FORM),
     )
-    main = _detail(inspector, tables, view) if view.id else _list(inspector, tables, view)
-    return Content(Markup(filters), Markup(main))
-
-
-def _list(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> str:
+    if view.id:
+        return Content(Markup(filters), Markup(_detail(inspector, tables, view)))
     page = pairs_data.list_pairs(inspector.engine, tables, view)
-    return render("pairs_list", view=view, page=page, size=pairs_data.PAGE_ROWS, sample_filter=_sample_filter(view))
-
-
-def _sample_filter(view: View) -> str:
-    """What the cell of Margins that was clicked holds, in words; '' without one."""
     lengths = (view.sample_length_min, view.sample_length_max)
     rewards = (view.sample_reward_min, view.sample_reward_max)
-    if lengths == rewards == (None, None):
-        return ""
-    return f"Prompts with a sample of {_range(*lengths, 0)} characters and a reward of {_range(*rewards, 2)}"
+    sample_filter = ""
+    if lengths + rewards != (None,) * 4:  # a cell of the plot on Margins was clicked
+        sample_filter = (
+            f"Prompts with a sample of {_range(*lengths, 0)} characters and a reward of {_range(*rewards, 2)}"
+        )
+    main = render("pairs_list", view=view, page=page, size=pairs_data.PAGE_ROWS, sample_filter=sample_filter)
+    return Content(Markup(filters), Markup(main))
 
 
 def _range(low: float | None, high: float | None, digits: int) -> str:
@@ -62,62 +59,51 @@ def _range(low: float | None, high: float | None, digits: int) -> str:
 
 
 def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> str:
-    language = view.id_language or view.language or _language(inspector, tables, view)
+    """One prompt: its pair and why it is one, all its samples, and its neighbours in the list."""
+    language = view.id_language or view.language
+    if not language:  # a link that names none opens the prompt in the first language that has it
+        language = next(iter(pairs_data.languages_with(inspector.engine, tables, view.id)), "")
     near = pairs_data.neighbours(inspector.engine, tables, replace(view, id_language=language))
     detail = pairs_data.pair_detail(inspector.engine, tables, language, view.id)
     pair = detail.pair
-    diff = word_diff(pair["chosen"], pair["rejected"]) if pair else None
+    after_length = {sample["sample_index"]: _after_length(detail, sample) for sample in detail.samples}
+    # Log-probabilities of the chosen and the rejected sample, under the reward that makes the pairs.
+    own = {sample["sample_index"]: sample["rewards"].get(detail.kinds[0]) for sample in detail.samples if detail.kinds}
     return render(
         "pair_detail",
         view=view,
         detail=detail,
-        diff=diff,
+        diff=word_diff(pair["chosen"], pair["rejected"]) if pair else None,
         near=near,
-        why=_why(detail),
-        after_length={sample["sample_index"]: _after_length(detail, sample) for sample in detail.samples},
+        why=_why(detail, after_length),
+        after_length=after_length,
         list_start=(near.place - 1) // pairs_data.PAGE_ROWS * pairs_data.PAGE_ROWS if near else 0,
-        chosen=_scores(detail, pair["chosen_index"]) if pair else None,
-        rejected=_scores(detail, pair["rejected_index"]) if pair else None,
-    )
-
-
-def _why(detail: pairs_data.PairDetail) -> str:
-    """Why these two samples make the pair, in a sentence; '' without one."""
-    pair = detail.pair
-    if pair is None or not detail.kinds:
-        return ""
-    usable = {
-        sample["sample_index"]: value
-        for sample in detail.samples
-        if not sample["dropped"] and (value := _after_length(detail, sample)) is not None
-    }
-    chosen, rejected = pair["chosen_index"], pair["rejected_index"]
-    dropped = len(detail.samples) - len(usable)
-    # With an upper bound on the chosen reward, a higher sample may have been passed over.
-    is_highest = chosen in usable and usable[chosen] >= max(usable.values()) - 1e-9
-    return (
-        f"Why this pair: of {len(usable)} usable samples{f' ({dropped} were dropped)' if dropped else ''}, sample {chosen} has the "
-        f"highest {'' if is_highest else 'allowed '}reward after length is taken off, sample {rejected} the lowest."
+        chosen=own.get(pair["chosen_index"]) if pair else None,
+        rejected=own.get(pair["rejected_index"]) if pair else None,
     )
 
 
 def _after_length(detail: pairs_data.PairDetail, sample: Row) -> float | None:
     """Length-controlled reward of a sample, the one that ranks it; None without a reward or a pair."""
-    scored = sample["rewards"].get(detail.kinds[0]) if detail.kinds else None
-    if detail.pair is None or scored is None or scored["reward"] is None:
+    if detail.pair is None or sample["reward"] is None:
         return None
-    return float(scored["reward"] - detail.pair["length_penalty_alpha"] * sample["character_count"])
+    return float(sample["reward"] - detail.pair["length_penalty_alpha"] * sample["character_count"])
 
 
-def _language(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> str:
-    """A language that has the prompt id, for links that name none."""
-    found = pairs_data.languages_with(inspector.engine, tables, view.id)
-    return found[0] if found else ""
-
-
-def _scores(detail: pairs_data.PairDetail, sample_index: int) -> dict[str, Any] | None:
-    """Log-probabilities of a sample under the reward that makes the pairs."""
-    for sample in detail.samples:
-        if sample["sample_index"] == sample_index and detail.kinds and detail.kinds[0] in sample["rewards"]:
-            return dict(sample["rewards"][detail.kinds[0]])
-    return None
+def _why(detail: pairs_data.PairDetail, after_length: Mapping[int, float | None]) -> str:
+    """Why these two samples make the pair, in a sentence; '' without one."""
+    pair = detail.pair
+    if pair is None or not detail.kinds:
+        return ""
+    usable = {
+        index: value
+        for sample in detail.samples
+        if not sample["dropped"] and (value := after_length[index := sample["sample_index"]]) is not None
+    }
+    chosen, rejected = pair["chosen_index"], pair["rejected_index"]
+    dropped = len(detail.samples) - len(usable)
+    # With an upper bound on the chosen reward, a higher sample may have been passed over.
+    is_highest = chosen in usable and usable[chosen] >= max(usable.values()) - 1e-9
+    of_usable = f"of {len(usable)} usable samples{f' ({dropped} were dropped)' if dropped else ''}"
+    highest = "highest" if is_highest else "highest allowed"
+    return f"Why this pair: {of_usable}, sample {chosen} has the {highest} reward after length is taken off, sample {rejected} the lowest."

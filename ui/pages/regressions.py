@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,7 +10,8 @@ from markupsafe import Markup
 
 from icr_platform.core.errors import InputError
 from ui.html.charts import interval_bar
-from ui.html.rendering import Diff, render, word_diff
+from ui.html.rendering import render
+from ui.html.word_diff import Diff, word_diff
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import regressions_data, sources
 from ui.tables.pairs_data import pair_of
@@ -88,13 +90,14 @@ def _filled(inspector: Inspector, focus: Focus) -> View:
         earlier = [t.number for t in focus.arm.iterations if stage in t.stages and t.number < last]
         if not earlier and not view.base_run:
             raise InputError(
-                f"Only iteration {last} has finished {stage}: two are needed to compare. Choose another run, or run another iteration."
+                f"Only iteration {last} has finished {stage}, and it takes two to compare. Choose another run, or run another iteration."
             )
         base = earlier[-1] if earlier else last
     return replace(view, iteration=last, base=base, measure=measure)
 
 
 def _compare(inspector: Inspector, arm: Arm, base_arm: Arm, view: View) -> Compared:
+    """The tables of both iterations, and the prompts' data sets and instructions, by what the measure is about."""
     before, after = base_arm.iteration(view.base or 0), arm.iteration(view.iteration or 0)
     engine, catalogue, note = inspector.engine, inspector.catalogue, ""
     if view.measure == "reward":
@@ -104,7 +107,7 @@ def _compare(inspector: Inspector, arm: Arm, base_arm: Arm, view: View) -> Compa
         tables = [regressions_data.judged_prompts(engine, catalogue.artifact(t, "judgments")) for t in (before, after)]
         prompts = sources.eval_prompts(catalogue, after)
         note = prompts.note and f"{prompts.note} Data sets and English instructions are left out."
-        if prompts.note:
+        if prompts.note:  # outputs repeat the instructions, but do not know the data sets
             names = regressions_data.asked_prompts(engine, catalogue.artifact(after, "outputs"))
         else:
             names = engine.keep(f"sources/{after.run.run_id}/{prompts.table.num_rows}", prompts.table)
@@ -112,18 +115,16 @@ def _compare(inspector: Inspector, arm: Arm, base_arm: Arm, view: View) -> Compa
 
 
 def _drawn(slices: list[Slice], shown: list[Slice]) -> list[tuple[Slice, Markup]]:
-    """Each slice with its interval drawn, all on one scale."""
-    reach = max((max(abs(bound) for bound in (s.interval or (s.change, s.change))) for s in shown), default=1.0) or 1.0
-    return [(s, interval_bar(*_ends(s), (-reach, reach), f"change {s.change:+.1f}")) for s in slices]
-
-
-def _ends(found: Slice) -> tuple[float, float, float]:
-    low, high = found.interval or (found.change, found.change)
-    return low, found.change, high
+    """Each slice with its interval drawn, all on the scale of the widest one shown."""
+    reach = max((abs(end) for s in shown for end in s.ends), default=1.0) or 1.0
+    return [(s, interval_bar(*s.ends, s.change, (-reach, reach), f"change {s.change:+.1f}")) for s in slices]
 
 
 class Output(NamedTuple):
-    """One text of an iteration for a prompt, with what the judge or the reward said of it."""
+    """One text of an iteration for a prompt, with what the judge or the reward said of it.
+
+    facts: character_count, finish_reason, detected_language.
+    """
 
     text: str
     facts: Row
@@ -169,56 +170,48 @@ def _output_rows(
     inspector: Inspector, compared: Compared, language: str, prompt_id: str
 ) -> tuple[str, list[SampleRow]]:
     """Instruction, and both iterations' outputs side by side, sample by sample."""
-    sides = [_outputs(inspector, t, language, prompt_id) for t in (compared.before, compared.after)]
+    engine, catalogue = inspector.engine, inspector.catalogue
+    instruction, sides = "", []
+    for t in (compared.before, compared.after):
+        found = regressions_data.outputs_of(engine, catalogue.artifact(t, "outputs"), language, prompt_id)
+        if not found:
+            raise InputError(
+                f"Iteration {t.number} has no output for this prompt in this language; open one from the list."
+            )
+        judged = regressions_data.judgments_of(engine, catalogue.artifact(t, "judgments"), language, prompt_id)
+        by_sample: dict[int, list[Row]] = defaultdict(list)
+        for judgment in judged:
+            by_sample[judgment["sample_index"]].append(judgment)
+        sides.append(
+            {row["sample_index"]: Output(row["output"], row, by_sample[row["sample_index"]], None) for row in found}
+        )
+        instruction = found[0]["instruction"]
     rows = []
     for index in sorted({*sides[0], *sides[1]}):
         before, after = sides[0].get(index), sides[1].get(index)
-        reference = sources.reference_output(
-            inspector.engine, inspector.catalogue, compared.after, language, prompt_id, index
-        )
+        reference = sources.reference_output(engine, catalogue, compared.after, language, prompt_id, index)
         diff = word_diff(before.text if before else "", after.text if after else "")
         rows.append(SampleRow(before, after, diff, reference))
-    return next(iter(sides[1].values())).facts["instruction"], rows
-
-
-def _outputs(inspector: Inspector, iteration: Iteration, language: str, prompt_id: str) -> dict[int, Output]:
-    """An iteration's outputs for a prompt by sample index, with their judgments."""
-    found = regressions_data.outputs_of(
-        inspector.engine, inspector.catalogue.artifact(iteration, "outputs"), language, prompt_id
-    )
-    if not found:
-        raise InputError(
-            f"Iteration {iteration.number} has no output for this prompt in this language; open one from the list."
-        )
-    judged = regressions_data.judgments_of(
-        inspector.engine, inspector.catalogue.artifact(iteration, "judgments"), language, prompt_id
-    )
-    return {
-        row["sample_index"]: Output(
-            row["output"], row, [j for j in judged if j["sample_index"] == row["sample_index"]], None
-        )
-        for row in found
-    }
+    return instruction, rows
 
 
 def _sample_rows(
     inspector: Inspector, compared: Compared, language: str, prompt_id: str
 ) -> tuple[str, str, list[SampleRow]]:
     """Instruction, its English, and the best samples of both iterations."""
-    pairs = []
-    for iteration in (compared.before, compared.after):
+    sides, instruction, english = [], "", ""
+    for t in (compared.before, compared.after):
         try:
-            pairs.append(pair_of(inspector.engine, inspector.pair_tables(iteration), language, prompt_id))
+            pair = pair_of(inspector.engine, inspector.pair_tables(t), language, prompt_id)
         except InputError as error:
             raise InputError(
-                f"Iteration {iteration.number} gave no pair for this prompt, so there is no best sample to show."
+                f"Iteration {t.number} gave no pair for this prompt, so there is no best sample to show."
             ) from error
-    facts = [
-        {"character_count": pair["chosen_characters"], "finish_reason": "stop", "detected_language": language}
-        for pair in pairs
-    ]
-    before, after = (
-        Output(pair["chosen"], own, [], pair["chosen_reward"]) for pair, own in zip(pairs, facts, strict=True)
-    )
-    row = SampleRow(before, after, word_diff(before.text, after.text), None)
-    return pairs[1]["instruction"], pairs[1]["english_instruction"], [row]
+        # What is true of every chosen sample: others are dropped before pairs are made.
+        facts = {
+            "character_count": pair["chosen_characters"], "finish_reason": "stop", "detected_language": language
+        }  # fmt: skip
+        sides.append(Output(pair["chosen"], facts, [], pair["chosen_reward"]))
+        instruction, english = pair["instruction"], pair["english_instruction"]
+    before, after = sides
+    return instruction, english, [SampleRow(before, after, word_diff(before.text, after.text), None)]

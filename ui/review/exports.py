@@ -16,8 +16,9 @@ from icr_platform.core.artifacts import ArtifactWriter
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import TableSchema
 from ui.review.items import facts_of, item_of
+from ui.review.verdict_store import VerdictStore
 from ui.review.verdict_summary import by_item, verdict_metrics
-from ui.review.verdicts import COLUMNS, VERDICTS_SCHEMA, Verdict, VerdictStore, verdicts_table
+from ui.review.verdicts import COLUMNS, VERDICTS_SCHEMA, Verdict, verdicts_table
 from ui.tables.run_tables import RunTables
 from ui.tables.runs import Arm
 

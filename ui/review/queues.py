@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from icr_platform.core.errors import InputError
 from ui.review.items import Item, fraction_of, item_of
-from ui.review.verdicts import VerdictStore
+from ui.review.verdict_store import VerdictStore
 from ui.tables import pairs_data, regressions_data
 from ui.tables.run_tables import RunTables
 from ui.tables.runs import Arm

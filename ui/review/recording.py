@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from icr_platform.core.errors import InputError
 from ui.review.items import Facts, Item, Side, facts_of, from_token, is_first_left, item_of, to_token
+from ui.review.verdict_store import VerdictStore
 from ui.review.verdict_summary import higher
-from ui.review.verdicts import Verdict, VerdictStore
+from ui.review.verdicts import Verdict
 from ui.tables.run_tables import RunTables
 
 LONGEST_SECONDS = 3600.0

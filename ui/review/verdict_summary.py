@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ui.review.reliability import Interval, krippendorff_alpha, pairwise_kappas, verdicts_needed, wilson
 from ui.review.verdicts import CHOICES, DECIDED, Verdict
 
-SOURCES = {"reward": "Implicit reward", "judge": "Judge", "length": "Longer one"}
+SOURCES = {"reward": "Implicit reward", "judge": "Judge", "length": "Longer text"}
 TARGET_HALF_WIDTH = 0.05
 
 

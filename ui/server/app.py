@@ -11,17 +11,18 @@ from types import FrameType
 from typing import NoReturn
 
 from icr_platform.core.errors import InputError
+from icr_platform.core.parts import Worlds
 from icr_platform.tracking.reader import TrackingReader
 from ui.pages.inspector import Inspector
 from ui.review.exports import publish
-from ui.review.verdicts import VerdictStore
+from ui.review.verdict_store import VerdictStore
 from ui.server.options import InspectOptions
 from ui.tables.queries import Engine
 from ui.tables.runs import Catalogue
 
 
-def open_inspector(options: InspectOptions) -> Inspector:
-    """Everything behind the pages.
+def open_inspector(options: InspectOptions, worlds: Worlds | None = None) -> Inspector:
+    """Everything behind the pages; worlds: whose inputs the runs may have had.
 
     Raises:
         InputError: the tracking store or the verdict database cannot be opened.
@@ -31,29 +32,44 @@ def open_inspector(options: InspectOptions) -> Inspector:
     if options.experiment and options.experiment not in reader.experiments().values():
         known = ", ".join(sorted(reader.experiments().values()))
         raise InputError(f"icr inspect: no experiment {options.experiment!r}; there are: {known}")
+    # Copies of remote artifacts are one user's: others on this machine must not read a team's outputs.
     cache = Path(tempfile.gettempdir()) / f"icr-inspector-{os.getuid()}"
     cache.mkdir(mode=0o700, exist_ok=True)
-    return Inspector(Catalogue(reader, cache, options.experiment), Engine(), VerdictStore(options.verdicts))
+    return Inspector(Catalogue(reader, cache, options.experiment, worlds), Engine(), VerdictStore(options.verdicts))
 
 
 class _Ended(BaseException):
     """SIGTERM arrived."""
 
 
-def launch(options: InspectOptions) -> NoReturn:
+def launch(options: InspectOptions, worlds: Worlds | None = None) -> NoReturn:
     """Serve the inspector on 127.0.0.1 until Ctrl-C or SIGTERM, both of which end the process with status 0.
 
     Raises:
-        InputError: a store, file, experiment or port that cannot be used; said before anything is served.
+        InputError: a store, file, experiment or port cannot be used; said before anything is served.
     """
     if options.auth_file and options.user_header:
         raise InputError("icr inspect: give --auth-file or --user-header, not both: users log in here or at the proxy")
-    signal.signal(signal.SIGTERM, _end)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Ended
+
+    signal.signal(signal.SIGTERM, end)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     inspector = None
     try:
-        inspector = _serve(options)
+        inspector = open_inspector(options, worlds)
+        from ui.server.gradio_app import serve  # after the environment, which Gradio reads when it is imported
+
+        try:
+            _, address, _ = serve(inspector, options, block=False)
+        except OSError as error:
+            raise InputError(f"icr inspect: port {options.port} is taken ({error}); give another --port") from error
+        print(f"The inspector is at {address} (Ctrl-C ends it).", flush=True)
         threading.Event().wait()
     except (KeyboardInterrupt, _Ended):
+        # A second Ctrl-C while this ends must not leave copies of artifacts behind.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         print("\nThe inspector has ended; every verdict it acknowledged is stored.", flush=True)
@@ -62,24 +78,6 @@ def launch(options: InspectOptions) -> NoReturn:
     # Verdicts are committed one by one, so nothing is left to do; an orderly end of the interpreter would make DuckDB's
     # bindings list what daemon threads still hold.
     os._exit(0)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    raise _Ended
-
-
-def _serve(options: InspectOptions) -> Inspector:
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    inspector = open_inspector(options)
-    from ui.server.gradio_app import serve
-
-    try:
-        _, address, _ = serve(inspector, options, block=False)
-    except OSError as error:
-        raise InputError(f"icr inspect: port {options.port} is taken ({error}); give another --port") from error
-    print(f"The inspector is at {address} (Ctrl-C ends it).", flush=True)
-    return inspector
 
 
 def publish_verdicts(options: InspectOptions, run_id: str) -> int:

@@ -1,4 +1,4 @@
-"""What Margins shows: distributions, length against reward before and after length control, outliers, agreement of reward kinds."""
+"""What Margins shows: distributions, reward against length before and after length control, extremes, and whether reward kinds agree."""
 
 from __future__ import annotations
 
@@ -37,16 +37,14 @@ def distributions(engine: Engine, tables: PairTables, language: str = "") -> lis
         SELECT ends.*, bins FROM ends
         JOIN (SELECT language, list({{'bin': bin, 'n': n}}) AS bins FROM counts GROUP BY language) USING (language)
         ORDER BY language <> 'en', language LIMIT 60"""
-    return [_distribution(row) for row in engine.select(sql, [language, language])]
-
-
-def _distribution(row: Row) -> Distribution:
-    bins = [0] * BINS
-    for entry in row["bins"]:
-        bins[entry["bin"] or 0] += entry["n"]
-    return Distribution(
-        row["language"], row["pairs"], row["low"], row["high"], tuple(row["quantiles"]), row["alpha"], bins
-    )
+    found = []
+    for row in engine.select(sql, [language, language]):
+        bins = [0] * BINS
+        for entry in row["bins"]:
+            bins[entry["bin"] or 0] += entry["n"]  # no bin: all margins are the same
+        ends = row["low"], row["high"], tuple(row["quantiles"])
+        found.append(Distribution(row["language"], row["pairs"], *ends, row["alpha"], bins))
+    return found
 
 
 class LengthReward(NamedTuple):
@@ -63,11 +61,16 @@ class LengthReward(NamedTuple):
 
 
 def length_reward(engine: Engine, tables: PairTables, language: str, alpha: float) -> LengthReward | None:
-    """Reward against length over all samples, not only the picked ones, whose selection would exaggerate it.
+    """Reward against length over all samples; those that became pairs alone would exaggerate it.
 
     alpha: reward per character that length control takes off. None without a scored sample.
     """
-    table = _scored_lengths(engine, tables, language)
+    scored = """
+        SELECT r.character_count AS length, w.reward FROM read_parquet(?) AS r
+        JOIN read_parquet(?) AS w USING (language, prompt_id, sample_index)
+        WHERE r.language = ? AND w.language = ? AND w.reward IS NOT NULL AND w.kind = (SELECT kind FROM read_parquet(?) LIMIT 1)"""
+    files = [parts_of(tables.responses), parts_of(tables.rewards), language, language, parts_of(tables.rewards, [0])]
+    table = engine.materialise(f"lengths/{tables.responses.digest}/{tables.rewards.digest}/{language}", scored, files)
     ends = engine.select(
         f"""SELECT count(*) AS n, quantile_cont(length, [0.01, 0.99]) AS x, quantile_cont(reward, [0.01, 0.99]) AS y,
                    quantile_cont(reward - ? * length, [0.01, 0.99]) AS z, corr(length, reward) AS before,
@@ -95,18 +98,6 @@ def _bin(expression: str) -> str:
     return f"least({GRID - 1}, greatest(0, coalesce(CAST({place} AS INTEGER), 0)))"
 
 
-def _scored_lengths(engine: Engine, tables: PairTables, language: str) -> str:
-    key = f"lengths/{tables.responses.digest}/{tables.rewards.digest}/{language}"
-    sql = """
-        SELECT r.character_count AS length, w.reward FROM read_parquet(?) AS r
-        JOIN read_parquet(?) AS w USING (language, prompt_id, sample_index)
-        WHERE r.language = ? AND w.language = ? AND w.reward IS NOT NULL AND w.kind = (SELECT kind FROM read_parquet(?) LIMIT 1)"""
-    first = parts_of(tables.rewards, [0])
-    return engine.materialise(
-        key, sql, [parts_of(tables.responses), parts_of(tables.rewards), language, language, first]
-    )
-
-
 def outliers(engine: Engine, tables: PairTables, language: str, largest: bool, rows: int = 8) -> list[Row]:
     """Pairs at one end of the margins."""
     order = "DESC" if largest else "ASC"
@@ -129,7 +120,14 @@ class KindAgreement(NamedTuple):
 
 def kind_agreement(engine: Engine, tables: PairTables, language: str = "") -> list[KindAgreement]:
     """Agreement of every two reward kinds; empty when the run has only one. Correlation is within prompts."""
-    narrow = _kinds_table(engine, tables)
+    # The first part holds every kind that the run scored: with one kind alone, nothing else is read.
+    centred = """
+        WITH scored AS (SELECT language, prompt_id, kind, sample_index, reward - avg(reward) OVER (PARTITION BY language, prompt_id, kind) AS centred
+                        FROM read_parquet(?) WHERE reward IS NOT NULL AND (SELECT count(DISTINCT kind) FROM read_parquet(?)) > 1)
+        SELECT language, prompt_id, kind, arg_max(sample_index, centred) AS best, arg_min(sample_index, centred) AS worst,
+               list(centred ORDER BY sample_index) AS centred FROM scored GROUP BY language, prompt_id, kind"""
+    files = [parts_of(tables.rewards), parts_of(tables.rewards, [0])]
+    narrow = engine.materialise(f"kinds/{tables.rewards.digest}", centred, files)
     sql = f"""
         SELECT a.language, a.kind AS "left", b.kind AS "right", count(*) AS prompts, avg(CAST(a.best = b.best AS INTEGER)) AS same_best,
                avg(CAST(a.worst = b.worst AS INTEGER)) AS same_worst,
@@ -141,15 +139,3 @@ def kind_agreement(engine: Engine, tables: PairTables, language: str = "") -> li
         ORDER BY a.language <> 'en', a.language, "left", "right" LIMIT 200"""
     rows = engine.select(sql, [language, language])
     return [KindAgreement(**{**row, "correlation": finite(row["correlation"])}) for row in rows]
-
-
-def _kinds_table(engine: Engine, tables: PairTables) -> str:
-    sql = """
-        WITH scored AS (SELECT language, prompt_id, kind, sample_index, reward - avg(reward) OVER (PARTITION BY language, prompt_id, kind) AS centred
-                        FROM read_parquet(?) WHERE reward IS NOT NULL AND (SELECT count(DISTINCT kind) FROM read_parquet(?)) > 1)
-        SELECT language, prompt_id, kind, arg_max(sample_index, centred) AS best, arg_min(sample_index, centred) AS worst,
-               list(centred ORDER BY sample_index) AS centred FROM scored GROUP BY language, prompt_id, kind"""
-    # The first part holds every kind that the run scored.
-    return engine.materialise(
-        f"kinds/{tables.rewards.digest}", sql, [parts_of(tables.rewards), parts_of(tables.rewards, [0])]
-    )

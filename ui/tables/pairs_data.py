@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from icr_platform.core.artifacts import Artifact
+from icr_platform.core.artifacts import MANIFEST, Artifact, read_json
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import DROPS
 from ui.tables.queries import Engine, Row, is_part, like_pattern, numbered_parts, parts_of
@@ -15,6 +15,7 @@ from ui.tables.view import View
 PAGE_ROWS = 50
 SEARCH_SECONDS = 8.0
 _HEAD = 240  # characters of an instruction in a list
+_WITHOUT_PAIR_TOKENS = "* EXCLUDE (chosen_token_ids, rejected_token_ids)"  # thousands of numbers that no page shows
 _NUMBERS = ("margin", "chosen_reward", "rejected_reward", "chosen_characters", "rejected_characters")
 
 
@@ -30,7 +31,7 @@ class PairTables:
 
 
 class PairPage(NamedTuple):
-    """rows: language, prompt_id, instruction (cut) and the numbers of a pair, None for a dropped prompt. total: of all pages."""
+    """rows: language, prompt_id, instruction (cut) and the numbers of a pair, None for a dropped prompt. total: rows of all pages."""
 
     rows: list[Row]
     total: int
@@ -52,6 +53,8 @@ class PairDetail:
 
 
 class Condition(NamedTuple):
+    """A WHERE clause with its parameters."""
+
     sql: str
     parameters: list[Any]
 
@@ -83,42 +86,41 @@ def pair_index(engine: Engine, tables: PairTables) -> str:
 def _files(artifact: Artifact, numbers: list[int] | None = None) -> list[str]:
     paths = parts_of(artifact, numbers)
     if not paths:
-        raise InputError(f"The {artifact.table.name} of this run hold no rows.")
+        raise InputError(f"The {artifact.table.name} of this run have no rows.")
     return paths
 
 
 def list_pairs(engine: Engine, tables: PairTables, view: View) -> PairPage:
-    """The page of pairs that the view asks for; the unfiltered, unsorted one is read from its parts at once."""
-    if not _is_narrowed(view):
-        return _as_written(engine, tables, view)
+    """The page of pairs that the view asks for."""
+    if view == View(experiment=view.experiment, run=view.run, iteration=view.iteration, start=view.start):
+        return _as_written(engine, tables, view.start)
     index = pair_index(engine, tables)
     where = conditions(engine, tables, view)
-    direction = "ASC" if view.order == "asc" else "DESC"
-    order = f"{view.sort} {direction} NULLS LAST, position" if view.sort else "position"
     seconds = SEARCH_SECONDS if view.q else 20.0
-    sql = f"SELECT *, count(*) OVER () AS total FROM {index} AS i WHERE {where.sql} ORDER BY {order} LIMIT {PAGE_ROWS} OFFSET ?"
+    sql = f"SELECT *, count(*) OVER () AS total FROM {index} AS i WHERE {where.sql} ORDER BY {_order(view)} LIMIT {PAGE_ROWS} OFFSET ?"
     rows = engine.select(sql, [*where.parameters, view.start], seconds)
-    total = rows[0]["total"] if rows else _count(engine, index, where, seconds) if view.start else 0
+    total = rows[0]["total"] if rows else 0
+    if view.start and not rows:  # an address beyond the last page: the total tells its pager the way back
+        counted = engine.select(
+            f"SELECT count(*) AS total FROM {index} AS i WHERE {where.sql}", where.parameters, seconds
+        )
+        total = counted[0]["total"]
     return PairPage(_with_instructions(engine, tables, rows), total)
 
 
-def _count(engine: Engine, index: str, where: Condition, seconds: float) -> int:
-    return int(
-        engine.select(f"SELECT count(*) AS n FROM {index} AS i WHERE {where.sql}", where.parameters, seconds)[0]["n"]
-    )
+def _order(view: View) -> str:
+    """ORDER BY of the list that a view asks for."""
+    direction = "ASC" if view.order == "asc" else "DESC"
+    return f"{view.sort} {direction} NULLS LAST, position" if view.sort else "position"
 
 
-def _is_narrowed(view: View) -> bool:
-    return view != View(experiment=view.experiment, run=view.run, iteration=view.iteration, start=view.start)
-
-
-def _as_written(engine: Engine, tables: PairTables, view: View) -> PairPage:
-    """Rows start .. start + 50 without an index: the manifest says how many rows each part has."""
+def _as_written(engine: Engine, tables: PairTables, start: int) -> PairPage:
+    """Pairs from `start` on in the order written, without waiting for the index: the manifest counts the rows of each part."""
     wanted: list[int] = []
     seen, skip = 0, 0
     for number, rows in enumerate(part_rows(tables.preferences)):
-        if seen + rows > view.start and seen < view.start + PAGE_ROWS:
-            skip = view.start - seen if not wanted else skip
+        if seen + rows > start and seen < start + PAGE_ROWS:
+            skip = start - seen if not wanted else skip
             wanted.append(number)
         seen += rows
     if not wanted:
@@ -131,8 +133,6 @@ def _as_written(engine: Engine, tables: PairTables, view: View) -> PairPage:
 
 def part_rows(artifact: Artifact) -> list[int]:
     """Rows of each part, as the manifest counts them."""
-    from icr_platform.core.artifacts import MANIFEST, read_json
-
     return [int(entry["rows"]) for entry in read_json(artifact.folder / MANIFEST)["parts"]]
 
 
@@ -160,44 +160,37 @@ def conditions(engine: Engine, tables: PairTables, view: View) -> Condition:
         add(sql, *values)
     else:
         add("i.margin IS NOT NULL")
-    _add_samples(add, tables, view)
-    _add_search(add, tables, view)
+    # The index has no texts and no samples. A prompt passes when any of its samples lies in the cell of Margins' plot that was
+    # clicked, and when the text stands anywhere in it or in one of its responses.
+    cell = [
+        (sql, bound)
+        for sql, bound in (
+            ("r.character_count >= ?", view.sample_length_min),
+            ("r.character_count < ?", view.sample_length_max),
+            ("w.reward >= ?", view.sample_reward_min),
+            ("w.reward < ?", view.sample_reward_max),
+        )
+        if bound is not None
+    ]
+    own_language = [view.language] if view.language else []
+    if cell:
+        within = " AND ".join(sql for sql, _ in cell)
+        language = "AND r.language = ? AND w.language = ?" if view.language else ""
+        sql = f"""(i.language, i.prompt_id) IN (
+            SELECT (r.language, r.prompt_id) FROM read_parquet(?) AS r JOIN read_parquet(?) AS w USING (language, prompt_id, sample_index)
+            WHERE w.kind = (SELECT kind FROM read_parquet(?) LIMIT 1) AND {within} {language})"""
+        files = [_files(tables.responses), _files(tables.rewards), parts_of(tables.rewards, [0])]
+        add(sql, *files, *(bound for _, bound in cell), *own_language, *own_language)
+    if view.q:
+        pattern = like_pattern(view.q)
+        language = "language = ? AND" if view.language else ""
+        sql = f"""(i.language, i.prompt_id) IN (
+            SELECT (language, prompt_id) FROM read_parquet(?)
+            WHERE {language} (instruction ILIKE ? ESCAPE '!' OR english_instruction ILIKE ? ESCAPE '!' OR prompt_id = ?)
+            UNION ALL SELECT (language, prompt_id) FROM read_parquet(?) WHERE {language} response ILIKE ? ESCAPE '!')"""
+        asked = [_files(tables.prompts), *own_language, pattern, pattern, view.q]
+        add(sql, *asked, _files(tables.responses), *own_language, pattern)
     return Condition(" AND ".join(clauses), parameters)
-
-
-def _add_samples(add: Any, tables: PairTables, view: View) -> None:
-    """Prompts with any sample of that length and reward, the cell of the plot on Margins."""
-    bounds = (view.sample_length_min, view.sample_length_max, view.sample_reward_min, view.sample_reward_max)
-    if all(bound is None for bound in bounds):
-        return
-    names = ("r.character_count >= ?", "r.character_count < ?", "w.reward >= ?", "w.reward < ?")
-    asked = [(name, bound) for name, bound in zip(names, bounds, strict=True) if bound is not None]
-    within = " AND ".join(name for name, _ in asked)
-    language, values = ("AND r.language = ? AND w.language = ?", [view.language] * 2) if view.language else ("", [])
-    sql = f"""(i.language, i.prompt_id) IN (
-        SELECT (r.language, r.prompt_id) FROM read_parquet(?) AS r JOIN read_parquet(?) AS w USING (language, prompt_id, sample_index)
-        WHERE w.kind = (SELECT kind FROM read_parquet(?) LIMIT 1) AND {within} {language})"""
-    add(
-        sql,
-        _files(tables.responses),
-        _files(tables.rewards),
-        parts_of(tables.rewards, [0]),
-        *(v for _, v in asked),
-        *values,
-    )
-
-
-def _add_search(add: Any, tables: PairTables, view: View) -> None:
-    """Text anywhere in the prompt or in any of its responses."""
-    if not view.q:
-        return
-    pattern = like_pattern(view.q)
-    language, values = ("language = ? AND", [view.language]) if view.language else ("", [])
-    sql = f"""(i.language, i.prompt_id) IN (
-        SELECT (language, prompt_id) FROM read_parquet(?)
-        WHERE {language} (instruction ILIKE ? ESCAPE '!' OR english_instruction ILIKE ? ESCAPE '!' OR prompt_id = ?)
-        UNION ALL SELECT (language, prompt_id) FROM read_parquet(?) WHERE {language} response ILIKE ? ESCAPE '!')"""
-    add(sql, _files(tables.prompts), *values, pattern, pattern, view.q, _files(tables.responses), *values, pattern)
 
 
 def _with_instructions(engine: Engine, tables: PairTables, rows: list[Row]) -> list[Row]:
@@ -223,31 +216,38 @@ def _with_instructions(engine: Engine, tables: PairTables, rows: list[Row]) -> l
 
 
 def pair_detail(engine: Engine, tables: PairTables, language: str, prompt_id: str) -> PairDetail:
-    """Everything about one prompt.
+    """Everything about one prompt; its samples by the reward that makes the pairs, the highest first, unscored ones last.
 
     Raises:
         InputError: this iteration has no such prompt in this language.
     """
-    columns = "* EXCLUDE (chosen_token_ids, rejected_token_ids)"
     known = _known_part(engine, tables, language, prompt_id)
-    pairs, part = _by_key(engine, tables.preferences, columns, language, prompt_id, known)
+    pairs, part = _by_key(engine, tables.preferences, _WITHOUT_PAIR_TOKENS, language, prompt_id, known)
     prompts, _ = _by_key(engine, tables.prompts, "*", language, prompt_id, part)
     if not prompts:
         raise InputError(
             f"This iteration has no prompt {prompt_id[:80]!r} in {language[:40]!r}; open one from the list."
         )
-    # Stages number their shards alike, so the same part is looked at first; a miss falls back on all parts.
+    # Stages number their shards alike, so the part that holds the pair is the first to look at in the other tables.
     responses, at = _by_key(engine, tables.responses, "* EXCLUDE (token_ids)", language, prompt_id, part)
     rewards, _ = _by_key(engine, tables.rewards, "*", language, prompt_id, at)
     drops = engine.select(
         "SELECT sample_index, reason, detail FROM read_parquet(?) WHERE language = ? AND prompt_id = ? ORDER BY sample_index NULLS FIRST",
         [_files(tables.drops), language, prompt_id],
     ) if tables.drops.parts else []  # fmt: skip
-    kinds = list(dict.fromkeys(row["kind"] for row in rewards))
+    kinds = list(dict.fromkeys(row["kind"] for row in rewards))  # the first one makes the pairs
+    samples = []
+    for row in responses:
+        index = row["sample_index"]
+        own: Mapping[str, Row] = {reward["kind"]: reward for reward in rewards if reward["sample_index"] == index}
+        reward = own[kinds[0]]["reward"] if kinds and kinds[0] in own else None
+        dropped = [drop["reason"] for drop in drops if drop["sample_index"] == index]
+        samples.append({**row, "rewards": own, "reward": reward, "dropped": dropped})
+    samples.sort(key=lambda row: (row["reward"] is None, -(row["reward"] or 0.0), row["sample_index"]))
     prompt = prompts[0]
     return PairDetail(
         language, prompt_id, prompt["instruction"], prompt["english_instruction"], prompt["source"],
-        pairs[0] if pairs else None, _ranked(responses, rewards, drops, kinds), kinds, drops,
+        pairs[0] if pairs else None, samples, kinds, drops,
     )  # fmt: skip
 
 
@@ -271,36 +271,13 @@ def _by_key(
     """Rows of a prompt and the part that holds them."""
     sql = f"""SELECT {columns}, {numbered_parts(artifact)} AS part FROM read_parquet(?, filename=true)
               WHERE language = ? AND prompt_id = ?"""
+    # Opening a thousand parts takes a second, opening one a millisecond: all of them are the second try.
     for parts in ([likely] if likely is not None and is_part(artifact, likely) else None, None):
         paths = parts_of(artifact, parts)
         rows = engine.select(sql, [paths, language, prompt_id]) if paths else []
         if rows:
             return rows, rows[0]["part"]
     return [], None
-
-
-def _ranked(responses: list[Row], rewards: list[Row], drops: list[Row], kinds: list[str]) -> list[Row]:
-    """Samples by the reward that makes the pairs, the highest first; unscored ones last."""
-    by_sample: dict[int, dict[str, Row]] = {}
-    for row in rewards:
-        by_sample.setdefault(row["sample_index"], {})[row["kind"]] = row
-    dropped: dict[int, list[str]] = {}
-    for row in drops:
-        if row["sample_index"] is not None:
-            dropped.setdefault(row["sample_index"], []).append(row["reason"])
-    main = kinds[0] if kinds else ""
-    samples = []
-    for row in responses:
-        own: Mapping[str, Row] = by_sample.get(row["sample_index"], {})
-        samples.append(
-            {
-                **row,
-                "rewards": own,
-                "reward": own.get(main, {}).get("reward"),
-                "dropped": dropped.get(row["sample_index"], []),
-            }
-        )
-    return sorted(samples, key=lambda row: (row["reward"] is None, -(row["reward"] or 0.0), row["sample_index"]))
 
 
 class Neighbours(NamedTuple):
@@ -316,13 +293,11 @@ def neighbours(engine: Engine, tables: PairTables, view: View) -> Neighbours | N
     """Where the view's prompt stands in its own list; None when the filters leave it out."""
     index = pair_index(engine, tables)
     where = conditions(engine, tables, view)
-    direction = "ASC" if view.order == "asc" else "DESC"
-    order = f"{view.sort} {direction} NULLS LAST, position" if view.sort else "position"
     sql = f"""
         WITH listed AS (
             SELECT language, prompt_id, row_number() OVER w AS place, count(*) OVER () AS total,
                    lag(language) OVER w AS l0, lag(prompt_id) OVER w AS p0, lead(language) OVER w AS l1, lead(prompt_id) OVER w AS p1
-            FROM {index} AS i WHERE {where.sql} WINDOW w AS (ORDER BY {order})
+            FROM {index} AS i WHERE {where.sql} WINDOW w AS (ORDER BY {_order(view)})
         ) SELECT * FROM listed WHERE prompt_id = ? AND language = ?"""
     values = [*where.parameters, view.id, view.id_language]
     rows = engine.select(sql, values, SEARCH_SECONDS if view.q else 20.0)
@@ -366,9 +341,8 @@ def languages_with(engine: Engine, tables: PairTables, prompt_id: str) -> list[s
 
 def pair_of(engine: Engine, tables: PairTables, language: str, prompt_id: str) -> Row:
     """The preference row of one prompt; raises InputError when it has none."""
-    columns = "* EXCLUDE (chosen_token_ids, rejected_token_ids)"
     known = _known_part(engine, tables, language, prompt_id)
-    rows, _ = _by_key(engine, tables.preferences, columns, language, prompt_id, known)
+    rows, _ = _by_key(engine, tables.preferences, _WITHOUT_PAIR_TOKENS, language, prompt_id, known)
     if not rows:
         raise InputError(f"This iteration has no pair for prompt {prompt_id[:80]!r} in {language[:40]!r}.")
     return rows[0]

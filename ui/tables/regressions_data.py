@@ -16,13 +16,17 @@ from ui.tables.queries import Engine, Row, parts_of
 PAGE_ROWS = 50
 INSTRUCTION_CHARACTERS = 400
 TIE = 0.05
-"""A preference within 0.5 +- TIE is a tie: averaged over both orders it says the judge could not tell."""
+"""A preference within 0.5 ± TIE is a tie: averaged over both orders, the judge could not tell."""
 OUTCOMES = ("win", "tie", "loss")
+CONCLUSIONS = ("better", "worse", "no clear change")
 
 
 class Comparison(NamedTuple):
-    """Names of narrow tables and what value is: before and after hold (language, prompt_id, value), sources holds
-    (language, prompt_id, source, instruction)."""
+    """Two policies on the same prompts, as names of the engine's tables.
+
+    before, after: (language, prompt_id, value). sources: (language, prompt_id, source, instruction).
+    measure: what value is, 'judge' or 'reward'.
+    """
 
     before: str
     after: str
@@ -52,8 +56,13 @@ class Slice:
         return self.change - reach, self.change + reach
 
     @property
-    def verdict(self) -> str:
-        """'better', 'worse', or 'no clear change' when the interval holds 0."""
+    def ends(self) -> tuple[float, float]:
+        """The interval, or the change twice where one prompt gives none."""
+        return self.interval or (self.change, self.change)
+
+    @property
+    def conclusion(self) -> str:
+        """One of CONCLUSIONS: 'no clear change' when the interval contains 0."""
         interval = self.interval
         if interval is None or interval[0] <= 0 <= interval[1]:
             return "no clear change"
@@ -88,18 +97,14 @@ def _parts(artifact: Artifact) -> list[str]:
     return parts_of(artifact)
 
 
-_JOINED = """
-    joined AS (
-        SELECT a.language, a.prompt_id, a.value AS before, b.value AS after, b.value - a.value AS change, coalesce(s.source, '') AS source,
-               coalesce(s.instruction, '') AS instruction,
-               {flow_a} AS outcome_before, {flow_b} AS outcome_after
-        FROM {before} AS a JOIN {after} AS b USING (language, prompt_id) LEFT JOIN {sources} AS s USING (language, prompt_id))"""
-
-
 def _joined(comparison: Comparison) -> str:
-    flow = "CASE WHEN {0}.value > 0.5 + {1} THEN 'win' WHEN {0}.value < 0.5 - {1} THEN 'loss' ELSE 'tie' END"
-    names = {"before": comparison.before, "after": comparison.after, "sources": comparison.sources}
-    return _JOINED.format(flow_a=flow.format("a", TIE), flow_b=flow.format("b", TIE), **names)
+    """SQL of `joined`: prompts under both policies, with the change of value and the outcome of each."""
+    outcome = "CASE WHEN {0}.value > 0.5 + {1} THEN 'win' WHEN {0}.value < 0.5 - {1} THEN 'loss' ELSE 'tie' END"
+    return f"""joined AS (
+        SELECT a.language, a.prompt_id, a.value AS before, b.value AS after, b.value - a.value AS change, coalesce(s.source, '') AS source,
+               coalesce(s.instruction, '') AS instruction, {outcome.format("a", TIE)} AS outcome_before, {outcome.format("b", TIE)} AS outcome_after
+        FROM {comparison.before} AS a JOIN {comparison.after} AS b USING (language, prompt_id)
+        LEFT JOIN {comparison.sources} AS s USING (language, prompt_id))"""
 
 
 class Filter(NamedTuple):
@@ -167,22 +172,14 @@ def slices(engine: Engine, comparison: Comparison, by: str, wanted: Filter | Non
         SELECT slice, count(*) AS n, avg(before) AS before, avg(after) AS after, avg(change) AS change, any_value(clusters) AS clusters,
                any_value(squares) AS squares, count(*) FILTER (change > 0) AS better, count(*) FILTER (change < 0) AS worse
         FROM grouped JOIN errors USING (slice) GROUP BY slice ORDER BY slice <> 'en', slice LIMIT 200"""
-    return [_slice(row, scale) for row in engine.select(sql, wanted.parameters)]
-
-
-def _slice(row: Row, scale: float) -> Slice:
-    clusters, n = row["clusters"], row["n"]
-    error = scale * float((clusters / (clusters - 1) * row["squares"]) ** 0.5) / n if clusters > 1 else None
-    return Slice(
-        row["slice"],
-        n,
-        scale * row["before"],
-        scale * row["after"],
-        scale * row["change"],
-        error,
-        row["better"],
-        row["worse"],
-    )
+    slices = []
+    for row in engine.select(sql, wanted.parameters):
+        clusters, n = row["clusters"], row["n"]
+        # The square root of the clusters' summed squares, corrected for few clusters (Liang and Zeger, 1986): CR1.
+        error = scale * float((clusters / (clusters - 1) * row["squares"]) ** 0.5) / n if clusters > 1 else None
+        before, after, change = (scale * row[name] for name in ("before", "after", "change"))
+        slices.append(Slice(row["slice"], n, before, after, change, error, row["better"], row["worse"]))
+    return slices
 
 
 def asked_prompts(engine: Engine, asked: Artifact) -> str:

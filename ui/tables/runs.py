@@ -1,4 +1,4 @@
-"""Which arms, iterations, stages and artifacts there are, and where an artifact lies; read through `icr_platform.tracking.reader`."""
+"""Which arms, iterations, stages and artifacts a tracking store has, and where an artifact lies."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TypeVar
 from icr_platform.core.artifacts import Artifact, open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES
+from icr_platform.core.parts import Worlds
 from icr_platform.core.schemas import TABLES
 from icr_platform.tracking.reader import RunRecord, TrackingReader
 
@@ -80,8 +81,8 @@ class Arm:
 class Catalogue:
     """The runs of a tracking store, remembered for a few seconds so that a click does not ask the store again."""
 
-    def __init__(self, reader: TrackingReader, cache: Path, experiment: str = "") -> None:
-        self.reader, self.cache, self.experiment = reader, cache, experiment
+    def __init__(self, reader: TrackingReader, cache: Path, experiment: str = "", worlds: Worlds | None = None) -> None:
+        self.reader, self.cache, self.experiment, self.worlds = reader, cache, experiment, worlds or {}
         self._remembered: dict[tuple[str, str], tuple[float, object]] = {}
         self._lock = threading.Lock()
 
@@ -98,27 +99,34 @@ class Catalogue:
         return self._recall(("arms", ",".join(ids)), lambda: self.reader.arms(ids))
 
     def arm(self, run_id: str) -> Arm:
-        """Raises InputError for a run that does not exist, was deleted, or is no arm."""
-        return self._recall(("arm", run_id), lambda: self._arm(run_id))
+        """An arm with its iterations and their stages.
 
-    def _arm(self, run_id: str) -> Arm:
+        Raises:
+            InputError: the run does not exist, was deleted, or is not an arm.
+        """
+        return self._recall(("arm", run_id), lambda: self._read_arm(run_id))
+
+    def _read_arm(self, run_id: str) -> Arm:
         run = self.reader.run(run_id)
         if run.deleted:
             raise InputError(f"Run {run_id} was deleted from MLflow; restore it there, or choose another run.")
         if run.tags.get("icr.kind") != "arm":
-            raise InputError(f"Run {run_id} is no arm of `icr iterate`; choose a run in the list.")
-        iterations = [self._iteration(child) for child in self.reader.children(run) if _is_iteration(child)]
+            raise InputError(f"Run {run_id} is not an arm of `icr iterate`; choose a run in the list.")
+        iterations = []
+        for child in self.reader.children(run):
+            number = child.tags.get("icr.iteration", "")
+            if child.tags.get("icr.kind") != "iteration" or not number.isdigit():
+                continue
+            stages: dict[str, Stage] = {}
+            for attempt in reversed(
+                self.reader.children(child)
+            ):  # oldest first: a later attempt replaces an earlier one
+                name, reused = attempt.tags.get("icr.stage", ""), attempt.tags.get("icr.reused_run")
+                if name:
+                    stages[name] = Stage(name, attempt, self.reader.run(reused) if reused else attempt)
+            iterations.append(Iteration(int(number), child, stages))
         ordered = sorted(iterations, key=lambda iteration: iteration.number)
         return Arm(run, self.experiments().get(run.experiment_id, run.experiment_id), tuple(ordered))
-
-    def _iteration(self, run: RunRecord) -> Iteration:
-        stages: dict[str, Stage] = {}
-        for child in reversed(self.reader.children(run)):  # oldest first: a later attempt replaces an earlier one
-            name = child.tags.get("icr.stage", "")
-            reused = child.tags.get("icr.reused_run")
-            if name:
-                stages[name] = Stage(name, child, self.reader.run(reused) if reused else child)
-        return Iteration(int(run.tags["icr.iteration"]), run, stages)
 
     def artifact(self, iteration: Iteration, name: str) -> Artifact:
         """The finished artifact `name` of an iteration, checked against its manifest.
@@ -127,19 +135,26 @@ class Catalogue:
             InputError: the stage did not run, has not finished, or the artifact is of another schema version or damaged.
             TrackingError: the artifact store does not answer.
         """
-        stage = iteration.stages.get(STAGE_OF[name])
+        stage_name = STAGE_OF[name]
+        stage = iteration.stages.get(stage_name)
         if stage is None:
-            raise InputError(_absent(iteration, STAGE_OF[name]))
-        if stage.run.status != "FINISHED":
+            if iteration.number == 0 and stage_name in ("generate", "annotate"):
+                raise InputError(
+                    "Iteration 0 is the starting policy: it was only evaluated, so it has no samples and no pairs. Choose iteration 1."
+                )
+            flag = "--eval-prompts" if stage_name == "eval" else "--config"
+            raise InputError(
+                f"Iteration {iteration.number} has no {stage_name} run; run `icr iterate {flag} ...` to make one."
+            )
+        if not iteration.has_finished(stage_name):
             raise InputError(
                 f"{stage.name.capitalize()} of iteration {iteration.number} is {stage.run.status.lower()}, not finished: "
                 "its tables appear when it is."
             )
-        key = ("artifact", f"{stage.holder.run_id}/{name}")
-        return self._recall(key, lambda: self._open(stage, name))
-
-    def _open(self, stage: Stage, name: str) -> Artifact:
-        return open_artifact(self._folder(stage.holder, name), TABLES[name])
+        return self._recall(
+            ("artifact", f"{stage.holder.run_id}/{name}"),
+            lambda: open_artifact(self._folder(stage.holder, name), TABLES[name]),
+        )
 
     def local_path(self, uri: str) -> Path:
         """Where the artifact behind `runs:/RUN_ID/NAME/...` lies on this machine; what follows NAME is kept as it is.
@@ -151,7 +166,7 @@ class Catalogue:
         run_id, _, path = uri.removeprefix("runs:/").partition("/")
         name, _, inside = path.partition("/")
         if not name:
-            raise InputError(f"{uri} names no artifact of the run, as in runs:/{run_id}/outputs")
+            raise InputError(f"{uri} does not name an artifact of the run, as runs:/{run_id}/outputs does")
         folder = self._recall(("path", f"{run_id}/{name}"), lambda: self._folder(self.reader.run(run_id), name))
         return folder / inside if inside else folder
 
@@ -164,29 +179,13 @@ class Catalogue:
             known = self._remembered.get(key)
         if known is not None and time.monotonic() - known[0] < FRESH_SECONDS:
             return known[1]  # type: ignore[return-value]
-        value = ask()
+        value = ask()  # without the lock: a store that is slow to answer one page must not stop the others
         with self._lock:
             self._remembered[key] = (time.monotonic(), value)
-            if len(self._remembered) > 1000:
+            if len(self._remembered) > 1000:  # weeks of an inspector that is never stopped
                 self._remembered.clear()
         return value
 
     def close(self) -> None:
         """Remove the copies of remote artifacts."""
         self.reader.close()
-
-    def forget(self) -> None:
-        """Ask the store again next time."""
-        with self._lock:
-            self._remembered.clear()
-
-
-def _is_iteration(run: RunRecord) -> bool:
-    return run.tags.get("icr.kind") == "iteration" and run.tags.get("icr.iteration", "").isdigit()
-
-
-def _absent(iteration: Iteration, stage: str) -> str:
-    if iteration.number == 0 and stage in ("generate", "annotate"):
-        return "Iteration 0 is the starting policy: it was only evaluated, so it has no samples and no pairs. Choose iteration 1."
-    flag = {"eval": "--eval-prompts"}.get(stage, "--config")
-    return f"Iteration {iteration.number} has no {stage} run; run `icr iterate {flag} ...` to make one."

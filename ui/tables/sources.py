@@ -1,7 +1,7 @@
-"""What lies behind a run's parameters: the evaluation prompts (English, data set) and the reference outputs.
+"""What lies behind a run's parameters: the evaluation prompts with their English and data sets, and the reference outputs.
 
 They are files of the user or another run's artifacts (`runs:/RUN_ID/outputs`). They may be gone, or on another machine; then the
-pages say so and go on without.
+pages say so and do without them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.parts import split_world
 from icr_platform.core.schemas import PROMPTS
 from icr_platform.data.prompts import load_prompts
 from icr_platform.data.reference_outputs import ReferenceOutputs, load_reference_outputs
@@ -22,12 +23,12 @@ from ui.tables.queries import Engine, parts_of
 from ui.tables.runs import Catalogue, Iteration
 
 EMPTY = PROMPTS.schema.empty_table()
-"""Stands for evaluation prompts that cannot be read, or that nobody asks for."""
+"""Stands for evaluation prompts that cannot be read, or are not needed."""
 _KEPT = 64  # files of reference outputs held in memory
 
 
 class EvalPrompts(NamedTuple):
-    """What is known of the evaluation prompts beside the instructions. note: why nothing is known, else ''."""
+    """What is known of the evaluation prompts in addition to the instructions. note: why nothing is known, else ''."""
 
     table: pa.Table
     """As schemas.PROMPTS, empty when they cannot be read."""
@@ -121,8 +122,9 @@ def _local(catalogue: Catalogue, iteration: Iteration, name: str) -> str:
     stage = iteration.stages.get("eval")
     params = stage.holder.params if stage else {}
     value = params.get(f"eval.{name}", "")
-    if value.startswith("demo:"):
-        value = f".icr/demo-{params.get('eval.seed', '42')}/{value.removeprefix('demo:')}"
+    if found := split_world(value, catalogue.worlds):
+        world, inside = found
+        value = str(world.folder(Path(".icr"), params.get("eval.seed", "42")) / inside)
     if value.startswith("runs:/"):
         return str(catalogue.local_path(value))
     is_path = value and "://" not in value

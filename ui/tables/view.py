@@ -1,9 +1,9 @@
-"""What a page shows, exactly as its URL says. A view is the only state of a page, so every link opens the same view again."""
+"""What a page shows, exactly as its URL says. A page has no other state, so every link opens the same view again."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -59,14 +59,19 @@ class View:
     start: int = 0
     """Rows to skip, the page's first row."""
     base: int | None = None
-    """Regressions: the iteration compared from."""
+    """Regressions: the iteration to compare with."""
     base_run: str = ""
+    """Regressions: the run of that iteration; '' is the same run."""
     measure: str = ""
+    """Regressions: compare by the judge's preference or by the reward."""
     flow: str = ""
+    """Regressions: outcome before and after, such as 'win-loss'."""
     source: str = ""
+    """Regressions: data set of the prompt."""
     rank: str = ""
+    """Regressions: which changes come first."""
     queue: str = ""
-    """Spot-check: what comes next, see ui.review.items.QUEUES; '' is random."""
+    """Spot-check: what comes next, see ui.review.queues.QUEUES; '' is random."""
     overlap: int | None = None
     """Spot-check: percent of items that every reviewer gets."""
     open: str = ""
@@ -75,12 +80,11 @@ class View:
     def query(self, **changes: Any) -> str:
         """The query string of this view with some fields changed, '' when nothing is asked for."""
         view = replace(self, **changes)
-        found = [(field.name, getattr(view, field.name)) for field in fields(view)]
-        kept = [
-            (name, _written(value))
-            for name, value in found
+        kept = {
+            name: f"{value:.10g}" if isinstance(value, float) else str(value)
+            for name, value in vars(view).items()
             if value not in ("", None) and (name, value) != ("start", 0)
-        ]
+        }
         return "?" + urlencode(kept) if kept else ""
 
     def link(self, page: str, **changes: Any) -> str:
@@ -112,48 +116,35 @@ def parse_view(params: Mapping[str, str]) -> Parsed:
     """The view a URL asks for. Nonsense is left out and named, never raised.
 
     >>> parse_view({"iteration": "two", "language": "es"}).problems
-    ("The address says iteration='two', which is no whole number from 0; it was left out.",)
+    ("The address says iteration='two', which is not a whole number from 0; it was left out.",)
     """
     values: dict[str, Any] = {}
     problems = []
     for field in fields(View):
+        # No database takes NUL, and no id or language contains it.
         text = params.get(field.name, "").replace("\x00", "")
         if text == "":
             continue
-        value, wanted = _PARSERS[field.type if isinstance(field.type, str) else "str"](field.name, text)
-        if wanted:
-            problems.append(f"The address says {field.name}={text[:60]!r}, which is {wanted}; it was left out.")
+        value, wrong = _read(field.name, str(field.type), text)
+        if wrong:
+            problems.append(f"The address says {field.name}={text[:60]!r}, which is {wrong}; it was left out.")
         else:
             values[field.name] = value
     return Parsed(View(**values), tuple(problems))
 
 
-def _written(value: object) -> str:
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
-
-
-def _text(name: str, text: str) -> tuple[Any, str]:
+def _read(name: str, kind: str, text: str) -> tuple[Any, str]:
+    """The value of a field of type `kind`, or what is wrong with the text."""
+    if kind.startswith("int"):
+        # Nine digits fit into 32 bits; isdigit alone would let other scripts' digits pass.
+        is_fine = text.isascii() and text.isdigit() and len(text) < 10
+        return (int(text), "") if is_fine else (None, "not a whole number from 0")
+    if kind.startswith("float"):
+        try:
+            value = float(text)
+        except ValueError:
+            return None, "not a number"
+        return (value, "") if math.isfinite(value) else (None, "not a finite number")
     if name in CHOICES and text not in CHOICES[name]:
         return None, "none of " + ", ".join(choice for choice in CHOICES[name] if choice)
     return (None, f"longer than {LONGEST_TEXT} characters") if len(text) > LONGEST_TEXT else (text, "")
-
-
-def _whole(name: str, text: str) -> tuple[Any, str]:
-    is_fine = text.isascii() and text.isdigit() and len(text) < 10
-    return (int(text), "") if is_fine else (None, "no whole number from 0")
-
-
-def _number(name: str, text: str) -> tuple[Any, str]:
-    try:
-        value = float(text)
-    except ValueError:
-        return None, "no number"
-    return (value, "") if math.isfinite(value) else (None, "no finite number")
-
-
-_PARSERS: dict[str, Callable[[str, str], tuple[Any, str]]] = {
-    "str": _text,
-    "int": _whole,
-    "int | None": _whole,
-    "float | None": _number,
-}

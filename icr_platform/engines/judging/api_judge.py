@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
 from icr_platform.core.errors import InputError
 from icr_platform.engines.endpoints.chat_client import CachedChatClient, Endpoint, Failure, Message, check_endpoint
 from icr_platform.engines.endpoints.replies import Reply
-from icr_platform.engines.endpoints.reply_cache import ReplyCache, default_cache
+from icr_platform.engines.endpoints.reply_cache import ReplyCache
 from icr_platform.engines.endpoints.served_model import Server, confirmed, served_model
 from icr_platform.engines.judging.judge_replies import VERDICT_FORMS, preference_from_logprobs, preference_from_samples
 from icr_platform.engines.judging.pairwise import LABELS, MIN_MASS, Judgment, Pair, Preference, Template, orders_of
@@ -74,9 +73,11 @@ def assumed_endpoint(config: JudgeSettings) -> Endpoint:
         return endpoint_of(config)
 
 
-def cache_folder(config: JudgeSettings) -> Path:
-    """Where the judge's replies are kept."""
-    return Path(config.judge_cache).expanduser() if config.judge_cache else default_cache()
+def check(settings: PairwiseJudgeSettings, template: Template) -> None:
+    """Raise InputError when no model is named, the key is missing or the client is not installed; asks nothing."""
+    if not settings.judge_api_model:
+        raise InputError("config: field 'judge_api_model' is missing for the openai judge; give --judge-api-model")
+    check_endpoint(endpoint_of(settings))
 
 
 class ApiJudge:
@@ -114,7 +115,7 @@ class ApiJudge:
         """
         endpoint = confirmed_endpoint(settings) if is_asked else assumed_endpoint(settings)
         samples = settings.judge_samples if settings.judge_answer == "structured" else 0
-        cache = ReplyCache(cache_folder(settings))
+        cache = ReplyCache(settings.cache_folder)
         return cls(endpoint, cache, template, settings.both_orders, seed, samples, settings.judge_min_mass)
 
     @property

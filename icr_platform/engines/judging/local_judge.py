@@ -18,9 +18,10 @@ from icr_platform.engines.judging.pairwise import (
     orders_of,
     preference_from_labels,
 )
-from icr_platform.models.chat import encode_messages
+from icr_platform.engines.judging.settings import PairwiseJudging
+from icr_platform.models.chat import encode_messages, require_roles
 from icr_platform.models.left_padding import find_batching, next_logits
-from icr_platform.models.loading import load_model, load_tokenizer
+from icr_platform.models.loading import check_weights, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,6 +49,20 @@ def begins_with_reasoning(tokenizer: PreTrainedTokenizerBase) -> bool:
     question = "m or M?"
     prompt = tokenizer.decode(encode_messages(tokenizer, [{"role": "user", "content": question}]))
     return without_reasoning(str(prompt).rpartition(question)[2]) is None
+
+
+def check(settings: PairwiseJudging, template: Template) -> None:
+    """Raise InputError when the model is missing or incomplete, or its chat template does not fit the judge's task."""
+    if not settings.judge_model:
+        raise InputError("config: field 'judge_model' is missing for the logprob judge; give --judge-model")
+    tokenizer = load_tokenizer(settings.judge_model, settings)
+    require_roles(tokenizer, tuple(role for role, _ in template.messages))
+    check_weights(settings.judge_model)
+    if begins_with_reasoning(tokenizer):
+        raise InputError(
+            f"{settings.judge_model}: its chat template opens the answer with reasoning, so that the first token is no verdict; choose "
+            "another judge_model, or serve this one and use --judge openai --judge-answer structured"
+        )
 
 
 class LocalJudge:
@@ -80,6 +95,14 @@ class LocalJudge:
         self.batching = find_batching(self.model)
         self.labels = [label_ids(self.tokenizer, label) for label in LABELS]
         self.limit = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30)
+
+    @classmethod
+    def from_settings(cls, settings: PairwiseJudging, template: Template, seed: int) -> LocalJudge:
+        """The judge an evaluation asks for."""
+        return cls(
+            settings.judge_model, template, settings.both_orders, seed, settings.dtype, settings.device,
+            settings.judge_min_mass, settings,
+        )  # fmt: skip
 
     def judge(self, parts: Iterable[Sequence[Pair]]) -> Iterator[list[Judgment]]:
         """Judgments part by part; batches never cross parts, so that a resumed run computes what the first would have."""

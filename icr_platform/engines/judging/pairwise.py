@@ -8,13 +8,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import yaml
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import language_name
-from icr_platform.engines.endpoints.chat_client import Message
+
+if TYPE_CHECKING:
+    from icr_platform.engines.endpoints.chat_client import Message
 
 MODEL_FIRST, REFERENCE_FIRST, NO_ORDER = "model-first", "reference-first", "none"
 LABELS = ("m", "M")

@@ -1,10 +1,44 @@
-"""How a judge is reached."""
+"""Which judges there are, and how one is asked. A new judge is a row of `JUDGES` and a module."""
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
 
-from icr_platform.core.config import Config, setting
+from icr_platform.core.config import ChatSettings, Config, setting
+from icr_platform.core.parts import Named, Part
+from icr_platform.models.settings import ModelPlace
+
+NO_JUDGE = "none"
+
+
+class BuiltInJudge(NamedTuple):
+    """A judge that ships with the platform.
+
+    part: called with (settings, template, seed), see `choice.make_judge`; its module identifies the judgments' code.
+    check: MODULE:NAME, called with (settings, template); raises InputError when the judge cannot work, and loads no weights.
+    """
+
+    part: Part
+    check: str
+
+
+JUDGES = {
+    "logprob": BuiltInJudge(
+        Part(
+            "icr_platform.engines.judging.local_judge:LocalJudge.from_settings",
+            "label probabilities of the local judge_model",
+        ),
+        "icr_platform.engines.judging.local_judge:check",
+    ),
+    "openai": BuiltInJudge(
+        Part(
+            "icr_platform.engines.judging.api_judge:ApiJudge.from_settings",
+            "judge_api_model at any OpenAI-compatible endpoint",
+        ),
+        "icr_platform.engines.judging.api_judge:check",
+    ),
+}
 
 
 class JudgeSettings(Config):
@@ -31,14 +65,23 @@ class JudgeSettings(Config):
         "place",
     )
 
+    @property
+    def cache_folder(self) -> Path:
+        """Where the judge's replies are kept."""
+        from icr_platform.engines.endpoints.reply_cache import default_cache
+
+        return Path(self.judge_cache).expanduser() if self.judge_cache else default_cache()
+
 
 class PairwiseJudgeSettings(JudgeSettings):
     """Who compares two outputs, and how it is asked."""
 
-    judge: Literal["none", "demo", "logprob", "openai"] = setting(
-        "none",
-        "demo: the demo world's grader; logprob: label probabilities of the local judge_model; openai: judge_api_model at "
-        "any OpenAI-compatible endpoint; none: fidelity and lengths only",
+    judge: Annotated[str, Named((NO_JUDGE, *JUDGES))] = setting(
+        NO_JUDGE,
+        "".join(f"{name}: {judge.part.doc}; " for name, judge in JUDGES.items())
+        + "none: fidelity and lengths only; MODULE:NAME: "
+        "your own, importable from the folder you call from: NAME(settings, template, seed) gives an object whose "
+        "judge(parts) yields the judgments of each part (see engines/judging/pairwise.py)",
     )
     judge_model: str = setting("", "local model that judges, for the logprob judge", "model")
     judge_template: str = setting("", "YAML list of {role, content} messages; empty: the built-in wording", "input")
@@ -52,3 +95,7 @@ class PairwiseJudgeSettings(JudgeSettings):
         0.1, "with logprobs: probability both labels must hold together, or the judgment is a failure", ge=0, le=1
     )
     both_orders: bool = setting(True, "judge each pair in both orders and average; else a seeded coin picks one")
+
+
+class PairwiseJudging(ChatSettings, PairwiseJudgeSettings, ModelPlace):
+    """All that a pairwise judge is made from: how it is asked, where its model runs, how its chat template is rendered."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from icr_platform.core.config import OptionalInt, setting
+from icr_platform.core.parts import Named
 from icr_platform.engines.execution.settings import ExecutionSettings
+from icr_platform.engines.identification.language_id import IDENTIFIERS
 from icr_platform.models.settings import ModelPlace
 
 
@@ -26,8 +28,10 @@ class SamplingSettings(ExecutionSettings, ModelPlace):
     server_concurrency: int = setting(
         32, "requests under way at once per worker, for the server sampler", "place", ge=1
     )
-    language_identifier: Literal["langid", "fasttext", "lingua", "demo"] = setting(
-        "langid", "offline library that tells a response's language; demo: the demo world's exact one"
+    language_identifier: Annotated[str, Named(tuple(IDENTIFIERS))] = setting(
+        "langid",
+        "offline library that tells a response's language; MODULE:NAME: your own, importable from the folder you call from: "
+        "NAME(codes) gives the codes that it can tell and a function from a text to (code, probability)",
     )
     batch_size: int = setting(64, "sequences decoded together, for the transformers sampler", "place", ge=1)
     shard_prompts: int = setting(64, "prompts of one language per shard, the unit of resume", "place", ge=1)

@@ -1,7 +1,7 @@
 """Sampling with transformers: exact, seeded row by row, and the same in every run on a CPU.
 
 The decode loop is written out, rather than left to `generate`, for two things that `generate` cannot do: a prompt is
-computed once for all its samples, and rows that are finished leave the batch. On the demo's model (0.9M parameters, 40,000
+computed once for all its samples, and rows that are finished leave the batch. On a small model (0.9M parameters, 40,000
 tokens, one core) it samples 5,400 tokens a CPU second in batches of 64 and 8,300 in batches of 512, `generate` 3,300 and
 3,700 (`tests/benchmarks/bench_generate.py`).
 """

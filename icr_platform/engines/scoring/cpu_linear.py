@@ -1,7 +1,7 @@
 """Linear layers on a CPU through oneDNN, over weights laid out for its kernels once.
 
-In float32 torch multiplies through MKL, which is slow on AMD's processors and for the LM head's shape; oneDNN, which torch
-brings along and uses in other precisions, is as exact. `tests/benchmarks/bench_annotate.py` has a row without it.
+In float32 torch multiplies through MKL, which is slow on AMD's processors and for the shape of an LM head. oneDNN, which comes
+with torch and serves other precisions, is as exact. `tests/benchmarks/bench_annotate.py` has a row without it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,26 @@ _ROWS = 512
 
 
 class OneDnnLinears:
-    """The linear layers of a model, with a second forward each; empty where oneDNN does not apply.
+    """A second forward for each linear layer of a model; none where oneDNN does not apply.
 
-    Weights must not change while this is in use.
+    Weights must not change while this is in use: their copies would not.
     """
 
     def __init__(self, model: nn.Module) -> None:
         linears = [module for module in model.modules() if type(module) is nn.Linear]
         self._forwards: list[tuple[nn.Linear, Callable[[Tensor], Tensor]]] = []
         if lays_out(sum(linear.weight.numel() for linear in linears)):
-            self._forwards = [(linear, _forward(linear)) for linear in linears if _applies(linear)]
+            for linear in linears:
+                weight = linear.weight
+                is_plain = (
+                    "forward" not in vars(linear) and weight.layout == torch.strided
+                )  # not accelerate's, not sparse
+                if is_plain and weight.device.type == "cpu" and weight.dtype == torch.float32:
+                    self._forwards.append((linear, _forward(linear)))
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
-        """Within, the layers run through oneDNN; without gradients."""
+        """Run the layers through oneDNN while the block lasts, without gradients."""
         for linear, forward in self._forwards:
             linear.forward = forward  # type: ignore[method-assign, assignment]
         try:
@@ -42,7 +48,7 @@ class OneDnnLinears:
 
 
 def lays_out(parameters: int) -> bool:
-    """Whether linear layers of so many parameters together run through oneDNN here, over a copy of their weights."""
+    """Whether linear layers with so many parameters in all run through oneDNN here, over a copy of their weights."""
     return (
         parameters <= _MOST_PARAMETERS
         and platform.machine() in ("x86_64", "AMD64")
@@ -52,13 +58,8 @@ def lays_out(parameters: int) -> bool:
     )
 
 
-def _applies(linear: nn.Linear) -> bool:
-    weight = linear.weight
-    is_plain = "forward" not in vars(linear) and weight.layout == torch.strided
-    return is_plain and weight.device.type == "cpu" and weight.dtype == torch.float32
-
-
 def _forward(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
+    """Lay the weights out for about _ROWS rows at once, and return the layer's forward over them."""
     weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
     bias = None if linear.bias is None else linear.bias.detach()
 
