@@ -130,7 +130,7 @@ def run(inputs: BenchmarksInputs, context: StageContext) -> StageResult:
     manager = _manager(config.task_folder)
     writer = ArtifactWriter(context.folder / "benchmarks", BENCHMARKS, context.fingerprint)
     left = [index for index in range(len(work)) if not writer.has_part(index)]
-    model = _model(config) if left else None
+    model = _load(config) if left else None
     with meter("benchmarks", len(work), len(work) - len(left)) as progress:
         for index in left:
             writer.write_part(index, _measure(config, work[index], model, manager))
@@ -162,7 +162,7 @@ def _manager(task_folder: str) -> TaskManager:
     return TaskManager(include_path=task_folder or None)
 
 
-def _model(config: BenchmarksConfig) -> Any:
+def _load(config: BenchmarksConfig) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     model = HFLM(
@@ -171,9 +171,8 @@ def _model(config: BenchmarksConfig) -> Any:
         device=resolve_device(config.device),
         batch_size=config.batch_size,
     )
-    check_weights(
-        config.policy
-    )  # again: lm-eval loads whatever there is, and has put what comes from the hub into the cache
+    # Again: what comes from the hub is in the cache now, and lm-eval would go on with random numbers for missing tensors.
+    check_weights(config.policy)
     return model
 
 

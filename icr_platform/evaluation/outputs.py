@@ -60,21 +60,16 @@ def _load(config: EvalConfig) -> Make:
     def make(slices: Iterable[pa.Table], advance: Advance) -> Iterator[tuple[pa.Table]]:
         for prompts in slices:
             responses = sample_part(sampler, identify, prompts, config.samples, config.seed, advance)
-            yield (_as_outputs(prompts, responses, config.samples),)
+            named = responses.rename_columns({"response": "output"})
+            instructions = prompts["instruction"].take(pa.array(np.repeat(np.arange(prompts.num_rows), config.samples)))
+            yield (named.append_column("instruction", instructions).select(OUTPUTS.schema.names),)
 
     return make
 
 
-def _as_outputs(prompts: pa.Table, responses: pa.Table, samples: int) -> pa.Table:
-    """schemas.RESPONSES of a slice of prompts as schemas.OUTPUTS."""
-    named = responses.rename_columns({"response": "output"})
-    instructions = prompts["instruction"].take(pa.array(np.repeat(np.arange(prompts.num_rows), samples)))
-    return named.append_column("instruction", instructions).select(OUTPUTS.schema.names)
-
-
 def _given_part(prompts: pa.Table, given: ReferenceOutputs, identify: Identifier | None) -> pa.Table:
-    """Outputs that are there already as schemas.OUTPUTS: an artifact's rows stay what they are, and of the texts of a file nobody
-    knows how they ended or in how many tokens. identify: tells languages anew; None keeps the artifact's."""
+    """Turn outputs that are there already into schemas.OUTPUTS. An artifact's rows stay what they are; of the texts of a file it is
+    not known how they ended or how many tokens they have. identify: identifies languages anew; None keeps the artifact's."""
     rows = [
         dict.fromkeys(FACTS) | prompt | facts | {"output": text, "character_count": len(text)}
         for prompt in prompts.select(["language", "prompt_id", "instruction"]).to_pylist()

@@ -76,21 +76,13 @@ def score_outputs(facts: pd.DataFrame, unknown: Collection[str] = ()) -> list[Sc
             scores.append(Score(code, "fidelity", None, None, 0, "the identifier does not know the language"))
         else:
             scores.append(Score(code, "fidelity", fidelity(code, rows["detected_language"].tolist()), None, n, ""))
-        figures = {
-            "length/characters": float(characters.mean()),
-        }
-        scores += [Score(code, metric, value, None, n, "") for metric, value in figures.items()]
-        scores.append(_score_truncation(code, rows["finish_reason"].tolist()))
+        scores.append(Score(code, "length/characters", float(characters.mean()), None, n, ""))
+        # Files of outputs do not say how they ended: the share is over those that do, and absent where none does.
+        known = [reason for reason in rows["finish_reason"] if isinstance(reason, str)]
+        flag = f"{UNKNOWN_END} of {n - len(known)} of {n} outputs" if len(known) < n else ""
+        scores.append(Score(code, "truncated", _value(truncation_rate(known)), None, len(known), flag))
         scores.append(Score(code, "repetition", looping_rate(rows["repeated"].tolist()), None, n, ""))
     return scores
-
-
-def _score_truncation(language: str, finish_reasons: Sequence[str | None]) -> Score:
-    """Share of the outputs that ran into the limit, of those of which it is known how they ended; no figure without any."""
-    known = [reason for reason in finish_reasons if isinstance(reason, str)]
-    unknown = len(finish_reasons) - len(known)
-    flag = f"{UNKNOWN_END} of {unknown} of {len(finish_reasons)} outputs" if unknown else ""
-    return Score(language, "truncated", _value(truncation_rate(known)), None, len(known), flag)
 
 
 def score_judgments(
@@ -113,7 +105,12 @@ def score_judgments(
     scores = []
     for language, rows in prompts.groupby("language", sort=False):
         scores += _score_language(str(language), rows, control)
-        scores.append(_length_ratio(str(language), lengths[lengths["language"] == language]))
+        # Of every prompt that was to be judged, also where the judge failed.
+        of_language = lengths[lengths["language"] == language]
+        means = of_language.groupby("prompt_id", sort=False)[_LENGTHS].mean()
+        ours, theirs = (means[name].mean() for name in _LENGTHS)
+        ratio, flag = (float(ours / theirs), "") if theirs else (None, "every reference output is empty")
+        scores.append(Score(str(language), "length/ratio", ratio, None, len(means), flag))
     return scores + _mean_win_rates(prompts) + _mean_controlled(scores, prompts, control) + _score_judge(judgments)
 
 
@@ -148,25 +145,12 @@ def _score_language(language: str, rows: pd.DataFrame, control: LengthControl) -
     ]
 
 
-def _length_ratio(language: str, lengths: pd.DataFrame) -> Score:
-    """Mean length of the outputs over that of the reference outputs, of every prompt that was to be judged."""
-    means = lengths.groupby("prompt_id", sort=False)[_LENGTHS].mean()
-    ours, theirs = (means[name].mean() for name in _LENGTHS)
-    ratio, flag = (float(ours / theirs), "") if theirs else (None, "every reference output is empty")
-    return Score(language, "length/ratio", ratio, None, len(means), flag)
-
-
 def _difficulty(
     language: str, rows: pd.DataFrame, control: LengthControl
 ) -> tuple[list[float] | None, pd.DataFrame | None]:
     """Difficulty of each row's prompt, and the anchors; neither where no prompt of the language has a difficulty."""
     known = [(control.difficulty or {}).get((language, key), math.nan) for key in rows["prompt_id"]]
     return (None, None) if all(math.isnan(value) for value in known) else (known, control.anchors)
-
-
-def _has_full_variant(language: str, judged: pd.DataFrame, control: LengthControl) -> bool:
-    """Whether every prompt with a preference has a difficulty, so that the language's figure is of the full variant."""
-    return all((language, key) in (control.difficulty or {}) for key in judged["prompt_id"])
 
 
 def _value(number: float) -> float | None:
@@ -216,7 +200,8 @@ def _controlled_error(
         of_language = judged[judged["language"] == language]
         rows = of_language.set_index("prompt_id").loc[common].reset_index()
         lengths = rows["character_count"].to_numpy(), rows["reference_characters"].to_numpy()
-        full = _has_full_variant(language, of_language, control)  # as in the figure, though `common` be fewer
+        # The variant of the language's own figure: over all its prompts, even where those in common would allow the other.
+        full = all((language, key) in (control.difficulty or {}) for key in of_language["prompt_id"])
         difficulty, anchors = _difficulty(language, rows, control) if full else (None, None)
         preference = rows["preference"].to_numpy()
         replicates += length_controlled_replicates(preference, *lengths, drawn, difficulty, anchors, _C)

@@ -10,6 +10,7 @@ import pytest
 
 from icr_platform.evaluation.scores import (
     LengthControl,
+    Score,
     preferences_by_prompt,
     score_judgments,
     score_metrics,
