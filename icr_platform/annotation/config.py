@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import BeforeValidator
 
 from icr_platform.annotation.reward_kinds import REWARD_KINDS
-from icr_platform.core.config import ChatSettings, OptionalFloat, setting, split_at_commas
+from icr_platform.core.config import INPUTS, WHERE, ChatSettings, OptionalFloat, setting, split_at_commas
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.models.settings import ModelPlace
 
@@ -23,6 +23,8 @@ _DRAWN = ", ".join(kind.name for kind in REWARD_KINDS.values() if kind.draw)
 
 class AnnotateSettings(ExecutionSettings, ModelPlace):
     """How responses are scored and pairs are selected (arXiv 2503.04647, section 3)."""
+
+    heading, place_heading = "rewards and pairs", WHERE
 
     reward_kind: RewardKinds = setting(("cross-lingual",), f"{_KINDS}; the first makes the pairs")
     beta: float = setting(0.1, "scale of the implicit reward beta * (log pi - log pi_ref)", gt=0)
@@ -46,6 +48,7 @@ class AnnotateSettings(ExecutionSettings, ModelPlace):
 class AnnotateConfig(ChatSettings, AnnotateSettings):
     """annotate: responses -> rewards, preferences, drops."""
 
+    heading = INPUTS
     required: ClassVar[tuple[str, ...]] = ("policy", "reference", "prompts", "responses")
 
     policy: str = setting("", "English-aligned model pi_t", "model")

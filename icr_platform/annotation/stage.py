@@ -50,7 +50,7 @@ from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.part_job import Advance, Make, PartJob, TakenPart
 from icr_platform.core.schemas import DROPS, LOGPROBS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
 from icr_platform.core.stage_protocol import StageContext, StageResult
-from icr_platform.engines.execution.driver import check_execution, map_parts
+from icr_platform.engines.execution.map_parts import check_execution, map_parts
 from icr_platform.engines.sampling.sampler import ignore_progress
 from icr_platform.models.loading import check_same_tokenisation, check_weights, load_config, load_model, load_tokenizer
 

@@ -1,48 +1,35 @@
-"""The command line: `icr generate|annotate|train|eval|iterate`, one flag per configuration field, and tools around them.
+"""The command line: `icr STAGE`, with a flag for each field of the stage's configuration, `icr iterate`, and tools for both.
 
-Nothing heavy is imported before a stage is known, so that `icr --help` answers at once.
+Nothing heavy is imported before a command is known, so that `icr --help` answers at once.
 """
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import os
+import shlex
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 from icr_platform.core.errors import IcrError, InputError
-from icr_platform.pipeline.stages import CONFIGURED, STAGES, named_command
+from icr_platform.pipeline.stages import CONFIGURED, ITERATE, STAGES, ConfiguredCommand, named_command
 
 if TYPE_CHECKING:
-    from icr_platform.core.config import Config
-    from icr_platform.pipeline.runner import RunOptions
+    from icr_platform.pipeline.runner import Session
     from ui.server.options import InspectOptions
 
-COMMANDS = {
-    **{row.command: row.help for row in CONFIGURED.values()},
-    "check": "preflight: check a configuration's inputs and print what would run, without running it",
+TOOLS = {
+    "check": "check a configuration's inputs and say what it would take, without running anything",
     "inspect": "open the inspector in a browser: pairs, margins, regressions, spot-checks",
     "verdicts": "`icr verdicts publish RUN`: add reviewers' verdicts to their MLflow run",
     "report": "`icr report RUN`: rebuild the report of an arm from its artifacts",
 }
-UNSET = "-"
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, with the nearest flag."""
-
-    def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments:"):
-            flag = message.split()[2].split("=")[0]
-            near = difflib.get_close_matches(flag, self._option_string_actions, n=1, cutoff=0.4)
-            message = f"unknown flag {flag}" + (f", nearest is {near[0]}" if near else "")
-        raise InputError(f"{self.prog}: {message}; see {self.prog} --help")
 
 
 class Terminated(BaseException):
@@ -56,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """Run one command and return its exit status."""
-    signal.signal(signal.SIGTERM, _terminate)
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         return _dispatch(argv)
     except IcrError as error:
@@ -68,72 +59,96 @@ def run(argv: list[str]) -> int:
         print(f"icr: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("icr: interrupted; finished work is kept, the same command goes on", file=sys.stderr)
+        print("icr: interrupted; finished work is kept, and the same command continues it", file=sys.stderr)
         return 130
     except Terminated:
-        print("icr: terminated; finished work is kept, the same command goes on", file=sys.stderr)
+        print("icr: terminated; finished work is kept, and the same command continues it", file=sys.stderr)
         return 143
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
-
-
 def _dispatch(argv: list[str]) -> int:
+    if argv[:1] == ["--unquote"]:  # MLflow's kubernetes backend quotes every word for a shell, and then starts none
+        argv = [word for argument in argv[1:] for word in shlex.split(argument)]
     if not argv or argv[0] in ("-h", "--help"):
-        _overview().print_help()
+        print(_overview())
         return 0 if argv else 2
-    command, arguments = argv[0], argv[1:]
-    if command == "--version":
+    typed, arguments = argv[0], argv[1:]
+    if typed == "--version":
         from icr_platform import __version__
 
         print(__version__)
         return 0
-    row = named_command(command)
-    if row is not None:
-        return _stage(row.name, arguments)
-    if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.4)
-        raise InputError(f"icr: unknown command {command!r}" + (f", nearest is {near[0]!r}" if near else ""))
+    command = named_command(typed)
+    if command is not None:
+        return _configured(command, arguments)
+    if typed not in TOOLS:
+        known = [*(command.command for command in CONFIGURED.values()), *TOOLS]
+        near = difflib.get_close_matches(typed, known, n=1, cutoff=0.4)
+        raise InputError(f"icr: unknown command {typed!r}" + (f", nearest is {near[0]!r}" if near else ""))
     tools = {"check": _check, "inspect": _inspect, "verdicts": _verdicts, "report": _report}
-    return tools[command](arguments)
+    return tools[typed](arguments)
 
 
-def _overview() -> argparse.ArgumentParser:
-    lines = [f"  {name:<11}{text}" for name, text in COMMANDS.items()]
-    return argparse.ArgumentParser(
-        prog="icr",
-        usage="icr COMMAND [flags]",
-        description="Implicit cross-lingual rewarding (arXiv 2503.04647): preference alignment without preference data.",
-        epilog="commands:\n" + "\n".join(lines) + "\n\n`icr COMMAND --help` lists a command's flags.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _overview() -> str:
+    def listed(commands: dict[str, str]) -> str:
+        width = shutil.get_terminal_size().columns
+        return "\n".join(
+            textwrap.fill(text, width, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14)
+            for name, text in commands.items()
+        )
+
+    stages = {row.command: row.help for row in STAGES.values()}
+    return f"""\
+usage: icr COMMAND [--FLAG VALUE ...]
+
+Implicit cross-lingual rewarding (arXiv 2503.04647): preference alignment
+without preference data.
+
+the whole method:
+{listed({ITERATE.command: ITERATE.help})}
+
+single stages:
+{listed(stages)}
+
+tools:
+{listed(TOOLS)}
+
+`icr COMMAND --help` lists the flags of a command.
+`icr iterate --config demo` runs the demo."""
 
 
-def _stage(stage: str, arguments: list[str]) -> int:
+def _configured(command: ConfiguredCommand, arguments: list[str]) -> int:
+    """Run a stage, or all of them, T times."""
+    from icr_platform.cli.flags import command_parser, parse
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.core.config import require
     from icr_platform.pipeline.runner import open_session, run_stage
     from icr_platform.pipeline.stage_process import die_with_parent
 
-    config, options = parse(stage, arguments)
-    require(config, stage, source=f"icr {stage}")
+    for flag in ("-h", "--help"):
+        if flag in arguments:
+            section = arguments[arguments.index(flag) + 1 :][:1]
+            command_parser(command.name, *section).print_help()
+            return 0
+    config, options = parse(command.name, arguments)
+    require(config, command.command, source=f"icr {command.command}")
     if os.environ.get("MLFLOW_RUN_ID"):
         die_with_parent()
-    _set_defaults()
+    _quiet_libraries()
     with closing(open_session(options, WORLDS)) as session:
         if getattr(config, "dry_run", False):
             from icr_platform.planning.judge_cost import print_estimate
 
             print_estimate(session.resolver.resolve(config, config.seed))  # type: ignore[attr-defined,arg-type]
             return 0
-        if stage == "iterate":
+        if command.name == ITERATE.name:
             from icr_platform.pipeline.iterate import iterate
 
             iterate(session, config)  # type: ignore[arg-type]
+            print(_what_next(session))
             return 0
-        done = run_stage(session, stage, config)
-        STAGES[stage].print_result(config, done.result)
+        done = run_stage(session, command.name, config)
+        STAGES[command.name].print_result(config, done.result)
         for name in done.result.artifacts:
             place = f"runs:/{done.run.run_id}/{name}" if done.run and done.temporary else done.reference(name)
             print(f"{name}: {place}")
@@ -141,7 +156,23 @@ def _stage(stage: str, arguments: list[str]) -> int:
     return 0
 
 
-def _set_defaults() -> None:
+def _what_next(session: Session) -> str:
+    """What to type, or where to look, once an arm is done."""
+    if session.tracker is None:
+        return "next: open the report in a browser"
+    uri = session.tracker.uri
+    if uri.startswith("http"):
+        runs = f"{uri}/#/experiments/{session.tracker.experiment_id}"
+    elif uri == f"sqlite:///{session.base / 'mlflow.db'}":  # MLflow's default in this folder
+        runs = "mlflow ui"
+    else:  # which may contain a password
+        runs = 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
+    return f"""\
+next: icr inspect    the pairs, margins and regressions, and a blind spot-check, in a browser
+      {runs:<15}learning curves, and every run with its tables"""
+
+
+def _quiet_libraries() -> None:
     """Keep libraries' chatter out of a person's terminal (warnings and errors stay), and threads from spinning."""
     for key, value in {
         "GOMP_SPINCOUNT": "0",  # idle OpenMP threads that spin made a busy two-core machine up to ten times slower
@@ -155,147 +186,46 @@ def _set_defaults() -> None:
         os.environ.setdefault(key, value)
 
 
-def parse(stage: str, arguments: list[str]) -> tuple[Config, RunOptions]:
-    """Configuration of a stage: preset, then flags over it.
-
-    With `--project-defaults` (how MLproject calls us) a value equal to its field's default counts as not given, because MLflow
-    passes every parameter: otherwise its defaults would override the preset.
-    """
-    from icr_platform.cli.worlds import WORLDS
-    from icr_platform.core.config import leaves, merge, validate
-    from icr_platform.pipeline.config import load_preset
-    from icr_platform.pipeline.runner import RunOptions
-
-    parser = stage_parser(stage)
-    given = vars(parser.parse_args([_dashes(argument) for argument in arguments]))
-    preset, project = given.pop("config"), given.pop("project_defaults")
-    flat = {}
-    for name, info in leaves(CONFIGURED[stage].config):
-        value = given.pop(name)
-        if value not in (None, UNSET) and not (project and value == default_text(info.default)):
-            flat[name] = value
-    chosen = {name: value for name, value in given.items() if value not in (None, UNSET)}
-    options = validate(RunOptions, chosen, f"icr {stage}")
-    over = validate_flags(stage, flat)
-    if preset in (None, UNSET):
-        return validate(CONFIGURED[stage].config, over, f"icr {stage}", WORLDS), options
-    path = preset_path(preset)
-    preset_values = load_preset(path, stage, WORLDS)
-    return validate(CONFIGURED[stage].config, merge(preset_values, over), str(path), WORLDS), options
-
-
-def validate_flags(stage: str, flat: dict[str, str]) -> dict[str, Any]:
-    """Nested values of the flags, each checked on its own so that an error names the flag and not the preset."""
-    from icr_platform.cli.worlds import WORLDS
-    from icr_platform.core.config import nest, validate
-
-    nested = nest(flat)
-    validate(CONFIGURED[stage].config, nested, f"icr {stage}", WORLDS)
-    return nested
-
-
-def preset_path(preset: str) -> Path:
-    """A preset's file: a path from the caller's folder, or the name of one that ships with the project."""
-    from icr_platform.tracking.project_runs import caller_folder
-
-    shipped = Path(__file__).parent.parent.parent / "projects" / "conf"
-    for path in (caller_folder() / preset, shipped / preset, shipped / f"{preset}.yaml", shipped.parent / preset):
-        if path.is_file():
-            return path
-    names = " ".join(sorted(path.stem for path in shipped.glob("*.yaml")))
-    raise InputError(f"{preset}: no such preset; give a YAML file" + (f" or one of: {names}" if names else ""))
-
-
-def stage_parser(stage: str) -> argparse.ArgumentParser:
-    """A parser with one flag per field of the stage's configuration and of the run options."""
-    from icr_platform.cli.worlds import WORLDS
-    from icr_platform.core.config import leaves
-    from icr_platform.pipeline.runner import RunOptions
-
-    row = CONFIGURED[stage]
-    parser = _Parser(prog=f"icr {row.command}", description=row.help, allow_abbrev=False)
-    parser.add_argument("--config", metavar="FILE", help="YAML preset; flags override it")
-    parser.add_argument("--project-defaults", action="store_true", help=argparse.SUPPRESS)
-    for name, info in (*leaves(row.config), *leaves(RunOptions)):
-        flag = "--" + name.replace("_", "-").replace(".", "-")
-        parts = [(world.name, world.parts.get(name.rpartition(".")[2])) for world in WORLDS.values()]
-        text = (info.description or "") + "".join(f"; {world}: {part.doc}" for world, part in parts if part is not None)
-        text = text.replace("%", "%%")
-        shown = default_text(info.default)
-        is_switch = isinstance(info.default, bool)
-        parser.add_argument(
-            flag,
-            dest=name,
-            metavar="true|false" if is_switch else "VALUE",
-            nargs="?" if is_switch else None,
-            const="true" if is_switch else None,
-            help=f"{text} (default: {shown})" if shown != UNSET else text,
-        )
-        if is_switch:
-            parser.add_argument(
-                f"--no-{flag[2:]}", dest=name, action="store_const", const="false", help=argparse.SUPPRESS
-            )
-    return parser
-
-
-def default_text(default: object) -> str:
-    """A default as MLproject writes it and MLflow hands it over; `-` stands for 'not given', since MLflow refuses ''."""
-    if isinstance(default, bool):
-        return str(default).lower()
-    if isinstance(default, tuple):
-        return ",".join(str(part) for part in default) or UNSET
-    if default is None:
-        return "none"
-    return str(default) or UNSET
-
-
-def _dashes(argument: str) -> str:
-    flag, equals, value = argument.partition("=")
-    return flag.replace("_", "-") + equals + value if flag.startswith("--") else argument
-
-
 def _check(arguments: list[str]) -> int:
+    from icr_platform.cli.flags import Parser, add_flags, configured
     from icr_platform.cli.worlds import WORLDS
+    from icr_platform.planning.capacity import DEVICES
     from icr_platform.planning.check import Prediction, check
 
-    given, rest = _check_parser().parse_known_args(arguments)
-    config, options = parse("iterate", ["--config", given.preset, *rest])
-    _set_defaults()
-    prediction = Prediction(given.calibrate, given.gpus, given.gpu, given.response_tokens)
+    parser = Parser(
+        "icr check", TOOLS["check"], epilog="Every flag of `icr iterate` is understood too, and overrides the preset."
+    )
+    parser.usage = "icr check PRESET [--FLAG VALUE ...]"
+    parser.add_argument(
+        "config", metavar="PRESET", help="a YAML file, or the name of a preset that ships with the package"
+    )
+    parser.add_argument(
+        "--calibrate", type=float, default=0.0, metavar="SECONDS",
+        help="first measure this machine's tokens per second for so long, and predict times from that",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gpus", type=int, default=0, metavar="N", help="predict for so many GPUs, not for this machine"
+    )
+    parser.add_argument(
+        "--gpu", default="H100", metavar="NAME", help=f"their kind: {', '.join(DEVICES)} (default: H100)"
+    )
+    parser.add_argument(
+        "--response-tokens", type=float, metavar="X",
+        help="mean length of a response; without it, each is taken to be as long as max_tokens allows",
+    )  # fmt: skip
+    add_flags(parser, ITERATE.name, shown=None)
+    given = vars(parser.parse_args(arguments))
+    prediction = Prediction(**{name: given.pop(name) for name in ("calibrate", "gpus", "gpu", "response_tokens")})
+    config, options = configured(ITERATE.name, given)
+    _quiet_libraries()
     return check(config, options, prediction, WORLDS)  # type: ignore[arg-type]
-
-
-def _check_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="icr check",
-        description=COMMANDS["check"],
-        allow_abbrev=False,
-        epilog="Every flag of `icr iterate` is understood too and overrides the preset.",
-    )
-    parser.add_argument("preset", help="preset of iterate: its path, or the name of one that ships with the project")
-    parser.add_argument(
-        "--calibrate", type=float, default=0.0, metavar="SECONDS", help="measure this machine's tokens per second first"
-    )
-    parser.add_argument("--gpus", type=int, default=0, help="predict for so many GPUs instead of this machine")
-    parser.add_argument(
-        "--gpu", default="H100", help="their kind, such as A100-80GB, H100, H200 (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--response-tokens",
-        type=float,
-        metavar="N",
-        help="mean length of a response; else all are as long as max_tokens",
-    )
-    return parser
 
 
 def _inspect(arguments: list[str]) -> int:
     from icr_platform.cli.worlds import WORLDS
     from ui.server.app import launch
 
-    parser = _inspector_parser("icr inspect", COMMANDS["inspect"])
-    options = _inspector_options(parser.parse_args(arguments))
-    _set_defaults()
+    options, _ = _inspector_options("inspect", arguments)
     launch(options, WORLDS)
     return 0
 
@@ -303,46 +233,46 @@ def _inspect(arguments: list[str]) -> int:
 def _verdicts(arguments: list[str]) -> int:
     from ui.server.app import publish_verdicts
 
-    parser = _inspector_parser("icr verdicts", COMMANDS["verdicts"])
-    parser.add_argument("action", choices=["publish"])
-    parser.add_argument("run", metavar="RUN", help="id of the MLflow run whose items were judged")
-    given = parser.parse_args(arguments)
-    _set_defaults()
-    print(f"published {publish_verdicts(_inspector_options(given), given.run)} verdicts to run {given.run}")
+    options, run_id = _inspector_options("verdicts", arguments)
+    print(f"published {publish_verdicts(options, run_id)} verdicts to run {run_id}")
     return 0
 
 
-def _inspector_parser(prog: str, description: str) -> argparse.ArgumentParser:
-    """A flag per field of InspectOptions; what each means is documented there."""
+def _inspector_options(tool: str, arguments: list[str]) -> tuple[InspectOptions, str]:
+    """The inspector's options, and the run that `verdicts` names ('' for `inspect`)."""
     from dataclasses import fields
 
+    from icr_platform.cli.flags import Parser
     from ui.server.options import InspectOptions
 
-    parser = _Parser(prog=prog, description=description, epilog=InspectOptions.__doc__, allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    for field in fields(InspectOptions):
-        flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, dest=field.name, type=type(field.default), default=field.default, metavar="VALUE")
-    return parser
-
-
-def _inspector_options(given: argparse.Namespace) -> InspectOptions:
-    from dataclasses import fields
-
-    from ui.server.options import InspectOptions
-
-    return InspectOptions(**{field.name: getattr(given, field.name) for field in fields(InspectOptions)})
+    parser = Parser(f"icr {tool}", TOOLS[tool])
+    parser.usage = f"icr {tool}{' publish RUN' if tool == 'verdicts' else ''} [--FLAG VALUE ...]"
+    if tool == "verdicts":
+        parser.add_argument("action", choices=["publish"])
+        parser.add_argument("run", metavar="RUN", help="id of the MLflow run whose items were judged")
+    options = fields(InspectOptions)
+    for option in options:
+        shown = f" (default: {option.default})" if option.default else ""
+        parser.add_argument(
+            "--" + option.name.replace("_", "-"),
+            type=type(option.default), default=option.default,
+            metavar="N" if isinstance(option.default, int) else "TEXT", help=option.metadata["help"] + shown,
+        )  # fmt: skip
+    given = parser.parse_args(arguments)
+    _quiet_libraries()
+    return InspectOptions(**{option.name: getattr(given, option.name) for option in options}), getattr(given, "run", "")
 
 
 def _report(arguments: list[str]) -> int:
-    parser = _Parser(prog="icr report", description=COMMANDS["report"], allow_abbrev=False)
-    parser.add_argument("run", metavar="RUN", help="id of the arm's MLflow run")
-    given = parser.parse_args(arguments)
-    _set_defaults()
+    from icr_platform.cli.flags import Parser
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.pipeline.iterate import report_again
     from icr_platform.pipeline.runner import RunOptions, open_session
 
+    parser = Parser("icr report", TOOLS["report"])
+    parser.add_argument("run", metavar="RUN", help="id of the arm's MLflow run")
+    given = parser.parse_args(arguments)
+    _quiet_libraries()
     with closing(open_session(RunOptions(), WORLDS)) as session:
         report_again(session, given.run)
     return 0

@@ -58,12 +58,21 @@ OptionalInt = Annotated[int | None, BeforeValidator(_none)]
 CalendarDay = Annotated[date, BeforeValidator(_calendar_day)]
 
 
+INPUTS, WHERE = "inputs and output", "where it runs"
+
+
 class Config(BaseModel):
-    """Base of all configurations: frozen, unknown keys refused."""
+    """Base of all configurations: frozen, unknown keys refused.
+
+    required: fields that a command cannot start without; their defaults are empty, since a preset need not name them.
+    heading: the one in a command's help above the fields that a class declares.
+    place_heading: the one above those of the role `place`, where it is another.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="strings")
     required: ClassVar[tuple[str, ...]] = ()
-    """Fields that a command cannot start without; their defaults are empty, since a preset need not name them."""
+    heading: ClassVar[str] = ""
+    place_heading: ClassVar[str] = ""
 
 
 class ChatSettings(Config):
@@ -72,6 +81,8 @@ class ChatSettings(Config):
     A stage's configuration has them beside `policy` and `seed`; `iterate` has them once and hands them to all stages, whose
     sections cannot name others: a policy and a reference that saw different prompts would have no log-ratio.
     """
+
+    heading = INPUTS
 
     template_date: CalendarDay = setting(
         date(2026, 1, 1),
@@ -92,11 +103,32 @@ C = TypeVar("C", bound=Config)
 def leaves(config: type[Config], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every field of a configuration as (dotted name, field), nested settings flattened."""
     for name, info in config.model_fields.items():
-        kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, Config):
-            yield from leaves(kind, f"{prefix}{name}.")
+        if is_section(info):
+            yield from leaves(info.annotation, f"{prefix}{name}.")  # type: ignore[arg-type]
         else:
             yield f"{prefix}{name}", info
+
+
+def grouped(config: type[Config]) -> dict[str, dict[str, FieldInfo]]:
+    """The fields of a configuration by heading, without its sections: first those of its own class, then those it inherits.
+
+    A stage that gives an inherited field another default leaves it under the heading of the class that declared it.
+    """
+    owners = [owner for owner in config.__mro__ if issubclass(owner, Config)]
+    declared_by = {name: owner for owner in owners for name in owner.__annotations__}  # the last one declares it first
+    groups: dict[str, dict[str, FieldInfo]] = {}
+    for owner in owners:
+        place_heading = vars(owner).get("place_heading", owner.heading)
+        for heading, is_place in ((owner.heading, False), (place_heading, True)):
+            for name, info in config.model_fields.items():
+                if declared_by[name] is owner and (role(info) == "place") == is_place and not is_section(info):
+                    groups.setdefault(heading, {})[name] = info
+    return groups
+
+
+def is_section(info: FieldInfo) -> bool:
+    """Whether a field is a configuration of its own, as `train` is in that of iterate."""
+    return isinstance(info.annotation, type) and issubclass(info.annotation, Config)
 
 
 def role(info: FieldInfo) -> Role:
@@ -168,11 +200,3 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = merge(merged[key], value) if both else value
     return merged
-
-
-def kind_name(info: FieldInfo) -> str:
-    """'float' for numbers, 'string' for everything else, numbers that can be none included: the types MLproject knows."""
-    kinds = {info.annotation, *get_args(info.annotation)}
-    if get_origin(info.annotation) is Literal or kinds & {bool, type(None)}:
-        return "string"
-    return "float" if kinds & {int, float} else "string"

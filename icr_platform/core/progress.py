@@ -1,4 +1,4 @@
-"""Progress of a long stage: a bar on a terminal, a line every ten seconds elsewhere (MLflow logs, clusters)."""
+"""Progress of a long stage: a bar on a terminal that stays when it is full, a line every ten seconds elsewhere (logs, clusters)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Meter:
         self.label, self.total, self.done, self.tokens = label, total, done, 0
         self._resumed = done
         self._bar, self._task = bar, task
-        self._start = self._said = time.monotonic()
+        self._start = self._printed = time.monotonic()
 
     def advance(self, rows: int, tokens: int = 0) -> None:
         """Count `rows` more rows and `tokens` more tokens as done."""
@@ -28,33 +28,46 @@ class Meter:
         self.tokens += tokens
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, rate=self._rate())
-        elif time.monotonic() - self._said >= _LINE_EVERY:
-            self._said = time.monotonic()
-            print(self.line(), file=sys.stderr, flush=True)
+        elif time.monotonic() - self._printed >= _LINE_EVERY:
+            self._print()
+
+    def finish(self) -> None:
+        """Count everything as done, and show it, unless it went too fast for anything to be shown before."""
+        self.done = self.total
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self.done, rate=self._rate())
+        elif self._printed > self._start:
+            self._print()
+
+    def _print(self) -> None:
+        self._printed = time.monotonic()
+        print(self.line(), file=sys.stderr, flush=True)
 
     def _rate(self) -> str:
         seconds = max(time.monotonic() - self._start, 1e-9)
         return f"{self.tokens / seconds:,.0f} tokens/s" if self.tokens else ""
 
     def line(self) -> str:
-        """One line for logs: label, rows, tokens/s, time left."""
+        """One line for logs: label, rows, tokens/s, and the time left, or taken once all is done."""
         seconds = time.monotonic() - self._start
         fresh = self.done - self._resumed
         left = seconds / fresh * (self.total - self.done) if fresh else 0.0
-        rate = self._rate()
-        return f"{self.label}: {self.done}/{self.total}" + (f", {rate}" if rate else "") + f", {left:.0f} s left"
+        end = f"{left:.0f} s left" if self.done < self.total else f"done in {seconds:.0f} s"
+        return ", ".join(part for part in (f"{self.label}: {self.done}/{self.total}", self._rate(), end) if part)
 
 
 @contextlib.contextmanager
 def meter(label: str, total: int, done: int = 0) -> Iterator[Meter]:
-    """Show progress of `total` rows, `done` of which were finished by an earlier run.
+    """Show progress of `total` rows, `done` of which were finished by an earlier run; full once the block ends without an error.
 
     >>> with meter("score", 2) as m:
     ...     m.advance(2, tokens=10)
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield Meter(label, total, done, None, None)
+        lines = Meter(label, total, done, None, None)
+        yield lines
+        lines.finish()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -64,6 +77,8 @@ def meter(label: str, total: int, done: int = 0) -> Iterator[Meter]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(label, total=total, completed=done, rate="")
-        yield Meter(label, total, done, bar, task)
+        shown = Meter(label, total, done, bar, task)
+        yield shown
+        shown.finish()

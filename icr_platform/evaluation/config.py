@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator
 
-from icr_platform.core.config import ChatSettings, Languages, OptionalInt, setting, split_at_commas
+from icr_platform.core.config import INPUTS, WHERE, ChatSettings, Languages, OptionalInt, setting, split_at_commas
 from icr_platform.engines.judging.settings import JudgeSettings, PairwiseJudgeSettings, PairwiseJudging
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.models.settings import ModelPlace
@@ -14,6 +14,8 @@ from icr_platform.models.settings import ModelPlace
 
 class EvalSettings(PairwiseJudgeSettings, SamplingSettings):
     """How a policy is evaluated. Decoding as in the paper: temperature 0.6, top-p 0.9, 2048 tokens."""
+
+    heading = "win rates"
 
     samples: int = setting(1, "outputs per prompt", ge=1)
     temperature: float = setting(0.6, "sampling temperature; 0 is greedy", ge=0)
@@ -34,6 +36,7 @@ class EvalSettings(PairwiseJudgeSettings, SamplingSettings):
 class EvalConfig(PairwiseJudging, EvalSettings):
     """eval: policy -> outputs, judgments, scores."""
 
+    heading = INPUTS
     required: ClassVar[tuple[str, ...]] = ("prompts",)
 
     policy: str = setting("", "model to evaluate", "model")
@@ -51,10 +54,10 @@ class EvalConfig(PairwiseJudging, EvalSettings):
     output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
 
 
-class MtBenchConfig(ChatSettings, JudgeSettings, SamplingSettings):
-    """mt_bench: policy -> two-turn answers, graded 1 to 10 by the judge behind judge_url (arXiv 2306.05685)."""
+class MtBenchSettings(JudgeSettings, SamplingSettings):
+    """How two turns are answered. Decoding as in FastChat."""
 
-    required: ClassVar[tuple[str, ...]] = ("questions", "judge_api_model")
+    heading = "sampling"
 
     samples: int = setting(1, "answers per question; the benchmark has one", ge=1, le=1)
     temperature: float = setting(0.7, "sampling temperature where the category names none; 0 is greedy", ge=0)
@@ -62,6 +65,14 @@ class MtBenchConfig(ChatSettings, JudgeSettings, SamplingSettings):
         True, "FastChat's: writing and roleplay 0.7, stem and humanities 0.1, the other four greedy; else temperature"
     )
     max_tokens: int = setting(1024, "new tokens of a turn at most", ge=1)
+
+
+class MtBenchConfig(ChatSettings, MtBenchSettings):
+    """mt_bench: policy -> two-turn answers, graded 1 to 10 by the judge behind judge_url (arXiv 2306.05685)."""
+
+    heading = INPUTS
+    required: ClassVar[tuple[str, ...]] = ("questions", "judge_api_model")
+
     policy: str = setting("", "model to evaluate", "model")
     questions: str = setting("", "folder of LANG.jsonl in FastChat's layout, or a path with {language}", "input")
     reference_answers: str = setting(
@@ -73,12 +84,11 @@ class MtBenchConfig(ChatSettings, JudgeSettings, SamplingSettings):
     output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
 
 
-class BenchmarksConfig(ModelPlace):
-    """benchmarks: what the policy knows, by lm-eval's multilingual tasks (extra `benchmarks`)."""
+class BenchmarksSettings(ModelPlace):
+    """Which of lm-eval's tasks are asked, and how."""
 
-    required: ClassVar[tuple[str, ...]] = ("policy",)
+    heading, place_heading = "tasks", WHERE
 
-    policy: str = setting("", "model to evaluate", "model")
     families: Annotated[tuple[str, ...], BeforeValidator(split_at_commas)] = setting(
         ("arc", "hellaswag", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2"), "task families, comma-separated"
     )
@@ -86,9 +96,18 @@ class BenchmarksConfig(ModelPlace):
         (), "lm-eval tasks by name, for instance of your own files; they come on top of the families"
     )
     task_folder: str = setting("", "folder of task YAML files of your own (dataset_path: json works offline)", "input")
-    languages: Languages = setting(("en", "es", "ru", "de", "fr"), "language codes, comma-separated")
     shots: OptionalInt = setting(None, "examples in the prompt; none: as each task says")
-    limit: OptionalInt = setting(None, "documents per task, the first ones; none: all")
     batch_size: int = setting(8, "requests scored together", "place", ge=1)
+
+
+class BenchmarksConfig(BenchmarksSettings):
+    """benchmarks: what the policy knows, by lm-eval's multilingual tasks (extra `benchmarks`)."""
+
+    heading = INPUTS
+    required: ClassVar[tuple[str, ...]] = ("policy",)
+
+    policy: str = setting("", "model to evaluate", "model")
+    languages: Languages = setting(("en", "es", "ru", "de", "fr"), "language codes, comma-separated")
+    limit: OptionalInt = setting(None, "documents per task, the first ones; none: all")
     seed: int = setting(42, "seed of the choice of examples", ge=0)
     output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")

@@ -10,7 +10,7 @@ import pandas as pd
 from icr_platform.core.errors import InputError
 from icr_platform.data.prompts import PromptSet, load_prompts
 from icr_platform.data.reference_outputs import ReferenceOutputs, load_reference_outputs
-from icr_platform.engines.execution.driver import check_execution
+from icr_platform.engines.execution.map_parts import check_execution
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.judging.choice import check_judge
 from icr_platform.engines.judging.pairwise import Template, load_template

@@ -14,7 +14,7 @@ from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, row_
 from icr_platform.core.earlier import Earlier, with_earlier
 from icr_platform.core.part_job import Advance, Make, PartJob
 from icr_platform.core.schemas import JUDGMENTS
-from icr_platform.engines.execution.driver import map_parts, worker_count
+from icr_platform.engines.execution.map_parts import map_parts, worker_count
 from icr_platform.engines.judging.choice import make_judge
 from icr_platform.engines.judging.pairwise import Judgment, Pair, Template, is_preference
 from icr_platform.engines.judging.settings import NO_JUDGE, JudgeSettings

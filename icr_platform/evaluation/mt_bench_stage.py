@@ -19,7 +19,7 @@ from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.engines.endpoints.chat_client import Failure, ask_all, check_endpoint
 from icr_platform.engines.endpoints.replies import Reply
 from icr_platform.engines.endpoints.reply_cache import ReplyCache
-from icr_platform.engines.execution.driver import check_execution, map_parts, worker_count
+from icr_platform.engines.execution.map_parts import check_execution, map_parts, worker_count
 from icr_platform.engines.judging.api_judge import confirmed_endpoint, endpoint_of
 from icr_platform.engines.sampling.choice import check_policy, engine_notes, make_sampler
 from icr_platform.engines.sampling.sampler import Request, Sampler

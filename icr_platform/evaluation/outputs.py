@@ -13,7 +13,7 @@ from icr_platform.core.earlier import Earlier, with_earlier
 from icr_platform.core.part_job import Advance, Make, PartJob
 from icr_platform.core.schemas import OUTPUTS
 from icr_platform.data.reference_outputs import FACTS, IDENTIFIER, ReferenceOutputs
-from icr_platform.engines.execution.driver import map_parts
+from icr_platform.engines.execution.map_parts import map_parts
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.shards import (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from icr_platform.core.config import ChatSettings, Languages, OptionalInt, setting
+from icr_platform.core.config import INPUTS, ChatSettings, Languages, OptionalInt, setting
 from icr_platform.engines.sampling.settings import SamplingSettings
 
 
 class GenerateConfig(ChatSettings, SamplingSettings):
     """generate: prompts -> responses."""
 
+    heading = INPUTS
     required: ClassVar[tuple[str, ...]] = ("policy", "prompts")
 
     policy: str = setting("", "model that responds: folder, hub name, runs:/ or models:/ URI", "model")

@@ -16,7 +16,7 @@ from icr_platform.core.part_job import Throughput
 from icr_platform.core.schemas import DROPS, PROMPTS, RESPONSES
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.data.prompts import PromptSet, load_prompts
-from icr_platform.engines.execution.driver import check_execution
+from icr_platform.engines.execution.map_parts import check_execution
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import check_policy, engine_notes
 from icr_platform.engines.sampling.shards import write_responses

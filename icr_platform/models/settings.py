@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from icr_platform.core.config import Config, setting
+from icr_platform.core.config import WHERE, Config, setting
 
 
 class ModelPlace(Config):
     """Where and in what precision models run."""
+
+    heading = WHERE
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "precision of the weights; auto: bfloat16 on a GPU, float32 on a CPU"

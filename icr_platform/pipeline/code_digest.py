@@ -32,7 +32,7 @@ PLUMBING = frozenset(
         "generation.config", "annotation.config", "training.config", "evaluation.config", "pipeline.config",  # enter by value, help not at all
         "core.errors", "core.progress", "core.stage_protocol", "core.parts", "core.arrays",  # what people see; the shape of calls and of arrays
         "core.schemas", "core.artifacts", "core.file_digests", "core.folder_content", "pipeline.inputs", "pipeline.identity", "pipeline.code_digest",  # tables on disk, identity
-        "engines.execution.driver", "core.part_job", "engines.execution.part_worker", "engines.execution.shared_folder",  # where parts are made, not what is in them
+        "engines.execution.map_parts", "engines.execution.ray_pool", "core.part_job", "engines.execution.part_worker", "engines.execution.shared_folder",  # where parts are made, not what is in them
         "core.earlier", "pipeline.work",  # rows as they were made
         "pipeline.runner", "tracking.tracker", "report.arm_report", "report.terminal_tables", "report.figures", "planning.check", "planning.capacity", "planning.calibration",  # around the stages, not in them
         "data.prompts", "data.prompt_sources", "data.json_rows",  # readers: the rows they give are digested

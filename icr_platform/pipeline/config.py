@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import yaml
 
 from icr_platform.annotation.config import AnnotateConfig, AnnotateSettings
-from icr_platform.core.config import ChatSettings, Config, Languages, OptionalInt, setting, validate
+from icr_platform.core.config import INPUTS, ChatSettings, Config, Languages, OptionalInt, setting, validate
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds
 from icr_platform.engines.sampling.settings import SamplingSettings
@@ -21,6 +21,7 @@ from icr_platform.training.config import TrainConfig, TrainSettings
 class IterateConfig(ChatSettings):
     """iterate: T times generate, annotate, train, eval."""
 
+    heading = INPUTS
     required: ClassVar[tuple[str, ...]] = ("policy", "reference", "prompts")
 
     arm: str = setting("icr", "name of this arm of the experiment, for charts and tables", "place")

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from icr_platform.tracking.tracker import Tracker
 
 C = TypeVar("C", bound=Config)
-SHIPPED = Path(__file__).parent.parent.parent / "projects" / "conf"
+_IN_WHEEL = Path(__file__).parent / "presets"
+SHIPPED = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).parents[2] / "projects" / "conf"
+"""Presets and accelerate's recipes: in a checkout the folder that `mlflow run` reads too, in a wheel a copy of it."""
 # What file systems call the version of a file, or the time it was last written.
 _VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "updated", "mtime", "created")
 _REMOTE = ("s3://", "gs://", "abfs://", "az://", "hdfs://", "http://", "https://", "file://", "memory://")

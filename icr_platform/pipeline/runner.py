@@ -51,6 +51,8 @@ _FETCHED_FOR_ROWS = 3  # of these, where they lie in a remote store
 class RunOptions(Config):
     """How runs are tracked; the same for every stage."""
 
+    heading = "tracking and reuse"
+
     experiment: str = setting("", "MLflow experiment; empty: MLFLOW_EXPERIMENT_NAME, or 'icr'", "place")
     tracking: bool = setting(True, "log to MLflow", "place")
     reuse: bool = setting(

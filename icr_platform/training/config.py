@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from icr_platform.core.config import ChatSettings, setting
+from icr_platform.core.config import INPUTS, WHERE, ChatSettings, setting
 from icr_platform.models.settings import ModelPlace
 
 
 class TrainSettings(ModelPlace):
     """How the policy is trained: L_DPO(beta) + gamma * L_NLL(chosen) (METHOD, step 5)."""
+
+    heading, place_heading = "training", WHERE
 
     beta: float = setting(0.1, "beta of the DPO loss", gt=0)
     gamma: float = setting(1.0, "weight of the likelihood of the chosen response", ge=0)
@@ -56,6 +58,7 @@ class TrainSettings(ModelPlace):
 class TrainConfig(ChatSettings, TrainSettings):
     """train: preferences -> checkpoint."""
 
+    heading = INPUTS
     required: ClassVar[tuple[str, ...]] = ("policy", "preferences")
 
     policy: str = setting("", "model to start from, pi_t", "model")

@@ -195,14 +195,15 @@ class _Reporter(TrainerCallback):
 
     def __init__(self, curve: Curve) -> None:
         self._curve = curve
-        self._stack = contextlib.ExitStack()
+        self.shown = contextlib.ExitStack()
+        """Entered around the training: ends the progress bar, full where nothing failed."""
         self._meter: Meter | None = None
         self._tokens = 0
         self.trainer: PairTrainer | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
-            self._meter = self._stack.enter_context(meter("train", state.max_steps, state.global_step))
+            self._meter = self.shown.enter_context(meter("train", state.max_steps, state.global_step))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps:
@@ -216,9 +217,6 @@ class _Reporter(TrainerCallback):
         if state.is_world_process_zero and logs is not None and "loss" in logs:
             metrics = {f"train/{name}": float(logs[name]) for name in _LOGGED if name in logs}
             self._curve.add(state.global_step, metrics)
-
-    def close(self) -> None:
-        self._stack.close()
 
 
 def arguments(config: TrainConfig, work: Path, pairs: int, precomputed: bool) -> DPOConfig:
@@ -323,18 +321,17 @@ def train(
     reporter.trainer = trainer
     trainer.add_callback(reporter)
     try:
-        with trainer.args.distributed_state.main_process_first():  # which deletes what is not whole
-            resume = last_whole(work, trainer.args.world_size)
-        with without_bars():
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-            return _gathered_state(trainer)
+        with reporter.shown:
+            with trainer.args.distributed_state.main_process_first():  # which deletes what is not whole
+                resume = last_whole(work, trainer.args.world_size)
+            with without_bars():
+                trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+                return _gathered_state(trainer)
     except torch.OutOfMemoryError as error:
         raise IcrError(
             f"train: out of GPU memory at batch_size={config.batch_size}; lower it and raise --accumulation, or use "
             "--gradient-checkpointing true, --precompute-reference yes, --lora-rank or --accelerate-config"
         ) from error
-    finally:
-        reporter.close()
 
 
 def _gathered_state(trainer: PairTrainer) -> State:

@@ -28,10 +28,10 @@ import torch
 
 import icr_platform.demo
 from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.part_job import write_part
 from icr_platform.core.schemas import DROPS, RESPONSES
 from icr_platform.data.prompts import load_prompts
 from icr_platform.demo.world import write_prompts
-from icr_platform.engines.execution.driver import write_part
 from icr_platform.engines.identification.language_id import make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request

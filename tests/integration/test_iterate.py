@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from icr_platform.cli.commands import parse, run
+from icr_platform.cli.commands import run
+from icr_platform.cli.flags import parse
 from icr_platform.core.errors import InputError
 from icr_platform.models.loading import load_model
 from icr_platform.models.model_identity import model_identity

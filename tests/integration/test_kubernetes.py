@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from icr_platform.cli.commands import parse
-from icr_platform.cli.mlproject import DOCKER, render
+from icr_platform.cli import commands
+from icr_platform.cli.flags import parse
 
 pytestmark = pytest.mark.skipif(
     find_spec("kubernetes") is None or find_spec("kubernetes_validate") is None,
@@ -21,6 +20,7 @@ pytestmark = pytest.mark.skipif(
 )
 ROOT = Path(__file__).parents[2]
 BACKENDS = ROOT / "projects" / "backends"
+GIVEN = {"policy": "org/model", "prompts": "data/it's mine", "alpha_min": "-1e-3", "near_duplicate": ""}
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     config = _parse_kubernetes_config(json.loads((BACKENDS / "kubernetes-config.json").read_text()))
     project = load_project(str(BACKENDS / "kubernetes"))
     assert project.docker_env["image"]
-    command = get_entry_point_command(project, "generate", {"policy": "org/model", "prompts": "data/my prompts"}, None)
+    command = get_entry_point_command(project, "annotate", GIVEN, None)
     definition: dict[str, Any] = _get_kubernetes_job_definition(
         project.name,
         config["repository-uri"],
@@ -61,17 +61,27 @@ def test_names_are_ones_kubernetes_takes(job: dict[str, Any]) -> None:
     assert label.fullmatch(job["spec"]["template"]["spec"]["containers"][0]["name"])
 
 
-def test_the_container_runs_the_stage(job: dict[str, Any]) -> None:
+def test_the_container_runs_the_stage(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the words of its command as they are: no shell is there to take quotes off."""
     container = job["spec"]["template"]["spec"]["containers"][0]
-    program, stage, *arguments = container["command"]
-    config, _ = parse(stage, [shlex.split(argument)[0] for argument in arguments])
-    assert (program, stage, config.policy) == ("icr", "generate", "org/model")  # type: ignore[attr-defined]
     assert {"name": "MLFLOW_RUN_ID", "value": "abc"} in container["env"]
+    called: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(commands, "_configured", lambda command, given: called.append((command.name, given)) or 0)
+    program, *words = container["command"]
+    assert (program, commands.run(words)) == ("icr", 0)
+    ((stage, given),) = called
+    config, _ = parse(stage, given)
+    assert stage == "annotate"
+    assert {name: getattr(config, name) for name in GIVEN} == {
+        "policy": "org/model", "prompts": "data/it's mine", "alpha_min": -1e-3, "near_duplicate": None
+    }  # fmt: skip
 
 
 def test_the_docker_project_has_the_entry_points_of_the_other() -> None:
-    text = (BACKENDS / "kubernetes" / "MLproject").read_text()
-    assert text == render(DOCKER), (
-        "run `python -m icr_platform.cli.mlproject docker > projects/backends/kubernetes/MLproject`"
+    one, other = (
+        yaml.safe_load((folder / "MLproject").read_text()) for folder in (ROOT / "projects", BACKENDS / "kubernetes")
     )
-    assert yaml.safe_load(text)["entry_points"] == yaml.safe_load(render())["entry_points"]
+    for entry_point in one["entry_points"].values():
+        entry_point["command"] = entry_point["command"].replace("icr ", "icr --unquote ", 1)
+    assert other["entry_points"] == one["entry_points"]
+    assert other["name"] == one["name"]

@@ -141,7 +141,7 @@ def test_eval_gives_the_tables_of_a_local_run_with_either_judge(
         judge_url=url, judge_concurrency=4, judge_cache=str(tmp_path / "cache-ray"), execution="ray",
     )  # fmt: skip
     evaluation.run(evaluation.read(config), StageContext(tmp_path / "ray-api", "f"))
-    assert behaviour.most_under_way <= 4
+    assert behaviour.most_at_once <= 4
     asked = behaviour.requests
     update = {"execution": "local", "judge_cache": str(tmp_path / "cache-local")}
     evaluation.run(evaluation.read(config.model_copy(update=update)), StageContext(tmp_path / "local-api", "f"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from icr_platform.cli.commands import parse
+from icr_platform.cli.flags import parse
 from icr_platform.demo import IDENTIFIER
 from icr_platform.pipeline.iterate import Arm, iterate
 from icr_platform.pipeline.runner import open_session

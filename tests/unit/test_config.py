@@ -7,10 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
-from icr_platform.cli.commands import parse
-from icr_platform.cli.mlproject import parameters, render
+from icr_platform.cli.flags import parse
 from icr_platform.cli.worlds import WORLDS
 from icr_platform.core.config import leaves, validate
 from icr_platform.core.errors import InputError
@@ -50,32 +48,6 @@ def test_an_iterate_preset_serves_the_single_stages(tmp_path: Path) -> None:
     preset.write_text("policy: p\nprompts: t\neval_prompts: e\nseed: 7\ngenerate: {samples: 4}\neval: {samples: 2}\n")
     assert load_preset(preset, "generate") == {"policy": "p", "prompts": "t", "seed": 7, "samples": 4}
     assert load_preset(preset, "eval") == {"policy": "p", "prompts": "e", "seed": 7, "samples": 2}
-
-
-def test_project_defaults_yield_to_the_preset_and_other_values_do_not(tmp_path: Path) -> None:
-    preset = tmp_path / "mine.yaml"
-    preset.write_text("samples: 8\ntemperature: 0.5\n")
-    arguments = ["--project-defaults", f"--config={preset}", "--samples=10", "--temperature=0.7", "--policy=-"]
-    config, _ = parse("generate", arguments)
-    assert (config.samples, config.temperature, config.policy) == (8, 0.7, "")  # type: ignore[attr-defined]
-
-
-def test_mlproject_is_what_the_configurations_say() -> None:
-    text = (ROOT / "projects" / "MLproject").read_text()
-    assert text == render(), "run `python -m icr_platform.cli.mlproject > projects/MLproject`"
-    entry_points = yaml.safe_load(text)["entry_points"]
-    assert set(entry_points) == {"main", *CONFIGURED}
-    for stage, row in CONFIGURED.items():
-        listed = entry_points[stage]["parameters"]
-        assert len(listed) <= 100, "MLflow logs at most 100 parameters with a run"
-        assert set(listed) == {"config", *(name.replace(".", "_") for name, _ in parameters(row.config))}
-
-
-@pytest.mark.parametrize("stage", list(CONFIGURED))
-def test_mlproject_defaults_mean_the_stage_defaults(stage: str) -> None:
-    listed = yaml.safe_load((ROOT / "projects" / "MLproject").read_text())["entry_points"][stage]["parameters"]
-    config, _ = parse(stage, [f"--{name}={spec['default']}" for name, spec in listed.items()])
-    assert config == CONFIGURED[stage].config()
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "projects" / "conf").glob("*.yaml")), ids=lambda path: path.stem)

@@ -14,7 +14,7 @@ from icr_platform.core.artifacts import ArtifactWriter, row_digest
 from icr_platform.core.earlier import EarlierRows, Source, with_earlier
 from icr_platform.core.part_job import Advance, Make, PartJob
 from icr_platform.core.schemas import JUDGMENTS
-from icr_platform.engines.execution.driver import map_parts
+from icr_platform.engines.execution.map_parts import map_parts
 from icr_platform.engines.execution.settings import ExecutionSettings
 
 Item = tuple[str, int]

@@ -14,8 +14,9 @@ from icr_platform.core.artifacts import ArtifactWriter
 from icr_platform.core.errors import InputError
 from icr_platform.core.part_job import Advance, Make, PartJob
 from icr_platform.core.schemas import DROPS, LOGPROBS
-from icr_platform.engines.execution.driver import check_execution, connect, map_parts
+from icr_platform.engines.execution.map_parts import check_execution, map_parts
 from icr_platform.engines.execution.part_worker import Driver, PartWorker, Seen
+from icr_platform.engines.execution.ray_pool import connect
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.execution.shared_folder import SharedFolder
 from tests.support.files import files_of
@@ -93,7 +94,7 @@ def test_a_worker_that_cannot_do_its_part_says_so_before_it_loads(tmp_path: Path
     ],
 )
 def test_a_bad_shared_folder_is_named(folder: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icr_platform.engines.execution.driver.find_spec", lambda name: name)
+    monkeypatch.setattr("icr_platform.engines.execution.map_parts.find_spec", lambda name: name)
     with pytest.raises(InputError, match=message) as caught:
         check_execution(ExecutionSettings(execution="ray", shared_folder=folder))
     assert "secret@" not in str(caught.value)
@@ -108,7 +109,7 @@ def test_an_address_where_nothing_listens_is_named_at_once() -> None:
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        "icr_platform.engines.execution.driver.find_spec", lambda name: None if name == "ray" else find(name)
+        "icr_platform.engines.execution.map_parts.find_spec", lambda name: None if name == "ray" else find(name)
     )
     with pytest.raises(InputError, match=r"pip install 'icr-platform\[ray\]'"):
         check_execution(ExecutionSettings(execution="ray"))

@@ -538,7 +538,7 @@ def test_modules_that_make_no_numbers_may_be_edited(world: Path, stage: str, mon
         "report.arm_report",
         "core.progress",
         "pipeline.runner",
-        "engines.execution.driver",
+        "engines.execution.map_parts",
         "core.errors",
         "planning.check",
         "pipeline.iterate",

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 VERDICTS_FILE = "verdicts.db"
 
 
+def _option(default: Any, doc: str) -> Any:
+    return field(default=default, metadata={"help": doc})
+
+
 @dataclass(frozen=True)
 class InspectOptions:
-    """Flags of `icr inspect`.
+    """Flags of `icr inspect`, of which help shows the texts."""
 
-    tracking_uri: MLflow store; empty: MLFLOW_TRACKING_URI, or MLflow's default.
-    experiment: show this experiment only; empty: all.
-    port: on 127.0.0.1; 0 takes a free one.
-    verdicts: SQLAlchemy URL, or path of an SQLite file.
-    auth_file: users and hashed passwords, see `ui.server.auth`; empty: no login.
-    user_header: request header in which a reverse proxy names the user; empty: none is trusted.
-    public_host: host name under which a reverse proxy serves the inspector, beside 127.0.0.1 and localhost.
-    """
-
-    tracking_uri: str = ""
-    experiment: str = ""
-    port: int = 7860
-    verdicts: str = VERDICTS_FILE
-    auth_file: str = ""
-    user_header: str = ""
-    public_host: str = ""
+    tracking_uri: str = _option("", "MLflow store; empty: MLFLOW_TRACKING_URI, or MLflow's default")
+    experiment: str = _option("", "show this experiment only; empty: all")
+    port: int = _option(7860, "port on 127.0.0.1; 0 takes a free one")
+    verdicts: str = _option(VERDICTS_FILE, "where verdicts are stored: SQLAlchemy URL, or path of an SQLite file")
+    auth_file: str = _option(
+        "",
+        "file of users and hashed passwords, to which `python -m ui.server.auth FILE NAME` adds one; empty: no login",
+    )
+    user_header: str = _option("", "request header in which a reverse proxy names the user; empty: none is trusted")
+    public_host: str = _option(
+        "", "host name under which a reverse proxy serves the inspector, in addition to 127.0.0.1 and localhost"
+    )

@@ -1,4 +1,4 @@
-"""What a Ray actor does: load an engine once, make the parts it is given, write them or hand them over. Knows nothing of Ray."""
+"""What a Ray actor does: it loads an engine once, makes the parts it is given, and writes them or hands them over. Without a word of Ray."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from icr_platform.engines.execution.shared_folder import SharedFolder
 
 
 class Seen(NamedTuple):
-    """How far a worker is with the parts it was given: parts and their rows written; rows and tokens made, of any part."""
+    """How far a worker is with the parts it was given: parts written, and rows in them; rows and tokens made, of any part."""
 
     parts: int = 0
     written: int = 0
@@ -65,11 +65,23 @@ class PartWorker:
                     f"icr_platform is {__version__} here and {self._driver.version} at the driver; install one version"
                 )
             if self._settings.shared_folder:
+                # Parts are written to a folder of this node's own, from which they are handed over.
                 self._shared = SharedFolder(self._settings.shared_folder)
                 self._scratch = tempfile.TemporaryDirectory(prefix="icr-")
-                self._writers = tuple(self._scratch_writer(writer) for writer in self._job.writers)
+                scratch = Path(self._scratch.name)
+                self._writers = tuple(
+                    ArtifactWriter(scratch / writer.folder.name, writer.table, writer.fingerprint)
+                    for writer in self._job.writers
+                )
             else:
-                self._require_folders()
+                # The path may exist here and be on another disk: the plan that the driver wrote tells.
+                for writer in self._writers:
+                    plan = writer.folder / PLAN
+                    if not plan.exists() or read_json(plan).get("fingerprint") != writer.fingerprint:
+                        raise InputError(
+                            f"{writer.folder}: not the driver's folder here; put --output where all nodes see it, or give "
+                            "--shared-folder s3://..."
+                        )
             self._make = self._job.load()
 
     def make_parts(self, parts: Sequence[int], *shards: Any) -> Seen:
@@ -80,7 +92,12 @@ class PartWorker:
             for part, tables in zip(parts, self._make(iter(shards), self._advance), strict=True):
                 write_part(self._writers, part, tables)
                 if self._shared is not None:
-                    self._hand_over(part)
+                    for writer in self._writers:
+                        if writer.has_part(part):
+                            self._shared.put(writer, part)
+                            writer.part_path(part).unlink()
+                        else:  # an empty table; a killed run may have left another
+                            self._shared.discard(writer, part)
                 seen = self._seen
                 self._seen = seen._replace(parts=seen.parts + 1, written=seen.written + tables[-1].num_rows)
         return self._seen
@@ -90,7 +107,7 @@ class PartWorker:
         return self._seen
 
     def close(self) -> None:
-        """Let go of the engine, which ends processes of its own."""
+        """Drop the engine, which ends the processes that it started."""
         self._make = None
         gc.collect()
         if self._scratch is not None:
@@ -99,31 +116,9 @@ class PartWorker:
     def _advance(self, rows: int, tokens: int) -> None:
         self._seen = self._seen._replace(rows=self._seen.rows + rows, tokens=self._seen.tokens + tokens)
 
-    def _hand_over(self, part: int) -> None:
-        assert self._shared is not None
-        for writer in self._writers:
-            if writer.has_part(part):
-                self._shared.put(writer, part)
-                writer.part_path(part).unlink()
-            else:
-                self._shared.discard(writer, part)
-
-    def _scratch_writer(self, writer: ArtifactWriter) -> ArtifactWriter:
-        assert self._scratch is not None
-        return ArtifactWriter(Path(self._scratch.name) / writer.folder.name, writer.table, writer.fingerprint)
-
-    def _require_folders(self) -> None:
-        for writer in self._writers:
-            plan = writer.folder / PLAN
-            if not plan.exists() or read_json(plan).get("fingerprint") != writer.fingerprint:
-                raise InputError(
-                    f"{writer.folder}: not the driver's folder here; put --output where all nodes see it, or give "
-                    "--shared-folder s3://..."
-                )
-
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:
-        """Say on which node, unless it is the driver's own."""
+        """Say on which node an error happened, unless that is the driver's own."""
         try:
             yield
         except IcrError as error:

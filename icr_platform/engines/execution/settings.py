@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from icr_platform.core.config import Config, OptionalFloat, setting
+from icr_platform.core.config import WHERE, Config, OptionalFloat, setting
 
 
 class ExecutionSettings(Config):
     """Where a stage's shards are worked on. The tables are the same wherever that is."""
+
+    heading = WHERE
 
     execution: Literal["local", "ray"] = setting(
         "local",

@@ -1,7 +1,7 @@
 """Finished parts on their way from workers to the driver, where the two share no file system but an object store.
 
 A worker puts a part's bytes at `URL/FINGERPRINT/ARTIFACT/part-00000.parquet`; the driver copies them into the artifact's folder,
-and removes the remote one when it is through. What a killed driver left is found, and used, by the next one. `s3://`, `gs://`,
+and removes the remote one when it is done. The next driver finds and uses what a killed one left. `s3://`, `gs://`,
 `abfs://` and `hdfs://` go through pyarrow, any other scheme through fsspec; credentials and endpoints come from the environment
 (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ...), never from the URL.
 """
@@ -22,7 +22,7 @@ from icr_platform.core.errors import IcrError, InputError
 
 
 def check_shared_folder(url: str) -> None:
-    """Raise InputError unless `url` is an absolute path, or an address without a secret in it. Asks nobody."""
+    """Raise InputError unless `url` is an absolute path, or an address without a secret in it. Connects to nothing."""
     if "://" not in url and not url.startswith("/"):
         raise InputError(
             f"config: field 'shared_folder' is {url!r}; give an address such as s3://bucket/folder, or an absolute path"
@@ -53,7 +53,7 @@ class SharedFolder:
         return {int(name.stem.removeprefix("part-")) for name in names if name.suffix == ".parquet"}
 
     def put(self, writer: ArtifactWriter, part: int) -> None:
-        """Upload a part that `writer` holds. Whatever the store is, its name is only ever given to a whole file."""
+        """Upload a part that `writer` has. Whatever the store is, only a whole file ever gets the part's name."""
         path = writer.part_path(part)
         target = f"{self._folder(writer)}/{path.name}"
         temporary = f"{target}.{uuid.uuid4().hex}.tmp"
@@ -109,26 +109,18 @@ class SharedFolder:
 
 def _open(url: str) -> tuple[Any, str]:
     """A pyarrow file system and the path in it."""
+    import fsspec
     from pyarrow import fs
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     try:
         if url.startswith("s3://") and endpoint:  # otherwise pyarrow asks Amazon for the bucket's region
             return fs.S3FileSystem(endpoint_override=endpoint), url.removeprefix("s3://").rstrip("/")
-        files, root = fs.FileSystem.from_uri(url)
-    except pa.ArrowInvalid:
-        files, root = _open_with_fsspec(url)
-    except (OSError, pa.ArrowException) as error:
+        try:
+            files, root = fs.FileSystem.from_uri(url)
+        except pa.ArrowInvalid:  # a scheme that pyarrow does not know
+            remote, root = fsspec.core.url_to_fs(url)
+            files = fs.PyFileSystem(fs.FSSpecHandler(remote))
+    except (OSError, pa.ArrowException, ImportError, ValueError) as error:
         raise InputError(f"{url}: cannot be used ({' '.join(str(error).split())}); check 'shared_folder'") from error
     return files, root.rstrip("/")
-
-
-def _open_with_fsspec(url: str) -> tuple[Any, str]:
-    import fsspec
-    from pyarrow import fs
-
-    try:
-        files, root = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"{url}: cannot be used ({' '.join(str(error).split())}); check 'shared_folder'") from error
-    return fs.PyFileSystem(fs.FSSpecHandler(files)), root

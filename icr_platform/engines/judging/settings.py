@@ -44,6 +44,8 @@ JUDGES = {
 class JudgeSettings(Config):
     """The endpoint of an LLM judge: any that speaks the OpenAI protocol. Its key stays in the environment."""
 
+    heading, place_heading = "judge", "judge's endpoint"
+
     judge_api_model: str = setting("", "model name at the endpoint, for the openai judge")
     judge_url: str = setting("", "base URL of the endpoint; empty: OPENAI_BASE_URL, or OpenAI's own", "place")
     judge_identity: str = setting(
@@ -75,6 +77,8 @@ class JudgeSettings(Config):
 
 class PairwiseJudgeSettings(JudgeSettings):
     """Who compares two outputs, and how it is asked."""
+
+    heading = "judge"
 
     judge: Annotated[str, Named((NO_JUDGE, *JUDGES))] = setting(
         NO_JUDGE,

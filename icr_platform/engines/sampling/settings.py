@@ -14,6 +14,8 @@ from icr_platform.models.settings import ModelPlace
 class SamplingSettings(ExecutionSettings, ModelPlace):
     """How responses are sampled. Defaults as in the reference implementation (METHOD: N=10, T=0.9, 2400 tokens)."""
 
+    heading, place_heading = "sampling", "sampling engine"
+
     samples: int = setting(10, "responses per prompt (N)", ge=1)
     temperature: float = setting(0.9, "sampling temperature; 0 is greedy", ge=0)
     top_p: float = setting(1.0, "nucleus: smallest set of tokens with this probability", gt=0, le=1)
