@@ -90,6 +90,7 @@ def scored_rows(
     token_ids = responses.column("token_ids").combine_chunks()
     flat, ends = token_ids.flatten().to_numpy(), np.cumsum(pc.list_value_length(token_ids).to_numpy())
     listed: dict[str, list[Scored | None]] = {kind: [] for kind in kinds}
+    # The ids that were sampled, never the text tokenised again: another tokenisation has another probability.
     for row, (key, result) in enumerate(zip(keys, filtered, strict=True)):
         sampled = flat[ends[row - 1] if row else 0 : ends[row]]
         for kind in kinds:

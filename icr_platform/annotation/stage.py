@@ -158,21 +158,12 @@ def _translate(work: _Work) -> Artifact:
             return None
         return TakenPart((translation.translate_part(None, texts, ignore_progress),), len(texts.texts))
 
-    job = _job("translate", writer, work, 1, shard, partial(_load_translator, work.config))
+    job = _job("translate", writer, work, 1, shard, partial(translation.load_translator, work.config))
     return _write_parts(replace(job, take=take) if earlier else job, work)
 
 
-def _load_translator(config: AnnotateConfig) -> Make:
-    translator = translation.load_translator(config)
-
-    def translate(parts: Iterable[translation.Texts], advance: Advance) -> Iterator[tuple[pa.Table]]:
-        for texts in parts:
-            yield (translation.translate_part(translator, texts, advance),)
-
-    return translate
-
-
 def _rewards(work: _Work, translations: Artifact | None) -> Artifact:
+    """Score every part under one model after the other, and join both to rewards."""
     writer = ArtifactWriter(work.context.folder / REWARDS.name, REWARDS, work.context.fingerprint)
     if writer.complete:
         return open_artifact(writer.folder, REWARDS)
@@ -212,6 +203,7 @@ def _logprobs(work: _Work, translations: Artifact | None, name: str, model: str)
         filtered = filter_samples(responses, work.config, unknown)
         scored = scored_rows(responses, filtered, english, work.prompts, work.scored_kinds)
         digests = score_digests(responses, scored)
+        # Row after row, kind after kind within a row, as `by_kind` lays a table out.
         known = np.full(len(digests), np.nan)
         taken = earlier.take(digests)
         known[taken.item] = taken.rows.column("logprob").to_numpy()
@@ -245,6 +237,7 @@ def _load_scorer(config: AnnotateConfig, model: str) -> Make:
                 told += rows
                 advance(rows, tokens)
 
+            # Equal completions are scored once, and those that earlier work has not at all: `fresh` has a value for each row that needs one.
             plan = plan_part(scored, tokenizer, {kind: ~np.isnan(values) for kind, values in known.items()})
             fresh = score_plan(scorer, plan, tell)
             values = {kind: np.where(np.isnan(known[kind]), fresh[kind], known[kind]) for kind in scored}
@@ -305,6 +298,7 @@ def _reward_part(work: _Work, part: int, scored: Sequence[pa.Table]) -> pa.Table
             rows = zip(*(keys.column(name).to_pylist() for name in SAMPLE_KEY), work.filtered(part), strict=True)
             drawn = [np.nan if result.reason else draw(work.config.seed, *key) for *key, result in rows]
             columns["reward"][kind] = np.array(drawn)
+    # What a log-probability was made from is the same under both models; a drawn reward is made from nothing but its key.
     scored_kinds = list(work.scored_kinds)
     found = scored[0].column("input_digest").to_pylist() if scored else []
     digests = [
@@ -323,7 +317,7 @@ def _select(work: _Work, rewards: Artifact, translations: Artifact | None) -> No
     reader = ResponseReader(work.responses, translations, work.config)
     languages = collect_samples(reader, rewards)
     selected = [select_language(samples, work.config) for samples in languages]
-    part = 0
+    part = 0  # parts are numbered over all languages: the same chunk has the same number after a kill
     for samples, pairs in zip(languages, selected, strict=True):
         for start in range(0, len(samples.prompt_ids), _CHUNK):
             if not (preferences.has_part(part) and drops.has_part(part)):

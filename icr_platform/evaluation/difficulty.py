@@ -78,7 +78,15 @@ def read_difficulty(path: Path, instructions: Instructions) -> Difficulties:
             prompt, or no row about a prompt that is judged.
     """
     names, rows = _read_rows(path)
-    columns = _columns(path, names)
+    key = next((name for name in (*_IDS, _INDEX) if name in names), None)  # ids win over a place where a file has both
+    difficulty = next((name for name in _DIFFICULTIES if name in names), None)
+    if key is None or difficulty is None:
+        lacks = "names a prompt" if key is None else "has difficulties"
+        raise InputError(
+            f"{path}: no column {lacks}; found: {', '.join(names) or 'none'}; known: {', '.join(_IDS)} (a prompt's id) or "
+            f"{_INDEX} (AlpacaEval's place, 0 to {len(alpacaeval_digests()) - 1}), with {' or '.join(_DIFFICULTIES)}"
+        )
+    columns = _Columns(key, difficulty, "language" if "language" in names else None)
     if not rows:
         raise InputError(f"{path}: contains no rows; give a row for each prompt")
     english = instructions.get(ENGLISH, {})
@@ -120,18 +128,6 @@ def _read_rows(path: Path) -> tuple[list[str], list[_Line]]:
         if len(fields) != len(names):
             raise InputError(f"{path}: row {number}: has {len(fields)} fields instead of {len(names)}; correct the row")
     return names, [_Line(number, dict(zip(names, fields, strict=True))) for number, fields in lines]
-
-
-def _columns(path: Path, names: Sequence[str]) -> _Columns:
-    key = next((name for name in (*_IDS, _INDEX) if name in names), None)
-    difficulty = next((name for name in _DIFFICULTIES if name in names), None)
-    if key is None or difficulty is None:
-        lacks = "names a prompt" if key is None else "has difficulties"
-        raise InputError(
-            f"{path}: no column {lacks}; found: {', '.join(names) or 'none'}; known: {', '.join(_IDS)} (a prompt's id) or "
-            f"{_INDEX} (AlpacaEval's place, 0 to {len(alpacaeval_digests()) - 1}), with {' or '.join(_DIFFICULTIES)}"
-        )
-    return _Columns(key, difficulty, "language" if "language" in names else None)
 
 
 def _owners_by_id(path: Path, rows: Sequence[_Line], columns: _Columns) -> list[list[Key]]:

@@ -9,7 +9,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from icr_platform.core.artifacts import Artifact, ArtifactWriter, atomic_path, row_digest
+from icr_platform.core.artifacts import ArtifactWriter, atomic_path, row_digest
 from icr_platform.core.config import require
 from icr_platform.core.earlier import with_earlier
 from icr_platform.core.errors import IcrError, InputError
@@ -113,7 +113,22 @@ def run(inputs: MtBenchInputs, context: StageContext) -> StageResult:
         lambda shard, items: [shard[item] for item in items],
     )
     map_parts(job, config)
-    return _result(config, writer.close(len(languages)), served)
+    ratings = writer.close(len(languages))
+
+    frame = ratings.read().to_pandas()
+    metrics, categories = rating_metrics(frame), category_table(frame)
+    if len(categories):
+        with atomic_path(ratings.folder / RADAR) as temporary:
+            radar(categories).write_html(temporary, include_plotlyjs=True, div_id="radar")
+    failed = metrics["mt_bench/failure_rate"]
+    if failed > config.judge_max_failures:
+        counts = frame["outcome"].value_counts()
+        raise IcrError(
+            f"mt_bench: {failed:.1f}% of {len(frame)} grades failed, above judge_max_failures "
+            f"{config.judge_max_failures:g}% ({', '.join(f'{name} {count}' for name, count in counts.items())}); "
+            f"all are kept in {ratings.folder}"
+        )
+    return StageResult({"ratings": ratings.folder}, metrics, {"mt_bench_categories": categories}, served)
 
 
 def _load(config: MtBenchConfig, given: Answers | None, driver: str) -> Make:
@@ -181,20 +196,3 @@ def _grade(config: MtBenchConfig, questions: list[Question], answers: Answers, g
             }
         )
     return pa.Table.from_pylist(rows, schema=MT_BENCH.schema)
-
-
-def _result(config: MtBenchConfig, ratings: Artifact, notes: tuple[str, ...]) -> StageResult:
-    frame = ratings.read().to_pandas()
-    metrics, categories = rating_metrics(frame), category_table(frame)
-    if len(categories):
-        with atomic_path(ratings.folder / RADAR) as temporary:
-            radar(categories).write_html(temporary, include_plotlyjs=True, div_id="radar")
-    failed = metrics["mt_bench/failure_rate"]
-    if failed > config.judge_max_failures:
-        counts = frame["outcome"].value_counts()
-        raise IcrError(
-            f"mt_bench: {failed:.1f}% of {len(frame)} grades failed, above judge_max_failures "
-            f"{config.judge_max_failures:g}% ({', '.join(f'{name} {count}' for name, count in counts.items())}); "
-            f"all are kept in {ratings.folder}"
-        )
-    return StageResult({"ratings": ratings.folder}, metrics, {"mt_bench_categories": categories}, notes)

@@ -29,8 +29,10 @@ UNKNOWN_END = "finish reason unknown"
 MEAN, MEAN_NON_ENGLISH, ALL = "mean", "mean_non_english", "all"
 _LENGTHS = ["character_count", "reference_characters"]
 _AVERAGED = ("win_rate", "lc_win_rate", "fidelity", "truncated", "repetition", "length/characters", "length/ratio")
-_BOOTSTRAP = 500
-_C = 10.0
+_BOOTSTRAP = 500  # resamples of the prompts, each of which is refitted
+_C = (
+    10.0  # fixed, so that iterations compare: AlpacaEval's cross-validation jumps between values on differences of 1e-6
+)
 
 
 class Score(NamedTuple):
@@ -158,16 +160,23 @@ def _value(number: float) -> float | None:
 
 
 def _mean_win_rates(prompts: pd.DataFrame) -> list[Score]:
-    """Means over languages; their standard errors cluster by prompt id, which the languages share."""
+    """Means of the languages' win rates; their standard errors cluster by prompt id, which the languages share."""
     judged = prompts.dropna(subset=["preference"])
     codes = list(dict.fromkeys(judged["language"]))
     groups = {MEAN: codes, MEAN_NON_ENGLISH: [code for code in codes if code != "en"]}
     scores = []
     for name, members in groups.items():
+        if not members:
+            continue
         rows = judged[judged["language"].isin(members)]
-        if members:
-            value, error = _clustered_mean(rows)
-            scores.append(Score(name, "win_rate", value, error, rows["prompt_id"].nunique(), ""))
+        by_language = rows.groupby("language", sort=False)["preference"]
+        # A prompt's influence on the mean of the languages' means, summed over its languages: prompts are independent, its languages not.
+        means, sizes = by_language.transform("mean"), by_language.transform("size")
+        influence = ((rows["preference"] - means) / (len(members) * sizes)).groupby(rows["prompt_id"]).sum().to_numpy()
+        clusters, error = len(influence), None
+        if clusters > 1:
+            error = 100.0 * float(np.sqrt(clusters / (clusters - 1) * np.square(influence).sum()))
+        scores.append(Score(name, "win_rate", 100.0 * float(by_language.mean().mean()), error, clusters, ""))
     return scores
 
 
@@ -178,58 +187,41 @@ def _mean_controlled(scores: Sequence[Score], prompts: pd.DataFrame, control: Le
     groups = {MEAN: list(values), MEAN_NON_ENGLISH: [code for code in values if code != "en"]}
     means = []
     for name, members in groups.items():
+        if not members:
+            continue
         judged = prompts[prompts["language"].isin(members)].dropna(subset=["preference"])
         counts = judged.groupby("prompt_id")["language"].nunique()
         common = sorted(counts.index[counts == len(members)])
-        if members:
-            value = float(np.mean([values[code] for code in members]))
-            error = _controlled_error(judged, common, members, control)
-            flag = f"standard error over the {len(common)} prompts judged in all {len(members)} languages"
-            means.append(Score(name, "lc_win_rate", value, error, len(counts), flag))
+        error = None
+        if len(common) > 1 and not control.cross_validation:  # the penalty would have to be chosen on every resample
+            drawn = np.random.default_rng(0).integers(0, len(common), (_BOOTSTRAP, len(common)))
+            replicates = np.zeros(_BOOTSTRAP)
+            for language in members:
+                of_language = judged[judged["language"] == language]
+                rows = of_language.set_index("prompt_id").loc[common].reset_index()
+                lengths = rows["character_count"].to_numpy(), rows["reference_characters"].to_numpy()
+                # The variant of the language's own figure, which is over all its prompts and not only over those in common.
+                full = all((language, key) in (control.difficulty or {}) for key in of_language["prompt_id"])
+                difficulty, anchors = _difficulty(language, rows, control) if full else (None, None)
+                preference = rows["preference"].to_numpy()
+                replicates += length_controlled_replicates(preference, *lengths, drawn, difficulty, anchors, _C)
+            error = float((replicates / len(members)).std(ddof=1))
+        value = float(np.mean([values[code] for code in members]))
+        flag = f"standard error over the {len(common)} prompts judged in all {len(members)} languages"
+        means.append(Score(name, "lc_win_rate", value, error, len(counts), flag))
     return means
-
-
-def _controlled_error(
-    judged: pd.DataFrame, common: list[str], languages: Sequence[str], control: LengthControl
-) -> float | None:
-    if len(common) < 2 or control.cross_validation:  # the penalty chosen would have to be chosen on every resample
-        return None
-    drawn = np.random.default_rng(0).integers(0, len(common), (_BOOTSTRAP, len(common)))
-    replicates = np.zeros(_BOOTSTRAP)
-    for language in languages:
-        of_language = judged[judged["language"] == language]
-        rows = of_language.set_index("prompt_id").loc[common].reset_index()
-        lengths = rows["character_count"].to_numpy(), rows["reference_characters"].to_numpy()
-        # The variant of the language's own figure: over all its prompts, even where those in common would allow the other.
-        full = all((language, key) in (control.difficulty or {}) for key in of_language["prompt_id"])
-        difficulty, anchors = _difficulty(language, rows, control) if full else (None, None)
-        preference = rows["preference"].to_numpy()
-        replicates += length_controlled_replicates(preference, *lengths, drawn, difficulty, anchors, _C)
-    return float((replicates / len(languages)).std(ddof=1))
-
-
-def _clustered_mean(rows: pd.DataFrame) -> tuple[float, float | None]:
-    """Mean of the languages' means in percent, and its standard error from each prompt's influence on it."""
-    by_language = rows.groupby("language", sort=False)["preference"]
-    means, sizes = by_language.transform("mean"), by_language.transform("size")
-    languages = rows["language"].nunique()
-    influence = ((rows["preference"] - means) / (languages * sizes)).groupby(rows["prompt_id"]).sum().to_numpy()
-    clusters = len(influence)
-    value = 100.0 * float(by_language.mean().mean())
-    if clusters < 2:
-        return value, None
-    return value, 100.0 * float(np.sqrt(clusters / (clusters - 1) * np.square(influence).sum()))
 
 
 def _score_judge(judgments: pd.DataFrame) -> list[Score]:
     n = len(judgments)
     failed = int((judgments["outcome"] != "ok").sum())
-    scores = [
+    scores = [  # of all judgments, those of a sample whose other order failed included
         Score(ALL, "judge/failure_rate", 100.0 * failed / n, None, n, f"{failed} of {n} judgments" if failed else "")
     ]
     mass = judgments["mass"].dropna()
     if len(mass):
         scores.append(Score(ALL, "judge/low_mass", 100.0 * float((mass < LOW_MASS).mean()), None, len(mass), ""))
+    # Among the samples judged in both places: how much more often the model wins where it stands first.
     complete = judgments[complete_samples(judgments)]
     first = complete.loc[complete["order"] == MODEL_FIRST, "preference"]
     second = complete.loc[complete["order"] == REFERENCE_FIRST, "preference"]

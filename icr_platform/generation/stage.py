@@ -118,29 +118,13 @@ def _result(prompts: Artifact, responses: Artifact, drops: Artifact, throughput:
 def _summary(responses: Artifact) -> pd.DataFrame:
     """One row per language, in the order of the table; see `run` for the columns. Reads part by part."""
     columns = ["language", "token_count", "character_count", "finish_reason", "detected_language"]
-    counts = pa.concat_tables(_counts(responses.read_part(index, columns)) for index in range(len(responses.parts)))
-    sums = counts.to_pandas().groupby("language", sort=False).sum()
-    share = 100 / sums["rows"]
-    unknown = responses.extra.get("languages", {}).get("unknown", ())
-    return pd.DataFrame(
-        {
-            "tokens": sums["tokens"],
-            "length/tokens": sums["tokens"] / sums["rows"],
-            "length/characters": sums["characters"] / sums["rows"],
-            "truncated": sums["truncated"] * share,
-            "empty": sums["empty"] * share,
-            "fidelity": (sums["faithful"] * share).where(~sums.index.isin(unknown)),
-        }
-    )
-
-
-def _counts(part: pa.Table) -> pa.Table:
-    """Sums over a part's rows, one row per language."""
-    asked, detected = (part[name].to_pylist() for name in ("language", "detected_language"))
-    faithful = [counts_as(*codes) for codes in zip(asked, detected, strict=True)]
     sums = ("rows", "tokens", "characters", "truncated", "empty", "faithful")
-    return (
-        pa.table(
+    counted = []
+    for index in range(len(responses.parts)):
+        part = responses.read_part(index, columns)
+        asked, detected = (part[name].to_pylist() for name in ("language", "detected_language"))
+        faithful = [counts_as(*codes) for codes in zip(asked, detected, strict=True)]
+        table = pa.table(
             {
                 "language": part["language"],
                 "rows": pa.repeat(1, part.num_rows),
@@ -151,7 +135,20 @@ def _counts(part: pa.Table) -> pa.Table:
                 "faithful": pa.array(faithful).cast(pa.int64()),
             }
         )
-        .group_by("language", use_threads=False)
-        .aggregate([(name, "sum") for name in sums])
-        .rename_columns(["language", *sums])
+        # One thread: the languages stay in the table's order, and every part keeps a row a language, not its rows.
+        grouped = table.group_by("language", use_threads=False).aggregate([(name, "sum") for name in sums])
+        counted.append(grouped.rename_columns(["language", *sums]))
+    total = pa.concat_tables(counted).to_pandas().groupby("language", sort=False).sum()
+    share = 100 / total["rows"]
+    unknown = responses.extra.get("languages", {}).get("unknown", ())
+    return pd.DataFrame(
+        {
+            "tokens": total["tokens"],
+            "length/tokens": total["tokens"] / total["rows"],
+            "length/characters": total["characters"] / total["rows"],
+            "truncated": total["truncated"] * share,
+            "empty": total["empty"] * share,
+            # A language that the identifier does not know would have a fidelity of 0, which says nothing of the policy.
+            "fidelity": (total["faithful"] * share).where(~total.index.isin(unknown)),
+        }
     )
