@@ -49,6 +49,7 @@ def has_visible_character(text: str) -> bool:
     return any(unicodedata.category(character) not in _INVISIBLE for character in text)
 
 
+# Unicode's space separators, line and paragraph separators, control and format characters.
 _INVISIBLE = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})
 
 

@@ -148,7 +148,7 @@ def plan_part(
 
 def score_plan(scorer: CompletionScorer, plan: PartPlan, progress: Progress) -> dict[str, Floats]:
     """[R] log-probabilities of each kind; NaN where the plan scores nothing."""
-    flat = np.concatenate([*scorer.score(plan.groups, progress), [np.nan]])
+    flat = np.concatenate([*scorer.score(plan.groups, progress), [np.nan]])  # position -1 is the last: NaN
     return {kind: flat[position] for kind, position in plan.position.items()}
 
 

@@ -189,6 +189,7 @@ def length_controlled_difference(
     change = replicates[1] - replicates[0]
     varies = n > 1 and np.ptp(change) > 0
     low, high = np.quantile(change, [(1 - confidence) / 2, (1 + confidence) / 2]) if varies else (math.nan, math.nan)
+    # Both the observed sample and the resamples are counted (Davison and Hinkley, 1997): a p-value is never 0.
     tail = 1 + min(int((change <= 0).sum()), int((change >= 0).sum()))
     return Difference(
         before=rates[0],
@@ -266,6 +267,7 @@ def bootstrap_mean(
     sample = np.asarray(values, dtype=np.float64)
     n = len(sample)
     mean, spread = _mean(sample), float(sample.std(ddof=1)) if n > 1 else math.nan
+    # Where nothing varies there is no statistic: either every value is the null hypothesis', or no interval can be given.
     if n < 2 or spread == 0:
         known = n > 1 and mean == null
         end, p_value = (mean, 1.0) if known else (math.nan, math.nan)
@@ -321,7 +323,7 @@ def judged_preferences(judgments: LanguageJudgments) -> Floats:
 def _pair(before: LanguageJudgments, after: LanguageJudgments) -> _PairedPrompts:
     first, second = _by_prompt(before), _by_prompt(after)
     common = [prompt_id for prompt_id in first if prompt_id in second]
-    asked = {*before.prompt_id, *after.prompt_id}
+    asked = {*before.prompt_id, *after.prompt_id}  # a prompt without a preference on either side counts as unpaired too
     sides = [np.array([side[prompt_id] for prompt_id in common]).reshape(-1, 4) for side in (first, second)]
     return _PairedPrompts(common, sides[0], sides[1], len(asked) - len(common))
 

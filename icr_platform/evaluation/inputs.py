@@ -56,9 +56,7 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
     """
     check_execution(config)
     if not (config.policy or config.outputs):
-        raise InputError(
-            "config: field 'policy' is missing for eval; give --policy, or --outputs that are there already"
-        )
+        raise InputError("config: field 'policy' is missing for eval; give --policy, or --outputs that exist already")
     if not config.outputs:
         check_policy(config, config.policy, config)
     template = load_template(config.judge_template)

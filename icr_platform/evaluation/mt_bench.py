@@ -63,7 +63,7 @@ Explain in a few sentences, then give the rating, as JSON: {{"explanation": "...
 
 @dataclass(frozen=True)
 class Question:
-    """One question; `reference` holds a right answer to each turn, or is empty."""
+    """One question; `reference` contains a right answer to each turn, or is empty."""
 
     language: str
     question_id: str

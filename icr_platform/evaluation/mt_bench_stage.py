@@ -74,7 +74,9 @@ def read(config: MtBenchConfig) -> MtBenchInputs:
                 f"{missing[0].question_id!r} in {missing[0].language!r}; add them"
             )
     elif not config.policy:
-        raise InputError("config: field 'policy' is missing for mt_bench; give --policy, or --answers that are there")
+        raise InputError(
+            "config: field 'policy' is missing for mt_bench; give --policy, or --answers that exist already"
+        )
     else:
         check_policy(config, config.policy, config, [USER, ("user", "assistant", "user")])
     return MtBenchInputs(config, languages, questions, answers)

@@ -1,4 +1,4 @@
-"""The outputs of the model under evaluation, part by part: sampled, or taken from files that are there already."""
+"""The outputs of the model under evaluation, part by part: sampled, or read from given files."""
 
 from __future__ import annotations
 
