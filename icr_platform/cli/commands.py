@@ -21,7 +21,7 @@ from icr_platform.core.errors import IcrError, InputError
 from icr_platform.pipeline.stages import CONFIGURED, ITERATE, STAGES, ConfiguredCommand, named_command
 
 if TYPE_CHECKING:
-    from icr_platform.pipeline.runner import Session
+    from icr_platform.pipeline.session import Session
     from ui.server.options import InspectOptions
 
 TOOLS = {
@@ -122,7 +122,8 @@ def _configured(command: ConfiguredCommand, arguments: list[str]) -> int:
     from icr_platform.cli.flags import command_parser, parse
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.core.config import require
-    from icr_platform.pipeline.runner import open_session, run_stage
+    from icr_platform.pipeline.runner import run_stage
+    from icr_platform.pipeline.session import open_session
     from icr_platform.pipeline.stage_process import die_with_parent
 
     for flag in ("-h", "--help"):
@@ -266,8 +267,8 @@ def _inspector_options(tool: str, arguments: list[str]) -> tuple[InspectOptions,
 def _report(arguments: list[str]) -> int:
     from icr_platform.cli.flags import Parser
     from icr_platform.cli.worlds import WORLDS
-    from icr_platform.pipeline.iterate import report_again
-    from icr_platform.pipeline.runner import RunOptions, open_session
+    from icr_platform.pipeline.arm_results import report_again
+    from icr_platform.pipeline.session import RunOptions, open_session
 
     parser = Parser("icr report", TOOLS["report"])
     parser.add_argument("run", metavar="RUN", help="id of the arm's MLflow run")

@@ -17,7 +17,7 @@ from icr_platform.core.config import INPUTS, Config, choices, grouped, is_sectio
 from icr_platform.core.errors import InputError
 from icr_platform.pipeline.config import load_preset
 from icr_platform.pipeline.inputs import SHIPPED
-from icr_platform.pipeline.runner import RunOptions
+from icr_platform.pipeline.session import RunOptions
 from icr_platform.pipeline.stages import CONFIGURED
 from icr_platform.tracking.project_runs import caller_folder
 

@@ -1,1 +1,1 @@
-"""Models and tokenizers: loading, identity, chat template."""
+"""Models and tokenizers: loading, identity, adapters, chat templates, and what rows of a batch may share."""

@@ -73,7 +73,7 @@ class Batching(NamedTuple):
     longest: int | None = None
 
 
-class State(Protocol):
+class Continuation(Protocol):
     """Rows that are being continued, and their logits [rows, vocabulary] of the next token."""
 
     logits: Tensor
@@ -99,7 +99,7 @@ class Padded:
         self.mask, self.logits = self.mask[rows], self.logits[rows]
 
     def advance(self, token: Tensor) -> None:
-        position = self.mask.sum(-1, keepdim=True)
+        position = self.mask.sum(-1, keepdim=True)  # counts tokens, not the padding before them
         self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
         output = self.model(
             input_ids=token[:, None],
@@ -143,14 +143,14 @@ class Recomputed:
         self.logits = torch.cat([logits_alone(self.model, row) for row in self.rows])
 
 
-def begin(model: PreTrainedModel, prompts: Sequence[TokenIds], batching: Batching) -> State:
+def begin(model: PreTrainedModel, prompts: Sequence[TokenIds], batching: Batching) -> Continuation:
     """Compute the state after the prompts, a row each. More than one is allowed where `batching` lets rows share, or caches none.
 
     Distinct prompts are computed once and expanded to the rows that share them.
     """
     if batching.cache is not None or _too_long(prompts, batching):
         return recomputed(model, prompts)
-    if batching.rows is not None:
+    if batching.rows is not None:  # then there is one prompt
         ids = torch.tensor([list(prompts[0])], device=model.device)
         output = model(input_ids=ids, use_cache=True, **_last_logits_only(model))
         return Alone(model, output.past_key_values, output.logits[:, -1])
@@ -161,6 +161,7 @@ def begin(model: PreTrainedModel, prompts: Sequence[TokenIds], batching: Batchin
     )
     state = Padded(model, output.past_key_values, mask, output.logits[:, -1])
     where = {prompt: index for index, prompt in enumerate(distinct)}
+    # The samples of a prompt are rows of their own from here on.
     state.keep(torch.tensor([where[tuple(prompt)] for prompt in prompts], device=model.device))
     return state
 

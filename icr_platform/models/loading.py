@@ -36,6 +36,7 @@ from icr_platform.models.removed_weights import removed_weights, require_weights
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+# Where tokenizers differ: spaces and line breaks at the ends, accents, scripts without spaces, right-to-left, emoji.
 _PROBES = ("Name three fruits.", "  ¿Qué tal?\n\n", "Что это?", "你好，世界 🙂", "สวัสดี", "مرحبا", "হ্যালো")
 
 
@@ -146,6 +147,7 @@ def check_weights(model: str, is_loaded_by_vllm: bool = False) -> tuple[str, ...
         return ()
     config = load_config(base)
     files = _safetensors_files(base)
+    # transformers itself turns other formats into the model's tensors: their headers say nothing about what will be missing.
     own_format = getattr(config, "quantization_config", None) or getattr(config, "transformers_weights", None)
     if own_format or not files or (is_loaded_by_vllm and not is_causal(config)):
         return ()
@@ -197,6 +199,7 @@ def check_same_tokenisation(policy: str, reference: str, chat: ChatSettings = CH
             raise InputError(
                 f"{policy} and {reference}: field 'chat_template' or the merges differ on {probe!r}; {fix}"
             )
+    # A model may have more embeddings than its tokenizer has tokens, never fewer.
     sizes = [load_config(model).get_text_config().vocab_size for model in (policy, reference)]
     if min(sizes) < len(ours):
         raise InputError(f"{policy} and {reference}: field 'vocab_size' {sizes} is below {len(ours)} tokens; {fix}")
@@ -205,7 +208,8 @@ def check_same_tokenisation(policy: str, reference: str, chat: ChatSettings = CH
 def parameter_count(model: str) -> int:
     """Count the parameters of a model from its config alone."""
     skeleton = _on_meta_device(model, load_config(model))
-    return int(sum(p.numel() for p in {id(p): p for p in skeleton.parameters()}.values()))
+    tied_once = {id(parameter): parameter for parameter in skeleton.parameters()}
+    return int(sum(parameter.numel() for parameter in tied_once.values()))
 
 
 def is_causal(config: Any) -> bool:

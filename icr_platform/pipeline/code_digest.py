@@ -12,10 +12,12 @@ import hashlib
 import os
 import pkgutil
 import subprocess
+import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.abc import InspectLoader
+from importlib.machinery import ModuleSpec
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,6 +45,7 @@ PLUMBING = frozenset(
     )
 )  # fmt: skip
 _GIT_SECONDS = 10
+_INSTALLED = {Path(path) for path in sysconfig.get_paths().values()}
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,17 @@ def _tree(name: str) -> ast.Module | None:
     return ast.parse(source) if source is not None else None
 
 
+def _spec(name: str) -> ModuleSpec | None:
+    """How a module would be imported; None where there is none. Only the packages above it are imported for this."""
+    try:
+        return find_spec(name)
+    except Exception:  # noqa: BLE001 - someone's own package may raise anything; the stage says so when it loads the part
+        return None
+
+
 def source_of(name: str) -> str | None:
     """The text of a module, which is not imported; None where only its bytecode is installed."""
-    spec = find_spec(name)
+    spec = _spec(name)
     loader = spec.loader if spec else None
     return loader.get_source(name) if isinstance(loader, InspectLoader) else None
 
@@ -139,8 +150,8 @@ def _tree_digest(name: str) -> str | None:
 
 def _data(name: str, tree: ast.Module) -> list[str]:
     """Name and digest of each file in the folder `data` of the module's package that the module has a string of."""
-    folder = files(name if _modules().get(name) else name.rpartition(".")[0]) / "data"
-    if not folder.is_dir():
+    package = name if _is_package(name) else name.rpartition(".")[0]
+    if not package or not (folder := files(package) / "data").is_dir():
         return []
     strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     named = sorted((file for file in folder.iterdir() if file.name in strings), key=lambda file: file.name)
@@ -174,7 +185,7 @@ def _is_docstring(node: Any) -> bool:
 
 @cache
 def _imports(name: str) -> tuple[str, ...]:
-    """Modules of this package that the module imports anywhere, but for what only type checkers see."""
+    """Modules whose code counts that the module imports anywhere, but for what only type checkers see."""
     tree = _tree(name)
     return tuple(dict.fromkeys(_imported(tree, name))) if tree is not None else ()
 
@@ -185,12 +196,12 @@ def _imported(node: ast.AST, importer: str) -> Iterator[str]:
             yield from _imported(statement, importer)
         return
     if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names if _is_ours(alias.name))
+        yield from (alias.name for alias in node.names if _counts(alias.name, importer))
     elif isinstance(node, ast.ImportFrom):
         module = _absolute(node, importer)
-        if _is_ours(module):
+        if _counts(module, importer):
             yield module
-            yield from (name for alias in node.names if (name := f"{module}.{alias.name}") in _modules())
+            yield from (name for alias in node.names if _is_module(name := f"{module}.{alias.name}"))
     for child in ast.iter_child_nodes(node):
         yield from _imported(child, importer)
 
@@ -203,14 +214,38 @@ def _absolute(node: ast.ImportFrom, importer: str) -> str:
     """The module that `from X import ...` names, relative ones included."""
     if not node.level:
         return node.module or ""
-    package = importer if _modules()[importer] else importer.rpartition(".")[0]
+    package = importer if _is_package(importer) else importer.rpartition(".")[0]
     for _ in range(node.level - 1):
         package = package.rpartition(".")[0]
     return f"{package}.{node.module}" if node.module else package
 
 
-def _is_ours(name: str) -> bool:
-    return name == _PACKAGE or name.startswith(f"{_PACKAGE}.")
+def _counts(name: str, importer: str) -> bool:
+    """Whether an imported module's code counts: if it is of this package or, where the importer is someone's own part, of the part's
+    package or a file that lies with it."""
+    top, own = name.partition(".")[0], importer.partition(".")[0]
+    return top == _PACKAGE or (
+        own != _PACKAGE and (top == own or _folder(top) == _folder(own) not in (None, *_INSTALLED))
+    )
+
+
+def _folder(top: str) -> Path | None:
+    """Where a top-level module or package lies."""
+    spec = _spec(top)
+    if spec is None or not spec.has_location or spec.origin is None:
+        return None
+    return Path(spec.origin).parents[1 if spec.submodule_search_locations else 0]
+
+
+def _is_package(name: str) -> bool:
+    if _is_below(name, frozenset({_PACKAGE})):
+        return _modules().get(name, False)
+    spec = _spec(name)
+    return spec is not None and spec.submodule_search_locations is not None
+
+
+def _is_module(name: str) -> bool:
+    return name in _modules() if _is_below(name, frozenset({_PACKAGE})) else _spec(name) is not None
 
 
 @cache

@@ -35,6 +35,7 @@ from icr_platform.engines.endpoints.served_model import served_model
 from icr_platform.engines.identification.language_id import identifier_place
 from icr_platform.engines.judging.choice import judge_place
 from icr_platform.engines.judging.settings import NO_JUDGE
+from icr_platform.engines.sampling.choice import sampler_place
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, MtBenchConfig
 from icr_platform.generation.config import GenerateConfig
@@ -44,7 +45,7 @@ from icr_platform.pipeline.code_digest import Code, code_of
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.config import TrainConfig
 
-__all__ = ["Code", "Identity", "artifact_identity", "identify", "strict_digest"]
+__all__ = ["ROW_INPUTS", "Code", "Identity", "artifact_identity", "identify", "strict_digest"]
 
 Settings = dict[str, Any]
 Known = Mapping[str, str]
@@ -53,6 +54,8 @@ _KEY = ["language", "prompt_id"]
 _ROWS_AT_ONCE = 4096
 _BY_RESOLUTION = ("dtype", "server_url", "server_model", "server_identity", "judge_identity")
 _BY_ROWS = ("languages", "limit")
+ROW_INPUTS = ("prompts", "responses", "outputs", "reference_outputs", "questions", "answers")
+"""Inputs whose rows must be read to say what the work is; others are known by their digest."""
 # What only chooses among rewards that are there: a log-probability is the same under all of them.
 _SELECTION = frozenset({
     "reward_kind", "beta", "length_control", "alpha_min", "alpha_max", "drop_empty", "drop_truncated", "drop_wrong_language",
@@ -68,11 +71,6 @@ _LAUNCH_PLACES = frozenset({
     "rdzv_backend", "same_network", "gpu_ids", "enable_cpu_affinity", "debug", "commands", "command_file",
 })  # fmt: skip
 _SCORING: tuple[str, ...] = ("annotation.part_scoring", "engines.scoring.logprobs", "models.loading")
-_SAMPLERS = {
-    "transformers": ("engines.sampling.transformers_sampler",),
-    "vllm": ("engines.sampling.vllm_sampler", "engines.sampling.engine_queue"),
-    "server": ("engines.sampling.server_sampler",),
-}
 
 
 @dataclass(frozen=True)
@@ -127,14 +125,14 @@ def identify(stage: str, config: Config, known: Mapping[str, str] | None = None)
     unused = frozenset(f"{_PACKAGE}.{name}" for name in basis.unused)
     parts = _part_modules(config)
     row_code = {
-        name: code_of((*_full(modules), *([parts[name]] if name in parts else ())), unused).digest
+        name: code_of((*_full(modules), *parts.get(name, ())), unused).digest
         for name, modules in basis.row_modules.items()
     }
     return Identity(
         work=_digest({"stage": stage, **basis.settings, "inputs": dict(basis.inputs)}),
         rows={name: _digest({"artifact": name, **made_by}) for name, made_by in basis.rows.items()},
         inputs=basis.inputs,
-        code=code_of((STAGES[stage].module, *parts.values()), unused),
+        code=code_of((STAGES[stage].module, *(module for made_by in parts.values() for module in made_by)), unused),
         row_code=row_code,
         cut=basis.cut,
     )
@@ -144,14 +142,19 @@ def _full(modules: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{_PACKAGE}.{name}" for name in modules)
 
 
-def _part_modules(config: Config) -> dict[str, str]:
-    """By artifact, the module of the language identifier or judge that makes its rows: settings name it, and no import shows it."""
-    found: dict[str, str] = {}
+def _part_modules(config: Config) -> dict[str, tuple[str, ...]]:
+    """By artifact, the modules of the sampler, the language identifier and the judge that make its rows: settings name them, and no
+    import shows them."""
+    found: dict[str, tuple[str, ...]] = {}
     if isinstance(config, SamplingSettings):
+        is_given = getattr(config, "outputs", "") or getattr(config, "answers", "")
+        sampler = () if is_given else (module_of(sampler_place(config.sampler)),)
         identifier = module_of(identifier_place(config.language_identifier))
-        found |= dict.fromkeys(("responses", "outputs", "ratings"), identifier)
+        found |= dict.fromkeys(("responses", "outputs", "ratings"), (*sampler, identifier))
+    if isinstance(config, AnnotateConfig) and needs_translations(config.reward_kind):
+        found["translations"] = (module_of(sampler_place("transformers")),)
     if isinstance(config, EvalConfig) and (place := judge_place(config.judge)):
-        found["judgments"] = module_of(place)
+        found["judgments"] = (module_of(place),)
     return found
 
 
@@ -192,7 +195,6 @@ def _generate(config: GenerateConfig, known: Known) -> _Basis:
         inputs={"policy": policy, "prompts": _rows_digest(_table_rows(prompts))},
         rows={"responses": settings | {"policy": policy}},
         row_modules={"responses": ("engines.sampling.shards", "models.loading")},
-        unused=_other_samplers(config.sampler),
         cut=_cut(_table_rows(prompts.select(_KEY)), config.shard_prompts),
     )
 
@@ -207,7 +209,7 @@ def _sampling(config: SamplingSettings, policy: str) -> Settings:
 
 
 def _unused_sampling(config: SamplingSettings) -> tuple[str, ...]:
-    return () if config.sampler == "vllm" else ("max_model_len",)
+    return ("max_model_len",) if config.sampler in ("transformers", "server") else ()
 
 
 def _compute(dtype: str, device: str) -> Settings:
@@ -219,10 +221,6 @@ def _compute(dtype: str, device: str) -> Settings:
 def _compute_of(config: Config) -> Settings:
     """`_compute` of a configuration that may leave precision and device open."""
     return _compute(getattr(config, "dtype", "auto"), getattr(config, "device", "auto"))
-
-
-def _other_samplers(used: str) -> list[str]:
-    return [module for name, modules in _SAMPLERS.items() if name != used for module in modules]
 
 
 @_basis.register
@@ -245,7 +243,7 @@ def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
         inputs={**models, **translator, "prompts": prompts, "responses": responses.digest},
         rows=rows,
         row_modules=row_modules,
-        unused=_other_samplers("transformers") if translates else ["annotation.translation", "engines.sampling"],
+        unused=[] if translates else ["annotation.translation", "engines.sampling"],
     )
 
 
@@ -331,7 +329,6 @@ def _eval(config: EvalConfig, known: Known) -> _Basis:
         row_modules={
             "outputs": ("evaluation.outputs",) if config.outputs else ("engines.sampling.shards", "models.loading")
         },
-        unused=_other_samplers("" if config.outputs else config.sampler),
         cut=_cut(_table_rows(table.select(_KEY)), config.shard_prompts),
     )
     return basis if config.judge == NO_JUDGE else _judged(config, basis, known)
@@ -408,7 +405,6 @@ def _mt_bench(config: MtBenchConfig, known: Known) -> _Basis:
         inputs=inputs,
         rows={"ratings": settings},
         row_modules={"ratings": ("evaluation.mt_bench_stage",)},
-        unused=_other_samplers("" if config.answers else config.sampler),
         cut=_cut((question.key for question in questions), 0),
     )
 
@@ -465,7 +461,9 @@ def strict_digest(stage: str, config: Config, known: Known) -> str:
     ):
         return ""
     settings = {name: getattr(config, name) for name, info in leaves(type(config)) if role(info) == "setting"}
-    code = code_of((STAGES[stage].module, *_part_modules(config).values())).digest
+    code = code_of(
+        (STAGES[stage].module, *(module for made_by in _part_modules(config).values() for module in made_by))
+    ).digest
     settings |= {"lm_eval": _tasks_version()} if stage == "benchmarks" else {}
     return _digest({"stage": stage, **settings, "computed": _compute_of(config), "inputs": contents, "code": code})
 

@@ -274,7 +274,7 @@ def training_files(
 def optimizer_steps(train: Any, pairs: int, processes: int) -> int:
     """Optimizer steps of a training, at least 1; each epoch's last one may be of fewer pairs.
 
-    >>> from icr_platform.core.config import TrainSettings
+    >>> from icr_platform.training.config import TrainSettings
     >>> optimizer_steps(TrainSettings(batch_size=2, accumulation=4, epochs=1.5), 33, 2)
     5
     """

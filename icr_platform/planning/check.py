@@ -14,7 +14,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds
 from icr_platform.models.devices import resolve_dtype
 from icr_platform.pipeline.config import IterateConfig
-from icr_platform.pipeline.runner import RunOptions, Session, open_session
+from icr_platform.pipeline.session import RunOptions, Session, open_session
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.planning.capacity import (
     DECODE_EFFICIENCY,

@@ -94,6 +94,7 @@ def write_report(path: Path, report: Report) -> None:
         (kind, {code: measured_of(iterations, kind.prefix, code) for code in languages_of(iterations, kind.prefix)})
         for kind in _KINDS
     ]
+    # The policy of no scripts and no requests stands in the template's head.
     source = (files("icr_platform.report") / "arm_report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -141,6 +142,7 @@ def _other_metrics(iterations: Sequence[IterationMetrics]) -> dict[str, dict[str
     for name in sorted({name for measured in iterations for name in measured.metrics}):
         prefix, _, code = name.rpartition("/")
         key, column = (prefix, code) if prefix and (code in NAMES or code in MEANS) else (name, "")
+        # Standard errors and numbers of prompts stand in the tables of what they belong to.
         if key.removesuffix("_se") in {kind.prefix for kind in _KINDS} or key == "win_rate_n":
             continue
         grouped.setdefault(key, {})[column] = [measured.metrics.get(name) for measured in iterations]
@@ -154,6 +156,7 @@ def policies_of(report: Report) -> dict[str, Mapping[str, float]]:
 
 def _leaderboard(report: Report) -> dict[str, Any]:
     """Languages, and per model its (win rate, length-controlled win rate) in each: the arm's policies, then the paper's."""
+    # An arm without win rates is shown the paper's all the same: that is what there is to compare with.
     policies = policies_of(report)
     rates, controlled = (
         own if len(own := leaderboard(policies, column)) else published_table(column)

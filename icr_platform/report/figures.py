@@ -70,6 +70,7 @@ def learning_curves(
         ]
         for code in curves
     }
+    # From 0: an axis cut to the data would make every change look large.
     tops = [point.y + point.reach for curve in (*curves.values(), *theirs.values()) for point in curve]
     top = max(*tops, _LEAST_PERCENT if unit == "%" else 0.0) * 1.05 or 1.0
     frame = Frame(260, 168, 38, 26, (min(numbers) - 0.2, max(numbers) + 0.2), (0.0, top))
@@ -86,6 +87,7 @@ def _learning_curve(
     digits = 1 if unit else 2
     parts = [axes(frame, [float(x) for x in range(min(numbers), max(numbers) + 1)], nice_ticks(*frame.y), 0)]
     line = [(frame.px(point.x), frame.py(point.y)) for point in curve]
+    # An upper bound to the right and a lower one back to the left enclose the band.
     banded = [point for point in curve if point.reach]
     if len(banded) > 1:
         upper = [(frame.px(point.x), frame.py(point.y + point.reach)) for point in banded]

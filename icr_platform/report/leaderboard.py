@@ -79,6 +79,7 @@ def leaderboard(policies: Mapping[str, Mapping[str, float]], column: str = "win_
     Args:
         column: `win_rate` or `lc_win_rate`; the table is empty when no policy has such a metric.
     """
+    # A mean over other languages than the paper's would compare nothing.
     measured = languages_of([IterationMetrics(0, metrics) for metrics in policies.values()], column)
     languages = [code for code in measured if code not in MEANS]
     codes = [*languages, "mean"] if set(languages) == set(MEAN_LANGUAGES) else languages

@@ -25,6 +25,7 @@ class Frame(NamedTuple):
     x: tuple[float, float]
     y: tuple[float, float]
 
+    # 10 pixels at the top and on the right stay free for marks that stand on the edge.
     def px(self, value: float) -> float:
         """Pixels from the left edge."""
         low, high = self.x
@@ -44,10 +45,11 @@ def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     """
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return [low] if math.isfinite(low) else []
+    # Of 1, 2, 2.5 and 5 times a power of ten the first step that gives at most `wanted` intervals.
     rough = (high - low) / wanted
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= rough)
-    first = math.ceil(low / step - 1e-9)
+    first = math.ceil(low / step - 1e-9)  # 1e-9: a bound that misses a tick by a rounding error keeps it
     return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 

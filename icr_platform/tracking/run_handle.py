@@ -68,7 +68,7 @@ class RunHandle:
         except Exception as error:
             if not is_connection_trouble(error):
                 raise
-            if len(self._waiting) == 1:
+            if len(self._waiting) == 1:  # said once, not at every step
                 print(
                     f"{redact(self.uri)}: the tracking server does not answer; metrics wait",
                     file=sys.stderr,

@@ -62,6 +62,7 @@ class _Place:
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         folder.mkdir()
         try:
+            # What is not whole never gets the name of the target.
             Path(self._ask(lambda: self.repository.download_artifacts(self.path, str(folder)))).replace(target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

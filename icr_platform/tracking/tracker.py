@@ -82,6 +82,7 @@ class Tracker:
             "icr.process": mark_of_this_process(),
             **{key: str(value) for key, value in tags.items()},
         }
+        # `mlflow run` made a run for this process, which would stay empty if another one were started.
         given = os.environ.get("MLFLOW_RUN_ID") if parent is None else None
         if given:
             handle = RunHandle(self.uri, given, self.experiment_id)

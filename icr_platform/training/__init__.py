@@ -1,1 +1,1 @@
-"""DPO with a likelihood term on implicit preferences."""
+"""The train stage: DPO with a likelihood term, on the pairs that annotate chose."""

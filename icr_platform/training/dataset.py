@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icr_platform.core.artifacts import Artifact
+from icr_platform.core.artifacts import Artifact, open_artifact
 from icr_platform.core.errors import InputError
+from icr_platform.core.schemas import PREFERENCES
 from icr_platform.models.chat import encode_prompt
+from icr_platform.models.loading import load_config, load_tokenizer
+from icr_platform.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,6 +41,18 @@ class TrainingPairs:
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
+
+
+def read_pairs(config: TrainConfig) -> TrainingPairs:
+    """Read the pairs that a training is configured with; raises InputError as `load_pairs` does."""
+    preferences = open_artifact(Path(config.preferences), PREFERENCES)
+    return load_pairs(preferences, load_tokenizer(config.policy, config), longest_sequence(config))
+
+
+def longest_sequence(config: TrainConfig) -> int:
+    """Tokens a sequence may have: max_length, or the positions that the policy has where these are fewer."""
+    positions = getattr(load_config(config.policy).get_text_config(), "max_position_embeddings", None)
+    return min(config.max_length, positions or config.max_length)
 
 
 def load_pairs(preferences: Artifact, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TrainingPairs:

@@ -32,7 +32,7 @@ from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import TrainingPairs
 from icr_platform.training.processes import process_arguments, shard_on_cpu
 from icr_platform.training.resume_points import last_whole, mark_whole
-from icr_platform.training.weights import State, load_trainable, precision, without_bars
+from icr_platform.training.weights import Weights, load_trainable, precision, without_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -308,7 +308,7 @@ def train(
     work: Path,
     curve: Curve,
     policy: PreTrainedModel | None = None,
-) -> State:
+) -> Weights:
     """Train, from the last whole resume point in `work` if there is one.
 
     Returns: the trained weights on the main process, of LoRA the adapters only; on other processes they may be missing.
@@ -334,9 +334,9 @@ def train(
         ) from error
 
 
-def _gathered_state(trainer: PairTrainer) -> State:
+def _gathered_state(trainer: PairTrainer) -> Weights:
     """All trained weights on this process, however they were sharded."""
-    state: State = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
+    state: Weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
     model = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_deepspeed_enabled:
         from deepspeed.utils import safe_get_full_fp32_param

@@ -45,65 +45,63 @@ def public_name(model: str) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else model
 
 
-def model_card(config: TrainConfig, provenance: Provenance, figures: Mapping[str, float]) -> str:
+def model_card(config: TrainConfig, made: Provenance, figures: Mapping[str, float]) -> str:
     """Write Markdown with a header for the hub. The same training gives the same card, byte for byte."""
-    languages = "".join(f"\n- {language}" for language in sorted(provenance.pairs))
-    settings = [name for name, info in TrainConfig.model_fields.items() if role(info) == "setting"]
-    reference = provenance.reference
-    reference_line = (
-        f"| DPO reference | `{reference}` | `{provenance.reference_identity}` |"
-        if reference
-        else "| DPO reference | the policy at the start of training | |"
+    languages = "".join(f"\n- {language}" for language in sorted(made.pairs))
+    reference = "| DPO reference | the policy at the start of training | |"
+    if made.reference:
+        reference = f"| DPO reference | `{made.reference}` | `{made.reference_identity}` |"
+    pairs = "\n".join(
+        f"| {language} | {made.pairs.get(language, 0)} | {made.left_out.get(language, 0)} |"
+        for language in sorted({*made.pairs, *made.left_out})
     )
-    return "\n".join(
-        [
-            "---",
-            "library_name: transformers",
-            "tags:",
-            "- dpo",
-            "- trl",
-            f"language:{languages}",
-            "---",
-            "",
-            "# A policy aligned by implicit cross-lingual rewarding",
-            "",
-            "Trained with DPO and a likelihood term on the chosen responses, "
-            "`L_DPO(beta) + gamma * L_NLL(chosen)` ([arXiv 2503.04647](https://arxiv.org/abs/2503.04647), "
-            "[arXiv 2305.18290](https://arxiv.org/abs/2305.18290)).",
-            "",
-            "## Made from",
-            "| | name | sha256 |",
-            "|---|---|---|",
-            f"| policy | `{provenance.policy}` | `{provenance.policy_identity}` |",
-            reference_line,
-            f"| preferences | {sum(provenance.pairs.values())} pairs | `{provenance.preferences_digest}` |",
-            f"| training | fingerprint | `{provenance.fingerprint}` |",
-            "",
-            "| language | pairs | left out (too long) |",
-            "|---|---|---|",
-            *(
-                f"| {language} | {provenance.pairs.get(language, 0)} | {provenance.left_out.get(language, 0)} |"
-                for language in sorted({*provenance.pairs, *provenance.left_out})
-            ),
-            "",
-            "## Settings",
-            "| field | value |",
-            "|---|---|",
-            *(f"| {name} | `{getattr(config, name)}` |" for name in settings),
-            "",
-            "## Figures",
-            "Means over the last tenth of the logged steps, on the training pairs.",
-            "",
-            "| figure | value |",
-            "|---|---|",
-            *(f"| {name} | {value:.6g} |" for name, value in sorted(figures.items())),
-            "",
-            "## Software",
-            ", ".join([f"icr-platform {__version__}", *(f"{name} {version(name)}" for name in _ENGINES)]),
-            "",
-            "## Citation",
-            "```bibtex",
-            _CITATION + "```",
-            "",
-        ]
-    )
+    fields = TrainConfig.model_fields.items()
+    settings = "\n".join(f"| {name} | `{getattr(config, name)}` |" for name, info in fields if role(info) == "setting")
+    measured = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(figures.items()))
+    software = ", ".join([f"icr-platform {__version__}", *(f"{name} {version(name)}" for name in _ENGINES)])
+    return f"""\
+---
+library_name: transformers
+tags:
+- dpo
+- trl
+language:{languages}
+---
+
+# A policy aligned by implicit cross-lingual rewarding
+
+Trained with DPO and a likelihood term on the chosen responses, \
+`L_DPO(beta) + gamma * L_NLL(chosen)` ([arXiv 2503.04647](https://arxiv.org/abs/2503.04647), \
+[arXiv 2305.18290](https://arxiv.org/abs/2305.18290)).
+
+## Made from
+| | name | sha256 |
+|---|---|---|
+| policy | `{made.policy}` | `{made.policy_identity}` |
+{reference}
+| preferences | {sum(made.pairs.values())} pairs | `{made.preferences_digest}` |
+| training | fingerprint | `{made.fingerprint}` |
+
+| language | pairs | left out (too long) |
+|---|---|---|
+{pairs}
+
+## Settings
+| field | value |
+|---|---|
+{settings}
+
+## Figures
+Means over the last tenth of the logged steps, on the training pairs.
+
+| figure | value |
+|---|---|
+{measured}
+
+## Software
+{software}
+
+## Citation
+```bibtex
+{_CITATION}```
+"""

@@ -27,7 +27,7 @@ from icr_platform.training.config import TrainConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-State = dict[str, torch.Tensor]
+Weights = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _make_saveable(model: PreTrainedModel) -> None:
         generation.do_sample = True
 
 
-def trained_model(config: TrainConfig, state: State, curve: Sequence[Mapping[str, float]]) -> PreTrainedModel:
+def trained_model(config: TrainConfig, state: Weights, curve: Sequence[Mapping[str, float]]) -> PreTrainedModel:
     """Put the trained weights, or LoRA's adapters, into the policy, in float32 on the device of `state`.
 
     The policy is loaded afresh, so that its configs are its own: the trainer changed those of its copy (padding token).
@@ -91,6 +91,7 @@ def trained_model(config: TrainConfig, state: State, curve: Sequence[Mapping[str
     Raises:
         IcrError: a weight is not finite, or none differs from the policy's.
     """
+    # Looked for before anything is written: a checkpoint with NaN loads without an error.
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise IcrError(f"train: weights such as {broken[0]} are not finite after the last step; lower --learning-rate")
@@ -109,7 +110,7 @@ def trained_model(config: TrainConfig, state: State, curve: Sequence[Mapping[str
     return result
 
 
-def _differs(before: State, after: State) -> bool:
+def _differs(before: Weights, after: Weights) -> bool:
     """Whether any weight differs, in the precision of `before`; the first that does ends the search, almost at once."""
     return any(not torch.equal(before[name], after[name].to(before[name])) for name in before)
 
@@ -151,6 +152,7 @@ def save_model(config: TrainConfig, model: PreTrainedModel, folder: Path) -> Non
             saved.load_state_dict(state)
             if not all(torch.isfinite(tensor).all() for tensor in saved.state_dict().values()):
                 raise IcrError(f"train: a weight is too large for {name}; use --save-dtype trained")
+        # Under another name until all is in it: a kill must not leave half a model that looks like one.
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         saved.save_pretrained(unfinished)

@@ -29,11 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if LIFELINE in os.environ:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        from icr_platform.training import stage
+        from icr_platform.training import job
 
         work = given.job.parent
         config = TrainConfig.model_validate(read_json(given.job)["config"])
-        (stage.score_reference if given.score else stage.train_here)(config, work)
+        (job.score_reference if given.score else job.take_part)(config, work)
     except IcrError as error:
         write_json(given.job.parent / ERROR, {"status": error.exit_status, "message": str(error)})
         traceback.print_exc()

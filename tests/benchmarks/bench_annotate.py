@@ -102,7 +102,7 @@ def load_work(folder: Path, tokenizer: PreTrainedTokenizerBase, given: argparse.
     for index, instruction in enumerate(instructions):
         start = index * len(outputs) // len(instructions)
         ids = [encode_response(tokenizer, text)[: given.max_tokens] for text in outputs[start : start + given.samples]]
-        texts.append([tokenizer.decode(y, skip_special_tokens=True) for y in ids])
+        texts.append([str(tokenizer.decode(y, skip_special_tokens=True)) for y in ids])
         groups.append(Group(encode_prompt(tokenizer, instruction), ids))
     return Work(instructions, texts, groups)
 
@@ -212,7 +212,7 @@ def gemm_rate(model: PreTrainedModel) -> Floats:
 
 def needed_operations(model: PreTrainedModel, groups: Sequence[Group]) -> float:
     """2 per weight and token: the body for prompts once and for responses, the LM head for what predicts a response token."""
-    head = model.get_output_embeddings().weight.numel()
+    head = sum(parameter.numel() for parameter in model.get_output_embeddings().parameters())
     body = sum(parameter.numel() for parameter in model.parameters()) - model.get_input_embeddings().weight.numel()
     responses = sum(len(y) for group in groups for y in group.completions)
     return 2.0 * (body * (responses + sum(len(group.prompt_ids) for group in groups)) + head * responses)
@@ -245,7 +245,8 @@ def prepare_trl(
     """TRL's batches, tokenised and padded, of the same responses as pairs, and what it calls to precompute the reference."""
     from datasets import Dataset
     from torch.utils.data import DataLoader
-    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
 
     pairs = [
         {
@@ -262,7 +263,8 @@ def prepare_trl(
                        gradient_checkpointing=False, precompute_ref_log_probs=False),
         train_dataset=Dataset.from_list(pairs), processing_class=tokenizer,
     )  # fmt: skip
-    batches = list(DataLoader(trainer.train_dataset, batch_size=2, collate_fn=trainer.data_collator))
+    rows: Any = trainer.train_dataset
+    batches = list(DataLoader(rows, batch_size=2, collate_fn=trainer.data_collator))
 
     def score(reference: Any, batch: Any) -> None:
         with torch.no_grad():

@@ -213,7 +213,7 @@ def on_paper() -> list[dict[str, Any]]:
         print(f"{name}, {gpus} H100, one iteration")
         files = training_files(config.train, training.rows, shape.parameters, 0, 2, {"num_processes": gpus})
         for work in works(config, training, evaluation, RESPONSE_TOKENS):
-            row = {
+            row: dict[str, Any] = {
                 "run": name,
                 "stage": work.stage,
                 "gpus": gpus,

@@ -27,7 +27,8 @@ from icr_platform.demo.bootstrap import ENGLISH_PAIRS, prepare
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.iterate import iterate
-from icr_platform.pipeline.runner import RunOptions, Session, run_stage
+from icr_platform.pipeline.runner import run_stage
+from icr_platform.pipeline.session import RunOptions, Session
 
 PRESET = Path(__file__).parents[2] / "projects" / "conf" / "demo.yaml"
 ARMS = {"icr": "cross-lingual", "random-labels": "random"}

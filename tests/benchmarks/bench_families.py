@@ -118,7 +118,7 @@ class Result:
     seconds: str = field(default="", compare=False)
 
 
-def families() -> Iterator[tuple[str, type[PreTrainedModel], type[Any]]]:
+def families() -> Iterator[tuple[str, Any, type[Any]]]:
     """Name, model class and config class of every causal family."""
     for config, kind in MODEL_FOR_CAUSAL_LM_MAPPING.items():
         yield config.model_type, kind[0] if isinstance(kind, tuple) else kind, config

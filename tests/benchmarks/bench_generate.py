@@ -69,7 +69,8 @@ def theirs(sampler: TransformersSampler, requests: Sequence[Request]) -> int:
         ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
         stops = sorted(sampler.stops)
-        output = sampler.model.generate(
+        generate: Any = sampler.model.generate
+        output = generate(
             ids, attention_mask=mask, do_sample=True, temperature=TEMPERATURE, top_k=0, max_new_tokens=MAX_TOKENS,
             eos_token_id=stops, pad_token_id=stops[0],
         )[:, length:]  # fmt: skip

@@ -117,8 +117,8 @@ def main() -> None:
         api_rows, local_rows = judgments(Path(folder) / "api"), judgments(Path(folder) / "local")
     spent = api_rows[["input_tokens", "output_tokens"]].sum()
     counts = {
-        name: int(re.search(rf"{name} tokens\D*([\d,]+)", said)[1].replace(",", "")) for name in ("input", "output")
-    }  # type: ignore[index]
+        name: int(re.findall(rf"{name} tokens\D*([\d,]+)", said)[0].replace(",", "")) for name in ("input", "output")
+    }
     print(f"dry run: {counts}; spent: {spent.to_dict()}")
     both = api_rows.join(local_rows.add_suffix("_local"))
     print(both[["outcome", "outcome_local", "preference", "preference_local", "mass", "mass_local"]].to_string())

@@ -127,9 +127,9 @@ def main() -> None:
                 )
                 print(f"| {name} | {among} | {text} | {cells} |", flush=True)
     for name in ("langid", "fasttext"):
-        for among in ((), RUN):
-            share = taken_in(make_identifier(name, among=among), texts)
-            print(f"{name} among {' '.join(among) or 'all'}: {share:.1f}% of {' '.join(OUTSIDERS)} taken for es or fr")
+        for codes in ((), RUN):
+            share = taken_in(make_identifier(name, among=codes), texts)
+            print(f"{name} among {' '.join(codes) or 'all'}: {share:.1f}% of {' '.join(OUTSIDERS)} taken for es or fr")
             results.append({"identifier": name, "among": " ".join(among) or "all", "taken_in": share})
     print("\n| identifier | characters | every text | worst | as it is | worst |\n|---|---|---|---|---|---|")
     for name in ("langid", "fasttext", "lingua"):

@@ -8,6 +8,7 @@ turn. `sampling` starts when the first worker's engine is there, `all` when the 
 
 import argparse
 import json
+import logging
 import os
 import statistics
 import tempfile
@@ -87,7 +88,7 @@ def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": memory})
     for _ in range(2):
         cluster.add_node(num_cpus=1, object_store_memory=memory)
-    ray.init(address=cluster.address, logging_level="error")
+    ray.init(address=cluster.address, logging_level=logging.ERROR)
     with served_apart(seconds=options.seconds) as url, tempfile.TemporaryDirectory() as work:
         write_prompts(Path(work) / "prompts", "icr")
         config = GenerateConfig(

@@ -90,7 +90,8 @@ def train_ours(config: TrainConfig, folder: Path, precompute: str) -> None:
 def train_bare(config: TrainConfig, folder: Path, precompute: bool) -> None:
     """What TRL's documentation says to write, with the same objective and steps."""
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
 
     rows = open_artifact(Path(config.preferences), PREFERENCES).read(["instruction", "chosen", "rejected"]).to_pylist()
     conversations = [

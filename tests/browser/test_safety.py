@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from test_spot_check import press, sign_in
 
+from tests.browser.test_spot_check import press, sign_in
 from tests.support import synthetic_runs
 from tests.support.inspector import READY, Server, go, start_server, terminal, walk
 from tests.support.ports import free_port

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-SMALL = {"vocab_size": 500, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
+SMALL: dict[str, Any] = {"vocab_size": 500, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.1}  # fmt: skip
 
 
@@ -48,7 +50,8 @@ def groups() -> list[Group]:
 def test_float32_equals_the_cpu(index: int, tokens: int) -> None:
     model = models()[index]
     expected = np.concatenate(CompletionScorer(model).score(groups()))
-    scorer = CompletionScorer(model.to("cuda"), tokens)
+    on_device: Any = model
+    scorer = CompletionScorer(on_device.to("cuda"), tokens)
     assert scorer.packed
     lengths = np.array([1, 30, 100, 7] * 3)
     assert (np.abs(np.concatenate(scorer.score(groups())) - expected) / lengths).max() < 2e-5
@@ -56,7 +59,8 @@ def test_float32_equals_the_cpu(index: int, tokens: int) -> None:
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_bfloat16_is_the_models_own_up_to_its_rounding(index: int) -> None:
-    model = models()[index].to("cuda", torch.bfloat16)
+    model: Any = models()[index]
+    model = model.to("cuda", torch.bfloat16)
     scorer = CompletionScorer(model)
     assert scorer.packed
     packed = np.concatenate(scorer.score(groups()))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -99,7 +98,7 @@ def changed(config: AnnotateConfig, **values: object) -> AnnotateConfig:
     return AnnotateConfig(**(config.model_dump() | values))
 
 
-def frame(folder: Path, table: Any) -> pd.DataFrame:
+def frame(folder: Path, table: Any) -> Any:
     return open_artifact(folder / table.name, table).read().to_pandas()
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ from icr_platform.cli.commands import run
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.schemas import JUDGMENTS, LOGPROBS, OUTPUTS, PREFERENCES, RESPONSES, REWARDS, TableSchema
 from icr_platform.engines.judging.local_judge import LocalJudge
+from icr_platform.engines.judging.pairwise import Pair
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
 from icr_platform.engines.scoring.logprobs import CompletionScorer
 from icr_platform.pipeline.identity import Code, Identity
@@ -54,7 +55,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
         return score(self, groups, *rest)
 
     def spy_judge(self, parts):  # type: ignore[no-untyped-def]
-        def seen() -> Iterator[object]:
+        def seen() -> Iterator[Sequence[Pair]]:
             for part in parts:
                 made.pairs += [(pair.language, pair.prompt_id) for pair in part]
                 yield part
@@ -291,7 +292,7 @@ def test_no_reuse_works_afresh_or_says_why_not(
     files = {path: path.stat().st_mtime_ns for path in (store / "out").rglob("*")}
     capsys.readouterr()
     assert run([*explicit, "--no-reuse"]) == 2
-    assert "--no-reuse makes it afresh" in capsys.readouterr().err
+    assert "--no-reuse makes it again" in capsys.readouterr().err
     assert files == {path: path.stat().st_mtime_ns for path in (store / "out").rglob("*")}
 
 

@@ -146,7 +146,7 @@ def test_reading_writes_nothing(settings: dict[str, object], tmp_path: Path) -> 
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from icr_platform.core.config import EvalConfig
+from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.stage import read, run
 from icr_platform.core.stage_protocol import StageContext
 run(read(EvalConfig(**json.loads(sys.argv[1]))), StageContext(Path(sys.argv[2]), "f"))

@@ -78,7 +78,8 @@ def test_a_stopped_run_goes_on_with_the_shards_that_are_left(
     tiny_model: Path, prompt_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generate(tmp_path / "whole", tiny_model, prompt_folder)
-    sample, sampled = TransformersSampler.sample, []
+    sample = TransformersSampler.sample
+    sampled: list[int] = []
 
     def counts(sampler: TransformersSampler, requests: Sequence[Request], *rest: Any) -> Any:
         if len(sampled) == stop_after:

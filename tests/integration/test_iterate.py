@@ -16,9 +16,10 @@ from icr_platform.cli.flags import parse
 from icr_platform.core.errors import InputError
 from icr_platform.models.loading import load_model
 from icr_platform.models.model_identity import model_identity
+from icr_platform.pipeline.checkpoint_removal import checkpoints_to_give_up
 from icr_platform.pipeline.config import IterateConfig
-from icr_platform.pipeline.iterate import checkpoints_to_give_up, iterate
-from icr_platform.pipeline.runner import open_session
+from icr_platform.pipeline.iterate import iterate
+from icr_platform.pipeline.session import open_session
 from icr_platform.tracking.tracker import Tracker
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from icr_platform.pipeline.iterate import show_leaderboard
+from icr_platform.pipeline.arm_results import show_leaderboard
 from icr_platform.report.arm_report import Report
 from icr_platform.report.iteration_metrics import IterationMetrics
 from icr_platform.tracking.tracker import Tracker

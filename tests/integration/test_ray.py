@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -64,7 +65,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": memory})
         for _ in range(2):
             cluster.add_node(num_cpus=1, object_store_memory=memory)
-        ray.init(address=cluster.address, logging_level="error")
+        ray.init(address=cluster.address, logging_level=logging.ERROR)
         yield cluster
         ray.shutdown()
         cluster.shutdown()
@@ -192,7 +193,7 @@ def test_a_node_that_dies_midway_costs_nothing_but_time(
 DRIVER = """
 import json, sys
 from pathlib import Path
-from icr_platform.core.config import GenerateConfig
+from icr_platform.generation.config import GenerateConfig
 from icr_platform.generation.stage import read, run
 from icr_platform.core.stage_protocol import StageContext
 run(read(GenerateConfig(**json.loads(sys.argv[1]))), StageContext(Path(sys.argv[2]), "f"))

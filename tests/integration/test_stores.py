@@ -13,8 +13,9 @@ import yaml
 
 from icr_platform.cli.flags import parse
 from icr_platform.demo import IDENTIFIER
-from icr_platform.pipeline.iterate import Arm, iterate
-from icr_platform.pipeline.runner import open_session
+from icr_platform.pipeline.arm import Arm
+from icr_platform.pipeline.iterate import iterate
+from icr_platform.pipeline.session import open_session
 from icr_platform.tracking.tracker import Tracker
 from tests.support.fault_server import KEY, fault_servers
 from tests.support.postgres import empty_schema

@@ -54,6 +54,7 @@ def test_a_run_keeps_params_metrics_tables_and_artifacts(local_store: Path) -> N
     assert run.data.params == {"a": "1", "url": "https://host/v1", "b": "3"}
     assert run.data.metrics["win_rate/es"] == 51.5
     assert run.data.tags["mlflow.parentRunId"] == parent.run_id
+    assert run.inputs is not None
     assert run.inputs.dataset_inputs[0].dataset.name == "prompts"
     assert Path(tracker.resolve(f"runs:/{child.run_id}/responses"), "part.txt").read_text() == "text"
     found = tracker.find_finished("k")

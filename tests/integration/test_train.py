@@ -46,7 +46,7 @@ SHARDED = [
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-from icr_platform.core.config import TrainConfig
+from icr_platform.training.config import TrainConfig
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.training import dpo, stage
 
@@ -178,7 +178,7 @@ def test_a_checkpoint_keeps_what_was_trained_though_the_policy_is_stored_in_bflo
     load_model(values["policy"], "bfloat16", "cpu").save_pretrained(policy)
     load_tokenizer(values["policy"]).save_pretrained(policy)
     before = margin(policy, values["preferences"])
-    changes = {"policy": str(policy), "learning_rate": 1e-5}
+    changes: dict[str, Any] = {"policy": str(policy), "learning_rate": 1e-5}
     for save_dtype in ("trained", "stored"):
         result = train(values, tmp_path / save_dtype, save_dtype=save_dtype, **changes)
         trained, saved, loaded = (result.metrics[f"train/{name}_margin"] for name in ("trained", "saved", "loaded"))
@@ -314,7 +314,7 @@ def test_bad_input_is_refused_before_anything_is_written(values: dict[str, Any],
 def test_two_processes_train_one_model(values: dict[str, Any], tmp_path: Path) -> None:
     """Each process takes half of every batch; the reference of both is the policy, so that rewards begin at zero."""
     steps: list[int] = []
-    changes = {"accelerate_config": str(TWO_PROCESSES), "batch_size": 2, "precompute_reference": "no"}
+    changes: dict[str, Any] = {"accelerate_config": str(TWO_PROCESSES), "batch_size": 2, "precompute_reference": "no"}
     result = train(values, tmp_path / "out", steps, **changes)
     assert steps == [1, 2, 3, 4, 5, 6]
     curve = result.tables["loss_curve"]
@@ -333,12 +333,18 @@ def test_a_step_is_the_same_in_one_process_and_in_two_when_pairs_do_not_go_round
 ) -> None:
     """Eleven pairs in batches of 2 per process: accelerate repeats one pair, which must not count twice."""
     preferences = str(make_preferences(tmp_path / "eleven", Path(values["policy"]), 11))
-    changes = {"preferences": preferences, "epochs": 1.0, "precompute_reference": "no", "learning_rate": 1e-3}
+    changes: dict[str, Any] = {
+        "preferences": preferences,
+        "epochs": 1.0,
+        "precompute_reference": "no",
+        "learning_rate": 1e-3,
+    }
     curves = []
-    for name, more in {
+    ways: dict[str, dict[str, Any]] = {
         "one": {"batch_size": 3, "accumulation": 4},
         "two": {"batch_size": 2, "accumulation": 3, "accelerate_config": str(TWO_PROCESSES)},
-    }.items():
+    }
+    for name, more in ways.items():
         result = train(values, tmp_path / name, **changes, **more)
         assert len(result.tables["loss_curve"]) == 1
         curves.append(result.tables["loss_curve"])
@@ -366,7 +372,12 @@ def test_sharded_recipes_train_what_whole_copies_train(
     values: dict[str, Any], tmp_path: Path, name: str, precompute: str
 ) -> None:
     """Policy and DPO reference in shards: the curve of DDP, which holds a whole copy of each in both processes."""
-    changes = {"batch_size": 2, "precompute_reference": precompute, "dpo_reference": "initial", "learning_rate": 1e-3}
+    changes: dict[str, Any] = {
+        "batch_size": 2,
+        "precompute_reference": precompute,
+        "dpo_reference": "initial",
+        "learning_rate": 1e-3,
+    }
     whole = train(values, tmp_path / "whole", accelerate_config=str(TWO_PROCESSES), **changes)
     recipe = recipe_for_two_processes(name, tmp_path)
     result = train(values, tmp_path / "out", accelerate_config=str(recipe), **changes)
@@ -396,7 +407,7 @@ def test_a_killed_sharded_training_goes_on_from_its_resume_point(
     values: dict[str, Any], tmp_path: Path, name: str
 ) -> None:
     """From the shards of weights and optimizer states that both processes wrote."""
-    recipe = {"accelerate_config": str(recipe_for_two_processes(name, tmp_path)), "batch_size": 2}
+    recipe: dict[str, Any] = {"accelerate_config": str(recipe_for_two_processes(name, tmp_path)), "batch_size": 2}
     undisturbed = train(values, tmp_path / "whole", **recipe).tables["loss_curve"]
     arguments = json.dumps([values | recipe, str(tmp_path / "out"), "step", 5, str(tmp_path / "steps")])
     child = subprocess.run([sys.executable, "-c", KILLED, arguments], capture_output=True, text=True)
@@ -432,7 +443,7 @@ def test_two_machines_train_one_model(values: dict[str, Any], tmp_path: Path) ->
         worker = ["-m", "icr_platform.training.worker", str(job)]
         return subprocess.run([*command, *worker], capture_output=True, text=True, timeout=300)
 
-    changes = {"batch_size": 2, "precompute_reference": "no"}
+    changes: dict[str, Any] = {"batch_size": 2, "precompute_reference": "no"}
     with ThreadPoolExecutor(1) as machine_1:
         other = machine_1.submit(join)
         result = train(values, tmp_path / "out", accelerate_config=str(recipe), **changes)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -162,7 +162,7 @@ def expected(judgments: pd.DataFrame, anchors: pd.DataFrame) -> pd.DataFrame:
     """A row per model and choice of C: plain win rate, standard error and discrete win rate, and the length-controlled fit."""
     rows = []
     for model, of_model in judgments.groupby("model", sort=False):
-        preference = of_model["preference"].dropna()
+        preference: Any = of_model["preference"].dropna()
         wins = (preference > 0.5) + 0.5 * (preference == 0.5)
         plain = {
             "plain_win_rate": 100 * preference.mean(),

@@ -68,7 +68,7 @@ def completion(request: dict[str, Any], answer: str) -> dict[str, Any]:
         choice["message"]["refusal"] = "I cannot compare these."
     if request.get("logprobs") and answer in ("logprobs", "prose"):
         pairs = [("m", 0.95 * m), ("M", 0.95 * (1 - m)), ("The", 0.05)] if answer == "logprobs" else [("Both", 1.0)]
-        top = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in pairs]
+        top: list[dict[str, Any]] = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in pairs]
         top.sort(key=lambda entry: -entry["logprob"])
         choice["logprobs"] = {"content": [top[0] | {"top_logprobs": top}]}
     usage = {"prompt_tokens": sum(tokens(message["content"]) for message in request["messages"]) + 7,

@@ -46,7 +46,7 @@ def start_server(store: Path, port: int, **options: object) -> subprocess.Popen[
         process = subprocess.Popen(
             [sys.executable, "-c", code, "inspect", *flags], env=environment, stdout=out, stderr=out, text=True
         )
-    for _ in range(240):
+    for _ in range(720):
         if process.poll() is not None:
             raise RuntimeError(
                 f"the inspector ended with {process.returncode}: {terminal(store, port).read_text()[-1000:]}"
@@ -59,7 +59,7 @@ def start_server(store: Path, port: int, **options: object) -> subprocess.Popen[
         except OSError:
             time.sleep(0.25)
     process.kill()
-    raise RuntimeError("the inspector did not answer within a minute")
+    raise RuntimeError("the inspector did not answer within three minutes")
 
 
 def terminal(store: Path, port: int) -> Path:

@@ -47,7 +47,7 @@ class MlflowServer:
             self.process.wait()
             self.process = None
         while any(
-            connection.laddr.port == self.port
+            connection.laddr and connection.laddr.port == self.port
             for connection in psutil.net_connections()
             if connection.status == "LISTEN"
         ):

@@ -45,3 +45,30 @@ def write_preferences(folder: Path, model: Path, count: int = 24) -> Path:
     writer.write_part(0, pa.Table.from_pylist(sorted(rows, key=lambda row: (row["language"], row["prompt_id"]))))
     writer.close(1)
     return folder
+
+
+def write_responses(folder: Path, model: Path, samples: int = 3) -> Path:
+    """A responses artifact: the right answers to PROMPTS, each sample a character shorter, ids by `model`'s tokenizer."""
+    import pyarrow as pa
+    from transformers import AutoTokenizer
+
+    from icr_platform.core.artifacts import ArtifactWriter
+    from icr_platform.core.schemas import RESPONSES as TABLE
+    from icr_platform.models.chat import encode_response
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    writer = ArtifactWriter(folder, TABLE, "responses")
+    for part, (language, answers) in enumerate(sorted(RESPONSES.items())):
+        rows = []
+        for i, answer in enumerate(answers):
+            for j in range(samples):
+                text = answer[: -1 - j]
+                ids = encode_response(tokenizer, text)
+                rows.append({
+                    "language": language, "prompt_id": f"p{i}", "sample_index": j, "response": text, "token_ids": ids,
+                    "finish_reason": "stop", "token_ids_source": "sampler", "token_count": len(ids),
+                    "character_count": len(text), "detected_language": language, "language_confidence": 0.9,
+                })  # fmt: skip
+        writer.write_part(part, pa.Table.from_pylist(rows, schema=TABLE.schema))
+    writer.close(len(RESPONSES))
+    return folder

@@ -108,9 +108,10 @@ def sampled(
         selection = select_pairs(raw, lengths, fit.alpha, eligible=eligible, text_codes=codes)
         for i, prompt in enumerate(own):
             key = {"language": language, "prompt_id": prompt.prompt_id}
-            for j in np.flatnonzero(~eligible[i]):
+            for left_out in np.flatnonzero(~eligible[i]):
+                j = int(left_out)
                 reason = "empty" if lengths[i, j] == 0 else "truncated"
-                drops.append({**key, "sample_index": int(j), "reason": reason, "detail": "finish_reason is 'length'"})
+                drops.append({**key, "sample_index": j, "reason": reason, "detail": "finish_reason is 'length'"})
             c, r = int(selection.chosen_index[i]), int(selection.rejected_index[i])
             if c < 0:
                 drops.append({**key, "sample_index": None, "reason": selection.reason[i], "detail": "no pair is left"})
@@ -288,13 +289,13 @@ def small_run(tracker: Tracker, folder: Path, per_language: int = 12, copy: bool
         parts = [
             evaluated(
                 prompts,
-                lambda p, a=answer: a(p)[0],
+                lambda p, answer=answer: str(answer(p)[0]),
                 lambda p: small_answers(99, 1)(p)[0],
                 -1.0 + 0.6 * t,
                 70 + t,
                 params,
             )
-        ]  # type: ignore[misc]
+        ]
         if t:
             parts.append(sampled(prompts, small_answers(10 + t), 20 + t, kinds))
         iterations[t] = merged(*parts)
@@ -603,7 +604,7 @@ def _big_eval(t: int, codes: Sequence[str], per_language: int, shard: int = 805)
     rng = np.random.default_rng(t)
     count = max(per_language // 10, 20)
     outputs, judgments = [], []
-    metrics = {}
+    metrics: dict[str, float] = {}
     for code in codes:
         ids = [f"eval-{i:05d}" for i in range(count)]
         texts = [_text(rng, f"{i}/{t}", int(rng.integers(4, 30))) for i in ids]

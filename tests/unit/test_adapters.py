@@ -39,7 +39,7 @@ def adapter(tiny_model: Path, tmp_path: Path) -> Path:
         rank_pattern={"q_proj": 6},
     )  # fmt: skip
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings)
-    model.save_pretrained(tmp_path / "adapter")
+    model.save_pretrained(str(tmp_path / "adapter"))
     return tmp_path / "adapter"
 
 
@@ -81,7 +81,7 @@ def test_its_identity_is_that_of_both(adapter: Path) -> None:
     assert len(identities) == 4
     moved = base.rename(base.with_name("moved"))
     change(adapter, base_model_name_or_path=str(moved))
-    assert model_identity(str(adapter)) in identities, "where its base lies is no part of it"
+    assert model_identity(str(adapter)) in identities, "where its base lies does not count"
 
 
 def test_its_base_may_be_named_from_its_own_folder(adapter: Path) -> None:

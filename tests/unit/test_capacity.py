@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.models.loading import load_config, load_tokenizer, parameter_count
 from icr_platform.pipeline.config import IterateConfig
-from icr_platform.pipeline.runner import RunOptions
+from icr_platform.pipeline.session import RunOptions
 from icr_platform.planning.capacity import (
     DEVICES,
     Prompts,

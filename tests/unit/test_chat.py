@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -143,7 +143,8 @@ def test_ids_to_stop_on(style: Style) -> None:
 
 def test_decoding_keeps_white_space(style: Style) -> None:
     tokenizer = build(style)
-    ids = [*tokenizer.convert_tokens_to_ids([" ", "hi", "\n", "\n"]), end_of_turn_id(tokenizer)]
+    spaced: Any = tokenizer.convert_tokens_to_ids([" ", "hi", "\n", "\n"])
+    ids = [*spaced, end_of_turn_id(tokenizer)]
     assert decode_response(tokenizer, ids) == " hi\n\n"
 
 

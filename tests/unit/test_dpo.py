@@ -49,8 +49,15 @@ def naive_token_logprobs(model: Any, prompt: list[int], completion: list[int]) -
     return torch.stack([logits[len(prompt) - 1 + i, token] for i, token in enumerate(completion)])
 
 
+def model_of(trainer: PairTrainer) -> Any:
+    """The model that is trained; the base class also allows None."""
+    assert trainer.model is not None
+    return trainer.model
+
+
 def first_batch(trainer: PairTrainer, size: int) -> dict[str, torch.Tensor]:
-    batch: dict[str, torch.Tensor] = trainer.data_collator([trainer.train_dataset[i] for i in range(size)])
+    rows: Any = trainer.train_dataset
+    batch: dict[str, torch.Tensor] = trainer.data_collator([rows[i] for i in range(size)])
     return batch
 
 
@@ -132,17 +139,18 @@ def test_the_gradient_of_a_step_does_not_know_how_its_pairs_were_batched(
     tiny_models: tuple[Path, Path], mixture: Path, pairs: TrainingPairs, tmp_path: Path, kind: str
 ) -> None:
     """Eleven pairs of different lengths: the last batch, or the last accumulation, is an incomplete one."""
-    eleven = TrainingPairs(*(column[:11] for column in (pairs.languages, pairs.prompt_ids, pairs.chosen_ids,
-                                                       pairs.rejected_ids)), {})  # fmt: skip
+    eleven = TrainingPairs(
+        pairs.languages[:11], pairs.prompt_ids[:11], pairs.chosen_ids[:11], pairs.rejected_ids[:11], {}
+    )
     assert len({len(ids) for ids in eleven.chosen_ids}) > 3
     models = tiny_models if kind == "dense" else (mixture, mixture)
     policy, reference = (load_model(str(path), "float32", "cpu").double() for path in models)
     for model in (policy, reference):
-        model.config.output_router_logits = False  # which of its losses a model reports is no part of ours
+        model.config.output_router_logits = False  # our loss does not depend on which of its losses a model reports
         model.set_experts_implementation("eager")  # the grouped one has no float64
     config = config_for(models, beta=0.3, gamma=0.7)
     loss_by_hand(policy, reference, eleven, range(11), config).backward()
-    expected = {name: p.grad for name, p in policy.named_parameters()}
+    expected = {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
     scale = max(float(gradient.abs().max()) for gradient in expected.values())
     for batch_size, accumulation in ((1, 16), (2, 8), (4, 4), (16, 1)):
         batched = config.model_copy(update={"batch_size": batch_size, "accumulation": accumulation})
@@ -154,7 +162,7 @@ def test_the_gradient_of_a_step_does_not_know_how_its_pairs_were_batched(
 
 def gradients(trainer: PairTrainer, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     trainer.compute_loss(trainer.model, batch).backward()
-    return {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+    return {name: p.grad for name, p in model_of(trainer).named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("reference", ["initial", "policy"])
@@ -180,13 +188,13 @@ def test_merged_lora_model_equals_the_adapted_one(
     config = config_for(tiny_models, lora_rank=3, lora_alpha=12.0, dpo_reference="policy")
     trainer = build_trainer(config, pairs, None, tmp_path / "work")
     with torch.no_grad():
-        for name, parameter in trainer.model.named_parameters():
+        for name, parameter in model_of(trainer).named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
     save_model(config, trained_model(config, get_peft_model_state_dict(trainer.model), []), tmp_path / "model")
     ids = torch.tensor([[*pairs.prompt_ids[0], *pairs.chosen_ids[0]]])
     with torch.no_grad():
-        adapted = trainer.model(ids).logits
+        adapted = model_of(trainer)(ids).logits
         merged = load_model(str(tmp_path / "model"), "float32", "cpu")(ids).logits
         before = load_model(config.policy, "float32", "cpu")(ids).logits
     assert float((merged - adapted).abs().max()) < 1e-4
@@ -202,7 +210,7 @@ def test_each_pair_of_a_step_weighs_the_same_in_however_many_processes(
     sampler = BatchSampler(SequentialSampler(range(len(pairs))), batch_size, drop_last=False)
     for rank in range(processes):
         trainer = build_trainer(config_for(tiny_models, batch_size=batch_size), pairs, None, tmp_path)
-        trainer.accelerator = SimpleNamespace(gradient_state=SimpleNamespace(end_of_dataloader=True))  # type: ignore[assignment]
+        trainer.accelerator = SimpleNamespace(gradient_state=SimpleNamespace(end_of_dataloader=True))
         trainer.args = SimpleNamespace(
             per_device_train_batch_size=batch_size, world_size=processes, process_index=rank, device="cpu"
         )  # type: ignore[assignment]
@@ -235,8 +243,8 @@ def test_written_model_keeps_the_policys_configs_but_for_the_dtype_it_has(
     tokenizer.save_pretrained(policy)
     config = config_for((policy, policy), dpo_reference="policy", save_dtype=save_dtype)
     trainer = build_trainer(config, pairs, np.zeros((len(pairs), 2)), tmp_path / "work")
-    assert trainer.model.config.pad_token_id is not None
-    assert trainer.model.dtype == torch.float32
+    assert model_of(trainer).config.pad_token_id is not None
+    assert model_of(trainer).dtype == torch.float32
     state = moved(trainer.model)
     if save_dtype == "stored":
         state["model.norm.weight"][0] += 1.0
@@ -362,7 +370,7 @@ def test_a_mixed_precision_training_leaves_none_behind(
     reference = np.zeros((len(pairs), 2))
     mixed = build_trainer(config_for(tiny_models, dtype="bfloat16"), pairs, reference, tmp_path / "mixed")
     assert mixed.accelerator.mixed_precision == "bf16"
-    assert next(mixed.model.parameters()).dtype == torch.float32
+    assert next(model_of(mixed).parameters()).dtype == torch.float32
     whole = build_trainer(config_for(tiny_models, dtype="float32"), pairs, reference, tmp_path / "whole")
     assert whole.accelerator.mixed_precision == "no"
 

@@ -17,7 +17,7 @@ from icr_platform.cli.flags import parse
 from icr_platform.core.config import Config, grouped, is_section, leaves
 from icr_platform.core.errors import InputError
 from icr_platform.pipeline.config import IterateConfig
-from icr_platform.pipeline.runner import RunOptions
+from icr_platform.pipeline.session import RunOptions
 from icr_platform.pipeline.stages import CONFIGURED
 
 PROJECTS = Path(__file__).parents[2] / "projects"

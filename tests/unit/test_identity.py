@@ -37,6 +37,7 @@ from icr_platform.engines.identification.language_id import IDENTIFIERS
 from icr_platform.engines.judging.api_judge import confirmed_endpoint
 from icr_platform.engines.judging.choice import judge_place
 from icr_platform.engines.judging.settings import JUDGES
+from icr_platform.engines.sampling.settings import SAMPLERS
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.model_identity import model_identity
@@ -145,6 +146,9 @@ def replace_in(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
+PAIRS = [{"prompt": f"{n}?", "chosen": f"yes {n}", "rejected": "no"} for n in range(3)]
+
+
 def write(path: Path, text: str = "anything") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -235,8 +239,6 @@ CHANGING: list[tuple[str, str, dict[str, Any], Edit | None, dict[str, Any]]] = [
     ("a question", "mt_bench", {"judge_identity": "j"}, lambda r: replace_in(r / "questions/en.jsonl", '"a"', '"c"'), {}),
     ("a task's file", "benchmarks", {"task_folder": "tasks"}, lambda r: write(r / "tasks/own.yaml", "task: b"), {}),
 ]  # fmt: skip
-
-PAIRS = [{"prompt": f"{n}?", "chosen": f"yes {n}", "rejected": "no"} for n in range(3)]
 
 
 def move_the_world(root: Path) -> Path:
@@ -473,7 +475,7 @@ def with_other_prose(text: str) -> str:
         body = getattr(node, "body", None)
         is_documented = isinstance(body, list) and body and code_digest._is_docstring(body[0])
         if is_documented and isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)):
-            body[0].value.value = "Says something else."  # type: ignore[index, union-attr]
+            body[0].value.value = "Says something else."  # type: ignore[index]
     return "# a comment\n" + ast.unparse(tree) + "\n\n# another\n"
 
 
@@ -549,10 +551,10 @@ def test_modules_that_make_no_numbers_may_be_edited(world: Path, stage: str, mon
 
 def test_modules_and_settings_that_are_left_out_are_there_under_these_names() -> None:
     """A module or a setting that is renamed would otherwise count again without a word."""
-    groups = (*identity._SAMPLERS.values(), identity._SCORING)
-    named = {f"icr_platform.{module}" for modules in groups for module in modules} | code_digest.PLUMBING
+    named = {f"icr_platform.{module}" for module in identity._SCORING} | code_digest.PLUMBING
     named |= {row.module for row in STAGES.values()}
     named |= {f"icr_platform.{module}" for module in ("generation", "annotation.translation", "evaluation.outputs")}
+    named |= {module_of(sampler.part.place) for sampler in SAMPLERS.values()}
     named |= {module_of(judge_place(name)) for name in JUDGES} | {
         module_of(part.place) for part in IDENTIFIERS.values()
     }

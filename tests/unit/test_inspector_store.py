@@ -12,13 +12,13 @@ from ui.pages.inspector import Content, Focus, Inspector, Show
 from ui.pages.shell import render_page
 from ui.pages.table_of_pages import PAGES, Page
 from ui.review.verdict_store import VerdictStore
-from ui.tables.queries import Engine
+from ui.tables.queries import QueryEngine
 from ui.tables.runs import Catalogue
 
 
 def of_reviewer(inspector: Inspector, focus: Focus) -> Content:
     """Spot-check of someone who gave her name."""
-    return spot_check.turn(inspector, focus, "ana").content
+    return spot_check.offer(inspector, focus, "ana").content
 
 
 SHOWS: list[tuple[Page, Show | None]] = [
@@ -32,7 +32,7 @@ def test_a_store_that_does_not_answer(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     catalogue = Catalogue(TrackingReader("http://127.0.0.1:9"), tmp_path)  # discard: nothing listens there
-    inspector = Inspector(catalogue, Engine(), VerdictStore(str(tmp_path / "verdicts.db")))
+    inspector = Inspector(catalogue, QueryEngine(), VerdictStore(str(tmp_path / "verdicts.db")))
     html = render_page(inspector, page, {"run": "0" * 32, "iteration": "1"}, show)
     assert "the tracking store does not answer; is it running?" in html
     assert "Something went wrong" not in html

@@ -153,7 +153,9 @@ def test_sister_languages_count_as_one_and_share_their_probability(name: str, as
 
 def test_a_fourth_language_does_not_win_over_three_that_count_as_one() -> None:
     candidates = [("sl", 0.4), ("hr", 0.25), ("sh", 0.15), ("bs", 0.1), ("xx", 0.5)]
-    assert _best(candidates, frozenset({"sl", "hr", "sr", "bs"})) == ("hr", pytest.approx(0.5 / 0.9))
+    found = _best(candidates, frozenset({"sl", "hr", "sr", "bs"}))
+    assert found.language == "hr"
+    assert found.confidence == pytest.approx(0.5 / 0.9)
 
 
 def test_only_sisters_count_as_one() -> None:

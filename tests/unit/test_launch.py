@@ -26,7 +26,7 @@ def run(work: Path, code: str) -> None:
 
 
 def test_an_error_left_by_a_worker_is_raised_as_it_was(tmp_path: Path) -> None:
-    error = json.dumps({"status": 2, "message": "a: row 3: field 'b' is empty; mend it"})
+    error = json.dumps({"status": 2, "message": "a: row 3: field 'b' is empty; correct it"})
     with pytest.raises(InputError, match="row 3"):
         run(tmp_path, f"open({str(tmp_path / 'error.json')!r}, 'w').write({error!r}); raise SystemExit(2)")
     run(tmp_path, "pass")

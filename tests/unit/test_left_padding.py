@@ -20,7 +20,7 @@ from icr_platform.models import left_padding
 from icr_platform.models.chat import encode_messages, encode_prompt
 from icr_platform.models.left_padding import Batching, find_batching
 from icr_platform.models.loading import load_tokenizer
-from icr_platform.models.small_copy import build_random, small_config
+from icr_platform.models.small_copy import NoCopyError, build_random, small_config
 
 TEXTS = ["Name a fruit.", "¿De qué color es la hierba? ¿Es un perro una herramienta?" * 2, "Was ist rot?", "Hi"]
 
@@ -123,7 +123,7 @@ def test_a_model_that_cannot_be_shrunk_goes_one_row_at_a_time(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(model: PreTrainedModel) -> PreTrainedModel:
-        raise left_padding.NoCopyError("a small copy of it does not run (KeyError: 'sizes')")
+        raise NoCopyError("a small copy of it does not run (KeyError: 'sizes')")
 
     monkeypatch.setattr(left_padding, "small_copy", refuse)
     monkeypatch.setattr(left_padding, "_found", {})

@@ -62,7 +62,7 @@ def test_labels_are_read_with_and_without_a_space(tiny_model: Path) -> None:
     for label in "mM":
         texts = {tokenizer.decode([index]) for index in label_ids(tokenizer, label)}
         assert label in texts
-        assert {text.strip() for text in texts} == {label}
+        assert {str(text).strip() for text in texts} == {label}
 
 
 def test_texts_with_placeholders_are_not_filled_in_again() -> None:

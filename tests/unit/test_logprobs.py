@@ -95,7 +95,7 @@ def groups_of(sizes: Sequence[tuple[int, Sequence[int]]], seed: int = 0) -> list
 
 
 GROUPS = groups_of([(7, [5, 1, 12, 40]), (1, [3]), (30, [2, 2, 0, 9]), (4, []), (3, [0])])
-SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+SMALL: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
          "initializer_range": 0.3}  # fmt: skip
 
@@ -189,7 +189,7 @@ def phimoe_with_window() -> PreTrainedModel:
 
 def qwen2_moe_with_window_layers() -> PreTrainedModel:
     types = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": BEYOND_PROBE}
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    experts: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
     config = Qwen2MoeConfig(**SMALL, **experts, shared_expert_intermediate_size=24)
     vars(config).update(types)
     return Qwen2MoeForCausalLM(config)
@@ -201,7 +201,7 @@ def gemma3_with_window_layers() -> PreTrainedModel:
 
 
 def llama4_in_chunks() -> PreTrainedModel:
-    experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "intermediate_size_mlp": 48}
+    experts: dict[str, Any] = {"num_local_experts": 2, "num_experts_per_tok": 1, "intermediate_size_mlp": 48}
     config = Llama4TextConfig(**SMALL, **experts, head_dim=8, attention_chunk_size=BEYOND_PROBE)
     return Llama4ForCausalLM(config)
 
@@ -231,12 +231,15 @@ def test_equals_one_sequence_at_a_time(build: Callable[[], PreTrainedModel], pac
 def kernel(**arguments: Any) -> torch.Tensor:
     """Attention of one head over a pack of three tokens, in a first layer, under a causal mask."""
     pack = Pack()
-    pack.add_run(0, [1, 2, 3], (), 0)
-    heads = [torch.randn(1, 1, 3, 8) for _ in range(3)]
+    pack.add_segment(0, [1, 2, 3], (), 0)
+    query, key, value = (torch.randn(1, 1, 3, 8) for _ in range(3))
     layer = torch.nn.Module()
     layer.layer_idx = 0  # type: ignore[assignment]
-    given = {"attention_mask": Mask(None), "packed_layout": PackedLayout(pack, {}, torch.device("cpu"))} | arguments
-    return packed_attention.packed_attention(layer, *heads, **given)[0]
+    given: dict[str, Any] = {
+        "attention_mask": Mask(None),
+        "packed_layout": PackedLayout(pack, {}, torch.device("cpu")),
+    } | arguments
+    return packed_attention.packed_attention(layer, query, key, value, **given)[0]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +263,7 @@ def test_an_attention_call_that_asks_for_more_is_refused(argument: str, value: A
 def test_sinks_take_their_share_of_the_softmax() -> None:
     """With equal scores and values of 1, a sink of log(n) leaves query i (i + 1) / (i + 1 + n) of the attention."""
     pack = Pack()
-    pack.add_run(0, [1, 2, 3], (), 0)
+    pack.add_segment(0, [1, 2, 3], (), 0)
     layer = torch.nn.Module()
     layer.layer_idx = 0  # type: ignore[assignment]
     seen, _ = packed_attention.packed_attention(
@@ -272,9 +275,9 @@ def test_sinks_take_their_share_of_the_softmax() -> None:
 
 
 def test_masks_with_other_conditions_are_refused() -> None:
-    config = LlamaConfig(**SMALL, sliding_window=4, attention_chunk_size=5)
+    config = LlamaConfig(**SMALL | {"sliding_window": 4, "attention_chunk_size": 5})
     config._attn_implementation = packed_attention.NAME
-    rest = {"inputs_embeds": torch.zeros(1, 7, 32), "attention_mask": None, "past_key_values": None}
+    rest: dict[str, Any] = {"inputs_embeds": torch.zeros(1, 7, 32), "attention_mask": None, "past_key_values": None}
 
     def first_two(batch: Any, head: Any, query: Any, key: Any) -> Any:
         return key < 2
@@ -285,7 +288,7 @@ def test_masks_with_other_conditions_are_refused() -> None:
         masking_utils.create_chunked_causal_mask(config, **rest)
     for condition in ("or_mask_function", "and_mask_function"):
         with pytest.raises(NotPackableError, match="conditions of its own"):
-            masking_utils.create_causal_mask(config, **rest, **{condition: first_two})
+            masking_utils.create_causal_mask(config, **rest | {condition: first_two})
     config.is_causal = False
     with pytest.raises(NotPackableError, match="look at later ones"):
         masking_utils.create_causal_mask(config, **rest)
@@ -426,7 +429,7 @@ def test_out_of_memory_halves_the_budget_for_good() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(input_ids=input_ids, **rest)
 
-    model.model.forward = crowded  # type: ignore[method-assign]
+    model.model.forward = crowded
     done: list[int] = []
     seen = scorer.score(GROUPS, lambda completions, tokens: done.append(completions))
     assert scorer.pack_tokens == 64

@@ -111,7 +111,7 @@ def test_scores_cluster_turns_by_question_and_count_failures() -> None:
 
 
 def test_a_question_of_which_one_turn_failed_counts_nowhere() -> None:
-    rows = [
+    rows: list[dict[str, object]] = [
         {"language": "en", "question_id": str(q), "category": "stem", "turn": turn, "outcome": "ok", "rating": 9.0 - 4 * turn}
         for q in range(4) for turn in (1, 2)
     ]  # fmt: skip

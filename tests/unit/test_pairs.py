@@ -1,6 +1,7 @@
 """select_pairs against a naive implementation, and what an annotation must never do."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,7 +13,15 @@ from icr_platform.annotation.length_control import fit_alpha
 from icr_platform.annotation.pairs import DROP_REASONS, near_duplicate, select_pairs, text_codes
 
 
-def naive_pair(rewards, lengths, texts, eligible, alpha, minimal_margin, upper_bound):
+def naive_pair(
+    rewards: Sequence[float],
+    lengths: Sequence[float],
+    texts: Sequence[str],
+    eligible: Sequence[bool],
+    alpha: float,
+    minimal_margin: float,
+    upper_bound: float,
+) -> tuple[str, int, int]:
     """(reason, chosen column, rejected column) of one prompt."""
     survivors = [i for i in range(len(rewards)) if eligible[i]]
     if len(survivors) < 2:
@@ -44,7 +53,9 @@ def naive_pair(rewards, lengths, texts, eligible, alpha, minimal_margin, upper_b
     minimal_margin=st.sampled_from([0.0, 1.0]),
     upper_bound=st.sampled_from([math.inf, 1.0, -1.0]),
 )
-def test_equals_the_naive_implementation(data, shape, alpha, minimal_margin, upper_bound):
+def test_equals_the_naive_implementation(
+    data: st.DataObject, shape: tuple[int, int], alpha: float, minimal_margin: float, upper_bound: float
+) -> None:
     reward = st.one_of(st.integers(-2, 2).map(float), st.sampled_from([math.nan, math.inf]), st.floats(-3, 3))
     rewards = data.draw(hnp.arrays(np.float64, shape, elements=reward))
     lengths = data.draw(hnp.arrays(np.int64, shape, elements=st.integers(0, 4)))
@@ -71,7 +82,7 @@ def test_equals_the_naive_implementation(data, shape, alpha, minimal_margin, upp
     assert np.isnan(selection.margin[~selection.kept]).all()
 
 
-def test_pairs_attain_the_mean_length_difference_that_alpha_claims():
+def test_pairs_attain_the_mean_length_difference_that_alpha_claims() -> None:
     generator = np.random.default_rng(0)
     lengths = generator.integers(1, 3000, (200, 10))
     rewards = generator.normal(size=(200, 10)) + 0.002 * lengths
@@ -83,7 +94,7 @@ def test_pairs_attain_the_mean_length_difference_that_alpha_claims():
     assert difference.mean() == pytest.approx(fit.mean_length_difference, abs=1e-9)
 
 
-def test_duplicates_are_named_and_the_first_one_counts():
+def test_duplicates_are_named_and_the_first_one_counts() -> None:
     selection = select_pairs(
         [[1.0, 1.0 + 1e-12, 0.0]], [[4, 4, 3]], 0.0, text_codes=text_codes([["same", "same", "other"]])
     )
@@ -91,7 +102,7 @@ def test_duplicates_are_named_and_the_first_one_counts():
     assert (selection.chosen_index[0], selection.rejected_index[0]) == (0, 2)
 
 
-def test_wrong_shapes_and_a_negative_margin_are_refused():
+def test_wrong_shapes_and_a_negative_margin_are_refused() -> None:
     with pytest.raises(ValueError, match="must match"):
         select_pairs([[1.0, 2.0]], [[1, 2, 3]], 0.0)
     with pytest.raises(ValueError, match="shape of rewards"):
@@ -100,7 +111,7 @@ def test_wrong_shapes_and_a_negative_margin_are_refused():
         select_pairs([[1.0, 2.0]], [[1, 2]], 0.0, minimal_margin=-1.0)
 
 
-def test_near_duplicate_counts_edits():
+def test_near_duplicate_counts_edits() -> None:
     assert near_duplicate("ab" * 50, "ab" * 49 + "ac", 0.98)
     assert not near_duplicate("ab" * 50, "ab" * 49 + "ac", 0.995)
     assert near_duplicate("", "", 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from icr_platform.evaluation.comparison_tables import (
 from icr_platform.evaluation.prompt_preferences import preferences_by_prompt
 from icr_platform.evaluation.scores import LengthControl, Score, score_judgments
 from ui.tables import regressions_data, sources
-from ui.tables.queries import Engine
+from ui.tables.queries import QueryEngine
 
 ORDERS = {"both": ("model-first", "reference-first"), "one": ("none",)}
 
@@ -50,7 +51,7 @@ def evaluation(seed: int, prompts: int = 12, samples: int = 2, orders: str = "bo
 
 def naive(rows: list[dict[str, object]]) -> dict[tuple[object, object], float]:
     """Preference by (language, prompt id), written out."""
-    samples = defaultdict(list)
+    samples: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
     for row in rows:
         samples[row["language"], row["prompt_id"], row["sample_index"]].append(row["preference"])
     prompts = defaultdict(list)
@@ -82,16 +83,16 @@ def test_every_figure_starts_from_the_same_prompts(tmp_path: Path, seed: int, sa
     artifacts = [artifact_of(tmp_path / str(t), rows) for t, rows in enumerate(runs)]
     judged = [judgments_by_language(artifact) for artifact in artifacts]
 
-    frame = preferences_by_prompt(pd.DataFrame(runs[0]))
+    frame: Any = preferences_by_prompt(pd.DataFrame(runs[0]))
     found = {(row.language, row.prompt_id): row.preference for row in frame.itertuples()}
     assert {key for key, value in found.items() if not math.isnan(value)} == set(truth[0])
     assert {key: found[key] for key in truth[0]} == pytest.approx(truth[0])
 
     scores, direct = scores_of(runs[0]), head_to_head_table(judged[0]).set_index("language")
     differences = difference_table(*judged).set_index("language")
-    engine = Engine(memory_limit="100MB", threads=1)
+    engine = QueryEngine(memory_limit="100MB", threads=1)
     tables = [regressions_data.judged_prompts(engine, artifact) for artifact in artifacts]
-    comparison = regressions_data.Comparison(*tables, engine.keep("nothing", sources.EMPTY), "judge")
+    comparison = regressions_data.Comparison(tables[0], tables[1], engine.keep("nothing", sources.EMPTY), "judge")
     slices = {part.name: part for part in regressions_data.slices(engine, comparison, "language")}
     for code in ("en", "es"):
         own = [value for (language, _), value in truth[0].items() if language == code]

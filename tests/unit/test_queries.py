@@ -19,7 +19,7 @@ from ui.html.rendering import label
 from ui.html.word_diff import word_diff
 from ui.tables import margins_data, pairs_data, regressions_data, sources
 from ui.tables.pairs_data import PairTables
-from ui.tables.queries import Engine
+from ui.tables.queries import QueryEngine
 from ui.tables.view import View, parse_view
 
 NAMES = ("prompts", "responses", "rewards", "preferences", "drops")
@@ -38,15 +38,15 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> PairTables:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine(memory_limit="200MB", threads=1)
+def engine() -> QueryEngine:
+    return QueryEngine(memory_limit="200MB", threads=1)
 
 
 def keys(rows: list[dict[str, object]]) -> list[tuple[object, object]]:
     return [(row["language"], row["prompt_id"]) for row in rows]
 
 
-def test_pages_as_written_are_the_table(engine: Engine, tables: PairTables) -> None:
+def test_pages_as_written_are_the_table(engine: QueryEngine, tables: PairTables) -> None:
     whole = tables.preferences.read().to_pandas()
     for start in (0, 3, 8, len(whole) - 2, len(whole) + 5):
         page = pairs_data.list_pairs(engine, tables, View(start=start))
@@ -58,7 +58,7 @@ def test_pages_as_written_are_the_table(engine: Engine, tables: PairTables) -> N
 
 @pytest.mark.parametrize("column", ["margin", "chosen_reward", "rejected_characters", "prompt_id"])
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_sorted_pages_and_neighbours(engine: Engine, tables: PairTables, column: str, order: str) -> None:
+def test_sorted_pages_and_neighbours(engine: QueryEngine, tables: PairTables, column: str, order: str) -> None:
     whole = tables.preferences.read().to_pandas().sort_values(column, ascending=order == "asc", kind="stable")
     view = View(sort=column, order=order, margin_min=1.0)
     whole = whole[whole.margin >= 1.0]
@@ -72,7 +72,7 @@ def test_sorted_pages_and_neighbours(engine: Engine, tables: PairTables, column:
     assert (near.before, near.after, near.place, near.total) == (wanted[4], wanted[6], 6, len(wanted))
 
 
-def test_search_is_literal_and_in_responses_too(engine: Engine, tables: PairTables) -> None:
+def test_search_is_literal_and_in_responses_too(engine: QueryEngine, tables: PairTables) -> None:
     responses = tables.responses.read(["language", "prompt_id", "response"]).to_pandas()
     text = "perro pequeño"
     hits = responses[responses.response.str.contains(text, regex=False)]
@@ -85,7 +85,7 @@ def test_search_is_literal_and_in_responses_too(engine: Engine, tables: PairTabl
     assert pairs_data.list_pairs(engine, tables, View(q="'; DROP TABLE narrow_1; --")).total == 0
 
 
-def test_a_cell_of_margins_opens_its_prompts(engine: Engine, tables: PairTables) -> None:
+def test_a_cell_of_margins_opens_its_prompts(engine: QueryEngine, tables: PairTables) -> None:
     view = View(sample_length_min=40, sample_length_max=60, sample_reward_min=0.0, sample_reward_max=1.0)
     lengths, rewards = tables.responses.read().to_pandas(), tables.rewards.read().to_pandas()
     both = lengths.merge(rewards[rewards.kind == "cross-lingual"], on=["language", "prompt_id", "sample_index"])
@@ -95,7 +95,7 @@ def test_a_cell_of_margins_opens_its_prompts(engine: Engine, tables: PairTables)
     assert set(keys(found.rows)) == set(zip(both.language, both.prompt_id, strict=True)) & paired
 
 
-def test_a_run_without_drops(engine: Engine, tables: PairTables, tmp_path: Path) -> None:
+def test_a_run_without_drops(engine: QueryEngine, tables: PairTables, tmp_path: Path) -> None:
     none = open_artifact(synthetic_runs.write_artifact(tmp_path, "drops", []), TABLES["drops"])
     bare = replace(tables, drops=none)
     assert pairs_data.list_pairs(engine, bare, View(sort="margin")).total == tables.preferences.rows
@@ -103,7 +103,7 @@ def test_a_run_without_drops(engine: Engine, tables: PairTables, tmp_path: Path)
     assert pairs_data.drop_reasons(engine, bare, "") == []
 
 
-def test_detail_has_every_sample_ranked(engine: Engine, tables: PairTables) -> None:
+def test_detail_has_every_sample_ranked(engine: QueryEngine, tables: PairTables) -> None:
     for language, prompt_id in keys(tables.prompts.read(["language", "prompt_id"]).to_pylist())[::7]:
         detail = pairs_data.pair_detail(engine, tables, str(language), str(prompt_id))
         rewards = [sample["reward"] for sample in detail.samples]
@@ -112,7 +112,7 @@ def test_detail_has_every_sample_ranked(engine: Engine, tables: PairTables) -> N
         assert detail.kinds == ["cross-lingual", "multilingual"]
 
 
-def test_length_and_reward_agree_with_pandas(engine: Engine, tables: PairTables) -> None:
+def test_length_and_reward_agree_with_pandas(engine: QueryEngine, tables: PairTables) -> None:
     (found,) = margins_data.distributions(engine, tables, "bn")
     pairs = tables.preferences.read().to_pandas().query("language == 'bn'")
     assert sum(found.bins) == found.pairs == len(pairs)
@@ -128,15 +128,14 @@ def test_length_and_reward_agree_with_pandas(engine: Engine, tables: PairTables)
     assert sum(cell["count"] for cell in grid.after) == len(both) == grid.samples
 
 
-def test_regressions_agree_with_icr_eval(engine: Engine, tmp_path: Path) -> None:
-    from icr_platform.evaluation.scores import preferences_by_prompt
+def test_regressions_agree_with_icr_eval(engine: QueryEngine, tmp_path: Path) -> None:
+    from icr_platform.evaluation.prompt_preferences import preferences_by_prompt
 
     prompts = synthetic_runs.small_prompts(12)
     frames, names = [], []
     for t in range(2):
-        data = synthetic_runs.evaluated(
-            prompts, lambda p, t=t: f"answer {t} " * 9, lambda p: "reference " * 9, 0.2 * t, t
-        )
+        answer = f"answer {t} " * 9
+        data = synthetic_runs.evaluated(prompts, lambda p, text=answer: text, lambda p: "reference " * 9, 0.2 * t, t)
         artifact = open_artifact(
             synthetic_runs.write_artifact(tmp_path / str(t), "judgments", data.tables["judgments"]), JUDGMENTS
         )
@@ -158,7 +157,7 @@ def test_regressions_agree_with_icr_eval(engine: Engine, tmp_path: Path) -> None
     assert sum(flow.values()) == total
 
 
-def test_deleted_tables_and_slow_queries_are_said_so(engine: Engine, tmp_path: Path) -> None:
+def test_deleted_tables_and_slow_queries_are_said_so(engine: QueryEngine, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="moved or deleted while open"):
         engine.select("SELECT * FROM read_parquet(?)", [[str(tmp_path / "part-00000.parquet")]])
     with pytest.raises(InputError, match="narrow it"):

@@ -73,7 +73,7 @@ def exact_pairs(model: Path, request: Request, temperature: float, top_k: int, t
     def after(ids: list[int]) -> np.ndarray:
         return exact_probabilities(network(torch.tensor([ids])).logits[0, -1], temperature, top_k, top_p)
 
-    result = {}
+    result: dict[Any, float] = {}
     first = after(prompt)
     for token in np.flatnonzero(first):
         if token == tokenizer.eos_token_id:
@@ -129,7 +129,8 @@ def test_greedy_is_what_generate_gives(tiny_model: Path) -> None:
     samples = sampler_of(tiny_model, temperature=0, max_tokens=12).sample(REQUESTS, 1, seed=0)
     for request, (sample,) in zip(REQUESTS, samples, strict=True):
         ids = torch.tensor([encode_prompt(tokenizer, request.instruction)])
-        output = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12)
+        generate: Any = model.generate
+        output = generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12)
         assert sample.token_ids == output[0, ids.shape[1] :].tolist()
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from icr_platform.evaluation.prompt_preferences import preferences_by_prompt
 from icr_platform.evaluation.scores import (
     LengthControl,
     Score,
-    preferences_by_prompt,
     score_judgments,
     score_metrics,
     scores_table,

@@ -2,19 +2,23 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import ArrayLike
 
 from icr_platform.annotation.config import AnnotateSettings
 from icr_platform.annotation.filters import DUPLICATE, SAMPLE_REASONS
 from icr_platform.annotation.selection import LanguageSamples, select_language
 
 
-def samples_of(rewards, codes, lengths_of_codes, dropped):
+def samples_of(
+    rewards: ArrayLike, codes: ArrayLike, lengths_of_codes: ArrayLike, dropped: ArrayLike
+) -> LanguageSamples:
     """[P, N] samples whose length follows from their text; dropped ones failed a filter."""
     codes = np.asarray(codes)
     shape = codes.shape
@@ -31,7 +35,7 @@ def samples_of(rewards, codes, lengths_of_codes, dropped):
     )
 
 
-def candidates(samples):
+def candidates(samples: LanguageSamples) -> list[list[tuple[float, int]]]:
     """Per prompt (reward, characters) of the samples that may be chosen: the first of every text that was scored."""
     rows = []
     for row in range(len(samples.prompt_ids)):
@@ -44,7 +48,7 @@ def candidates(samples):
     return rows
 
 
-def cost(rows, alpha):
+def cost(rows: Sequence[Sequence[tuple[float, int]]], alpha: float) -> tuple[int, int]:
     """(prompts lost to a tie, magnitude of the summed length difference) of the pairs at alpha."""
     lost = total = 0
     for kept in (row for row in rows if len(row) > 1):
@@ -55,7 +59,7 @@ def cost(rows, alpha):
     return lost, abs(total)
 
 
-def smallest_cost(rows):
+def smallest_cost(rows: Sequence[Sequence[tuple[float, int]]]) -> tuple[int, int]:
     """Over every crossing of two candidates of a prompt, every midpoint between them, 0 and the bounds."""
     points = {-1.0, 0.0, 1.0}
     for kept in rows:
@@ -68,7 +72,7 @@ def smallest_cost(rows):
 
 @settings(max_examples=250, deadline=None)
 @given(data=st.data(), shape=st.tuples(st.integers(1, 6), st.integers(2, 5)))
-def test_alpha_makes_the_selected_pairs_equally_long(data, shape):
+def test_alpha_makes_the_selected_pairs_equally_long(data: st.DataObject, shape: tuple[int, int]) -> None:
     rewards = data.draw(hnp.arrays(np.int64, shape, elements=st.integers(-3, 3)))
     codes = data.draw(hnp.arrays(np.int64, shape, elements=st.integers(0, 3)))
     dropped = data.draw(hnp.arrays(np.bool_, shape, elements=st.sampled_from([False, False, False, True])))
@@ -87,7 +91,7 @@ def test_alpha_makes_the_selected_pairs_equally_long(data, shape):
     assert selection.kept.sum() + sum(selection.drop_counts().values()) == shape[0]
 
 
-def test_duplicates_take_no_part_in_alpha():
+def test_duplicates_take_no_part_in_alpha() -> None:
     """The copy of the long text would be chosen if it were counted, and alpha would have to even out other pairs."""
     rewards, codes, lengths = [[0.0, 1.0, 2.0], [3.0, 1.0, 1.0]], [[0, 1, 0], [0, 1, 1]], [30, 10]
     samples = samples_of(rewards, codes, lengths, np.zeros((2, 3), dtype=bool))
@@ -101,7 +105,7 @@ def test_duplicates_take_no_part_in_alpha():
 
 
 @pytest.mark.parametrize("options", [{"upper_bound": 1.5}, {"minimal_margin": 1.0}, {"upper_bound": -5.0}])
-def test_what_depends_on_alpha_is_applied_after_it_is_fitted(options):
+def test_what_depends_on_alpha_is_applied_after_it_is_fitted(options: dict[str, float]) -> None:
     """The method fits alpha over all prompts (METHOD, step 3), then bounds the chosen rewards (step 4)."""
     generator = np.random.default_rng(0)
     codes = np.tile(np.arange(4), (50, 1))

@@ -11,7 +11,8 @@ from icr_platform.cli.commands import run as icr
 from icr_platform.core.config import Config
 from icr_platform.core.errors import InputError
 from icr_platform.pipeline import stages
-from icr_platform.pipeline.runner import RunOptions, StageRun, open_session, run_stage
+from icr_platform.pipeline.runner import run_stage
+from icr_platform.pipeline.session import RunOptions, StageRun, open_session
 from icr_platform.pipeline.stages import CONFIGURED, STAGES
 from tests.support.counting_stage import ROW, CountingConfig
 

@@ -2,10 +2,12 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
 from icr_platform.core.errors import InputError
 from icr_platform.evaluation.l1_logistic import fit_l1_logistic
@@ -15,7 +17,7 @@ from tests.support import alpaca_eval_restated
 MODELS = ["FuseChat-Llama-3.1-8B-Instruct", "alpaca-7b", "claude-2", "minotaur-13b"]
 
 
-def judged_model(folder: Path, name: str):
+def judged_model(folder: Path, name: str) -> tuple[tuple[Any, Any, Any, Any, Any], Any]:
     """Positional arguments of length_controlled_win_rate, and the published row."""
     rows = pd.read_csv(folder / f"{name}.csv")
     published = pd.read_csv(folder / "leaderboard.csv").set_index("model").loc[name]
@@ -26,7 +28,7 @@ def judged_model(folder: Path, name: str):
 
 @pytest.mark.parametrize("model", [model.name for model in alpaca_eval_restated.MODELS])
 @pytest.mark.parametrize("choice", ["fixed", "cv"])
-def test_parity_with_alpaca_eval_restated(model, choice):
+def test_parity_with_alpaca_eval_restated(model: str, choice: str) -> None:
     """The expected figures are scikit-learn's, by AlpacaEval's algorithm; `tests.support.alpaca_eval_restated` computes them anew."""
     judgments, anchors, figures = alpaca_eval_restated.read()
     rows = judgments[judgments["model"] == model]
@@ -36,21 +38,24 @@ def test_parity_with_alpaca_eval_restated(model, choice):
     assert plain.standard_error == pytest.approx(expected["plain_standard_error"], abs=1e-6)
     assert plain.discrete_win_rate == pytest.approx(expected["discrete_win_rate"], abs=1e-6)
 
-    columns = (rows[name] for name in ("candidate_length", "reference_length", "instruction_difficulty"))
-    fit = length_controlled_win_rate(rows["preference"], *columns, anchors, "cv" if choice == "cv" else expected["C"])
-    assert (fit.flags, fit.variant, fit.C) == ((), "full", pytest.approx(expected["C"], rel=1e-6))
+    fit = length_controlled_win_rate(
+        rows["preference"], rows["candidate_length"], rows["reference_length"], rows["instruction_difficulty"], anchors,
+        C="cv" if choice == "cv" else expected["C"],
+    )  # fmt: skip
+    assert (fit.flags, fit.variant) == ((), "full")
+    assert pytest.approx(expected["C"], rel=1e-6) == fit.C
     for name in ("win_rate", "standard_error", "length_coefficient", "difficulty_coefficient", "model_coefficient"):
         assert getattr(fit, name) == pytest.approx(expected[name], abs=1e-4), name
 
 
-def test_the_restated_algorithm_gives_the_figures_of_the_fixture():
+def test_the_restated_algorithm_gives_the_figures_of_the_fixture() -> None:
     pytest.importorskip("sklearn")
     judgments, anchors, figures = alpaca_eval_restated.read()
     pd.testing.assert_frame_equal(alpaca_eval_restated.expected(judgments, anchors), figures, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_published_figures(shared_data, name):
+def test_published_figures(shared_data: Path, name: str) -> None:
     arguments, published = judged_model(shared_data / "lc-parity", name)
     rate = win_rate(arguments[0])
     assert rate.win_rate == pytest.approx(published["win_rate"], abs=1e-6)
@@ -70,7 +75,7 @@ def test_published_figures(shared_data, name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_restated_algorithm_gives_the_published_figures(shared_data, name):
+def test_the_restated_algorithm_gives_the_published_figures(shared_data: Path, name: str) -> None:
     pytest.importorskip("sklearn")
     (preference, candidate, reference, difficulty, anchors), published = judged_model(shared_data / "lc-parity", name)
     judgments = pd.DataFrame({"preference": preference, "candidate_length": candidate, "reference_length": reference})
@@ -81,7 +86,7 @@ def test_the_restated_algorithm_gives_the_published_figures(shared_data, name):
     assert fit.length_coefficient == pytest.approx(published["coef_len"], abs=0.002)
 
 
-def test_bootstrap_sees_the_estimation_error_that_the_published_standard_error_ignores(shared_data):
+def test_bootstrap_sees_the_estimation_error_that_the_published_standard_error_ignores(shared_data: Path) -> None:
     arguments, _ = judged_model(shared_data / "lc-parity", "claude-2")
     rate = length_controlled_win_rate(*arguments, bootstrap=200)
     assert rate.bootstrap_standard_error > 1.5 * rate.standard_error
@@ -91,7 +96,7 @@ def test_bootstrap_sees_the_estimation_error_that_the_published_standard_error_i
 
 @pytest.mark.filterwarnings("ignore:Inconsistent values")  # scikit-learn renames `penalty`, older ones need it
 @pytest.mark.parametrize("C", [0.02, 1.0, 10.0])
-def test_solver_equals_scikit_learn(C):
+def test_solver_equals_scikit_learn(C: float) -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")
     generator = np.random.default_rng(0)
     features = generator.normal(size=(300, 3))
@@ -110,7 +115,7 @@ def test_solver_equals_scikit_learn(C):
     assert (ours == 0).tolist() == (np.abs(theirs.coef_[0]) < 1e-9).tolist()
 
 
-def test_solver_is_stationary_on_separable_data_and_in_a_batch():
+def test_solver_is_stationary_on_separable_data_and_in_a_batch() -> None:
     features = np.array([[[1.0, 1.0], [-1.0, 1.0], [2.0, 1.0], [-3.0, 1.0]]])
     targets = np.array([[1.0, 0.0, 1.0, 0.0]])
     penalty = np.array([1e-4, 0.1, 100.0])
@@ -123,7 +128,7 @@ def test_solver_is_stationary_on_separable_data_and_in_a_batch():
     assert (together[2] == 0).all()
 
 
-def test_missing_preferences_are_counted():
+def test_missing_preferences_are_counted() -> None:
     rate = win_rate([1.0, np.nan, 0.5, 0.2])
     assert (rate.wins, rate.ties, rate.losses, rate.n, rate.n_missing) == (1, 1, 1, 3, 1)
     assert rate.win_rate == pytest.approx(170 / 3)
@@ -144,14 +149,16 @@ def test_missing_preferences_are_counted():
     ],
 )
 @pytest.mark.parametrize("bootstrap", [0, 20])
-def test_degenerate_input_gives_the_win_rate_with_a_flag(preference, candidate, reference, expected, flag, bootstrap):
+def test_degenerate_input_gives_the_win_rate_with_a_flag(
+    preference: list[float], candidate: list[float], reference: list[float], expected: float, flag: str, bootstrap: int
+) -> None:
     rate = length_controlled_win_rate(preference, list(candidate), reference, bootstrap=bootstrap)
     assert rate.win_rate == pytest.approx(expected, nan_ok=True)
     assert rate.flags == (flag,)
     assert not rate.is_length_controlled
 
 
-def simulated(n, seed=0):
+def simulated(n: int, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
     """Preferences that longer outputs raise: the candidate's are longer, at equal lengths it wins half the time."""
     generator = np.random.default_rng(seed)
     candidate, reference = generator.integers(800, 2500, n), generator.integers(200, 2000, n)
@@ -160,7 +167,7 @@ def simulated(n, seed=0):
     return (generator.random(n) < chance).astype(float), candidate, reference
 
 
-def test_length_bias_is_taken_out():
+def test_length_bias_is_taken_out() -> None:
     preference, candidate, reference = simulated(4000)
     rate = length_controlled_win_rate(preference, candidate, reference, bootstrap=200)
     assert rate.raw.win_rate > 65
@@ -169,7 +176,7 @@ def test_length_bias_is_taken_out():
     assert rate.standard_error == pytest.approx(0, abs=1e-9)
 
 
-def test_rows_without_a_preference_do_not_enter_the_fit():
+def test_rows_without_a_preference_do_not_enter_the_fit() -> None:
     preference, candidate, reference = simulated(300)
     preference[::7] = np.nan
     kept = np.isfinite(preference)
@@ -178,7 +185,7 @@ def test_rows_without_a_preference_do_not_enter_the_fit():
     assert whole.raw.n_missing == (~kept).sum()
 
 
-def test_incomplete_difficulty_falls_back_to_the_minimal_variant():
+def test_incomplete_difficulty_falls_back_to_the_minimal_variant() -> None:
     preference, candidate, reference = simulated(300)
     difficulty = np.zeros(300)
     difficulty[5] = np.nan
@@ -187,7 +194,7 @@ def test_incomplete_difficulty_falls_back_to_the_minimal_variant():
     assert rate.win_rate == length_controlled_win_rate(preference, candidate, reference).win_rate
 
 
-def test_replicates_are_refits_of_the_resampled_prompts():
+def test_replicates_are_refits_of_the_resampled_prompts() -> None:
     preference, candidate, reference = simulated(200)
     rows = np.random.default_rng(1).integers(0, 200, (3, 200))
     replicates = length_controlled_replicates(preference, candidate, reference, rows)
@@ -195,7 +202,7 @@ def test_replicates_are_refits_of_the_resampled_prompts():
     np.testing.assert_allclose(replicates, refits, atol=1e-7)
 
 
-def test_anchors_that_count_from_one_to_two_are_refused_before_anything_is_judged(tmp_path):
+def test_anchors_that_count_from_one_to_two_are_refused_before_anything_is_judged(tmp_path: Path) -> None:
     from icr_platform.evaluation.config import EvalConfig
     from icr_platform.evaluation.inputs import _read_control
 
@@ -211,7 +218,7 @@ def test_anchors_that_count_from_one_to_two_are_refused_before_anything_is_judge
             _read_control(EvalConfig(anchors=str(path)), {})
 
 
-def test_bad_anchors_and_bad_penalties_are_named():
+def test_bad_anchors_and_bad_penalties_are_named() -> None:
     preference, candidate, reference = simulated(50)
     with pytest.raises(InputError, match="column std_delta_len is missing"):
         length_controlled_win_rate(preference, candidate, reference, anchors={"preference": [0.5]})

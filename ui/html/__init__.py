@@ -1,1 +1,1 @@
-"""HTML from untrusted text: templates, charts, style sheet and script."""
+"""HTML from untrusted text: templates, charts, differences between texts, style sheet and script."""

@@ -65,7 +65,7 @@ def heat_map(title: str, cells: Sequence[HeatCell], x_name: str, y_name: str) ->
     for cell in cells:
         told = f"{x_name} {number(cell.x0, 0)} to {number(cell.x1, 0)}, {y_name} {number(cell.y0)} to {number(cell.y1)}: {cell.count:,}"
         left, top = frame.px(cell.x0), frame.py(cell.y1)
-        # Logarithmic, or the few dense cells would hide all others.
+        # Logarithmic, or the few dense cells would hide all others; from 0.12, so that one sample alone can be seen.
         shade = 0.12 + 0.88 * math.log1p(cell.count) / math.log1p(most)
         shape = Markup('<rect class="heat" x="{}" y="{}" width="{}" height="{}" fill-opacity="{}"><title>{}</title></rect>').format(
             f"{left:.1f}", f"{top:.1f}", f"{max(frame.px(cell.x1) - left - 0.5, 1):.1f}",

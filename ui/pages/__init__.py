@@ -1,1 +1,1 @@
-"""One page a module: each has `show(inspector, focus) -> Content`; Spot-check and Agreement add their controls."""
+"""The pages, one a module, and the table of them."""

@@ -10,14 +10,14 @@ from markupsafe import Markup
 
 from ui.review.verdict_store import VerdictStore
 from ui.tables.run_tables import RunTables
-from ui.tables.runs import Arm
+from ui.tables.runs import ArmRecord
 from ui.tables.view import View
 
 
 class Focus(NamedTuple):
     """The arm that a page shows, and the page's view with the arm filled in."""
 
-    arm: Arm
+    arm: ArmRecord
     view: View
 
 

@@ -14,7 +14,7 @@ from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import margins_data
 from ui.tables.margins_data import GRID, Distribution, LengthReward
 from ui.tables.pairs_data import PairTables
-from ui.tables.queries import Row
+from ui.tables.queries import ResultRow
 from ui.tables.run_tables import latest
 from ui.tables.view import View
 
@@ -30,6 +30,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     filters = render(
         "margins_filters", view=view, iterations=numbers, languages=focus.arm.languages() or [d.language for d in found]
     )
+    # Lengths and rewards of different languages do not compare, so the heat maps show one: English unless another is chosen.
     chosen = next((d for d in found if d.language == (view.language or "en")), found[0] if found else None)
     main = render(
         "margins",
@@ -93,7 +94,7 @@ def _lengths(
 
 
 def _grid(
-    title: str, rows: list[Row], x: tuple[float, float], y: tuple[float, float], y_name: str, view: View | None
+    title: str, rows: list[ResultRow], x: tuple[float, float], y: tuple[float, float], y_name: str, view: View | None
 ) -> Markup:
     """Heat map of samples; with a view, a cell opens the pairs of the prompts that have a sample in it."""
     dx, dy = (x[1] - x[0]) / GRID, (y[1] - y[0]) / GRID

@@ -19,7 +19,7 @@ from ui.html.rendering import language_label, render
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import regressions_data, sources
 from ui.tables.regressions_data import CONCLUSIONS, Comparison, Filter, Slice
-from ui.tables.runs import Arm
+from ui.tables.runs import ArmRecord
 
 CURVES = (("win_rate", "Win rate", "%"), ("lc_win_rate", "Length-controlled win rate", "%"))
 COLUMNS = (
@@ -98,7 +98,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     return Content(Markup(filters), Markup(main))
 
 
-def _answer(inspector: Inspector, arm: Arm, language: str) -> Answer:
+def _answer(inspector: Inspector, arm: ArmRecord, language: str) -> Answer:
     """Paired comparison of the last two evaluated iterations; raises InputError with the reason why there is none."""
     done = [t for t in arm.iterations if t.has_finished("eval")]
     if len(done) < 2:
@@ -126,7 +126,7 @@ def _answer(inspector: Inspector, arm: Arm, language: str) -> Answer:
     return Answer(base.number, last.number, slices, summary, regressions_data.judge_of(engine, judgments[1]))
 
 
-def _is_paper_set(worlds: Worlds, arm: Arm) -> bool:
+def _is_paper_set(worlds: Worlds, arm: ArmRecord) -> bool:
     """Whether published numbers compare with this arm's: they say nothing about the prompts of a made-up world."""
     stages = [t.stages["eval"].holder for t in arm.iterations if "eval" in t.stages]
     names = [
@@ -161,7 +161,7 @@ class Origin(NamedTuple):
     link: str
 
 
-def _origins(reader: TrackingReader, arm: Arm) -> list[Origin]:
+def _origins(reader: TrackingReader, arm: ArmRecord) -> list[Origin]:
     """Where every stage's results come from, which is an earlier run where work was reused."""
     origins = []
     for t in arm.iterations:

@@ -12,7 +12,7 @@ from ui.html.rendering import render
 from ui.html.word_diff import word_diff
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import pairs_data
-from ui.tables.queries import Row
+from ui.tables.queries import ResultRow
 from ui.tables.run_tables import latest
 from ui.tables.view import SORTS, View
 
@@ -32,7 +32,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         "pairs_filters",
         view=view,
         iterations=[t.number for t in focus.arm.iterations],
-        languages=focus.arm.languages() or pairs_data.languages_of(inspector.engine, tables),
+        languages=focus.arm.languages() or pairs_data.languages_with_prompts(inspector.engine, tables),
         reasons=pairs_data.drop_reasons(inspector.engine, tables, view.language),
         sorts=list(SORTS.items()),
         kept=view.carried_on(_FORM),
@@ -83,7 +83,7 @@ def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> 
     )
 
 
-def _after_length(detail: pairs_data.PairDetail, sample: Row) -> float | None:
+def _after_length(detail: pairs_data.PairDetail, sample: ResultRow) -> float | None:
     """Length-controlled reward of a sample, the one that ranks it; None without a reward or a pair."""
     if detail.pair is None or sample["reward"] is None:
         return None

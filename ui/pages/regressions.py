@@ -15,10 +15,10 @@ from ui.html.word_diff import Diff, word_diff
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import regressions_data, sources
 from ui.tables.pairs_data import pair_of
-from ui.tables.queries import Row
+from ui.tables.queries import ResultRow
 from ui.tables.regressions_data import OUTCOMES, PAGE_ROWS, Comparison, Filter, Slice
 from ui.tables.run_tables import latest
-from ui.tables.runs import Arm, Iteration
+from ui.tables.runs import ArmRecord, IterationRecord
 from ui.tables.sources import ReferenceText
 from ui.tables.view import View
 
@@ -28,8 +28,8 @@ _FORM = {"experiment", "run", "iteration", "base", "base_run", "language", "meas
 class Compared(NamedTuple):
     """Two iterations, of one arm or of two, and the tables to compare them by."""
 
-    before: Iteration
-    after: Iteration
+    before: IterationRecord
+    after: IterationRecord
     comparison: Comparison
     note: str
 
@@ -39,6 +39,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     view = _filled(inspector, focus)
     base_arm = inspector.catalogue.arm(view.base_run) if view.base_run else focus.arm
     compared = _compare(inspector, focus.arm, base_arm, view)
+    # The cell of the win-tie-loss table narrows the list alone: sums over what has one outcome would say nothing.
     wanted = Filter(view.language, view.source, view.flow)
     overall = Filter(view.language, view.source)
     by_source = regressions_data.slices(inspector.engine, compared.comparison, "source", Filter(view.language))
@@ -96,7 +97,7 @@ def _filled(inspector: Inspector, focus: Focus) -> View:
     return replace(view, iteration=last, base=base, measure=measure)
 
 
-def _compare(inspector: Inspector, arm: Arm, base_arm: Arm, view: View) -> Compared:
+def _compare(inspector: Inspector, arm: ArmRecord, base_arm: ArmRecord, view: View) -> Compared:
     """The tables of both iterations, and the prompts' data sets and instructions, by what the measure is about."""
     before, after = base_arm.iteration(view.base or 0), arm.iteration(view.iteration or 0)
     engine, catalogue, note = inspector.engine, inspector.catalogue, ""
@@ -127,8 +128,8 @@ class Output(NamedTuple):
     """
 
     text: str
-    facts: Row
-    judgments: list[Row]
+    facts: ResultRow
+    judgments: list[ResultRow]
     reward: float | None
 
 
@@ -179,7 +180,7 @@ def _output_rows(
                 f"Iteration {t.number} has no output for this prompt in this language; open one from the list."
             )
         judged = regressions_data.judgments_of(engine, catalogue.artifact(t, "judgments"), language, prompt_id)
-        by_sample: dict[int, list[Row]] = defaultdict(list)
+        by_sample: dict[int, list[ResultRow]] = defaultdict(list)
         for judgment in judged:
             by_sample[judgment["sample_index"]].append(judgment)
         sides.append(

@@ -44,7 +44,7 @@ class Queue(NamedTuple):
     blind: bool
 
 
-class Turn(NamedTuple):
+class Offer(NamedTuple):
     """What the page shows next, and the token that comes back with the verdict ('' when there is nothing to judge)."""
 
     content: Content
@@ -53,10 +53,10 @@ class Turn(NamedTuple):
 
 def show(inspector: Inspector, focus: Focus) -> Content:
     """The page of someone who has not given her name yet."""
-    return turn(inspector, focus, reviewer="").content
+    return offer(inspector, focus, reviewer="").content
 
 
-def turn(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None = None) -> Turn:
+def offer(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None = None) -> Offer:
     """The next item of the queue, or `wanted`, for a reviewer; a sentence where there is none."""
     languages = focus.arm.languages()
     if len(languages) == 1 and not focus.view.language:
@@ -76,8 +76,8 @@ def turn(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None 
         )
     )
 
-    def said(text: str, kind: str = "info") -> Turn:
-        return Turn(Content(filters, message(text, kind=kind)), "")
+    def said(text: str, kind: str = "info") -> Offer:
+        return Offer(Content(filters, message(text, kind=kind)), "")
 
     if not reviewer.strip():
         return said(
@@ -86,7 +86,9 @@ def turn(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None 
     try:
         work = _assignment(focus, view, queue)
         item, progress = queues.next_item(inspector, inspector.verdicts, focus.arm, work, reviewer)
-        item = wanted or item
+        item = (
+            wanted or item
+        )  # a verdict that was undone brings its item back; the progress is the queue's all the same
         if item is None:
             return said(_why_empty(work, progress))
         facts, left, right = recording.shown(inspector, run_id, item, reviewer, queue.blind)
@@ -102,7 +104,7 @@ def turn(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None 
         progress=progress,
         queue=QUEUES[queue.name],
     )
-    return Turn(Content(filters, Markup(main)), recording.new_token(item, run_id, queue.name, queue.blind))
+    return Offer(Content(filters, Markup(main)), recording.new_token(item, run_id, queue.name, queue.blind))
 
 
 def _assignment(focus: Focus, view: View, queue: Queue) -> Assignment:

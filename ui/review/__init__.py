@@ -1,1 +1,1 @@
-"""What reviewers judge, their verdicts, and how far they agree."""
+"""What reviewers judge and in which order, their verdicts, and what these say in sum."""

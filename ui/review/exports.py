@@ -20,12 +20,12 @@ from ui.review.verdict_store import VerdictStore
 from ui.review.verdict_summary import by_item, verdict_metrics
 from ui.review.verdicts import COLUMNS, VERDICTS_SCHEMA, Verdict, verdicts_table
 from ui.tables.run_tables import RunTables
-from ui.tables.runs import Arm
+from ui.tables.runs import ArmRecord
 
 VERDICTS = TableSchema("verdicts", 1, VERDICTS_SCHEMA)
 
 
-def export(tables: RunTables, arm: Arm, verdicts: Sequence[Verdict]) -> list[str]:
+def export(tables: RunTables, arm: ArmRecord, verdicts: Sequence[Verdict]) -> list[str]:
     """Paths of the verdicts as CSV and Parquet, and of the decided ones as a preference data set in TRL's format.
 
     Raises:
@@ -36,6 +36,7 @@ def export(tables: RunTables, arm: Arm, verdicts: Sequence[Verdict]) -> list[str
     folder = Path(tempfile.mkdtemp(prefix="icr-verdicts-"))
     (folder / "verdicts.csv").write_text(to_csv(verdicts), encoding="utf-8")
     pq.write_table(verdicts_table(verdicts), folder / "verdicts.parquet")
+    # Ties and draws are left out: DPO learns from a side that is better.
     with (folder / "preferences-trl.jsonl").open("w", encoding="utf-8") as file:
         for judged in by_item(verdicts):
             if judged.preferred:
@@ -92,9 +93,11 @@ def publish(tables: RunTables, verdicts: VerdictStore, run_id: str) -> int:
     if not history:
         raise InputError(f"Run {run_id} has no verdicts yet; record some on Spot-check.")
     with tempfile.TemporaryDirectory(prefix="icr-verdicts-") as folder:
+        # Written as every artifact is, so that the platform's own readers check and read it.
         writer = ArtifactWriter(Path(folder) / "verdicts", VERDICTS, fingerprint=f"{run_id}/{len(history)}")
         writer.write_part(0, verdicts_table(history))
         writer.close(1)
+        # The table has all history, withdrawn verdicts included; the metrics count each reviewer's last word.
         metrics = verdict_metrics(verdicts.current(run_id))
         tables.catalogue.reader.attach(arm.run.run_id, Path(folder) / "verdicts", "verdicts", metrics)
     return len(history)

@@ -11,7 +11,7 @@ from icr_platform.core.errors import InputError
 from ui.review.verdicts import Verdict
 from ui.tables import pairs_data, regressions_data, sources
 from ui.tables.run_tables import RunTables
-from ui.tables.runs import Arm
+from ui.tables.runs import ArmRecord
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def fraction_of(*parts: str) -> float:
     return int.from_bytes(digest[:8]) / 2**64
 
 
-def facts_of(tables: RunTables, arm: Arm, item: Item) -> Facts:
+def facts_of(tables: RunTables, arm: ArmRecord, item: Item) -> Facts:
     """Texts and scores of an item.
 
     Raises:
@@ -74,7 +74,7 @@ def facts_of(tables: RunTables, arm: Arm, item: Item) -> Facts:
     return _pair_facts(tables, arm, item) if item.kind == "pair" else _output_facts(tables, arm, item)
 
 
-def _pair_facts(tables: RunTables, arm: Arm, item: Item) -> Facts:
+def _pair_facts(tables: RunTables, arm: ArmRecord, item: Item) -> Facts:
     of_pairs = tables.pair_tables(arm.iteration(item.iteration))
     pair = pairs_data.pair_of(tables.engine, of_pairs, item.language, item.prompt_id)
     alpha = pair["length_penalty_alpha"]
@@ -85,7 +85,7 @@ def _pair_facts(tables: RunTables, arm: Arm, item: Item) -> Facts:
     return Facts(pair["instruction"], pair["english_instruction"], sides[0], sides[1], pair["margin"])
 
 
-def _output_facts(tables: RunTables, arm: Arm, item: Item) -> Facts:
+def _output_facts(tables: RunTables, arm: ArmRecord, item: Item) -> Facts:
     engine, catalogue = tables.engine, tables.catalogue
     sides, instruction = [], ""
     for name, number in (("after", item.iteration), ("before", item.base)):

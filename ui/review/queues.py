@@ -10,7 +10,7 @@ from ui.review.items import Item, fraction_of, item_of
 from ui.review.verdict_store import VerdictStore
 from ui.tables import pairs_data, regressions_data
 from ui.tables.run_tables import RunTables
-from ui.tables.runs import Arm
+from ui.tables.runs import ArmRecord
 
 QUEUES = {
     "random": "Random pairs",
@@ -20,11 +20,12 @@ QUEUES = {
     "disagree": "Judge and reward disagree",
 }
 _PAIR_ORDERS = {
+    # As good as random, and the same at every request, so that the next batch continues the last one.
     "random": "md5(language || '/' || prompt_id)",
     "smallest-margin": "margin ASC",
     "largest-margin": "margin DESC",
 }
-_BATCH = 200
+_BATCH = 200  # keys; most reviewers find their next item among the first
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def is_shared(run_id: str, item: Item, overlap: int) -> bool:
 
 
 def next_item(
-    tables: RunTables, verdicts: VerdictStore, arm: Arm, work: Assignment, reviewer: str
+    tables: RunTables, verdicts: VerdictStore, arm: ArmRecord, work: Assignment, reviewer: str
 ) -> tuple[Item | None, Progress]:
     """The first item of the queue that this reviewer has not judged and that is not another's, and how far she is."""
     run_id = arm.run.run_id
@@ -76,6 +77,7 @@ def next_item(
         rows = tables.engine.select(sql, [*values, start])
         items = [Item(work.kind, work.iteration, work.base, row["language"], row["prompt_id"]) for row in rows]
         items = [item for item in items if item.key not in judged]
+        # Claiming is one transaction of the store, so that two who ask at the same moment get different items.
         offers = [(item.key, is_shared(run_id, item, work.overlap)) for item in items]
         place = verdicts.claim(run_id, offers, reviewer) if offers else None
         if place is not None:
@@ -90,12 +92,13 @@ class _Queue(NamedTuple):
     order: str
 
 
-def _pair_queue(tables: RunTables, arm: Arm, work: Assignment) -> _Queue:
+def _pair_queue(tables: RunTables, arm: ArmRecord, work: Assignment) -> _Queue:
+    # The index has dropped prompts, too; they have no margin.
     index = pairs_data.pair_index(tables.engine, tables.pair_tables(arm.iteration(work.iteration)))
     return _Queue(f"SELECT * FROM {index} WHERE margin IS NOT NULL", f"{_PAIR_ORDERS[work.queue]}, position")
 
 
-def _output_queue(tables: RunTables, arm: Arm, work: Assignment) -> _Queue:
+def _output_queue(tables: RunTables, arm: ArmRecord, work: Assignment) -> _Queue:
     """Prompts that both iterations answered, the largest change for the worse, or against the reward, first."""
     if work.base is None:
         raise InputError("This queue compares two policies; choose the iteration to compare with.")

@@ -76,7 +76,7 @@ def record(
     # The texts are read again rather than taken from the page, which could have been changed.
     facts, left, right = shown(tables, values["run"], item, reviewer, bool(values["blind"]))
     verdict = Verdict(
-        submission=str(values["submission"])[:64],
+        submission=str(values["submission"])[:64],  # the same for a click that is sent twice
         reviewer=reviewer.strip(),
         run_id=values["run"],
         item=item.key,
@@ -109,5 +109,6 @@ def undo(verdicts: VerdictStore, reviewer: str, run_id: str) -> Item | None:
     if not current:
         return None
     last = max(current, key=lambda verdict: verdict.created_at)
+    # Nothing is deleted: the latest row of an item counts, and this one says that there is none.
     verdicts.append(replace(last, submission=uuid.uuid4().hex, choice="withdrawn"))
     return item_of(last)

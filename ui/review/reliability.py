@@ -47,7 +47,7 @@ def verdicts_needed(successes: float, n: int, half_width: float, z: float = Z95)
     """
     if not 0 < half_width < 0.5:
         raise ValueError(f"half_width must be in (0, 0.5), is {half_width}")
-    share = (successes + z * z / 2) / (n + z * z)
+    share = (successes + z * z / 2) / (n + z * z)  # the interval's centre
 
     def is_enough(total: int) -> bool:
         interval = wilson(share * total, total, z)
@@ -56,6 +56,7 @@ def verdicts_needed(successes: float, n: int, half_width: float, z: float = Z95)
     low, high = n, max(n, 1)
     if n and wilson(successes, n, z).high - wilson(successes, n, z).low <= 2 * half_width:
         return 0
+    # The interval narrows with the number of items: double it until it is enough, then halve the range.
     while not is_enough(high):
         low, high = high, 2 * high
     while high - low > 1:
@@ -71,6 +72,7 @@ def cohen_kappa(left: Sequence[Hashable], right: Sequence[Hashable]) -> float:
     n = len(left)
     if n == 0:
         return math.nan
+    # By chance they would agree as often as two who keep these rates and never look at the item.
     observed = sum(a == b for a, b in zip(left, right, strict=True)) / n
     ours, theirs = Counter(left), Counter(right)
     expected = sum(ours[value] * theirs[value] for value in ours) / (n * n)
@@ -88,6 +90,7 @@ def krippendorff_alpha(ratings: Iterable[Mapping[str, Hashable]]) -> float:
         for i, a in enumerate(values):
             for j, b in enumerate(values):
                 if i != j:
+                    # Each value meets all others of its item, and weighs 1 in sum however many these are.
                     coincidences[a, b] += 1 / (len(values) - 1)
     totals: Counter[Hashable] = Counter()
     for (a, _), weight in coincidences.items():

@@ -46,6 +46,7 @@ def by_item(verdicts: Iterable[Verdict]) -> list[Judged]:
             groups[verdict.run_id, verdict.item].append(verdict)
     found = []
     for group in groups.values():
+        # When the two most frequent are level, the reviewers have no preference in common.
         ranked = Counter(preferred_name(verdict) for verdict in group).most_common(2)
         is_draw = len(ranked) == 2 and ranked[0][1] == ranked[1][1]
         found.append(Judged(group[0], "" if is_draw else ranked[0][0], len(group)))
@@ -80,6 +81,7 @@ def accuracies(items: Sequence[Judged], groups: dict[str, list[Judged]]) -> list
     for name, members in {"all": list(items), **groups}.items():
         for source in SOURCES:
             sides = [(item.preferred, source_name(item.verdict, source)) for item in members]
+            # Who prefers neither side can neither agree nor disagree.
             both = [(ours, theirs) for ours, theirs in sides if ours and theirs]
             if both:
                 hits = sum(ours == theirs for ours, theirs in both)
@@ -90,6 +92,7 @@ def accuracies(items: Sequence[Judged], groups: dict[str, list[Judged]]) -> list
 
 
 def by_language(items: Sequence[Judged]) -> dict[str, list[Judged]]:
+    """Judged items of each language, English first."""
     groups: dict[str, list[Judged]] = defaultdict(list)
     for item in items:
         groups[item.verdict.language].append(item)
@@ -103,6 +106,7 @@ def by_margin(items: Sequence[Judged], bins: int = 4) -> dict[str, list[Judged]]
     )
     if len(pairs) < 2 * bins:
         return {}
+    # Margins are above 0, so the first bin begins there.
     cuts = statistics.quantiles([item.verdict.margin or 0.0 for item in pairs], n=bins)
     groups: dict[str, list[Judged]] = {}
     edges = [0.0, *cuts, float("inf")]
@@ -153,6 +157,7 @@ def reliability(verdicts: Iterable[Verdict]) -> Reliability:
     for verdict in verdicts:
         if verdict.choice in DECIDED:
             ratings[verdict.run_id, verdict.item][verdict.reviewer] = preferred_name(verdict) or verdict.choice
+    # An item that one reviewer judged says nothing about agreement.
     several = [ratings for ratings in ratings.values() if len(ratings) > 1]
     return Reliability(len(several), krippendorff_alpha(several), pairwise_kappas(several))
 

@@ -1,1 +1,1 @@
-"""Gradio, login and the HTTP side of the inspector."""
+"""Serving the pages: Gradio with its controls, login, and what the server answers to whom."""

@@ -17,7 +17,7 @@ from ui.pages.inspector import Inspector
 from ui.review.exports import publish
 from ui.review.verdict_store import VerdictStore
 from ui.server.options import InspectOptions
-from ui.tables.queries import Engine
+from ui.tables.queries import QueryEngine
 from ui.tables.runs import Catalogue
 
 
@@ -35,7 +35,9 @@ def open_inspector(options: InspectOptions, worlds: Worlds | None = None) -> Ins
     # Copies of remote artifacts are one user's: others on this machine must not read a team's outputs.
     cache = Path(tempfile.gettempdir()) / f"icr-inspector-{os.getuid()}"
     cache.mkdir(mode=0o700, exist_ok=True)
-    return Inspector(Catalogue(reader, cache, options.experiment, worlds), Engine(), VerdictStore(options.verdicts))
+    return Inspector(
+        Catalogue(reader, cache, options.experiment, worlds), QueryEngine(), VerdictStore(options.verdicts)
+    )
 
 
 class _Ended(BaseException):

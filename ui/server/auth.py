@@ -18,7 +18,7 @@ from icr_platform.core.artifacts import atomic_path
 from icr_platform.core.errors import IcrError, InputError
 
 _N, _R, _P = 2**15, 8, 1
-_MEMORY = 64 * 1024 * 1024
+_MEMORY = 64 * 1024 * 1024  # scrypt takes 128 * N * R bytes, 32 MiB, which is just above OpenSSL's own limit
 _SHORTEST = 8
 
 
@@ -40,7 +40,7 @@ def load_users(path: Path) -> dict[str, str]:
     """Hash by user name.
 
     Raises:
-        InputError: no such file, or a line that holds no user.
+        InputError: there is no such file, or a line is not a user's.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; `python -m ui.server.auth {path} NAME` makes one")
@@ -51,20 +51,20 @@ def load_users(path: Path) -> dict[str, str]:
         name, _, stored = line.strip().partition(":")
         if not name or stored.count(":") != 5 or not stored.startswith("scrypt:"):
             raise InputError(
-                f"{path}: line {number}: holds no name:scrypt:...; add users with `python -m ui.server.auth {path} NAME`"
+                f"{path}: line {number}: is not name:scrypt:...; add users with `python -m ui.server.auth {path} NAME`"
             )
         users[name] = stored
     if not users:
-        raise InputError(f"{path}: holds no user; add one with `python -m ui.server.auth {path} NAME`")
+        raise InputError(f"{path}: contains no user; add one with `python -m ui.server.auth {path} NAME`")
     return users
 
 
 def checker(path: Path) -> Callable[[str, str], bool]:
     """What Gradio asks on login. An unknown name takes as long as a wrong password."""
-    users, nobody = load_users(path), hash_password(secrets.token_hex(16))
+    users, unknown = load_users(path), hash_password(secrets.token_hex(16))
 
     def is_welcome(name: str, password: str) -> bool:
-        return is_password(password, users.get(name, nobody)) and name in users
+        return is_password(password, users.get(name, unknown)) and name in users
 
     return is_welcome
 
@@ -78,6 +78,7 @@ def add_user(path: Path, name: str, password: str) -> None:
     users = load_users(path) if path.exists() else {}
     users[name] = hash_password(password)
     with atomic_path(path) as temporary:
+        # Created with its mode: a chmod afterwards would leave the hashes readable for a moment.
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.writelines(f"{user}:{stored}\n" for user, stored in users.items())

@@ -28,7 +28,7 @@ def address_of(request: gr.Request) -> dict[str, str]:
 
 def asked_of(event: gr.EventData) -> dict[str, str]:
     """Parameters of the address that a link or a filter on the page asks for."""
-    query = getattr(event, "query", "")
+    query = getattr(event, "query", "")  # whatever a browser sent: it need not be text
     return parsed(query) if isinstance(query, str) else {}
 
 

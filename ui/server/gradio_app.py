@@ -59,28 +59,29 @@ def serve(inspector: Inspector, options: InspectOptions, block: bool = True) -> 
     demo = build(inspector, options)
     is_proxied = bool(options.user_header)
     return demo.launch(
-        server_name="127.0.0.1",
+        server_name="127.0.0.1",  # a proxy on this machine brings others in, with TLS
         server_port=options.port or None,
         auth=auth.checker(Path(options.auth_file)) if options.auth_file else None,
+        # Gradio believes this header: the proxy must set it itself and drop what a browser sends.
         auth_dependency=(lambda request: request.headers.get(options.user_header) or None) if is_proxied else None,
         app_kwargs={
             "middleware": [
                 Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts(options.public_host)),
                 Middleware(SafeHeaders),
             ],
-            "docs_url": None,
+            "docs_url": None,  # their pages load scripts from elsewhere
             "redoc_url": None,
         },
         theme=theme.theme(),
         css=theme.style(),
         head=theme.head(),
         footer_links=[],
-        share=False,
+        share=False,  # no tunnel to Gradio's servers, whatever the environment says
         run_history=False,
         enable_monitoring=False,
-        ssr_mode=False,
+        ssr_mode=False,  # would start Node
         quiet=True,
         show_error=False,
-        max_file_size="1kb",
+        max_file_size="1kb",  # nothing is uploaded here
         prevent_thread_lock=not block,
     )

@@ -71,11 +71,11 @@ def build_spot_check(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, page: 
         tokens: list[str] = []
 
         def show(inspector: Inspector, focus: Focus) -> Content:
-            turn = spot_check.turn(inspector, focus, reviewer, wanted)
-            tokens.append(turn.token)
-            return turn.content
+            offered = spot_check.offer(inspector, focus, reviewer, wanted)
+            tokens.append(offered.token)
+            return offered.content
 
-        html = render_page(inspector, page, params, show)
+        html = render_page(inspector, page, params, show)  # no token where the page shows an error instead
         return [html, tokens[0] if tokens else "", urlencode(params)]
 
     def opened(known: str, request: gr.Request) -> list[Any]:
@@ -108,6 +108,7 @@ def build_spot_check(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, page: 
     ui.back.click(withdrawn, [ui.name, ui.query], [ui.status, *rendered], **QUIET)
     sent, replaced = [ui.name, ui.token, ui.query, ui.reasons, ui.note], [ui.status, *rendered, ui.reasons, ui.note]
     for choice, button in ui.buttons.items():
+        # Public, so that the page's API can be driven by scripts; all other events belong to the page.
         named_event = {**QUIET, "api_visibility": "public", "api_name": f"verdict_{choice.replace('-', '_')}"}
         button.click(_voter(inspector, choice, shown), sent, replaced, trigger_mode="once", **named_event)
 

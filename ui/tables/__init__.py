@@ -1,1 +1,1 @@
-"""What pages read: runs, artifacts and queries over them."""
+"""What pages read: runs, their artifacts, and queries over these."""

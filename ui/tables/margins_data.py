@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ui.tables.pairs_data import PairTables, pair_index
-from ui.tables.queries import Engine, Row, finite, parts_of
+from ui.tables.queries import QueryEngine, ResultRow, finite, parts_of
 
 BINS = 20
 GRID = 18
@@ -23,7 +23,7 @@ class Distribution(NamedTuple):
     bins: list[int]
 
 
-def distributions(engine: Engine, tables: PairTables, language: str = "") -> list[Distribution]:
+def distributions(engine: QueryEngine, tables: PairTables, language: str = "") -> list[Distribution]:
     """One per language, over the 1st to 99th percentile so that one outlier does not flatten the rest."""
     index = pair_index(engine, tables)
     sql = f"""
@@ -54,13 +54,13 @@ class LengthReward(NamedTuple):
     x: tuple[float, float]
     y_before: tuple[float, float]
     y_after: tuple[float, float]
-    before: list[Row]
-    after: list[Row]
+    before: list[ResultRow]
+    after: list[ResultRow]
     correlation_before: float | None
     correlation_after: float | None
 
 
-def length_reward(engine: Engine, tables: PairTables, language: str, alpha: float) -> LengthReward | None:
+def length_reward(engine: QueryEngine, tables: PairTables, language: str, alpha: float) -> LengthReward | None:
     """Reward against length over all samples; those that became pairs alone would exaggerate it.
 
     alpha: reward per character that length control takes off. None without a scored sample.
@@ -98,7 +98,7 @@ def _bin(expression: str) -> str:
     return f"least({GRID - 1}, greatest(0, coalesce(CAST({place} AS INTEGER), 0)))"
 
 
-def outliers(engine: Engine, tables: PairTables, language: str, largest: bool, rows: int = 8) -> list[Row]:
+def outliers(engine: QueryEngine, tables: PairTables, language: str, largest: bool, rows: int = 8) -> list[ResultRow]:
     """Pairs at one end of the margins."""
     order = "DESC" if largest else "ASC"
     sql = f"""SELECT language, prompt_id, margin, chosen_characters, rejected_characters FROM {pair_index(engine, tables)}
@@ -118,7 +118,7 @@ class KindAgreement(NamedTuple):
     correlation: float | None
 
 
-def kind_agreement(engine: Engine, tables: PairTables, language: str = "") -> list[KindAgreement]:
+def kind_agreement(engine: QueryEngine, tables: PairTables, language: str = "") -> list[KindAgreement]:
     """Agreement of every two reward kinds; empty when the run has only one. Correlation is within prompts."""
     # The first part holds every kind that the run scored: with one kind alone, nothing else is read.
     centred = """

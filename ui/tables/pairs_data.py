@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from icr_platform.core.artifacts import MANIFEST, Artifact, read_json
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import DROPS
-from ui.tables.queries import Engine, Row, is_part, like_pattern, numbered_parts, parts_of
+from ui.tables.queries import QueryEngine, ResultRow, is_part, like_pattern, numbered_parts, parts_of
 from ui.tables.view import View
 
 PAGE_ROWS = 50
@@ -33,7 +33,7 @@ class PairTables:
 class PairPage(NamedTuple):
     """rows: language, prompt_id, instruction (cut) and the numbers of a pair, None for a dropped prompt. total: rows of all pages."""
 
-    rows: list[Row]
+    rows: list[ResultRow]
     total: int
 
 
@@ -46,10 +46,10 @@ class PairDetail:
     instruction: str
     english_instruction: str
     source: str
-    pair: Row | None
-    samples: list[Row]
+    pair: ResultRow | None
+    samples: list[ResultRow]
     kinds: list[str]
-    drops: list[Row] = field(default_factory=list)
+    drops: list[ResultRow] = field(default_factory=list)
 
 
 class Condition(NamedTuple):
@@ -59,7 +59,7 @@ class Condition(NamedTuple):
     parameters: list[Any]
 
 
-def pair_index(engine: Engine, tables: PairTables) -> str:
+def pair_index(engine: QueryEngine, tables: PairTables) -> str:
     """Keys and numbers of every prompt, paired or dropped, in the order written; texts stay in the parts.
 
     Prompts without a pair come from drops, so that a dropped prompt can be found too; `part` is null for them.
@@ -80,7 +80,7 @@ def pair_index(engine: Engine, tables: PairTables) -> str:
             SELECT language, prompt_id, {nothing}, NULL AS alpha, NULL AS part, NULL AS row FROM dropped ANTI JOIN pairs USING (language, prompt_id)
         ) ORDER BY position
     """
-    return engine.materialise(_index_key(tables), sql, [_files(tables.preferences)])
+    return engine.materialise(_index_key(tables), sql, [_files(tables.preferences)])  # 100 bytes a pair
 
 
 def _files(artifact: Artifact, numbers: list[int] | None = None) -> list[str]:
@@ -90,7 +90,7 @@ def _files(artifact: Artifact, numbers: list[int] | None = None) -> list[str]:
     return paths
 
 
-def list_pairs(engine: Engine, tables: PairTables, view: View) -> PairPage:
+def list_pairs(engine: QueryEngine, tables: PairTables, view: View) -> PairPage:
     """The page of pairs that the view asks for."""
     if view == View(experiment=view.experiment, run=view.run, iteration=view.iteration, start=view.start):
         return _as_written(engine, tables, view.start)
@@ -114,7 +114,7 @@ def _order(view: View) -> str:
     return f"{view.sort} {direction} NULLS LAST, position" if view.sort else "position"
 
 
-def _as_written(engine: Engine, tables: PairTables, start: int) -> PairPage:
+def _as_written(engine: QueryEngine, tables: PairTables, start: int) -> PairPage:
     """Pairs from `start` on in the order written, without waiting for the index: the manifest counts the rows of each part."""
     wanted: list[int] = []
     seen, skip = 0, 0
@@ -136,7 +136,7 @@ def part_rows(artifact: Artifact) -> list[int]:
     return [int(entry["rows"]) for entry in read_json(artifact.folder / MANIFEST)["parts"]]
 
 
-def conditions(engine: Engine, tables: PairTables, view: View) -> Condition:
+def conditions(engine: QueryEngine, tables: PairTables, view: View) -> Condition:
     """WHERE clause over the index `i` for the filters of a view."""
     clauses = ["true"]
     parameters: list[Any] = []
@@ -193,8 +193,9 @@ def conditions(engine: Engine, tables: PairTables, view: View) -> Condition:
     return Condition(" AND ".join(clauses), parameters)
 
 
-def _with_instructions(engine: Engine, tables: PairTables, rows: list[Row]) -> list[Row]:
+def _with_instructions(engine: QueryEngine, tables: PairTables, rows: list[ResultRow]) -> list[ResultRow]:
     """The beginnings of the instructions of a page's rows, read from the parts that hold them."""
+    # A page has 50 rows, of a few parts: reading those beats a column of instructions in memory.
     paired = [row for row in rows if row["part"] is not None]
     found: dict[tuple[str, str], str] = {}
     if paired:
@@ -215,7 +216,7 @@ def _with_instructions(engine: Engine, tables: PairTables, rows: list[Row]) -> l
     return [{**row, "instruction": found.get((row["language"], row["prompt_id"]), "")} for row in rows]
 
 
-def pair_detail(engine: Engine, tables: PairTables, language: str, prompt_id: str) -> PairDetail:
+def pair_detail(engine: QueryEngine, tables: PairTables, language: str, prompt_id: str) -> PairDetail:
     """Everything about one prompt; its samples by the reward that makes the pairs, the highest first, unscored ones last.
 
     Raises:
@@ -239,7 +240,7 @@ def pair_detail(engine: Engine, tables: PairTables, language: str, prompt_id: st
     samples = []
     for row in responses:
         index = row["sample_index"]
-        own: Mapping[str, Row] = {reward["kind"]: reward for reward in rewards if reward["sample_index"] == index}
+        own: Mapping[str, ResultRow] = {reward["kind"]: reward for reward in rewards if reward["sample_index"] == index}
         reward = own[kinds[0]]["reward"] if kinds and kinds[0] in own else None
         dropped = [drop["reason"] for drop in drops if drop["sample_index"] == index]
         samples.append({**row, "rewards": own, "reward": reward, "dropped": dropped})
@@ -251,7 +252,7 @@ def pair_detail(engine: Engine, tables: PairTables, language: str, prompt_id: st
     )  # fmt: skip
 
 
-def _known_part(engine: Engine, tables: PairTables, language: str, prompt_id: str) -> int | None:
+def _known_part(engine: QueryEngine, tables: PairTables, language: str, prompt_id: str) -> int | None:
     """Part of the pair, when the index is there already; a link opened first does not wait for it."""
     key = _index_key(tables)
     if not engine.is_materialised(key):
@@ -266,8 +267,8 @@ def _index_key(tables: PairTables) -> str:
 
 
 def _by_key(
-    engine: Engine, artifact: Artifact, columns: str, language: str, prompt_id: str, likely: int | None
-) -> tuple[list[Row], int | None]:
+    engine: QueryEngine, artifact: Artifact, columns: str, language: str, prompt_id: str, likely: int | None
+) -> tuple[list[ResultRow], int | None]:
     """Rows of a prompt and the part that holds them."""
     sql = f"""SELECT {columns}, {numbered_parts(artifact)} AS part FROM read_parquet(?, filename=true)
               WHERE language = ? AND prompt_id = ?"""
@@ -289,10 +290,11 @@ class Neighbours(NamedTuple):
     total: int
 
 
-def neighbours(engine: Engine, tables: PairTables, view: View) -> Neighbours | None:
+def neighbours(engine: QueryEngine, tables: PairTables, view: View) -> Neighbours | None:
     """Where the view's prompt stands in its own list; None when the filters leave it out."""
     index = pair_index(engine, tables)
     where = conditions(engine, tables, view)
+    # One pass over the index: the windows see the whole list in its order, without texts.
     sql = f"""
         WITH listed AS (
             SELECT language, prompt_id, row_number() OVER w AS place, count(*) OVER () AS total,
@@ -309,14 +311,14 @@ def neighbours(engine: Engine, tables: PairTables, view: View) -> Neighbours | N
     return Neighbours(before, after, row["place"], row["total"])
 
 
-def drop_reasons(engine: Engine, tables: PairTables, language: str) -> list[Row]:
+def drop_reasons(engine: QueryEngine, tables: PairTables, language: str) -> list[ResultRow]:
     """reason, samples and prompts (rows without a sample) dropped, per reason; of one language or of all."""
     sql = f"""SELECT reason, count(sample_index) AS samples, count(*) - count(sample_index) AS prompts
               FROM {_dropped(engine, tables)} WHERE ? = '' OR language = ? GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 200"""
     return engine.select(sql, [language, language])
 
 
-def _dropped(engine: Engine, tables: PairTables) -> str:
+def _dropped(engine: QueryEngine, tables: PairTables) -> str:
     """Drops without their details, which only one prompt's page shows."""
     sql = "SELECT language, prompt_id, sample_index, reason FROM read_parquet(?)"
     if not tables.drops.parts:
@@ -324,7 +326,7 @@ def _dropped(engine: Engine, tables: PairTables) -> str:
     return engine.materialise(f"drops/{tables.drops.digest}", sql, [_files(tables.drops)])
 
 
-def languages_of(engine: Engine, tables: PairTables) -> list[str]:
+def languages_with_prompts(engine: QueryEngine, tables: PairTables) -> list[str]:
     """Languages that have prompts in this iteration, English first."""
     key = f"languages/{tables.prompts.digest}"
     sql = "SELECT DISTINCT language FROM read_parquet(?)"
@@ -333,13 +335,13 @@ def languages_of(engine: Engine, tables: PairTables) -> list[str]:
     return [row["language"] for row in rows]
 
 
-def languages_with(engine: Engine, tables: PairTables, prompt_id: str) -> list[str]:
+def languages_with(engine: QueryEngine, tables: PairTables, prompt_id: str) -> list[str]:
     """Languages that have a prompt, English first."""
     sql = "SELECT DISTINCT language FROM read_parquet(?) WHERE prompt_id = ? ORDER BY language <> 'en', language"
     return [row["language"] for row in engine.select(sql, [_files(tables.prompts), prompt_id])]
 
 
-def pair_of(engine: Engine, tables: PairTables, language: str, prompt_id: str) -> Row:
+def pair_of(engine: QueryEngine, tables: PairTables, language: str, prompt_id: str) -> ResultRow:
     """The preference row of one prompt; raises InputError when it has none."""
     known = _known_part(engine, tables, language, prompt_id)
     rows, _ = _by_key(engine, tables.preferences, _WITHOUT_PAIR_TOKENS, language, prompt_id, known)

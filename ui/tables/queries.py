@@ -22,18 +22,18 @@ from icr_platform.core.errors import IcrError, InputError
 MEMORY_LIMIT = "450MB"
 MATERIALISED = 12
 """Narrow tables kept; a million pairs take about 100 MB."""
-Row = dict[str, Any]
+ResultRow = dict[str, Any]
 
 
-class Engine:
-    """One in-memory DuckDB; a cursor a request, so that requests run side by side."""
+class QueryEngine:
+    """One in-memory DuckDB, with a cursor per request, so that requests run at the same time."""
 
     def __init__(self, memory_limit: str = MEMORY_LIMIT, threads: int = 2) -> None:
         self._connection = duckdb.connect(config={"memory_limit": memory_limit, "threads": threads})
         for setting in (
-            "parquet_metadata_cache=true",
-            "autoinstall_known_extensions=false",
-            "preserve_insertion_order=true",
+            "parquet_metadata_cache=true",  # the footers of a thousand parts are read once, not by every request
+            "autoinstall_known_extensions=false",  # the inspector downloads nothing
+            "preserve_insertion_order=true",  # lists show rows as they were written
         ):
             self._connection.execute(f"SET {setting}")
         self._tables: OrderedDict[str, str] = OrderedDict()
@@ -41,13 +41,14 @@ class Engine:
         self._lock = threading.Lock()
         self._number = 0
 
-    def select(self, sql: str, parameters: Sequence[Any] = (), seconds: float = 20.0) -> list[Row]:
+    def select(self, sql: str, parameters: Sequence[Any] = (), seconds: float = 20.0) -> list[ResultRow]:
         """Rows of a query as dictionaries.
 
         Raises:
             InputError: a file vanished or is damaged, or the query took longer than `seconds`.
         """
         cursor = self._connection.cursor()
+        # DuckDB has no time limit of its own, and a browser that gave up does not stop a query.
         timer = threading.Timer(seconds, cursor.interrupt)
         timer.start()
         try:
@@ -80,6 +81,7 @@ class Engine:
         with self._lock:
             self._number += 1
             name = f"narrow_{self._number}"
+        # A registered table is seen by this cursor alone; the copy is there for all of them.
         cursor = self._connection.cursor()
         try:
             cursor.register(f"{name}_source", table)
@@ -102,6 +104,7 @@ class Engine:
                 self._tables.move_to_end(key)
                 return self._tables[key]
             building = self._building.setdefault(key, threading.Lock())
+        # Whoever needs a table that is being built waits for it; other tables are built at the same time.
         with building:
             with self._lock:
                 if key in self._tables:

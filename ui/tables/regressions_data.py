@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.intervals import Z95
-from ui.tables.queries import Engine, Row, parts_of
+from ui.tables.queries import QueryEngine, ResultRow, parts_of
 
 PAGE_ROWS = 50
 INSTRUCTION_CHARACTERS = 400
@@ -69,8 +69,9 @@ class Slice:
         return "better" if self.change > 0 else "worse"
 
 
-def judged_prompts(engine: Engine, judgments: Artifact) -> str:
+def judged_prompts(engine: QueryEngine, judgments: Artifact) -> str:
     """Preference per prompt: the rule of `icr_platform.evaluation.prompt_preferences`, which every figure of `icr eval` follows, in SQL."""
+    # A sample counts only if every order was answered: one order alone carries the judge's bias for a position.
     sql = """
         WITH by_sample AS (
             SELECT language, prompt_id, sample_index, CASE WHEN count(preference) = count(*) THEN avg(preference) END AS value,
@@ -82,7 +83,7 @@ def judged_prompts(engine: Engine, judgments: Artifact) -> str:
     return engine.materialise(f"judged/{judgments.digest}", sql, [_parts(judgments)])
 
 
-def rewarded_prompts(engine: Engine, rewards: Artifact) -> str:
+def rewarded_prompts(engine: QueryEngine, rewards: Artifact) -> str:
     """Mean implicit reward per prompt over its samples, of the kind that makes the pairs."""
     sql = """
         SELECT language, prompt_id, avg(reward) AS value, NULL AS model_first, NULL AS reference_first FROM read_parquet(?)
@@ -123,6 +124,7 @@ class Filter(NamedTuple):
         return [self.language, self.language, self.source, self.source, self.flow, self.flow]
 
 
+# Ties are broken by key where these are used, or a prompt could stand on two pages.
 _RANKS = {
     "worse": "change ASC",
     "better": "change DESC",
@@ -130,7 +132,9 @@ _RANKS = {
 }
 
 
-def ranked(engine: Engine, comparison: Comparison, wanted: Filter, rank: str, start: int) -> tuple[list[Row], int]:
+def ranked(
+    engine: QueryEngine, comparison: Comparison, wanted: Filter, rank: str, start: int
+) -> tuple[list[ResultRow], int]:
     """A page of prompts by change, and how many there are."""
     sql = f"""WITH {_joined(comparison)} SELECT *, count(*) OVER () AS total FROM joined WHERE {wanted.sql}
               ORDER BY {_RANKS[rank or "worse"]}, language, prompt_id LIMIT {PAGE_ROWS} OFFSET ?"""
@@ -139,8 +143,8 @@ def ranked(engine: Engine, comparison: Comparison, wanted: Filter, rank: str, st
 
 
 def neighbours(
-    engine: Engine, comparison: Comparison, wanted: Filter, rank: str, language: str, prompt_id: str
-) -> Row | None:
+    engine: QueryEngine, comparison: Comparison, wanted: Filter, rank: str, language: str, prompt_id: str
+) -> ResultRow | None:
     """place, total, and the keys before (l0, p0) and after (l1, p1) a prompt in the ranked list."""
     sql = f"""WITH {_joined(comparison)}, listed AS (
                   SELECT *, row_number() OVER w AS place, count(*) OVER () AS total, lag(language) OVER w AS l0, lag(prompt_id) OVER w AS p0,
@@ -151,18 +155,20 @@ def neighbours(
     return rows[0] if rows else None
 
 
-def flow(engine: Engine, comparison: Comparison, wanted: Filter) -> dict[tuple[str, str], int]:
+def flow(engine: QueryEngine, comparison: Comparison, wanted: Filter) -> dict[tuple[str, str], int]:
     """Prompts by outcome before and after."""
     sql = f"""WITH {_joined(comparison)} SELECT outcome_before, outcome_after, count(*) AS n FROM joined WHERE {wanted.sql} GROUP BY ALL"""
-    rows = engine.select(sql, wanted._replace(flow="").parameters)
+    rows = engine.select(sql, wanted._replace(flow="").parameters)  # the chosen cell must not empty the others
     return {(row["outcome_before"], row["outcome_after"]): row["n"] for row in rows}
 
 
-def slices(engine: Engine, comparison: Comparison, by: str, wanted: Filter | None = None) -> list[Slice]:
+def slices(engine: QueryEngine, comparison: Comparison, by: str, wanted: Filter | None = None) -> list[Slice]:
     """Change per 'language', 'source' or 'all', with standard errors clustered by prompt id."""
     wanted = wanted or Filter()
     scale = 100.0 if comparison.measure == "judge" else 1.0
     group = {"language": "language", "source": "source", "all": "'all'"}[by]
+    # influence: what a row adds to the error of its slice's mean. A prompt's rows, one per language, are no independent
+    # observations, so they are summed before they are squared.
     sql = f"""
         WITH {_joined(comparison)},
         grouped AS (SELECT *, {group} AS slice FROM joined WHERE {wanted.sql}),
@@ -182,7 +188,7 @@ def slices(engine: Engine, comparison: Comparison, by: str, wanted: Filter | Non
     return slices
 
 
-def asked_prompts(engine: Engine, asked: Artifact) -> str:
+def asked_prompts(engine: QueryEngine, asked: Artifact) -> str:
     """Name of the table `sources` of a comparison, from a prompts or an outputs artifact; texts are cut for lists."""
     source = "source" if asked.table.name == "prompts" else "''"
     sql = f"""SELECT language, prompt_id, any_value({source}) AS source, left(any_value(instruction), {INSTRUCTION_CHARACTERS}) AS instruction
@@ -190,7 +196,7 @@ def asked_prompts(engine: Engine, asked: Artifact) -> str:
     return engine.materialise(f"asked/{asked.digest}", sql, [parts_of(asked)])
 
 
-def judgments_of(engine: Engine, judgments: Artifact, language: str, prompt_id: str) -> list[Row]:
+def judgments_of(engine: QueryEngine, judgments: Artifact, language: str, prompt_id: str) -> list[ResultRow]:
     """Every judgment of one prompt."""
     sql = """SELECT sample_index, "order", CASE WHEN isfinite(preference) THEN preference END AS preference, mass, outcome, judge, detail
              FROM read_parquet(?)
@@ -198,13 +204,13 @@ def judgments_of(engine: Engine, judgments: Artifact, language: str, prompt_id: 
     return engine.select(sql, [_parts(judgments), language, prompt_id])
 
 
-def judge_of(engine: Engine, judgments: Artifact) -> str:
+def judge_of(engine: QueryEngine, judgments: Artifact) -> str:
     """Name of the judge."""
     rows = engine.select("SELECT judge FROM read_parquet(?) LIMIT 1", [parts_of(judgments, [0])])
     return str(rows[0]["judge"]) if rows else ""
 
 
-def outputs_of(engine: Engine, outputs: Artifact, language: str, prompt_id: str) -> list[Row]:
+def outputs_of(engine: QueryEngine, outputs: Artifact, language: str, prompt_id: str) -> list[ResultRow]:
     """Every output for one prompt."""
     sql = """SELECT sample_index, instruction, output, character_count, finish_reason, detected_language FROM read_parquet(?)
              WHERE language = ? AND prompt_id = ? ORDER BY sample_index"""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from icr_platform.core.errors import IcrError, InputError
 from ui.tables.pairs_data import PairTables, pair_index
-from ui.tables.queries import Engine
-from ui.tables.runs import Arm, Catalogue, Iteration
+from ui.tables.queries import QueryEngine
+from ui.tables.runs import ArmRecord, Catalogue, IterationRecord
 
 PAIR_ARTIFACTS = ("prompts", "responses", "rewards", "preferences", "drops")
 
@@ -18,9 +18,9 @@ class RunTables:
     """What pages and reviews read: the runs with their artifacts, and queries over these."""
 
     catalogue: Catalogue
-    engine: Engine
+    engine: QueryEngine
 
-    def pair_tables(self, iteration: Iteration) -> PairTables:
+    def pair_tables(self, iteration: IterationRecord) -> PairTables:
         """The artifacts behind an iteration's pairs; a thread begins to build the index of the pairs."""
         tables = PairTables(**{name: self.catalogue.artifact(iteration, name) for name in PAIR_ARTIFACTS})
         threading.Thread(target=self._build_index, args=[tables], daemon=True).start()
@@ -33,7 +33,7 @@ class RunTables:
             return  # the request that needs the index meets the same error and shows it
 
 
-def latest(arm: Arm, stage: str) -> int:
+def latest(arm: ArmRecord, stage: str) -> int:
     """Number of the last iteration in which a stage finished.
 
     Raises:

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageRecord:
     """One stage run. `holder` is the run with its artifacts and parameters: itself, or the one it was reused from."""
 
     name: str
@@ -40,12 +40,12 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Iteration:
+class IterationRecord:
     """One iteration run and its stages by name."""
 
     number: int
     run: RunRecord
-    stages: Mapping[str, Stage]
+    stages: Mapping[str, StageRecord]
 
     def has_finished(self, stage: str) -> bool:
         """Whether a stage ran here, or was reused, to its end."""
@@ -53,18 +53,18 @@ class Iteration:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmRecord:
     """One arm of an experiment with its iterations in order."""
 
     run: RunRecord
     experiment: str
-    iterations: tuple[Iteration, ...]
+    iterations: tuple[IterationRecord, ...]
 
     @property
     def name(self) -> str:
         return self.run.tags.get("icr.arm", self.run.name)
 
-    def iteration(self, number: int) -> Iteration:
+    def iteration(self, number: int) -> IterationRecord:
         """Raises InputError when the arm has no such iteration."""
         for iteration in self.iterations:
             if iteration.number == number:
@@ -74,6 +74,7 @@ class Arm:
 
     def languages(self) -> list[str]:
         """Language codes with a metric of any kind, English first."""
+        # A metric of a language ends with its code: `win_rate/es`, `margin/median/es`.
         codes = {name.rsplit("/", 1)[-1] for t in self.iterations for name in t.run.metrics if "/" in name}
         return sorted(codes & set(NAMES), key=lambda code: (code != "en", code))
 
@@ -98,7 +99,7 @@ class Catalogue:
             return []
         return self._recall(("arms", ",".join(ids)), lambda: self.reader.arms(ids))
 
-    def arm(self, run_id: str) -> Arm:
+    def arm(self, run_id: str) -> ArmRecord:
         """An arm with its iterations and their stages.
 
         Raises:
@@ -106,7 +107,7 @@ class Catalogue:
         """
         return self._recall(("arm", run_id), lambda: self._read_arm(run_id))
 
-    def _read_arm(self, run_id: str) -> Arm:
+    def _read_arm(self, run_id: str) -> ArmRecord:
         run = self.reader.run(run_id)
         if run.deleted:
             raise InputError(f"Run {run_id} was deleted from MLflow; restore it there, or choose another run.")
@@ -117,18 +118,18 @@ class Catalogue:
             number = child.tags.get("icr.iteration", "")
             if child.tags.get("icr.kind") != "iteration" or not number.isdigit():
                 continue
-            stages: dict[str, Stage] = {}
+            stages: dict[str, StageRecord] = {}
             for attempt in reversed(
                 self.reader.children(child)
             ):  # oldest first: a later attempt replaces an earlier one
                 name, reused = attempt.tags.get("icr.stage", ""), attempt.tags.get("icr.reused_run")
                 if name:
-                    stages[name] = Stage(name, attempt, self.reader.run(reused) if reused else attempt)
-            iterations.append(Iteration(int(number), child, stages))
+                    stages[name] = StageRecord(name, attempt, self.reader.run(reused) if reused else attempt)
+            iterations.append(IterationRecord(int(number), child, stages))
         ordered = sorted(iterations, key=lambda iteration: iteration.number)
-        return Arm(run, self.experiments().get(run.experiment_id, run.experiment_id), tuple(ordered))
+        return ArmRecord(run, self.experiments().get(run.experiment_id, run.experiment_id), tuple(ordered))
 
-    def artifact(self, iteration: Iteration, name: str) -> Artifact:
+    def artifact(self, iteration: IterationRecord, name: str) -> Artifact:
         """The finished artifact `name` of an iteration, checked against its manifest.
 
         Raises:
@@ -171,6 +172,7 @@ class Catalogue:
         return folder / inside if inside else folder
 
     def _folder(self, holder: RunRecord, name: str) -> Path:
+        # With --no-log-artifacts an artifact stays where it was made, and a tag says where.
         reference = holder.tags.get(f"icr.artifact.{name}")
         return Path(reference) if reference else self.reader.artifact(holder.run_id, name, self.cache)
 

@@ -19,8 +19,8 @@ from icr_platform.core.parts import split_world
 from icr_platform.core.schemas import PROMPTS
 from icr_platform.data.prompts import load_prompts
 from icr_platform.data.reference_outputs import ReferenceOutputs, load_reference_outputs
-from ui.tables.queries import Engine, parts_of
-from ui.tables.runs import Catalogue, Iteration
+from ui.tables.queries import QueryEngine, parts_of
+from ui.tables.runs import Catalogue, IterationRecord
 
 EMPTY = PROMPTS.schema.empty_table()
 """Stands for evaluation prompts that cannot be read, or are not needed."""
@@ -44,7 +44,7 @@ class ReferenceText(NamedTuple):
     note: str
 
 
-def eval_prompts(catalogue: Catalogue, iteration: Iteration) -> EvalPrompts:
+def eval_prompts(catalogue: Catalogue, iteration: IterationRecord) -> EvalPrompts:
     """The prompts this iteration was evaluated on."""
     try:
         path = _local(catalogue, iteration, "prompts")
@@ -56,7 +56,7 @@ def eval_prompts(catalogue: Catalogue, iteration: Iteration) -> EvalPrompts:
             {},
             f"The evaluation prompts ({path or 'not recorded'}) are not on this machine.",
         )
-    return _eval_prompts(path, Path(path).stat().st_mtime)
+    return _eval_prompts(path, Path(path).stat().st_mtime)  # a file that was changed is read again
 
 
 @lru_cache(maxsize=8)
@@ -70,9 +70,9 @@ def _eval_prompts(path: str, modified: float) -> EvalPrompts:
 
 
 def reference_output(
-    engine: Engine,
+    engine: QueryEngine,
     catalogue: Catalogue,
-    iteration: Iteration,
+    iteration: IterationRecord,
     language: str,
     prompt_id: str,
     sample_index: int = 0,
@@ -100,12 +100,13 @@ _remembered: dict[tuple[str, float, str, str], ReferenceOutputs] = {}
 
 
 def _references(
-    engine: Engine, path: str, language: str, key: tuple[str, float, str, str], outputs: Artifact
+    engine: QueryEngine, path: str, language: str, key: tuple[str, float, str, str], outputs: Artifact
 ) -> ReferenceOutputs:
     """Reference outputs of one language, joined to the prompts that were really answered."""
     if key not in _remembered:
         sql = "SELECT prompt_id, instruction FROM read_parquet(?) WHERE language = ?"
         rows = engine.select(sql, [parts_of(outputs), language])
+        # Joined as `icr eval` did, by the instruction where a file has no ids; that needs the prompts.
         if len(_remembered) >= _KEPT:
             _remembered.clear()
         _remembered[key] = load_reference_outputs(
@@ -114,7 +115,7 @@ def _references(
     return _remembered[key]
 
 
-def _local(catalogue: Catalogue, iteration: Iteration, name: str) -> str:
+def _local(catalogue: Catalogue, iteration: IterationRecord, name: str) -> str:
     """Absolute path behind a parameter, which is written as its user gave it; '' when it has none.
 
     Raises IcrError when it names a run whose artifact cannot be had.

@@ -15,6 +15,7 @@ from icr_platform import __version__
 from icr_platform.core.artifacts import PLAN, ArtifactWriter, read_json
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.part_job import Make, PartJob, write_part
+from icr_platform.core.parts import make_importable
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.execution.shared_folder import SharedFolder
 
@@ -37,6 +38,8 @@ class Driver(NamedTuple):
     version: str
     host: str
     environment: Mapping[str, str]
+    module_folders: Sequence[str] = ()
+    """Where it finds modules, among them those of parts that a person named as MODULE:NAME."""
 
 
 class PartWorker:
@@ -50,6 +53,8 @@ class PartWorker:
     def __init__(self, job: PartJob, settings: ExecutionSettings, driver: Driver) -> None:
         for name, value in driver.environment.items():
             os.environ.setdefault(name, value)
+        for folder in driver.module_folders:
+            make_importable(Path(folder))
         self._job, self._settings, self._driver = job, settings, driver
         self._make: Make | None = None
         self._seen = Seen()

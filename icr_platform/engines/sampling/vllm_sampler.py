@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
 import os
 import queue
 import threading
@@ -19,7 +20,7 @@ from functools import partial
 from multiprocessing import active_children
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from icr_platform.core.errors import IcrError
+from icr_platform.core.errors import IcrError, InputError
 from icr_platform.engines.sampling.engine_queue import EngineCrash, EngineQueue, answer_shards
 from icr_platform.engines.sampling.sampler import (
     Advance,
@@ -35,10 +36,12 @@ from icr_platform.engines.sampling.sampler import (
 from icr_platform.models.adapters import read_adapter
 from icr_platform.models.chat import decode_response, encode_messages, stop_ids
 from icr_platform.models.devices import resolve_device, resolve_dtype
+from icr_platform.models.loading import check_weights, generation_eos, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from icr_platform.core.config import ChatSettings
     from icr_platform.engines.sampling.settings import SamplingSettings
 
 _SEED_BITS = 62  # the last sample's seed is a 63-bit number too
@@ -284,3 +287,23 @@ class VllmSampler(Sampler):
         if reason not in ("stop", "length"):
             raise IcrError(f"vllm ended a response for the reason {reason!r}; run the same command again")
         return Sample(decode_response(self.tokenizer, completion.token_ids), completion.token_ids, reason)
+
+
+def load(settings: SamplingSettings, policy: str, chat: ChatSettings) -> VllmSampler:
+    """The sampler of these settings, with its engine started."""
+    _require_vllm()
+    sampler = VllmSampler(settings, policy, load_tokenizer(policy, chat), generation_eos(policy))
+    # Again: of a tensor that it fuses with others, vLLM does not notice the lack, and what it fetched is here now.
+    check_weights(policy, is_loaded_by_vllm=True)
+    return sampler
+
+
+def check(settings: SamplingSettings, policy: str) -> None:
+    """Raise InputError when vLLM is not installed, or the policy's weight files are missing or incomplete."""
+    _require_vllm()
+    check_weights(policy, is_loaded_by_vllm=True)
+
+
+def _require_vllm() -> None:
+    if importlib.util.find_spec("vllm") is None:
+        raise InputError("config: field 'sampler' is 'vllm', which is not installed; pip install 'icr-platform[vllm]'")

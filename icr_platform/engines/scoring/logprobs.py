@@ -84,6 +84,7 @@ class CompletionScorer:
 
     def __init__(self, model: PreTrainedModel, batch_tokens: int = 8192) -> None:
         self.model = model
+        # Of a model that is spread over devices, where its inputs go.
         self.device: torch.device = next(model.get_input_embeddings().parameters()).device
         self.pack_tokens = min(batch_tokens, _CPU_PACK) if self.device.type == "cpu" else batch_tokens
         vocabulary = model.config.get_text_config().vocab_size
@@ -145,7 +146,9 @@ class CompletionScorer:
                 )
                 np.add.at(sums, pack.owner, self._target_logprobs(body.last_hidden_state[0], pack))
                 # What no later pack continues is let go, so that memory does not grow with the corpus.
-                earlier = {run: kept for run, kept in (earlier | layout.kept).items() if run in pack.continued}
+                earlier = {
+                    segment: kept for segment, kept in (earlier | layout.kept).items() if segment in pack.continued
+                }
                 say(pack.finished, len(pack.target))
 
     def _target_logprobs(self, hidden: Tensor, pack: Pack) -> Floats:
@@ -153,6 +156,7 @@ class CompletionScorer:
         predicting, position = np.unique(np.asarray(pack.row, dtype=np.int64), return_inverse=True)
         hidden = hidden[torch.from_numpy(predicting).to(hidden.device)]
         pieces = []
+        # In chunks: the logits of 8,192 rows over a vocabulary of 128,000 take 4 GB.
         for start in range(0, len(predicting), self._rows_at_once):
             chunk = hidden[start : start + self._rows_at_once]
             first, last = np.searchsorted(position, (start, start + len(chunk)))
@@ -171,7 +175,7 @@ class CompletionScorer:
         logits = self.model(input_ids=ids, use_cache=False).logits[0, len(prompt_ids) - 1 : -1]
         total = 0.0
         for start in range(0, len(completion), self._rows_at_once):
-            chunk = logits[start : start + self._rows_at_once].clone()
+            chunk = logits[start : start + self._rows_at_once].clone()  # as they are overwritten
             target = ids[0, len(prompt_ids) + start :][: len(chunk)].to(chunk.device)
             total += float(_log_softmax_at(chunk, torch.arange(len(chunk), device=chunk.device), target).sum())
         return total
@@ -196,6 +200,7 @@ class CompletionScorer:
             self._score_packs(packs(groups, pack_tokens), seen, _say_nothing)
         except NotPackableError as error:
             return f"its attention {error}"
+        # What a model's own layers raise on one long row of tokens, or without a cache or mask that they count on.
         except (TypeError, AttributeError, KeyError, IndexError, ValueError, RuntimeError) as error:
             return f"its layers do not run on packs ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
         if np.allclose(seen, expected, rtol=relative, atol=absolute, equal_nan=True):

@@ -1,6 +1,6 @@
 """Attention over packed sequences, registered with transformers so that any model's own layers can run on a pack.
 
-Each run attends to the runs before it in its sequence and, causally, to itself. Projections, norms and feed-forward layers
+Each segment attends to the segments before it in its sequence and, causally, to itself. Projections, norms and feed-forward layers
 see one long row of tokens without padding; only attention knows whose tokens they are. What a layer's queries look at is
 what the model asks transformers' mask functions for: they answer with a `Mask`, which the model hands on to its layers.
 
@@ -89,8 +89,8 @@ def packed_mask(
 class Block(NamedTuple):
     """Rows `start:stop` of a pack whose attention is computed in one call.
 
-    Their queries look at the runs `past`, of past_length tokens together, and at the rows from key_start up to themselves. The
-    runs that begin between key_start and key_stop are the block's; key_stop is where the last one ends.
+    Their queries look at the segments `past`, of past_length tokens together, and at the rows from key_start up to themselves. The
+    segments that begin between key_start and key_stop are the block's; key_stop is where the last one ends.
     """
 
     start: int
@@ -102,22 +102,27 @@ class Block(NamedTuple):
 
 
 class PackedLayout:
-    """The runs of a pack, and the keys and values of earlier packs' runs that they continue.
+    """The segments of a pack, and the keys and values of earlier packs' segments that they continue.
 
-    Keys and values of a run are [1, key-value heads, tokens, head size], one pair per layer.
+    Keys and values of a segment are [1, key-value heads, tokens, head size], one pair per layer.
     """
 
     def __init__(self, pack: Pack, earlier: Mapping[int, dict[int, KeyValue]], device: torch.device) -> None:
-        self.blocks = [Block(run.start, run.stop, run.start, run.stop, run.past, run.past_length) for run in pack.runs]
+        self.blocks = [
+            Block(segment.start, segment.stop, segment.start, segment.stop, segment.past, segment.past_length)
+            for segment in pack.segments
+        ]
         if device.type == "cpu":
-            self.blocks = _fused(self.blocks)  # on a GPU a run each has masks that flash attention knows
+            self.blocks = _fused(self.blocks)  # on a GPU, of one segment each: flash attention knows their masks
         self.earlier = earlier
         self.tokens = len(pack.input_ids)
-        self.rows = {run.id: slice(run.start, run.stop) for run in pack.runs}
-        self.kept: dict[int, dict[int, KeyValue]] = {run_id: {} for run_id in pack.continued if run_id in self.rows}
+        self.rows = {segment.id: slice(segment.start, segment.stop) for segment in pack.segments}
+        self.kept: dict[int, dict[int, KeyValue]] = {
+            segment_id: {} for segment_id in pack.continued if segment_id in self.rows
+        }
         self._kept_layers: set[int] = set()
-        sizes = torch.tensor([run.stop - run.start for run in pack.runs], device=device)
-        self._run = torch.arange(len(sizes), device=device).repeat_interleave(sizes)
+        sizes = torch.tensor([segment.stop - segment.start for segment in pack.segments], device=device)
+        self._segment = torch.arange(len(sizes), device=device).repeat_interleave(sizes)
         self._position = torch.tensor(pack.position_ids, device=device)
         self._masks: dict[tuple[int, int | None], Tensor] = {}
 
@@ -130,14 +135,15 @@ class PackedLayout:
         if layer in self._kept_layers:
             raise NotPackableError("runs more than once in a layer")
         self._kept_layers.add(layer)
-        for run_id, layers in self.kept.items():
-            rows = self.rows[run_id]
+        for segment_id, layers in self.kept.items():
+            rows = self.rows[segment_id]
+            # Copies: views would keep the keys and values of the whole pack in memory.
             layers[layer] = (key[:, :, rows].clone(), value[:, :, rows].clone())
 
     def keys_values(self, layer: int, block: Block, key: Tensor, value: Tensor) -> KeyValue:
         """Keys and values of a block's past and of rows key_start:key_stop, oldest first."""
         own = slice(block.key_start, block.key_stop)
-        pairs = [
+        pairs = [  # a segment of the past is in this pack, or was kept of an earlier one
             (key[:, :, self.rows[past]], value[:, :, self.rows[past]])
             if past in self.rows
             else self.earlier[past][layer]
@@ -156,7 +162,8 @@ class PackedLayout:
             past = torch.arange(block.past_length, device=self._position.device)
             distance = self._position[queries, None] - torch.cat([past, self._position[keys]])
             hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
-            hidden[:, block.past_length :] |= self._run[queries, None] != self._run[keys]
+            # Segments that share a block share its past, and do not see each other.
+            hidden[:, block.past_length :] |= self._segment[queries, None] != self._segment[keys]
             mask = torch.zeros(hidden.shape, dtype=query.dtype, device=hidden.device).masked_fill_(
                 hidden, float("-inf")
             )
@@ -165,7 +172,7 @@ class PackedLayout:
 
 
 def _fused(blocks: Sequence[Block]) -> list[Block]:
-    """Blocks of about _QUERIES rows: short runs with one past together, long runs in pieces that skip the keys after them."""
+    """Blocks of about _QUERIES rows: short segments with one past together, long segments in pieces that skip the keys after them."""
     spans: list[Block] = []
     for block in blocks:
         last = spans[-1] if spans else None
@@ -221,7 +228,7 @@ def packed_attention(
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     keys, values, key_stop = key, value, 0
     for block in packed_layout.blocks:
-        if block.key_stop != key_stop:  # pieces of one run share its keys
+        if block.key_stop != key_stop:  # pieces of one segment share its keys
             keys, values = packed_layout.keys_values(layer, block, key, value)
             key_stop = block.key_stop
         seen = block.past_length + block.stop - block.key_start

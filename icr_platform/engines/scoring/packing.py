@@ -2,7 +2,7 @@
 
 A prompt and its N completions form a tree: the prompt's tokens are computed once, and every completion continues them. The
 trees are laid out one after another and cut into packs of a fixed number of tokens. What a later pack needs of an earlier one
-are the keys and values of the runs that it continues.
+are the keys and values of the segments that it continues.
 
 Two prompts with two completions each, whose tokens are numbered as they are met, in packs of four rows:
 
@@ -10,7 +10,7 @@ Two prompts with two completions each, whose tokens are numbered as they are met
     row          0     1     2     3        0     1     2     3
     input id     1     2     3     5        6     8     9    10
     position     0     1     2     2        3     0     1     2
-    run          0     0     1     2        3     4     4     5
+    segment      0     0     1     2        3     4     4     5
     continues    -     -     0     0       0,2    -     -     4
     predicts     -    3, 5   4     6        7     -   10, 12 11
 
@@ -21,11 +21,11 @@ Two prompts with two completions each, whose tokens are numbered as they are met
 >>> list(zip(second.row, second.target, second.owner))
 [(0, 7, 1), (2, 10, 2), (2, 12, 3), (3, 11, 2)]
 
-Tokens 4, 7, 11 and 12 end their completions: they are targets and never inputs. Token 6 continues the prompt (run 0) and token
-5 (run 2), whose keys and values are kept:
+Tokens 4, 7, 11 and 12 end their completions: they are targets and never inputs. Token 6 continues the prompt (segment 0) and token
+5 (segment 2), whose keys and values are kept:
 
->>> second.runs[0]
-Run(id=3, start=0, stop=1, past=(0, 2), past_length=3)
+>>> second.segments[0]
+Segment(id=3, start=0, stop=1, past=(0, 2), past_length=3)
 >>> sorted(first.continued)
 [0, 2]
 """
@@ -46,13 +46,13 @@ class Group(NamedTuple):
     completions: Sequence[TokenIds]
 
 
-class Run(NamedTuple):
+class Segment(NamedTuple):
     """Consecutive tokens of one sequence within a pack.
 
-    id: counts the runs of all packs.
+    id: counts the segments of all packs.
     start, stop: rows of the pack.
-    past: ids of the runs before it in its sequence, oldest first.
-    past_length: tokens in them, which is the position of the run's first token.
+    past: ids of the segments before it in its sequence, oldest first.
+    past_length: tokens in them, which is the position of the segment's first token.
     """
 
     id: int
@@ -67,28 +67,28 @@ class Pack:
     """Tokens that go through the model in one pass; T rows.
 
     input_ids, position_ids: [T].
-    runs: the runs whose tokens the rows are, in order; together they cover all rows.
+    segments: the segments whose tokens the rows are, in order; together they cover all rows.
     row, target, owner: [K] each: the output of row `row` predicts token `target` of completion number `owner`, counted
         over all groups; rows ascend.
-    continued: ids of the runs, of this pack or earlier ones, that later packs continue.
+    continued: ids of the segments, of this pack or earlier ones, that later packs continue.
     finished: completions whose last token is predicted here.
     """
 
     input_ids: list[int] = field(default_factory=list)
     position_ids: list[int] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
     row: list[int] = field(default_factory=list)
     target: list[int] = field(default_factory=list)
     owner: list[int] = field(default_factory=list)
     continued: frozenset[int] = frozenset()
     finished: int = 0
 
-    def add_run(self, run_id: int, tokens: TokenIds, past: tuple[int, ...], past_length: int) -> None:
-        """Append the tokens of a run as rows."""
+    def add_segment(self, segment_id: int, tokens: TokenIds, past: tuple[int, ...], past_length: int) -> None:
+        """Append the tokens of a segment as rows."""
         start = len(self.input_ids)
         self.input_ids.extend(tokens)
         self.position_ids.extend(range(past_length, past_length + len(tokens)))
-        self.runs.append(Run(run_id, start, len(self.input_ids), past, past_length))
+        self.segments.append(Segment(segment_id, start, len(self.input_ids), past, past_length))
 
     def predict(self, first_row: int, targets: TokenIds, owner: int, ends: bool) -> None:
         """Let rows from first_row on predict targets, one each; `ends`: the last one ends its completion."""
@@ -107,31 +107,31 @@ def packs(groups: Sequence[Group], tokens: int) -> Iterator[Pack]:
     Raises:
         ValueError: a group with completion tokens has an empty prompt, so that nothing predicts the first ones.
     """
-    pack, run_id, first_owner = Pack(), 0, 0
+    pack, segment_id, first_owner = Pack(), 0, 0
     for group in groups:
         prompt, completions = group.prompt_ids, group.completions
         is_scored = any(len(completion) for completion in completions)
         if is_scored and not len(prompt):
             raise ValueError("a prompt without tokens predicts nothing: render it with the chat template")
-        prompt_runs: tuple[int, ...] = ()
+        prompt_segments: tuple[int, ...] = ()
         # A completion's last token predicts nothing, so it is not computed; nor is a prompt whose completions are all empty.
         sequences = [prompt, *(completion[:-1] for completion in completions)] if is_scored else []
         for number, sequence in enumerate(sequences, start=-1):  # -1 is the prompt, the others count completions
-            past, past_length, done = prompt_runs, 0 if number < 0 else len(prompt), 0
+            past, past_length, done = prompt_segments, 0 if number < 0 else len(prompt), 0
             while done < len(sequence):
                 if len(pack.input_ids) == tokens:
                     pack.continued = frozenset(past)
                     yield pack
                     pack = Pack()
                 size = min(tokens - len(pack.input_ids), len(sequence) - done)
-                pack.add_run(run_id, sequence[done : done + size], past, past_length + done)
+                pack.add_segment(segment_id, sequence[done : done + size], past, past_length + done)
                 if number >= 0:
                     completion, first_row = completions[number], len(pack.input_ids) - size
                     ends = done + size + 1 == len(completion)
                     pack.predict(first_row, completion[done + 1 : done + 1 + size], first_owner + number, ends)
-                past, run_id, done = (*past, run_id), run_id + 1, done + size
+                past, segment_id, done = (*past, segment_id), segment_id + 1, done + size
             if number < 0:
-                prompt_runs = past
+                prompt_segments = past
                 for index, completion in enumerate(completions):
                     if len(completion):
                         ends = len(completion) == 1

@@ -1,0 +1,87 @@
+"""One arm of an experiment: what its stages gave, while it runs and once it is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icr_platform.core.artifacts import file_digest, read_json, text_digest
+from icr_platform.core.config import validate
+from icr_platform.core.errors import InputError
+from icr_platform.pipeline.config import IterateConfig
+from icr_platform.pipeline.finished_work import stage_from_store
+from icr_platform.pipeline.session import Session, StageRun
+from icr_platform.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from icr_platform.tracking.run_handle import RunHandle
+    from icr_platform.tracking.tracker import Run
+
+CONFIG = "config.json"
+
+
+@dataclass
+class Arm:
+    """One arm while it runs: its configuration as given and resolved, its run, pi_0 .. pi_t, and what each iteration measured."""
+
+    given: IterateConfig
+    config: IterateConfig
+    run: RunHandle | None
+    policies: list[str]
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+    trainings: dict[int, TrainConfig] = field(default_factory=dict)
+    stages: dict[tuple[int, str], StageRun] = field(default_factory=dict)
+    changes: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Metrics of the comparison with the iteration before, of those that were compared now."""
+
+    @property
+    def model_name(self) -> str:
+        """Name of the arm's registered model, whose aliases iteration-1 .. iteration-T are the policies in use."""
+        return f"{self.config.arm}-policy"
+
+    def keep(self, iteration: int, stage: str, done: StageRun) -> None:
+        """Take a finished stage in, and its figures under the names that people compare."""
+        self.stages[iteration, stage] = done
+        prefix = (
+            "generate/" if stage == "generate" else ""
+        )  # the samples' lengths and fidelity; eval's are the outputs'
+        figures = {f"{prefix}{name}": value for name, value in done.result.metrics.items()}
+        self.metrics.setdefault(iteration, {}).update(figures)
+
+
+def arm_from_artifacts(session: Session, run_id: str) -> Arm:
+    """A finished arm, from the artifacts of its runs alone.
+
+    Raises:
+        InputError: no such run, or it is not a finished arm.
+    """
+    from icr_platform.tracking.run_handle import RunHandle
+
+    tracker = session.tracker
+    if tracker is None:
+        raise InputError("icr report: needs MLflow; leave --no-tracking out")
+    path = Path(tracker.resolve(f"runs:/{run_id}/{CONFIG}"))
+    config = validate(IterateConfig, read_json(path), str(path), session.worlds)
+    arm = Arm(config, config, RunHandle(tracker.uri, run_id, tracker.experiment_id), [])
+    for iteration_run in tracker.children(run_id):
+        iteration = int(iteration_run.data.tags["icr.iteration"])
+        for stage_run in tracker.children(iteration_run.info.run_id):
+            stage = stage_run.data.tags["icr.stage"]
+            arm.keep(iteration, stage, stage_from_store(tracker, stage_run))
+    return arm
+
+
+def key_of(stages: Iterable[StageRun], modules: Sequence[str], *more: str) -> str:
+    """Digest of which stage runs something was made from, and of the code that made it."""
+    runs = [done.run.run_id if done.run else "" for done in stages]
+    files = [Path(__file__).parent.parent / name for name in modules]
+    return text_digest(*runs, *(file_digest(file) for file in files), *more)
+
+
+def earlier_run(session: Session, stages: Iterable[StageRun], tag: str, key: str) -> Run | None:
+    """The FINISHED run of an earlier command that made something of the very same stage runs, all of them found."""
+    if session.tracker is None or not session.options.reuse or not all(done.reused for done in stages):
+        return None
+    return next(iter(session.tracker.find_tagged({tag: key}, limit=1)), None)

@@ -1,0 +1,196 @@
+"""What an arm shows: differences between iterations, learning curves, the table on the terminal and the HTML report."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icr_platform.core.artifacts import atomic_path, file_digest, open_artifact, text_digest
+from icr_platform.core.parts import split_world
+from icr_platform.pipeline.arm import Arm, arm_from_artifacts, earlier_run, key_of
+from icr_platform.pipeline.finished_work import notes_of
+from icr_platform.pipeline.session import Session
+from icr_platform.tracking.final_metrics import final_metrics
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from icr_platform.report.arm_report import ExamplePair, Report
+    from icr_platform.tracking.run_handle import RunHandle
+
+# Tags of the runs that made a comparison or a report, and of which files these depend on besides the stage runs.
+_COMPARISON, _COMPARING = (
+    "icr.comparison",
+    ("evaluation/comparison.py", "evaluation/comparison_tables.py", "evaluation/prompt_preferences.py"),
+)
+_REPORT, _REPORTING = (
+    "icr.report",
+    (
+        "pipeline/arm.py", "pipeline/arm_results.py", "report/arm_report.py", "report/arm_report.html.j2", "report/leaderboard.py", "report/published.csv",
+        "report/iteration_metrics.py", "report/figures.py", "report/svg.py", "report/charts.css", "report/numbers.py", *_COMPARING,
+    ),
+)  # fmt: skip
+
+
+def compare_with_previous(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
+    """Paired differences against the iteration before, and the prompts that flipped, when a judge was asked.
+
+    Those that an earlier command computed of the same two runs are not computed again: their run is named in a tag.
+    """
+    from icr_platform.core.schemas import JUDGMENTS
+    from icr_platform.evaluation.comparison_tables import (
+        change_metrics,
+        difference_table,
+        flip_table,
+        judgments_by_language,
+    )
+
+    if iteration == 0 or arm.config.eval.judge == "none":
+        return
+    evals = [arm.stages[t, "eval"] for t in (iteration - 1, iteration)]
+    key = key_of(evals, _COMPARING)
+    earlier = earlier_run(session, evals, _COMPARISON, key)
+    found = final_metrics(earlier) if session.tracker is not None and earlier is not None else None
+    if parent is not None and earlier is not None and found is not None:
+        arm.metrics[iteration].update(found)
+        parent.set_tags({f"{_COMPARISON}_run": earlier.info.run_id})
+        return
+    before, after = (judgments_by_language(open_artifact(done.artifact("judgments"), JUDGMENTS)) for done in evals)
+    differences, flips = difference_table(before, after), flip_table(before, after)
+    arm.changes[iteration] = change_metrics(differences, flips)
+    arm.metrics[iteration].update(arm.changes[iteration])
+    if parent is not None:
+        parent.log_table(differences, "comparison")
+        parent.log_table(flips, "flipped_prompts")
+        parent.log_text(flips.to_csv(index=False), "flipped_prompts.csv")  # whole; a table holds 1,000 rows at most
+        parent.set_tags({_COMPARISON: key})
+
+
+def publish_figures(arm: Arm, iteration: int, parent: RunHandle | None) -> None:
+    """Log the same keys on the iteration run (MLflow's Compare page) and, by step, on the arm (its chart is the curve)."""
+    figures = arm.metrics.get(iteration, {})
+    for run, step in ((parent, iteration), (arm.run, iteration)):
+        if run is not None and figures:
+            run.log_metrics(figures, step)
+    if parent is not None and iteration in arm.changes:
+        parent.tag_final_metrics(arm.changes[iteration])
+
+
+def show_earlier_report(session: Session, arm: Arm) -> bool:
+    """Show the arm's figures, and name the report that an earlier command wrote of the same work; False when there is none."""
+    earlier = earlier_run(session, arm.stages.values(), _REPORT, _report_key(arm))
+    if session.tracker is None or arm.run is None or earlier is None:
+        return False
+    path = _report_path(session, arm)
+    stored = session.tracker.stored(earlier, path.name)
+    if stored is None:
+        return False
+    _show(arm, figures_of(session, arm, with_texts=False))
+    if path.exists() and file_digest(path) != earlier.data.tags.get(f"{_REPORT}_digest"):  # of another configuration
+        with atomic_path(path) as temporary:
+            shutil.copyfile(stored.folder(), temporary)
+    arm.run.set_tags({f"{_REPORT}_run": earlier.info.run_id})
+    elsewhere = f"{stored.reference} (`icr report {earlier.info.run_id}` writes it here)"
+    print(f"report: {path if path.exists() else stored.local or elsewhere}", flush=True)
+    return True
+
+
+def write_arm_report(session: Session, arm: Arm) -> None:
+    """Print the table on the terminal, and write and log the HTML report."""
+    from icr_platform.report.arm_report import write_report
+
+    report = figures_of(session, arm)
+    _show(arm, report)
+    path = _report_path(session, arm)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_report(path, report)
+    if arm.run is not None:
+        arm.run.log_file(path)
+        arm.run.set_tags({_REPORT: _report_key(arm), f"{_REPORT}_digest": file_digest(path)})
+    print(f"report: {path}", flush=True)
+
+
+def report_again(session: Session, run_id: str) -> None:
+    """Rebuild the report of an arm from the artifacts of its runs alone.
+
+    Raises:
+        InputError: no such run, or it is not a finished arm.
+    """
+    write_arm_report(session, arm_from_artifacts(session, run_id))
+
+
+def show_leaderboard(report: Report, run: RunHandle | None, console: Console) -> None:
+    """The arm's policies beside the published figures: win rates on the terminal, both kinds as tables of the arm's run."""
+    from icr_platform.report.arm_report import policies_of
+    from icr_platform.report.leaderboard import leaderboard
+    from icr_platform.report.terminal_tables import leaderboard_terminal_table
+
+    policies = policies_of(report)
+    tables = {"x_alpacaeval": leaderboard(policies), "x_alpacaeval_lc": leaderboard(policies, "lc_win_rate")}
+    if len(tables["x_alpacaeval"]):
+        console.print(leaderboard_terminal_table(tables["x_alpacaeval"]))
+    for name, table in tables.items():
+        if run is not None and len(table):
+            run.log_table(table, name)
+
+
+def figures_of(session: Session, arm: Arm, with_texts: bool = True) -> Report:
+    """What the report shows of a finished arm; with_texts: its example pairs and notes, too, which may have to be fetched."""
+    from icr_platform.report.arm_report import Report
+    from icr_platform.report.iteration_metrics import IterationMetrics
+
+    last, noted = (arm.config.iterations, arm.stages.values()) if with_texts else (0, ())
+    found, tracker = split_world(arm.given.prompts, session.worlds), session.tracker
+    world = found[0] if found else None
+    runs = {f"iteration {t}, {stage}": done.run.run_id for (t, stage), done in arm.stages.items() if done.run}
+    return Report(
+        title=world.title if world else "Implicit cross-lingual rewarding",
+        arm=arm.config.arm,
+        iterations=[IterationMetrics(t, metrics) for t, metrics in sorted(arm.metrics.items())],
+        description=world.description if world else "",
+        config_digest=text_digest(arm.given.model_dump_json())[:12],
+        runs={"arm": arm.run.run_id, **runs} if arm.run else {},
+        examples=[pair for t in range(1, last + 1) for pair in _examples(arm, t)],
+        notes=[note for done in noted for note in (notes_of(tracker, done) if tracker else done.result.notes)],
+        published=world is None,
+    )
+
+
+def _examples(arm: Arm, iteration: int) -> list[ExamplePair]:
+    """The pair of median margin of each language: typical, not picked."""
+    from icr_platform.core.schemas import PREFERENCES
+    from icr_platform.report.arm_report import ExamplePair
+
+    preferences = open_artifact(arm.stages[iteration, "annotate"].artifact("preferences"), PREFERENCES)
+    columns = ["language", "prompt_id", "instruction", "english_instruction", "chosen", "rejected", "margin"]
+    rows = preferences.read(columns).to_pandas()
+    pairs = []
+    for _, group in rows.groupby("language", sort=False):
+        typical = group.sort_values("margin", kind="stable").iloc[len(group) // 2]
+        pairs.append(ExamplePair(iteration=iteration, **typical.to_dict()))
+    return pairs
+
+
+def _show(arm: Arm, report: Report) -> None:
+    from rich.console import Console
+
+    from icr_platform.report.terminal_tables import terminal_table
+
+    prefix = "win_rate" if any("win_rate/mean" in measured.metrics for measured in report.iterations) else "fidelity"
+    title = {"win_rate": "Win rate, %", "fidelity": "Outputs in the asked language, %"}[prefix]
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(terminal_table(report.iterations, prefix, title))
+    if report.published:
+        show_leaderboard(report, arm.run, console)
+
+
+def _report_path(session: Session, arm: Arm) -> Path:
+    folder = Path(arm.config.output) if arm.config.output else session.base
+    return folder / f"report-{arm.config.arm}.html"
+
+
+def _report_key(arm: Arm) -> str:
+    stages = [done for _, done in sorted(arm.stages.items())]
+    return key_of(stages, _REPORTING, arm.given.model_dump_json())
