@@ -22,8 +22,8 @@ from icr_platform.engines.endpoints.reply_cache import ReplyCache
 from icr_platform.engines.execution.map_parts import check_execution, map_parts, worker_count
 from icr_platform.engines.judging.api_judge import confirmed_endpoint, endpoint_of
 from icr_platform.engines.sampling.choice import check_policy, engine_notes, make_sampler
+from icr_platform.engines.sampling.response_parts import engine_gpus
 from icr_platform.engines.sampling.sampler import Request, Sampler
-from icr_platform.engines.sampling.shards import engine_gpus
 from icr_platform.evaluation.config import MtBenchConfig
 from icr_platform.evaluation.judgments import settings_of_a_worker, with_cache_of_this_host
 from icr_platform.evaluation.mt_bench import (

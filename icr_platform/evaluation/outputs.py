@@ -16,7 +16,7 @@ from icr_platform.data.reference_outputs import FACTS, IDENTIFIER
 from icr_platform.engines.execution.map_parts import map_parts
 from icr_platform.engines.identification.language_id import make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
-from icr_platform.engines.sampling.shards import (
+from icr_platform.engines.sampling.response_parts import (
     engine_gpus,
     prompt_digests,
     prompt_slices,

@@ -19,7 +19,7 @@ from icr_platform.data.prompts import PromptSet, load_prompts
 from icr_platform.engines.execution.map_parts import check_execution
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import check_policy, engine_notes
-from icr_platform.engines.sampling.shards import write_responses
+from icr_platform.engines.sampling.response_parts import write_responses
 from icr_platform.generation.config import GenerateConfig
 
 _LISTED = 1000  # rows of a table for people

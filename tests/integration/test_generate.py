@@ -182,7 +182,7 @@ def test_fidelity_counts_sisters_as_one(
     )
     labels = {"Kuda itu seekor haiwan.": "ms", "A horse is an animal.": "en"}
     toy = Identifier("toy", frozenset({"en", "ms"}), lambda text: Identified(labels.get(text, "en"), 0.99))
-    for module in ("generation.stage", "engines.sampling.shards"):
+    for module in ("generation.stage", "engines.sampling.response_parts"):
         monkeypatch.setattr(f"icr_platform.{module}.make_identifier", lambda name: toy)
     shutil.copy(prompt_folder / "es.jsonl", prompt_folder / "id.jsonl")
     result = generate(tmp_path / "out", tiny_model, prompt_folder, languages=("id",))
