@@ -194,7 +194,7 @@ def _generate(config: GenerateConfig, known: Known) -> _Basis:
         settings=settings,
         inputs={"policy": policy, "prompts": _rows_digest(_table_rows(prompts))},
         rows={"responses": settings | {"policy": policy}},
-        row_modules={"responses": ("engines.sampling.shards", "models.loading")},
+        row_modules={"responses": ("engines.sampling.response_parts", "models.loading")},
         cut=_cut(_table_rows(prompts.select(_KEY)), config.shard_prompts),
     )
 
@@ -327,7 +327,9 @@ def _eval(config: EvalConfig, known: Known) -> _Basis:
         inputs=inputs,
         rows={"outputs": outputs},
         row_modules={
-            "outputs": ("evaluation.outputs",) if config.outputs else ("engines.sampling.shards", "models.loading")
+            "outputs": ("evaluation.outputs",)
+            if config.outputs
+            else ("engines.sampling.response_parts", "models.loading")
         },
         cut=_cut(_table_rows(table.select(_KEY)), config.shard_prompts),
     )

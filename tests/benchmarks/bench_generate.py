@@ -34,9 +34,9 @@ from icr_platform.data.prompts import load_prompts
 from icr_platform.demo.world import write_prompts
 from icr_platform.engines.identification.language_id import make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
+from icr_platform.engines.sampling.response_parts import prompt_slices, sample_parts
 from icr_platform.engines.sampling.sampler import Request
 from icr_platform.engines.sampling.settings import SamplingSettings
-from icr_platform.engines.sampling.shards import prompt_slices, sample_parts
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
 from icr_platform.models.chat import encode_prompt, stop_ids
 from icr_platform.models.loading import generation_eos

@@ -112,7 +112,7 @@ def run_child(stage: str, count: str, name: str, identify: str) -> None:
     elif identify == "True":
         run_generate(folder)
     else:
-        with mock.patch("icr_platform.engines.sampling.shards.make_identifier", unidentified):
+        with mock.patch("icr_platform.engines.sampling.response_parts.make_identifier", unidentified):
             run_generate(folder)
     seconds = time.monotonic() - start
     print(json.dumps({"samples": samples, "stage": stage, "seconds": seconds, "peak_bytes": peak_bytes()}))
@@ -139,7 +139,7 @@ def run_generate(folder: Path) -> None:
     from icr_platform.generation.stage import read, run
 
     config = GenerateConfig(policy=demo_model(), prompts=str(folder / "prompts"), samples=SAMPLES)
-    with mock.patch("icr_platform.engines.sampling.shards.make_sampler", return_value=RecordedEngine()):
+    with mock.patch("icr_platform.engines.sampling.response_parts.make_sampler", return_value=RecordedEngine()):
         run(read(config), StageContext(folder / "generate", "scale"))
 
 

@@ -127,7 +127,7 @@ def all_imports() -> frozenset[Import]:
 def room(module: str) -> str:
     """Room of a module of ours; '' for what stands beside the rooms.
 
-    >>> room("icr_platform.engines.sampling.shards"), room("icr_platform.core.errors"), room("ui.pages"), room("icr_platform")
+    >>> room("icr_platform.engines.sampling.response_parts"), room("icr_platform.core.errors"), room("ui.pages"), room("icr_platform")
     ('engines.sampling', 'core', 'ui.pages', '')
     """
     top, *rest = module.split(".")

@@ -482,7 +482,7 @@ def with_other_prose(text: str) -> str:
 CODE = [
     # (stage, settings, module, whether it makes this stage's numbers)
     ("generate", {}, "engines.sampling.transformers_sampler", True),
-    ("generate", {}, "engines.sampling.shards", True),
+    ("generate", {}, "engines.sampling.response_parts", True),
     ("generate", {}, "models.chat", True),
     ("generate", {}, "engines.identification.language_id", True),
     ("generate", {}, "engines.sampling.vllm_sampler", False),

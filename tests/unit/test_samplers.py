@@ -23,7 +23,7 @@ from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.demo import IDENTIFIER
 from icr_platform.engines.sampling import transformers_sampler
-from icr_platform.engines.sampling.choice import make_sampler
+from icr_platform.engines.sampling.choice import check_policy, make_sampler
 from icr_platform.engines.sampling.sampler import Request, Sample, row_seed
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler, uniforms
@@ -150,7 +150,7 @@ def test_the_context_limits_prompt_and_response_together(tiny_model: Path) -> No
     prompt_length = len(encode_prompt(sampler.tokenizer, REQUESTS[0].instruction))
     sampler.context = prompt_length + 3
     assert max(len(sample.token_ids) for sample in sampler.sample(REQUESTS[:1], 16, seed=0)[0]) == 3
-    with pytest.raises(InputError, match=r"prompt 'p0' in 'es': field 'instruction' is \d+ tokens long.*context holds"):
+    with pytest.raises(InputError, match=r"prompt 'p0' in 'es': field 'instruction' is \d+ tokens long.*context is"):
         sampler.sample(REQUESTS, 1, seed=0)
 
 
@@ -197,6 +197,31 @@ def test_engines_that_cannot_work_here_are_bad_input(tiny_model: Path, monkeypat
         make_sampler(SamplingSettings(sampler="vllm"), str(tiny_model))
     with pytest.raises(InputError, match=r"field 'server_url' is 'localhost'"):
         make_sampler(SamplingSettings(sampler="server", server_url="localhost"), str(tiny_model))
+
+
+def test_a_sampler_of_ones_own_is_named_by_its_module(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lab_sampler.py").write_text(
+        "from icr_platform.engines.sampling.sampler import Sample, Sampler\n"
+        "class Parrot(Sampler):\n"
+        "    def sample(self, requests, samples, seed, advance=None):\n"
+        "        return [[Sample(request.instruction, [1], 'stop')] * samples for request in requests]\n"
+        "def load(settings, policy, chat):\n"
+        "    return Parrot()\n"
+        "def nothing(settings, policy, chat):\n"
+        "    return None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    parrot = make_sampler(SamplingSettings(sampler="lab_sampler:load"), str(tiny_model))
+    assert [[sample.text for sample in samples] for samples in parrot.sample(REQUESTS[:1], 2, 0)] == [
+        [REQUESTS[0].instruction] * 2
+    ]
+    check_policy(SamplingSettings(sampler="lab_sampler:load"), str(tiny_model), CHAT_DEFAULTS)
+    with pytest.raises(InputError, match="gives a NoneType without a method sample_shards"):
+        make_sampler(SamplingSettings(sampler="lab_sampler:nothing"), str(tiny_model))
+    with pytest.raises(InputError, match="there is no module 'nowhere'"):
+        check_policy(SamplingSettings(sampler="nowhere:load"), str(tiny_model), CHAT_DEFAULTS)
 
 
 class Endpoint(ThreadingHTTPServer):

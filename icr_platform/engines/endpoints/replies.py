@@ -10,7 +10,7 @@ from typing import Any
 
 
 class MalformedReplyError(ValueError):
-    """The body is no chat completion: cut off, not JSON, or without a choice."""
+    """The body is not a chat completion: cut off, not JSON, or without a choice."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Reply:
     """A finished chat completion.
 
     first_token: (token, log-probability in nats) of the likeliest first tokens of the answer; None when the endpoint gave none, or
-        gave those of the reasoning. NaN where it gave null.
+        those of the reasoning. NaN where it gave null.
     refusal: the model's refusal, or why a filter cut the answer; None when it answered.
     """
 
@@ -42,7 +42,7 @@ def reply_from_json(text: str) -> Reply:
 
 
 def parse_completion(body: bytes) -> Reply:
-    """Read the body of a chat completion; raises MalformedReplyError when it is none."""
+    """Read the body of a chat completion; raises MalformedReplyError when it is not one."""
     try:
         value = json.loads(body)
         choice = value["choices"][0]
@@ -62,7 +62,7 @@ def parse_completion(body: bytes) -> Reply:
             output_tokens=int(usage.get("completion_tokens") or 0),
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise MalformedReplyError(f"no chat completion ({type(error).__name__})") from error
+        raise MalformedReplyError(f"not a chat completion ({type(error).__name__})") from error
 
 
 def text_of(content: Any) -> tuple[str, bool]:

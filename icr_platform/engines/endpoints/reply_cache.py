@@ -1,4 +1,4 @@
-"""Replies on disk by what was asked: a second run costs nothing, a killed one goes on where it was."""
+"""Replies on disk, by what was asked: a second run costs nothing, and a killed one continues where it stopped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def default_cache() -> Path:
 
 
 def request_key(served: str, parameters: Mapping[str, Any], messages: Sequence[Mapping[str, str]], sample: int) -> str:
-    """sha256 of everything a reply depends on. The endpoint's key is no part of it.
+    """sha256 of everything a reply depends on. The endpoint's key is not part of it.
 
     served: the model that is asked, as `served_model` tells it from others of its name.
     """
@@ -37,7 +37,7 @@ class ReplyCache:
     """An SQLite file that several processes may share. A reply is there whole or not at all, also after `kill -9`.
 
     Raises:
-        InputError: the folder cannot be written, or holds another file of that name.
+        InputError: the folder cannot be written, or contains another file of that name.
     """
 
     def __init__(self, folder: Path) -> None:

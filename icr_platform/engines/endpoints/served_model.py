@@ -4,12 +4,12 @@ In this order:
 - what the configuration says (`judge_identity`, `server_identity`);
 - a provider's own endpoint, known by its host: the provider and the model's name;
 - what `GET URL/models` says of the model beyond its name and times (vLLM: `root`, `parent`, `max_model_len`), if some of it is
-  text: numbers alone, such as a size, are alike in two fine-tunes of one model. The address is no part of it, so that the same
+  text: numbers alone, such as a size, are alike in two fine-tunes of one model. The address is not part of it, so that the same
   server is found again on another host or port;
-- the address, where it says no more.
+- the address, where the server says no more.
 
-A server that does not answer is taken for the model it served last, so that finished work is found while it is down; nothing
-is asked of it on that ground (`confirmed`). One that was never seen is refused: any guess could share another model's verdicts.
+A server that does not answer is taken to serve the model that it served last, so that finished work is found while it is down; but
+it is asked nothing on that ground (`confirmed`). One that was never seen is refused: a guess could reuse another model's verdicts.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Server:
 
     @property
     def by_address(self) -> str:
-        """What identifies the model where nobody says more."""
+        """What identifies the model where nothing else does."""
         return f"at {self.address}: {self.name}"
 
     @property

@@ -1,4 +1,4 @@
-"""Finished parts on their way from workers to the driver, where the two share no file system but an object store.
+"""Finished parts on their way from workers to the driver, where the two share an object store but not a file system.
 
 A worker puts a part's bytes at `URL/FINGERPRINT/ARTIFACT/part-00000.parquet`; the driver copies them into the artifact's folder,
 and removes the remote one when it is done. The next driver finds and uses what a killed one left. `s3://`, `gs://`,

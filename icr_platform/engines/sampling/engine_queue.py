@@ -1,6 +1,6 @@
-"""A queue of prompts before an engine that may die: it is started again with what is unfinished, and who kills it is found.
+"""A queue of prompts for an engine that may die: it is started again with what is unfinished, and the prompt that kills it is found.
 
-Knows nothing of any engine: what it drives has `submit`, `wait` and `close`.
+No engine is known here: what is driven has `submit`, `wait` and `close`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Engine(Protocol[PromptT, ResultT]):
         ...
 
     def close(self) -> None:
-        """Give back what the engine holds, dead or alive."""
+        """Release what the engine occupies, whether it is dead or alive."""
         ...
 
 
@@ -78,7 +78,7 @@ class EngineQueue(Generic[P, R]):
         return self._keys
 
     def wait(self) -> list[tuple[int, R | SetAside]]:
-        """Outcomes of one or more of the prompts under way, by key."""
+        """Outcomes of one or more of the running prompts, by key."""
         while True:
             try:
                 finished = self._engine.wait()
@@ -157,7 +157,7 @@ def answer_shards(
 ) -> Iterator[list[R | SetAside]]:
     """Outcomes of each shard's prompts, shard by shard in order. `tell` hears of each result when it comes.
 
-    Shards are queued until `ahead` prompts are under way, and two at least: the engine goes on while the caller has one.
+    Shards are queued until `ahead` prompts are running, and at least two shards: the engine goes on while the caller has one.
     """
     source = iter(shards)
     queued: deque[_Shard[R]] = deque()

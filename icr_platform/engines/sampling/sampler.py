@@ -115,7 +115,7 @@ def sampling_server(settings: SamplingSettings, policy: str) -> Server:
 
 
 def token_budget(request: Request, prompt_tokens: int, max_tokens: int, context: int | None) -> int:
-    """New tokens a response may have: `max_tokens`, or what the model's context leaves beside the prompt.
+    """New tokens a response may have: `max_tokens`, or what the prompt leaves of the model's context.
 
     Raises:
         InputError: the prompt fills the context.
@@ -125,6 +125,6 @@ def token_budget(request: Request, prompt_tokens: int, max_tokens: int, context:
     if prompt_tokens >= context:
         raise InputError(
             f"prompt {request.prompt_id!r} in {request.language!r}: field 'instruction' is {prompt_tokens} tokens long and "
-            f"the model's context holds {context}; shorten or remove it"
+            f"the model's context is {context}; shorten or remove it"
         )
     return min(max_tokens, context - prompt_tokens)

@@ -1,4 +1,4 @@
-"""The shard loop: slices of one language, sampled, identified, written, resumed."""
+"""Parts of a responses artifact: slices of one language's prompts are sampled, their languages identified, and the rows written."""
 
 from __future__ import annotations
 
