@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from icr_platform.core.artifacts import Artifact
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.parts import split_world
 from icr_platform.core.schemas import PROMPTS
@@ -51,11 +50,8 @@ def eval_prompts(catalogue: Catalogue, iteration: IterationRecord) -> EvalPrompt
     except IcrError as error:
         return EvalPrompts(EMPTY, {}, f"The evaluation prompts cannot be read: {error}.")
     if not Path(path).is_absolute() or not _exists(path):
-        return EvalPrompts(
-            EMPTY,
-            {},
-            f"The evaluation prompts ({path or 'not recorded'}) are not on this machine.",
-        )
+        note = f"The evaluation prompts ({path or 'not recorded'}) are not on this machine."
+        return EvalPrompts(EMPTY, {}, note)
     return _eval_prompts(path, Path(path).stat().st_mtime)  # a file that was changed is read again
 
 
@@ -67,6 +63,9 @@ def _eval_prompts(path: str, modified: float) -> EvalPrompts:
         return EvalPrompts(EMPTY, {}, f"The evaluation prompts cannot be read: {error}.")
     ids, texts = table["prompt_id"].to_pylist(), table["english_instruction"].to_pylist()
     return EvalPrompts(table, dict(zip(ids, texts, strict=True)), "")
+
+
+_remembered: dict[tuple[str, float, str, str], ReferenceOutputs] = {}
 
 
 def reference_output(
@@ -81,44 +80,29 @@ def reference_output(
     outputs = catalogue.artifact(iteration, "outputs")
     try:
         path = _local(catalogue, iteration, "reference_outputs")
-    except IcrError as error:
-        return ReferenceText(None, f"The reference outputs cannot be read: {error}.")
-    place = path.replace("{language}", language)
-    if not Path(place).is_absolute() or not _exists(place):
-        return ReferenceText(None, f"The reference outputs ({path or 'none recorded'}) are not on this machine.")
-    try:
-        found = _references(
-            engine, path, language, (path, Path(place).stat().st_mtime, language, outputs.digest), outputs
-        )
-    except (InputError, OSError) as error:
+        place = path.replace("{language}", language)
+        if not Path(place).is_absolute() or not _exists(place):
+            return ReferenceText(None, f"The reference outputs ({path or 'none recorded'}) are not on this machine.")
+        key = (path, Path(place).stat().st_mtime, language, outputs.digest)
+        found = _remembered.get(key)
+        if found is None:
+            # Joined to the prompts that were answered, as `icr eval` did: by the instruction where a file has no ids.
+            sql = "SELECT prompt_id, instruction FROM read_parquet(?) WHERE language = ?"
+            asked = {row["prompt_id"]: row["instruction"] for row in engine.select(sql, [parts_of(outputs), language])}
+            if len(_remembered) >= _KEPT:
+                _remembered.clear()
+            found = _remembered[key] = load_reference_outputs(path, {language: asked})
+    except (IcrError, OSError) as error:
         return ReferenceText(None, f"The reference outputs cannot be read: {error}.")
     text = found.get(language, prompt_id, sample_index)
     return ReferenceText(text, "" if text is not None else "The reference outputs have none for this prompt.")
 
 
-_remembered: dict[tuple[str, float, str, str], ReferenceOutputs] = {}
-
-
-def _references(
-    engine: QueryEngine, path: str, language: str, key: tuple[str, float, str, str], outputs: Artifact
-) -> ReferenceOutputs:
-    """Reference outputs of one language, joined to the prompts that were really answered."""
-    if key not in _remembered:
-        sql = "SELECT prompt_id, instruction FROM read_parquet(?) WHERE language = ?"
-        rows = engine.select(sql, [parts_of(outputs), language])
-        # Joined as `icr eval` did, by the instruction where a file has no ids; that needs the prompts.
-        if len(_remembered) >= _KEPT:
-            _remembered.clear()
-        _remembered[key] = load_reference_outputs(
-            path, {language: {row["prompt_id"]: row["instruction"] for row in rows}}
-        )
-    return _remembered[key]
-
-
 def _local(catalogue: Catalogue, iteration: IterationRecord, name: str) -> str:
-    """Absolute path behind a parameter, which is written as its user gave it; '' when it has none.
+    """Absolute path behind a parameter, which is recorded as its user gave it; '' when there is none.
 
-    Raises IcrError when it names a run whose artifact cannot be had.
+    Raises:
+        IcrError: it names a run's artifact, and the store does not give it.
     """
     stage = iteration.stages.get("eval")
     params = stage.holder.params if stage else {}
