@@ -27,7 +27,7 @@ import icr_platform
 from icr_platform.core.artifacts import text_digest
 
 _PACKAGE = "icr_platform"
-# Rooms above the stages (pipeline, tracking, report, planning) are not listed: no stage imports them.
+# Rooms above the stages (pipeline, tracking, planning, cli) are not listed: no stage imports them.
 PLUMBING = frozenset(
     f"{_PACKAGE}.{name}"
     for name in (
@@ -37,6 +37,7 @@ PLUMBING = frozenset(
         "core.schemas", "core.artifacts", "core.file_digests", "core.folder_content",   # tables on disk
         "engines.execution.map_parts", "engines.execution.ray_pool", "core.part_job", "engines.execution.part_worker", "engines.execution.shared_folder",  # where parts are made, not what is in them
         "core.earlier",  # rows as they were made
+        "report.figures",  # draws what a stage measured
         "data.prompts", "data.prompt_sources", "data.json_rows",  # readers: the rows they give are digested
         "annotation.prompt_index",  # the same
         "annotation.response_checks",  # raises or does nothing
