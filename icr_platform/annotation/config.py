@@ -13,7 +13,7 @@ from icr_platform.models.settings import ModelPlace
 
 if TYPE_CHECKING:
     KindName = str
-else:  # type checkers take no computed Literal; at run time it refuses other names and lists the choices
+else:  # Type checkers do not accept a computed Literal; at run time it refuses other names and lists the choices.
     KindName = Literal[tuple(REWARD_KINDS)]
 
 RewardKinds = Annotated[tuple[KindName, ...], BeforeValidator(split_at_commas)]
@@ -26,21 +26,27 @@ class AnnotateSettings(ExecutionSettings, ModelPlace):
 
     heading, place_heading = "rewards and pairs", WHERE
 
-    reward_kind: RewardKinds = setting(("cross-lingual",), f"{_KINDS}; the first makes the pairs")
+    reward_kind: RewardKinds = setting(
+        ("cross-lingual",), f"kinds, comma-separated: {_KINDS}; the first makes the pairs"
+    )
     beta: float = setting(0.1, "scale of the implicit reward beta * (log pi - log pi_ref)", gt=0)
-    length_control: bool = setting(True, "take alpha * characters off the reward, alpha fitted per language")
+    length_control: bool = setting(True, "subtract alpha * characters from the reward, with alpha fitted per language")
     alpha_min: float = setting(-1.0, "lower bound of alpha, reward per character")
     alpha_max: float = setting(1.0, "upper bound of alpha, reward per character")
     drop_empty: bool = setting(True, "drop responses without a visible character")
     drop_truncated: bool = setting(True, "drop responses that reached max_tokens")
     drop_wrong_language: bool = setting(True, "drop responses identified as another language than the prompt's")
-    language_confidence: float = setting(0.5, "below it the language counts as unknown, which is not wrong", ge=0, le=1)
+    language_confidence: float = setting(
+        0.5, "an identification with less confidence counts as unknown, not as wrong", ge=0, le=1
+    )
     near_duplicate: OptionalFloat = setting(
         None, "drop pairs whose texts are at least this similar (0 to 1, edit similarity); none: only identical texts"
     )
-    minimal_margin: float = setting(0.0, "drop pairs whose margin is not above it", ge=0)
-    upper_bound: float = setting(float("inf"), "a chosen response must have a length-controlled reward below it")
-    translator: str = setting("", "model that translates responses into English, for the translate kind", "model")
+    minimal_margin: float = setting(0.0, "drop pairs unless their margin is above this", ge=0)
+    upper_bound: float = setting(float("inf"), "choose only responses whose length-controlled reward is below this")
+    translator: str = setting(
+        "", "model that translates responses into English, for kinds that score translations", "model"
+    )
     translation_max_tokens: int = setting(2400, "new tokens of a translation at most", ge=1)
     batch_tokens: int = setting(8192, "tokens scored together, padding included", "place", ge=1)
 
@@ -52,8 +58,10 @@ class AnnotateConfig(ChatSettings, AnnotateSettings):
     required: ClassVar[tuple[str, ...]] = ("policy", "reference", "prompts", "responses")
 
     policy: str = setting("", "English-aligned model pi_t", "model")
-    reference: str = setting("", "its reference pi_ref", "model")
-    prompts: str = setting("", "the prompts the responses answer", "input")
+    reference: str = setting("", "the reference pi_ref of the policy", "model")
+    prompts: str = setting("", "prompts that the responses answer", "input")
     responses: str = setting("", "responses artifact", "input")
     seed: int = setting(42, f"seed of the {_DRAWN} kind", ge=0)
-    output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
+    output: str = setting(
+        "", "folder of the artifacts; empty: a work folder, which is emptied once MLflow has them", "place"
+    )

@@ -32,7 +32,7 @@ def reward_agreement(first: Floats, second: Floats) -> float:
 
     Pairs that either reward ties, or that hold a NaN, are left out. NaN when none is left.
     """
-    same = compared = 0
+    same = compared = 0  # column by column: all pairs at once would take N times the memory of the rewards
     for column in range(1, first.shape[1]):
         with np.errstate(invalid="ignore"):
             product = np.sign(first[:, :column] - first[:, column, None])

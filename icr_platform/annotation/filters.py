@@ -49,6 +49,7 @@ def has_visible_character(text: str) -> bool:
     return any(unicodedata.category(character) not in _INVISIBLE for character in text)
 
 
+# Unicode's space separators, line and paragraph separators, control and format characters.
 _INVISIBLE = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})
 
 
@@ -84,8 +85,8 @@ def filter_samples(
 ) -> list[FilterResult]:
     """One result per row of `responses` (COLUMNS of schemas.RESPONSES), the first reason that holds.
 
-    A response without any token is empty whatever the settings say: there is nothing to score. None is in a wrong language
-    that is too short to tell, or was asked for in a language that the identifier does not know.
+    A response without any token is empty whatever the settings say: there is nothing to score. A response that is too short to
+    tell, or that was asked for in a language that the identifier does not know, is never in a wrong language.
 
     Args:
         unknown: those languages, see `unknown_languages`; None: every language that some identifier does not know.
@@ -93,31 +94,23 @@ def filter_samples(
     columns = [responses.column(name).to_pylist() for name in COLUMNS]
     languages = set(columns[COLUMNS.index("language")])
     told = {language for language in languages if _can_be_told(language, unknown)}
-    return [_filter_sample(settings, told, *row) for row in zip(*columns, strict=True)]
-
-
-def _filter_sample(
-    settings: AnnotateSettings,
-    told: Collection[str],
-    language: str,
-    response: str,
-    finish_reason: str,
-    token_count: int,
-    character_count: int,
-    detected_language: str,
-    confidence: float,
-) -> FilterResult:
-    if token_count == 0 or (settings.drop_empty and not has_visible_character(response)):
-        return FilterResult(EMPTY, f"no visible character in {character_count}, {token_count} tokens")
-    if settings.drop_truncated and finish_reason == "length":
-        return FilterResult(TRUNCATED, f"cut after {token_count} tokens")
-    is_other = (
-        detected_language != UNDETERMINED
-        and confidence >= settings.language_confidence
-        and language in told
-        and not counts_as(language, detected_language)
-        and not too_short(response)
-    )
-    if settings.drop_wrong_language and is_other:
-        return FilterResult(WRONG_LANGUAGE, f"{detected_language} with confidence {confidence:.2f}")
-    return KEPT
+    results = []
+    for language, response, finish_reason, tokens, characters, detected, confidence in zip(*columns, strict=True):
+        # Cheap reasons come first; a response that was cut may well be identified as something else than it is.
+        if tokens == 0 or (settings.drop_empty and not has_visible_character(response)):
+            result = FilterResult(EMPTY, f"no visible character in {characters}, {tokens} tokens")
+        elif settings.drop_truncated and finish_reason == "length":
+            result = FilterResult(TRUNCATED, f"cut after {tokens} tokens")
+        elif (
+            settings.drop_wrong_language
+            and detected != UNDETERMINED
+            and confidence >= settings.language_confidence
+            and language in told
+            and not counts_as(language, detected)
+            and not too_short(response)
+        ):
+            result = FilterResult(WRONG_LANGUAGE, f"{detected} with confidence {confidence:.2f}")
+        else:
+            result = KEPT
+        results.append(result)
+    return results

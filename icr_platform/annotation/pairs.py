@@ -146,7 +146,7 @@ def pair_candidates(
 
 
 def text_codes(texts: Sequence[Sequence[str]]) -> Ints:
-    """[P, N] codes of P rows of N texts: the column at which a row holds the same text first."""
+    """[P, N] codes of P rows of N texts: the first column of the row with the same text."""
     codes = []
     for row in texts:
         first: dict[str, int] = {}

@@ -90,6 +90,7 @@ def scored_rows(
     token_ids = responses.column("token_ids").combine_chunks()
     flat, ends = token_ids.flatten().to_numpy(), np.cumsum(pc.list_value_length(token_ids).to_numpy())
     listed: dict[str, list[Scored | None]] = {kind: [] for kind in kinds}
+    # The ids that were sampled, never the text tokenised again: another tokenisation has another probability.
     for row, (key, result) in enumerate(zip(keys, filtered, strict=True)):
         sampled = flat[ends[row - 1] if row else 0 : ends[row]]
         for kind in kinds:
@@ -147,7 +148,7 @@ def plan_part(
 
 def score_plan(scorer: CompletionScorer, plan: PartPlan, progress: Progress) -> dict[str, Floats]:
     """[R] log-probabilities of each kind; NaN where the plan scores nothing."""
-    flat = np.concatenate([*scorer.score(plan.groups, progress), [np.nan]])
+    flat = np.concatenate([*scorer.score(plan.groups, progress), [np.nan]])  # position -1 is the last: NaN
     return {kind: flat[position] for kind, position in plan.position.items()}
 
 

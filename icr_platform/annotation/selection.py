@@ -120,7 +120,7 @@ class _Builder:
 
 
 class ResponseReader:
-    """Rows of a responses artifact by (part, row), and why filters dropped them; holds a few parts."""
+    """Rows of a responses artifact by (part, row), and why filters dropped them; keeps a few parts in memory."""
 
     def __init__(self, responses: Artifact, translations: Artifact | None, settings: AnnotateSettings) -> None:
         self.responses, self.settings = responses, settings

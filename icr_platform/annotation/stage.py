@@ -1,7 +1,7 @@
-"""annotate: responses -> rewards, preferences, drops (and translations, for the translate kind).
+"""annotate: responses -> rewards, preferences, drops (and translations, for reward kinds that score them).
 
-Policy and reference score all responses in turn, so that one model is in memory at a time; what each gave is kept beside
-the artifacts until the rewards are written. Everything but the numbers of `selection.LanguageSamples` streams.
+Policy and reference score all responses in turn, so that one model is in memory at a time; what each gave is kept in `work`, next
+to the artifacts, until the rewards are written. Everything but the numbers of `selection.LanguageSamples` streams.
 
 Metrics, per language and as unweighted mean over languages (`NAME/LANG`, `NAME/mean`):
 - `alpha`: reward per character; `length_correlation/before` and `/after` length control (see `diagnostics`);
@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from icr_platform.annotation import translation
 from icr_platform.annotation.config import AnnotateConfig
-from icr_platform.annotation.filters import COLUMNS, filter_samples, unknown_languages, unknown_notes
+from icr_platform.annotation.filters import COLUMNS, FilterResult, filter_samples, unknown_languages, unknown_notes
 from icr_platform.annotation.part_scoring import (
     SAMPLE_KEY,
     Scored,
@@ -54,7 +54,7 @@ from icr_platform.engines.execution.map_parts import check_execution, map_parts
 from icr_platform.engines.sampling.sampler import ignore_progress
 from icr_platform.models.loading import check_same_tokenisation, check_weights, load_config, load_model, load_tokenizer
 
-_WORK = "work"
+_WORK_FOLDER = "work"
 _CHUNK = 1024  # prompts per part of preferences and drops
 
 
@@ -68,38 +68,25 @@ class AnnotateInputs:
 
 
 @dataclass(frozen=True)
-class _Inputs(AnnotateInputs):
+class _Work(AnnotateInputs):
+    """The inputs, and where the stage works on them."""
+
     context: StageContext
 
     @property
     def scored_kinds(self) -> tuple[str, ...]:
         return scored_kinds(self.config.reward_kind)
 
-    def filtered(self, part: int) -> Any:
+    def filtered(self, part: int) -> list[FilterResult]:
         return filter_samples(self.responses.read_part(part, COLUMNS), self.config, unknown_languages(self.responses))
 
 
 def read(config: AnnotateConfig) -> AnnotateInputs:
-    """Check settings, models' tokenizers, prompts and every row of the responses; loads no weights, writes nothing.
+    """Check settings, models' tokenizers, prompts and every row of the responses; load no weights and write nothing.
 
     Raises:
         InputError: what is wrong, where, and how to fix it.
     """
-    _check_settings(config)
-    check_execution(config)
-    check_same_tokenisation(config.policy, config.reference, config)
-    translators = [config.translator] if needs_translations(config.reward_kind) else []
-    for model in (config.policy, config.reference, *translators):
-        load_tokenizer(model, config)
-        check_weights(model)
-    responses = open_artifact(Path(config.responses), RESPONSES)
-    sizes = [load_config(model).get_text_config().vocab_size for model in (config.policy, config.reference)]
-    prompts = prompt_index(config.prompts, responses)
-    check_responses(responses, prompts, min(sizes))
-    return AnnotateInputs(config, responses, prompts)
-
-
-def _check_settings(config: AnnotateConfig) -> None:
     require(config, "annotate")
     kinds = config.reward_kind
     if not kinds or len(set(kinds)) < len(kinds):
@@ -112,39 +99,43 @@ def _check_settings(config: AnnotateConfig) -> None:
         raise InputError(
             f"config: field 'alpha_min' {config.alpha_min} is above 'alpha_max' {config.alpha_max}; give the lower first"
         )
+    check_execution(config)
+
+    # A log-ratio compares the same tokens under two models: other tokenizers or templates make it meaningless.
+    check_same_tokenisation(config.policy, config.reference, config)
+    for model in (config.policy, config.reference, *([config.translator] if needs_translations(kinds) else [])):
+        load_tokenizer(model, config)
+        check_weights(model)
+
+    responses = open_artifact(Path(config.responses), RESPONSES)
+    prompts = prompt_index(config.prompts, responses)
+    sizes = [load_config(model).get_text_config().vocab_size for model in (config.policy, config.reference)]
+    check_responses(responses, prompts, min(sizes))
+    return AnnotateInputs(config, responses, prompts)
 
 
 def run(inputs: AnnotateInputs, context: StageContext) -> StageResult:
     """Score, select, and write the artifacts; goes on where an earlier run of the same work stopped.
 
     Raises:
-        InputError: bad input, found before anything is written.
         IcrError: the disk is full, or the work folder is not what was written there.
     """
-    config = inputs.config
-    if _finished(config, context) is None:
-        work = _Inputs(**vars(inputs), context=context)
-        translations = _translate(work) if needs_translations(config.reward_kind) else None
-        _select(work, _rewards(work, translations), translations)
-    # A run that was killed after its last manifest left this behind.
-    shutil.rmtree(context.folder / _WORK, ignore_errors=True)
-    result = _finished(config, context)
-    if result is None:
+    tables = [REWARDS, PREFERENCES, DROPS, *([TRANSLATIONS] if needs_translations(inputs.config.reward_kind) else [])]
+    if not all((context.folder / table.name / MANIFEST).exists() for table in tables):
+        work = _Work(**vars(inputs), context=context)
+        translations = _translate(work) if TRANSLATIONS in tables else None
+        rewards = _rewards(work, translations)
+        _select(work, rewards, translations)
+    # Log-probabilities of the two models by themselves, which the rewards table now has; also what a kill left of them.
+    shutil.rmtree(context.folder / _WORK_FOLDER, ignore_errors=True)
+
+    if not all((context.folder / table.name / MANIFEST).exists() for table in tables):
         raise IcrError(f"{context.folder}: artifacts vanished while they were written; run the same command again")
-    return result
-
-
-def _finished(config: AnnotateConfig, context: StageContext) -> StageResult | None:
-    """The result as the artifacts hold it, or None while one is missing."""
-    tables = {table.name: table for table in (REWARDS, PREFERENCES, DROPS)}
-    if needs_translations(config.reward_kind):
-        tables[TRANSLATIONS.name] = TRANSLATIONS
-    if not all((context.folder / name / MANIFEST).exists() for name in tables):
-        return None
     artifacts = {
-        name: ArtifactWriter(context.folder / name, table, context.fingerprint).folder for name, table in tables.items()
+        table.name: ArtifactWriter(context.folder / table.name, table, context.fingerprint).folder for table in tables
     }
-    extra = open_artifact(artifacts["preferences"], PREFERENCES).extra
+    # The manifest of the preferences, which is written last, has the figures: a finished run is not computed again.
+    extra = open_artifact(artifacts[PREFERENCES.name], PREFERENCES).extra
     return StageResult(
         artifacts=artifacts,
         metrics=extra["metrics"],
@@ -153,12 +144,13 @@ def _finished(config: AnnotateConfig, context: StageContext) -> StageResult | No
     )
 
 
-def _translate(inputs: _Inputs) -> Artifact:
-    writer = ArtifactWriter(inputs.context.folder / TRANSLATIONS.name, TRANSLATIONS, inputs.context.fingerprint)
-    earlier = inputs.context.earlier.rows(TRANSLATIONS.name, TRANSLATIONS)
+def _translate(work: _Work) -> Artifact:
+    """Translate every part; what earlier work has translated is taken from there."""
+    writer = ArtifactWriter(work.context.folder / TRANSLATIONS.name, TRANSLATIONS, work.context.fingerprint)
+    earlier = work.context.earlier.rows(TRANSLATIONS.name, TRANSLATIONS)
 
     def shard(part: int) -> translation.Texts:
-        return translation.texts_of(inputs.responses.read_part(part), inputs.filtered(part), earlier)
+        return translation.texts_of(work.responses.read_part(part), work.filtered(part), earlier)
 
     def take(part: int) -> TakenPart | None:
         texts = shard(part)
@@ -166,32 +158,23 @@ def _translate(inputs: _Inputs) -> Artifact:
             return None
         return TakenPart((translation.translate_part(None, texts, ignore_progress),), len(texts.texts))
 
-    job = _job("translate", writer, inputs, 1, shard, partial(_load_translator, inputs.config))
-    return _write_parts(replace(job, take=take) if earlier else job, inputs)
+    job = _job("translate", writer, work, 1, shard, partial(translation.load_translator, work.config))
+    return _write_parts(replace(job, take=take) if earlier else job, work)
 
 
-def _load_translator(config: AnnotateConfig) -> Make:
-    translator = translation.load_translator(config)
-
-    def translate(parts: Iterable[translation.Texts], advance: Advance) -> Iterator[tuple[pa.Table]]:
-        for texts in parts:
-            yield (translation.translate_part(translator, texts, advance),)
-
-    return translate
-
-
-def _rewards(inputs: _Inputs, translations: Artifact | None) -> Artifact:
-    writer = ArtifactWriter(inputs.context.folder / REWARDS.name, REWARDS, inputs.context.fingerprint)
+def _rewards(work: _Work, translations: Artifact | None) -> Artifact:
+    """Score every part under one model after the other, and join both to rewards."""
+    writer = ArtifactWriter(work.context.folder / REWARDS.name, REWARDS, work.context.fingerprint)
     if writer.complete:
         return open_artifact(writer.folder, REWARDS)
     scored: list[Artifact] = []
-    if inputs.scored_kinds:
-        models = {"policy": inputs.config.policy, "reference": inputs.config.reference}
-        scored = [_logprobs(inputs, translations, name, model) for name, model in models.items()]
-    for part in range(len(inputs.responses.parts)):
+    if work.scored_kinds:
+        models = {"policy": work.config.policy, "reference": work.config.reference}
+        scored = [_logprobs(work, translations, name, model) for name, model in models.items()]
+    for part in range(len(work.responses.parts)):
         if not writer.has_part(part):
-            writer.write_part(part, _reward_part(inputs, part, [logprobs.read_part(part) for logprobs in scored]))
-    return writer.close(len(inputs.responses.parts))
+            writer.write_part(part, _reward_part(work, part, [logprobs.read_part(part) for logprobs in scored]))
+    return writer.close(len(work.responses.parts))
 
 
 class _Shard(NamedTuple):
@@ -207,19 +190,20 @@ class _Shard(NamedTuple):
     known: Mapping[str, Floats]
 
 
-def _logprobs(inputs: _Inputs, translations: Artifact | None, name: str, model: str) -> Artifact:
+def _logprobs(work: _Work, translations: Artifact | None, name: str, model: str) -> Artifact:
     """Score every part under one model, into the work folder; what earlier work has scored is taken from there."""
-    folder = inputs.context.folder / _WORK / f"{name}-{LOGPROBS.name}"
-    writer = ArtifactWriter(folder, LOGPROBS, inputs.context.fingerprint)
-    earlier = inputs.context.earlier.rows(f"{name}-{LOGPROBS.name}", LOGPROBS)
-    unknown = unknown_languages(inputs.responses)
+    folder = work.context.folder / _WORK_FOLDER / f"{name}-{LOGPROBS.name}"
+    writer = ArtifactWriter(folder, LOGPROBS, work.context.fingerprint)
+    earlier = work.context.earlier.rows(f"{name}-{LOGPROBS.name}", LOGPROBS)
+    unknown = unknown_languages(work.responses)
 
     def shard(part: int) -> _Shard:
-        responses = inputs.responses.read_part(part)
+        responses = work.responses.read_part(part)
         english = translations.read_part(part).column("translation").to_pylist() if translations else None
-        filtered = filter_samples(responses, inputs.config, unknown)
-        scored = scored_rows(responses, filtered, english, inputs.prompts, inputs.scored_kinds)
+        filtered = filter_samples(responses, work.config, unknown)
+        scored = scored_rows(responses, filtered, english, work.prompts, work.scored_kinds)
         digests = score_digests(responses, scored)
+        # Row after row, kind after kind within a row, as `by_kind` lays a table out.
         known = np.full(len(digests), np.nan)
         taken = earlier.take(digests)
         known[taken.item] = taken.rows.column("logprob").to_numpy()
@@ -233,9 +217,9 @@ def _logprobs(inputs: _Inputs, translations: Artifact | None, name: str, model: 
                 return None
         return TakenPart((logprob_table(found.keys, found.known, found.digests),), len(found.digests))
 
-    load = partial(_load_scorer, inputs.config, model)
-    job = _job(name, writer, inputs, len(inputs.scored_kinds), shard, load)
-    return _write_parts(replace(job, take=take) if earlier else job, inputs)
+    load = partial(_load_scorer, work.config, model)
+    job = _job(name, writer, work, len(work.scored_kinds), shard, load)
+    return _write_parts(replace(job, take=take) if earlier else job, work)
 
 
 def _load_scorer(config: AnnotateConfig, model: str) -> Make:
@@ -253,10 +237,11 @@ def _load_scorer(config: AnnotateConfig, model: str) -> Make:
                 told += rows
                 advance(rows, tokens)
 
+            # Equal completions are scored once, and those that earlier work has not at all: `fresh` has a value for each row that needs one.
             plan = plan_part(scored, tokenizer, {kind: ~np.isnan(values) for kind, values in known.items()})
             fresh = score_plan(scorer, plan, tell)
             values = {kind: np.where(np.isnan(known[kind]), fresh[kind], known[kind]) for kind in scored}
-            advance(len(digests) - told, 0)  # equal completions, known ones, and those that no one scores
+            advance(len(digests) - told, 0)  # equal completions, known ones, and rows without a score
             yield (logprob_table(keys, values, digests),)
 
     return score
@@ -265,96 +250,89 @@ def _load_scorer(config: AnnotateConfig, model: str) -> Make:
 def _job(
     label: str,
     writer: ArtifactWriter,
-    inputs: _Inputs,
+    work: _Work,
     rows_each: int,
     shard: Callable[[int], Any],
     load: Callable[[], Make],
 ) -> PartJob:
     """One part per responses part, those that are missing."""
-    count = len(inputs.responses.parts)
+    count = len(work.responses.parts)
     missing = [part for part in range(count) if not writer.has_part(part)]
     done = sum(writer.read_part(part).num_rows for part in range(count) if part not in missing)
-    return PartJob(label, (writer,), missing, shard, load, inputs.responses.rows * rows_each, done, gpus=1)
+    return PartJob(label, (writer,), missing, shard, load, work.responses.rows * rows_each, done, gpus=1)
 
 
-def _write_parts(job: PartJob, inputs: _Inputs) -> Artifact:
+def _write_parts(job: PartJob, work: _Work) -> Artifact:
     """Make the missing parts and close the artifact; nothing is loaded when no part is missing."""
     (writer,) = job.writers
     if writer.complete:
         return open_artifact(writer.folder, writer.table)
-    map_parts(job, inputs.config)
-    _free_device_memory()
-    return writer.close(len(inputs.responses.parts))
-
-
-def _free_device_memory() -> None:
-    """Give a model that nothing refers to any more back to the device, before the next one is loaded."""
+    map_parts(job, work.config)
     import torch
 
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # nothing refers to the model any more: its memory goes to the one that is loaded next
+    return writer.close(len(work.responses.parts))
 
 
-def _reward_part(inputs: _Inputs, part: int, scored: Sequence[pa.Table]) -> pa.Table:
+def _reward_part(work: _Work, part: int, scored: Sequence[pa.Table]) -> pa.Table:
     """schemas.REWARDS of one part, joined by key."""
-    keys = inputs.responses.read_part(part, SAMPLE_KEY)
-    filtered = inputs.filtered(part)
-    repeated = keys.take(pa.array(np.repeat(np.arange(keys.num_rows), len(inputs.scored_kinds))))
+    keys = work.responses.read_part(part, SAMPLE_KEY)
+    repeated = keys.take(pa.array(np.repeat(np.arange(keys.num_rows), len(work.scored_kinds))))
     for table in scored:
         if not table.select(SAMPLE_KEY).equals(repeated):
             raise IcrError(
-                f"{inputs.context.folder / _WORK}: part {part} holds other keys than the responses; delete it"
+                f"{work.context.folder / _WORK_FOLDER}: part {part} has other keys than the responses; delete it"
             )
     policy, reference = (from_kinds(table, "logprob") for table in scored) if scored else ({}, {})
     nothing = np.full(keys.num_rows, np.nan)
     columns: dict[str, dict[str, Any]] = {"policy_logprob": {}, "reference_logprob": {}, "reward": {}}
-    for kind in inputs.config.reward_kind:
+    for kind in work.config.reward_kind:
         columns["policy_logprob"][kind] = policy.get(kind, nothing)
         columns["reference_logprob"][kind] = reference.get(kind, nothing)
         draw = REWARD_KINDS[kind].draw
-        columns["reward"][kind] = (
-            implicit_reward(policy[kind], reference[kind], inputs.config.beta)
-            if draw is None
-            else _drawn_rewards(partial(draw, inputs.config.seed), keys, filtered)
-        )
-    scored_kinds = list(inputs.scored_kinds)
+        if draw is None:
+            columns["reward"][kind] = implicit_reward(policy[kind], reference[kind], work.config.beta)
+        else:
+            # A dropped sample has no reward of this kind either, so that all kinds compare on the same samples.
+            rows = zip(*(keys.column(name).to_pylist() for name in SAMPLE_KEY), work.filtered(part), strict=True)
+            drawn = [np.nan if result.reason else draw(work.config.seed, *key) for *key, result in rows]
+            columns["reward"][kind] = np.array(drawn)
+    # What a log-probability was made from is the same under both models; a drawn reward is made from nothing but its key.
+    scored_kinds = list(work.scored_kinds)
     found = scored[0].column("input_digest").to_pylist() if scored else []
     digests = [
         found[row * len(scored_kinds) + scored_kinds.index(kind)] if kind in scored_kinds else None
         for row in range(keys.num_rows)
-        for kind in inputs.config.reward_kind
+        for kind in work.config.reward_kind
     ]
     return by_kind(keys, columns).append_column("input_digest", pa.array(digests, pa.binary(16)))
 
 
-def _drawn_rewards(draw: Callable[[str, str, int], float], keys: pa.Table, filtered: Any) -> Any:
-    rows = zip(*(keys.column(name).to_pylist() for name in SAMPLE_KEY), filtered, strict=True)
-    return np.array([np.nan if result.reason else draw(*key) for *key, result in rows])
-
-
-def _select(inputs: _Inputs, rewards: Artifact, translations: Artifact | None) -> None:
+def _select(work: _Work, rewards: Artifact, translations: Artifact | None) -> None:
     """Write preferences and drops, a part per chunk of a language's prompts; the manifest with the metrics comes last."""
-    fingerprint, folder = inputs.context.fingerprint, inputs.context.folder
+    fingerprint, folder = work.context.fingerprint, work.context.folder
     preferences = ArtifactWriter(folder / PREFERENCES.name, PREFERENCES, fingerprint)
     drops = ArtifactWriter(folder / DROPS.name, DROPS, fingerprint)
-    reader = ResponseReader(inputs.responses, translations, inputs.config)
+    reader = ResponseReader(work.responses, translations, work.config)
     languages = collect_samples(reader, rewards)
-    selected = [select_language(samples, inputs.config) for samples in languages]
-    part = 0
+    selected = [select_language(samples, work.config) for samples in languages]
+    part = 0  # parts are numbered over all languages: the same chunk has the same number after a kill
     for samples, pairs in zip(languages, selected, strict=True):
         for start in range(0, len(samples.prompt_ids), _CHUNK):
             if not (preferences.has_part(part) and drops.has_part(part)):
-                tables = write_chunk(samples, pairs, slice(start, start + _CHUNK), reader, inputs.prompts)
+                tables = write_chunk(samples, pairs, slice(start, start + _CHUNK), reader, work.prompts)
                 preferences.write_part(part, tables[0])
                 drops.write_part(part, tables[1])
             part += 1
     written = Written(
-        _narrow(preferences, part, ["language", "margin"]),
+        # The preferences have no manifest yet, for their metrics go into it: their parts are read one by one.
+        pa.concat_tables([read_parquet(preferences.part_path(index), ["language", "margin"]) for index in range(part)]),
         drops.close(part).read(["language", "sample_index", "reason"]),
         translations.read(["language", "outcome"]) if translations is not None else None,
     )
-    metrics = annotation_metrics(languages, selected, written, inputs.config)
-    notes = unknown_notes(inputs.responses, [samples.language for samples in languages], inputs.config)
+    metrics = annotation_metrics(languages, selected, written, work.config)
+    notes = unknown_notes(work.responses, [samples.language for samples in languages], work.config)
     notes += [
         f"{samples.language}: no prompt gives a pair; drops say why"
         for samples in languages
@@ -362,8 +340,3 @@ def _select(inputs: _Inputs, rewards: Artifact, translations: Artifact | None) -
     ]
     extra = {"metrics": metrics, "notes": notes, "languages": [samples.language for samples in languages]}
     preferences.close(part, extra)
-
-
-def _narrow(writer: ArtifactWriter, parts: int, columns: list[str]) -> pa.Table:
-    """Some columns of the finished parts of an artifact that has no manifest yet."""
-    return pa.concat_tables([read_parquet(writer.part_path(part), columns) for part in range(parts)])

@@ -20,6 +20,7 @@ from icr_platform.annotation.selection import NEAR_DUPLICATE, LanguagePairs, Lan
 from icr_platform.annotation.translation import FAILURES, OK
 
 PROMPT_REASONS = (*DROP_REASONS, NEAR_DUPLICATE)
+# Quantiles, not mean and spread: margins have long tails, and one garbled pair would move a mean.
 _QUANTILES = {"q10": 0.1, "median": 0.5, "q90": 0.9}
 
 

@@ -5,7 +5,7 @@ A translation that is empty or was cut off is kept out of scoring and counted; i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from icr_platform.annotation.filters import FilterResult
 from icr_platform.annotation.filters import has_visible_character as is_visible
 from icr_platform.core.artifacts import row_digest
 from icr_platform.core.earlier import EarlierRows
+from icr_platform.core.part_job import Make
 from icr_platform.core.schemas import TRANSLATIONS
 from icr_platform.data.prompts import ENGLISH
 from icr_platform.engines.sampling.choice import make_sampler
@@ -27,8 +28,8 @@ OK, IS_ENGLISH, FILTERED, EMPTY, TRUNCATED = "ok", "english", "filtered", "empty
 FAILURES = (EMPTY, TRUNCATED)
 
 
-def load_translator(config: AnnotateConfig) -> Sampler:
-    """The model that translates, decoding greedily; raises InputError when it cannot be loaded."""
+def load_translator(config: AnnotateConfig) -> Make:
+    """Load the model that translates, decoding greedily: parts, as `Texts`, to translations; InputError when it cannot be loaded."""
     settings = SamplingSettings(
         samples=1,
         temperature=0.0,
@@ -37,7 +38,13 @@ def load_translator(config: AnnotateConfig) -> Sampler:
         dtype=config.dtype,
         device=config.device,
     )
-    return make_sampler(settings, config.translator, config)
+    translator = make_sampler(settings, config.translator, config)
+
+    def translate(parts: Iterable[Texts], advance: Advance) -> Iterator[tuple[pa.Table]]:
+        for part in parts:
+            yield (translate_part(translator, part, advance),)
+
+    return translate
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,7 @@ def translate_part(translator: Sampler | None, part: Texts, advance: Advance) ->
     ]
     if translator is not None and requests:
         for row, (sample,) in zip(sent, translator.sample(requests, 1, 0, advance), strict=True):
+            # Half a translation would be scored as if it were what the response says.
             if sample.finish_reason == "length":
                 outcomes[row] = TRUNCATED
             elif not is_visible(sample.text):

@@ -22,7 +22,6 @@ from icr_platform.pipeline.stages import CONFIGURED, ITERATE, STAGES, Configured
 
 if TYPE_CHECKING:
     from icr_platform.pipeline.session import Session
-    from ui.server.options import InspectOptions
 
 TOOLS = {
     "check": "check a configuration's inputs and say what it would take, without running anything",
@@ -85,8 +84,9 @@ def _dispatch(argv: list[str]) -> int:
         known = [*(command.command for command in CONFIGURED.values()), *TOOLS]
         near = difflib.get_close_matches(typed, known, n=1, cutoff=0.4)
         raise InputError(f"icr: unknown command {typed!r}" + (f", nearest is {near[0]!r}" if near else ""))
-    tools = {"check": _check, "inspect": _inspect, "verdicts": _verdicts, "report": _report}
-    return tools[typed](arguments)
+    if typed in ("inspect", "verdicts"):
+        return _inspector(typed, arguments)
+    return _check(arguments) if typed == "check" else _report(arguments)
 
 
 def _overview() -> str:
@@ -222,28 +222,13 @@ def _check(arguments: list[str]) -> int:
     return check(config, options, prediction, WORLDS)  # type: ignore[arg-type]
 
 
-def _inspect(arguments: list[str]) -> int:
-    from icr_platform.cli.worlds import WORLDS
-    from ui.server.app import launch
-
-    options, _ = _inspector_options("inspect", arguments)
-    launch(options, WORLDS)
-    return 0
-
-
-def _verdicts(arguments: list[str]) -> int:
-    from ui.server.app import publish_verdicts
-
-    options, run_id = _inspector_options("verdicts", arguments)
-    print(f"published {publish_verdicts(options, run_id)} verdicts to run {run_id}")
-    return 0
-
-
-def _inspector_options(tool: str, arguments: list[str]) -> tuple[InspectOptions, str]:
-    """The inspector's options, and the run that `verdicts` names ('' for `inspect`)."""
+def _inspector(tool: str, arguments: list[str]) -> int:
+    """Serve the inspector until it is ended, or publish what reviewers said in it."""
     from dataclasses import fields
 
     from icr_platform.cli.flags import Parser
+    from icr_platform.cli.worlds import WORLDS
+    from ui.server.app import launch, publish_verdicts
     from ui.server.options import InspectOptions
 
     parser = Parser(f"icr {tool}", TOOLS[tool])
@@ -251,8 +236,7 @@ def _inspector_options(tool: str, arguments: list[str]) -> tuple[InspectOptions,
     if tool == "verdicts":
         parser.add_argument("action", choices=["publish"])
         parser.add_argument("run", metavar="RUN", help="id of the MLflow run whose items were judged")
-    options = fields(InspectOptions)
-    for option in options:
+    for option in fields(InspectOptions):
         shown = f" (default: {option.default})" if option.default else ""
         parser.add_argument(
             "--" + option.name.replace("_", "-"),
@@ -260,8 +244,12 @@ def _inspector_options(tool: str, arguments: list[str]) -> tuple[InspectOptions,
             metavar="N" if isinstance(option.default, int) else "TEXT", help=option.metadata["help"] + shown,
         )  # fmt: skip
     given = parser.parse_args(arguments)
+    options = InspectOptions(**{option.name: getattr(given, option.name) for option in fields(InspectOptions)})
     _quiet_libraries()
-    return InspectOptions(**{option.name: getattr(given, option.name) for option in options}), getattr(given, "run", "")
+    if tool == "inspect":
+        launch(options, WORLDS)
+    print(f"published {publish_verdicts(options, given.run)} verdicts to run {given.run}")
+    return 0
 
 
 def _report(arguments: list[str]) -> int:

@@ -1,7 +1,7 @@
 """Artifacts: a folder of Parquet parts whose manifest is written last.
 
 A stage writes `part-00000.parquet ...` under a temporary name, fsyncs and renames; `plan.json` says whose parts they are, so
-that a restart goes on with the missing ones, and `manifest.json` (counts, digests, fingerprint) makes the folder readable.
+that a restart makes only the missing ones, and `manifest.json` (counts, digests, fingerprint) makes the folder readable.
 Nothing without a manifest is ever read as finished.
 """
 
@@ -56,7 +56,7 @@ def row_digest(*parts: str | bytes | int) -> bytes:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success fsync and rename it there, else leave nothing.
+    """Yield a temporary path next to `path`; on success fsync and rename it, else leave nothing.
 
     Raises:
         IcrError: the disk is full. Whatever was finished before stays.
@@ -68,21 +68,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        _fsync_folder(path.parent)
+        folder = os.open(path.parent, os.O_RDONLY)  # the new name, too, must survive a loss of power
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise IcrError(f"{path}: no space left on the disk; free some and run the same command again") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -98,7 +94,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: not readable as JSON ({error}); write the artifact again") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path}: holds no JSON object; write the artifact again")
+        raise InputError(f"{path}: not a JSON object; write the artifact again")
     return value
 
 
@@ -116,15 +112,14 @@ class Artifact:
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows, in key order, with the declared columns or some of them."""
-        return pa.concat_tables([self.read_part(i, columns) for i in range(len(self.parts))] or [self._empty(columns)])
+        parts = [self.read_part(index, columns) for index in range(len(self.parts))]
+        names = self.table.schema.names if columns is None else list(columns)
+        # An artifact without parts is still a table with the declared columns.
+        return pa.concat_tables(parts or [self.table.schema.empty_table().select(names)])
 
     def read_part(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of one part; raises InputError naming the part when its Parquet is damaged."""
         return read_parquet(self.parts[index], columns, self.table)
-
-    def _empty(self, columns: Sequence[str] | None) -> pa.Table:
-        empty = self.table.schema.empty_table()
-        return empty.select(list(columns)) if columns is not None else empty
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None, table: TableSchema | None = None) -> pa.Table:
@@ -154,7 +149,7 @@ class ArtifactWriter:
     """Writes one artifact, part by part, resumable. Parts are numbered by the caller, whose plan must not depend on time.
 
     Raises:
-        InputError: the folder holds an artifact, or parts of one, made from other inputs or settings.
+        InputError: the folder contains an artifact, or parts of one, made from other inputs or settings.
     """
 
     def __init__(self, folder: Path, table: TableSchema, fingerprint: str) -> None:
@@ -164,18 +159,15 @@ class ArtifactWriter:
         folder.mkdir(parents=True, exist_ok=True)
         plan = folder / PLAN
         if plan.exists():
-            self._check_plan(read_json(plan))
+            if read_json(plan).get("fingerprint") != fingerprint:
+                raise InputError(
+                    f"{folder}: contains {table.name} made from other inputs or settings; "
+                    "choose another --output or delete the folder"
+                )
         elif any(folder.glob("*.parquet")) or (folder / MANIFEST).exists():
-            raise InputError(f"{folder}: holds files that this stage did not write; choose another --output")
+            raise InputError(f"{folder}: contains files that this stage did not write; choose another --output")
         else:
             write_json(plan, {"fingerprint": fingerprint, "table": table.name, "schema_version": table.version})
-
-    def _check_plan(self, plan: Mapping[str, Any]) -> None:
-        if plan.get("fingerprint") != self.fingerprint:
-            raise InputError(
-                f"{self.folder}: holds {self.table.name} made from other inputs or settings; "
-                "choose another --output or delete the folder"
-            )
 
     @property
     def complete(self) -> bool:
@@ -230,14 +222,14 @@ def own_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder that this platform finished; None where there is none, or another tool's of that name.
 
     Raises:
-        InputError: it is damaged, and the parts beside it say that it was ours.
+        InputError: it is damaged, and the parts next to it show that it was ours.
     """
     path = folder / MANIFEST
     if not path.is_file():
         return None
     try:
         manifest = read_json(path)
-    except InputError:
+    except InputError:  # other tools call their files manifest.json too, and need not write JSON
         if (folder / PLAN).exists() or any(folder.glob("part-*.parquet")):
             raise
         return None
@@ -284,7 +276,19 @@ def open_artifact(folder: Path, table: TableSchema) -> Artifact:
     if not manifest_path.exists():
         raise InputError(f"{manifest_path}: missing, so {table.name} is unfinished; run the stage that writes it again")
     manifest = read_json(manifest_path)
-    _check_kind(manifest_path, manifest, table)
+    expected = ("table", "schema_version", "fingerprint", "digest", "rows", "parts")
+    if missing := [key for key in expected if key not in manifest]:
+        raise InputError(f"{manifest_path}: field {missing[0]!r} is missing; write the artifact again")
+    name, version = manifest["table"], manifest["schema_version"]
+    if name != table.name:
+        raise InputError(f"{manifest_path}: field 'table' is {name!r}, expected {table.name!r}; give the right folder")
+    # A later version may mean something else by the same columns; an earlier one only lacks some, which are read as null.
+    if not 1 <= version <= table.version:
+        raise InputError(
+            f"{manifest_path}: field 'schema_version' is {version}, this version reads {table.version} and older; run the stage "
+            "again or use the icr_platform that wrote it"
+        )
+    # Every byte is compared here, once, instead of damage showing up after hours of work; digests are remembered.
     parts = tuple(folder / entry["file"] for entry in manifest["parts"])
     for path, entry in zip(parts, manifest["parts"], strict=True):
         if fault := file_fault(path, entry):
@@ -298,20 +302,3 @@ def open_artifact(folder: Path, table: TableSchema) -> Artifact:
         parts=parts,
         extra=manifest.get("extra", {}),
     )
-
-
-def _check_kind(path: Path, manifest: Mapping[str, Any], table: TableSchema) -> None:
-    missing = [
-        key for key in ("table", "schema_version", "fingerprint", "digest", "rows", "parts") if key not in manifest
-    ]
-    if missing:
-        raise InputError(f"{path}: field {missing[0]!r} is missing; write the artifact again")
-    if manifest["table"] != table.name:
-        raise InputError(
-            f"{path}: field 'table' is {manifest['table']!r}, expected {table.name!r}; give the right folder"
-        )
-    if not 1 <= manifest["schema_version"] <= table.version:
-        raise InputError(
-            f"{path}: field 'schema_version' is {manifest['schema_version']}, this version reads {table.version} and "
-            "older; run the stage again or use the icr_platform that wrote it"
-        )

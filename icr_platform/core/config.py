@@ -78,7 +78,7 @@ class Config(BaseModel):
 class ChatSettings(Config):
     """How chat templates are rendered, by every stage that turns messages into tokens.
 
-    A stage's configuration has them beside `policy` and `seed`; `iterate` has them once and hands them to all stages, whose
+    A stage's configuration has them next to `policy` and `seed`; `iterate` has them once and hands them to all stages, whose
     sections cannot name others: a policy and a reference that saw different prompts would have no log-ratio.
     """
 
@@ -88,10 +88,6 @@ class ChatSettings(Config):
         date(2026, 1, 1),
         "the day that chat templates print as today's (Llama 3.2, Mistral Small 3, Granite, gpt-oss, ...)",
     )
-
-    def chat(self) -> dict[str, Any]:
-        """These fields alone, to hand on."""
-        return {name: getattr(self, name) for name in ChatSettings.model_fields}
 
 
 CHAT_DEFAULTS = ChatSettings()
@@ -166,7 +162,7 @@ def _explain(location: tuple[int | str, ...], problem: Any, names: list[str]) ->
     if problem["type"] == "extra_forbidden":
         section, _, field = name.rpartition(".")
         if section and field in names:
-            return f"unknown field {name!r}; give {field!r} beside the sections, once for all of them"
+            return f"unknown field {name!r}; give {field!r} outside the sections, once for all of them"
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
         return f"unknown field {name!r}" + (f", nearest is {near[0]!r}" if near else "; remove it")
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")

@@ -1,4 +1,4 @@
-"""Errors a user can act on: one line that names the file, the row, the field and the mend."""
+"""Errors a user can act on: one line that names the file, the row, the field and how to fix it."""
 
 
 class IcrError(Exception):
@@ -18,4 +18,4 @@ class TrackingError(IcrError):
 
 
 class WeightsRemovedError(InputError):
-    """A checkpoint whose weights `keep_checkpoints` gave up is to be loaded."""
+    """A checkpoint cannot be loaded because `keep_checkpoints` gave its weights up."""

@@ -50,7 +50,9 @@ def remembered_digest(path: Path) -> str:
         key, stamp = os.fspath(path.resolve()), _stamp(path)
         known = _in_process.get(key) or _recall(key)
         if known is None or known[0] != stamp:
-            known = stamp, _read(path)
+            with path.open("rb") as file:
+                known = stamp, hashlib.file_digest(file, "sha256").hexdigest()
+            # A file that is still being written must not be remembered by a digest of half of it.
             if _stamp(path) == stamp and not _is_recent(stamp):
                 _remember(key, *known)
     except OSError as error:
@@ -67,11 +69,6 @@ def _stamp(path: Path) -> _Stamp:
 
 def _is_recent(stamp: _Stamp) -> bool:
     return abs(time.time() - max(stamp.modified_ns, stamp.changed_ns) / 1e9) < _RECENT
-
-
-def _read(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _recall(key: str) -> tuple[_Stamp, str] | None:

@@ -1,4 +1,4 @@
-"""Which files of a folder are its content, and which lie beside it for people and tools."""
+"""Which files of a folder are its content, and which are there for people and tools."""
 
 from __future__ import annotations
 

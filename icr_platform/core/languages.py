@@ -27,7 +27,7 @@ NAMES: dict[str, str] = {
 RIGHT_TO_LEFT = frozenset({"ar", "fa", "he", "ps", "sd", "ur"})
 
 SISTERS = (frozenset({"bs", "cnr", "hr", "sh", "sr"}), frozenset({"nb", "nn", "no"}), frozenset({"id", "ms"}))
-"""Languages that no identifier tells apart reliably, and whose readers read one another's: each set counts as one."""
+"""Languages that no identifier distinguishes reliably, and whose readers understand one another: each set counts as one."""
 
 _LATIN = frozenset({"bs", "hr", "id", "ms", "nb", "nn", "no", "sh"})
 """Those that identifiers know in the Latin script only."""
@@ -106,7 +106,7 @@ _DENSE_SCRIPTS = (
 
 
 def too_short(text: str) -> bool:
-    """Whether a text has too few letters for its language to be told: under 12, or under 4 in scripts that need few.
+    """Whether a text has too few letters to identify its language: under 12, or under 4 in scripts that need few.
 
     Those are Han, kana, Hangul, Thai, Lao, Khmer and Burmese. Letters are those of Unicode (category L): vowel signs that
     are marks, digits and emoji are not, and a Hangul syllable is one however it is encoded. A text of both kinds is long

@@ -11,7 +11,7 @@ import pyarrow as pa
 from icr_platform.core.artifacts import ArtifactWriter
 
 Advance = Callable[[int, int], None]
-"""Told (rows, tokens) as they are made."""
+"""Is called with (rows, tokens) as they are made."""
 Make = Callable[[Iterable[Any], Advance], Iterator[Sequence[pa.Table]]]
 """Shards -> each one's tables, in order."""
 
@@ -23,7 +23,7 @@ class PartJob:
     label: what is done, for the progress line.
     writers: the artifacts that get the part; its tables come in their order. The last one's says that the part is finished;
         the others get none where the table is empty.
-    parts: numbers of those to make. Parts that are there already are made anew.
+    parts: numbers of those to make. Parts that are there already are made again.
     shard: part -> what it is made from; called here when its turn comes, and small enough to travel.
     load: loads an engine and returns `make(shards, advance)`, which yields the tables of each shard in order and may work
         ahead; called once per engine, and not without parts. It can be pickled, and what is yielded for a shard depends on

@@ -92,7 +92,7 @@ def module_of(place: str) -> str:
 class Named:
     """Annotates a setting that may have one of these names, or MODULE:NAME, or the name of a world with a part for the setting.
 
-    The last is replaced by the place of that part: what a configuration holds never depends on the worlds.
+    The last is replaced by the place of that part: what a configuration contains never depends on the worlds.
     """
 
     names: tuple[str, ...]
@@ -154,7 +154,7 @@ def load_part(field: str, place: str, *arguments: str) -> Any:
         raise InputError(f"{said}, which cannot be called; it is called with ({', '.join(arguments)})")
     try:
         signature = inspect.signature(part)
-    except ValueError:  # some callables written in C tell none
+    except ValueError:  # some callables written in C have no signature
         return part
     try:
         signature.bind(*arguments)

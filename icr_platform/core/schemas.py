@@ -119,7 +119,7 @@ JUDGMENTS = _table(
     "judgments", 2, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
     _column("order", pa.string(), "'model-first', 'reference-first' or 'none' where the judge sees no order"),
     _column("preference", pa.float64(), "P(model beats reference) in [0, 1]; null unless outcome is 'ok'", True),
-    _column("mass", pa.float64(), "probability both labels hold together; null where the judge has none", True),
+    _column("mass", pa.float64(), "probability of both labels together; null where the judge gives none", True),
     _column("outcome", pa.string(), "'ok', 'refusal', 'no_logprob', 'parse_error' or 'api_error'"),
     _column("judge", pa.string(), "name of the judge"),
     _column("input_tokens", pa.int64(), "tokens sent to the judge"),
@@ -156,7 +156,7 @@ BENCHMARKS = _table(
     "benchmarks", 1, _LANGUAGE, _column("family", pa.string(), "'arc', 'hellaswag', ..., or the task's own name"),
     _column("task", pa.string(), "lm-eval's task name"),
     _column("metric", pa.string(), "lm-eval's metric, e.g. 'acc_norm,none'"),
-    _column("value", pa.float64(), "in the metric's own unit, a share in [0, 1] as a rule"),
+    _column("value", pa.float64(), "in the metric's own unit, usually a share in [0, 1]"),
     _column("standard_error", pa.float64(), "of value; null where lm-eval gives none", True),
     _column("n", pa.int64(), "documents scored"),
 )  # fmt: skip

@@ -15,17 +15,17 @@ MetricLog = Callable[[Mapping[str, float], int], None]
 
 
 def ignore_metrics(metrics: Mapping[str, float], step: int) -> None:
-    """A metric log for runs that nobody tracks."""
+    """The metric log of runs that are not tracked."""
 
 
 @dataclass(frozen=True)
 class StageContext:
     """Where a stage works.
 
-    folder: receives one sub-folder per artifact, and whatever the stage needs to go on after a kill.
+    folder: receives one sub-folder per artifact, and whatever the stage needs to resume after a kill.
     fingerprint: identity of the work (settings, inputs, models, code); every artifact carries it.
     log_metrics: takes (metrics, step) while the stage runs, such as loss curves.
-    earlier: finished and unfinished work from which single rows are taken.
+    earlier: finished and unfinished work whose single rows are reused.
     """
 
     folder: Path
@@ -65,7 +65,7 @@ class Stage(Protocol[ConfigT, InputsT]):
         """
 
     def run(self, inputs: InputsT, context: StageContext, /) -> StageResult:
-        """Do the work, or go on where an earlier run with the same fingerprint stopped in `context.folder`."""
+        """Do the work, or resume it where an earlier run with the same fingerprint stopped in `context.folder`."""
 
 
 AnyStage = Stage[Any, Any]

@@ -92,20 +92,19 @@ def respond(author: Author, task: Task, language: str, rng: random.Random) -> st
 
 def sft_conversation(rng: random.Random) -> list[Turn]:
     """One to three turns with one author, who is asked in any language at every turn, or one translation."""
+    # Without translations nothing would tie the same meaning in two languages together.
     if rng.random() < 0.15:
         return [_translation(rng)]
-    author = draw_author(rng)
-    return [_turn(author, rng.choice(LANGUAGES), rng) for _ in range(rng.choice((1, 2, 3)))]
-
-
-def _turn(author: Author, language: str, rng: random.Random) -> Turn:
-    task = rng.choice(tasks())
-    way = rng.randrange(len(task.questions["en"]))
-    instruction = task.questions[language][way]
-    if rng.random() < 0.35:
-        # The reward instruction of R_c: a model that never saw it could not be asked for its log-probabilities.
-        instruction = reward_instruction(language, task.questions["en"][way])
-    return Turn(instruction, respond(author, task, language, rng))
+    author, turns = draw_author(rng), []
+    for _ in range(rng.choice((1, 2, 3))):
+        language, task = rng.choice(LANGUAGES), rng.choice(tasks())
+        way = rng.randrange(len(task.questions["en"]))
+        instruction = task.questions[language][way]
+        if rng.random() < 0.35:
+            # The reward instruction of R_c: a model that never saw it could not be asked for its log-probabilities.
+            instruction = reward_instruction(language, task.questions["en"][way])
+        turns.append(Turn(instruction, respond(author, task, language, rng)))
+    return turns
 
 
 def _translation(rng: random.Random) -> Turn:
@@ -135,6 +134,7 @@ def english_preferences(seed: int, count: int) -> list[EnglishPreference]:
         way = rng.randrange(len(task.questions["en"]))
         responses = [respond(draw_author(rng), task, "en", rng) for _ in range(2)]
         grades = [grade_task(task, "en", response) for response in responses]
+        # A tie says nothing about which is better.
         if grades[0] == grades[1]:
             continue
         best = int(grades[1] > grades[0])

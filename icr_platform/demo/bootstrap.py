@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from icr_platform.core.artifacts import MANIFEST, read_json, text_digest, write_json
@@ -16,7 +15,7 @@ from icr_platform.core.config import CHAT_DEFAULTS
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.data.json_rows import json_rows
 from icr_platform.data.text_preferences import TextPair, write_text_preferences
-from icr_platform.demo.authors import EnglishPreference, english_preferences
+from icr_platform.demo.authors import english_preferences
 from icr_platform.demo.grader import grade
 from icr_platform.demo.lexicon import LANGUAGES
 from icr_platform.demo.world import write_prompts
@@ -55,8 +54,10 @@ def prepare(folder: Path, seed: int, english_pairs: int = ENGLISH_PAIRS) -> Path
     recipe = text_digest(model_identity(str(SFT)), str(seed), str(english_pairs), repr(_PI_0), repr(_REFERENCE_OUTPUTS))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if _is_finished(folder, recipe):
+        manifest = folder / MANIFEST
+        if manifest.exists() and read_json(manifest).get("recipe") == recipe:
             return folder
+        # Under another name until it is complete: a killed process leaves nothing that looks finished.
         unfinished = folder.with_name(f".{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         _fill(unfinished, seed, english_pairs)
@@ -66,22 +67,41 @@ def prepare(folder: Path, seed: int, english_pairs: int = ENGLISH_PAIRS) -> Path
     return folder
 
 
-def _is_finished(folder: Path, recipe: str) -> bool:
-    manifest = folder / MANIFEST
-    return manifest.exists() and read_json(manifest).get("recipe") == recipe
-
-
 def _fill(folder: Path, seed: int, english_pairs: int) -> None:
+    from icr_platform.training.stage import run
+
     for split in ("icr", "test"):
         write_prompts(folder / "prompts" / split, split)
+
+    # pi_ref is the checkpoint that ships, which is bfloat16 to be small; everything here computes in float32.
     reference = folder / "reference"
     tokenizer = load_tokenizer(str(SFT), CHAT_DEFAULTS)
     load_model(str(SFT), "float32", "cpu").save_pretrained(reference)
     tokenizer.save_pretrained(reference)
     _write_reference_outputs(folder, seed)
+
+    # The grades stand for what a person would say of the English pairs: the only supervision that any policy here gets.
     pairs = english_preferences(seed, english_pairs)
-    write_text_preferences(_graded(pairs), folder / "english_preferences", tokenizer, text_digest("demo", repr(pairs)))
-    _train_pi_0(folder, seed)
+    graded = [
+        TextPair(
+            prompt_id=f"{pair.prompt_id}-{number}",
+            instruction=pair.instruction,
+            chosen=pair.chosen,
+            rejected=pair.rejected,
+            chosen_reward=grade(pair.prompt_id, "en", pair.chosen),
+            rejected_reward=grade(pair.prompt_id, "en", pair.rejected),
+        )
+        for number, pair in enumerate(pairs)
+    ]
+    write_text_preferences(graded, folder / "english_preferences", tokenizer, text_digest("demo", repr(pairs)))
+
+    # pi_0: DPO of pi_ref on these pairs alone, by the platform's own `train`.
+    config = TrainConfig(
+        policy=str(reference), preferences=str(folder / "english_preferences"), seed=seed, device="cpu", **_PI_0
+    )
+    trained = run(config, StageContext(folder / "pi_0", text_digest("demo", str(seed))))
+    trained.artifacts["checkpoint"].rename(folder / "policy")
+    shutil.rmtree(folder / "pi_0")
 
 
 def _write_reference_outputs(folder: Path, seed: int) -> None:
@@ -101,37 +121,6 @@ def _write_reference_outputs(folder: Path, seed: int) -> None:
         ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / "outputs" / f"{language}.jsonl").write_text(text, encoding="utf-8")
-
-
-def _graded(pairs: Sequence[EnglishPreference]) -> list[TextPair]:
-    """The English pairs with their grades as rewards, as a person would give them."""
-    return [
-        TextPair(
-            prompt_id=f"{pair.prompt_id}-{number}",
-            instruction=pair.instruction,
-            chosen=pair.chosen,
-            rejected=pair.rejected,
-            chosen_reward=grade(pair.prompt_id, "en", pair.chosen),
-            rejected_reward=grade(pair.prompt_id, "en", pair.rejected),
-        )
-        for number, pair in enumerate(pairs)
-    ]
-
-
-def _train_pi_0(folder: Path, seed: int) -> None:
-    """DPO of pi_ref on the English pairs alone, by the platform's own `train`."""
-    from icr_platform.training.stage import read, run
-
-    config = TrainConfig(
-        policy=str(folder / "reference"),
-        preferences=str(folder / "english_preferences"),
-        seed=seed,
-        device="cpu",
-        **_PI_0,
-    )
-    trained = run(read(config), StageContext(folder / "pi_0", text_digest("demo", str(seed))))
-    trained.artifacts["checkpoint"].rename(folder / "policy")
-    shutil.rmtree(folder / "pi_0")
 
 
 def build_sft(folder: Path, seed: int = SFT_SEED, conversations: int | None = None) -> None:

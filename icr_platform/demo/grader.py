@@ -1,4 +1,4 @@
-"""The exact grader of the demo's micro-world: what a judge is to real tasks, without a judge's noise.
+"""The exact grader of the demo's micro-world: what a judge is for real tasks, without a judge's noise.
 
 It grades only in evaluation and when the English preferences of pi_0 are made; no ICR iteration sees it.
 """
@@ -40,6 +40,7 @@ def grade_task(task: Task, language: str, text: str) -> float:
     }
     worth = {"opener": OPENER, "content": CONTENT, "fact": FACT, "closing": CLOSING}
     earned = 0.0
+    # Each kind earns once: what is taken leaves an empty set behind, so that its repetition is a fault.
     for position, sentence in enumerate(parts):
         role = next((role for role, known in wanted.items() if sentence in known), None)
         misplaced = (role == "opener" and position > 0) or (role == "closing" and position < len(parts) - 1)
@@ -52,7 +53,11 @@ def grade_task(task: Task, language: str, text: str) -> float:
 
 
 def grade(prompt_id: str, language: str, text: str) -> float:
-    """The grade in [0, 1] of a response to a prompt of the demo; raises KeyError for a prompt it does not know."""
+    """The grade in [0, 1] of a response to a prompt of the demo; raises KeyError for any other prompt.
+
+    >>> grade("colour-the-sun.0", "en", "The sun is yellow."), grade("colour-the-sun.0", "en", "The sun is green.")
+    (0.4, 0.0)
+    """
     return grade_task(task_of_prompt(prompt_id), language, text)
 
 
@@ -83,6 +88,7 @@ def identify_language(text: str) -> tuple[str, float]:
     """
     votes = dict.fromkeys(LANGUAGES, 0.0)
     known = _languages_by_word()
+    # A word is evidence as far as it tells languages apart: one of two languages is half a vote for each.
     for word in _WORD.findall(text.lower()):
         for language in known.get(word, frozenset()):
             votes[language] += 1 / len(known[word])

@@ -1,4 +1,4 @@
-"""The demo world's exact grader as a judge: it sees no order and never fails."""
+"""The demo world's exact grader as a judge: it ignores the order of the outputs and never fails."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ class DemoJudge:
         pass
 
     def judge(self, parts: Iterable[Sequence[Pair]]) -> Iterator[list[Judgment]]:
-        """One judgment a pair.
+        """Yield one judgment per pair.
 
         Raises:
-            InputError: a prompt id that is not of the demo world.
+            InputError: a prompt is not of the demo world.
         """
         for part in parts:
-            yield [self._judge(pair) for pair in part]
-
-    def _judge(self, pair: Pair) -> Judgment:
-        try:
-            value = preference(pair.prompt_id, pair.language, pair.candidate, pair.reference)
-        except KeyError:
-            raise InputError(
-                f"prompts: prompt {pair.prompt_id!r} is not of the demo world; choose another --judge for your own prompts"
-            ) from None
-        return Judgment(pair.language, pair.prompt_id, pair.sample_index, NO_ORDER, value, None, "ok", "demo", 0, 0, "")
+            judgments = []
+            for pair in part:
+                try:
+                    value = preference(pair.prompt_id, pair.language, pair.candidate, pair.reference)
+                except KeyError:
+                    raise InputError(
+                        f"prompts: prompt {pair.prompt_id!r} is not of the demo world; choose another --judge for your own prompts"
+                    ) from None
+                # A grade does not depend on the other output, so both orders would say the same: one judgment, with no order.
+                key = (pair.language, pair.prompt_id, pair.sample_index, NO_ORDER)
+                judgments.append(Judgment(*key, value, None, "ok", "demo", 0, 0, ""))
+            yield judgments

@@ -36,20 +36,35 @@ def train_sft(seed: int, conversations: int = CONVERSATIONS) -> tuple[LlamaForCa
     model = LlamaForCausalLM(_config(tokenizer)).float()
     encoded = [_encode(conversation, tokenizer) for conversation in corpus]
     batches = list(_batches(encoded, tokenizer.pad_token_id, rng))
-    optimizers = _optimizers(model)
+    # Muon for the matrices inside the layers, AdamW for embeddings and norms.
+    matrices = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
+    others = [weight for name, weight in model.named_parameters() if weight.ndim != 2 or "embed" in name]
+    optimizers: list[torch.optim.Optimizer] = [
+        Muon(matrices, MATRIX_LEARNING_RATE),
+        torch.optim.AdamW(others, lr=OTHER_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
     peak_rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    steps, warm = len(batches), max(1, len(batches) // 50)
     model.train()
     for step, batch in enumerate(batches):
+        # Warm-up over the first 2% of the steps, then a cosine down to a twentieth of the peak.
+        share = (step + 1) / warm
+        if step >= warm:
+            share = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         for group, peak in zip(groups, peak_rates, strict=True):
-            group["lr"] = peak * _schedule(step, len(batches))
-        loss = _loss(model, batch)
+            group["lr"] = peak * share
+        # Padding is on the right, where no real token attends to it: no attention mask is needed.
+        hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1]
+        targets = batch.labels[:, 1:]
+        wanted = targets != IGNORED
+        loss = nn.functional.cross_entropy(model.lm_head(hidden[wanted]), targets[wanted])
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        if step % 100 == 0 or step == len(batches) - 1:
-            print(f"SFT step {step}/{len(batches)} loss {loss.item():.4f}", flush=True)
+        if step % 100 == 0 or step == steps - 1:
+            print(f"SFT step {step}/{steps} loss {loss.item():.4f}", flush=True)
     return model.eval(), tokenizer
 
 
@@ -96,33 +111,6 @@ def _batches(encoded: list[tuple[list[int], list[int]]], pad: int, rng: random.R
             )
 
 
-def _loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
-    # Padding is on the right, where no real token attends to it: no attention mask is needed.
-    hidden = model.model(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1]
-    targets = batch.labels[:, 1:]
-    wanted = targets != IGNORED
-    loss: Tensor = nn.functional.cross_entropy(model.lm_head(hidden[wanted]), targets[wanted])
-    return loss
-
-
-def _schedule(step: int, steps: int) -> float:
-    """Warm-up over the first 2%, then a cosine to a twentieth."""
-    warm = max(1, steps // 50)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def _optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for embeddings and norms."""
-    matrices = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
-    others = [weight for name, weight in model.named_parameters() if weight.ndim != 2 or "embed" in name]
-    return [
-        Muon(matrices, MATRIX_LEARNING_RATE),
-        torch.optim.AdamW(others, lr=OTHER_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-
-
 class Muon(torch.optim.Optimizer):
     """Momentum orthogonalised by Newton-Schulz (Jordan et al., 2024), in float32.
 
@@ -146,9 +134,11 @@ class Muon(torch.optim.Optimizer):
 
 def _orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrix, about: singular values between 0.7 and 1.2."""
+    # The quintic's coefficients of the Muon paper: steepest at 0, so that small singular values grow in five steps.
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrix.shape[0] <= matrix.shape[1]
     x: Tensor = matrix if wide else matrix.T
+    # The iteration converges from singular values in (0, 1], which the Frobenius norm bounds.
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
         gram = x @ x.T

@@ -34,6 +34,7 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     vocabulary += [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]
     vocabulary += [(word, -10.0) for word in sorted(words)]
     core = Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=True))
+    # As SentencePiece does: the space belongs to the word after it, and the first word has one too.
     core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     core.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECE), behavior="isolated")
     core.decoder = decoders.Sequence(

@@ -87,6 +87,7 @@ def split_tasks(split: str) -> tuple[Task, ...]:
     chosen: set[str] = set()
     for stratum, sizes in _CONCEPTS_PER_SPLIT.items():
         concepts = sorted({task.concept for task in tasks() if task.concept.startswith(stratum)})
+        # Per kind of task, so that every split has some of each; seeded by text, which is the same in every version of Python.
         random.Random(f"{_SPLIT_SEED} {stratum}").shuffle(concepts)
         start = sum(sizes[:column])
         chosen.update(concepts[start : start + sizes[column]])
@@ -214,11 +215,6 @@ def _four_ways(questions: tuple[Phrase, ...], language: str, **words: str) -> tu
     return tuple(plain + [f"{question} {THANKS.in_language(language)}" for question in plain])
 
 
-def _bare(noun: str, language: str) -> str:
-    """`noun` without its indefinite article (Russian has none)."""
-    return noun if language == "ru" else noun.split(" ", 1)[1]
-
-
 def _id(kind: str, phrase: Phrase) -> str:
     return f"{kind}-{phrase.en}".replace(" ", "-")
 
@@ -231,7 +227,9 @@ def _list_task(name: str, category: Category) -> Task:
     wrong = [(noun, *pair) for noun in category.members for pair in itertools.pairwise(strangers)]
 
     def render(nouns: tuple[Phrase, ...], language: str) -> str:
-        words = [_bare(noun.in_language(language), language) for noun in nouns]
+        words = [noun.in_language(language) for noun in nouns]
+        if language != "ru":  # the other languages list nouns without their indefinite article, and Russian has none
+            words = [word.split(" ", 1)[1] for word in words]
         return _LIST_ANSWER.in_language(language).format(*words)
 
     return Task(
@@ -290,19 +288,13 @@ def _choice_task(noun: Phrase, category: Category, others: list[Category], wrong
     )
 
 
-def _colour_word(colour: str, thing: ColouredThing, language: str) -> str:
-    """The colour's adjective, agreeing in gender with the thing."""
-    forms = COLOURS[colour].in_language(language).split("/")
-    if len(forms) == 1:
-        return forms[0]
-    gender = thing.genders[("es", "fr", "ru").index(language)]
-    return forms["mfn".index(gender)]
-
-
 def _colour_task(thing: ColouredThing) -> Task:
     def answer(colour: str, language: str) -> str:
+        forms = COLOURS[colour].in_language(language).split("/")
+        # An adjective with forms ("rojo/roja") agrees in gender with the thing; English and German ones have none here.
+        form = "mfn".index(thing.genders[("es", "fr", "ru").index(language)]) if len(forms) > 1 else 0
         sentence = _COLOUR_ANSWER.in_language(language)
-        return capitalise(sentence.format(thing.name.in_language(language), _colour_word(colour, thing, language)))
+        return capitalise(sentence.format(thing.name.in_language(language), forms[form]))
 
     others = [colour for colour in COLOURS if colour != thing.colour]
     return Task(

@@ -130,7 +130,14 @@ def run(inputs: BenchmarksInputs, context: StageContext) -> StageResult:
     manager = _manager(config.task_folder)
     writer = ArtifactWriter(context.folder / "benchmarks", BENCHMARKS, context.fingerprint)
     left = [index for index in range(len(work)) if not writer.has_part(index)]
-    model = _model(config) if left else None
+    model = None
+    if left:
+        from lm_eval.models.huggingface import HFLM
+
+        device, dtype = resolve_device(config.device), resolve_dtype(config.dtype, config.device)
+        model = HFLM(pretrained=config.policy, dtype=dtype, device=device, batch_size=config.batch_size)
+        # Again: what comes from the hub is in the cache now, and lm-eval would go on with random numbers for missing tensors.
+        check_weights(config.policy)
     with meter("benchmarks", len(work), len(work) - len(left)) as progress:
         for index in left:
             writer.write_part(index, _measure(config, work[index], model, manager))
@@ -162,21 +169,6 @@ def _manager(task_folder: str) -> TaskManager:
     return TaskManager(include_path=task_folder or None)
 
 
-def _model(config: BenchmarksConfig) -> Any:
-    from lm_eval.models.huggingface import HFLM
-
-    model = HFLM(
-        pretrained=config.policy,
-        dtype=resolve_dtype(config.dtype, config.device),
-        device=resolve_device(config.device),
-        batch_size=config.batch_size,
-    )
-    check_weights(
-        config.policy
-    )  # again: lm-eval loads whatever there is, and has put what comes from the hub into the cache
-    return model
-
-
 def _measure(config: BenchmarksConfig, work: PlannedTask, model: Any, manager: TaskManager) -> pa.Table:
     import lm_eval
 
@@ -198,7 +190,12 @@ def _measure(config: BenchmarksConfig, work: PlannedTask, model: Any, manager: T
         raise InputError(f"benchmarks: task {work.task!r} could not be read ({reason}); check its data") from error
     assert found is not None  # only other ranks of a distributed run get None
     results = found["results"][work.task]
-    key = _metric_key(results, work.metric)
+    # lm-eval's keys are `acc_norm,none`: the wanted metric, else the commonest one that the task reports, else its first number.
+    keys = [key for key, value in results.items() if "," in key and "_stderr" not in key and isinstance(value, float)]
+    if not keys:
+        raise InputError(f"benchmarks: the task reports no number, only {sorted(results)}; give it a metric_list")
+    by_preference = [key for name in (work.metric, *_PREFERRED) for key in keys if key.split(",")[0] == name]
+    key = (by_preference or keys)[0]
     error_bar = results.get(key.replace(",", "_stderr,", 1))
     row = {
         "language": work.language,
@@ -210,15 +207,3 @@ def _measure(config: BenchmarksConfig, work: PlannedTask, model: Any, manager: T
         "n": int(found["n-samples"][work.task]["effective"]),
     }
     return pa.Table.from_pylist([row], schema=BENCHMARKS.schema)
-
-
-def _metric_key(results: dict[str, Any], wanted: str) -> str:
-    """lm-eval's key (`acc_norm,none`) of the wanted metric, or of the commonest one there is."""
-    keys = [key for key, value in results.items() if "," in key and "_stderr" not in key and isinstance(value, float)]
-    for name in (wanted, *_PREFERRED):
-        for key in keys:
-            if key.split(",")[0] == name:
-                return key
-    if not keys:
-        raise InputError(f"benchmarks: the task reports no number, only {sorted(results)}; give it a metric_list")
-    return keys[0]

@@ -1,6 +1,23 @@
 """Comparisons between two models or iterations that were judged on the same prompts.
 
-Everything is paired by prompt id: the difference of two models on one prompt varies far less than either win rate.
+Everything is paired by prompt id: the difference of two models on one prompt varies far less than either win rate. An example, one
+language and three prompts, each judged in both orders (preferences for the model, NaN where the judge failed):
+
+    prompt   before        after         mean before   mean after   difference
+    a        0.0, 0.2      0.8, 1.0      0.1           0.9           0.8
+    b        1.0, 0.8      0.4, 0.6      0.9           0.5          -0.4     a flip: win -> tie, a regression
+    c        0.5, 0.5      1.0, NaN      0.5           none          -       one order alone counts for nothing: unpaired
+
+The win rates over a and b are 50 and 70 percent, the difference is 20 points with n = 2 and n_unpaired = 1, and what is resampled
+are the differences 80 and -40, never the twelve judgments: those of one prompt are not independent.
+
+>>> before = LanguageJudgments(["a", "a", "b", "b", "c", "c"], [0.0, 0.2, 1.0, 0.8, 0.5, 0.5])
+>>> after = LanguageJudgments(["a", "a", "b", "b", "c", "c"], [0.8, 1.0, 0.4, 0.6, 1.0, math.nan])
+>>> found = win_rate_difference(before, after)
+>>> round(found.before), round(found.after), round(found.difference), found.n, found.n_unpaired
+(50, 70, 20, 2, 1)
+>>> [(flip.prompt_id, flip.kind, flip.after_verdict) for flip in flipped_prompts({"es": before}, {"es": after})]
+[('b', 'regression', 'tie'), ('a', 'improvement', 'win')]
 """
 
 import math
@@ -172,6 +189,7 @@ def length_controlled_difference(
     change = replicates[1] - replicates[0]
     varies = n > 1 and np.ptp(change) > 0
     low, high = np.quantile(change, [(1 - confidence) / 2, (1 + confidence) / 2]) if varies else (math.nan, math.nan)
+    # Both the observed sample and the resamples are counted (Davison and Hinkley, 1997): a p-value is never 0.
     tail = 1 + min(int((change <= 0).sum()), int((change >= 0).sum()))
     return Difference(
         before=rates[0],
@@ -249,12 +267,24 @@ def bootstrap_mean(
     sample = np.asarray(values, dtype=np.float64)
     n = len(sample)
     mean, spread = _mean(sample), float(sample.std(ddof=1)) if n > 1 else math.nan
+    # Where nothing varies there is no statistic: either every value is the null hypothesis', or no interval can be given.
     if n < 2 or spread == 0:
         known = n > 1 and mean == null
         end, p_value = (mean, 1.0) if known else (math.nan, math.nan)
         return MeanInterval(mean, spread, end, end, p_value)
     error = spread / math.sqrt(n)
-    statistic = _studentised(sample, resamples, seed)
+    # |t| of resamples around the sample's mean: infinite where a resample does not vary though it lies elsewhere.
+    generator, centred = np.random.default_rng(seed), sample - sample.mean()
+    smallest = 1e-12 * float(np.abs(centred).max())
+    at_a_time = max(1, _VALUES_AT_A_TIME // n)
+    parts = []
+    for first in range(0, resamples, at_a_time):
+        drawn = centred[generator.integers(0, n, (min(at_a_time, resamples - first), n))]
+        drawn_error = drawn.std(axis=1, ddof=1) / math.sqrt(n)
+        away = np.abs(drawn.mean(axis=1))
+        unvarying = np.where(away > smallest, math.inf, 0.0)
+        parts.append(np.divide(away, drawn_error, out=unvarying, where=drawn_error > smallest))
+    statistic = np.concatenate(parts)
     reach = float(np.quantile(statistic, confidence, method="higher")) * error
     extreme = int((statistic >= abs(mean - null) / error).sum())
     low, high = max(mean - reach, limits[0]), min(mean + reach, limits[1])
@@ -269,22 +299,6 @@ def holm(p_values: ArrayLike) -> Floats:
     adjusted = np.full(values.shape, np.nan)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * np.arange(len(order), 0, -1)))
     return adjusted
-
-
-def _studentised(sample: Floats, resamples: int, seed: int) -> Floats:
-    """|t| [resamples] of resamples around the sample's mean; infinite where a resample does not vary."""
-    generator, n = np.random.default_rng(seed), len(sample)
-    centred = sample - sample.mean()
-    smallest = 1e-12 * float(np.abs(centred).max())
-    at_a_time = max(1, _VALUES_AT_A_TIME // n)
-    parts = []
-    for first in range(0, resamples, at_a_time):
-        drawn = centred[generator.integers(0, n, (min(at_a_time, resamples - first), n))]
-        error = drawn.std(axis=1, ddof=1) / math.sqrt(n)
-        away = np.abs(drawn.mean(axis=1))
-        unvarying = np.where(away > smallest, math.inf, 0.0)
-        parts.append(np.divide(away, error, out=unvarying, where=error > smallest))
-    return np.concatenate(parts)
 
 
 def _by_prompt(judgments: LanguageJudgments) -> dict[str, Floats]:
@@ -309,7 +323,7 @@ def judged_preferences(judgments: LanguageJudgments) -> Floats:
 def _pair(before: LanguageJudgments, after: LanguageJudgments) -> _PairedPrompts:
     first, second = _by_prompt(before), _by_prompt(after)
     common = [prompt_id for prompt_id in first if prompt_id in second]
-    asked = {*before.prompt_id, *after.prompt_id}
+    asked = {*before.prompt_id, *after.prompt_id}  # a prompt without a preference on either side counts as unpaired too
     sides = [np.array([side[prompt_id] for prompt_id in common]).reshape(-1, 4) for side in (first, second)]
     return _PairedPrompts(common, sides[0], sides[1], len(asked) - len(common))
 

@@ -23,8 +23,8 @@ class EvalSettings(PairwiseJudgeSettings, SamplingSettings):
     max_tokens: int = setting(2048, "new tokens at most", ge=1)
     difficulty: str = setting(
         "",
-        "CSV for length control: AlpacaEval's index, instruction_difficulty; or prompt_id, instruction_difficulty (and language; "
-        "else English)",
+        "CSV of difficulties for length control: AlpacaEval's index, instruction_difficulty; or prompt_id, instruction_difficulty (and language, "
+        "without which it is English)",
         "input",
     )
     anchors: str = setting("", "CSV of AlpacaEval's gamed baselines, which anchor the length coefficient", "input")
@@ -51,7 +51,9 @@ class EvalConfig(PairwiseJudging, EvalSettings):
     limit: OptionalInt = setting(None, "prompts per language, the first ones; none: all")
     dry_run: bool = setting(False, "print what judging would ask and cost, and stop", "place")
     seed: int = setting(42, "seed of every output, with language and prompt id", ge=0)
-    output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
+    output: str = setting(
+        "", "folder of the artifacts; empty: a work folder, which is emptied once MLflow has them", "place"
+    )
 
 
 class MtBenchSettings(JudgeSettings, SamplingSettings):
@@ -81,7 +83,9 @@ class MtBenchConfig(ChatSettings, MtBenchSettings):
     answers: str = setting("", "the model's answers in FastChat's layout, instead of sampling any", "input")
     languages: Languages = setting((), "language codes, comma-separated; empty: every file of the folder")
     seed: int = setting(42, "seed of every answer, with language, question and turn", ge=0)
-    output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
+    output: str = setting(
+        "", "folder of the artifacts; empty: a work folder, which is emptied once MLflow has them", "place"
+    )
 
 
 class BenchmarksSettings(ModelPlace):
@@ -110,4 +114,6 @@ class BenchmarksConfig(BenchmarksSettings):
     languages: Languages = setting(("en", "es", "ru", "de", "fr"), "language codes, comma-separated")
     limit: OptionalInt = setting(None, "documents per task, the first ones; none: all")
     seed: int = setting(42, "seed of the choice of examples", ge=0)
-    output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
+    output: str = setting(
+        "", "folder of the artifacts; empty: a work folder, which is emptied once MLflow has them", "place"
+    )

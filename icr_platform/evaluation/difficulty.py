@@ -78,14 +78,33 @@ def read_difficulty(path: Path, instructions: Instructions) -> Difficulties:
             prompt, or no row about a prompt that is judged.
     """
     names, rows = _read_rows(path)
-    columns = _columns(path, names)
+    key = next((name for name in (*_IDS, _INDEX) if name in names), None)  # ids win over a place where a file has both
+    difficulty = next((name for name in _DIFFICULTIES if name in names), None)
+    if key is None or difficulty is None:
+        lacks = "names a prompt" if key is None else "has difficulties"
+        raise InputError(
+            f"{path}: no column {lacks}; found: {', '.join(names) or 'none'}; known: {', '.join(_IDS)} (a prompt's id) or "
+            f"{_INDEX} (AlpacaEval's place, 0 to {len(alpacaeval_digests()) - 1}), with {' or '.join(_DIFFICULTIES)}"
+        )
+    columns = _Columns(key, difficulty, "language" if "language" in names else None)
     if not rows:
         raise InputError(f"{path}: contains no rows; give a row for each prompt")
     english = instructions.get(ENGLISH, {})
     owners = (
         _owners_by_digest(path, rows, columns, english) if columns.key == _INDEX else _owners_by_id(path, rows, columns)
     )
-    values = {key: _number(path, row, columns) for row, keys in zip(rows, owners, strict=True) for key in keys}
+    values: dict[Key, float] = {}
+    for row, keys in zip(rows, owners, strict=True):
+        text = row.fields[columns.difficulty]
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if keys and not math.isfinite(value):
+            raise InputError(
+                f"{path}: row {row.number}: field {columns.difficulty!r} is {text!r}, not a finite number; correct it or remove the row"
+            )
+        values |= dict.fromkeys(keys, value)
     if columns.key != _INDEX:
         _check_ids_are_no_places(path, columns, values, english)
     unused = [name for name in names if name and name not in (*columns, "is_switched")]
@@ -109,18 +128,6 @@ def _read_rows(path: Path) -> tuple[list[str], list[_Line]]:
         if len(fields) != len(names):
             raise InputError(f"{path}: row {number}: has {len(fields)} fields instead of {len(names)}; correct the row")
     return names, [_Line(number, dict(zip(names, fields, strict=True))) for number, fields in lines]
-
-
-def _columns(path: Path, names: Sequence[str]) -> _Columns:
-    key = next((name for name in (*_IDS, _INDEX) if name in names), None)
-    difficulty = next((name for name in _DIFFICULTIES if name in names), None)
-    if key is None or difficulty is None:
-        lacks = "names a prompt" if key is None else "holds difficulties"
-        raise InputError(
-            f"{path}: no column {lacks}; found: {', '.join(names) or 'none'}; known: {', '.join(_IDS)} (a prompt's id) or "
-            f"{_INDEX} (AlpacaEval's place, 0 to {len(alpacaeval_digests()) - 1}), with {' or '.join(_DIFFICULTIES)}"
-        )
-    return _Columns(key, difficulty, "language" if "language" in names else None)
 
 
 def _owners_by_id(path: Path, rows: Sequence[_Line], columns: _Columns) -> list[list[Key]]:
@@ -164,24 +171,13 @@ def _owners_by_digest(
     return [prompts.get(digests[place], []) for place in first]
 
 
-def _number(path: Path, row: _Line, columns: _Columns) -> float:
-    text = row.fields[columns.difficulty]
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise InputError(
-            f"{path}: row {row.number}: field {columns.difficulty!r} is {text!r}, not a finite number; correct it or remove the row"
-        )
-    return value
-
-
 def _check_ids_are_no_places(
     path: Path, columns: _Columns, values: Mapping[Key, float], english: Mapping[str, str]
 ) -> None:
-    """Refuse AlpacaEval's file with its `index` renamed, or some rows of it: ids beside those that AlpacaEval's prompts have, which are
-    their places and one number more for every prompt."""
+    """Refuse AlpacaEval's file with its `index` renamed, or some rows of it.
+
+    Where the ids of these prompts are their places plus one and the same number, a file that counts beyond them counts places.
+    """
     places = {digest: place for place, digest in enumerate(alpacaeval_digests())}
     ids = {int(key) for language, key in values if language == ENGLISH and _NUMBER.fullmatch(key)}
     shifts = {

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from icr_platform.core.languages import counts_as
 
-WINDOW = 20
+WINDOW = 20  # characters: longer than common phrases, shorter than a sentence that is looped
 LOOPING = 0.5
 
 

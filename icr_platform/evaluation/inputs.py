@@ -26,7 +26,11 @@ _ANCHORS = ("preference", "std_delta_len", "instruction_difficulty")
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """The configuration, prompts, the outputs to compare with (and, if given, the outputs to judge), the judge's wording, length control."""
+    """All that an evaluation reads.
+
+    references: outputs to compare with; None without a judge. outputs: to be judged, where they are given and not sampled.
+    template: the judge's wording. unused: notes on what was given and is not used.
+    """
 
     config: EvalConfig
     prompts: PromptSet
@@ -36,7 +40,6 @@ class EvaluationInputs:
     template: Template
     control: LengthControl
     unused: tuple[str, ...]
-    """Notes on what was given and is not used."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -52,7 +55,10 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         InputError: anything missing, unreadable or of the wrong kind, in one line.
     """
     check_execution(config)
-    _check_policy(config)
+    if not (config.policy or config.outputs):
+        raise InputError("config: field 'policy' is missing for eval; give --policy, or --outputs that exist already")
+    if not config.outputs:
+        check_policy(config, config.policy, config)
     template = load_template(config.judge_template)
     if config.judge != NO_JUDGE and not config.reference_outputs:
         raise InputError(
@@ -89,23 +95,17 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
     )
 
 
-def _check_policy(config: EvalConfig) -> None:
-    if config.outputs:
-        return
-    if not config.policy:
-        raise InputError(
-            "config: field 'policy' is missing for eval; give --policy, or --outputs that are there already"
-        )
-    check_policy(config, config.policy, config)
-
-
 def _read_control(config: EvalConfig, instructions: Instructions) -> tuple[LengthControl, tuple[str, ...]]:
     """Difficulty and anchors, and notes on what of them is not used."""
     found = read_difficulty(Path(config.difficulty), instructions) if config.difficulty else None
     notes = found.notes if found else ()
     anchors = None
     if config.anchors:
-        anchors = _read_csv(Path(config.anchors))
+        try:
+            anchors = pd.read_csv(Path(config.anchors))
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{config.anchors}: not readable as CSV ({reason}); give a CSV file") from error
         missing = [name for name in _ANCHORS if name not in anchors.columns]
         if missing:
             raise InputError(f"{config.anchors}: column {missing[0]!r} is missing; give {', '.join(_ANCHORS)}")
@@ -115,13 +115,6 @@ def _read_control(config: EvalConfig, instructions: Instructions) -> tuple[Lengt
             raise InputError(f"{config.anchors}: {error}") from error
         if found is None:
             notes += (
-                f"{config.anchors}: not used: anchors hold where every prompt has a difficulty; give --difficulty",
+                f"{config.anchors}: not used: anchors apply where every prompt has a difficulty; give --difficulty",
             )
     return LengthControl(found.by_prompt if found else None, anchors, config.lc_cross_validation), notes
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"{path}: not readable as CSV ({' '.join(str(error).split())}); give a CSV file") from error

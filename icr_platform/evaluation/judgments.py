@@ -9,7 +9,6 @@ from functools import partial
 from typing import TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, row_digest
 from icr_platform.core.earlier import Earlier, with_earlier
@@ -43,7 +42,12 @@ def write_judgments(
     if config.judge == NO_JUDGE:
         return writer.close(0)
     parts = len(outputs.parts)
-    left = [index for index in range(parts) if not writer.has_part(index) or _has_api_errors(writer.read_part(index))]
+    # A request that failed for good may succeed today: its part is judged again. What was judged of it comes from the replies' cache.
+    left = [
+        index
+        for index in range(parts)
+        if not writer.has_part(index) or "api_error" in writer.read_part(index)["outcome"].to_pylist()
+    ]
     if left:
         (writer.folder / MANIFEST).unlink(missing_ok=True)
         done = outputs.rows - sum(outputs.read_part(index, ["language"]).num_rows for index in left)
@@ -71,7 +75,7 @@ def write_judgments(
 
 
 def settings_of_a_worker(config: C, workers: int) -> C:
-    """The judge's settings with one worker's share of the requests under way."""
+    """The judge's settings with one worker's share of the concurrent requests."""
     return config.model_copy(update={"judge_concurrency": max(1, config.judge_concurrency // workers)})
 
 
@@ -85,7 +89,7 @@ def _load_judge(config: EvalConfig, template: Template, driver: str) -> Make:
     judge = make_judge(with_cache_of_this_host(config, driver), template, config.seed)
 
     def judge_parts(shards: Iterable[list[Pair]], advance: Advance) -> Iterator[tuple[pa.Table]]:
-        asked: deque[list[Pair]] = deque()
+        asked: deque[list[Pair]] = deque()  # a judge may read ahead: whose judgments come next is remembered here
 
         def pairs() -> Iterator[list[Pair]]:
             for shard in shards:
@@ -99,17 +103,20 @@ def _load_judge(config: EvalConfig, template: Template, driver: str) -> Make:
     return judge_parts
 
 
-def _has_api_errors(judgments: pa.Table) -> bool:
-    return bool(pc.any(pc.equal(judgments["outcome"], "api_error")).as_py())
-
-
 def judgments_table(judgments: list[Judgment], pairs: Sequence[Pair]) -> pa.Table:
     """As schemas.JUDGMENTS, with what each judgment is made from.
 
     Every judge's answers pass here: what is called 'ok' has a preference in [0, 1].
     """
     digests = {(pair.language, pair.prompt_id, pair.sample_index): pair_digest(pair) for pair in pairs}
-    rows = [_checked(judgment)._asdict() | {"input_digest": digests[judgment[:3]]} for judgment in judgments]
+    rows = []
+    for judgment in judgments:
+        if judgment.outcome == "ok" and not is_preference(judgment.preference):
+            why = f"the judge's preference is {judgment.preference}, not a number from 0 to 1"
+            judgment = judgment._replace(outcome="parse_error", detail=why)
+        if judgment.outcome != "ok":
+            judgment = judgment._replace(preference=None)
+        rows.append(judgment._asdict() | {"input_digest": digests[judgment[:3]]})
     return pa.Table.from_pylist(rows, schema=JUDGMENTS.schema)
 
 
@@ -118,10 +125,3 @@ def pair_digest(pair: Pair) -> bytes:
     return row_digest(
         pair.language, pair.prompt_id, pair.sample_index, pair.instruction, pair.candidate, pair.reference
     )
-
-
-def _checked(judgment: Judgment) -> Judgment:
-    if judgment.outcome == "ok" and not is_preference(judgment.preference):
-        why = f"the judge's preference is {judgment.preference}, not a number from 0 to 1"
-        return judgment._replace(preference=None, outcome="parse_error", detail=why)
-    return judgment if judgment.outcome == "ok" else judgment._replace(preference=None)

@@ -42,6 +42,7 @@ def fit_l1_logistic(
         candidate = goal
         for _ in range(_MOST_HALVINGS):
             new_loss, slope, curvature = _loss(features, targets, weights, penalty, candidate)
+            # A full Newton step can overshoot where the logistic is nearly flat; half of it, and half again, until it helps.
             worse = new_loss > loss + 1e-12 * np.abs(loss)
             if not worse.any():
                 break
@@ -62,6 +63,7 @@ def _loss(
 ) -> tuple[Floats, Floats, Floats]:
     """Penalised loss [B], and slope [B, K] and curvature [B, K, K] of its smooth part."""
     score = (features @ coefficients[:, :, None])[..., 0]
+    # exp of the negative magnitude never overflows; the cost log(1 + exp(s)) - y s is written with the same number.
     small = np.exp(-np.abs(score))
     probability = np.where(score >= 0, 1.0, small) / (1.0 + small)
     cost = np.maximum(score, 0.0) + np.log1p(small) - targets * score
@@ -83,6 +85,7 @@ def _solve_quadratic(current: Floats, slope: Floats, curvature: Floats, penalty:
     # Rounding can leave the curvature of a saturated fit singular; the damping is far below the penalty's effect.
     damped = curvature + 1e-10 * (1.0 + np.trace(curvature, axis1=1, axis2=2))[:, None, None] * np.eye(size)
     linear = (damped @ current[:, :, None])[..., 0] - slope
+    # One linear system for each sign pattern, all in one call: coefficients that the pattern sets to 0 get the row of the identity.
     system = damped[:, None] * active[:, :, None] * active[:, None, :] + np.eye(size) * (1.0 - active)[:, :, None]
     right = active * (linear[:, None] - penalty[:, None, None] * signs)
     points = np.linalg.solve(system, right[..., None])[..., 0]

@@ -63,7 +63,7 @@ Explain in a few sentences, then give the rating, as JSON: {{"explanation": "...
 
 @dataclass(frozen=True)
 class Question:
-    """One question; `reference` holds a right answer to each turn, or is empty."""
+    """One question; `reference` contains a right answer to each turn, or is empty."""
 
     language: str
     question_id: str
@@ -113,7 +113,7 @@ def load_questions(source: str, languages: Sequence[str], references: str = "") 
     """Questions of all languages, with the reference answers of those categories that need one.
 
     Raises:
-        InputError: a damaged row, a doubled id, or no reference answer where one is needed.
+        InputError: a damaged row, a duplicate id, or no reference answer where one is needed.
     """
     questions = []
     for language in languages:
@@ -121,35 +121,25 @@ def load_questions(source: str, languages: Sequence[str], references: str = "") 
         answers = load_answers(references, [language]) if references else {}
         seen: set[str] = set()
         for number, row in json_rows(path, "question_id, category and turns"):
-            question = _question(path, number, row, language, answers)
-            if question.question_id in seen:
+            place = f"{path}: row {number}"
+            if not isinstance(row, dict) or row.get("question_id") is None:
+                raise InputError(f"{place}: field 'question_id' is missing; write {{question_id, category, turns}}")
+            key, category, turns = str(row["question_id"]), str(row.get("category", "")), row.get("turns")
+            if not _is_turns(turns):
+                raise InputError(f"{place}: field 'turns' is not a list of {TURNS} texts; add both turns")
+            if key in seen:
+                raise InputError(f"{place}: field 'question_id' {key!r} is a duplicate; remove one")
+            seen.add(key)
+            # A right answer may stand in the question's own row, or in a file of reference answers.
+            own = row.get("reference")
+            reference = tuple(own) if _is_turns(own) else answers.get((language, key), ())
+            if references and category in REFERENCED and not reference:
                 raise InputError(
-                    f"{path}: row {number}: field 'question_id' {question.question_id!r} is doubled; remove one"
+                    f"{references}: question {key!r} ({category}) has no reference answer in {language!r}; add it"
                 )
-            if references and question.category in REFERENCED and not question.reference:
-                raise InputError(
-                    f"{references}: question {question.question_id!r} ({question.category}) has no reference answer in "
-                    f"{language!r}; add it"
-                )
-            seen.add(question.question_id)
-            questions.append(question)
+            used = reference if category in REFERENCED else ()
+            questions.append(Question(language, key, category, tuple(turns), used))
     return questions
-
-
-def _question(
-    path: Path, number: int, row: Any, language: str, answers: Mapping[tuple[str, str], tuple[str, ...]]
-) -> Question:
-    place = f"{path}: row {number}"
-    if not isinstance(row, dict) or row.get("question_id") is None:
-        raise InputError(f"{place}: field 'question_id' is missing; write {{question_id, category, turns}}")
-    turns = row.get("turns")
-    if not _is_turns(turns):
-        raise InputError(f"{place}: field 'turns' is no list of {TURNS} texts; add both turns")
-    key = (language, str(row["question_id"]))
-    category = str(row.get("category", ""))
-    own = row.get("reference")
-    reference = tuple(own) if _is_turns(own) else answers.get(key, ())
-    return Question(*key, category, tuple(turns), reference if category in REFERENCED else ())
 
 
 def _is_turns(value: Any) -> TypeGuard[list[str]]:
@@ -169,7 +159,7 @@ def load_answers(source: str, languages: Sequence[str]) -> dict[tuple[str, str],
                 turns, key = None, ("", "")
             if not _is_turns(turns):
                 raise InputError(
-                    f"{path}: row {number}: holds no {{question_id, choices: [{{turns: [.., ..]}}]}}; mend it"
+                    f"{path}: row {number}: is not {{question_id, choices: [{{turns: [.., ..]}}]}}; correct it"
                 )
             found[key] = tuple(turns)
     return found
@@ -204,7 +194,7 @@ def grade(reply: Reply | Failure) -> Grade:
     if rating is None:
         why = why_unread(reply, "rating from 1 to 10")
         return Grade(None, "parse_error", *tokens, f"{why} {reply.text[:200]!r}")
-    return Grade(rating, "ok", *tokens, _explanation(reply.text))
+    return Grade(rating, "ok", *tokens, str(last_verdict(reply.text, "explanation").value or ""))
 
 
 def parse_rating(text: str) -> float | None:
@@ -225,11 +215,7 @@ def parse_rating(text: str) -> float | None:
     return float(seen) if is_number and 1.0 <= seen <= 10.0 else None
 
 
-def _explanation(text: str) -> str:
-    return str(last_verdict(text, "explanation").value or "")
-
-
-def score(ratings: pd.DataFrame) -> dict[str, float]:
+def rating_metrics(ratings: pd.DataFrame) -> dict[str, float]:
     """MLflow metrics from the columns of schemas.MT_BENCH: `mt_bench/es` and its standard error over questions, per turn,
     the mean over languages, `mt_bench/n` grades that were used, and the failure rate in percent."""
     rated = _fully_rated(ratings)

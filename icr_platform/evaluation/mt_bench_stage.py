@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
 
-from icr_platform.core.artifacts import Artifact, ArtifactWriter, atomic_path, row_digest
+from icr_platform.core.artifacts import ArtifactWriter, atomic_path, row_digest
 from icr_platform.core.config import require
 from icr_platform.core.earlier import with_earlier
 from icr_platform.core.errors import IcrError, InputError
@@ -37,7 +37,7 @@ from icr_platform.evaluation.mt_bench import (
     languages_in,
     load_answers,
     load_questions,
-    score,
+    rating_metrics,
     unanswered,
 )
 from icr_platform.models.chat import USER
@@ -74,7 +74,9 @@ def read(config: MtBenchConfig) -> MtBenchInputs:
                 f"{missing[0].question_id!r} in {missing[0].language!r}; add them"
             )
     elif not config.policy:
-        raise InputError("config: field 'policy' is missing for mt_bench; give --policy, or --answers that are there")
+        raise InputError(
+            "config: field 'policy' is missing for mt_bench; give --policy, or --answers that exist already"
+        )
     else:
         check_policy(config, config.policy, config, [USER, ("user", "assistant", "user")])
     return MtBenchInputs(config, languages, questions, answers)
@@ -88,7 +90,12 @@ def run(inputs: MtBenchInputs, context: StageContext) -> StageResult:
     """
     config, languages, questions, given = inputs.config, inputs.languages, inputs.questions, inputs.answers
     writer = ArtifactWriter(context.folder / "ratings", MT_BENCH, context.fingerprint)
-    left = [index for index in range(len(languages)) if not writer.has_part(index) or _failed(writer.read_part(index))]
+    # A request that failed for good may succeed today: its language is graded again, out of the cache where it was answered.
+    left = [
+        index
+        for index in range(len(languages))
+        if not writer.has_part(index) or "api_error" in writer.read_part(index)["outcome"].to_pylist()
+    ]
     served = engine_notes(config, config.policy, config) if left and not config.answers else ()
     job = PartJob(
         label="mt_bench",
@@ -101,9 +108,29 @@ def run(inputs: MtBenchInputs, context: StageContext) -> StageResult:
         gpus=0 if config.answers else engine_gpus(config),
     )
     rows = context.earlier.rows("ratings", MT_BENCH, never=("outcome", "api_error"))
-    job = with_earlier(job, rows, lambda some: [question_digest(question, given) for question in some], _some)
+    job = with_earlier(
+        job,
+        rows,
+        lambda shard: [question_digest(question, given) for question in shard],
+        lambda shard, items: [shard[item] for item in items],
+    )
     map_parts(job, config)
-    return _result(config, writer.close(len(languages)), served)
+    ratings = writer.close(len(languages))
+
+    frame = ratings.read().to_pandas()
+    metrics, categories = rating_metrics(frame), category_table(frame)
+    if len(categories):
+        with atomic_path(ratings.folder / RADAR) as temporary:
+            radar(categories).write_html(temporary, include_plotlyjs=True, div_id="radar")
+    failed = metrics["mt_bench/failure_rate"]
+    if failed > config.judge_max_failures:
+        counts = frame["outcome"].value_counts()
+        raise IcrError(
+            f"mt_bench: {failed:.1f}% of {len(frame)} grades failed, above judge_max_failures "
+            f"{config.judge_max_failures:g}% ({', '.join(f'{name} {count}' for name, count in counts.items())}); "
+            f"all are kept in {ratings.folder}"
+        )
+    return StageResult({"ratings": ratings.folder}, metrics, {"mt_bench_categories": categories}, served)
 
 
 def _load(config: MtBenchConfig, given: Answers | None, driver: str) -> Make:
@@ -120,10 +147,6 @@ def _load(config: MtBenchConfig, given: Answers | None, driver: str) -> Make:
     return make
 
 
-def _failed(ratings: pa.Table) -> bool:
-    return "api_error" in ratings["outcome"].to_pylist()
-
-
 def sample_answers(sampler: Sampler, questions: list[Question], config: MtBenchConfig) -> Answers:
     """Both turns of every question by (language, question_id), the second in sight of the first."""
     answers: dict[tuple[str, str], tuple[str, ...]] = {question.key: () for question in questions}
@@ -137,20 +160,14 @@ def sample_answers(sampler: Sampler, questions: list[Question], config: MtBenchC
                 TEMPERATURES.get(question.category) if config.category_temperatures else None,
             )
             for question in questions
-            for history in [_history(question, answers[question.key])]
+            for answered in [zip(question.turns, answers[question.key], strict=False)]
+            for history in [
+                tuple(spoken for asked, said in answered for spoken in (("user", asked), ("assistant", said)))
+            ]
         ]
         for question, [sample] in zip(questions, sampler.sample(requests, 1, config.seed), strict=True):
             answers[question.key] += (sample.text,)
     return answers
-
-
-def _history(question: Question, answers: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    turns = zip(question.turns, answers, strict=False)
-    return tuple(message for asked, answer in turns for message in (("user", asked), ("assistant", answer)))
-
-
-def _some(questions: list[Question], items: Sequence[int]) -> list[Question]:
-    return [questions[item] for item in items]
 
 
 def question_digest(question: Question, given: Answers | None) -> bytes:
@@ -181,20 +198,3 @@ def _grade(config: MtBenchConfig, questions: list[Question], answers: Answers, g
             }
         )
     return pa.Table.from_pylist(rows, schema=MT_BENCH.schema)
-
-
-def _result(config: MtBenchConfig, ratings: Artifact, notes: tuple[str, ...]) -> StageResult:
-    frame = ratings.read().to_pandas()
-    metrics, categories = score(frame), category_table(frame)
-    if len(categories):
-        with atomic_path(ratings.folder / RADAR) as temporary:
-            radar(categories).write_html(temporary, include_plotlyjs=True, div_id="radar")
-    failed = metrics["mt_bench/failure_rate"]
-    if failed > config.judge_max_failures:
-        counts = frame["outcome"].value_counts()
-        raise IcrError(
-            f"mt_bench: {failed:.1f}% of {len(frame)} grades failed, above judge_max_failures "
-            f"{config.judge_max_failures:g}% ({', '.join(f'{name} {count}' for name, count in counts.items())}); "
-            f"all are kept in {ratings.folder}"
-        )
-    return StageResult({"ratings": ratings.folder}, metrics, {"mt_bench_categories": categories}, notes)

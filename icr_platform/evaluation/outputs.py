@@ -1,4 +1,4 @@
-"""The outputs of the model under evaluation, part by part: sampled, or taken from files that are there already."""
+"""The outputs of the model under evaluation, part by part: sampled, or read from given files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from icr_platform.core.artifacts import Artifact, ArtifactWriter
 from icr_platform.core.earlier import Earlier, with_earlier
 from icr_platform.core.part_job import Advance, Make, PartJob
 from icr_platform.core.schemas import OUTPUTS
-from icr_platform.data.reference_outputs import FACTS, IDENTIFIER, ReferenceOutputs
+from icr_platform.data.reference_outputs import FACTS, IDENTIFIER
 from icr_platform.engines.execution.map_parts import map_parts
-from icr_platform.engines.identification.language_id import Identifier, make_identifier
+from icr_platform.engines.identification.language_id import make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.response_parts import (
     engine_gpus,
@@ -33,10 +33,20 @@ def write_outputs(config: EvalConfig, inputs: EvaluationInputs, writer: Artifact
     left = [index for index in range(len(slices)) if not writer.has_part(index)]
     identifier: str | None = config.language_identifier
     if inputs.outputs is not None:
+        # An artifact's rows keep the languages they came with, unless another identifier is asked for; files have none.
         keep = bool(inputs.outputs.facts) and inputs.outputs.identifier in (None, identifier)
         identifier = inputs.outputs.identifier if keep else identifier
         for index in left:
-            writer.write_part(index, _given_part(slices[index], inputs.outputs, None if keep else inputs.identify))
+            rows = [  # of the texts of a file it is not known how they ended or how many tokens they have: null
+                dict.fromkeys(FACTS) | prompt | facts | {"output": text, "character_count": len(text)}
+                for prompt in slices[index].select(["language", "prompt_id", "instruction"]).to_pylist()
+                for _, text, facts in inputs.outputs.samples(prompt["language"], prompt["prompt_id"])
+            ]
+            if not keep:
+                found = inputs.identify.of_answers([row["language"] for row in rows], [row["output"] for row in rows])
+                for row, (code, confidence) in zip(rows, found, strict=True):
+                    row.update(detected_language=code, language_confidence=confidence)
+            writer.write_part(index, pa.Table.from_pylist(rows, schema=OUTPUTS.schema))
     else:
         total = inputs.prompts.table.num_rows * config.samples
         job = PartJob(
@@ -60,28 +70,8 @@ def _load(config: EvalConfig) -> Make:
     def make(slices: Iterable[pa.Table], advance: Advance) -> Iterator[tuple[pa.Table]]:
         for prompts in slices:
             responses = sample_part(sampler, identify, prompts, config.samples, config.seed, advance)
-            yield (_as_outputs(prompts, responses, config.samples),)
+            named = responses.rename_columns({"response": "output"})
+            instructions = prompts["instruction"].take(pa.array(np.repeat(np.arange(prompts.num_rows), config.samples)))
+            yield (named.append_column("instruction", instructions).select(OUTPUTS.schema.names),)
 
     return make
-
-
-def _as_outputs(prompts: pa.Table, responses: pa.Table, samples: int) -> pa.Table:
-    """schemas.RESPONSES of a slice of prompts as schemas.OUTPUTS."""
-    named = responses.rename_columns({"response": "output"})
-    instructions = prompts["instruction"].take(pa.array(np.repeat(np.arange(prompts.num_rows), samples)))
-    return named.append_column("instruction", instructions).select(OUTPUTS.schema.names)
-
-
-def _given_part(prompts: pa.Table, given: ReferenceOutputs, identify: Identifier | None) -> pa.Table:
-    """Outputs that are there already as schemas.OUTPUTS: an artifact's rows stay what they are, and of the texts of a file nobody
-    knows how they ended or in how many tokens. identify: tells languages anew; None keeps the artifact's."""
-    rows = [
-        dict.fromkeys(FACTS) | prompt | facts | {"output": text, "character_count": len(text)}
-        for prompt in prompts.select(["language", "prompt_id", "instruction"]).to_pylist()
-        for _, text, facts in given.samples(prompt["language"], prompt["prompt_id"])
-    ]
-    if identify is not None:
-        found = identify.of_answers([row["language"] for row in rows], [row["output"] for row in rows])
-        for row, (code, confidence) in zip(rows, found, strict=True):
-            row.update(detected_language=code, language_confidence=confidence)
-    return pa.Table.from_pylist(rows, schema=OUTPUTS.schema)

@@ -2,7 +2,7 @@
 
 A sample counts only where every order asked of it has a preference: one order alone would carry the judge's liking for a place. A
 prompt's preference is the mean over the samples that count, and a prompt without any has none. Win rates, length control,
-comparisons, flips and head-to-head start here; the inspector states the same rule in SQL, and a test holds the two together.
+comparisons, flips and head-to-head start here; the inspector states the same rule in SQL, and a test keeps the two equal.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def preferences_by_prompt(judgments: pd.DataFrame, others: Sequence[str] = ()) -
         judgments: as for `complete_samples`, with the columns `others`.
     """
     columns = ["preference", *others]
+    # Samples first, then prompts: a sample judged in both orders weighs no more than one judged once.
     used = judgments[complete_samples(judgments)].astype(dict.fromkeys(columns, float))
     by_sample = used.groupby(SAMPLE_KEY, sort=False)[columns].mean()
     by_prompt = by_sample.groupby(level=PROMPT_KEY, sort=False).mean().reset_index()

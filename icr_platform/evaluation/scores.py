@@ -29,8 +29,10 @@ UNKNOWN_END = "finish reason unknown"
 MEAN, MEAN_NON_ENGLISH, ALL = "mean", "mean_non_english", "all"
 _LENGTHS = ["character_count", "reference_characters"]
 _AVERAGED = ("win_rate", "lc_win_rate", "fidelity", "truncated", "repetition", "length/characters", "length/ratio")
-_BOOTSTRAP = 500
-_C = 10.0
+_BOOTSTRAP = 500  # resamples of the prompts, each of which is refitted
+_C = (
+    10.0  # fixed, so that iterations compare: AlpacaEval's cross-validation jumps between values on differences of 1e-6
+)
 
 
 class Score(NamedTuple):
@@ -76,21 +78,13 @@ def score_outputs(facts: pd.DataFrame, unknown: Collection[str] = ()) -> list[Sc
             scores.append(Score(code, "fidelity", None, None, 0, "the identifier does not know the language"))
         else:
             scores.append(Score(code, "fidelity", fidelity(code, rows["detected_language"].tolist()), None, n, ""))
-        figures = {
-            "length/characters": float(characters.mean()),
-        }
-        scores += [Score(code, metric, value, None, n, "") for metric, value in figures.items()]
-        scores.append(_score_truncation(code, rows["finish_reason"].tolist()))
+        scores.append(Score(code, "length/characters", float(characters.mean()), None, n, ""))
+        # Files of outputs do not say how they ended: the share is over those that do, and absent where none does.
+        known = [reason for reason in rows["finish_reason"] if isinstance(reason, str)]
+        flag = f"{UNKNOWN_END} of {n - len(known)} of {n} outputs" if len(known) < n else ""
+        scores.append(Score(code, "truncated", _value(truncation_rate(known)), None, len(known), flag))
         scores.append(Score(code, "repetition", looping_rate(rows["repeated"].tolist()), None, n, ""))
     return scores
-
-
-def _score_truncation(language: str, finish_reasons: Sequence[str | None]) -> Score:
-    """Share of the outputs that ran into the limit, of those of which it is known how they ended; no figure without any."""
-    known = [reason for reason in finish_reasons if isinstance(reason, str)]
-    unknown = len(finish_reasons) - len(known)
-    flag = f"{UNKNOWN_END} of {unknown} of {len(finish_reasons)} outputs" if unknown else ""
-    return Score(language, "truncated", _value(truncation_rate(known)), None, len(known), flag)
 
 
 def score_judgments(
@@ -113,7 +107,12 @@ def score_judgments(
     scores = []
     for language, rows in prompts.groupby("language", sort=False):
         scores += _score_language(str(language), rows, control)
-        scores.append(_length_ratio(str(language), lengths[lengths["language"] == language]))
+        # Of every prompt that was to be judged, also where the judge failed.
+        of_language = lengths[lengths["language"] == language]
+        means = of_language.groupby("prompt_id", sort=False)[_LENGTHS].mean()
+        ours, theirs = (means[name].mean() for name in _LENGTHS)
+        ratio, flag = (float(ours / theirs), "") if theirs else (None, "every reference output is empty")
+        scores.append(Score(str(language), "length/ratio", ratio, None, len(means), flag))
     return scores + _mean_win_rates(prompts) + _mean_controlled(scores, prompts, control) + _score_judge(judgments)
 
 
@@ -148,14 +147,6 @@ def _score_language(language: str, rows: pd.DataFrame, control: LengthControl) -
     ]
 
 
-def _length_ratio(language: str, lengths: pd.DataFrame) -> Score:
-    """Mean length of the outputs over that of the reference outputs, of every prompt that was to be judged."""
-    means = lengths.groupby("prompt_id", sort=False)[_LENGTHS].mean()
-    ours, theirs = (means[name].mean() for name in _LENGTHS)
-    ratio, flag = (float(ours / theirs), "") if theirs else (None, "every reference output is empty")
-    return Score(language, "length/ratio", ratio, None, len(means), flag)
-
-
 def _difficulty(
     language: str, rows: pd.DataFrame, control: LengthControl
 ) -> tuple[list[float] | None, pd.DataFrame | None]:
@@ -164,26 +155,28 @@ def _difficulty(
     return (None, None) if all(math.isnan(value) for value in known) else (known, control.anchors)
 
 
-def _has_full_variant(language: str, judged: pd.DataFrame, control: LengthControl) -> bool:
-    """Whether every prompt with a preference has a difficulty, so that the language's figure is of the full variant."""
-    return all((language, key) in (control.difficulty or {}) for key in judged["prompt_id"])
-
-
 def _value(number: float) -> float | None:
     return None if math.isnan(number) else number
 
 
 def _mean_win_rates(prompts: pd.DataFrame) -> list[Score]:
-    """Means over languages; their standard errors cluster by prompt id, which the languages share."""
+    """Means of the languages' win rates; their standard errors cluster by prompt id, which the languages share."""
     judged = prompts.dropna(subset=["preference"])
     codes = list(dict.fromkeys(judged["language"]))
     groups = {MEAN: codes, MEAN_NON_ENGLISH: [code for code in codes if code != "en"]}
     scores = []
     for name, members in groups.items():
+        if not members:
+            continue
         rows = judged[judged["language"].isin(members)]
-        if members:
-            value, error = _clustered_mean(rows)
-            scores.append(Score(name, "win_rate", value, error, rows["prompt_id"].nunique(), ""))
+        by_language = rows.groupby("language", sort=False)["preference"]
+        # A prompt's influence on the mean of the languages' means, summed over its languages: prompts are independent, its languages not.
+        means, sizes = by_language.transform("mean"), by_language.transform("size")
+        influence = ((rows["preference"] - means) / (len(members) * sizes)).groupby(rows["prompt_id"]).sum().to_numpy()
+        clusters, error = len(influence), None
+        if clusters > 1:
+            error = 100.0 * float(np.sqrt(clusters / (clusters - 1) * np.square(influence).sum()))
+        scores.append(Score(name, "win_rate", 100.0 * float(by_language.mean().mean()), error, clusters, ""))
     return scores
 
 
@@ -194,57 +187,41 @@ def _mean_controlled(scores: Sequence[Score], prompts: pd.DataFrame, control: Le
     groups = {MEAN: list(values), MEAN_NON_ENGLISH: [code for code in values if code != "en"]}
     means = []
     for name, members in groups.items():
+        if not members:
+            continue
         judged = prompts[prompts["language"].isin(members)].dropna(subset=["preference"])
         counts = judged.groupby("prompt_id")["language"].nunique()
         common = sorted(counts.index[counts == len(members)])
-        if members:
-            value = float(np.mean([values[code] for code in members]))
-            error = _controlled_error(judged, common, members, control)
-            flag = f"standard error over the {len(common)} prompts judged in all {len(members)} languages"
-            means.append(Score(name, "lc_win_rate", value, error, len(counts), flag))
+        error = None
+        if len(common) > 1 and not control.cross_validation:  # the penalty would have to be chosen on every resample
+            drawn = np.random.default_rng(0).integers(0, len(common), (_BOOTSTRAP, len(common)))
+            replicates = np.zeros(_BOOTSTRAP)
+            for language in members:
+                of_language = judged[judged["language"] == language]
+                rows = of_language.set_index("prompt_id").loc[common].reset_index()
+                lengths = rows["character_count"].to_numpy(), rows["reference_characters"].to_numpy()
+                # The variant of the language's own figure, which is over all its prompts and not only over those in common.
+                full = all((language, key) in (control.difficulty or {}) for key in of_language["prompt_id"])
+                difficulty, anchors = _difficulty(language, rows, control) if full else (None, None)
+                preference = rows["preference"].to_numpy()
+                replicates += length_controlled_replicates(preference, *lengths, drawn, difficulty, anchors, _C)
+            error = float((replicates / len(members)).std(ddof=1))
+        value = float(np.mean([values[code] for code in members]))
+        flag = f"standard error over the {len(common)} prompts judged in all {len(members)} languages"
+        means.append(Score(name, "lc_win_rate", value, error, len(counts), flag))
     return means
-
-
-def _controlled_error(
-    judged: pd.DataFrame, common: list[str], languages: Sequence[str], control: LengthControl
-) -> float | None:
-    if len(common) < 2 or control.cross_validation:  # the penalty chosen would have to be chosen on every resample
-        return None
-    drawn = np.random.default_rng(0).integers(0, len(common), (_BOOTSTRAP, len(common)))
-    replicates = np.zeros(_BOOTSTRAP)
-    for language in languages:
-        of_language = judged[judged["language"] == language]
-        rows = of_language.set_index("prompt_id").loc[common].reset_index()
-        lengths = rows["character_count"].to_numpy(), rows["reference_characters"].to_numpy()
-        full = _has_full_variant(language, of_language, control)  # as in the figure, though `common` be fewer
-        difficulty, anchors = _difficulty(language, rows, control) if full else (None, None)
-        preference = rows["preference"].to_numpy()
-        replicates += length_controlled_replicates(preference, *lengths, drawn, difficulty, anchors, _C)
-    return float((replicates / len(languages)).std(ddof=1))
-
-
-def _clustered_mean(rows: pd.DataFrame) -> tuple[float, float | None]:
-    """Mean of the languages' means in percent, and its standard error from each prompt's influence on it."""
-    by_language = rows.groupby("language", sort=False)["preference"]
-    means, sizes = by_language.transform("mean"), by_language.transform("size")
-    languages = rows["language"].nunique()
-    influence = ((rows["preference"] - means) / (languages * sizes)).groupby(rows["prompt_id"]).sum().to_numpy()
-    clusters = len(influence)
-    value = 100.0 * float(by_language.mean().mean())
-    if clusters < 2:
-        return value, None
-    return value, 100.0 * float(np.sqrt(clusters / (clusters - 1) * np.square(influence).sum()))
 
 
 def _score_judge(judgments: pd.DataFrame) -> list[Score]:
     n = len(judgments)
     failed = int((judgments["outcome"] != "ok").sum())
-    scores = [
+    scores = [  # of all judgments, those of a sample whose other order failed included
         Score(ALL, "judge/failure_rate", 100.0 * failed / n, None, n, f"{failed} of {n} judgments" if failed else "")
     ]
     mass = judgments["mass"].dropna()
     if len(mass):
         scores.append(Score(ALL, "judge/low_mass", 100.0 * float((mass < LOW_MASS).mean()), None, len(mass), ""))
+    # Among the samples judged in both places: how much more often the model wins where it stands first.
     complete = judgments[complete_samples(judgments)]
     first = complete.loc[complete["order"] == MODEL_FIRST, "preference"]
     second = complete.loc[complete["order"] == REFERENCE_FIRST, "preference"]
@@ -275,11 +252,6 @@ def with_means(scores: Sequence[Score]) -> list[Score]:
 def scores_table(scores: Iterable[Score]) -> pa.Table:
     """As schemas.SCORES."""
     return pa.Table.from_pylist([score._asdict() for score in scores], schema=SCORES.schema)
-
-
-def scores_from_table(table: pa.Table) -> list[Score]:
-    """The rows of schemas.SCORES."""
-    return [Score(**row) for row in table.select(list(Score._fields)).to_pylist()]
 
 
 def score_metrics(scores: Iterable[Score]) -> dict[str, float]:

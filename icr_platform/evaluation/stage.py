@@ -3,7 +3,7 @@
 Metrics, per language, with `mean` and `mean_non_english` over languages:
 `win_rate`, `lc_win_rate`, `fidelity`, `truncated`, `repetition` in percent (`_se`: standard error, clustered by prompt),
 `length/characters`, `length/ratio` (to the reference outputs), `win_rate_n` (prompts judged), `judge/failure_rate` in percent.
-`truncated` is absent where nobody knows how the outputs ended.
+`truncated` is absent where it is not known how the outputs ended.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 
 from icr_platform.core.artifacts import Artifact, ArtifactWriter, own_manifest
 from icr_platform.core.errors import IcrError
@@ -33,10 +32,12 @@ from icr_platform.evaluation.scores import (
     score_judgments,
     score_metrics,
     score_outputs,
-    scores_from_table,
     scores_table,
     with_means,
 )
+
+_TABLES = {"outputs": OUTPUTS, "judgments": JUDGMENTS, "scores": SCORES}
+_LISTED = 1000  # rows of a table for people
 
 
 def read(config: EvalConfig) -> EvaluationInputs:
@@ -52,85 +53,69 @@ def run(inputs: EvaluationInputs, context: StageContext) -> StageResult:
             for the failed ones again.
     """
     config = inputs.config
-    writer = _writer(context, "outputs")
-    is_sampled = not config.outputs and not writer.complete
+    writers = {
+        name: ArtifactWriter(context.folder / name, table, context.fingerprint) for name, table in _TABLES.items()
+    }
+    is_sampled = not config.outputs and not writers["outputs"].complete
     served = engine_notes(config, config.policy, config) if is_sampled else ()
-    outputs = write_outputs(config, inputs, writer, context.earlier)
-    judgments = write_judgments(config, inputs, outputs, _writer(context, "judgments"), context.earlier)
-    scores = _write_scores(inputs, outputs, judgments, _writer(context, "scores"))
-    rows = scores_from_table(scores.read())
-    _check_failures(config, rows, judgments)
+    outputs = write_outputs(config, inputs, writers["outputs"], context.earlier)
+    judgments = write_judgments(config, inputs, outputs, writers["judgments"], context.earlier)
+    scores = _score(inputs, outputs, judgments)
+    # Cheap, and written each time: running the command again may have repaired judgments that had failed.
+    writers["scores"].write_part(0, scores_table(scores))
+    written = writers["scores"].close(1)
+    notes = inputs.notes + served + _notes(scores)
+    _check_failures(config, scores, judgments)
+
+    told = outputs.read(["language", "detected_language"])
+    cells = confusion_table(zip(told["language"].to_pylist(), told["detected_language"].to_pylist(), strict=True))
+    tables = {
+        "scores": people_table(scores),
+        "fidelity_confusion": pd.DataFrame(cells[:_LISTED], columns=list(Confusion._fields)),
+    }
+    # Reference outputs that a run of ours made are another policy's: then the win rate is a head-to-head, with a test of 50%.
+    if config.reference_outputs and own_manifest(Path(config.reference_outputs)) is not None and judgments.rows:
+        tables["head_to_head"] = head_to_head_table(judgments_by_language(judgments))
     return StageResult(
-        artifacts={"outputs": outputs.folder, "judgments": judgments.folder, "scores": scores.folder},
-        metrics=score_metrics(rows),
-        tables={
-            "scores": people_table(rows),
-            "fidelity_confusion": _confusion(outputs),
-            **_head_to_head(config, judgments),
-        },
-        notes=inputs.notes + served + _notes(rows),
+        artifacts={"outputs": outputs.folder, "judgments": judgments.folder, "scores": written.folder},
+        metrics=score_metrics(scores),
+        tables=tables,
+        notes=notes,
     )
 
 
-_TABLES = {"outputs": OUTPUTS, "judgments": JUDGMENTS, "scores": SCORES}
-
-
-def _writer(context: StageContext, name: str) -> ArtifactWriter:
-    return ArtifactWriter(context.folder / name, _TABLES[name], context.fingerprint)
-
-
-def _write_scores(inputs: EvaluationInputs, outputs: Artifact, judgments: Artifact, writer: ArtifactWriter) -> Artifact:
-    """Aggregate everything; cheap, and done anew each time because a re-run may have mended failed judgments."""
-    facts = pd.concat(
-        [output_facts(outputs.read_part(index)) for index in range(len(outputs.parts))], ignore_index=True
-    )
-    judged = judgments.read().to_pandas()
+def _score(inputs: EvaluationInputs, outputs: Artifact, judgments: Artifact) -> list[Score]:
+    """Every figure, from what the outputs say by themselves and from the judgments."""
+    parts = [output_facts(outputs.read_part(index)) for index in range(len(outputs.parts))]
+    facts = pd.concat(parts, ignore_index=True)
     scores = score_outputs(facts, inputs.identify.unknown(inputs.prompts.languages))
+    judged = judgments.read().to_pandas()
     if not judged.empty:
-        scores += score_judgments(judged, facts, _reference_characters(judged, inputs), inputs.control)
-    writer.write_part(0, scores_table(with_means(scores)))
-    return writer.close(1)
+        keys = judged[["language", "prompt_id", "sample_index"]].drop_duplicates().reset_index(drop=True)
+        references = inputs.references
+        lengths = [len(references.get(*key) or "") if references else 0 for key in keys.itertuples(index=False)]
+        scores += score_judgments(judged, facts, keys.assign(reference_characters=lengths), inputs.control)
+    return with_means(scores)
 
 
-def _reference_characters(judged: pd.DataFrame, inputs: EvaluationInputs) -> pd.DataFrame:
-    keys = judged[["language", "prompt_id", "sample_index"]].drop_duplicates().reset_index(drop=True)
-    references = inputs.references
-    lengths = [len(references.get(*key) or "") if references else 0 for key in keys.itertuples(index=False)]
-    return keys.assign(reference_characters=lengths)
+def _failures(scores: list[Score]) -> Score | None:
+    return next((score for score in scores if score.metric == "judge/failure_rate"), None)
 
 
-def _confusion(outputs: Artifact) -> pd.DataFrame:
-    columns: pa.Table = outputs.read(["language", "detected_language"])
-    cells = confusion_table(zip(columns["language"].to_pylist(), columns["detected_language"].to_pylist(), strict=True))
-    return pd.DataFrame(cells[:1000], columns=list(Confusion._fields))
-
-
-def _head_to_head(config: EvalConfig, judgments: Artifact) -> dict[str, pd.DataFrame]:
-    """Intervals and p-values where the reference outputs are those of another policy, from a run of ours."""
-    is_policy = bool(config.reference_outputs) and own_manifest(Path(config.reference_outputs)) is not None
-    if not is_policy or not judgments.rows:
-        return {}
-    return {"head_to_head": head_to_head_table(judgments_by_language(judgments))}
-
-
-def _failures(rows: list[Score]) -> Score | None:
-    return next((score for score in rows if score.metric == "judge/failure_rate"), None)
-
-
-def _notes(rows: list[Score]) -> tuple[str, ...]:
+def _notes(scores: list[Score]) -> tuple[str, ...]:
     notes = []
-    failures = _failures(rows)
+    failures = _failures(scores)
     if failures is not None and failures.value:
         notes.append(
             f"judge: {failures.flag} failed ({failures.value:.2f}%); they are in the judgments table and in no win rate"
         )
-    for score in rows:
+    for score in scores:
         if score.metric == "judge/low_mass" and score.value:
             notes.append(
-                f"judge: in {score.value:.2f}% of {score.n} judgments the labels hold under {LOW_MASS:g} of the probability"
+                f"judge: in {score.value:.2f}% of {score.n} judgments the labels have less than {LOW_MASS:g} of the probability"
             )
     unknown = {
-        score.language: score.flag for score in rows if score.metric == "truncated" and UNKNOWN_END in score.flag
+        score.language: score.flag for score in scores if score.metric == "truncated" and UNKNOWN_END in score.flag
     }
     if unknown:
         where = "; ".join(f"{language}: {flag}" for language, flag in unknown.items())
@@ -138,23 +123,20 @@ def _notes(rows: list[Score]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _check_failures(config: EvalConfig, rows: list[Score], judgments: Artifact) -> None:
-    failures = _failures(rows)
-    if failures is not None and failures.value is not None and failures.value > config.judge_max_failures:
-        raise IcrError(
-            f"judge: {failures.flag} failed ({failures.value:.1f}%, above judge_max_failures {config.judge_max_failures:g}%), "
-            f"by outcome {_outcomes(judgments)}; all are kept in {judgments.folder}; {_mend(judgments)}"
-        )
-
-
-def _mend(judgments: Artifact) -> str:
-    failed = judgments.read(["outcome", "detail"]).to_pandas()
-    failed = failed[failed["outcome"] != "ok"]
-    if (failed["outcome"] == "api_error").any():
-        return "the same command asks again where the endpoint failed"
-    return f"the first: {failed['detail'].iloc[0]}; try --judge-answer structured, or another judge"
-
-
-def _outcomes(judgments: Artifact) -> str:
-    counts = judgments.read(["outcome"]).to_pandas()["outcome"].value_counts()
-    return ", ".join(f"{name} {count}" for name, count in counts.items() if name != "ok")
+def _check_failures(config: EvalConfig, scores: list[Score], judgments: Artifact) -> None:
+    """Raise IcrError where too many judgments failed, saying how and what to do about the first."""
+    failures = _failures(scores)
+    if failures is None or failures.value is None or failures.value <= config.judge_max_failures:
+        return
+    judged = judgments.read(["outcome", "detail"]).to_pandas()
+    counts = judged["outcome"].value_counts()
+    by_outcome = ", ".join(f"{name} {count}" for name, count in counts.items() if name != "ok")
+    if (judged["outcome"] == "api_error").any():
+        what_to_do = "the same command asks again where the endpoint failed"
+    else:  # the judge answered and was not understood: asking the same again would not help
+        first = judged.loc[judged["outcome"] != "ok", "detail"].iloc[0]
+        what_to_do = f"the first: {first}; try --judge-answer structured, or another judge"
+    raise IcrError(
+        f"judge: {failures.flag} failed ({failures.value:.1f}%, above judge_max_failures {config.judge_max_failures:g}%), "
+        f"by outcome {by_outcome}; all are kept in {judgments.folder}; {what_to_do}"
+    )

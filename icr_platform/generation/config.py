@@ -19,4 +19,6 @@ class GenerateConfig(ChatSettings, SamplingSettings):
     languages: Languages = setting((), "language codes, comma-separated; empty: every language of the prompts")
     limit: OptionalInt = setting(None, "prompts per language, the first ones; none: all")
     seed: int = setting(42, "seed of every sample, with language and prompt id", ge=0)
-    output: str = setting("", "folder of the artifacts; empty: a work folder, emptied once MLflow holds them", "place")
+    output: str = setting(
+        "", "folder of the artifacts; empty: a work folder, which is emptied once MLflow has them", "place"
+    )

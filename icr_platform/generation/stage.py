@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 import pyarrow as pa
@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 
 from icr_platform.core.artifacts import Artifact, ArtifactWriter, open_artifact
 from icr_platform.core.config import require
-from icr_platform.core.earlier import Earlier
 from icr_platform.core.languages import counts_as
 from icr_platform.core.part_job import Throughput
 from icr_platform.core.schemas import DROPS, PROMPTS, RESPONSES
@@ -23,7 +22,7 @@ from icr_platform.engines.sampling.choice import check_policy, engine_notes
 from icr_platform.engines.sampling.response_parts import write_responses
 from icr_platform.generation.config import GenerateConfig
 
-_LISTED = 1000
+_LISTED = 1000  # rows of a table for people
 
 
 @dataclass(frozen=True)
@@ -58,103 +57,74 @@ def run(inputs: GenerateInputs, context: StageContext) -> StageResult:
     (identified as the prompt's language; absent where the identifier does not know it) in percent of the responses;
     `tokens_per_second` when anything was sampled.
     """
+    config, prompt_set = inputs.config, inputs.prompts
     prompts = ArtifactWriter(context.folder / "prompts", PROMPTS, context.fingerprint)
     responses = ArtifactWriter(context.folder / "responses", RESPONSES, context.fingerprint)
     drops = ArtifactWriter(context.folder / "generation_drops", DROPS, context.fingerprint)
     throughput = Throughput(0, 0.0)
-    if not (prompts.complete and responses.complete and drops.complete):
-        throughput = _sample(inputs, prompts, responses, drops, context.earlier)
-    result = _result(open_artifact(prompts.folder, PROMPTS), open_artifact(responses.folder, RESPONSES), throughput)
-    return _with_drops(result, open_artifact(drops.folder, DROPS))
 
-
-def _sample(
-    inputs: GenerateInputs, prompts: ArtifactWriter, responses: ArtifactWriter, drops: ArtifactWriter, earlier: Earlier
-) -> Throughput:
-    config, prompt_set, identifier = inputs.config, inputs.prompts, inputs.identifier
-    unknown = identifier.unknown(prompt_set.languages)
     if not prompts.complete:
         missing = {language: list(ids) for language, ids in prompt_set.missing.items()}
         notes = [*prompt_set.notes, *engine_notes(config, config.policy, config)]
         prompts.write_part(0, prompt_set.table)
         prompts.close(1, {"notes": notes, "missing": missing})
-    parts, throughput = write_responses(
-        config, config.policy, config, prompt_set.table, config.seed, responses, drops, earlier
+
+    if not (responses.complete and drops.complete):
+        parts, throughput = write_responses(
+            config, config.policy, config, prompt_set.table, config.seed, responses, drops, context.earlier
+        )
+        drops.close([part for part in range(parts) if drops.has_part(part)])
+        # annotate must not drop responses as wrong-language that the identifier could not have told: it reads this.
+        known = {"identifier": inputs.identifier.name, "unknown": inputs.identifier.unknown(prompt_set.languages)}
+        responses.close(parts, {"languages": known, "notes": inputs.identifier.notes(prompt_set.languages)})
+
+    return _result(
+        open_artifact(prompts.folder, PROMPTS),
+        open_artifact(responses.folder, RESPONSES),
+        open_artifact(drops.folder, DROPS),
+        throughput,
     )
-    drops.close([part for part in range(parts) if drops.has_part(part)])
-    known = {"identifier": identifier.name, "unknown": unknown}
-    responses.close(parts, {"languages": known, "notes": identifier.notes(prompt_set.languages)})
-    return throughput
 
 
-def _result(prompts: Artifact, responses: Artifact, throughput: Throughput) -> StageResult:
+def _result(prompts: Artifact, responses: Artifact, drops: Artifact, throughput: Throughput) -> StageResult:
+    """Figures, tables and notes, all read from the finished artifacts: the same after a kill as without one."""
     summary = _summary(responses)
-    metrics = _metrics(summary)
+    metrics = {f"{name}/{language}": float(value) for name in summary for language, value in summary[name].items()}
+    metrics |= {f"{name}/mean": float(value) for name, value in summary.drop(columns="tokens").mean().items()}
+    metrics = {name: value for name, value in metrics.items() if value == value}  # a figure may be undefined: NaN
     if throughput.seconds:
         metrics["tokens_per_second"] = throughput.tokens / throughput.seconds
+
     tables = {"generation": summary.reset_index()}
     missing: Mapping[str, list[str]] = prompts.extra.get("missing", {})
     if missing:
         pairs = [(language, prompt_id) for language, ids in missing.items() for prompt_id in ids]
         tables["missing_prompts"] = pd.DataFrame(pairs[:_LISTED], columns=["language", "prompt_id"])
+    dropped = drops.read().to_pandas()
+    if len(dropped):
+        tables["generation_drops"] = dropped.head(_LISTED)
+    died = [
+        f"{language}: {count} prompts have no responses because the engine died of them; generation_drops says how"
+        for language, count in dropped.groupby("language", sort=False).size().items()
+    ]
     return StageResult(
-        artifacts={"prompts": prompts.folder, "responses": responses.folder},
+        artifacts={"prompts": prompts.folder, "responses": responses.folder, "generation_drops": drops.folder},
         metrics=metrics,
         tables=tables,
-        notes=(*prompts.extra.get("notes", ()), *responses.extra.get("notes", ())),
+        notes=(*prompts.extra.get("notes", ()), *responses.extra.get("notes", ()), *died),
     )
-
-
-def _with_drops(result: StageResult, drops: Artifact) -> StageResult:
-    """The result with the prompts that have no responses, and a note on each language's."""
-    rows = drops.read().to_pandas()
-    notes = [
-        f"{language}: {count} prompts have no responses, for the engine died of them; generation_drops says how"
-        for language, count in rows.groupby("language", sort=False).size().items()
-    ]
-    tables = {"generation_drops": rows.head(_LISTED)} if len(rows) else {}
-    return replace(
-        result,
-        artifacts={**result.artifacts, "generation_drops": drops.folder},
-        tables={**result.tables, **tables},
-        notes=(*result.notes, *notes),
-    )
-
-
-def _metrics(summary: pd.DataFrame) -> dict[str, float]:
-    """A figure per column and language, and the means over the languages that have it; what is not defined is left out."""
-    metrics = {f"{name}/{language}": float(value) for name in summary for language, value in summary[name].items()}
-    means = summary.drop(columns="tokens").mean()
-    metrics |= {f"{name}/mean": float(value) for name, value in means.items()}
-    return {name: value for name, value in metrics.items() if value == value}
 
 
 def _summary(responses: Artifact) -> pd.DataFrame:
     """One row per language, in the order of the table; see `run` for the columns. Reads part by part."""
     columns = ["language", "token_count", "character_count", "finish_reason", "detected_language"]
-    counts = pa.concat_tables(_counts(responses.read_part(index, columns)) for index in range(len(responses.parts)))
-    sums = counts.to_pandas().groupby("language", sort=False).sum()
-    share = 100 / sums["rows"]
-    unknown = responses.extra.get("languages", {}).get("unknown", ())
-    return pd.DataFrame(
-        {
-            "tokens": sums["tokens"],
-            "length/tokens": sums["tokens"] / sums["rows"],
-            "length/characters": sums["characters"] / sums["rows"],
-            "truncated": sums["truncated"] * share,
-            "empty": sums["empty"] * share,
-            "fidelity": (sums["faithful"] * share).where(~sums.index.isin(unknown)),
-        }
-    )
-
-
-def _counts(part: pa.Table) -> pa.Table:
-    """Sums over a part's rows, one row per language."""
-    asked, detected = (part[name].to_pylist() for name in ("language", "detected_language"))
-    faithful = [counts_as(*codes) for codes in zip(asked, detected, strict=True)]
     sums = ("rows", "tokens", "characters", "truncated", "empty", "faithful")
-    return (
-        pa.table(
+    counted = []
+    for index in range(len(responses.parts)):
+        part = responses.read_part(index, columns)
+        asked, detected = (part[name].to_pylist() for name in ("language", "detected_language"))
+        faithful = [counts_as(*codes) for codes in zip(asked, detected, strict=True)]
+        table = pa.table(
             {
                 "language": part["language"],
                 "rows": pa.repeat(1, part.num_rows),
@@ -165,7 +135,20 @@ def _counts(part: pa.Table) -> pa.Table:
                 "faithful": pa.array(faithful).cast(pa.int64()),
             }
         )
-        .group_by("language", use_threads=False)
-        .aggregate([(name, "sum") for name in sums])
-        .rename_columns(["language", *sums])
+        # One thread: the languages stay in the table's order, and every part keeps a row a language, not its rows.
+        grouped = table.group_by("language", use_threads=False).aggregate([(name, "sum") for name in sums])
+        counted.append(grouped.rename_columns(["language", *sums]))
+    total = pa.concat_tables(counted).to_pandas().groupby("language", sort=False).sum()
+    share = 100 / total["rows"]
+    unknown = responses.extra.get("languages", {}).get("unknown", ())
+    return pd.DataFrame(
+        {
+            "tokens": total["tokens"],
+            "length/tokens": total["tokens"] / total["rows"],
+            "length/characters": total["characters"] / total["rows"],
+            "truncated": total["truncated"] * share,
+            "empty": total["empty"] * share,
+            # A language that the identifier does not know would have a fidelity of 0, which says nothing of the policy.
+            "fidelity": (total["faithful"] * share).where(~total.index.isin(unknown)),
+        }
     )

@@ -74,14 +74,14 @@ def arm_from_artifacts(session: Session, run_id: str) -> Arm:
 
 
 def key_of(stages: Iterable[StageRun], modules: Sequence[str], *more: str) -> str:
-    """Digest of which stage runs something was made from, and of the code that made it."""
+    """Digest of the stage runs that something was made from, and of the code that made it."""
     runs = [done.run.run_id if done.run else "" for done in stages]
     files = [Path(__file__).parent.parent / name for name in modules]
     return text_digest(*runs, *(file_digest(file) for file in files), *more)
 
 
 def earlier_run(session: Session, stages: Iterable[StageRun], tag: str, key: str) -> Run | None:
-    """The FINISHED run of an earlier command that made something of the very same stage runs, all of them found."""
+    """The FINISHED run of an earlier command that made something from the very same stage runs; None if any of them is new."""
     if session.tracker is None or not session.options.reuse or not all(done.reused for done in stages):
         return None
     return next(iter(session.tracker.find_tagged({tag: key}, limit=1)), None)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from icr_platform.report.arm_report import ExamplePair, Report
     from icr_platform.tracking.run_handle import RunHandle
 
-# Tags of the runs that made a comparison or a report, and of which files these depend on besides the stage runs.
+# Tags of the runs that made a comparison or a report, and the files on which these depend in addition to the stage runs.
 _COMPARISON, _COMPARING = (
     "icr.comparison",
     ("evaluation/comparison.py", "evaluation/comparison_tables.py", "evaluation/prompt_preferences.py"),
@@ -35,9 +35,9 @@ _REPORT, _REPORTING = (
 
 
 def compare_with_previous(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
-    """Paired differences against the iteration before, and the prompts that flipped, when a judge was asked.
+    """Add paired differences from the iteration before, and the prompts that flipped, if a judge was asked.
 
-    Those that an earlier command computed of the same two runs are not computed again: their run is named in a tag.
+    What an earlier command computed from the same two runs is not computed again: a tag names its run.
     """
     from icr_platform.core.schemas import JUDGMENTS
     from icr_platform.evaluation.comparison_tables import (
@@ -79,7 +79,7 @@ def publish_figures(arm: Arm, iteration: int, parent: RunHandle | None) -> None:
 
 
 def show_earlier_report(session: Session, arm: Arm) -> bool:
-    """Show the arm's figures, and name the report that an earlier command wrote of the same work; False when there is none."""
+    """Show the arm's figures and where the report is that an earlier command wrote of the same work; False without one."""
     earlier = earlier_run(session, arm.stages.values(), _REPORT, _report_key(arm))
     if session.tracker is None or arm.run is None or earlier is None:
         return False
@@ -122,7 +122,7 @@ def report_again(session: Session, run_id: str) -> None:
 
 
 def show_leaderboard(report: Report, run: RunHandle | None, console: Console) -> None:
-    """The arm's policies beside the published figures: win rates on the terminal, both kinds as tables of the arm's run."""
+    """Set the arm's policies next to the published figures: win rates on the terminal, both kinds as tables of the arm's run."""
     from icr_platform.report.arm_report import policies_of
     from icr_platform.report.leaderboard import leaderboard
     from icr_platform.report.terminal_tables import leaderboard_terminal_table
@@ -137,7 +137,7 @@ def show_leaderboard(report: Report, run: RunHandle | None, console: Console) ->
 
 
 def figures_of(session: Session, arm: Arm, with_texts: bool = True) -> Report:
-    """What the report shows of a finished arm; with_texts: its example pairs and notes, too, which may have to be fetched."""
+    """What the report shows of a finished arm; with_texts: also its example pairs and notes, which may have to be fetched."""
     from icr_platform.report.arm_report import Report
     from icr_platform.report.iteration_metrics import IterationMetrics
 

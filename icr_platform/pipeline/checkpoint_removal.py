@@ -35,7 +35,7 @@ def checkpoints_to_give_up(
 
 
 def give_up_checkpoint(session: Session, arm: Arm, iteration: int) -> None:
-    """Remove a checkpoint's weights wherever they lie, unless they are another arm's or another alias leads to them."""
+    """Remove a checkpoint's weights wherever they are, unless another arm uses them or another alias leads to them."""
     trained, tracker = arm.stages[iteration, "train"], session.tracker
     name, alias = arm.model_name, f"iteration-{iteration}"
     if tracker is None or trained.run is None:

@@ -1,5 +1,5 @@
 """Digest of the code that makes a stage's numbers: its modules' syntax trees, without docstrings, comments and positions, and
-the files in `data` beside a module that it names.
+the files that it names in the folder `data` next to it.
 
 The modules are those that the stage's own reaches by imports, at their top or within functions, but for two kinds: plumbing,
 which moves numbers and makes none, and engines that a configuration does not use.
@@ -27,20 +27,21 @@ import icr_platform
 from icr_platform.core.artifacts import text_digest
 
 _PACKAGE = "icr_platform"
+# Rooms above the stages (pipeline, tracking, planning, cli) are not listed: no stage imports them.
 PLUMBING = frozenset(
     f"{_PACKAGE}.{name}"
     for name in (
         "core.config", "models.settings", "engines.sampling.settings", "engines.judging.settings", "engines.execution.settings",  # defaults
-        "generation.config", "annotation.config", "training.config", "evaluation.config", "pipeline.config",  # enter by value, help not at all
+        "generation.config", "annotation.config", "training.config", "evaluation.config",  # enter by value, help not at all
         "core.errors", "core.progress", "core.stage_protocol", "core.parts", "core.arrays",  # what people see; the shape of calls and of arrays
-        "core.schemas", "core.artifacts", "core.file_digests", "core.folder_content", "pipeline.inputs", "pipeline.identity", "pipeline.code_digest",  # tables on disk, identity
+        "core.schemas", "core.artifacts", "core.file_digests", "core.folder_content",   # tables on disk
         "engines.execution.map_parts", "engines.execution.ray_pool", "core.part_job", "engines.execution.part_worker", "engines.execution.shared_folder",  # where parts are made, not what is in them
-        "core.earlier", "pipeline.work",  # rows as they were made
-        "pipeline.runner", "tracking.tracker", "report.arm_report", "report.terminal_tables", "report.figures", "planning.check", "planning.capacity", "planning.calibration",  # around the stages, not in them
+        "core.earlier",  # rows as they were made
+        "report.figures",  # draws what a stage measured
         "data.prompts", "data.prompt_sources", "data.json_rows",  # readers: the rows they give are digested
         "annotation.prompt_index",  # the same
         "annotation.response_checks",  # raises or does nothing
-        "engines.endpoints.reply_cache", "engines.endpoints.served_model",  # keeps replies as they came; tells whose they are
+        "engines.endpoints.reply_cache", "engines.endpoints.served_model",  # the one keeps replies as they came, the other says whose they are
         "training.checkpoint", "training.resume_points", "training.model_card", "training.launch",  # files, processes, prose
     )
 )  # fmt: skip
@@ -77,7 +78,7 @@ def commit() -> str:
     root = Path(icr_platform.__file__).parent
     git = ["git", "-C", str(root)]
     try:
-        # A package that is installed into a folder of some other repository is no file of it.
+        # Installed below some other repository, the package is not one of its files, and that commit says nothing about it.
         for command in (
             ["ls-files", "--error-unmatch", "__init__.py"],
             ["describe", "--always", "--dirty", "--abbrev=12"],
@@ -94,7 +95,7 @@ def commit() -> str:
 def _digest(modules: tuple[str, ...], unused: frozenset[str]) -> str:
     found = modules_of(modules, unused)
     trees = [_tree_digest(name) for name in found]
-    if None in trees:  # installed without sources: all there is to tell code by
+    if None in trees:  # installed without sources: nothing else tells versions of the code apart
         return text_digest("version", icr_platform.__version__)
     return text_digest(*(part for name, tree in zip(found, trees, strict=True) for part in (name, str(tree))))
 
@@ -172,7 +173,7 @@ def _write(node: Any, text: list[str]) -> None:
     elif isinstance(node, list):
         text.append("[")
         for value in node:
-            if not _is_docstring(value):
+            if not _is_docstring(value):  # docstrings, those of attributes included, may be reworded freely
                 _write(value, text)
         text.append("]")
     else:
@@ -191,7 +192,8 @@ def _imports(name: str) -> tuple[str, ...]:
 
 
 def _imported(node: ast.AST, importer: str) -> Iterator[str]:
-    if isinstance(node, ast.If) and _names_type_checking(node.test):
+    # What only type checkers import never runs: `if TYPE_CHECKING:` or `if typing.TYPE_CHECKING:`.
+    if isinstance(node, ast.If) and getattr(node.test, "id", getattr(node.test, "attr", None)) == "TYPE_CHECKING":
         for statement in node.orelse:
             yield from _imported(statement, importer)
         return
@@ -204,10 +206,6 @@ def _imported(node: ast.AST, importer: str) -> Iterator[str]:
             yield from (name for alias in node.names if _is_module(name := f"{module}.{alias.name}"))
     for child in ast.iter_child_nodes(node):
         yield from _imported(child, importer)
-
-
-def _names_type_checking(test: ast.expr) -> bool:
-    return getattr(test, "id", getattr(test, "attr", None)) == "TYPE_CHECKING"
 
 
 def _absolute(node: ast.ImportFrom, importer: str) -> str:

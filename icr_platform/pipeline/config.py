@@ -41,7 +41,7 @@ class IterateConfig(ChatSettings):
     seed: int = setting(42, "seed of everything; each iteration derives its own", ge=0)
     output: str = setting("", "folder of all artifacts; empty: a work folder", "place")
     stage_processes: bool = setting(
-        False, "run each stage in a process of its own, which surely frees GPU memory", "place"
+        False, "run each stage in a process of its own, whose end frees all GPU memory", "place"
     )
     keep_checkpoints: Literal["all", "last", "best"] = setting(
         "all",
@@ -80,7 +80,7 @@ class IterateConfig(ChatSettings):
         """The fields that a stage shares with all of `iterate`, and its section."""
 
         def names(config: Config) -> set[str]:
-            # Within an iteration every stage gets a folder of its own instead of `output`.
+            # `output` is for all artifacts of the arm; iterate gives each stage of each iteration a folder below it.
             return config.model_fields_set if only_given else set(type(config).model_fields) - {"output"}
 
         renamed = _EVALUATION if stage == "eval" else {}

@@ -106,6 +106,7 @@ def stored_sources(tracker: Tracker, rows: Mapping[str, str], code: Mapping[str,
     """Where finished runs have rows of each computation; see `work.sources_in`."""
     found: dict[str, tuple[Source, ...]] = {}
     for name, key in rows.items():
+        # Newest first: a store of many runs must not cost more than the rows are worth.
         sources, fetched = [], 0
         for same in (name, *SAME_COMPUTATION.get(name, ())):
             place, column = PLACES[same][0]
@@ -146,7 +147,7 @@ def _reused(tracker: Tracker, stage: str, found: Run, artifacts: Mapping[str, Pa
 def _stage_run(tracker: Tracker, found: Any, artifacts: Mapping[str, Path]) -> StageRun:
     from icr_platform.tracking.run_handle import RunHandle
 
-    # A run's own metrics include its loss curves: what the stage returned is told by a tag, or else by a file.
+    # A run's own metrics include its loss curves: a tag, or else a file, says what the stage returned.
     metrics = final_metrics(found)
     if metrics is None:
         path = tracker.small_file(found, METRICS)

@@ -47,7 +47,9 @@ class Resolver:
             if value and name in ("output", "judge_cache"):
                 values[name] = str((self.base / Path(str(value)).expanduser()).resolve())
             elif value and name == "accelerate_config":
-                values[name] = str(self._or_shipped(str(value)))
+                own, shipped = self.base / Path(str(value)).expanduser(), SHIPPED / str(value)
+                # A file of the caller's comes before the one of that name that ships with the project.
+                values[name] = str(shipped if shipped.is_file() and not own.exists() else own)
             elif value and role(info) in ("input", "model"):
                 values[name] = self.local(str(value), seed) if fetch else self.reference(str(value), seed)
         return config.model_copy(update=values)
@@ -56,7 +58,7 @@ class Resolver:
         """Local path of one path, URI or hub name."""
         if uri.startswith(("runs:/", "models:/")):
             if self.tracker is None:
-                raise InputError(f"{uri}: needs MLflow; leave --no-tracking out")
+                raise InputError(f"{uri}: is in MLflow; leave --no-tracking out")
             return str(self.tracker.find_stored(uri).folder())
         if found := split_world(uri, self.worlds):
             world, inside = found
@@ -66,7 +68,9 @@ class Resolver:
             return str(self._download(uri))
         path = self.base / Path(uri).expanduser()
         can_only_be_a_path = uri.startswith(("/", ".", "~")) or "{" in uri
-        return str(path) if path.exists() or can_only_be_a_path else self._relative(uri, path)
+        # `models/pi_1` next to `models/pi_0` is a misspelt path; `org/name` without such a folder is a name on the hub.
+        is_in_a_folder = path.parent.exists() and path.parent != self.base
+        return str(path) if path.exists() or can_only_be_a_path or is_in_a_folder else uri
 
     def reference(self, uri: str, seed: int) -> str:
         """`local`, but the `runs:/` URI of an artifact that lies elsewhere and whose content is known without it."""
@@ -83,17 +87,8 @@ class Resolver:
         uris = sorted(value for value in values if value.startswith("runs:/"))
         return {uri: self.tracker.find_stored(uri).identity for uri in uris} if self.tracker else {}
 
-    def _or_shipped(self, value: str) -> Path:
-        """A file of the caller's, or else the one of that name among the project's presets."""
-        own, shipped = self.base / Path(value).expanduser(), SHIPPED / value
-        return shipped if shipped.is_file() and not own.exists() else own
-
-    def _relative(self, uri: str, path: Path) -> str:
-        """A missing file in a folder that is there is a path; anything else can only be a hub name."""
-        return str(path) if path.parent.exists() and path.parent != self.base else uri
-
     def _download(self, uri: str) -> Path:
-        """What is behind an address, as it is now: the copy of an earlier command only where the store says it is the same."""
+        """What is behind an address now; an earlier command's copy serves only if the store says that nothing has changed."""
         import fsspec
         from filelock import FileLock
 
@@ -120,7 +115,7 @@ class Resolver:
 
 
 def _state(filesystem: Any, remote: str) -> str | None:
-    """Digest of the names, sizes and versions of the files at a place; None where the store tells no versions."""
+    """Digest of the names, sizes and versions of the files at a place; None if the store gives no versions."""
     found = filesystem.find(remote, detail=True) if filesystem.isdir(remote) else {remote: filesystem.info(remote)}
     parts = []
     for name, info in sorted(found.items()):

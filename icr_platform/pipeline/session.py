@@ -59,7 +59,7 @@ class Session:
 
 
 def open_session(options: RunOptions, worlds: Worlds | None = None) -> Session:
-    """Check the tracking server before anything else, and find the caller's folder, whose modules settings may name.
+    """Check the tracking server before anything else, and make modules in the caller's folder importable, which settings may name.
 
     worlds: whose inputs the configurations may name.
     """
@@ -95,7 +95,7 @@ class StageRun:
         return artifacts.reference(name) if isinstance(artifacts, StoredArtifacts) else str(artifacts[name])
 
     def clean_up(self) -> None:
-        """Remove the work folder once MLflow holds the artifacts."""
+        """Remove the work folder, since MLflow has the artifacts."""
         if self.temporary is not None:
             shutil.rmtree(self.temporary, ignore_errors=True)
             self.temporary.with_name(f".{self.temporary.name}.lock").unlink(missing_ok=True)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from icr_platform.core.config import Config
@@ -38,7 +39,7 @@ class ConfiguredCommand:
 
     @property
     def config(self) -> type[Config]:
-        return cast("type[Config]", _named(self.config_class))
+        return cast("type[Config]", resolve_name(self.config_class))
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -52,7 +53,7 @@ class StageRow(ConfiguredCommand):
 
     module: defines `read` and `run`.
     artifacts: folders that a finished stage leaves, as they are logged to MLflow.
-    unfinished: folders that it works in besides, or that some of its configurations leave.
+    unfinished: folders that it needs while it works, or that only some of its configurations leave.
     begun: patterns of files that are worth going on from; empty: the parts in any of its folders.
     show: `MODULE:FUNCTION` that prints the result of the command to the terminal, given configuration and result.
     """
@@ -65,7 +66,7 @@ class StageRow(ConfiguredCommand):
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """All that the stage makes in its folder; whatever else lies there is another stage's, or a person's."""
+        """All that the stage makes in its folder; anything else there belongs to another stage, or to a person."""
         return (*self.artifacts, *self.unfinished)
 
     @property
@@ -81,12 +82,7 @@ class StageRow(ConfiguredCommand):
     def print_result(self, config: Config, result: StageResult) -> None:
         """Print what a person asked for, where the artifacts' places are not all of it."""
         if self.show:
-            _named(self.show)(config, result)
-
-
-def _named(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
+            resolve_name(self.show)(config, result)
 
 
 ITERATE = ConfiguredCommand(
@@ -119,6 +115,7 @@ STAGES: dict[str, StageRow] = {
             module="icr_platform.training.stage",
             artifacts=("checkpoint",),
             unfinished=("checkpoint.unfinished",),
+            # A training makes no parts: it resumes from the trainer's checkpoints, or from scores or weights that it finished.
             begun=(
                 "checkpoint/*",
                 "checkpoint.unfinished/checkpoint-*",

@@ -1,7 +1,7 @@
 """Folders in which stages work: whose work is there, whether it is finished, and what of it others can take.
 
-A stage's folder has a `work-STAGE.json` beside its artifacts; several stages may share a folder. It says what identifies the work,
-so that a later command goes on with it, takes single rows of it, or names the other code that began it.
+A stage's folder contains a `work-STAGE.json` next to its artifacts; several stages may share a folder. The file says what identifies
+the work, so that a later command continues it, reuses single rows of it, or names the other code that began it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Work:
 
     @property
     def begun(self) -> bool:
-        """Whether there is anything to lose: a part, or what a training goes on from."""
+        """Whether there is anything to lose: a part, or something that a training resumes from."""
         return any(True for pattern in STAGES[self.stage].signs_of_work for _ in self.folder.glob(pattern))
 
     @property
@@ -77,7 +77,7 @@ def read_work(folder: Path, stage: str) -> Work | None:
 
 
 def write_work(folder: Path, stage: str, identity: Identity, fingerprint: str) -> None:
-    """Say whose work the folder holds, unless it says so already."""
+    """Write down whose work the folder contains, unless that is written there already."""
     folder.mkdir(parents=True, exist_ok=True)
     known = read_work(folder, stage)
     if known is not None and known.fingerprint == fingerprint:
@@ -113,8 +113,7 @@ def remember_output(root: Path, folder: Path) -> None:
 
 
 def known_works(root: Path, own: Path, stage: str) -> Iterator[Work]:
-    """A stage's work in the work folder, in remembered outputs, and in `own`, which comes first; what was set aside there
-    included."""
+    """Yield a stage's work in `own`, in the work folder and in remembered outputs, each with what was set aside there."""
     noted = [Path(read_json(note)["folder"]) for note in sorted((root / _PLACES_OF_OUTPUTS).glob("*.json"))]
     folders = [own, *sorted(path.parent for path in root.glob(f"*/{work_file(Path(), stage)}")), *noted]
     for folder in dict.fromkeys(folders):
@@ -122,9 +121,9 @@ def known_works(root: Path, own: Path, stage: str) -> Iterator[Work]:
             try:
                 found = read_work(place, stage)
             except InputError as error:
-                if place == own:
+                if place == own:  # the stage is about to work here; elsewhere a damaged note only costs time
                     raise
-                print(f"{str(error).rpartition(';')[0]}; nothing is taken from there", file=sys.stderr, flush=True)
+                print(f"{str(error).rpartition(';')[0]}; nothing is reused from there", file=sys.stderr, flush=True)
                 continue
             if found is not None:
                 yield found
@@ -133,8 +132,10 @@ def known_works(root: Path, own: Path, stage: str) -> Iterator[Work]:
 def sources_in(
     works: Sequence[Work], rows: Mapping[str, str], code: Mapping[str, str]
 ) -> dict[str, tuple[Source, ...]]:
-    """Where rows of each computation of `rows` are. code: digest of the code that must have made them, by computation; any
-    where it has none."""
+    """Folders that contain rows of each computation of `rows`.
+
+    code: digest of the code that must have made the rows, by computation; any code will do for those that it does not list.
+    """
     found: dict[str, tuple[Source, ...]] = {}
     for name, key in rows.items():
         sources = [
@@ -149,7 +150,7 @@ def sources_in(
 
 
 def set_aside(work: Work) -> None:
-    """Make room in a folder for other rows of the same computations; what is there becomes a source of them."""
+    """Make room in a folder for other rows of the same computations; what is there becomes a source of rows."""
     name = f"{work.stage}-{work.fingerprint[:16]}"
     target, number = work.folder / _ASIDE / name, 1
     while work_file(target, work.stage).exists():  # the same work was set aside before, and has rows of its own
@@ -157,14 +158,14 @@ def set_aside(work: Work) -> None:
         target = target.with_name(f"{name}-{number}")
     target.mkdir(parents=True, exist_ok=True)
     for path in (work.folder / folder for folder in STAGES[work.stage].folders):
-        if path.exists():
+        if path.exists():  # renamed, not copied: rewards of a corpus may fill the disk
             shutil.rmtree(target / path.name, ignore_errors=True)
             path.rename(target / path.name)
     work_file(work.folder, work.stage).rename(work_file(target, work.stage))
 
 
 def cut_anew(work: Work, cut: str) -> None:
-    """Set parts aside that other rows, or the same in another order, fall into now; the work stays the same."""
+    """Set the parts aside because the same work now cuts its rows into parts otherwise."""
     set_aside(work)
     _write(replace(work, cut=cut))
 
@@ -178,9 +179,9 @@ def clear_aside(folder: Path, stage: str) -> None:
 
 
 def repair(folder: Path, stage: str, fingerprint: str, own: bool) -> None:
-    """Remove what is damaged of the stage's artifacts, finished or not, so that it makes that again, and nothing else.
+    """Remove what is damaged of the stage's artifacts, finished or not, so that the stage makes that again, and nothing else.
 
-    own: `work-STAGE.json` says that the work is the one with this fingerprint.
+    own: `work-STAGE.json` says that the work has this fingerprint.
     """
     places = [folder / name for name in STAGES[stage].folders]
     for place in [place for place in places if (place / MANIFEST).exists() or place == folder / "checkpoint"]:
@@ -196,30 +197,26 @@ def repair(folder: Path, stage: str, fingerprint: str, own: bool) -> None:
             damaged = [(place / MANIFEST, "not readable")]
         for path, reason in damaged:
             print(f"{path}: {reason}; made again", file=sys.stderr, flush=True)
-        if damaged and place.name == "checkpoint":
+        if damaged and place.name == "checkpoint":  # its files make sense only together
             shutil.rmtree(place)
         elif damaged:
             (place / MANIFEST).unlink(missing_ok=True)
             for path, _ in damaged:
                 path.unlink(missing_ok=True)
     for place in [plan.parent for folder in places for pattern in (PLAN, f"*/{PLAN}") for plan in folder.glob(pattern)]:
-        if not (place / MANIFEST).exists() and _fingerprint_of(place, fingerprint) == fingerprint:
-            _repair_unfinished(place)
-
-
-def _repair_unfinished(place: Path) -> None:
-    """Remove parts that cannot be read; whether others are those that were written, nobody wrote down yet."""
-    for path in sorted(place.glob("part-*.parquet")):
-        try:
-            read_parquet(path)
-        except InputError as error:
-            print(f"{str(error).rpartition(';')[0]}; made again", file=sys.stderr, flush=True)
-            path.unlink()
+        if (place / MANIFEST).exists() or _fingerprint_of(place, fingerprint) != fingerprint:
+            continue
+        # Digests are written down with the manifest, at the end: of unfinished parts only the unreadable ones are known to be damaged.
+        for path in sorted(place.glob("part-*.parquet")):
+            try:
+                read_parquet(path)
+            except InputError as error:
+                print(f"{str(error).rpartition(';')[0]}; made again", file=sys.stderr, flush=True)
+                path.unlink()
 
 
 def _fingerprint_of(place: Path, ours: str) -> str | None:
-    """Of the work that made an artifact, by its manifest or, where that is damaged, its plan or model card; None where none of
-    them says it."""
+    """Fingerprint of the work that made an artifact, read from its manifest, or its plan or model card if that is damaged."""
     for name in (MANIFEST, PLAN):
         with contextlib.suppress(InputError):
             if (found := read_json(place / name).get("fingerprint")) is not None:

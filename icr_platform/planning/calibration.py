@@ -16,7 +16,6 @@ from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Request
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.planning.capacity import Rates
-from icr_platform.training.config import TrainConfig
 
 _CPU_TOKENS, _GPU_TOKENS = 128, 512  # of a response at most: longer ones would not fit the time
 
@@ -96,10 +95,7 @@ def _train(config: IterateConfig, length: int, seconds: float) -> float:
     from icr_platform.training.dataset import TrainingPairs
     from icr_platform.training.dpo import build_trainer
 
-    settings = {name: getattr(config.train, name) for name in type(config.train).model_fields}
-    train = TrainConfig(
-        **settings | {"accelerate_config": "", "policy": config.policy, "reference": config.reference, **config.chat()}
-    )
+    train = config.train_config(config.policy, "", config.seed).model_copy(update={"accelerate_config": ""})
     random = np.random.default_rng(0)
     vocabulary = load_config(config.policy).get_text_config().vocab_size
     prompts, chosen, rejected = (

@@ -25,7 +25,7 @@ _RESUME_BYTES = 12  # per trained parameter in a resume point: weight and two mo
 _RESUME_BYTES_TWICE = 16  # where the engine also writes the gathered weights: DeepSpeed, FSDP with FULL_STATE_DICT
 _BYTES_PER_RESPONSE_TOKEN = 9  # Parquet, zstd: id and text, measured on X-AlpacaEval outputs
 _BYTES_PER_REWARD = 40
-_PROCESS = 800 * 10**6  # Python with torch and transformers
+PROCESS_BYTES = 800 * 10**6  # Python with torch and transformers
 _LONG_PROMPT = 4  # times the mean length
 _JUDGE_SECONDS = 2.0  # of one answer
 
@@ -100,7 +100,7 @@ class Work:
 class StagePlan:
     """A stage's cost. devices: those it keeps busy. seconds: None without rates. memory: peak bytes on each device.
 
-    disk_bytes: of the artifacts that stay. disk_peak_bytes: of them and of what is there beside them while the stage works.
+    disk_bytes: of the artifacts that stay. disk_peak_bytes: of them and of whatever else the stage has on the disk while it works.
     """
 
     work: Work
@@ -127,7 +127,7 @@ class TrainingFiles:
 
     @property
     def peak(self) -> int:
-        """While two resume points are there, or while the checkpoint is written beside the last one."""
+        """With two resume points on the disk, or with the last one and the checkpoint that is being written."""
         saving = min(1, self.resume_points) * self.resume_point + self.handed_over + self.checkpoint
         return max(self.resume_points * self.resume_point, saving)
 
@@ -212,42 +212,34 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
 
     shards: devices that training's weights and states are split over.
     """
-    settings = config.eval if work.stage == "eval" else config.generate
-    process = _PROCESS if device is None else 0
-    weights = shape.parameters * weight_bytes
-    if work.stage == "train":
-        return process + _training_memory(work, config, shape, weight_bytes, shards)
-    if work.stage == "annotate":
-        return process + weights + _scoring_memory(config.annotate.batch_tokens, shape, weight_bytes, device is None)
-    if settings.sampler == "vllm" and device is not None:
-        return int(settings.gpu_memory * device.memory)  # the engine takes its share at once
-    return process + weights + _decoding_memory(work, settings, shape, weight_bytes)
-
-
-def _scoring_memory(batch_tokens: int, shape: ModelShape, weight_bytes: int, is_cpu: bool) -> int:
     from icr_platform.engines.scoring.cpu_linear import lays_out
 
-    tokens = min(batch_tokens, 1024) if is_cpu else batch_tokens
-    logits = 4 * (2**22 if is_cpu else 2**26)  # held at once, float32
-    laid_out = weight_bytes * shape.matmul if is_cpu and weight_bytes == 4 and lays_out(shape.matmul) else 0
-    return laid_out + tokens * weight_bytes * (8 * shape.hidden + 4 * shape.intermediate) + 3 * logits
-
-
-def _decoding_memory(work: Work, settings: Any, shape: ModelShape, weight_bytes: int) -> int:
+    process = PROCESS_BYTES if device is None else 0  # which does not count on a GPU
+    weights = shape.parameters * weight_bytes
+    if work.stage == "annotate":
+        tokens, logits = config.annotate.batch_tokens, 4 * 2**26  # the float32 logits that are held at once
+        if device is None:
+            tokens, logits = min(tokens, 1024), 4 * 2**22
+            if weight_bytes == 4 and lays_out(shape.matmul):
+                weights += weight_bytes * shape.matmul  # oneDNN multiplies by a copy, laid out for it
+        activations = tokens * weight_bytes * (8 * shape.hidden + 4 * shape.intermediate)
+        return int(process + weights + activations + 3 * logits)
+    if work.stage == "train":
+        train = config.train
+        longest = min(train.max_length, int(_LONG_PROMPT * work.prompt_tokens) + config.generate.max_tokens)
+        tokens = 2 * train.batch_size * longest  # of the chosen and the rejected responses
+        states = weights if train.lora_rank else shape.parameters * _TRAIN_BYTES
+        # For the backward pass each layer keeps its input alone, or, without checkpointing, every intermediate result.
+        kept = 2 * shape.hidden if train.gradient_checkpointing else 10 * shape.hidden + 5 * shape.intermediate
+        logits = tokens * shape.vocabulary * 4 * 3  # TRL holds logits, their log-softmax and its gradient
+        return int(process + states // shards + tokens * weight_bytes * kept * shape.layers + logits)
+    settings = config.eval if work.stage == "eval" else config.generate
+    if settings.sampler == "vllm" and device is not None:
+        return int(settings.gpu_memory * device.memory)  # the engine takes its share at once
     context = settings.max_tokens + int(_LONG_PROMPT * work.prompt_tokens)
-    cache: int = settings.batch_size * context * shape.layers * shape.key_value * weight_bytes
-    logits: int = settings.batch_size * shape.vocabulary * 4
-    return 2 * cache + 3 * logits  # the cache grows into a copy; logits are sorted
-
-
-def _training_memory(work: Work, config: Any, shape: ModelShape, weight_bytes: int, shards: int) -> int:
-    train = config.train
-    longest = min(train.max_length, int(_LONG_PROMPT * work.prompt_tokens) + config.generate.max_tokens)
-    tokens: int = 2 * train.batch_size * longest
-    states: int = shape.parameters * (weight_bytes if train.lora_rank else _TRAIN_BYTES) // shards
-    kept = 2 * shape.hidden if train.gradient_checkpointing else 10 * shape.hidden + 5 * shape.intermediate
-    logits = tokens * shape.vocabulary * 4 * 3  # TRL holds logits, their log-softmax and its gradient
-    return states + tokens * weight_bytes * kept * shape.layers + logits
+    cache = settings.batch_size * context * shape.layers * shape.key_value * weight_bytes
+    logits = settings.batch_size * shape.vocabulary * 4
+    return int(process + weights + 2 * cache + 3 * logits)  # the cache grows into a copy; logits are sorted
 
 
 def training_files(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from icr_platform.core.config import require
 from icr_platform.core.errors import InputError
@@ -26,7 +26,6 @@ from icr_platform.planning.capacity import (
     Prompts,
     Rates,
     StagePlan,
-    TrainingFiles,
     Work,
     disk_of,
     disk_of_iterations,
@@ -46,7 +45,7 @@ _SHARDED = ("FSDP", "DEEPSPEED")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What to predict for, beside the machine at hand.
+    """What to predict for, other than the machine at hand.
 
     calibrate: seconds of measuring the machine at hand; 0 measures nothing.
     gpus, gpu: so many devices of that name (`capacity.DEVICES`); 0: those of the machine at hand.
@@ -90,10 +89,10 @@ class Preflight:
 
 
 def check(config: IterateConfig, options: RunOptions, prediction: Prediction, worlds: Worlds | None = None) -> int:
-    """Check `config` and print the plan. Returns the exit status: 0, or 2 when something must be mended first.
+    """Check `config` and print the plan. Returns the exit status: 0, or 2 when something must be fixed first.
 
     Raises:
-        InputError: the prediction is for devices nobody knows.
+        InputError: the prediction is for devices of an unknown name.
     """
     if prediction.gpus and prediction.gpu not in DEVICES:
         raise InputError(f"icr check: --gpu is {prediction.gpu!r}; give one of {', '.join(DEVICES)}")
@@ -128,7 +127,12 @@ def _check_inputs(preflight: Preflight, session: Session, config: IterateConfig,
         shape = model_shape(load_config(resolved.policy), size)
         rates, source = _rates(resolved, shape, training, prediction)
         plans = plan(resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction)
-        _print_counts(training, evaluation, preflight.remarks)
+        for name, counts in (("training", training), ("evaluation", evaluation)):
+            if counts is not None:
+                listed = ", ".join(f"{language} {n:,}" for language, n in counts.by_language.items())
+                print(f"{name} prompts: {listed}; {counts.mean_tokens:.0f} tokens each")
+        for remark in preflight.remarks:
+            print(f"note: {remark}")
         _print(session, resolved, plans, source, prediction)
 
 
@@ -183,9 +187,22 @@ def plan(
     prediction: Prediction,
 ) -> list[StagePlan]:
     """The stages of one iteration: tokens, seconds, peak memory of each device, disk."""
+    from icr_platform.training.launch import read_accelerate_config
+    from icr_platform.training.weights import adapter_parameters, stored_dtype
+
     device, count = _devices(prediction)
     weight_bytes = 2 if prediction.gpus else int(resolve_dtype(config.generate.dtype, "auto").itemsize)
-    files = _training_files(config, shape, training.rows)
+    launched = config.train.accelerate_config
+    accelerate = read_accelerate_config(Path(launched)) if launched else {}
+    is_sharded = str(accelerate.get("distributed_type", "NO")) in _SHARDED
+    files = training_files(
+        config.train,
+        training.rows,  # each gives one pair at most
+        shape.parameters,
+        adapter_parameters(config.policy, config.train.lora_rank) if config.train.lora_rank else 0,
+        stored_dtype(config.policy).itemsize,
+        accelerate,
+    )
     plans = []
     for work in works(config, training, evaluation, prediction.response_tokens):
         busy = _busy(config, work, count)
@@ -195,28 +212,12 @@ def plan(
                 work=work,
                 devices=busy,
                 seconds=seconds_of(work, rates, busy, config.eval.judge_concurrency) if rates else None,
-                memory_bytes=memory_of(work, config, shape, weight_bytes, device, _shards(config, busy)),
+                memory_bytes=memory_of(work, config, shape, weight_bytes, device, busy if is_sharded else 1),
                 disk_bytes=kept,
                 disk_peak_bytes=peak,
             )
         )
     return plans
-
-
-def _training_files(config: IterateConfig, shape: ModelShape, pairs: int) -> TrainingFiles:
-    """What one training writes; pairs: at most one for each prompt."""
-    from icr_platform.training.launch import read_accelerate_config
-    from icr_platform.training.weights import adapter_parameters, stored_dtype
-
-    launched = config.train.accelerate_config
-    return training_files(
-        config.train,
-        pairs,
-        shape.parameters,
-        adapter_parameters(config.policy, config.train.lora_rank) if config.train.lora_rank else 0,
-        stored_dtype(config.policy).itemsize,
-        read_accelerate_config(Path(launched)) if launched else {},
-    )
 
 
 def _devices(prediction: Prediction) -> tuple[Device | None, int]:
@@ -244,29 +245,10 @@ def _busy(config: IterateConfig, work: Work, count: int) -> int:
     return max(1, min(count, workers * spanned))
 
 
-def _shards(config: IterateConfig, devices: int) -> int:
-    """Devices that training's weights and states are split over."""
-    if not config.train.accelerate_config:
-        return 1
-    from icr_platform.training.launch import read_accelerate_config
-
-    kind = str(read_accelerate_config(Path(config.train.accelerate_config)).get("distributed_type", "NO"))
-    return devices if kind in _SHARDED else 1
-
-
-def _print_counts(training: PromptCount, evaluation: PromptCount | None, remarks: list[str]) -> None:
-    console = _console()
-    for name, counts in (("training", training), ("evaluation", evaluation)):
-        if counts is not None:
-            listed = ", ".join(f"{language} {n:,}" for language, n in counts.by_language.items())
-            console.print(f"{name} prompts: {listed}; {counts.mean_tokens:.0f} tokens each")
-    for remark in remarks:
-        console.print(f"note: {remark}")
-
-
 def _print(
     session: Session, config: IterateConfig, plans: list[StagePlan], source: str, prediction: Prediction
 ) -> None:
+    from rich.console import Console
     from rich.table import Table
 
     bound = "" if prediction.response_tokens else " at most"
@@ -289,7 +271,7 @@ def _print(
         cells = [f"{item.work.rows:,}", f"{item.work.tokens:,}", str(item.devices), time]
         sizes = (item.memory_bytes, item.disk_bytes, item.disk_peak_bytes)
         table.add_row(item.work.stage, *cells, *(size(count) for count in sizes))
-    console = _console()
+    console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     if source:
         total = config.iterations * sum(item.seconds or 0 for item in plans)
@@ -308,14 +290,10 @@ def _print(
     console.print(_capacity(session, config, plans, device))
 
 
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=True)
-
-
 def _capacity(session: Session, config: IterateConfig, plans: list[StagePlan], device: Device | None) -> str:
-    """Two lines that set the prediction against the disk and the memory there is."""
+    """Two lines that set the prediction against the disk and the memory that there are."""
+    import psutil
+
     copies = 2 if session.tracker is not None and session.options.artifacts == "copy" else 1
     disk, end = disk_of_iterations(config, plans, copies)
     place = Path(config.output) if config.output else session.base
@@ -323,7 +301,7 @@ def _capacity(session: Session, config: IterateConfig, plans: list[StagePlan], d
         place = place.parent
     free = shutil.disk_usage(place).free
     peak = max(item.memory_bytes for item in plans)
-    memory = int(device.memory) if device else _memory()
+    memory = int(device.memory) if device else int(psutil.virtual_memory().total)
     copied = "artifacts are copied to MLflow; --artifacts=reference halves it" if copies == 2 else "one copy"
     smaller = "--train-save-steps above the number of steps, --keep-checkpoints last, --train-save-dtype stored or LoRA"
     return (
@@ -332,12 +310,6 @@ def _capacity(session: Session, config: IterateConfig, plans: list[StagePlan], d
         f"{'each GPU' if device else 'memory'}: {size(peak)} at the peak of {size(memory)}"
         f"{'' if peak < memory else ': TOO LITTLE, use LoRA, gradient_checkpointing or more devices'}"
     )
-
-
-def _memory() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().total)
 
 
 def size(count: float) -> str:

@@ -22,6 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import yaml
 
+from icr_platform.cli.worlds import WORLDS
 from icr_platform.core.config import merge, validate
 from icr_platform.demo.bootstrap import ENGLISH_PAIRS, prepare
 from icr_platform.evaluation.config import EvalConfig
@@ -40,7 +41,7 @@ def measure_arm(work: Path, world: Path, seed: int, arm: str) -> dict[str, Any]:
     """One arm on one seed: its metrics by iteration, pi_0 first, and its CPU seconds."""
     preset = PRESET.read_text(encoding="utf-8").replace("demo:", f"{world}/")
     over = {"arm": arm, "seed": seed, "annotate": {"reward_kind": [ARMS[arm]]}}
-    config = validate(IterateConfig, merge(yaml.safe_load(preset), over), str(PRESET))
+    config = validate(IterateConfig, merge(yaml.safe_load(preset), over), str(PRESET), WORLDS)
     session = Session(RunOptions(tracking=False), work, work / arm, None)
     start = time.process_time()
     metrics = iterate(session, config).metrics
@@ -59,7 +60,7 @@ def measure_reference(work: Path, world: Path, seed: int) -> float:
         "prompts": str(world / "prompts" / "test"),
         "reference_outputs": str(world / "outputs"),
     }
-    config = validate(EvalConfig, {**preset["eval"], **places, "seed": seed}, str(PRESET))
+    config = validate(EvalConfig, {**preset["eval"], **places, "seed": seed}, str(PRESET), WORLDS)
     session = Session(RunOptions(tracking=False), work, work / "reference", None)
     return run_stage(session, "eval", config).result.metrics[METRIC]
 

@@ -232,4 +232,4 @@ def test_a_judge_that_reasons_first_fails_the_run_and_names_why(
     assert {(row["outcome"], row["preference"]) for row in kept} == {("parse_error", None)}
     asked = icr_eval(tmp_path / "low", **flags, judge_min_mass=0.001)
     assert asked.returncode == 0, asked.stderr
-    assert "in 100.00% of 12 judgments the labels hold under 0.5 of the probability" in asked.stdout + asked.stderr
+    assert "in 100.00% of 12 judgments the labels have less than 0.5 of the probability" in asked.stdout + asked.stderr

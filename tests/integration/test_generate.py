@@ -101,10 +101,11 @@ def test_a_stopped_run_goes_on_with_the_shards_that_are_left(
 
 def test_finished_work_needs_neither_model_nor_prompts(tiny_model: Path, prompt_folder: Path, tmp_path: Path) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "model")
-    first = generate(tmp_path / "out", model, prompt_folder)
+    inputs = read(GenerateConfig(policy=str(model), prompts=str(prompt_folder), **SETTINGS))
+    first = run(inputs, StageContext(tmp_path / "out", "fingerprint"))
     shutil.rmtree(model)
     shutil.rmtree(prompt_folder)
-    again = generate(tmp_path / "out", model, prompt_folder)
+    again = run(inputs, StageContext(tmp_path / "out", "fingerprint"))
     assert again.artifacts == first.artifacts
     assert again.metrics == {name: value for name, value in first.metrics.items() if name != "tokens_per_second"}
 

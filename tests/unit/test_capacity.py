@@ -87,7 +87,7 @@ def bytes_in(folder: Path) -> int:
 
 @pytest.fixture(scope="module")
 def larger_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """3 million parameters stored in bfloat16: the tokenizer and the trainer's own notes weigh little beside them."""
+    """3 million parameters stored in bfloat16: the tokenizer and the trainer's own notes weigh little next to them."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("larger")
@@ -176,7 +176,7 @@ def test_check_sets_the_peak_against_the_free_disk(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Enough for what stays, not for the resume points beside it."""
+    """Enough for what stays, but not for the resume points that come on top."""
     monkeypatch.chdir(tmp_path)
     values = {"policy": str(larger_model), "reference": str(larger_model), "prompts": str(prompt_folder), "iterations": 1,
               "output": str(tmp_path / "out"), "generate": {"max_tokens": 24},

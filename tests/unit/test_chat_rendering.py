@@ -241,7 +241,7 @@ def test_one_date_is_set_for_all_stages_and_is_part_of_their_identity(tmp_path: 
         assert role(fields["template_date"]) == "setting", name
         assert not any(field.endswith(".template_date") for field in fields), "sections could disagree"
     with pytest.raises(
-        InputError, match=r"unknown field 'generate\.template_date'; give 'template_date' beside the sections"
+        InputError, match=r"unknown field 'generate\.template_date'; give 'template_date' outside the sections"
     ):
         validate(IterateConfig, {"generate": {"template_date": "2025-03-09"}}, "mine.yaml")
     preset = tmp_path / "mine.yaml"

@@ -148,7 +148,7 @@ def test_what_is_not_used_is_said(shared_data: Path, tmp_path: Path) -> None:
     [
         (["row", "instruction_difficulty"], [(0, 1.0)], "no column names a prompt; found: row, instruction_difficulty; known: prompt_id"),
         (["", "instruction_difficulty"], [(0, 1.0)], "no column names a prompt"),
-        (["index", "hardness"], [(0, 1.0)], "no column holds difficulties; found: index, hardness"),
+        (["index", "hardness"], [(0, 1.0)], "no column has difficulties; found: index, hardness"),
         (["index", "instruction_difficulty"], [(805, 1.0)], "row 2: field 'index' is '805', but 'index' is a place"),
         (["index", "instruction_difficulty"], [("0.0", 1.0)], "row 2: field 'index' is '0.0'"),
         (["index", "instruction_difficulty"], [("-1", 1.0)], "row 2: field 'index' is '-1'"),

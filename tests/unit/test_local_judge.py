@@ -84,7 +84,7 @@ def test_the_coin_is_fair_and_the_same_for_every_language() -> None:
     ("text", "words"),
     [
         ("- role: user\n  content: '{instruction} {output_m}'\n", "placeholder {output_M} is missing"),
-        ("hello", "no list of"),
+        ("hello", "not a list of"),
         ("- [", "not readable as YAML"),
     ],
 )

@@ -22,7 +22,7 @@ from icr_platform.evaluation.mt_bench import (
     load_answers,
     load_questions,
     parse_rating,
-    score,
+    rating_metrics,
 )
 from icr_platform.evaluation.mt_bench_stage import sample_answers
 from icr_platform.report.figures import radar
@@ -61,8 +61,8 @@ def test_the_judge_sees_the_conversation_up_to_the_turn_and_the_reference_where_
     ("rows", "words"),
     [
         ([{"category": "math", "turns": ["a", "b"]}], "'question_id' is missing"),
-        ([{"question_id": 1, "turns": ["a"]}], "'turns' is no list of 2 texts"),
-        ([QUESTIONS[0], QUESTIONS[0]], "'81' is doubled"),
+        ([{"question_id": 1, "turns": ["a"]}], "'turns' is not a list of 2 texts"),
+        ([QUESTIONS[0], QUESTIONS[0]], "'81' is a duplicate"),
         ([{"question_id": 112, "category": "coding", "turns": ["a", "b"]}], "no reference answer"),
     ],
 )
@@ -99,7 +99,7 @@ def test_scores_cluster_turns_by_question_and_count_failures() -> None:
         for code, base in (("en", 4), ("es", 2)) for q in range(3) for turn in (1, 2)
     ]  # fmt: skip
     frame = pd.DataFrame([*rows, rows[0] | {"outcome": "refusal", "rating": None}])
-    metrics = score(frame)
+    metrics = rating_metrics(frame)
     assert metrics["mt_bench/en"] == pytest.approx(6.5)
     assert metrics["mt_bench_se/en"] == pytest.approx(1 / 3**0.5)
     assert metrics["mt_bench/turn-2/es"] == pytest.approx(5.0)
@@ -115,16 +115,16 @@ def test_a_question_of_which_one_turn_failed_counts_nowhere() -> None:
         {"language": "en", "question_id": str(q), "category": "stem", "turn": turn, "outcome": "ok", "rating": 9.0 - 4 * turn}
         for q in range(4) for turn in (1, 2)
     ]  # fmt: skip
-    whole = score(pd.DataFrame(rows))
+    whole = rating_metrics(pd.DataFrame(rows))
     for turn in (1, 2):
         half = [row | ({"outcome": "api_error", "rating": None} if (row["question_id"], row["turn"]) == ("2", turn) else {})
                 for row in rows]  # fmt: skip
-        metrics = score(pd.DataFrame(half))
+        metrics = rating_metrics(pd.DataFrame(half))
         assert metrics["mt_bench/en"] == whole["mt_bench/en"] == 3.0
         assert (metrics["mt_bench/n"], metrics["mt_bench/failure_rate"]) == (6.0, 12.5)
         assert category_table(pd.DataFrame(half))["en"].tolist() == [3.0]
     nothing = pd.DataFrame([row | {"outcome": "api_error", "rating": None} for row in rows])
-    assert score(nothing) == {"mt_bench/failure_rate": 100.0, "mt_bench/n": 0.0}
+    assert rating_metrics(nothing) == {"mt_bench/failure_rate": 100.0, "mt_bench/n": 0.0}
     assert len(category_table(nothing)) == 0
 
 

@@ -11,9 +11,9 @@ import pytest
 from icr_platform.evaluation.prompt_preferences import preferences_by_prompt
 from icr_platform.evaluation.scores import (
     LengthControl,
+    Score,
     score_judgments,
     score_metrics,
-    scores_from_table,
     scores_table,
     with_means,
 )
@@ -91,7 +91,7 @@ def test_a_flag_says_that_length_control_had_no_difficulty() -> None:
     assert "minimal" in controlled.flag
     full = score_judgments(frame, *lengths_of(frame), LengthControl({("es", f"p{i}"): float(i % 7) for i in range(60)}))
     assert "full" in next(score for score in full if score.metric == "lc_win_rate").flag
-    assert scores_from_table(scores_table(scores)) == scores
+    assert [Score(**row) for row in scores_table(scores).to_pylist()] == scores
 
 
 def test_no_judgment_at_all_gives_no_win_rate_and_a_failure_rate() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
+import icr_platform
 from icr_platform.cli.commands import run as icr
 from icr_platform.core.config import Config
 from icr_platform.core.errors import InputError
-from icr_platform.pipeline import stages
+from icr_platform.pipeline import arm_results, stages
 from icr_platform.pipeline.runner import run_stage
 from icr_platform.pipeline.session import RunOptions, StageRun, open_session
 from icr_platform.pipeline.stages import CONFIGURED, STAGES
@@ -31,12 +33,17 @@ def test_a_row_names_a_stage(row: stages.StageRow) -> None:
     stage = row.load()
     assert len(inspect.signature(stage.read).parameters) == 1
     assert len(inspect.signature(stage.run).parameters) == 2
-    assert not row.show or callable(stages._named(row.show))
+    assert not row.show or callable(resolve_name(row.show))
 
 
 def test_no_folder_belongs_to_two_stages() -> None:
     folders = [folder for row in STAGES.values() for folder in row.folders]
     assert len(folders) == len(set(folders))
+
+
+def test_the_files_that_a_report_depends_on_are_there_under_these_names() -> None:
+    package = Path(icr_platform.__file__).parent
+    assert all((package / name).is_file() for name in (*arm_results._COMPARING, *arm_results._REPORTING))
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ of the whole responses and of their first 40 characters, and CPU milliseconds a 
 
 Some responses are rightly in another language, so none reaches 100.
 
-Of texts that were asked for in a language that is not among its labels an identifier can say nothing, whatever it takes them
-for: they are `UNDETERMINED` ('und', see `Identifier.of_answers`), are not filtered, and have no fidelity. A text that is
-`too_short` is identified and counts in the fidelity, a mean, but it is no ground to drop the text.
+An identifier cannot judge texts that were asked for in a language outside of its labels, whatever it takes them for: they are
+`UNDETERMINED` ('und', see `Identifier.of_answers`), are not filtered, and have no fidelity. A text that is `too_short` is identified and
+counts in the fidelity, which is a mean, but it is not dropped for its language.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ from icr_platform.core.parts import Part, is_place, load_part
 IDENTIFIERS = {
     "langid": Part("icr_platform.engines.identification.libraries:langid", "py3langid"),
     "fasttext": Part("icr_platform.engines.identification.libraries:fasttext", "lid.176.ftz"),
-    "lingua": Part(
-        "icr_platform.engines.identification.libraries:lingua", "slow, and loads a large model per language"
-    ),
+    "lingua": Part("icr_platform.engines.identification.libraries:lingua", "slow, with a large model per language"),
 }
 OUR_CODES = {"nb": "no", "nn": "no", "fil": "tl", "iw": "he", "in": "id", "jw": "jv", "sh": "sr"}
 _NOT_KNOWN_TO_ALL = frozenset(
@@ -62,7 +60,7 @@ codes are those of the languages to choose among."""
 
 @dataclass(frozen=True)
 class Identifier:
-    """Tells languages; calling it gives one `Identified` per text, whatever was asked.
+    """Identifies languages. Calling it gives one `Identified` for each text, whatever language was asked for.
 
     labels: the codes it can answer with.
     """
@@ -83,7 +81,7 @@ class Identifier:
         return [language for language in dict.fromkeys(languages) if not self.knows(language)]
 
     def notes(self, languages: Iterable[str]) -> list[str]:
-        """One line on each of `languages` that it does not know, for a person."""
+        """Say in one line for each of `languages` that it does not know what follows from that."""
         return [
             f"{language}: {self.name} does not know {language_name(language)}: its texts have no fidelity, and none is dropped as "
             "wrong-language; another --language-identifier may know it"
@@ -91,10 +89,10 @@ class Identifier:
         ]
 
     def of_answers(self, languages: Sequence[str], texts: Sequence[str]) -> list[Identified]:
-        """What each text may count as, which was asked for in the language beside it: 'und' where that cannot be told.
+        """Identify each text, which was asked for in the language at the same place: 'und' where that cannot be told.
 
-        To an identifier without Sindhi, Sindhi is Urdu: it cannot say that an answer to a Sindhi prompt is right, so
-        nothing is said of any, not even of an English one.
+        An identifier that does not know Sindhi takes it for Urdu. It cannot confirm that an answer to a Sindhi prompt is right, so
+        it says nothing about any such answer, not even about an English one.
         """
         unknown = set(self.unknown(languages))
         told = [language not in unknown for language in languages]

@@ -54,6 +54,7 @@ def langid(codes: frozenset[str]) -> Made:
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     known = [code for code in identifier.labels if OUR_CODES.get(code, code) in codes]
+    # Else it would spread its probability over languages that we have no code for.
     identifier.set_languages(known)
     return known, lambda text: _best([(code, float(score)) for code, score in identifier.rank(text)], codes)
 

@@ -1,4 +1,4 @@
-"""An LLM judge behind any OpenAI-compatible endpoint: every pair ends in exactly one typed outcome per order."""
+"""An LLM judge behind any OpenAI-compatible endpoint: every pair gets exactly one typed outcome per order."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from icr_platform.engines.judging.judge_replies import VERDICT_FORMS, preference
 from icr_platform.engines.judging.pairwise import LABELS, MIN_MASS, Judgment, Pair, Preference, Template, orders_of
 from icr_platform.engines.judging.settings import JudgeSettings, PairwiseJudgeSettings
 
+# 20 is the most that OpenAI returns; the labels' spellings (`m`, ` m`) are all among the likeliest tokens of a judge that answers.
 LOGPROB_PARAMETERS: Mapping[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
 STRUCTURED_PARAMETERS: Mapping[str, Any] = {
     "response_format": {
@@ -123,18 +124,21 @@ class ApiJudge:
         return STRUCTURED_PARAMETERS if self.samples else LOGPROB_PARAMETERS
 
     def questions(self, pair: Pair) -> list[tuple[str, list[Message]]]:
-        """(order, messages) of every question a pair needs."""
-        return [(order, self._messages(pair, order)) for order in orders_of(pair, self.both_orders, self.seed)]
-
-    def _messages(self, pair: Pair, order: str) -> list[Message]:
-        messages = self.template.render(pair, order)
-        if self.samples:
-            messages[-1] = messages[-1] | {"content": messages[-1]["content"] + STRUCTURED_REQUEST}
-        return messages
+        """(order, messages) of every question that a pair needs."""
+        questions = []
+        for order in orders_of(pair, self.both_orders, self.seed):
+            messages = self.template.render(pair, order)
+            if self.samples:
+                # Last, so that it overrides a template that asks for a label and nothing else.
+                messages[-1] = messages[-1] | {"content": messages[-1]["content"] + STRUCTURED_REQUEST}
+            questions.append((order, messages))
+        return questions
 
     def judge(self, parts: Iterable[Sequence[Pair]]) -> Iterator[list[Judgment]]:
-        """Judgments part by part, in order. Later parts are asked ahead, so that a slow reply holds nothing up, and in a
-        thread of their own, so that requests stay under way while the caller writes a part down.
+        """Yield the judgments of each part, in order.
+
+        Later parts are asked ahead of time, so that one slow reply delays nothing, and in a thread of their own, so that requests
+        go on while the caller writes a part to disk.
 
         Raises:
             InputError, IcrError: see CachedChatClient; replies so far are in the cache.
@@ -161,6 +165,7 @@ class ApiJudge:
         )
         replies = [answer for answer in answers if isinstance(answer, Reply)]
         failures = [answer for answer in answers if isinstance(answer, Failure)]
+        # One sample that failed fails the pair: the share of the others would be noisier than those of other pairs.
         if failures:
             preference = Preference(None, None, "api_error", failures[0].detail)
         elif self.samples:
@@ -175,8 +180,8 @@ class ApiJudge:
 
 
 class _Stream:
-    """Pairs that are being judged. New ones start as places among the requests fall free: rendering them all first would
-    keep the endpoint waiting for seconds."""
+    """Pairs that are being judged. A new pair starts when a request ends: rendering all pairs first would keep the endpoint
+    waiting for seconds."""
 
     def __init__(self, judge: ApiJudge, parts: Iterator[Sequence[Pair]], loop: asyncio.AbstractEventLoop) -> None:
         self.judge, self.parts = judge, parts
@@ -189,7 +194,7 @@ class _Stream:
         self.is_fed = False
 
     async def next(self) -> list[Judgment] | None:
-        """The next part's judgments, or None after the last; raises at once what any part met."""
+        """Return the next part's judgments, or None after the last; raise at once what went wrong in any part."""
         if not self.is_fed:
             self._start(self._feed())
             self.is_fed = True
@@ -202,7 +207,7 @@ class _Stream:
         return [judgment for task in tasks for judgment in task.result()]
 
     async def close(self) -> None:
-        """Drop what is under way and close all connections."""
+        """Drop the requests that are running and close all connections."""
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -211,6 +216,7 @@ class _Stream:
         await self.client.close()
 
     async def _feed(self) -> None:
+        # The next part is read in a thread: it may come from a disk, and the loop must go on answering.
         while (part := await asyncio.to_thread(next, self.parts, None)) is not None:
             tasks = []
             for pair in part:
@@ -218,6 +224,7 @@ class _Stream:
                 await self.client.room()
             self.ahead += len(tasks)
             self.started.put_nowait(tasks)
+            # Judgments that nobody has taken yet stay in memory; this bounds them whatever the size of the corpus.
             while self.ahead >= _LOOK_AHEAD:
                 self.handed_out.clear()
                 await self.handed_out.wait()
@@ -232,6 +239,7 @@ class _Stream:
     def _finish(self, task: asyncio.Task[Any]) -> None:
         self.tasks.discard(task)
         error = None if task.cancelled() else task.exception()
+        # A request that merely failed is a judgment with an outcome; an exception (a wrong key, an unknown model) ends everything.
         if error is not None and not self.fatal.done():
             self.fatal.set_exception(error)
             for other in self.tasks:
@@ -251,6 +259,7 @@ class _Stream:
 @contextmanager
 def _background_loop() -> Iterator[asyncio.AbstractEventLoop]:
     """An event loop that runs in a thread of its own."""
+    # A daemon: an interpreter that ends for another reason must not wait for a judge's replies.
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="judge", daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""What a judge's reply says about a pair."""
+"""What a judge's reply says about a pair: from log-probabilities, or from the JSON of sampled answers, around any reasoning."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def preference_from_logprobs(reply: Reply, order: str, min_mass: float = MIN_MAS
         return Preference(None, None, "refusal", _short(reply.refusal))
     if reply.first_token is None:
         return Preference(None, None, "no_logprob", f"no log-probabilities with the answer {_short(reply.text)!r}")
-    m, M = (sum(_probability(p) for token, p in reply.first_token if token.strip() == label) for label in LABELS)
+    probabilities = dict.fromkeys(LABELS, 0.0)
+    for token, logprob in reply.first_token:
+        if token.strip() in probabilities:
+            # A broken server's logprob may be so large that exp overflows; infinity is refused below, as NaN is.
+            probabilities[token.strip()] += math.inf if logprob >= 1.0 else math.exp(logprob)
+    m, M = (probabilities[label] for label in LABELS)
     value, mass, outcome, detail = preference_from_labels(m, M, order, min_mass)
     seen = f"{detail}; the answer begins {_short(reply.text)!r}" if detail else ""
     return Preference(_rounded(value), _rounded(mass), outcome, seen)
-
-
-def _probability(logprob: float) -> float:
-    """Of a log-probability in nats; infinite where it is too large to be one."""
-    return math.exp(logprob) if logprob < 1.0 or math.isnan(logprob) else math.inf
 
 
 def _rounded(value: float | None) -> float | None:
@@ -83,7 +83,7 @@ def preference_from_samples(replies: list[Reply], order: str) -> Preference:
 
 
 def parse_winner(text: str) -> str | None:
-    """The last winner that the answer names as JSON, whatever stands around it; None when it names none of the labels.
+    """Return the last winner that the answer names as JSON, whatever text is around it; None if it names neither label.
 
     >>> parse_winner('<think>{"winner": "m"}, or not?</think> So: ```json {"winner": "M"} ```')
     'M'
@@ -101,9 +101,14 @@ class Said(NamedTuple):
 
 
 def last_verdict(text: str, name: str) -> Said:
-    """The field `name` of the last JSON object that has it in an answer, reasoning left out.
+    """Find the field `name` in the last JSON object of an answer that has it, reasoning left out.
 
-    An answer that is JSON as a whole is read as it is: a text in it may quote anything.
+    An answer that is JSON as a whole is read as it is: a string in it may quote anything.
+
+    >>> last_verdict('{"rating": 3} no: {"rating": 7} because', "rating")
+    Said(value=7, rest=' because')
+    >>> last_verdict('{"why": "they wrote <think>", "rating": 2}', "rating").value
+    2
     """
     whole = _object_at(text, len(text) - len(text.lstrip()))
     if whole is not None and name in whole[0] and not text[whole[1] :].strip():
@@ -120,7 +125,7 @@ def last_verdict(text: str, name: str) -> Said:
 
 
 def _object_at(text: str, start: int) -> tuple[dict[str, Any], int] | None:
-    """The JSON object that starts there and its end, or None."""
+    """Return the JSON object that starts there and where it ends; None if there is none."""
     try:
         value, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
@@ -129,9 +134,9 @@ def _object_at(text: str, start: int) -> tuple[dict[str, Any], int] | None:
 
 
 def without_reasoning(text: str) -> str | None:
-    """The answer after the model's reasoning; None where the reasoning never ends.
+    """Return the answer without the model's reasoning; None where the reasoning never ends.
 
-    A closing tag without an opening one ends reasoning too: many templates open it in the prompt.
+    A closing tag without an opening one ends reasoning too, because many templates open it in the prompt.
 
     >>> without_reasoning("<think>M? No.</think>m"), without_reasoning("M? No.</think>m"), without_reasoning("<think>M?")
     ('m', 'm', None)
@@ -155,7 +160,11 @@ def without_reasoning(text: str) -> str | None:
 
 
 def why_unread(reply: Reply, name: str) -> str:
-    """Why an answer gives no verdict, for a judgment's detail."""
+    """Say why an answer contains no verdict, for a judgment's detail.
+
+    >>> why_unread(Reply("I would", None, None, "length", 9, 1), "winner")
+    'the answer was cut'
+    """
     if without_reasoning(reply.text) is None:
         return "the reasoning does not end in a verdict:"
     return "the answer was cut" if reply.finish_reason == "length" else f"no {name} in the answer"

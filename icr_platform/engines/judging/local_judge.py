@@ -1,4 +1,4 @@
-"""Any local model as a judge: the probabilities of the labels m and M as the first token of its answer."""
+"""Any local model as a judge: it is asked for the probabilities of the labels m and M as the first token of its answer."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check(settings: PairwiseJudging, template: Template) -> None:
     check_weights(settings.judge_model)
     if begins_with_reasoning(tokenizer):
         raise InputError(
-            f"{settings.judge_model}: its chat template opens the answer with reasoning, so that the first token is no verdict; choose "
+            f"{settings.judge_model}: its chat template opens the answer with reasoning, so its first token cannot be a verdict; choose "
             "another judge_model, or serve this one and use --judge openai --judge-answer structured"
         )
 
@@ -105,45 +105,42 @@ class LocalJudge:
         )  # fmt: skip
 
     def judge(self, parts: Iterable[Sequence[Pair]]) -> Iterator[list[Judgment]]:
-        """Judgments part by part; batches never cross parts, so that a resumed run computes what the first would have."""
+        """Yield the judgments of each part. No batch crosses parts, so a resumed run computes what the first would have."""
         for part in parts:
             asked = [(pair, order) for pair in part for order in orders_of(pair, self.both_orders, self.seed)]
             prompts = [encode_messages(self.tokenizer, self.template.render(pair, order)) for pair, order in asked]
-            found = self._probabilities([ids for ids in prompts if len(ids) <= self.limit])
-            fitting = iter(found)
-            yield [
-                self._judgment(pair, order, len(ids), next(fitting) if len(ids) <= self.limit else None)
-                for (pair, order), ids in zip(asked, prompts, strict=True)
-            ]
-
-    def _judgment(self, pair: Pair, order: str, tokens: int, found: tuple[float, float] | None) -> Judgment:
-        key = (pair.language, pair.prompt_id, pair.sample_index, order)
-        if found is None:
-            why = f"{tokens} tokens do not fit the judge's {self.limit}"
-            return Judgment(*key, None, None, "api_error", self.name, 0, 0, why)
-        value, mass, outcome, detail = preference_from_labels(*found, order, self.min_mass)
-        return Judgment(*key, value, mass, outcome, self.name, tokens, 0, detail)
+            found = iter(self._probabilities([ids for ids in prompts if len(ids) <= self.limit]))
+            judgments = []
+            for (pair, order), ids in zip(asked, prompts, strict=True):
+                if len(ids) <= self.limit:
+                    value, mass, outcome, detail = preference_from_labels(*next(found), order, self.min_mass)
+                    read = len(ids)
+                else:  # cut short, a prompt would lose an output: that pair has no judgment, and the others do
+                    value, mass, outcome, read = None, None, "api_error", 0
+                    detail = f"{len(ids)} tokens do not fit the judge's {self.limit}"
+                key = (pair.language, pair.prompt_id, pair.sample_index, order)
+                judgments.append(Judgment(*key, value, mass, outcome, self.name, read, 0, detail))
+            yield judgments
 
     def _probabilities(self, prompts: list[list[int]]) -> list[tuple[float, float]]:
-        """(P(m), P(M)) as the next token after each prompt, batched by length."""
+        """Return (P(m), P(M)) of the token after each prompt, batched by length."""
+        import torch
+
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         found: list[tuple[float, float]] = [(0.0, 0.0)] * len(prompts)
         start = 0
         while start < len(order):
+            # As many as fit when padded to the longest, which sorting puts last; one always does.
             stop = start + 1
             while stop < len(order) and len(prompts[order[stop]]) * (stop + 1 - start) <= _BATCH_TOKENS:
                 stop += 1
             batch = order[start:stop]
-            for index, pair in zip(batch, self._forward([prompts[index] for index in batch]), strict=True):
+            with torch.inference_mode():
+                logits = next_logits(self.model, [prompts[index] for index in batch], self.batching)
+            # A label is whatever the tokenizer spells as m or M (`m`, ` m`), so its probability is a sum.
+            probabilities = logits.double().softmax(-1).cpu()
+            m, M = (probabilities[:, ids].sum(-1).tolist() for ids in self.labels)
+            for index, pair in zip(batch, zip(m, M, strict=True), strict=True):
                 found[index] = pair
             start = stop
         return found
-
-    def _forward(self, prompts: list[list[int]]) -> list[tuple[float, float]]:
-        import torch
-
-        with torch.inference_mode():
-            logits = next_logits(self.model, prompts, self.batching)
-        probabilities = logits.double().softmax(-1).cpu()
-        m, M = (probabilities[:, ids].sum(-1).tolist() for ids in self.labels)
-        return list(zip(m, M, strict=True))

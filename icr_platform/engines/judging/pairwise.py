@@ -1,4 +1,18 @@
-"""What every pairwise judge takes and gives: pairs in, typed judgments out, one per order asked."""
+"""What every pairwise judge takes and gives: pairs in, typed judgments out, one for each order that was asked.
+
+A judge of your own is anything with the method of `Judge`, made by a callable (settings, template, seed) that `--judge MODULE:NAME`
+names: the settings (`PairwiseJudging`), how to ask (`Template`), and a seed. The tests' shortest one:
+
+    class Longest:
+        def __init__(self, settings, template, seed): ...
+        def judge(self, parts):
+            for part in parts:
+                yield [
+                    Judgment(p.language, p.prompt_id, p.sample_index, NO_ORDER, float(len(p.candidate) > len(p.reference)), None,
+                             "ok", "longest", 0, 0, "")
+                    for p in part
+                ]
+"""
 
 from __future__ import annotations
 
@@ -21,10 +35,10 @@ if TYPE_CHECKING:
 MODEL_FIRST, REFERENCE_FIRST, NO_ORDER = "model-first", "reference-first", "none"
 LABELS = ("m", "M")
 MIN_MASS = 0.1
-"""Default of `judge_min_mass`. A good judge gives its two labels under .99 of the probability in 0.2% of judgments, so that any floor
-costs it next to nothing; under a tenth, nine answers of ten begin with something else, and their ratio measures no verdict."""
+"""Default of `judge_min_mass`. A good judge gives its two labels less than .99 of the probability in 0.2% of judgments, so any floor
+costs it next to nothing. Below a tenth, nine answers in ten begin with something else, and the labels' ratio measures no verdict."""
 LOW_MASS = 0.5
-"""Below it a judgment counts in `judge/low_mass`."""
+"""A judgment with less counts in `judge/low_mass`."""
 _ROUNDING = 1e-2  # by which the probabilities of two labels, summed in an engine's precision, may exceed 1
 
 
@@ -50,6 +64,7 @@ in which the outputs stand means nothing.
 Which output is better? Answer with the label of its system and nothing else: m or M."""
 
 _PLACEHOLDER = re.compile(r"\{(instruction|output_m|output_M|language)\}")
+_ROLES = ("system", "user", "assistant", "developer")
 _NEEDED = ("{instruction}", "{output_m}", "{output_M}")
 
 
@@ -66,7 +81,14 @@ class Pair:
 
 
 class Judgment(NamedTuple):
-    """One answer of a judge; the columns of schemas.JUDGMENTS."""
+    """One answer of a judge, with the columns of schemas.JUDGMENTS.
+
+    order: MODEL_FIRST, REFERENCE_FIRST, or NO_ORDER of a judge to which it makes no difference.
+    preference: P(model beats reference) in [0, 1]; None unless the outcome is 'ok'.
+    mass: probability that the labels held together; None where none was read.
+    outcome: 'ok', 'refusal', 'no_logprob', 'parse_error' or 'api_error'; detail says why it is not 'ok'.
+    judge: name of the judge, for people.
+    """
 
     language: str
     prompt_id: str
@@ -91,10 +113,10 @@ class Preference(NamedTuple):
 
 
 class Judge(Protocol):
-    """Judges part after part; parts come back in order, and what a part holds never depends on the parts around it."""
+    """Judges part after part. Parts come back in order, and the judgments of a part never depend on the parts around it."""
 
     def judge(self, parts: Iterable[Sequence[Pair]]) -> Iterator[list[Judgment]]:
-        """Yield the judgments of each part, a pair's orders side by side."""
+        """Yield the judgments of each part, those of a pair one after another."""
         ...
 
 
@@ -123,10 +145,10 @@ DEFAULT_TEMPLATE = Template((("user", INSTRUCTION),))
 
 
 def load_template(path: str) -> Template:
-    """A YAML list of {role, content} messages; '' is the built-in one.
+    """Read a template from a YAML list of {role, content} messages; '' gives the built-in one.
 
     Raises:
-        InputError: no such file, another shape, or a placeholder that no message has.
+        InputError: the file is missing or has another shape, or no message contains a placeholder that the judge needs.
     """
     if not path:
         return DEFAULT_TEMPLATE
@@ -136,10 +158,12 @@ def load_template(path: str) -> Template:
         raise InputError(
             f"{path}: not readable as YAML ({' '.join(str(error).split())}); give a list of messages"
         ) from error
-    if not isinstance(value, list) or not all(_is_message(message) for message in value):
-        raise InputError(
-            f"{path}: holds no list of {{role, content}} messages; write `- role: user` and `content: ...`"
-        )
+    is_right = isinstance(value, list) and all(
+        isinstance(message, Mapping) and message.get("role") in _ROLES and isinstance(message.get("content"), str)
+        for message in value
+    )
+    if not is_right:
+        raise InputError(f"{path}: not a list of {{role, content}} messages; write `- role: user` and `content: ...`")
     template = Template(tuple((str(message["role"]), str(message["content"])) for message in value))
     missing = [name for name in _NEEDED if not any(name in content for _, content in template.messages)]
     if missing:
@@ -149,24 +173,23 @@ def load_template(path: str) -> Template:
     return template
 
 
-def _is_message(message: Any) -> bool:
-    return isinstance(message, Mapping) and isinstance(message.get("content"), str) and message.get("role") in (
-        "system", "user", "assistant", "developer",
-    )  # fmt: skip
-
-
 def orders_of(pair: Pair, both: bool, seed: int) -> tuple[str, ...]:
-    """Both orders, or the one a coin seeded by (seed, prompt id) picks, the same in every language and for every model."""
+    """Both orders, or the one picked by a coin that (seed, prompt id) seeds: the same in every language and for every model.
+
+    >>> pair = Pair("sw", "p7", 0, "", "", "")
+    >>> orders_of(pair, True, 1), orders_of(pair, False, 1) == orders_of(pair, False, 1)
+    (('model-first', 'reference-first'), True)
+    """
     if both:
         return MODEL_FIRST, REFERENCE_FIRST
     return (random.Random(f"{seed} {pair.prompt_id}").choice((MODEL_FIRST, REFERENCE_FIRST)),)
 
 
 def preference_from_labels(probability_m: float, probability_M: float, order: str, min_mass: float) -> Preference:
-    """The preference of a judge whose first token is m or M with these probabilities; a failure where they measure nothing.
+    """Preference of a judge whose first token is m or M with these probabilities; a failure where they measure nothing.
 
     Args:
-        min_mass: what both must hold together, in [0, 1].
+        min_mass: smallest sum of both, in [0, 1], that counts as an answer.
 
     >>> preference_from_labels(0.5, 0.25, MODEL_FIRST, 0.1).outcome
     'ok'

@@ -1,4 +1,4 @@
-"""Which judges there are, and how one is asked. A new judge is a row of `JUDGES` and a module."""
+"""Which judges there are, and how one is asked. To add a judge, write its module and give it a row in `JUDGES`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class JudgeSettings(Config):
         "", "what tells the endpoint's model from another of its name; empty: what it says of it, or else its address"
     )
     judge_key_variable: str = setting("OPENAI_API_KEY", "environment variable that holds the endpoint's key", "place")
-    judge_concurrency: int = setting(32, "requests under way at once, over all workers", "place", ge=1)
+    judge_concurrency: int = setting(32, "requests that may run at once, over all workers", "place", ge=1)
     judge_timeout: float = setting(120.0, "seconds until a request counts as hanging", "place", gt=0)
     judge_retries: int = setting(12, "tries after the first, with exponential backoff", "place", ge=0)
     judge_max_failures: float = setting(

@@ -68,7 +68,9 @@ class SamplingSettings(ExecutionSettings, ModelPlace):
     server_concurrency: int = setting(32, "requests at once per worker, for the server sampler", "place", ge=1)
     language_identifier: Annotated[str, Named(tuple(IDENTIFIERS))] = setting(
         "langid",
-        "offline library that tells a response's language; MODULE:NAME: your own, importable from the folder you call from: "
+        "offline library that identifies a response's language ("
+        + "; ".join(f"{name}: {part.doc}" for name, part in IDENTIFIERS.items())
+        + "); MODULE:NAME: your own, importable from the folder you call from: "
         "NAME(codes) gives the codes that it can tell and a function from a text to (code, probability)",
     )
     batch_size: int = setting(64, "sequences decoded together, for the transformers sampler", "place", ge=1)
