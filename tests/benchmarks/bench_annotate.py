@@ -213,7 +213,9 @@ def gemm_rate(model: PreTrainedModel) -> Floats:
 def needed_operations(model: PreTrainedModel, groups: Sequence[Group]) -> float:
     """2 per weight and token: the body for prompts once and for responses, the LM head for what predicts a response token."""
     head = sum(parameter.numel() for parameter in model.get_output_embeddings().parameters())
-    body = sum(parameter.numel() for parameter in model.parameters()) - model.get_input_embeddings().weight.numel()
+    body = sum(parameter.numel() for parameter in model.parameters()) - sum(
+        parameter.numel() for parameter in model.get_input_embeddings().parameters()
+    )
     responses = sum(len(y) for group in groups for y in group.completions)
     return 2.0 * (body * (responses + sum(len(group.prompt_ids) for group in groups)) + head * responses)
 

@@ -170,7 +170,8 @@ def run_child(stage: str, name: str) -> None:
     shared = {"policy": config.policy, "device": "cpu"}
     start = time.monotonic()
     if stage == "generate":
-        result = generate.run(GenerateConfig(**dict(config.generate) | shared, prompts=config.prompts), context)
+        prompts = {"prompts": config.prompts}
+        result = generate.run(generate.read(GenerateConfig(**dict(config.generate) | shared | prompts)), context)
     elif stage == "annotate":
         inputs = {
             "reference": config.reference,
@@ -179,10 +180,12 @@ def run_child(stage: str, name: str) -> None:
         }
         # A policy that is its own reference has no margins: the random kind pairs.
         kinds = {"reward_kind": ("random", "cross-lingual")}
-        result = annotate.run(AnnotateConfig(**dict(config.annotate) | shared | kinds, **inputs), context)
+        result = annotate.run(
+            annotate.read(AnnotateConfig(**dict(config.annotate) | shared | kinds, **inputs)), context
+        )
     else:
         preferences = str(folder / "annotate/preferences")
-        result = train.run(TrainConfig(**dict(config.train) | shared, preferences=preferences), context)
+        result = train.run(train.read(TrainConfig(**dict(config.train) | shared, preferences=preferences)), context)
     seconds = time.monotonic() - start
     pairs = sum(
         int(value) for name, value in result.metrics.items() if name.startswith("pairs/") and not name.endswith("mean")

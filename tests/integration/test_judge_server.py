@@ -224,11 +224,11 @@ def test_too_many_failures_fail_the_run_after_keeping_everything(
     }  # fmt: skip
     context = StageContext(tmp_path / "out", "f")
     with pytest.raises(IcrError, match=r"12 of 12 judgments failed \(100.0%.*parse_error 12") as caught:
-        run(EvalConfig(**settings), context)
+        run(read(EvalConfig(**settings)), context)
     assert not isinstance(caught.value, InputError)
     table = open_artifact(tmp_path / "out" / "judgments", JUDGMENTS).read()
     assert table["outcome"].to_pylist() == ["parse_error"] * 12
-    assert run(EvalConfig(**settings, judge_max_failures=100), context).metrics["judge/failure_rate"] == 100.0
+    assert run(read(EvalConfig(**settings, judge_max_failures=100)), context).metrics["judge/failure_rate"] == 100.0
     assert behaviour.requests == 12
 
 

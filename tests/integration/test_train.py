@@ -302,11 +302,11 @@ def test_bad_input_is_refused_before_anything_is_written(values: dict[str, Any],
         "field 'device'": {"device": "cuda:7"},
         "field 'dtype' float16": {"dtype": "float16"},
     }
-    for message, changes in wrong.items():
+    for message, changed in wrong.items():
         with pytest.raises(InputError, match=message):
-            read(TrainConfig.model_validate(values | changes))
+            read(TrainConfig.model_validate(values | changed))
         with pytest.raises(InputError, match=message):
-            train(values, tmp_path / "out", **changes)
+            train(values | changed, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -108,7 +108,7 @@ def adapter(model: Path, tmp_path: Path) -> Path:
         r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False
     )
     get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), settings).save_pretrained(
-        tmp_path / "adapter"
+        str(tmp_path / "adapter")
     )
     return tmp_path / "adapter"
 

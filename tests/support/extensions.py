@@ -269,6 +269,7 @@ from icr_platform.core.stage_protocol import StageContext, StageResult
 class CountConfig(Config):
     """What `icr count` can be asked for."""
 
+    heading = "counting"
     required: ClassVar[tuple[str, ...]] = ("responses",)
 
     responses: str = setting("", "responses artifact", "input")

@@ -276,6 +276,12 @@ def small_answers(seed: int, samples: int = 4) -> Callable[[Prompt], list[str]]:
     return answers
 
 
+def first_answer(seed: int) -> Callable[[Prompt], str]:
+    """The first of `small_answers`."""
+    answers = small_answers(seed, 1)
+    return lambda prompt: answers(prompt)[0]
+
+
 def small_run(tracker: Tracker, folder: Path, per_language: int = 12, copy: bool = False) -> RunHandle:
     """Two iterations in six scripts; evaluation and training share prompts."""
     prompts = small_prompts(per_language)
@@ -285,12 +291,11 @@ def small_run(tracker: Tracker, folder: Path, per_language: int = 12, copy: bool
     kinds = ("cross-lingual", "multilingual", "translate")
     iterations = {}
     for t in range(3):
-        answer = small_answers(50 + t, 1)
         parts = [
             evaluated(
                 prompts,
-                lambda p, answer=answer: str(answer(p)[0]),
-                lambda p: small_answers(99, 1)(p)[0],
+                first_answer(50 + t),
+                first_answer(99),
                 -1.0 + 0.6 * t,
                 70 + t,
                 params,

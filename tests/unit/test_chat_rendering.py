@@ -44,6 +44,7 @@ from icr_platform.models.chat import (
 )
 from icr_platform.models.loading import check_same_tokenisation, load_model, load_tokenizer
 from icr_platform.pipeline import iterate
+from icr_platform.pipeline.arm import Arm
 from icr_platform.pipeline.config import IterateConfig, load_preset
 from icr_platform.pipeline.stages import CONFIGURED
 from icr_platform.training import stage as training
@@ -262,7 +263,7 @@ def test_iterate_hands_its_date_to_every_stage(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(iterate, "_stage", record)
     config = IterateConfig(policy="p", reference="r", prompts="q", eval_prompts="e", template_date=date(2025, 3, 9))
-    arm = iterate.Arm(config, config, None, ["p"])
+    arm = Arm(config, config, None, ["p"])
     session: Any = SimpleNamespace(tracker=None)
     iterate._improve(session, arm, 1, None)
     configs.append(config.eval_config("p"))

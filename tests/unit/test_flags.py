@@ -153,8 +153,8 @@ def test_help_fits_the_terminal(
 
 def test_every_class_that_declares_fields_says_what_they_are() -> None:
     """Else help would show them under the heading of a class that it inherits from."""
-    configs = [*(row.config for row in CONFIGURED.values()), RunOptions]
-    sections = [info.annotation for info in IterateConfig.model_fields.values() if is_section(info)]
+    configs: list[Any] = [*(row.config for row in CONFIGURED.values()), RunOptions]
+    sections: list[Any] = [info.annotation for info in IterateConfig.model_fields.values() if is_section(info)]
     for owner in {owner for config in (*configs, *sections) for owner in config.__mro__ if issubclass(owner, Config)}:
         declares = set(owner.__annotations__) & set(owner.model_fields)
         assert not declares or "heading" in vars(owner), owner

@@ -102,8 +102,8 @@ def test_a_judge_and_an_identifier_of_ones_own_work_through_icr(own: Path) -> No
 
 def test_parts_of_ones_own_are_found_in_stages_that_run_in_processes_of_their_own(own: Path) -> None:
     from icr_platform.core.stage_protocol import StageContext
-    from icr_platform.evaluation.stage import run
-    from icr_platform.pipeline.runner import _in_own_process
+    from icr_platform.pipeline.stage_process import stage_process
+    from icr_platform.pipeline.stages import STAGES
 
     make_importable(own)
     config = EvalConfig(
@@ -112,7 +112,9 @@ def test_parts_of_ones_own_are_found_in_stages_that_run_in_processes_of_their_ow
         reference_outputs=str(own / "theirs"),
         judge="own_parts:Longest",
     )
-    result = _in_own_process(run, config, StageContext(own / "out", "f"))
+    with stage_process(STAGES["eval"], own_process=True) as process:
+        process.read(config)
+        result = process.run(StageContext(own / "out", "f"))
     assert result.metrics["win_rate/mean"] == 100.0
 
 

@@ -134,8 +134,8 @@ def test_regressions_agree_with_icr_eval(engine: QueryEngine, tmp_path: Path) ->
     prompts = synthetic_runs.small_prompts(12)
     frames, names = [], []
     for t in range(2):
-        answer = f"answer {t} " * 9
-        data = synthetic_runs.evaluated(prompts, lambda p, text=answer: text, lambda p: "reference " * 9, 0.2 * t, t)
+        answers = synthetic_runs.first_answer(t)
+        data = synthetic_runs.evaluated(prompts, answers, lambda p: "reference " * 9, 0.2 * t, t)
         artifact = open_artifact(
             synthetic_runs.write_artifact(tmp_path / str(t), "judgments", data.tables["judgments"]), JUDGMENTS
         )
