@@ -119,7 +119,7 @@ JUDGMENTS = _table(
     "judgments", 2, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
     _column("order", pa.string(), "'model-first', 'reference-first' or 'none' where the judge sees no order"),
     _column("preference", pa.float64(), "P(model beats reference) in [0, 1]; null unless outcome is 'ok'", True),
-    _column("mass", pa.float64(), "probability of both labels together; null where the judge gives none", True),
+    _column("mass", pa.float64(), "probability both labels hold together; null where the judge has none", True),
     _column("outcome", pa.string(), "'ok', 'refusal', 'no_logprob', 'parse_error' or 'api_error'"),
     _column("judge", pa.string(), "name of the judge"),
     _column("input_tokens", pa.int64(), "tokens sent to the judge"),

@@ -144,7 +144,10 @@ def _asked(server: Server) -> str:
         name: value for name, value in entry.items() if name not in _NOT_THE_MODEL and value not in (None, "", [], {})
     }
     identity = f"says {json.dumps(said, sort_keys=True)}: {server.name}" if _has_text(said) else server.by_address
-    _remember(server, identity)
+    if _recall(server) != identity:
+        path = _memory(server)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"identity": identity})
     return identity
 
 
@@ -192,13 +195,6 @@ def _not_answering(server: Server, silence: _SilentError) -> InputError:
         f"{server.shown}: does not answer ({silence}), so the model behind it cannot be told from another; start the server, "
         f"or name the model by {server.field}_identity"
     )
-
-
-def _remember(server: Server, identity: str) -> None:
-    path = _memory(server)
-    if _recall(server) != identity:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"identity": identity})
 
 
 def _recall(server: Server) -> str | None:
