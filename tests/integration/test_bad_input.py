@@ -99,7 +99,7 @@ def test_truncated_parquet_prompts(tiny_model: Path, tmp_path: Path, capsys: pyt
         (["--policy=/no/such/model"], ("/no/such/model", "no such folder")),
         (["--policy=runs:/0123/checkpoint"], ("runs:/0123",)),
         (["--config=none.yaml"], ("none.yaml",)),
-        (["--prompts=-"], ("prompts", "--prompts")),
+        (["--prompts="], ("prompts", "--prompts")),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

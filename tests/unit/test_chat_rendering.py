@@ -229,10 +229,14 @@ def test_no_call_in_the_package_forgets_the_settings_of_the_chat() -> None:
     seen = set()
     for path in Path(icr_platform.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in needed:
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+                continue
+            # The local judge is made by its own class method, which calls it `cls`.
+            name = "LocalJudge" if node.func.id == "cls" and path.name == "local_judge.py" else node.func.id
+            if name in needed:
                 given = len(node.args) + len([word for word in node.keywords if word.arg == "chat"])
-                assert given >= needed[node.func.id], f"{path}:{node.lineno}: {node.func.id} without its chat settings"
-                seen.add(node.func.id)
+                assert given >= needed[name], f"{path}:{node.lineno}: {name} without its chat settings"
+                seen.add(name)
     assert seen == set(needed)
 
 
