@@ -34,6 +34,8 @@ def _known_languages(value: object) -> object:
     codes = split_at_commas(value)
     if isinstance(codes, (list, tuple)):
         for code in codes:
+            if isinstance(code, bool):
+                raise ValueError(f"{str(code).lower()} is a truth value in YAML; quote a language code")
             if code not in NAMES:
                 near = difflib.get_close_matches(str(code), NAMES, n=1, cutoff=0.3)
                 raise ValueError(f"unknown language code {code!r}" + (f", nearest is {near[0]!r}" if near else ""))
@@ -166,7 +168,13 @@ def _explain(location: tuple[int | str, ...], problem: Any, names: list[str]) ->
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
         return f"unknown field {name!r}" + (f", nearest is {near[0]!r}" if near else "; remove it")
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"field {name!r}: {message}, got {problem['input']!r}"
+    # YAML reads `arm: 2026` as a number, and `[de, true]` as a truth value.
+    fix = (
+        "; quote it"
+        if problem["type"] == "string_type" and isinstance(problem["input"], (bool, int, float, date))
+        else ""
+    )
+    return f"field {name!r}: {message}, got {problem['input']!r}{fix}"
 
 
 def require(config: Config, command: str, source: str = "config") -> None:

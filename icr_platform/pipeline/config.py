@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import yaml
-
 from icr_platform.annotation.config import AnnotateConfig, AnnotateSettings
 from icr_platform.core.config import INPUTS, ChatSettings, Config, Languages, OptionalInt, setting, validate
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds
+from icr_platform.core.yaml_files import read_yaml
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.evaluation.config import EvalConfig, EvalSettings
 from icr_platform.generation.config import GenerateConfig
@@ -104,14 +103,7 @@ def load_preset(path: Path, stage: str, worlds: Worlds | None = None) -> dict[st
     Raises:
         InputError: the file is missing, or it is not YAML, or not a mapping.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such preset; give a YAML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable ({error}); give a YAML file") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())}); fix it") from error
+    values = read_yaml(path, "preset")
     if values is None:
         return {}
     if not isinstance(values, dict):

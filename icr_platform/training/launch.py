@@ -13,11 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from icr_platform.core.artifacts import read_json
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.progress import meter
+from icr_platform.core.yaml_files import read_yaml
 from icr_platform.models.devices import resolve_device
 from icr_platform.training.curve import Curve
 
@@ -33,14 +32,7 @@ _TELLING = (  # lines of a log that say why, the best last
 
 def read_accelerate_config(path: Path) -> dict[str, Any]:
     """Read an accelerate config file; raises InputError when it is missing or does not say how many processes there are."""
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such accelerate config; give one such as projects/conf/accelerate/ddp.yaml"
-        ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it") from error
+    settings = read_yaml(path, "accelerate config", "give one such as projects/conf/accelerate/ddp.yaml")
     processes = settings.get("num_processes") if isinstance(settings, dict) else None
     if not isinstance(processes, int) or processes < 1:
         raise InputError(f"{path}: field 'num_processes' is {processes!r}; give the number of processes, 1 or more")

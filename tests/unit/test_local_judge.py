@@ -85,7 +85,7 @@ def test_the_coin_is_fair_and_the_same_for_every_language() -> None:
     [
         ("- role: user\n  content: '{instruction} {output_m}'\n", "placeholder {output_M} is missing"),
         ("hello", "not a list of"),
-        ("- [", "not readable as YAML"),
+        ("- [", "not valid YAML"),
     ],
 )
 def test_a_bad_template_is_explained(tmp_path: Path, text: str, words: str) -> None:

@@ -22,12 +22,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-import yaml
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import language_name
+from icr_platform.core.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from icr_platform.engines.endpoints.chat_client import Message
@@ -152,12 +151,7 @@ def load_template(path: str) -> Template:
     """
     if not path:
         return DEFAULT_TEMPLATE
-    try:
-        value: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(
-            f"{path}: not readable as YAML ({' '.join(str(error).split())}); give a list of messages"
-        ) from error
+    value = read_yaml(Path(path), "judge template", "give a YAML list of messages")
     is_right = isinstance(value, list) and all(
         isinstance(message, Mapping) and message.get("role") in _ROLES and isinstance(message.get("content"), str)
         for message in value
