@@ -165,8 +165,8 @@ def test_back_button_and_margin_bars(server: Server, open_page: Callable[..., An
     wait_change(tab, before)
     assert listed(tab)
     tab.goto(server.link("margins", "small", iteration=2, language="en"))
-    tab.wait_for_selector("svg a:has(.cell)")
-    tab.goto(server.address + str(tab.get_attribute("svg a:has(.cell)", "href")))
+    tab.wait_for_selector("svg a:has(.heat)")
+    tab.goto(server.address + str(tab.get_attribute("svg a:has(.heat)", "href")))
     tab.wait_for_selector("table.list, p.message")
     assert "Prompts with a sample of" in tab.inner_text(READY)
 
