@@ -140,7 +140,7 @@ def test_login_and_proxy_header(
 def end(process: subprocess.Popen[str], number: signal.Signals, printed: Path) -> None:
     """Ctrl-C and SIGTERM are how an inspector ends: quietly, soon, and with status 0."""
     process.send_signal(number)
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=60) == 0
     lines = [line for line in printed.read_text().splitlines() if line]
     assert len(lines) == 2, lines
     assert lines[0].startswith("The inspector is at http://127.0.0.1:")
