@@ -93,9 +93,7 @@ def _check_depth(text: str) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > _DEEPEST:
-            raise yaml.MarkedYAMLError(
-                problem=f"nested more than {_DEEPEST} levels deep", problem_mark=event.start_mark
-            )
+            raise yaml.YAMLError(f"nested more than {_DEEPEST} levels deep")
 
 
 def _count_values(node: yaml.Node, counted: dict[int, int]) -> int:
