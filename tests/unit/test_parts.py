@@ -100,18 +100,23 @@ def test_a_judge_and_an_identifier_of_ones_own_work_through_icr(own: Path) -> No
     ) == {("en", 0.75)}
 
 
+def judged_by_ones_own(own: Path) -> EvalConfig:
+    """An evaluation of the outputs in `own` by the judge of its module."""
+    return EvalConfig(
+        prompts=str(own / "prompts"),
+        outputs=str(own / "ours"),
+        reference_outputs=str(own / "theirs"),
+        judge="own_parts:Longest",
+    )
+
+
 def test_parts_of_ones_own_are_found_in_stages_that_run_in_processes_of_their_own(own: Path) -> None:
     from icr_platform.core.stage_protocol import StageContext
     from icr_platform.pipeline.stage_process import stage_process
     from icr_platform.pipeline.stages import STAGES
 
     make_importable(own)
-    config = EvalConfig(
-        prompts=str(own / "prompts"),
-        outputs=str(own / "ours"),
-        reference_outputs=str(own / "theirs"),
-        judge="own_parts:Longest",
-    )
+    config = judged_by_ones_own(own)
     with stage_process(STAGES["eval"], own_process=True) as process:
         process.read(config)
         result = process.run(StageContext(own / "out", "f"))
@@ -150,12 +155,7 @@ def test_what_is_wrong_with_a_part_is_said_in_one_line(
 @pytest.mark.parametrize("file", ["own_parts.py", "own_words.py"])
 def test_the_code_of_ones_own_part_and_of_what_lies_with_it_counts(own: Path, file: str) -> None:
     make_importable(own)
-    config = EvalConfig(
-        prompts=str(own / "prompts"),
-        outputs=str(own / "ours"),
-        reference_outputs=str(own / "theirs"),
-        judge="own_parts:Longest",
-    )
+    config = judged_by_ones_own(own)
     before = identify("eval", config)
     with (own / file).open("a") as text:
         text.write("# a comment\n")
