@@ -277,7 +277,10 @@ def _try(copy: PreTrainedModel, longest: int | None) -> Batching:
     padding = _why_not(padded, _NATS)
     if padding is not None:
         return Batching(padding, padding, _why_not_cached(copy, prompts, _STEPS, _NATS), longest)
-    doubled = [*prompts, prompts[1]]  # a prompt with two samples; rows leave after two steps and after six, as rows that end do
+    doubled = [
+        *prompts,
+        prompts[1],
+    ]  # a prompt with two samples; rows leave after two steps and after six, as rows that end do
     why: list[str] = []
     for leaving in get_args(Leaving):
         way = Batching(leaving=leaving)

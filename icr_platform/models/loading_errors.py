@@ -8,14 +8,14 @@ also KeyError, a bare Exception, UnpicklingError, errors of HTTP. All of it pass
 Traceback (most recent call last):
 icr_platform.core.errors.InputError: my-model: its tokenizer could not be loaded (KeyError: 'added_tokens'); check the name or folder
 >>> with explained("my-model", "tokenizer"):
-...     raise Exception("data did not match any variant of untagged enum ModelWrapper at line 1 column 9")
+...     raise Exception("unknown variant `Quantum`")
 Traceback (most recent call last):
-icr_platform.core.errors.InputError: my-model: its tokenizer could not be loaded (data did not match any variant of untagged enum
-ModelWrapper at line 1 column 9); tokenizer.json is damaged or of a newer version: fetch it again, or update transformers and tokenizers
+icr_platform.core.errors.InputError: my-model: its tokenizer could not be loaded (unknown variant `Quantum`); tokenizer.json is ...
 """
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,20 +23,21 @@ from contextlib import contextmanager
 from icr_platform.core.errors import IcrError, InputError
 
 _LONGEST = 300  # characters of a library's message in ours
-_FETCH = "fetch the file again"
+_FETCH = "a file of it is cut off or damaged: fetch it again"
 _CHECK = "check the name or folder"
 # What a message contains, whoever raised it, and what to do about it; the first that is found counts.
 _FIXES = (
     (r"trust_remote_code", "it brings its own code: read that code, and give --trust-remote-code true to run it"),
     (r"does not recognize this architecture|Unrecognized model in",
      "it needs a newer transformers, or its own code and --trust-remote-code true"),
+    (r"deserializing header|PytorchStreamReader|zip archive", _FETCH),
     (r"untagged enum|did not match any variant|unknown variant|missing field|expected value at line|EOF while parsing",
      "tokenizer.json is damaged or of a newer version: fetch it again, or update transformers and tokenizers"),
     (r"sentencepiece|tiktoken|protobuf|requires the (\S+) library|No module named|pip install|not installed|`\w+` to be installed",
      "install the library that the message names"),
     (r"weights_only|Weights only load failed|unpickling|Unsupported (global|operand)",
      "its pickle contains more than tensors, or is damaged, and is not run: convert it to safetensors on a machine that may run it"),
-    (r"header|[Ss]afetensor|PytorchStreamReader|zip archive|[Pp]ickle|EOF|Ran out of input|invalid load key", _FETCH),
+    (r"[Ss]afetensor|[Pp]ickle|EOF|Ran out of input|invalid load key|JSONDecodeError|UnicodeDecodeError", _FETCH),
     (r"\bGPU\b|\bCUDA\b|\bXPU\b|accelerator", "choose a model that is not quantised, or run where that accelerator is"),
     (r"couldn't connect|offline mode|cached files|Connection|timed out|resolve host",
      "the hub cannot be reached and this is not in its cache: fetch it with `hf download`, unset HF_HUB_OFFLINE, or give a folder"),
@@ -88,6 +89,8 @@ def _fix(error: BaseException) -> str:
             return f"the hub answers with HTTP {status}: try again later, or give a folder"
         if isinstance(one, PermissionError):
             return "allow this user to read it"
+        if isinstance(one, OSError) and one.errno == errno.ENOSPC:
+            return "make room on the disk of the hub's cache (HF_HOME)"
     texts = [f"{type(one).__name__}: {one}" for one in causes]
     return next((fix for pattern, fix in _FIXES for text in texts if re.search(pattern, text)), "")
 
@@ -100,7 +103,13 @@ def first_line(error: BaseException) -> str:
     """
     kind = type(error).__name__
     lines = [" ".join(line.split()) for line in str(error).splitlines()]
-    said = next((line for line in lines if line), "").rstrip(".:")
-    if len(said) > _LONGEST:
-        said = f"{said[:_LONGEST]} ..."
-    return f"{kind}: {said}" if said and isinstance(error, LookupError | TypeError | AttributeError) else said or kind
+    # The first line, and after a colon, as of a heading, the next one; below them advice follows.
+    said = re.match(r"(.*:\n)*.*", "\n".join(line for line in lines if line))
+    quoted = said[0].replace("\n", " ").rstrip(".:") if said else ""
+    if len(quoted) > _LONGEST:
+        quoted = f"{quoted[:_LONGEST]} ..."
+    return (
+        f"{kind}: {quoted}"
+        if quoted and isinstance(error, LookupError | TypeError | AttributeError)
+        else quoted or kind
+    )
