@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, NamedTuple
 
 from icr_platform.core.config import OptionalInt, setting
+from icr_platform.core.faults import FaultSettings
 from icr_platform.core.parts import Named, Part
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.identification.language_id import IDENTIFIERS
@@ -43,7 +44,7 @@ SAMPLERS = {
 }
 
 
-class SamplingSettings(ExecutionSettings, ModelPlace):
+class SamplingSettings(ExecutionSettings, ModelPlace, FaultSettings):
     """How responses are sampled. Defaults as in the reference implementation (METHOD: N=10, T=0.9, 2400 tokens)."""
 
     heading, place_heading = "sampling", "sampling engine"
