@@ -111,7 +111,7 @@ def _failures_that_travel() -> Iterator[None]:
     """Hand failures over as errors of ours: those of libraries may not be picklable, and would then look like a death of the process."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - raised again below
         if os.environ.get("ICR_DEBUG", "") not in ("", "0"):
             traceback.print_exc()
         raise failure(error) from None
