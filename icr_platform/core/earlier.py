@@ -2,7 +2,7 @@
 
 What computes a row (settings, models, judge, code) has a key, without the rows that it computes (`Identity.rows`). Finished runs and
 unfinished folders of that key are *sources*. A row is taken from them by its `input_digest`, which holds language, prompt id
-and everything else that the row was made from. So a language or some prompts more, or fewer, keep all other work, and of an
+and everything else that the row was made from. So adding or removing a language, or some prompts, keeps all other work, and of an
 artifact with a damaged part the rest is kept.
 """
 

@@ -1,6 +1,6 @@
 """Everything the demo's `iterate` needs, made on the spot: prompts, pi_ref, pi_0, English preferences, reference outputs.
 
-`python -m icr_platform.demo.bootstrap --output DIR` rebuilds the SFT checkpoint that ships beside this file.
+`python -m icr_platform.demo.bootstrap --output DIR` rebuilds the SFT checkpoint that ships next to this file.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ class EngineQueue(Generic[P, R]):
             self._fruitless += 1
             if self._fruitless == _HOPELESS:
                 raise IcrError(
-                    f"the engine died of {_HOPELESS} prompts in a row and finished none ({crash}); see its lines above, "
+                    f"the engine died of {_HOPELESS} prompts in a row and finished none ({crash}); see its output above, "
                     "then run the same command again: finished shards are kept"
                 )
         elif others:

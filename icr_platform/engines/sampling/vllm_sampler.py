@@ -88,7 +88,7 @@ class VllmEngine:
             self._end_loop()
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise IcrError(
-                f"{policy}: vllm did not start ({reason}); see its lines above, and fields max_model_len, gpu_memory, "
+                f"{policy}: vllm did not start ({reason}); see its output above, and the fields max_model_len, gpu_memory, "
                 "tensor_parallel, data_parallel"
             ) from error
         self._processes = [process for process in active_children() if process not in before]
