@@ -67,7 +67,7 @@ class _Place:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         if sizes_below(target) != self.sizes():
-            raise TrackingError(f"{self._name}: came incomplete from the artifact store; run the command again")
+            raise TrackingError(f"{self._name}: arrived incomplete from the artifact store; run the command again")
 
     @property
     def _name(self) -> str:
