@@ -24,6 +24,11 @@ class _Guarded:
         for line in lines:
             self.write(line)
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """It passes for what it wraps: a library may look for a `TextIOWrapper` before it sets its encoding."""
+        return type(self._stream)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
@@ -48,5 +53,5 @@ def guard_this_process() -> None:
     """Guard both streams until this process ends; for the entry points of processes."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, _Guarded):
+        if stream is not None and type(stream) is not _Guarded:
             setattr(sys, name, _Guarded(stream))
