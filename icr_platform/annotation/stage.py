@@ -336,7 +336,7 @@ def _select(work: _Work, rewards: Artifact, translations: Artifact | None) -> No
     metrics = annotation_metrics(languages, selected, written, work.config)
     notes = unknown_notes(work.responses, [samples.language for samples in languages], work.config)
     notes += [
-        f"{samples.language}: no prompt gives a pair; drops say why"
+        f"{samples.language}: no prompt gave a pair; the table of drops says why"
         for samples in languages
         if not metrics[f"pairs/{samples.language}"]
     ]

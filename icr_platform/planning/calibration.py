@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from icr_platform.engines.sampling.choice import make_sampler
-from icr_platform.engines.sampling.sampler import Request
+from icr_platform.engines.sampling.sampler import Dropped, Request
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.planning.capacity import Rates
 
@@ -65,7 +65,7 @@ def _decode(config: IterateConfig, instructions: list[tuple[str, str]], length: 
 
     def step() -> int:
         sampled = sampler.sample(requests, settings.samples, next(seeds))
-        return sum(len(sample.token_ids) for samples in sampled for sample in samples)
+        return sum(len(s.token_ids) for samples in sampled if not isinstance(samples, Dropped) for s in samples)
 
     return _rate(step, seconds)
 

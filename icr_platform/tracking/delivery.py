@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from icr_platform.core.errors import TrackingError
-from icr_platform.tracking.store_address import redact
+from icr_platform.core.secrets import shown_url
 
 _S3_CONNECTION_ERRORS = ("botocore.exceptions.ConnectionError", "botocore.exceptions.HTTPClientError")
 _SIGNS_OF_CONNECTION_TROUBLE = (
@@ -53,11 +53,11 @@ def deliver(action: Callable[[], T], uri: str, who: str = "tracking server") -> 
                 raise
             if time.monotonic() + pause > deadline:
                 raise TrackingError(
-                    f"{redact(uri)}: the {who} stopped answering; the work is kept, "
+                    f"{shown_url(uri)}: the {who} stopped answering; the work is kept, "
                     "run the same command again when it is back"
                 ) from error
             if not said:
-                print(f"{redact(uri)}: the {who} does not answer; trying again", file=sys.stderr, flush=True)
+                print(f"{shown_url(uri)}: the {who} does not answer; trying again", file=sys.stderr, flush=True)
                 said = True
             time.sleep(pause)
             pause = min(pause * 2, 30.0)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from icr_platform.core.errors import InputError, TrackingError
+from icr_platform.core.secrets import bare_url, shown_url
 from icr_platform.tracking.client import client_of, set_mlflow_defaults
 from icr_platform.tracking.delivery import is_connection_trouble
 from icr_platform.tracking.fetched import FetchedCopies
 from icr_platform.tracking.run_handle import RunHandle
-from icr_platform.tracking.store_address import check_reachable, is_server, redact, with_driver
+from icr_platform.tracking.store_address import check_reachable, is_server, with_driver
 from icr_platform.tracking.stored_artifacts import StoredArtifact, artifact_of_run
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class TrackingReader:
         if not is_server(self.uri):
             return ""
         run = f"#/experiments/{record.experiment_id}/runs/{record.run_id}"
-        return f"{redact(self.uri).rstrip('/')}/{run}?workflowType=machine_learning"  # else it opens on GenAI pages
+        return f"{bare_url(self.uri).rstrip('/')}/{run}?workflowType=machine_learning"  # else it opens on GenAI pages
 
     def _search(self, experiment_ids: list[str], text: str) -> list[RunRecord]:
         order = ["attributes.start_time DESC"]
@@ -131,11 +132,11 @@ class TrackingReader:
         except Exception as error:
             if is_connection_trouble(error):
                 raise TrackingError(
-                    f"{redact(self.uri)}: the tracking store does not answer; is it running?"
+                    f"{shown_url(self.uri)}: the tracking store does not answer; is it running?"
                 ) from error
             if isinstance(error, MlflowException):
                 reason = " ".join(str(error).split())[:200]
-                raise InputError(f"{what}: not found in {redact(self.uri)} ({reason})") from None
+                raise InputError(f"{what}: not found in {shown_url(self.uri)} ({reason})") from None
             raise
 
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from icr_platform.core.artifacts import text_digest
 from icr_platform.core.errors import InputError
+from icr_platform.core.secrets import shown_url
 from icr_platform.tracking.client import client_of, set_mlflow_defaults
 from icr_platform.tracking.delivery import deliver
 from icr_platform.tracking.fetched import FetchedCopies
 from icr_platform.tracking.project_runs import caller_folder
 from icr_platform.tracking.run_handle import RunHandle
 from icr_platform.tracking.run_processes import is_alive, mark_of_this_process
-from icr_platform.tracking.store_address import check_reachable, redact, with_driver
+from icr_platform.tracking.store_address import check_reachable, with_driver
 from icr_platform.tracking.stored_artifacts import StoredArtifact, artifact_of_model, artifact_of_run
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ class Tracker:
                 run = deliver(lambda: self.client.get_run(run.data.tags["icr.reused_run"]), self.uri)
         except MlflowException:
             raise InputError(
-                f"{uri}: no such run in {redact(self.uri)}; check the id and MLFLOW_TRACKING_URI"
+                f"{uri}: no such run in {shown_url(self.uri)}; check the id and MLFLOW_TRACKING_URI"
             ) from None
         if run.info.status != "FINISHED":
             raise InputError(f"{uri}: the run is {run.info.status}, not FINISHED; run its stage again")

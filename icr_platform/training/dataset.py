@@ -90,7 +90,7 @@ def load_pairs(preferences: Artifact, tokenizer: PreTrainedTokenizerBase, max_le
 def check_pairs(preferences: Artifact, vocabulary: int) -> None:
     """Raise InputError, naming part, row and field, for no pairs, an empty response, or a token id that the model lacks."""
     if preferences.rows == 0:
-        raise InputError(f"{preferences.folder}: contains no preference pair; annotate's drops say why")
+        raise InputError(f"{preferences.folder}: contains no preference pairs; annotate's table of drops says why")
     for index, path in enumerate(preferences.parts):
         part = preferences.read_part(index, _TOKEN_COLUMNS)
         for name in _TOKEN_COLUMNS:

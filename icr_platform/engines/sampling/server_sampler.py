@@ -24,6 +24,7 @@ from icr_platform.engines.sampling.sampler import (
     Advance,
     Request,
     Sample,
+    Sampled,
     Sampler,
     ignore_progress,
     row_seed,
@@ -73,7 +74,7 @@ class ServerSampler(Sampler):
 
     def sample(
         self, requests: Sequence[Request], samples: int, seed: int, advance: Advance = ignore_progress
-    ) -> list[list[Sample]]:
+    ) -> Sampled:
         """See `Sampler.sample`."""
         client = ChatClient(self.endpoint, self.accepted, answered=True)
         extra = {"top_k": self.settings.top_k} if self.settings.top_k else {}  # a field of vLLM's, not of OpenAI's

@@ -15,6 +15,7 @@ import os
 import queue
 import threading
 import weakref
+from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from functools import partial
 from multiprocessing import active_children
@@ -24,11 +25,11 @@ from icr_platform.core.errors import IcrError, InputError
 from icr_platform.engines.sampling.engine_queue import EngineCrash, EngineQueue, answer_shards
 from icr_platform.engines.sampling.sampler import (
     Advance,
+    Dropped,
     Request,
     Sample,
     Sampled,
     Sampler,
-    SetAside,
     ignore_progress,
     row_seed,
     token_budget,
@@ -89,7 +90,7 @@ class VllmEngine:
             self._end_loop()
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise IcrError(
-                f"{policy}: vllm did not start ({reason}); see its lines above, and fields max_model_len, gpu_memory, "
+                f"{policy}: vllm did not start ({reason}); see its output above, and the fields max_model_len, gpu_memory, "
                 "tensor_parallel, data_parallel"
             ) from error
         self._processes = [process for process in active_children() if process not in before]
@@ -249,40 +250,41 @@ class VllmSampler(Sampler):
 
     def sample(
         self, requests: Sequence[Request], samples: int, seed: int, advance: Advance = ignore_progress
-    ) -> list[list[Sample]]:
+    ) -> Sampled:
         """See `Sampler.sample`."""
         (outcomes,) = self.sample_shards([requests], samples, seed, advance)
-        results = []
-        for request, outcome in zip(requests, outcomes, strict=True):
-            if isinstance(outcome, SetAside):
-                raise IcrError(
-                    f"prompt {request.prompt_id!r} in {request.language!r}: the engine died of it twice ({outcome.error}); "
-                    "shorten or remove it"
-                )
-            results.append(outcome)
-        return results
+        return outcomes
 
     def sample_shards(
         self, shards: Iterable[Sequence[Request]], samples: int, seed: int, advance: Advance = ignore_progress
     ) -> Iterator[Sampled]:
         """See `Sampler.sample_shards`."""
         asked = 1 if self.settings.temperature == 0 else samples  # greedy ones are all the same
-        prompts = ([self._prompt(request, asked, seed) for request in shard] for shard in shards)
+        planned: deque[list[Prompt | Dropped]] = deque()
+
+        def prompts() -> Iterator[list[Prompt]]:
+            for shard in shards:
+                planned.append([self._prompt(request, asked, seed) for request in shard])
+                yield [prompt for prompt in planned[-1] if not isinstance(prompt, Dropped)]
 
         def tell(completions: list[Completion]) -> None:
             advance(samples, samples // asked * sum(len(completion.token_ids) for completion in completions))
 
-        for outcomes in answer_shards(self.queue, prompts, 2 * self.sequences // asked, tell):
+        for outcomes in answer_shards(self.queue, prompts(), 2 * self.sequences // asked, tell):
+            answered = iter(outcomes)
+            found = [plan if isinstance(plan, Dropped) else next(answered) for plan in planned.popleft()]
             yield [
                 outcome
-                if isinstance(outcome, SetAside)
+                if isinstance(outcome, Dropped)
                 else [self._sample(completion) for completion in outcome] * (samples // asked)
-                for outcome in outcomes
+                for outcome in found
             ]
 
-    def _prompt(self, request: Request, samples: int, seed: int) -> Prompt:
+    def _prompt(self, request: Request, samples: int, seed: int) -> Prompt | Dropped:
         ids = encode_messages(self.tokenizer, request.messages)
-        budget = token_budget(request, len(ids), self.settings.max_tokens, self.context)
+        budget = token_budget(len(ids), self.settings.max_tokens, self.context)
+        if isinstance(budget, Dropped):
+            return budget
         temperature = self.settings.temperature if request.temperature is None else request.temperature
         return Prompt(ids, samples, budget, row_seed(seed, request, 0, _SEED_BITS), temperature)
 
