@@ -209,14 +209,18 @@ def test_an_artifact_store_that_does_not_answer_is_one_line(local_store: Path, m
         return RunHandle(another.uri, another.client.create_run(number).info.run_id, number)
 
     run = begun("here", "s3://bucket/mlruns")
-    with pytest.raises(InputError, match=r"s3://bucket/mlruns: the artifact store of experiment 'here' does not answer"):
+    with pytest.raises(
+        InputError, match=r"s3://bucket/mlruns: the artifact store of experiment 'here' does not answer"
+    ):
         Tracker("here")
     with pytest.raises(TrackingError, match="the artifact store stopped answering; the work is kept"):
         run.log_text("text", "notes.txt")
     with pytest.raises(TrackingError, match="the artifact store stopped answering; the work is kept"):
         another.stored(another.client.get_run(run.run_id), "checkpoint")
     run = begun("refused", "nothing://here")
-    with pytest.raises(InputError, match=r"nothing://here: the artifact store of experiment 'refused' cannot be written"):
+    with pytest.raises(
+        InputError, match=r"nothing://here: the artifact store of experiment 'refused' cannot be written"
+    ):
         Tracker("refused")
     with pytest.raises(TrackingError, match=rf"runs:/{run.run_id}/notes.txt: the artifact store refuses "):
         run.log_text("text", "notes.txt")
