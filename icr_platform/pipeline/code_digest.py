@@ -36,6 +36,7 @@ PLUMBING = frozenset(
         "core.yaml_files", "core.errors", "core.failures", "core.progress", "core.stage_protocol", "core.parts", "core.arrays",  # what people see; the shape of calls and of arrays
         "core.schemas", "core.artifacts", "core.file_digests", "core.folder_content",   # tables on disk
         "engines.execution.map_parts", "engines.execution.ray_pool", "core.part_job", "engines.execution.part_worker", "engines.execution.shared_folder",  # where parts are made, not what is in them
+        "core.secrets", "core.guarded_output",  # what people see
         "core.earlier",  # rows as they were made
         "report.figures",  # draws what a stage measured
         "data.prompts", "data.prompt_sources", "data.json_rows",  # readers: the rows they give are digested

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from icr_platform.core.errors import InputError, StoreRefusesError, TrackingError
-from icr_platform.tracking.store_address import redact
+from icr_platform.core.secrets import redact, shown_url
 from icr_platform.tracking.troubles import said_by, trouble_of
 
 T = TypeVar("T")
@@ -49,16 +49,16 @@ def deliver(action: Callable[[], T], uri: str, who: str = "tracking server") -> 
                 raise
             if not trouble.passes:
                 raise StoreRefusesError(
-                    f"{redact(uri)}: the {who} {trouble.does} ({redact(said_by(error))}); the work is kept: {trouble.fix}, "
+                    f"{shown_url(uri)}: the {who} {trouble.does} ({redact(said_by(error))}); the work is kept: {trouble.fix}, "
                     "then run the same command again"
                 ) from error
             if time.monotonic() + pause > deadline:
                 does = "stopped answering" if trouble.does == "does not answer" else trouble.does
                 raise TrackingError(
-                    f"{redact(uri)}: the {who} {does}; the work is kept, run the same command again when it is back"
+                    f"{shown_url(uri)}: the {who} {does}; the work is kept, run the same command again when it is back"
                 ) from error
             if not said:
-                print(f"{redact(uri)}: the {who} {trouble.does}; trying again", file=sys.stderr, flush=True)
+                print(f"{shown_url(uri)}: the {who} {trouble.does}; trying again", file=sys.stderr, flush=True)
                 said = True
             time.sleep(pause)
             pause = min(pause * 2, 30.0)

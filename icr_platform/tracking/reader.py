@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from icr_platform.core.errors import InputError, TrackingError
+from icr_platform.core.secrets import bare_url, redact, shown_url
 from icr_platform.tracking.client import client_of, set_mlflow_defaults
 from icr_platform.tracking.fetched import FetchedCopies
 from icr_platform.tracking.run_handle import RunHandle
-from icr_platform.tracking.store_address import is_server, redact, with_driver
+from icr_platform.tracking.store_address import is_server, with_driver
 from icr_platform.tracking.store_probe import check_store, opening
 from icr_platform.tracking.stored_artifacts import StoredArtifact, artifact_of_run
 from icr_platform.tracking.troubles import said_by, trouble_of
@@ -115,7 +116,7 @@ class TrackingReader:
         if not is_server(self.uri):
             return ""
         run = f"#/experiments/{record.experiment_id}/runs/{record.run_id}"
-        return f"{redact(self.uri).rstrip('/')}/{run}?workflowType=machine_learning"  # else it opens on GenAI pages
+        return f"{bare_url(self.uri).rstrip('/')}/{run}?workflowType=machine_learning"  # else it opens on GenAI pages
 
     def _search(self, experiment_ids: list[str], text: str) -> list[RunRecord]:
         order = ["attributes.start_time DESC"]
@@ -133,11 +134,11 @@ class TrackingReader:
         except Exception as error:
             if (trouble := trouble_of(error)) is not None:
                 raise TrackingError(
-                    f"{redact(self.uri)}: the tracking store {trouble.does} ({redact(said_by(error))}); {trouble.fix}"
+                    f"{shown_url(self.uri)}: the tracking store {trouble.does} ({redact(said_by(error))}); {trouble.fix}"
                 ) from error
             if isinstance(error, MlflowException):
                 reason = " ".join(str(error).split())[:200]
-                raise InputError(f"{what}: not found in {redact(self.uri)} ({reason})") from None
+                raise InputError(f"{what}: not found in {shown_url(self.uri)} ({reason})") from None
             raise
 
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icr_platform.core.secrets import redact, shown_url
 from icr_platform.tracking import final_metrics
 from icr_platform.tracking.client import client_of
 from icr_platform.tracking.delivery import deliver, deliver_files
-from icr_platform.tracking.store_address import redact
 from icr_platform.tracking.stored_artifacts import sizes_below
 from icr_platform.tracking.troubles import trouble_of
 
@@ -72,7 +72,9 @@ class RunHandle:
                 raise
             if len(self._waiting) == 1:  # said once, not at every step
                 print(
-                    f"{redact(self.uri)}: the tracking server {trouble.does}; metrics wait", file=sys.stderr, flush=True
+                    f"{shown_url(self.uri)}: the tracking server {trouble.does}; metrics wait",
+                    file=sys.stderr,
+                    flush=True,
                 )
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
@@ -133,7 +135,7 @@ class RunHandle:
         """Log an input with its digest, as MLflow's dataset input."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        dataset = Dataset(name=name, digest=digest[:32], source_type="local", source=redact(source) or "-")
+        dataset = Dataset(name=name, digest=digest[:32], source_type="local", source=shown_url(source) or "-")
         item = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
         deliver(lambda: self.client.log_inputs(self.run_id, datasets=[item]), self.uri)
 
@@ -167,5 +169,4 @@ class RunHandle:
 
 def _as_text(value: object, limit: int) -> str:
     """A parameter or tag as MLflow shows it: without secrets, tuples as lists with commas."""
-    text = redact(value) if isinstance(value, str) else ",".join(value) if isinstance(value, tuple) else str(value)
-    return text[:limit]
+    return redact(",".join(map(str, value)) if isinstance(value, tuple) else str(value))[:limit]

@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 
 from icr_platform.core.errors import IcrError, InputError, StoreRefusesError
 from icr_platform.core.failures import failure, telling_line
+from icr_platform.core.secrets import redact, shown_url
 from icr_platform.tracking.delivery import patience
-from icr_platform.tracking.store_address import is_server, redact
+from icr_platform.tracking.store_address import is_server
 from icr_platform.tracking.troubles import said_by, trouble_of
 
 if TYPE_CHECKING:
@@ -46,15 +47,15 @@ def check_address(uri: str) -> None:
         except ValueError:  # a port that is not a number, or too large
             is_whole = False
         if not is_whole:
-            raise InputError(f"{redact(uri)}: no address of a server; write MLFLOW_TRACKING_URI=http://HOST:PORT")
+            raise InputError(f"{shown_url(uri)}: no address of a server; write MLFLOW_TRACKING_URI=http://HOST:PORT")
         return
     if kind in _DATABASES or uri.startswith(("databricks", "uc:")):
         return
     if kind == "postgres":
-        raise InputError(f"{redact(uri)}: write postgresql:// for postgres:// in MLFLOW_TRACKING_URI")
+        raise InputError(f"{shown_url(uri)}: write postgresql:// for postgres:// in MLFLOW_TRACKING_URI")
     if kind in ("s3", "gs", "wasbs", "abfss", "hdfs", "ftp", "sftp", "dbfs", "mlflow-artifacts", "runs", "models"):
         raise InputError(
-            f"{redact(uri)}: is a place of artifacts, not a tracking store; set MLFLOW_TRACKING_URI to a server or a database, such as "
+            f"{shown_url(uri)}: is a place of artifacts, not a tracking store; set MLFLOW_TRACKING_URI to a server or a database, such as "
             "sqlite:///mlflow.db"
         )
     if kind in _FILE_STORES:
@@ -63,14 +64,14 @@ def check_address(uri: str) -> None:
             raise InputError(f"{uri}: write MLFLOW_TRACKING_URI=http://{uri}")
         if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
             raise InputError(
-                f"{redact(uri)}: MLflow no longer opens file stores; set MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
+                f"{shown_url(uri)}: MLflow no longer opens file stores; set MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
             )
         return
     from mlflow.tracking._tracking_service.utils import _tracking_store_registry
 
     if scheme not in _tracking_store_registry._registry:  # a plugin's
         raise InputError(
-            f"{redact(uri)}: MLflow has no tracking store of the kind {scheme}://; set MLFLOW_TRACKING_URI to a server (http://...) or a "
+            f"{shown_url(uri)}: MLflow has no tracking store of the kind {scheme}://; set MLFLOW_TRACKING_URI to a server (http://...) or a "
             "database (sqlite:///mlflow.db, postgresql://...)"
         )
 
@@ -126,13 +127,13 @@ def _said_before_work(uri: str) -> Iterator[None]:
             raise
         if (trouble := trouble_of(error)) is not None:
             raise InputError(
-                f"{redact(uri)}: the tracking store {trouble.does} ({redact(said_by(error))}); {trouble.fix}"
+                f"{shown_url(uri)}: the tracking store {trouble.does} ({redact(said_by(error))}); {trouble.fix}"
             ) from error
         if isinstance(error, OSError):
-            raise InputError(f"{redact(uri)}: the tracking store cannot be opened: {failure(error)}") from error
+            raise InputError(f"{shown_url(uri)}: the tracking store cannot be opened: {failure(error)}") from error
         reason = redact(telling_line(str(error)))
         raise InputError(
-            f"{redact(uri)}: the tracking store cannot be opened ({reason}); correct MLFLOW_TRACKING_URI"
+            f"{shown_url(uri)}: the tracking store cannot be opened ({reason}); correct MLFLOW_TRACKING_URI"
         ) from error
 
 
@@ -182,7 +183,7 @@ def _check_server(uri: str) -> None:
     from mlflow.tracking._tracking_service.utils import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    shown = redact(uri)
+    shown = shown_url(uri)
     try:
         answer = http_request(
             get_default_host_creds(uri), "/api/2.0/mlflow/experiments/search", "POST", json={"max_results": 1},
@@ -236,7 +237,7 @@ def check_artifact_root(root: str, uri: str, experiment: str) -> None:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
-    shown = f"{redact(root)}: the artifact store of experiment {experiment!r}"
+    shown = f"{shown_url(root)}: the artifact store of experiment {experiment!r}"
 
     def write() -> None:
         repository = get_artifact_repository(root, tracking_uri=uri)

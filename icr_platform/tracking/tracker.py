@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 from icr_platform.core.artifacts import text_digest
 from icr_platform.core.errors import InputError
 from icr_platform.core.failures import telling_line
+from icr_platform.core.secrets import shown_url
 from icr_platform.tracking.client import client_of, set_mlflow_defaults
 from icr_platform.tracking.delivery import deliver
 from icr_platform.tracking.fetched import FetchedCopies
 from icr_platform.tracking.project_runs import caller_folder
 from icr_platform.tracking.run_handle import RunHandle
 from icr_platform.tracking.run_processes import is_alive, mark_of_this_process
-from icr_platform.tracking.store_address import redact, with_driver
+from icr_platform.tracking.store_address import with_driver
 from icr_platform.tracking.store_probe import check_artifact_root, check_store, check_writable, opening
 from icr_platform.tracking.stored_artifacts import StoredArtifact, artifact_of_model, artifact_of_run
 
@@ -78,7 +79,7 @@ class Tracker:
             source = f"--experiment {name}" if given else f"experiment {name!r}"
         if found is None:
             raise InputError(
-                f"{source}: {redact(self.uri)} has no such experiment; unset it, or correct MLFLOW_TRACKING_URI"
+                f"{source}: {shown_url(self.uri)} has no such experiment; unset it, or correct MLFLOW_TRACKING_URI"
             )
         if found.lifecycle_stage == "deleted":
             restore = f"restore it (`mlflow experiments restore -x {found.experiment_id}`)"
@@ -103,7 +104,7 @@ class Tracker:
         source, fix = f"MLFLOW_RUN_ID={run_id}", "unset MLFLOW_RUN_ID, which `mlflow run` sets by itself"
         run = self._found(lambda: self.client.get_run(run_id))
         if run is None:
-            raise InputError(f"{source}: {redact(self.uri)} has no such run; {fix}")
+            raise InputError(f"{source}: {shown_url(self.uri)} has no such run; {fix}")
         if run.info.lifecycle_stage == "deleted":
             raise InputError(f"{source}: this run is deleted; {fix}")
         if run.info.status not in ("RUNNING", "SCHEDULED"):
@@ -222,7 +223,7 @@ class Tracker:
                 run = deliver(lambda: self.client.get_run(run.data.tags["icr.reused_run"]), self.uri)
         except MlflowException:
             raise InputError(
-                f"{uri}: no such run in {redact(self.uri)}; check the id and MLFLOW_TRACKING_URI"
+                f"{uri}: no such run in {shown_url(self.uri)}; check the id and MLFLOW_TRACKING_URI"
             ) from None
         if run.info.status != "FINISHED":
             raise InputError(f"{uri}: the run is {run.info.status}, not FINISHED; run its stage again")
