@@ -51,7 +51,9 @@ def read_pairs(config: TrainConfig) -> TrainingPairs:
 
 def longest_sequence(config: TrainConfig) -> int:
     """Tokens a sequence may have: max_length, or the positions that the policy has where these are fewer."""
-    positions = getattr(load_config(config.policy).get_text_config(), "max_position_embeddings", None)
+    positions = getattr(
+        load_config(config.policy, config.trust_remote_code).get_text_config(), "max_position_embeddings", None
+    )
     return min(config.max_length, positions or config.max_length)
 
 
