@@ -66,9 +66,9 @@ def unknown_notes(responses: Artifact, languages: Iterable[str], settings: Annot
         return []
     if unknown is not None:
         name = responses.extra["languages"]["identifier"]
-        why = f"{name}, which told the responses' languages, does not know"
+        why = f"{name}, which identified the responses' languages, does not know"
     else:
-        why = "the responses do not say which identifier told their languages, and not every one knows"
+        why = "the responses do not say which identifier was used, and not every one knows"
     return [
         f"{language}: {why} {language_name(language)}: no response is dropped as wrong-language"
         for language in languages

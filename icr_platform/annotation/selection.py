@@ -85,7 +85,7 @@ class LanguagePairs:
 
 @dataclass
 class _Builder:
-    """Collects the rows of one language, which lie in several parts, until its last part was read."""
+    """Collects the rows of one language, which lie in several parts, until the last of them has been read."""
 
     prompts: dict[str, int] = field(default_factory=dict)
     columns: dict[str, list[AnyArray]] = field(default_factory=dict)

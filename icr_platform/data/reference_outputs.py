@@ -94,7 +94,7 @@ def load_reference_outputs(
     Args:
         source: see the module.
         instructions: the evaluation prompts.
-        identify: tells languages; without it a file in another language is recognised by its instructions only.
+        identify: identifies languages; without it a file in another language is recognised by its instructions only.
         may_be_empty: accept empty outputs, which a model under evaluation may well write.
         unknown: languages that `identify` does not know, whose files are not checked with it.
 
@@ -220,7 +220,7 @@ def _join(
 
 
 def _by_instruction(rows: list[_FileOutput], prompts: Mapping[str, str]) -> Iterator[tuple[str, _FileOutput]]:
-    """Join by exact instruction text. A text that two prompts share tells neither: it raises when a row has it."""
+    """Join by exact instruction text. Raises where a row's text belongs to two prompts, for it identifies neither."""
     counts = Counter(prompts.values())
     by_text = {text: prompt_id for prompt_id, text in prompts.items()}
     for row in rows:

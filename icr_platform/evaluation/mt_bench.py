@@ -22,11 +22,14 @@ from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, open_sourc
 from icr_platform.engines.endpoints.chat_client import Failure, Message
 from icr_platform.engines.endpoints.replies import Reply
 from icr_platform.engines.judging.judge_replies import last_verdict, why_unread
+from icr_platform.engines.sampling.sampler import Dropped
 
 TURNS = 2
 _QUESTIONS = Wanted("questions", "question_id, category and turns")
 _ANSWERS = Wanted("answers", "question_id and choices")
 _TURNS = ("turns", "prompt")  # the second as in the copy of MT-Bench on the hub
+NO_ANSWER = "no_answer"
+"""The outcome of both turns of a question that the policy could not answer; their detail begins with the reason."""
 REFERENCED = ("math", "reasoning", "coding")
 """Categories graded against a reference answer, as in FastChat."""
 TEMPERATURES: Mapping[str, float] = {
@@ -225,6 +228,21 @@ def grade(reply: Reply | Failure) -> Grade:
     return Grade(rating, "ok", *tokens, str(last_verdict(reply.text, "explanation").value or ""))
 
 
+def no_answer(dropped: Dropped) -> Grade:
+    """What stands in a grade's place where there is no answer to grade.
+
+    >>> no_answer(Dropped("too-long", "turn 2: 99 tokens")).detail
+    'too-long: turn 2: 99 tokens'
+    """
+    return Grade(None, NO_ANSWER, 0, 0, f"{dropped.reason}: {dropped.detail}")
+
+
+def dropped_questions(ratings: pd.DataFrame) -> pd.DataFrame:
+    """Questions without an answer: language, question_id, and the reason."""
+    rows = ratings[(ratings["outcome"] == NO_ANSWER) & (ratings["turn"] == 1)]
+    return rows[["language", "question_id"]].assign(reason=[detail.partition(":")[0] for detail in rows["detail"]])
+
+
 def parse_rating(text: str) -> float | None:
     """The last rating in the judge's JSON, or in FastChat's [[n]] form, reasoning left out; None when it is not in 1 .. 10.
 
@@ -245,12 +263,16 @@ def parse_rating(text: str) -> float | None:
 
 def rating_metrics(ratings: pd.DataFrame) -> dict[str, float]:
     """MLflow metrics from the columns of schemas.MT_BENCH: `mt_bench/es` and its standard error over questions, per turn,
-    the mean over languages, `mt_bench/n` grades that were used, and the failure rate in percent."""
+    the mean over languages, `mt_bench/n` grades that were used, the failure rate in percent of the grades that were asked for, and
+    `mt_bench/dropped` in percent of the questions where some have no answer."""
     rated = _fully_rated(ratings)
+    asked = ratings[ratings["outcome"] != NO_ANSWER]
     metrics = {
-        "mt_bench/failure_rate": 100.0 * float((ratings["outcome"] != "ok").mean()),
+        "mt_bench/failure_rate": 100.0 * float((asked["outcome"] != "ok").sum()) / max(1, len(asked)),
         "mt_bench/n": float(len(rated)),
     }
+    if len(asked) < len(ratings):
+        metrics["mt_bench/dropped"] = 100.0 * (len(ratings) - len(asked)) / len(ratings)
     for code, rows in rated.groupby("language", sort=False):
         by_question = rows.groupby("question_id")["rating"].mean()
         metrics[f"mt_bench/{code}"] = float(by_question.mean())

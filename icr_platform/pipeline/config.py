@@ -44,7 +44,7 @@ class IterateConfig(ChatSettings):
     )
     keep_checkpoints: Literal["all", "last", "best"] = setting(
         "all",
-        "trained weights to keep, the others are removed once nothing in this command needs them; best: of the highest mean win "
+        "trained weights to keep; the others are removed once nothing in this command needs them; best: of the highest mean win "
         "rate, or the last where nothing was judged",
         "place",
     )

@@ -2,8 +2,8 @@
 
 Every field of a configuration enters in one of four ways:
 - a setting by value, unless the stage as configured does not look at it (the seed of rewards that are not random);
-- an input by the rows that the stage reads of it, in any order and file format, so that a prompt that nobody answers, a language
-  more, a README beside the files and the place where they lie change nothing; finished artifacts by their parts' digests;
+- an input by the rows that the stage reads of it, in any order and file format, so that a prompt that nobody answers, an extra
+  language, a README next to the files and the place where they lie change nothing; finished artifacts by their parts' digests;
 - a model by its content, the model behind an endpoint by `served_model`;
 - a place (where and how fast) not at all, except for the processes of a launch, which share out the batches.
 What was left to the machine (`auto`) enters as it was resolved.
@@ -504,7 +504,7 @@ def _output_rows(
 ) -> Iterator[tuple[Any, ...]]:
     """(language, prompt id, ...) of the outputs that answer these instructions.
 
-    is_whole: of an artifact, with what it says of each output beside the text, which an evaluation of it keeps.
+    is_whole: of an artifact, with what it says of each output in addition to the text, which an evaluation of it keeps.
     """
     from icr_platform.data.reference_outputs import load_reference_outputs
 

@@ -51,7 +51,9 @@ def read_pairs(config: TrainConfig) -> TrainingPairs:
 
 def longest_sequence(config: TrainConfig) -> int:
     """Tokens a sequence may have: max_length, or the positions that the policy has where these are fewer."""
-    positions = getattr(load_config(config.policy).get_text_config(), "max_position_embeddings", None)
+    positions = getattr(
+        load_config(config.policy, config.trust_remote_code).get_text_config(), "max_position_embeddings", None
+    )
     return min(config.max_length, positions or config.max_length)
 
 
@@ -88,7 +90,7 @@ def load_pairs(preferences: Artifact, tokenizer: PreTrainedTokenizerBase, max_le
 def check_pairs(preferences: Artifact, vocabulary: int) -> None:
     """Raise InputError, naming part, row and field, for no pairs, an empty response, or a token id that the model lacks."""
     if preferences.rows == 0:
-        raise InputError(f"{preferences.folder}: contains no preference pair; annotate's drops say why")
+        raise InputError(f"{preferences.folder}: contains no preference pairs; annotate's table of drops says why")
     for index, path in enumerate(preferences.parts):
         part = preferences.read_part(index, _TOKEN_COLUMNS)
         for name in _TOKEN_COLUMNS:

@@ -202,7 +202,7 @@ def test_filters_of_pairs(config: AnnotateConfig, tmp_path: Path) -> None:
     assert reasons == {"near-duplicate": 14, "one-survivor": 1}
     result = annotate(changed(config, near_duplicate=0.0), tmp_path / "alike")
     assert result.metrics["dropped_prompts/near-duplicate/de"] == 1
-    assert "es: no prompt gives a pair; drops say why" in result.notes
+    assert "es: no prompt gave a pair; the table of drops says why" in result.notes
 
 
 def test_all_kinds_at_once(config: AnnotateConfig, tmp_path: Path) -> None:
@@ -368,10 +368,10 @@ SINDHI = "سيب {} هڪ ميوو آهي، ۽ گهوڙو هڪ جانور آهي.
         (
             {"identifier": "langid", "unknown": ["sd"]},
             0,
-            "langid, which told the responses' languages, does not know Sindhi",
+            "langid, which identified the responses' languages, does not know Sindhi",
         ),
         ({"identifier": "fasttext", "unknown": []}, 15, ""),
-        (None, 0, "the responses do not say which identifier told their languages"),
+        (None, 0, "the responses do not say which identifier was used"),
     ],
 )
 def test_a_language_that_the_identifier_does_not_know_is_not_filtered(

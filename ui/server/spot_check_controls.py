@@ -95,7 +95,7 @@ def build_spot_check(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, page: 
             params, reviewer = parsed(asked), reviewer_of(request, typed)
             focus = inspector.focus(parse_view(params).view)
             item = recording.undo(inspector.verdicts, reviewer, focus.arm.run.run_id) if focus and reviewer else None
-            said = "Your last verdict is withdrawn; judge it again." if item else "You have no verdict to undo."
+            said = "Your last verdict was withdrawn; judge the item again." if item else "You have no verdict to undo."
             return [str(message(said)), *shown(params, reviewer, item)]
 
         return guarded(act, 4)

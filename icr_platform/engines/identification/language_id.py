@@ -150,8 +150,8 @@ def _checked(name: str, made: Any) -> Made:
         is_right = False
     if not is_right:
         raise InputError(
-            f"config: field 'language_identifier' is {name!r}, which must give (labels, identify): the language codes that it can "
-            "tell, and a function from a text to (code, probability)"
+            f"config: field 'language_identifier' is {name!r}, which must give (labels, identify): the language codes that it "
+            "knows, and a function from a text to (code, probability)"
         )
     return labels, lambda text: Identified(*identify(text))
 

@@ -49,7 +49,8 @@ class JudgeSettings(Config):
     judge_api_model: str = setting("", "model name at the endpoint, for the openai judge")
     judge_url: str = setting("", "base URL of the endpoint; empty: OPENAI_BASE_URL, or OpenAI's own", "place")
     judge_identity: str = setting(
-        "", "what tells the endpoint's model from another of its name; empty: what it says of it, or else its address"
+        "",
+        "tells the endpoint's model apart from others of its name; empty: what the endpoint says of it, or its address",
     )
     judge_key_variable: str = setting("OPENAI_API_KEY", "environment variable that holds the endpoint's key", "place")
     judge_concurrency: int = setting(32, "requests that may run at once, over all workers", "place", ge=1)

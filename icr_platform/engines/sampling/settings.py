@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, NamedTuple
 
 from icr_platform.core.config import OptionalInt, setting
+from icr_platform.core.faults import FaultSettings
 from icr_platform.core.parts import Named, Part
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.identification.language_id import IDENTIFIERS
@@ -17,7 +18,7 @@ class BuiltInSampler(NamedTuple):
     """A sampler that ships with the platform.
 
     part: called with (settings, policy, chat), gives a loaded `Sampler`; its module identifies the responses' code.
-    check: MODULE:NAME, called with (settings, policy); raises InputError when the engine cannot work here, and loads no weights.
+    check: MODULE:NAME, called with (settings, policy, chat); raises InputError when the engine cannot work here, and loads no weights.
     notes: MODULE:NAME, called with (settings, policy, chat); lines on how the engine will see prompts. '': it sees the policy's ids.
     """
 
@@ -43,7 +44,7 @@ SAMPLERS = {
 }
 
 
-class SamplingSettings(ExecutionSettings, ModelPlace):
+class SamplingSettings(ExecutionSettings, ModelPlace, FaultSettings):
     """How responses are sampled. Defaults as in the reference implementation (METHOD: N=10, T=0.9, 2400 tokens)."""
 
     heading, place_heading = "sampling", "sampling engine"
@@ -63,7 +64,8 @@ class SamplingSettings(ExecutionSettings, ModelPlace):
     server_url: str = setting("", "base URL of an OpenAI-compatible endpoint, for the server sampler", "place")
     server_model: str = setting("", "model name at the endpoint; empty: the policy's name")
     server_identity: str = setting(
-        "", "what tells the endpoint's model from another of its name; empty: what it says of it, or else its address"
+        "",
+        "tells the endpoint's model apart from others of its name; empty: what the endpoint says of it, or its address",
     )
     server_concurrency: int = setting(32, "requests at once per worker, for the server sampler", "place", ge=1)
     language_identifier: Annotated[str, Named(tuple(IDENTIFIERS))] = setting(
@@ -71,7 +73,7 @@ class SamplingSettings(ExecutionSettings, ModelPlace):
         "offline library that identifies a response's language ("
         + "; ".join(f"{name}: {part.doc}" for name, part in IDENTIFIERS.items())
         + "); MODULE:NAME: your own, importable from the folder you call from: "
-        "NAME(codes) gives the codes that it can tell and a function from a text to (code, probability)",
+        "NAME(codes) gives the codes that it knows and a function from a text to (code, probability)",
     )
     batch_size: int = setting(64, "sequences decoded together, for the transformers sampler", "place", ge=1)
     shard_prompts: int = setting(64, "prompts of one language per shard, the unit of resume", "place", ge=1)

@@ -8,8 +8,9 @@ tokens, one core) it samples 5,400 tokens a CPU second in batches of 64 and 8,30
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,8 +20,10 @@ from torch import Tensor
 from icr_platform.core.errors import IcrError
 from icr_platform.engines.sampling.sampler import (
     Advance,
+    Dropped,
     Request,
     Sample,
+    Sampled,
     Sampler,
     ignore_progress,
     row_seed,
@@ -119,9 +122,10 @@ class TransformersSampler(Sampler):
 
     def sample(
         self, requests: Sequence[Request], samples: int, seed: int, advance: Advance = ignore_progress
-    ) -> list[list[Sample]]:
+    ) -> Sampled:
         """See `Sampler.sample`."""
-        rows = [row for request in requests for row in self._rows(request, samples, seed)]
+        planned = [self._rows(request, samples, seed) for request in requests]
+        rows = [row for plan in planned if not isinstance(plan, Dropped) for row in plan]
         order = sorted(
             range(len(rows)), key=lambda index: (*self._kind(rows[index]), -len(rows[index].prompt_ids), index)
         )
@@ -137,20 +141,21 @@ class TransformersSampler(Sampler):
                 results[index] = self._sample(token_ids)
             advance(len(batch), sum(map(len, decoded)))
             start += len(batch)
-        finished = [result for result in results if result is not None]
-        return [finished[start : start + samples] for start in range(0, len(finished), samples)]
+        finished = iter([result for result in results if result is not None])
+        return [plan if isinstance(plan, Dropped) else list(islice(finished, samples)) for plan in planned]
 
     def _kind(self, row: Row) -> tuple[float, bool]:
         """What the rows of a batch have in common: their temperature, and whether the model still batches such prompts."""
         longest = self.batching.longest
         return row.temperature, longest is not None and len(row.prompt_ids) > longest
 
-    def _rows(self, request: Request, samples: int, seed: int) -> Iterator[Row]:
+    def _rows(self, request: Request, samples: int, seed: int) -> list[Row] | Dropped:
         prompt_ids = tuple(encode_messages(self.tokenizer, request.messages))
-        budget = token_budget(request, len(prompt_ids), self.max_tokens, self.context)
+        budget = token_budget(len(prompt_ids), self.max_tokens, self.context)
+        if isinstance(budget, Dropped):
+            return budget
         temperature = self.settings.temperature if request.temperature is None else request.temperature
-        for index in range(samples):
-            yield Row(prompt_ids, row_seed(seed, request, index), budget, temperature)
+        return [Row(prompt_ids, row_seed(seed, request, index), budget, temperature) for index in range(samples)]
 
     def _sample(self, token_ids: list[int]) -> Sample:
         reason: Literal["stop", "length"] = "stop" if token_ids[-1] in self.stops else "length"
@@ -217,10 +222,10 @@ def decode(
 def load(settings: SamplingSettings, policy: str, chat: ChatSettings) -> TransformersSampler:
     """The sampler of these settings, with the policy's weights."""
     tokenizer = load_tokenizer(policy, chat)
-    model = load_model(policy, settings.dtype, settings.device)
-    return TransformersSampler(model, tokenizer, settings, generation_eos(policy))
+    model = load_model(policy, settings.dtype, settings.device, chat.trust_remote_code)
+    return TransformersSampler(model, tokenizer, settings, generation_eos(policy, chat.trust_remote_code))
 
 
-def check(settings: SamplingSettings, policy: str) -> None:
+def check(settings: SamplingSettings, policy: str, chat: ChatSettings) -> None:
     """Raise InputError when the policy's weight files are missing or incomplete."""
-    check_weights(policy)
+    check_weights(policy, chat.trust_remote_code)

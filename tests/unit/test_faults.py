@@ -1,0 +1,216 @@
+"""One prompt that cannot be answered never ends a run: it is dropped with a reason, counted, shown, and asked again where that helps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from icr_platform.core.artifacts import Artifact, open_artifact
+from icr_platform.core.errors import IcrError
+from icr_platform.core.faults import FAULTS, require_few_faults
+from icr_platform.core.schemas import DROPS, OUTPUTS, RESPONSES
+from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.evaluation import stage as evaluation
+from icr_platform.evaluation.config import EvalConfig, MtBenchConfig
+from icr_platform.evaluation.mt_bench import Question, dropped_questions, no_answer, rating_metrics
+from icr_platform.evaluation.mt_bench_stage import sample_answers
+from icr_platform.generation import stage as generation
+from icr_platform.generation.config import GenerateConfig
+
+LAB = '''
+import json
+from pathlib import Path
+from icr_platform.engines.sampling.sampler import Dropped, Sample, Sampler
+
+class Faulty(Sampler):
+    """Drops the prompts that faults.json names, by id, and writes down which it was asked."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def sample(self, requests, samples, seed, advance=None):
+        faults = json.loads((self.folder / "faults.json").read_text())
+        with (self.folder / "asked").open("a") as file:
+            file.writelines(request.prompt_id + "\\n" for request in requests)
+        return [
+            Dropped(faults[request.prompt_id], "seen") if request.prompt_id in faults
+            else [Sample(f"{request.instruction} {index}", [5, index], "stop") for index in range(samples)]
+            for request in requests
+        ]
+
+def load(settings, policy, chat):
+    return Faulty(settings.server_model)
+'''
+
+
+class Lab:
+    """Runs of a sampler whose faults a test decides."""
+
+    def __init__(self, folder: Path, model: Path, prompts: Path) -> None:
+        self.folder = folder
+        self.common = {
+            "policy": str(model), "prompts": str(prompts), "languages": ("es", "en"), "sampler": "faulty_lab:load", "samples": 2,
+            "shard_prompts": 4, "server_model": str(folder),
+        }  # fmt: skip
+        self.faults()
+
+    def faults(self, **reasons: str) -> None:
+        (self.folder / "faults.json").write_text(json.dumps(reasons))
+
+    def asked(self) -> list[str]:
+        """Which prompts were asked since the last call."""
+        path = self.folder / "asked"
+        ids = path.read_text().split() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return ids
+
+    def generate(self, folder: str, **settings: Any) -> StageResult:
+        config = GenerateConfig(**(self.common | settings))
+        return generation.run(generation.read(config), StageContext(self.folder / folder, "f"))
+
+    def evaluate(self, folder: str, **settings: Any) -> StageResult:
+        config = EvalConfig(**(self.common | settings))
+        return evaluation.run(evaluation.read(config), StageContext(self.folder / folder, "f"))
+
+
+@pytest.fixture
+def lab(tiny_model: Path, prompt_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    (tmp_path / "faulty_lab.py").write_text(LAB)
+    monkeypatch.syspath_prepend(tmp_path)
+    return Lab(tmp_path, tiny_model, prompt_folder)
+
+
+def bytes_of(artifact: Artifact) -> list[bytes]:
+    return [part.read_bytes() for part in artifact.parts]
+
+
+def test_a_prompt_that_cannot_be_answered_is_dropped_and_asked_again_where_that_helps(lab: Lab) -> None:
+    lab.generate("good")
+    lab.asked()
+    lab.faults(p1="too-long", p5="endpoint-error")
+    result = lab.generate("out", max_dropped=40)
+    drops = open_artifact(lab.folder / "out/generation_drops", DROPS).read().to_pylist()
+    assert [(row["language"], row["prompt_id"], row["sample_index"], row["reason"]) for row in drops] == [
+        (language, prompt_id, None, reason)
+        for language in ("es", "en")
+        for prompt_id, reason in (("p1", "too-long"), ("p5", "endpoint-error"))
+    ]
+    responses = open_artifact(lab.folder / "out/responses", RESPONSES)
+    assert responses.rows == 2 * (12 - len(drops))  # responses and drops add up to the prompts
+    assert result.metrics["dropped/es"] == pytest.approx(100 * 2 / 6)
+    assert result.notes == (
+        "es: 1 prompts were dropped because they do not fit into the model's context; generation_drops lists them",
+        "es: 1 prompts were dropped because the endpoint failed on them; generation_drops lists them",
+        "en: 1 prompts were dropped because they do not fit into the model's context; generation_drops lists them",
+        "en: 1 prompts were dropped because the endpoint failed on them; generation_drops lists them",
+    )
+    # The endpoint is back: what it failed on is asked, and nothing else.
+    lab.asked()
+    lab.faults(p1="too-long")
+    lab.generate("out", max_dropped=40)
+    assert lab.asked() == ["p5", "p5"]
+    drops = open_artifact(lab.folder / "out/generation_drops", DROPS).read().to_pylist()
+    assert [row["prompt_id"] for row in drops] == ["p1", "p1"]
+    found = open_artifact(lab.folder / "out/responses", RESPONSES).read().to_pandas()
+    good = open_artifact(lab.folder / "good/responses", RESPONSES).read().to_pandas()
+    pd.testing.assert_frame_equal(found, good[good["prompt_id"] != "p1"].reset_index(drop=True))
+
+
+def test_above_the_share_the_stage_fails_in_one_line_and_keeps_everything(lab: Lab) -> None:
+    good = lab.generate("good")
+    lab.faults(p1="endpoint-error", p2="endpoint-error", p4="refused")
+    with pytest.raises(
+        IcrError,
+        match=r"^6 of 12 prompts were dropped \(50\.0%, above max_dropped 5%\), most as 'endpoint-error' \(4\): the endpoint failed on "
+        r"them; run the same command again.*--max-dropped; all others have their responses in .*$",
+    ):
+        lab.generate("out")
+    lab.asked()
+    lab.faults()
+    with pytest.raises(IcrError, match=r"^2 of 12 prompts .*most as 'refused'"):  # which asking again does not help
+        lab.generate("out")
+    assert lab.asked() == ["p1", "p2"] * 2
+    lab.generate("out", max_dropped=20)
+    assert lab.asked() == []
+    lab.generate("fresh")
+    assert bytes_of(open_artifact(lab.folder / "fresh/responses", RESPONSES)) == bytes_of(
+        open_artifact(good.artifacts["responses"], RESPONSES)
+    )
+
+
+def test_an_evaluation_says_which_prompts_have_no_output(lab: Lab) -> None:
+    good = lab.evaluate("good")
+    assert set(good.artifacts) == {"outputs", "judgments", "scores"}
+    assert not (lab.folder / "good/output_drops").exists()
+    assert "dropped/es" not in good.metrics
+    lab.faults(p3="endpoint-error")
+    result = lab.evaluate("out", max_dropped=20)
+    drops = open_artifact(result.artifacts["output_drops"], DROPS).read().to_pylist()
+    assert [(row["language"], row["prompt_id"], row["reason"]) for row in drops] == [
+        ("es", "p3", "endpoint-error"), ("en", "p3", "endpoint-error"),
+    ]  # fmt: skip
+    assert open_artifact(result.artifacts["outputs"], OUTPUTS).rows == 2 * (12 - 2)
+    assert result.metrics["dropped/es"] == pytest.approx(100 / 6)
+    assert "es: 1 prompts were dropped because the endpoint failed on them; output_drops lists them" in result.notes
+    lab.asked()
+    with pytest.raises(
+        IcrError, match=r"^2 of 12 prompts were dropped .*'endpoint-error'.*all others have their outputs"
+    ):
+        lab.evaluate("out")
+    assert lab.asked() == ["p3", "p3"]
+    lab.faults()
+    again = lab.evaluate("out")
+    assert bytes_of(open_artifact(again.artifacts["outputs"], OUTPUTS)) == bytes_of(
+        open_artifact(good.artifacts["outputs"], OUTPUTS)
+    )
+    assert again.metrics == good.metrics
+
+
+def test_a_question_of_mt_bench_without_an_answer_is_dropped_and_not_graded(lab: Lab) -> None:
+    from faulty_lab import Faulty  # type: ignore[import-not-found]
+
+    questions = [Question("es", name, "stem", ("Uno.", "Dos.")) for name in ("a", "b", "c")]
+    lab.faults(**{"a.1": "refused", "b.2": "too-long"})
+    answers = sample_answers(Faulty(lab.folder), questions, MtBenchConfig())
+    assert answers["es", "c"] == ("Uno. 0", "Dos. 0")
+    assert lab.asked() == ["a.1", "b.1", "c.1", "b.2", "c.2"]
+    rows = []
+    for question in questions:
+        answer = answers[question.key]
+        for turn in (1, 2):
+            graded = {"rating": 7.0, "outcome": "ok", "detail": ""}
+            grade = graded if isinstance(answer, tuple) else no_answer(answer)._asdict()
+            rows.append({"language": "es", "question_id": question.question_id, "turn": turn, **grade})
+    frame = pd.DataFrame(rows)
+    metrics = rating_metrics(frame)
+    assert (metrics["mt_bench/es"], metrics["mt_bench/n"], metrics["mt_bench/failure_rate"]) == (7.0, 2.0, 0.0)
+    assert metrics["mt_bench/dropped"] == pytest.approx(100 * 2 / 3)
+    assert dropped_questions(frame)[["question_id", "reason"]].values.tolist() == [["a", "refused"], ["b", "too-long"]]
+
+
+@pytest.mark.parametrize(
+    ("counts", "total", "limit", "fails"),
+    [
+        ({}, 0, 0, False),
+        ({}, 10, 0, False),
+        ({"too-long": 1}, 10, 0, True),
+        ({"too-long": 1}, 20, 5, False),  # exactly the share
+        ({"too-long": 2}, 20, 5, True),
+        ({"empty": 20}, 20, 0, False),  # a filter, which measures the policy
+        ({"refused": 20}, 20, 100, False),
+    ],
+)
+def test_only_faults_count_and_only_above_the_share(
+    counts: dict[str, int], total: int, limit: float, fails: bool
+) -> None:
+    if not fails:
+        require_few_faults(counts, total, limit, "prompts")
+        return
+    with pytest.raises(IcrError) as error:
+        require_few_faults(counts, total, limit, "prompts")
+    assert "\n" not in str(error.value)
+    assert FAULTS["too-long"].fix in str(error.value)
