@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.core.errors import InputError
+from icr_platform.models.control_tokens import ControlTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,6 +48,7 @@ class _Binding:
 
     model: str
     settings: ChatSettings
+    control: ControlTokens
     forms: dict[Roles, Forms | None] = field(default_factory=dict)
     reasons: dict[Roles, str] = field(default_factory=dict)
 
@@ -60,13 +62,14 @@ def bind(tokenizer: PreTrainedTokenizerBase, model: str, settings: ChatSettings)
         InputError: the tokenizer of `model` has no chat template, or one that loses the text of a user's turn.
     """
     require_chat_template(tokenizer, model)
-    setattr(tokenizer, _BINDING, _Binding(model, settings))
+    setattr(tokenizer, _BINDING, _Binding(model, settings, ControlTokens(tokenizer)))
     require_roles(tokenizer, USER)
 
 
 def _binding(tokenizer: PreTrainedTokenizerBase) -> _Binding:
     if not hasattr(tokenizer, _BINDING):
-        setattr(tokenizer, _BINDING, _Binding(str(tokenizer.name_or_path), CHAT_DEFAULTS))
+        name = str(tokenizer.name_or_path)
+        setattr(tokenizer, _BINDING, _Binding(name, CHAT_DEFAULTS, ControlTokens(tokenizer)))
     found: _Binding = getattr(tokenizer, _BINDING)
     return found
 
@@ -180,7 +183,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[
 def encode_messages(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], day: date | None = None
 ) -> list[int]:
-    """Encode a conversation up to where the assistant begins.
+    """Encode a conversation up to where the assistant begins. Control tokens that were typed in a message stay text.
 
     day: what the template prints as today's date; None: as the tokenizer's settings say.
 
@@ -189,6 +192,10 @@ def encode_messages(
     """
     roles = tuple(message["role"] for message in messages)
     forms = require_roles(tokenizer, roles)
+    control = _binding(tokenizer).control
+    is_typed = control.can_stay_text and any(control.typed_in(message["content"]) for message in messages)
+    if is_typed:
+        messages = [message | {"content": control.masked(message["content"])} for message in messages]
     try:
         text = _rendered(tokenizer, messages, forms, True, day)
     except Exception as error:
@@ -196,17 +203,21 @@ def encode_messages(
             f"{_binding(tokenizer).model}: field 'chat_template' refuses {messages[-1]['content'][:60]!r} "
             f"({' '.join(str(error).split()) or type(error).__name__}); change or remove that text"
         ) from error
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = control.encode(text) if is_typed else tokenizer(text, add_special_tokens=False)["input_ids"]
     return [int(token) for token in ids]
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, response: str, finished: bool = True) -> list[int]:
-    """Encode a response text, with the end-of-turn token if the response is finished.
+    """Encode a response text, with the end-of-turn token if the response is finished. Control tokens within it stay text.
 
     This is for texts without sampled ids only (a server that returns none, a data set from elsewhere): sampled ids are scored
     and trained on as they are.
     """
-    ids = [int(token) for token in tokenizer(response, add_special_tokens=False)["input_ids"]]
+    control = _binding(tokenizer).control
+    if control.can_stay_text and control.typed_in(response):
+        ids = control.encode(control.masked(response))
+    else:
+        ids = [int(token) for token in tokenizer(response, add_special_tokens=False)["input_ids"]]
     return [*ids, end_of_turn_id(tokenizer)] if finished else ids
 
 
