@@ -4,7 +4,8 @@ take a message's text, and where BOS and end-of-turn tokens come from."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from itertools import product
@@ -23,6 +24,10 @@ _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
            "December")  # fmt: skip
 _BINDING = "_icr_chat"
+# `[INST]`, `<<SYS>>`, `<|user|>`, `### Response:`, `USER:`, `Human:`
+_MARKER = re.compile(
+    r"\[/?[A-Z_]{2,}\]|<{1,2}[|/]?[\w ]+\|?>{1,2}|#{2,} ?\w[\w ]*:?|\b(?i:user|human|assistant|system|bot|model|question|answer) ?:"
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,14 @@ class Encoded:
 
     token_ids: list[int]
     completion_mask: list[int]
+
+
+class RefusedTextError(InputError):
+    """The template, which renders other texts, refuses this one. `reason` is what it said."""
+
+    def __init__(self, model: str, text: str, reason: str) -> None:
+        super().__init__(f"{model}: field 'chat_template' refuses {text[:60]!r} ({reason}); change or remove that text")
+        self.reason = reason
 
 
 Roles = tuple[str, ...]
@@ -188,7 +201,8 @@ def encode_messages(
     day: what the template prints as today's date; None: as the tokenizer's settings say.
 
     Raises:
-        InputError: the template refuses the conversation, or loses the text of a message.
+        InputError: the template refuses such conversations, or loses the text of a message.
+        RefusedTextError: it refuses this one.
     """
     roles = tuple(message["role"] for message in messages)
     forms = require_roles(tokenizer, roles)
@@ -199,10 +213,8 @@ def encode_messages(
     try:
         text = _rendered(tokenizer, messages, forms, True, day)
     except Exception as error:
-        raise InputError(
-            f"{_binding(tokenizer).model}: field 'chat_template' refuses {messages[-1]['content'][:60]!r} "
-            f"({' '.join(str(error).split()) or type(error).__name__}); change or remove that text"
-        ) from error
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise RefusedTextError(_binding(tokenizer).model, messages[-1]["content"], said) from error
     ids = control.encode(text) if is_typed else tokenizer(text, add_special_tokens=False)["input_ids"]
     return [int(token) for token in ids]
 
@@ -219,6 +231,46 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, response: str, finished:
     else:
         ids = [int(token) for token in tokenizer(response, add_special_tokens=False)["input_ids"]]
     return [*ids, end_of_turn_id(tokenizer)] if finished else ids
+
+
+def control_token_notes(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], rendered_elsewhere: bool = False
+) -> tuple[str, ...]:
+    """Say how many texts write what the template frames turns with, where it cannot be told from the template's own.
+
+    rendered_elsewhere: a server renders the template, which takes every control token for its own.
+    """
+    binding = _binding(tokenizer)
+    plain = _plain_markers(tokenizer)
+    counts, total = Counter[str](), 0
+    for text in texts:
+        total += 1
+        if (rendered_elsewhere or not binding.control.can_stay_text) and binding.control.typed_in(text):
+            counts["control tokens, which the tokenizer takes for the template's own"] += 1
+        for marker in plain:
+            counts[f"{marker!r}, with which the chat template frames turns and which is no token of its own"] += (
+                marker in text
+            )
+    return tuple(
+        f"{binding.model}: {count} of {total} prompts contain {what}" for what, count in counts.items() if count
+    )
+
+
+def _plain_markers(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Strings such as `[INST]` or `### Response:` that frame turns in the template and are no special tokens.
+
+    Lines of words, such as a default system prompt's, are none.
+    """
+    for roles in (("user", "assistant", "user"), ("user", "assistant"), USER):
+        forms = _forms(tokenizer, roles)
+        if forms is not None:
+            break
+    else:
+        return []
+    messages = [{"role": role, "content": _PROBE} for role in roles]
+    frame = _rendered(tokenizer, messages, forms, roles[-1] != "assistant").replace(_PROBE, "\n")
+    pieces = _binding(tokenizer).control.without(frame).splitlines()
+    return list(dict.fromkeys(found[0].strip() for piece in pieces for found in _MARKER.finditer(piece)))
 
 
 def encode_pair(prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Encoded:

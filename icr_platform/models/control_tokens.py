@@ -49,6 +49,10 @@ class ControlTokens:
         """The text with a word in the place of every control token that was typed."""
         return self._typed.sub(lambda found: self._word_of[found[0]], text)
 
+    def without(self, text: str) -> str:
+        """The text with a line break in the place of every special token."""
+        return self._typed.sub("\n", text)
+
     def encode(self, rendered: str) -> list[int]:
         """Encode what a template made of masked texts: its own control tokens become ids, those that were typed stay text."""
         text = self._any.sub(lambda found: self._words.get(found[0]) or self._alias(found[0]), rendered)

@@ -40,7 +40,7 @@ PLUMBING = frozenset(
         "report.figures",  # draws what a stage measured
         "data.prompts", "data.prompt_sources", "data.json_rows",  # readers: the rows they give are digested
         "annotation.prompt_index",  # the same
-        "annotation.response_checks",  # raises or does nothing
+        "annotation.response_checks", "engines.sampling.prompt_checks",  # raise, or say something
         "engines.endpoints.reply_cache", "engines.endpoints.served_model",  # the one keeps replies as they came, the other says whose they are
         "training.checkpoint", "training.resume_points", "training.model_card", "training.launch",  # files, processes, prose
     )
