@@ -105,11 +105,12 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
     check_same_tokenisation(config.policy, config.reference, config)
     for model in (config.policy, config.reference, *([config.translator] if needs_translations(kinds) else [])):
         load_tokenizer(model, config)
-        check_weights(model)
+        check_weights(model, config.trust_remote_code)
 
     responses = open_artifact(Path(config.responses), RESPONSES)
     prompts = prompt_index(config.prompts, responses)
-    sizes = [load_config(model).get_text_config().vocab_size for model in (config.policy, config.reference)]
+    opened = [load_config(model, config.trust_remote_code) for model in (config.policy, config.reference)]
+    sizes = [model.get_text_config().vocab_size for model in opened]
     check_responses(responses, prompts, min(sizes))
     return AnnotateInputs(config, responses, prompts)
 
@@ -226,7 +227,8 @@ def _load_scorer(config: AnnotateConfig, model: str) -> Make:
     from icr_platform.engines.scoring.logprobs import CompletionScorer
 
     tokenizer = load_tokenizer(model, config)
-    scorer = CompletionScorer(load_model(model, config.dtype, config.device), config.batch_tokens)
+    loaded = load_model(model, config.dtype, config.device, config.trust_remote_code)
+    scorer = CompletionScorer(loaded, config.batch_tokens)
 
     def score(shards: Iterable[_Shard], advance: Advance) -> Iterator[tuple[pa.Table]]:
         for keys, scored, digests, known in shards:

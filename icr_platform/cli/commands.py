@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.failures import failure
+from icr_platform.core.guarded_output import guard_this_process, guarded_output
 from icr_platform.pipeline.stages import CONFIGURED, ITERATE, STAGES, ConfiguredCommand, named_command
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Terminated(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated."""
+    guard_this_process()  # beyond `run` too, for what is printed when the interpreter ends
     sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -53,13 +55,14 @@ def run(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, terminate)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup: the terminal was closed
         signal.signal(signal.SIGHUP, terminate)
-    _take_any_text(sys.stdout)
-    try:
-        status = _dispatch(argv)
-        _flush(sys.stdout)
-        return status
-    except BaseException as error:  # noqa: BLE001 - the one place where a person learns what ended the command
-        return _say(error)
+    with guarded_output():
+        _take_any_text(sys.stdout)
+        try:
+            status = _dispatch(argv)
+            _flush(sys.stdout)
+            return status
+        except BaseException as error:  # noqa: BLE001 - the one place where a person learns what ended the command
+            return _say(error)
 
 
 def _say(error: BaseException) -> int:

@@ -7,6 +7,7 @@ import os
 import re
 
 from icr_platform.core.errors import IcrError
+from icr_platform.core.secrets import redact
 
 _LONGEST = 400  # characters of a library's own words
 _OF_THE_MACHINE: dict[int, tuple[str, str]] = {
@@ -80,5 +81,5 @@ def telling_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     if any(line.lstrip().startswith('File "') for line in lines):
         lines = [line for line in lines if not line.startswith((" ", "\t"))][-1:] or lines[-1:]
-    one = " ".join(" ".join(lines).split())
+    one = redact(" ".join(" ".join(lines).split()))  # before it is cut: half a secret would not be known for one
     return one if len(one) <= _LONGEST else f"{one[:_LONGEST].rstrip()}..."

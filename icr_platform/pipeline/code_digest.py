@@ -36,12 +36,14 @@ PLUMBING = frozenset(
         "core.yaml_files", "core.errors", "core.failures", "core.progress", "core.stage_protocol", "core.parts", "core.arrays",  # what people see; the shape of calls and of arrays
         "core.schemas", "core.artifacts", "core.file_digests", "core.folder_content",   # tables on disk
         "engines.execution.map_parts", "engines.execution.ray_pool", "core.part_job", "engines.execution.part_worker", "engines.execution.shared_folder",  # where parts are made, not what is in them
+        "core.secrets", "core.guarded_output",  # what people see
         "core.earlier",  # rows as they were made
         "report.figures",  # draws what a stage measured
         "data.prompts", "data.prompt_sources", "data.json_rows",  # readers: the rows they give are digested
         "annotation.prompt_index",  # the same
         "annotation.response_checks", "engines.sampling.prompt_checks",  # raise, or say something
         "engines.endpoints.reply_cache", "engines.endpoints.served_model",  # the one keeps replies as they came, the other says whose they are
+        "models.checkpoint_files", "models.loading_errors", "models.vocabulary",  # raise or do nothing
         "training.checkpoint", "training.resume_points", "training.model_card", "training.launch",  # files, processes, prose
     )
 )  # fmt: skip

@@ -16,8 +16,10 @@ from typing import Any, Protocol, TypeVar
 from icr_platform.core.config import Config
 from icr_platform.core.errors import IcrError
 from icr_platform.core.failures import failure
+from icr_platform.core.guarded_output import guard_this_process
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.pipeline.stages import StageRow
+from icr_platform.tracking.run_handle import RunHandle
 
 T = TypeVar("T")
 
@@ -92,6 +94,7 @@ _child: StageProcess
 def _start_child(row: StageRow) -> None:
     global _child
     die_with_parent()
+    guard_this_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the parent decides, and says it once
     _child = _InThisProcess(row)
 
@@ -103,7 +106,11 @@ def _read_in_child(config: Config) -> None:
 
 def _run_in_child(context: StageContext) -> StageResult:
     with _failures_that_travel():
-        return _child.run(context)
+        result = _child.run(context)
+        run = getattr(context.log_metrics, "__self__", None)
+        if isinstance(run, RunHandle):  # the parent's copy knows nothing of what waits in this one
+            run.send_waiting()
+        return result
 
 
 @contextmanager

@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 from icr_platform.core.artifacts import MANIFEST, read_json
 from icr_platform.core.errors import InputError, TrackingError
+from icr_platform.core.secrets import shown_url
 from icr_platform.tracking.delivery import deliver_files
 from icr_platform.tracking.fetched import FetchedCopies
-from icr_platform.tracking.store_address import redact
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -71,7 +71,7 @@ class _Place:
 
     @property
     def _name(self) -> str:
-        return redact(posixpath.join(str(self.repository.artifact_uri), self.path))
+        return shown_url(posixpath.join(str(self.repository.artifact_uri), self.path))
 
     def _ask(self, action: Callable[[], T]) -> T:
         return deliver_files(action, self._name)
@@ -195,7 +195,9 @@ def _repository(artifact_uri: str, uri: str) -> ArtifactRepository:
         return get_artifact_repository(artifact_uri, tracking_uri=uri)
     except (MlflowException, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise TrackingError(f"{redact(artifact_uri)}: this artifact store cannot be opened here ({reason})") from error
+        raise TrackingError(
+            f"{shown_url(artifact_uri)}: this artifact store cannot be opened here ({reason})"
+        ) from error
 
 
 def _local_folder(repository: ArtifactRepository, name: str = "") -> Path | None:

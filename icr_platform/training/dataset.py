@@ -52,7 +52,7 @@ def read_pairs(config: TrainConfig) -> TrainingPairs:
 
 def longest_sequence(config: TrainConfig) -> int:
     """Tokens a sequence may have: max_length, or the policy's context where that is shorter."""
-    return min(config.max_length, context_of(load_config(config.policy)) or config.max_length)
+    return min(config.max_length, context_of(load_config(config.policy, config.trust_remote_code)) or config.max_length)
 
 
 def load_pairs(preferences: Artifact, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TrainingPairs:

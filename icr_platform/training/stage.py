@@ -49,13 +49,13 @@ def read(config: TrainConfig) -> TrainConfig:
 
     require(config, "train")
     load_tokenizer(config.policy, config)
-    check_weights(config.policy)
+    check_weights(config.policy, config.trust_remote_code)
     if config.dpo_reference == "initial":
         if not config.reference:
             raise InputError("config: field 'reference' is missing for dpo_reference=initial; give --reference")
         check_same_tokenisation(config.policy, config.reference, config)
-        check_weights(config.reference)
-    policy = load_config(config.policy).get_text_config()
+        check_weights(config.reference, config.trust_remote_code)
+    policy = load_config(config.policy, config.trust_remote_code).get_text_config()
     if config.router_loss and not hasattr(policy, "output_router_logits"):
         raise InputError(
             f"config: field 'router_loss' is {config.router_loss:g}, but {config.policy} is not a mixture of experts that gives "

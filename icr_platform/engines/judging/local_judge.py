@@ -58,7 +58,7 @@ def check(settings: PairwiseJudging, template: Template) -> None:
         raise InputError("config: field 'judge_model' is missing for the logprob judge; give --judge-model")
     tokenizer = load_tokenizer(settings.judge_model, settings)
     require_roles(tokenizer, tuple(role for role, _ in template.messages))
-    check_weights(settings.judge_model)
+    check_weights(settings.judge_model, settings.trust_remote_code)
     if begins_with_reasoning(tokenizer):
         raise InputError(
             f"{settings.judge_model}: its chat template opens the answer with reasoning, so its first token cannot be a verdict; choose "
@@ -92,7 +92,7 @@ class LocalJudge:
         self.name, self.min_mass = Path(model).name, min_mass
         self.template, self.both_orders, self.seed = template, both_orders, seed
         self.tokenizer = load_tokenizer(model, chat)
-        self.model = load_model(model, dtype, device)
+        self.model = load_model(model, dtype, device, chat.trust_remote_code)
         self.batching = find_batching(self.model)
         self.labels = [label_ids(self.tokenizer, label) for label in LABELS]
         self.limit = context_of(self.model.config) or 1 << 30

@@ -69,7 +69,7 @@ def check_prompts(
     tokenizer = load_tokenizer(policy, chat)
     is_server = settings.sampler == "server"
     notes = control_token_notes(tokenizer, (request.instruction for request in requests), rendered_elsewhere=is_server)
-    context = context_of(load_config(policy)) if settings.sampler in SAMPLERS else None
+    context = context_of(load_config(policy, chat.trust_remote_code)) if settings.sampler in SAMPLERS else None
     if settings.sampler == "vllm" and settings.max_model_len:
         context = settings.max_model_len
     if context is None:

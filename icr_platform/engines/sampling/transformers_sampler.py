@@ -226,10 +226,10 @@ def decode(
 def load(settings: SamplingSettings, policy: str, chat: ChatSettings) -> TransformersSampler:
     """The sampler of these settings, with the policy's weights."""
     tokenizer = load_tokenizer(policy, chat)
-    model = load_model(policy, settings.dtype, settings.device)
-    return TransformersSampler(model, tokenizer, settings, generation_eos(policy))
+    model = load_model(policy, settings.dtype, settings.device, chat.trust_remote_code)
+    return TransformersSampler(model, tokenizer, settings, generation_eos(policy, chat.trust_remote_code))
 
 
-def check(settings: SamplingSettings, policy: str) -> None:
+def check(settings: SamplingSettings, policy: str, chat: ChatSettings) -> None:
     """Raise InputError when the policy's weight files are missing or incomplete."""
-    check_weights(policy)
+    check_weights(policy, chat.trust_remote_code)
