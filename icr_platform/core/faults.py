@@ -10,6 +10,7 @@ from icr_platform.core.errors import IcrError
 
 TOO_LONG = "too-long"
 REFUSED = "refused"
+TEMPLATE = "chat-template"
 ENDPOINT_ERROR = "endpoint-error"
 ENGINE_CRASH = "engine-crash"
 
@@ -31,6 +32,7 @@ FAULTS: dict[str, Fault] = {
     TOO_LONG: Fault(
         "they do not fit into the model's context", "shorten or remove them, or take a longer context", False
     ),
+    TEMPLATE: Fault("the chat template refuses them", "change or remove them, or repair the template", False),
     REFUSED: Fault("the endpoint refused them", "change or remove them, or ask another endpoint", False),
     ENDPOINT_ERROR: Fault("the endpoint failed on them", "run the same command again: it asks for these only", True),
     ENGINE_CRASH: Fault("the engine died of them", "shorten or remove them; the engine's lines above say more", True),

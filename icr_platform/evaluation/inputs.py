@@ -18,6 +18,7 @@ from icr_platform.engines.judging.choice import check_judge
 from icr_platform.engines.judging.pairwise import Template, load_template
 from icr_platform.engines.judging.settings import NO_JUDGE
 from icr_platform.engines.sampling.choice import check_policy
+from icr_platform.engines.sampling.prompt_checks import check_prompts, requests_of
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.difficulty import Instructions, read_difficulty
 from icr_platform.evaluation.scores import LengthControl
@@ -31,7 +32,7 @@ class EvaluationInputs:
     """All that an evaluation reads.
 
     references: outputs to compare with; None without a judge. outputs: to be judged, where they are given and not sampled.
-    template: the judge's wording. unused: notes on what was given and is not used.
+    template: the judge's wording. unused: notes on what was given and is not used, or not as it is meant.
     """
 
     config: EvalConfig
@@ -68,6 +69,9 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         )
     check_judge(config, template)
     prompts = load_prompts(config.prompts, config.languages, config.limit)
+    said: tuple[str, ...] = ()
+    if not config.outputs:
+        said = check_prompts(config, config.policy, config, requests_of(prompts.table), config.max_dropped).notes
     identify = make_identifier(config.language_identifier)
     instructions: dict[str, dict[str, str]] = {language: {} for language in prompts.languages}
     for row in prompts.table.select(["language", "prompt_id", "instruction"]).to_pylist():
@@ -93,7 +97,7 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         outputs=outputs,
         template=template,
         control=control,
-        unused=unused,
+        unused=said + unused,
     )
 
 

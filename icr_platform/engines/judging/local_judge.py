@@ -20,6 +20,7 @@ from icr_platform.engines.judging.pairwise import (
 )
 from icr_platform.engines.judging.settings import PairwiseJudging
 from icr_platform.models.chat import encode_messages, require_roles
+from icr_platform.models.context import context_of
 from icr_platform.models.left_padding import find_batching, next_logits
 from icr_platform.models.loading import check_weights, load_model, load_tokenizer
 
@@ -94,7 +95,7 @@ class LocalJudge:
         self.model = load_model(model, dtype, device, chat.trust_remote_code)
         self.batching = find_batching(self.model)
         self.labels = [label_ids(self.tokenizer, label) for label in LABELS]
-        self.limit = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30)
+        self.limit = context_of(self.model.config) or 1 << 30
 
     @classmethod
     def from_settings(cls, settings: PairwiseJudging, template: Template, seed: int) -> LocalJudge:
