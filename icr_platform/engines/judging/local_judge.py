@@ -20,6 +20,7 @@ from icr_platform.engines.judging.pairwise import (
 )
 from icr_platform.engines.judging.settings import PairwiseJudging
 from icr_platform.models.chat import encode_messages, require_roles
+from icr_platform.models.context import context_of
 from icr_platform.models.left_padding import find_batching, next_logits
 from icr_platform.models.loading import check_weights, load_model, load_tokenizer
 from icr_platform.models.not_finite import are_finite, not_finite
@@ -96,7 +97,7 @@ class LocalJudge:
         self.batching = find_batching(self.model)
         self._has_worked = False
         self.labels = [label_ids(self.tokenizer, label) for label in LABELS]
-        self.limit = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30)
+        self.limit = context_of(self.model.config) or 1 << 30
 
     @classmethod
     def from_settings(cls, settings: PairwiseJudging, template: Template, seed: int) -> LocalJudge:

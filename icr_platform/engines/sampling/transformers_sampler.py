@@ -27,10 +27,12 @@ from icr_platform.engines.sampling.sampler import (
     Sampled,
     Sampler,
     ignore_progress,
+    prompt_ids,
     row_seed,
     token_budget,
 )
-from icr_platform.models.chat import decode_response, encode_messages, stop_ids
+from icr_platform.models.chat import decode_response, stop_ids
+from icr_platform.models.context import context_of
 from icr_platform.models.left_padding import Batching, Continuation, begin, find_batching, recomputed
 from icr_platform.models.loading import check_weights, generation_eos, load_model, load_tokenizer
 from icr_platform.models.not_finite import are_finite, not_finite
@@ -123,7 +125,7 @@ class TransformersSampler(Sampler):
         self.batch_size = settings.batch_size if self.batching.rows is None else 1
         self.settings = settings
         self.stops = frozenset(stop_ids(tokenizer, generation_eos))
-        self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.context = context_of(model.config)
         self.embeddings = int(model.config.get_text_config().vocab_size)
         self._has_worked = False
 
@@ -170,15 +172,17 @@ class TransformersSampler(Sampler):
         return row.temperature, longest is not None and len(row.prompt_ids) > longest
 
     def _rows(self, request: Request, samples: int, seed: int) -> list[Row] | Dropped:
-        prompt_ids = tuple(encode_messages(self.tokenizer, request.messages))
-        beyond = [token for token in prompt_ids if token >= self.embeddings]
+        ids = prompt_ids(self.tokenizer, request)
+        if isinstance(ids, Dropped):
+            return ids
+        beyond = [token for token in ids if token >= self.embeddings]
         if beyond:
             return Dropped(UNKNOWN_TOKEN, f"token {beyond[0]}, of {self.embeddings} that the model has")
-        budget = token_budget(len(prompt_ids), self.max_tokens, self.context)
+        budget = token_budget(len(ids), self.max_tokens, self.context)
         if isinstance(budget, Dropped):
             return budget
         temperature = self.settings.temperature if request.temperature is None else request.temperature
-        return [Row(prompt_ids, row_seed(seed, request, index), budget, temperature) for index in range(samples)]
+        return [Row(tuple(ids), row_seed(seed, request, index), budget, temperature) for index in range(samples)]
 
     def _sample(self, token_ids: list[int]) -> Sample:
         reason: Literal["stop", "length"] = "stop" if token_ids[-1] in self.stops else "length"
