@@ -8,8 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from icr_platform.core.errors import InputError
+from icr_platform.data.opened_files import open_text
 from icr_platform.data.prompts import PromptSet, load_prompts
 from icr_platform.data.reference_outputs import ReferenceOutputs, load_reference_outputs
+from icr_platform.data.row_files import file_rows
 from icr_platform.engines.execution.map_parts import check_execution
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.judging.choice import check_judge
@@ -105,11 +107,7 @@ def _read_control(config: EvalConfig, instructions: Instructions) -> tuple[Lengt
     notes = found.notes if found else ()
     anchors = None
     if config.anchors:
-        try:
-            anchors = pd.read_csv(Path(config.anchors))
-        except (OSError, UnicodeDecodeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{config.anchors}: not readable as CSV ({reason}); give a CSV file") from error
+        anchors = read_anchors(Path(config.anchors))
         missing = [name for name in _ANCHORS if name not in anchors.columns]
         if missing:
             raise InputError(f"{config.anchors}: column {missing[0]!r} is missing; give {', '.join(_ANCHORS)}")
@@ -122,3 +120,13 @@ def _read_control(config: EvalConfig, instructions: Instructions) -> tuple[Lengt
                 f"{config.anchors}: not used: anchors apply where every prompt has a difficulty; give --difficulty",
             )
     return LengthControl(found.by_prompt if found else None, anchors, config.lc_cross_validation), notes
+
+
+def read_anchors(path: Path) -> pd.DataFrame:
+    """The columns of a file of anchors; raises InputError where it cannot be read."""
+    if not path.name.lower().rpartition(".csv")[1]:
+        return pd.DataFrame([row.fields for row in file_rows(path, ", ".join(_ANCHORS))])
+    for _ in file_rows(path, ", ".join(_ANCHORS)):
+        pass  # what pandas would take in silence, such as a row of too few fields, or name in its own words, is refused here
+    with open_text(path, newline="") as text:
+        return pd.read_csv(text)
