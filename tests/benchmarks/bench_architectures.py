@@ -1,6 +1,9 @@
-"""Every causal family of the installed transformers through the stages: generate, annotate, one training step, eval.
+"""Families of causal models through the stages: generate, annotate, one training step, eval.
 
     python tests/benchmarks/bench_architectures.py [FAMILY ...]     # writes architectures.csv when no family is named
+
+Those of the table are the decoders that people train and align, with every kind of layer that transformers has: attention over all
+tokens or a window, with sinks, latent, indexed or compressed; experts; convolutions, linear attention and state spaces, alone and mixed.
 
 The models are tiny and random, all in this one process, and what the stages' functions do with them is recorded: `pass`, or the line
 by which `read` refuses them. Anything else is a crash, and makes the script end with status 1.
@@ -28,6 +31,7 @@ from icr_platform.annotation import stage as annotation
 from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.core.errors import InputError
 from icr_platform.core.stage_protocol import StageContext
+from icr_platform.demo import IDENTIFIER
 from icr_platform.evaluation import stage as evaluation
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.generation import stage as generation
@@ -40,6 +44,15 @@ from tests.support.small_tables import write_preferences, write_prompt_folder
 from tests.support.tiny_models import PROMPTS, chatml_tokenizer
 
 TABLE = Path(__file__).with_name("architectures.csv")
+FAMILIES = (
+    "afmoe apertus arcee axk2 bamba bart bert bitnet bloom codegen cohere cohere2 cohere2_moe dbrx deepseek_v2 deepseek_v3 deepseek_v32 "
+    "deepseek_v4 diffllama doge dots1 ernie4_5_moe exaone4 exaone_moe falcon falcon_h1 falcon_mamba gemma gemma2 gemma3 gemma3_text "
+    "gemma3n_text gemma4_text glm4 glm4_moe glm_moe_dsa gpt2 gpt_bigcode gpt_neo gpt_neox gpt_oss gptj granite granite_swa granitemoe "
+    "granitemoehybrid helium hunyuan_v1_moe jamba jetmoe kimi_linear laguna lfm2 lfm2_moe llama llama4_text longcat_flash mamba mamba2 minimax "
+    "minimax_m2 ministral mistral mixtral mpt nanochat nemotron nemotron_h olmo2 olmo3 olmo_hybrid olmoe opt phi phi3 phimoe qwen2 "
+    "qwen2_moe qwen3 qwen3_5 qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next recurrent_gemma rwkv seed_oss smollm3 stablelm starcoder2 "
+    "vaultgemma xglm xlstm zamba zamba2 zaya"
+)
 STAGES = ("generate", "annotate", "train", "eval")
 _JUDGE = "- role: user\n  content: '{instruction} m: {output_m} M: {output_M} m or M?'\n"
 
@@ -108,7 +121,8 @@ def through_the_stages(family: str, kind: Any, config_class: type[Any], data: Da
         return outcome
     common: dict[str, Any] = {"policy": policy, "device": "cpu", "dtype": "float32"}
     sampling: dict[str, Any] = {
-        "prompts": str(data.prompts), "languages": ("en", "es"), "samples": 3, "max_tokens": 6, "batch_size": 4,
+        "language_identifier": IDENTIFIER, "prompts": str(data.prompts), "languages": ("en", "es"), "samples": 3,
+        "max_tokens": 6, "batch_size": 4,
     }  # fmt: skip
     stages: dict[str, tuple[Any, Any]] = {
         "generate": (generation, GenerateConfig(**common, **sampling)),
@@ -165,11 +179,11 @@ def crashed(outcome: Outcome, stage: str, error: Exception, work: Path) -> None:
 
 
 def sweep(only: set[str]) -> Iterator[Outcome]:
-    """A row for every family."""
+    """A row for every family that is named."""
     with tempfile.TemporaryDirectory() as folder:
         data = Data(Path(folder))
         for family, kind, config_class in families():
-            if not only or family in only:
+            if family in only:
                 with tempfile.TemporaryDirectory() as work:
                     yield through_the_stages(family, kind, config_class, data, Path(work))
 
@@ -178,18 +192,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("family", nargs="*")
     parser.add_argument("-v", action="store_true", help="print the traceback of a crash")
-    only = set(parser.parse_args().family)
+    named = parser.parse_args().family
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("icr_platform").setLevel(logging.ERROR)
     outcomes = []
-    for outcome in sweep(only):
+    for outcome in sweep(set(named or FAMILIES.split())):
         print(time.strftime("%X"), *asdict(outcome).values(), sep=" | ", flush=True)
         outcomes.append(outcome)
     passed = sum(all(getattr(outcome, stage) == "pass" for stage in STAGES) for outcome in outcomes)
     crashes = sum(outcome.crashed for outcome in outcomes)
     print(f"{len(outcomes)} families, {passed} pass, {crashes} crash; transformers {transformers.__version__}")
-    if not only:
+    if not named:
         with TABLE.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [one.name for one in fields(Outcome)], lineterminator="\n")
             writer.writeheader()
