@@ -20,6 +20,7 @@ from icr_platform.core.languages import NAMES, language_name
 from icr_platform.data.json_rows import json_rows
 from icr_platform.engines.endpoints.chat_client import Failure, Message
 from icr_platform.engines.endpoints.replies import Reply
+from icr_platform.engines.judging.api_judge import outcome_of
 from icr_platform.engines.judging.judge_replies import last_verdict, why_unread
 from icr_platform.engines.sampling.sampler import Dropped
 
@@ -189,7 +190,7 @@ def grade(reply: Reply | Failure) -> Grade:
     8.0
     """
     if isinstance(reply, Failure):
-        return Grade(None, "api_error", 0, 0, reply.detail)
+        return Grade(None, outcome_of(reply), 0, 0, reply.detail)
     tokens = (reply.input_tokens, reply.output_tokens)
     if reply.refusal is not None:
         return Grade(None, "refusal", *tokens, reply.refusal)
