@@ -9,13 +9,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
+from icr_platform.annotation import stage as annotation
+from icr_platform.annotation.config import AnnotateConfig
+from icr_platform.annotation.context_fit import ContextFit
+from icr_platform.annotation.filters import KEPT, FilterResult
+from icr_platform.annotation.prompt_index import Instructions
 from icr_platform.core.artifacts import Artifact, open_artifact
 from icr_platform.core.config import CHAT_DEFAULTS
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.faults import FAULTS, require_few_faults
-from icr_platform.core.schemas import DROPS, OUTPUTS, RESPONSES
+from icr_platform.core.schemas import DROPS, OUTPUTS, PREFERENCES, RESPONSES, REWARDS
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.engines.sampling.prompt_checks import check_prompts
 from icr_platform.engines.sampling.sampler import Request
@@ -282,6 +288,78 @@ def test_a_long_prompt_is_dropped_in_its_language_and_costs_the_others_nothing(
     found = open_artifact(result.artifacts["responses"], RESPONSES).read().to_pandas()
     kept = good[~((good["language"] == "es") & (good["prompt_id"] == "p3"))].reset_index(drop=True)
     pd.testing.assert_frame_equal(found, kept)
+
+
+@pytest.mark.parametrize("kind", ["cross-lingual", "multilingual", "cross-lingual,random"])
+def test_samples_that_do_not_fit_behind_the_english_instruction_are_dropped(
+    kind: str, tiny_models: tuple[Path, Path], prompt_folder: Path, tmp_path: Path
+) -> None:
+    policy, reference = map(str, tiny_models)
+    common = {"policy": policy, "prompts": str(prompt_folder)}
+    made = generation.run(
+        generation.read(GenerateConfig(**common, languages="es,de", samples=3, max_tokens=8)),
+        StageContext(tmp_path / "g", "f"),
+    )
+
+    def annotate(name: str, **settings: Any) -> StageResult:
+        config = AnnotateConfig(
+            **common, reference=reference, responses=str(made.artifacts["responses"]), drop_truncated=False, drop_wrong_language=False,
+            reward_kind=kind, **settings,
+        )  # fmt: skip
+        return annotation.run(annotation.read(config), StageContext(tmp_path / name, "f"))
+
+    good = annotate("good")
+    rewards = open_artifact(good.artifacts["rewards"], REWARDS).read().to_pandas()
+    assert not any("too-long" in name for name in good.metrics)
+    long_prompt(prompt_folder, "en", 2000)  # the Spanish and German p3 stay as short as they were
+    if kind == "multilingual":  # which scores after the native instruction
+        assert bytes_of(open_artifact(annotate("long").artifacts["rewards"], REWARDS)) == bytes_of(
+            open_artifact(good.artifacts["rewards"], REWARDS)
+        )
+        return
+    with pytest.raises(
+        InputError, match=r"^6 of 36 samples were dropped \(16\.7%, above max_dropped 5%\), most as 'too-long'"
+    ):
+        annotate("refused")
+    result = annotate("long", max_dropped=20)
+    drops = open_artifact(result.artifacts["drops"], DROPS).read().to_pandas()
+    long = drops[(drops["prompt_id"] == "p3") & drops["sample_index"].notna()]
+    assert set(long["reason"]) == {"too-long"}
+    assert long["detail"].str.fullmatch(r"\d+ tokens with the instruction, and the context is 512").all()
+    pairs = open_artifact(result.artifacts["preferences"], PREFERENCES).read().to_pandas()
+    for language in ("es", "de"):  # pairs and drops add up
+        prompts = drops[(drops["language"] == language) & drops["sample_index"].isna()]
+        assert len(pairs[pairs["language"] == language]) + len(prompts) == 6
+        assert result.metrics[f"dropped_samples/too-long/{language}"] == pytest.approx(3 / 18)
+        said = f"{language}: 3 samples were dropped because they do not fit into the model's context; drops lists them"
+        assert said in result.notes
+    found = open_artifact(result.artifacts["rewards"], REWARDS).read().to_pandas()
+    others = rewards["prompt_id"] != "p3"
+    pd.testing.assert_frame_equal(found[others], rewards[others])
+    assert found[~others]["reward"].isna().all()
+
+
+def test_a_translation_that_does_not_fit_is_dropped_with_its_sample(tiny_model: Path) -> None:
+    config = AnnotateConfig(policy=str(tiny_model), reference=str(tiny_model), reward_kind="translate,cross-lingual")
+    prompts = {("es", "p"): Instructions("Hola.", "Hi."), ("en", "p"): Instructions("Hi.", "Hi.")}
+    fit = ContextFit(config, prompts)
+    rows = pa.table({"language": ["es", "es", "es", "en"], "prompt_id": ["p"] * 4, "token_count": [5, 5, 600, 500]})
+    texts = ["short", "fruta " * 600, "short", None]
+    seen = [result.reason for result in fit.applied(rows, [KEPT] * 4, texts)]
+    assert seen == ["", "too-long", "too-long", "too-long"]
+    assert [result.reason for result in fit.applied(rows, [KEPT] * 4)] == ["", "", "too-long", "too-long"]
+    empty = FilterResult("empty", "")
+    assert fit.applied(rows, [empty] * 4, texts) == [empty] * 4  # which it was before
+
+
+@pytest.mark.parametrize("tokens", [511, 512, 513])
+def test_a_sequence_may_fill_the_context_and_no_more(tokens: int, tiny_model: Path) -> None:
+    config = AnnotateConfig(policy=str(tiny_model), reference=str(tiny_model), reward_kind="multilingual")
+    fit = ContextFit(config, {("en", "p"): Instructions("Hi.", "Hi.")})
+    prompt = len(encode_prompt(load_tokenizer(str(tiny_model)), "Hi."))
+    rows = pa.table({"language": ["en"], "prompt_id": ["p"], "token_count": [tokens - prompt]})
+    ((reason, detail),) = fit.applied(rows, [KEPT])
+    assert (reason, detail[:3]) == (("too-long", "513") if tokens > 512 else ("", ""))
 
 
 @pytest.mark.parametrize(
