@@ -4,7 +4,8 @@ take a message's text, and where BOS and end-of-turn tokens come from."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from itertools import product
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.core.errors import InputError
+from icr_platform.models.control_tokens import ControlTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,6 +24,10 @@ _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
            "December")  # fmt: skip
 _BINDING = "_icr_chat"
+# `[INST]`, `<<SYS>>`, `<|user|>`, `### Response:`, `USER:`, `Human:`
+_MARKER = re.compile(
+    r"\[/?[A-Z_]{2,}\]|<{1,2}[|/]?[\w ]+\|?>{1,2}|#{2,} ?\w[\w ]*:?|\b(?i:user|human|assistant|system|bot|model|question|answer) ?:"
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,14 @@ class Encoded:
     completion_mask: list[int]
 
 
+class RefusedTextError(InputError):
+    """The template, which renders other texts, refuses this one. `reason` is what it said."""
+
+    def __init__(self, model: str, text: str, reason: str) -> None:
+        super().__init__(f"{model}: field 'chat_template' refuses {text[:60]!r} ({reason}); change or remove that text")
+        self.reason = reason
+
+
 Roles = tuple[str, ...]
 Forms = Mapping[str, bool]
 """Whether the content of a role's messages is a list of text parts, as multimodal templates take it, rather than a string."""
@@ -47,6 +61,7 @@ class _Binding:
 
     model: str
     settings: ChatSettings
+    control: ControlTokens
     forms: dict[Roles, Forms | None] = field(default_factory=dict)
     reasons: dict[Roles, str] = field(default_factory=dict)
 
@@ -60,13 +75,14 @@ def bind(tokenizer: PreTrainedTokenizerBase, model: str, settings: ChatSettings)
         InputError: the tokenizer of `model` has no chat template, or one that loses the text of a user's turn.
     """
     require_chat_template(tokenizer, model)
-    setattr(tokenizer, _BINDING, _Binding(model, settings))
+    setattr(tokenizer, _BINDING, _Binding(model, settings, ControlTokens(tokenizer)))
     require_roles(tokenizer, USER)
 
 
 def _binding(tokenizer: PreTrainedTokenizerBase) -> _Binding:
     if not hasattr(tokenizer, _BINDING):
-        setattr(tokenizer, _BINDING, _Binding(str(tokenizer.name_or_path), CHAT_DEFAULTS))
+        name = str(tokenizer.name_or_path)
+        setattr(tokenizer, _BINDING, _Binding(name, CHAT_DEFAULTS, ControlTokens(tokenizer)))
     found: _Binding = getattr(tokenizer, _BINDING)
     return found
 
@@ -180,34 +196,81 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[
 def encode_messages(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], day: date | None = None
 ) -> list[int]:
-    """Encode a conversation up to where the assistant begins.
+    """Encode a conversation up to where the assistant begins. Control tokens that were typed in a message stay text.
 
     day: what the template prints as today's date; None: as the tokenizer's settings say.
 
     Raises:
-        InputError: the template refuses the conversation, or loses the text of a message.
+        InputError: the template refuses such conversations, or loses the text of a message.
+        RefusedTextError: it refuses this one.
     """
     roles = tuple(message["role"] for message in messages)
     forms = require_roles(tokenizer, roles)
+    control = _binding(tokenizer).control
+    is_typed = control.can_stay_text and any(control.typed_in(message["content"]) for message in messages)
+    if is_typed:
+        messages = [message | {"content": control.masked(message["content"])} for message in messages]
     try:
         text = _rendered(tokenizer, messages, forms, True, day)
     except Exception as error:
-        raise InputError(
-            f"{_binding(tokenizer).model}: field 'chat_template' refuses {messages[-1]['content'][:60]!r} "
-            f"({' '.join(str(error).split()) or type(error).__name__}); change or remove that text"
-        ) from error
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise RefusedTextError(_binding(tokenizer).model, messages[-1]["content"], said) from error
+    ids = control.encode(text) if is_typed else tokenizer(text, add_special_tokens=False)["input_ids"]
     return [int(token) for token in ids]
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, response: str, finished: bool = True) -> list[int]:
-    """Encode a response text, with the end-of-turn token if the response is finished.
+    """Encode a response text, with the end-of-turn token if the response is finished. Control tokens within it stay text.
 
     This is for texts without sampled ids only (a server that returns none, a data set from elsewhere): sampled ids are scored
     and trained on as they are.
     """
-    ids = [int(token) for token in tokenizer(response, add_special_tokens=False)["input_ids"]]
+    control = _binding(tokenizer).control
+    if control.can_stay_text and control.typed_in(response):
+        ids = control.encode(control.masked(response))
+    else:
+        ids = [int(token) for token in tokenizer(response, add_special_tokens=False)["input_ids"]]
     return [*ids, end_of_turn_id(tokenizer)] if finished else ids
+
+
+def control_token_notes(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], rendered_elsewhere: bool = False
+) -> tuple[str, ...]:
+    """Say how many texts write what the template frames turns with, where it cannot be told from the template's own.
+
+    rendered_elsewhere: a server renders the template, which takes every control token for its own.
+    """
+    binding = _binding(tokenizer)
+    plain = _plain_markers(tokenizer)
+    counts, total = Counter[str](), 0
+    for text in texts:
+        total += 1
+        if (rendered_elsewhere or not binding.control.can_stay_text) and binding.control.typed_in(text):
+            counts["control tokens, which the tokenizer takes for the template's own"] += 1
+        for marker in plain:
+            counts[f"{marker!r}, with which the chat template frames turns and which is no token of its own"] += (
+                marker in text
+            )
+    return tuple(
+        f"{binding.model}: {count} of {total} prompts contain {what}" for what, count in counts.items() if count
+    )
+
+
+def _plain_markers(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Strings such as `[INST]` or `### Response:` that frame turns in the template and are no special tokens.
+
+    Lines of words, such as a default system prompt's, are none.
+    """
+    for roles in (("user", "assistant", "user"), ("user", "assistant"), USER):
+        forms = _forms(tokenizer, roles)
+        if forms is not None:
+            break
+    else:
+        return []
+    messages = [{"role": role, "content": _PROBE} for role in roles]
+    frame = _rendered(tokenizer, messages, forms, roles[-1] != "assistant").replace(_PROBE, "\n")
+    pieces = _binding(tokenizer).control.without(frame).splitlines()
+    return list(dict.fromkeys(found[0].strip() for piece in pieces for found in _MARKER.finditer(piece)))
 
 
 def encode_pair(prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Encoded:

@@ -20,7 +20,7 @@ from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.core.stage_protocol import StageContext, StageResult
-from icr_platform.data.text_preferences import is_text_file, read_text_pairs, tokenise_file
+from icr_platform.data.text_preferences import is_text, read_text_preferences, tokenise
 from icr_platform.models.devices import resolve_device
 from icr_platform.models.loading import check_same_tokenisation, check_weights, load_config, load_tokenizer
 from icr_platform.models.model_identity import model_identity
@@ -72,11 +72,10 @@ def read(config: TrainConfig) -> TrainConfig:
     if config.accelerate_config:
         check_accelerate_config(Path(config.accelerate_config), resolve_device(config.device))
 
-    path = Path(config.preferences)
-    if is_text_file(path):
-        read_text_pairs(path)
+    if is_text(config.preferences):
+        read_text_preferences(config.preferences)
     else:
-        check_pairs(open_artifact(path, PREFERENCES), policy.vocab_size)
+        check_pairs(open_artifact(Path(config.preferences), PREFERENCES), policy.vocab_size)
     return config
 
 
@@ -121,9 +120,10 @@ def _fill(work: Path, config: TrainConfig, context: StageContext) -> None:
     from icr_platform.training.weights import save_model, trained_model
 
     start = time.monotonic()
-    source = Path(config.preferences)
-    if is_text_file(source):
-        artifact = tokenise_file(source, work / "preferences", load_tokenizer(config.policy, config))
+    text_notes: list[str] = []
+    if is_text(config.preferences):
+        artifact = tokenise(config.preferences, work / "preferences", load_tokenizer(config.policy, config))
+        text_notes = list(artifact.extra.get("notes", ()))
         config = config.model_copy(update={"preferences": str(artifact.folder)})
     pairs = read_pairs(config)
     sample = sampled_groups(pairs)
@@ -149,7 +149,7 @@ def _fill(work: Path, config: TrainConfig, context: StageContext) -> None:
     (model_folder / "README.md").write_text(card, encoding="utf-8")
     extra = {
         "metrics": figures | margins | counts | {"train/seconds": time.monotonic() - start},
-        "notes": _notes(config, pairs) + margin_notes,
+        "notes": text_notes + _notes(config, pairs) + margin_notes,
         "pairs": dict(provenance.pairs),
         "left_out": dict(provenance.left_out),
         "curve": curve.rows,

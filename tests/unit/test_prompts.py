@@ -152,7 +152,8 @@ def test_bad_places_and_values(prompt_folder: Path, tmp_path: Path) -> None:
     table = pa.table({"language": ["en", None], "id": [1, 2], "instruction": ["a", "b"]})
     pq.write_table(table, truncated)
     pq.write_table(table, tmp_path / "null.parquet")
-    pq.write_table(table.drop("id"), tmp_path / "no_id.parquet")
+    nameless = pa.table({"language": ["en", "es"], "instruction": ["a", "b"]})
+    pq.write_table(nameless, tmp_path / "no_id.parquet")
     truncated.write_bytes(truncated.read_bytes()[:-20])
     cases = [
         ((str(tmp_path / "nowhere"),), r"nowhere: no such file or folder"),
@@ -163,7 +164,7 @@ def test_bad_places_and_values(prompt_folder: Path, tmp_path: Path) -> None:
         ((str(tmp_path / "null.parquet"),), r"null\.parquet: row 2: field 'language' is missing"),
         (
             (str(tmp_path / "no_id.parquet"),),
-            r"no_id\.parquet: column 'prompt_id' is missing, found language, instruction",
+            r"no_id\.parquet: row 1: field 'id' is missing .*; found: language, instruction",
         ),
         ((str(prompt_folder), ["xx"]), r"unknown language code 'xx'"),
         ((str(prompt_folder), ["en"], 0), r"field 'limit' is 0"),

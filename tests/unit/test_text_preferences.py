@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from icr_platform.core.errors import InputError
-from icr_platform.data.text_preferences import read_text_pairs, tokenise_file
+from icr_platform.data.text_preferences import read_text_preferences, tokenise
 from icr_platform.models.chat import end_of_turn_id
 from icr_platform.models.loading import load_tokenizer
 
@@ -30,7 +30,7 @@ def test_strings_and_messages_become_pairs(tmp_path: Path, tiny_model: Path) -> 
         },
     )
     tokenizer = load_tokenizer(str(tiny_model))
-    rows = tokenise_file(source, tmp_path / "preferences", tokenizer).read().to_pylist()
+    rows = tokenise(str(source), tmp_path / "preferences", tokenizer).read().to_pylist()
     assert [(row["language"], row["chosen"]) for row in rows] == [("en", "An apple."), ("es", "¡Hola!")]
     for row in rows:
         assert row["chosen_token_ids"][-1] == end_of_turn_id(tokenizer)
@@ -50,4 +50,4 @@ def test_strings_and_messages_become_pairs(tmp_path: Path, tiny_model: Path) -> 
 def test_bad_rows_are_named(row: object, said: str, tmp_path: Path) -> None:
     source = write(tmp_path / "pairs.jsonl", {"prompt": "x", "chosen": "a", "rejected": "b"}, row)
     with pytest.raises(InputError, match=rf"pairs\.jsonl: row 2:? .*{said}"):
-        read_text_pairs(source)
+        read_text_preferences(str(source))

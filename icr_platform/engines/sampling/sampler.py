@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from icr_platform.core.artifacts import text_digest
-from icr_platform.core.faults import TOO_LONG
+from icr_platform.core.faults import TEMPLATE, TOO_LONG
 from icr_platform.engines.endpoints.served_model import Server
+from icr_platform.models.chat import RefusedTextError, encode_messages
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from icr_platform.engines.sampling.settings import SamplingSettings
 
 Advance = Callable[[int, int], None]
@@ -117,6 +120,14 @@ def sampling_server(settings: SamplingSettings, policy: str) -> Server:
     model = settings.server_model or policy
     label = settings.server_model or "policy"
     return Server(settings.server_url, model, "OPENAI_API_KEY", settings.server_identity, "server", label)
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, request: Request) -> list[int] | Dropped:
+    """The ids of a request's conversation, or why the chat template does not render it."""
+    try:
+        return encode_messages(tokenizer, request.messages)
+    except RefusedTextError as error:
+        return Dropped(TEMPLATE, error.reason)
 
 
 def token_budget(prompt_tokens: int, max_tokens: int, context: int | None) -> int | Dropped:

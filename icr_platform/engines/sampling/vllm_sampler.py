@@ -31,11 +31,12 @@ from icr_platform.engines.sampling.sampler import (
     Sampled,
     Sampler,
     ignore_progress,
+    prompt_ids,
     row_seed,
     token_budget,
 )
 from icr_platform.models.adapters import read_adapter
-from icr_platform.models.chat import decode_response, encode_messages, settings_of, stop_ids
+from icr_platform.models.chat import decode_response, settings_of, stop_ids
 from icr_platform.models.devices import resolve_device, resolve_dtype
 from icr_platform.models.loading import check_weights, generation_eos, load_tokenizer
 
@@ -281,7 +282,9 @@ class VllmSampler(Sampler):
             ]
 
     def _prompt(self, request: Request, samples: int, seed: int) -> Prompt | Dropped:
-        ids = encode_messages(self.tokenizer, request.messages)
+        ids = prompt_ids(self.tokenizer, request)
+        if isinstance(ids, Dropped):
+            return ids
         budget = token_budget(len(ids), self.settings.max_tokens, self.context)
         if isinstance(budget, Dropped):
             return budget
