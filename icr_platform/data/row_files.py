@@ -52,7 +52,7 @@ def stem_of(name: str) -> str | None:
 def file_rows(path: Path, fields: str) -> Iterator[SourceRow]:
     """The rows of a file, read one after another; its memory does not grow with the file.
 
-    A row's number is what an editor or a spreadsheet shows: the line in JSON Lines, the header being row 1 in CSV.
+    The ending says the format, but Parquet and, under a name without one, JSON are known by how they begin. A row's number is what an editor or a spreadsheet shows: the line in JSON Lines, the header being row 1 in CSV.
 
     Args:
         path: of the file.
@@ -61,15 +61,17 @@ def file_rows(path: Path, fields: str) -> Iterator[SourceRow]:
     Raises:
         InputError: one line that names file and row: not readable, damaged, too large, or not rows.
     """
-    found = _ROWS.search(path.name)
-    if first_bytes(path).startswith(_PARQUET):
+    head = first_bytes(path)
+    if head.startswith(_PARQUET):
         yield from _parquet_rows(path)
         return
-    if found is None:
+    found = _ROWS.search(path.name)
+    ending = found[1].lower() if found else ""
+    if not found and head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] not in (b"{", b"["):
         raise InputError(f"{path}: is not a file of rows by its name; give {ENDINGS}")
-    ending = found[1].lower()
     if ending in ("parquet", "pq"):
-        raise InputError(f"{path}: not readable as Parquet (it does not begin as one); write or copy the file again")
+        fix = "unpack it first" if found and found[2] else "write or copy the file again"
+        raise InputError(f"{path}: not readable as Parquet (it does not begin as one); {fix}")
     if ending in ("csv", "tsv"):
         for number, row in csv_rows(path, _SEPARATORS.get(ending, ",")):
             yield SourceRow(f"{path}: row {number}", row, number)

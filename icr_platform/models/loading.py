@@ -7,6 +7,7 @@ the terminal, and take the answer from a pipe.
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from icr_platform.models.adapters import (
     read_adapter,
 )
 from icr_platform.models.chat import bind
-from icr_platform.models.checkpoint_files import check_folder, other_kind, read_settings
+from icr_platform.models.checkpoint_files import CONFIG, check_folder, other_kind, read_settings
 from icr_platform.models.checkpoint_weights import (
     INDEX,
     INDICES,
@@ -100,7 +101,12 @@ def _embedding_rows(model: str) -> int | None:
 
 def hub_commit(model: str) -> str | None:
     """Return the commit that a hub name stands for; None where it is not known."""
-    return _raw_config(model).get("_commit_hash")
+    from transformers.utils import cached_file
+
+    with explained(model, "config"):
+        path = str(cached_file(model, CONFIG))
+    found = re.search(r"/snapshots/([0-9a-f]{40})/", Path(path).as_posix())  # as the hub's cache is laid out
+    return found[1] if found else None
 
 
 def _raw_config(model: str) -> dict[str, Any]:

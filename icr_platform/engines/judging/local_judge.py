@@ -23,6 +23,7 @@ from icr_platform.models.chat import encode_messages, require_roles
 from icr_platform.models.context import context_of
 from icr_platform.models.left_padding import find_batching, next_logits
 from icr_platform.models.loading import check_weights, load_model, load_tokenizer
+from icr_platform.models.not_finite import are_finite, not_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,6 +95,7 @@ class LocalJudge:
         self.tokenizer = load_tokenizer(model, chat)
         self.model = load_model(model, dtype, device, chat.trust_remote_code)
         self.batching = find_batching(self.model)
+        self._has_worked = False
         self.labels = [label_ids(self.tokenizer, label) for label in LABELS]
         self.limit = context_of(self.model.config) or 1 << 30
 
@@ -138,6 +140,9 @@ class LocalJudge:
             batch = order[start:stop]
             with torch.inference_mode():
                 logits = next_logits(self.model, [prompts[index] for index in batch], self.batching)
+            self._has_worked |= bool(are_finite(logits).any())
+            if not self._has_worked:
+                raise not_finite(self.model)
             # A label is whatever the tokenizer spells as m or M (`m`, ` m`), so its probability is a sum.
             probabilities = logits.double().softmax(-1).cpu()
             m, M = (probabilities[:, ids].sum(-1).tolist() for ids in self.labels)
