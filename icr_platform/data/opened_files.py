@@ -26,8 +26,10 @@ from icr_platform.core.errors import InputError
 LONGEST_LINE = 2**24
 """Characters of a line, a value or a field: four million tokens of text."""
 _HEAD = 4096
-_EXPANDS = 300  # times its size: text shrinks to a third or a tenth, and a file made to fill a disk to a thousandth
-_SURELY_FINE = 2**26  # bytes
+EXPANDS = 300
+"""Times its size that a packed file may have: text shrinks to a third or a tenth, and what is made to fill a disk to a thousandth."""
+SURELY_FINE = 2**26
+"""Bytes that any packed file may have."""
 _CHUNK = 2**16
 _PACKED: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.GzipFile,
@@ -175,7 +177,7 @@ class _Expanding(io.RawIOBase):
 
     def __init__(self, path: Path, stream: Any) -> None:
         self._path, self._stream = path, stream
-        self._most = max(_SURELY_FINE, _EXPANDS * path.stat().st_size)
+        self._most = max(SURELY_FINE, EXPANDS * path.stat().st_size)
         self._given = 0
 
     def readable(self) -> bool:
@@ -186,7 +188,7 @@ class _Expanding(io.RawIOBase):
         self._given += len(data)
         if self._given > self._most:
             raise InputError(
-                f"{self._path}: unpacks to more than {_EXPANDS} times its size, as no text does; unpack it and look at it"
+                f"{self._path}: unpacks to more than {EXPANDS} times its size, as no text does; unpack it and look at it"
             )
         buffer[: len(data)] = data
         return len(data)
