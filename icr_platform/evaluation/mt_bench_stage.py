@@ -24,6 +24,7 @@ from icr_platform.engines.endpoints.reply_cache import ReplyCache
 from icr_platform.engines.execution.map_parts import check_execution, map_parts, worker_count
 from icr_platform.engines.judging.api_judge import confirmed_endpoint, endpoint_of
 from icr_platform.engines.sampling.choice import check_policy, engine_notes, make_sampler
+from icr_platform.engines.sampling.prompt_checks import check_prompts
 from icr_platform.engines.sampling.response_parts import engine_gpus
 from icr_platform.engines.sampling.sampler import Dropped, Request, Sampler
 from icr_platform.evaluation.config import MtBenchConfig
@@ -61,6 +62,7 @@ class MtBenchInputs:
     languages: tuple[str, ...]
     questions: list[Question]
     answers: Answers | None
+    notes: tuple[str, ...] = ()
 
 
 def read(config: MtBenchConfig) -> MtBenchInputs:
@@ -71,6 +73,7 @@ def read(config: MtBenchConfig) -> MtBenchInputs:
     languages = config.languages or languages_in(config.questions)
     questions = load_questions(config.questions, languages, config.reference_answers)
     answers = None
+    said: tuple[str, ...] = ()
     if config.answers:
         answers = load_answers(config.answers, languages)
         missing = unanswered(questions, answers)
@@ -85,7 +88,18 @@ def read(config: MtBenchConfig) -> MtBenchInputs:
         )
     else:
         check_policy(config, config.policy, config, [USER, ("user", "assistant", "user")])
-    return MtBenchInputs(config, languages, questions, answers)
+        turns = [  # the second has at least one word of the first's answer before it
+            Request(
+                question.language,
+                question.question_id,
+                question.turns[turn],
+                (("user", question.turns[0]), ("assistant", "x"))[: 2 * turn],
+            )
+            for question in questions
+            for turn in range(TURNS)
+        ]
+        said = check_prompts(config, config.policy, config, turns, config.max_dropped).notes
+    return MtBenchInputs(config, languages, questions, answers, said)
 
 
 def run(inputs: MtBenchInputs, context: StageContext) -> StageResult:
@@ -140,7 +154,7 @@ def run(inputs: MtBenchInputs, context: StageContext) -> StageResult:
             f"{config.judge_max_failures:g}% ({', '.join(f'{name} {count}' for name, count in counts.items())}); "
             f"all are kept in {ratings.folder}"
         )
-    notes = list(served)
+    notes = [*inputs.notes, *served]
     for language, rows in dropped.groupby("language", sort=False):
         notes += fault_notes(str(language), Counter(rows["reason"]), "questions", "ratings")
     return StageResult({"ratings": ratings.folder}, metrics, {"mt_bench_categories": categories}, tuple(notes))

@@ -21,6 +21,7 @@ from icr_platform.data.prompts import PromptSet, load_prompts
 from icr_platform.engines.execution.map_parts import check_execution
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import check_policy, engine_notes
+from icr_platform.engines.sampling.prompt_checks import PromptCheck, check_prompts, requests_of
 from icr_platform.engines.sampling.response_parts import write_responses
 from icr_platform.generation.config import GenerateConfig
 
@@ -29,10 +30,11 @@ _LISTED = 1000  # rows of a table for people
 
 @dataclass(frozen=True)
 class GenerateInputs:
-    """The prompts, and who identifies the responses' languages."""
+    """The prompts, what is known of them beforehand, and who identifies the responses' languages."""
 
     config: GenerateConfig
     prompts: PromptSet
+    check: PromptCheck
     identifier: Identifier
 
 
@@ -41,13 +43,15 @@ def read(config: GenerateConfig) -> GenerateInputs:
 
     Raises:
         InputError: a required field is empty, a prompt is unusable, the policy has no tokenizer or chat template, or lacks
-            tensors, or the sampler or the language identifier cannot work here.
+            tensors, or the sampler or the language identifier cannot work here; or more prompts than `max_dropped` allows do not
+            fit into its context.
     """
     require(config, "generate")
     prompts = load_prompts(config.prompts, config.languages, config.limit)
     check_execution(config)
     check_policy(config, config.policy, config)
-    return GenerateInputs(config, prompts, make_identifier(config.language_identifier))
+    check = check_prompts(config, config.policy, config, requests_of(prompts.table), config.max_dropped)
+    return GenerateInputs(config, prompts, check, make_identifier(config.language_identifier))
 
 
 def run(inputs: GenerateInputs, context: StageContext) -> StageResult:
@@ -69,7 +73,7 @@ def run(inputs: GenerateInputs, context: StageContext) -> StageResult:
 
     if not prompts.complete:
         missing = {language: list(ids) for language, ids in prompt_set.missing.items()}
-        notes = [*prompt_set.notes, *engine_notes(config, config.policy, config)]
+        notes = [*prompt_set.notes, *inputs.check.notes, *engine_notes(config, config.policy, config)]
         prompts.write_part(0, prompt_set.table)
         prompts.close(1, {"notes": notes, "missing": missing})
 

@@ -19,6 +19,7 @@ from icr_platform.core.failures import failure
 from icr_platform.core.guarded_output import guard_this_process
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.pipeline.stages import StageRow
+from icr_platform.tracking.run_handle import RunHandle
 
 T = TypeVar("T")
 
@@ -105,7 +106,11 @@ def _read_in_child(config: Config) -> None:
 
 def _run_in_child(context: StageContext) -> StageResult:
     with _failures_that_travel():
-        return _child.run(context)
+        result = _child.run(context)
+        run = getattr(context.log_metrics, "__self__", None)
+        if isinstance(run, RunHandle):  # the parent's copy knows nothing of what waits in this one
+            run.send_waiting()
+        return result
 
 
 @contextmanager

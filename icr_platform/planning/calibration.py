@@ -74,7 +74,7 @@ def _score(config: IterateConfig, length: int, seconds: float) -> float:
     from icr_platform.engines.scoring.logprobs import CompletionScorer, Group
     from icr_platform.models.loading import load_model
 
-    model = load_model(config.policy, config.annotate.dtype, config.annotate.device)
+    model = load_model(config.policy, config.annotate.dtype, config.annotate.device, config.trust_remote_code)
     scorer = CompletionScorer(model, config.annotate.batch_tokens)
     random = np.random.default_rng(0)
     vocabulary = model.config.get_text_config().vocab_size
@@ -97,7 +97,7 @@ def _train(config: IterateConfig, length: int, seconds: float) -> float:
 
     train = config.train_config(config.policy, "", config.seed).model_copy(update={"accelerate_config": ""})
     random = np.random.default_rng(0)
-    vocabulary = load_config(config.policy).get_text_config().vocab_size
+    vocabulary = load_config(config.policy, config.trust_remote_code).get_text_config().vocab_size
     prompts, chosen, rejected = (
         random.integers(vocabulary, size=(train.batch_size, size)).tolist() for size in (64, length, length)
     )

@@ -232,11 +232,11 @@ def server_notes(settings: SamplingSettings, policy: str, chat: ChatSettings) ->
 
 def load(settings: SamplingSettings, policy: str, chat: ChatSettings) -> ServerSampler:
     """The sampler of these settings; the policy's own tokenizer checks what the server does."""
-    check(settings, policy)
+    check(settings, policy, chat)
     return ServerSampler(settings, policy, load_tokenizer(policy, chat))
 
 
-def check(settings: SamplingSettings, policy: str) -> None:
+def check(settings: SamplingSettings, policy: str, chat: ChatSettings) -> None:
     """Raise InputError when no address is given; the weights are the server's."""
     if not settings.server_url.startswith(("http://", "https://")):
         raise InputError(

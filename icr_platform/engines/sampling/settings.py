@@ -18,7 +18,7 @@ class BuiltInSampler(NamedTuple):
     """A sampler that ships with the platform.
 
     part: called with (settings, policy, chat), gives a loaded `Sampler`; its module identifies the responses' code.
-    check: MODULE:NAME, called with (settings, policy); raises InputError when the engine cannot work here, and loads no weights.
+    check: MODULE:NAME, called with (settings, policy, chat); raises InputError when the engine cannot work here, and loads no weights.
     notes: MODULE:NAME, called with (settings, policy, chat); lines on how the engine will see prompts. '': it sees the policy's ids.
     """
 
