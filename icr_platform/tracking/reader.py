@@ -14,7 +14,7 @@ from icr_platform.tracking.fetched import FetchedCopies
 from icr_platform.tracking.run_handle import RunHandle
 from icr_platform.tracking.store_address import is_server, with_driver
 from icr_platform.tracking.store_probe import check_store, opening
-from icr_platform.tracking.stored_artifacts import StoredArtifact, artifact_of_run
+from icr_platform.tracking.stored_artifacts import StoredArtifact, artifact_of_run, place_that_is_gone
 from icr_platform.tracking.troubles import said_by, trouble_of
 
 if TYPE_CHECKING:
@@ -91,6 +91,11 @@ class TrackingReader:
                 if cache not in self._copies:
                     self._copies[cache] = FetchedCopies(cache)
                 stored = artifact_of_run(run, name, self.uri, self._copies[cache])
+            if stored is None and (gone := place_that_is_gone(run, name, self.uri)):
+                raise InputError(
+                    f"runs:/{run_id}/{name}: its artifacts lay in {gone}, which is not there; move them back, or open the inspector "
+                    "on the machine that has them"
+                )
             if stored is None:
                 raise InputError(f"runs:/{run_id}/{name}: no such folder in the artifact store; run its stage again")
             if stored.local is None:

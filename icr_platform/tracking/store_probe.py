@@ -20,6 +20,7 @@ from icr_platform.core.errors import IcrError, InputError, StoreRefusesError
 from icr_platform.core.failures import failure, telling_line
 from icr_platform.core.secrets import redact, shown_url
 from icr_platform.tracking.delivery import patience
+from icr_platform.tracking.moved_store import database_file, moved_place, moving_statements
 from icr_platform.tracking.store_address import is_server
 from icr_platform.tracking.troubles import said_by, trouble_of
 
@@ -246,7 +247,7 @@ def check_artifact_root(root: str, uri: str, experiment: str) -> None:
             if moved := moved_place(str(folder), uri):
                 raise InputError(
                     f"{uri}: the store was moved: experiment {experiment!r} writes to {folder}, which is gone, and {moved} is here; "
-                    f'move it back, or run: sqlite3 {_database_file(uri)} "{_moving_sql(folder, moved)}"'
+                    f'move it back, or run: sqlite3 {database_file(uri)} "{moving_statements(folder, moved)}"'
                 )
             _check_folder(folder, shown)
             return
@@ -304,40 +305,3 @@ def _check_folder(folder: Path, shown: str) -> None:
         raise InputError(f"{shown} cannot be written: {known}") from error
     if shutil.disk_usage(existing).free < _LEAST_SPACE:
         raise InputError(f"{shown} has no space left; free some")
-
-
-def moved_place(path: str, uri: str) -> Path | None:
-    """Where an artifact folder that is gone lies now, if it moved together with the database file, and None otherwise.
-
-    MLflow writes absolute paths. An ending of the old one that exists beside the database is the new place; run ids and the
-    names of experiments' folders make it unambiguous.
-
-    >>> moved_place("/nowhere/mlruns/1/abc/artifacts", "sqlite:////tmp/none/mlflow.db")
-    """
-    database = _database_file(uri)
-    if database is None or os.path.exists(path):
-        return None
-    parts = Path(path).parts[1:]
-    # Never the last name alone: `artifacts` may be anyone's.
-    endings = (Path(*parts[start:]) for start in range(len(parts) - 1))
-    return next((database.parent / ending for ending in endings if (database.parent / ending).is_dir()), None)
-
-
-def _database_file(uri: str) -> Path | None:
-    from sqlalchemy.engine import make_url
-
-    if not uri.startswith("sqlite:"):
-        return None
-    database = make_url(uri).database
-    return Path(database).absolute() if database and not database.startswith("file:") else None
-
-
-def _moving_sql(before: Path, now: Path) -> str:
-    """The statements that tell MLflow where its artifacts lie now."""
-    old, new = str(before), str(now)
-    while old and new and Path(old).name == Path(new).name:
-        old, new = str(Path(old).parent), str(Path(new).parent)
-    return "; ".join(
-        f"UPDATE {table} SET {column} = replace({column}, '{old}/', '{new}/')"
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri"))
-    )

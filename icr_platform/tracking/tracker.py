@@ -14,14 +14,20 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.failures import telling_line
 from icr_platform.core.secrets import shown_url
 from icr_platform.tracking.client import client_of, set_mlflow_defaults
+from icr_platform.tracking.dead_runs import end_dead_runs
 from icr_platform.tracking.delivery import deliver
 from icr_platform.tracking.fetched import FetchedCopies
 from icr_platform.tracking.project_runs import caller_folder
 from icr_platform.tracking.run_handle import RunHandle
-from icr_platform.tracking.run_processes import is_alive, mark_of_this_process
+from icr_platform.tracking.run_processes import mark_of_this_process
 from icr_platform.tracking.store_address import with_driver
 from icr_platform.tracking.store_probe import check_artifact_root, check_store, check_writable, opening
-from icr_platform.tracking.stored_artifacts import StoredArtifact, artifact_of_model, artifact_of_run
+from icr_platform.tracking.stored_artifacts import (
+    StoredArtifact,
+    artifact_of_model,
+    artifact_of_run,
+    place_that_is_gone,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -55,7 +61,7 @@ class Tracker:
         check_writable(self.uri)
         check_artifact_root(str(chosen.artifact_location), self.uri, str(chosen.name))
         self._copies = FetchedCopies((work or caller_folder() / ".icr") / "artifacts")
-        self._end_runs_of_dead_processes()
+        end_dead_runs(self.client, self.experiment_id, self.uri)
 
     def close(self) -> None:
         """Remove the copies of remote artifacts."""
@@ -128,17 +134,6 @@ class Tracker:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             return None
-
-    def _end_runs_of_dead_processes(self) -> None:
-        """Mark runs KILLED whose process on this host died without a word (`kill -9`, a crash)."""
-        text = f"attributes.status = 'RUNNING' and tags.\"icr.host\" = '{socket.gethostname()}'"
-        runs = deliver(lambda: self.client.search_runs([self.experiment_id], text, max_results=1000), self.uri)
-        for run in runs:
-            # The run that `mlflow run` made for this process has no mark of it yet.
-            if run.info.run_id != os.environ.get("MLFLOW_RUN_ID") and not is_alive(
-                run.data.tags.get("icr.process", "")
-            ):
-                deliver(lambda run=run: self.client.set_terminated(run.info.run_id, "KILLED"), self.uri)  # type: ignore[misc]
 
     def start(self, name: str, tags: Mapping[str, object], parent: RunHandle | None = None) -> RunHandle:
         """Start a run, under `parent` or, at the top, as the run that `mlflow run` made for this process."""
@@ -228,6 +223,10 @@ class Tracker:
         if run.info.status != "FINISHED":
             raise InputError(f"{uri}: the run is {run.info.status}, not FINISHED; run its stage again")
         stored = self.stored(run, name) if name else None
+        if stored is None and (gone := place_that_is_gone(run, name, self.uri)):
+            raise InputError(
+                f"{uri}: its artifacts lay in {gone}, which is not there; move them back, or use the machine that has them"
+            )
         if stored is None:
             raise InputError(f"{uri}: the run has no artifact {name!r}; check the name in the MLflow UI")
         return stored

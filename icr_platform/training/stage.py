@@ -34,7 +34,7 @@ from icr_platform.models.loading import (
 from icr_platform.models.model_identity import model_identity
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
 from icr_platform.training.config import TrainConfig
-from icr_platform.training.curve import Curve, final_figures
+from icr_platform.training.curve import Curve, final_figures, send_curve
 from icr_platform.training.dataset import TrainingPairs, check_pairs, longest_sequence, read_pairs
 from icr_platform.training.job import CURVE, train_policy
 from icr_platform.training.launch import check_accelerate_config
@@ -102,7 +102,8 @@ def run(config: TrainConfig, context: StageContext) -> StageResult:
     """
     folder = context.folder / "checkpoint"
     work = context.folder / "checkpoint.unfinished"
-    if not (folder / MANIFEST).exists():
+    is_finished = (folder / MANIFEST).exists()  # and the run that it was made in may have been killed before it said so
+    if not is_finished:
         _claim(folder, work, context.fingerprint)
         with _full_disk_explained(work):
             _fill(work, config, context)
@@ -113,6 +114,8 @@ def run(config: TrainConfig, context: StageContext) -> StageResult:
     shutil.rmtree(work, ignore_errors=True)
 
     found = checkpoint.extra
+    if is_finished:
+        send_curve(found["curve"], context.log_metrics)
     counts = [
         {"language": name, "pairs": found["pairs"].get(name, 0), "left_out": found["left_out"].get(name, 0)}
         for name in sorted({*found["pairs"], *found["left_out"]})
