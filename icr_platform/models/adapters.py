@@ -64,9 +64,13 @@ def read_adapter(model: str) -> Adapter | None:
         raise InputError(
             f"{path}: field 'base_model_name_or_path' {base!r}: an adapter itself; merge that one into its model, and name the result"
         )
-    if not isinstance(rank, int) or rank < 1:
-        raise InputError(f"{path}: field 'r' is {rank!r}, not the adapter's rank; fetch the file again")
-    return Adapter(path.parent, named, max([rank, *(values.get("rank_pattern") or {}).values()]))
+    pattern = values.get("rank_pattern") or {}
+    ranks = [rank, *(pattern.values() if isinstance(pattern, dict) else [pattern])]
+    if not all(isinstance(one, int) and one > 0 for one in ranks):
+        raise InputError(
+            f"{path}: fields 'r' {rank!r} and 'rank_pattern' {pattern!r} are not ranks; fetch the file again"
+        )
+    return Adapter(path.parent, named, max(ranks))
 
 
 def base_of(model: str) -> str:

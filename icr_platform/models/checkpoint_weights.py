@@ -165,7 +165,7 @@ def read_headers(files: Sequence[Path]) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for path in files:
         if not path.exists():
-            raise InputError(f"{path}: missing, though {path.parent.name}'s index names it; fetch the checkpoint again")
+            raise InputError(f"{path}: missing, though the checkpoint's index names it; fetch the checkpoint again")
         with explained(str(path), "weights", "it is cut off or of another format: fetch the file again"):
             if path.suffix == ".safetensors":
                 with safe_open(path, framework="pt") as file:
@@ -178,7 +178,10 @@ def read_headers(files: Sequence[Path]) -> dict[str, torch.Tensor]:
 
 def shards_of(index: Path) -> list[Path]:
     """List the files that an index names; raises InputError when the file is not an index."""
-    names = read_settings(index).get("weight_map")
+    values = read_settings(index)
+    names = values.get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise InputError(f"{index}: field 'weight_map' does not name files; fetch the checkpoint again")
+    if "metadata" not in values:  # transformers reads it, though nothing depends on it
+        raise InputError(f"{index}: field 'metadata' is missing; add \"metadata\": {{}}, or fetch the checkpoint again")
     return [index.parent / name for name in sorted(set(names.values()))]

@@ -322,7 +322,12 @@ def generation_eos(model: str, trust_remote_code: bool = False) -> int | list[in
     """Read the end-of-sequence ids of the model's generation config, or else of its config."""
     path = Path(base_of(model)) / "generation_config.json"
     if path.exists():
-        eos: int | list[int] | None = read_settings(path).get("eos_token_id")
-        return eos
-    config_eos: int | list[int] | None = getattr(load_config(model, trust_remote_code), "eos_token_id", None)
-    return config_eos
+        eos: Any = read_settings(path).get("eos_token_id")
+    else:
+        eos = getattr(load_config(model, trust_remote_code), "eos_token_id", None)
+    if not all(isinstance(one, int) for one in (eos if isinstance(eos, list) else [eos or 0])):
+        raise InputError(
+            f"{model}: field 'eos_token_id' is {eos!r}; give a token's id or a list of them in {path.name}"
+        )
+    result: int | list[int] | None = eos
+    return result

@@ -264,7 +264,26 @@ REFUSED: dict[str, tuple[Change, tuple[str, ...]]] = {
     "base of a number": (adapter(base_model_name_or_path=3), ("base_model_name_or_path",)),
     "adapter of another kind": (adapter(peft_type="PREFIX_TUNING"), ("PREFIX_TUNING",)),
     "adapter cut off": (both(adapter(), cut("adapter_config.json", 0.5)), ("adapter_config.json: not JSON",)),
-    "adapter without rank": (adapter(r=None, base_model_name_or_path="gpt2"), ("field 'r'",)),
+    "adapter of odd ranks": (adapter(rank_pattern={"a": "b"}, base_model_name_or_path="gpt2"), ("'rank_pattern'",)),
+    "end of sequence a word": (merged("generation_config.json", eos_token_id="x"), ("'eos_token_id' is 'x'",)),
+    "a sentencepiece tokenizer": (
+        both(without(TOKENS), put("tokenizer.model", b"\x0a\x0b\x0a\x05<unk>\x15\0\0\0\0"),
+             merged(SETTINGS, tokenizer_class="LlamaTokenizer")),
+        ("tokenizer could not be loaded", "sentencepiece"),
+    ),
+    "a tokenizer.json of version 9": (tokenizer_with(version="9.9"), ("9.9", "newer version")),
+    "an activation nobody knows": (merged(CONFIG, hidden_act="gelux"), ("gelux", "correct its config.json")),
+    "a rotary embedding nobody knows": (merged(CONFIG, rope_scaling={"type": "quantum", "factor": 2}), ("quantum",)),
+    "a field of another type": (merged(CONFIG, num_hidden_layers="2"), ("num_hidden_layers", "correct its config.json")),
+    "index of files elsewhere": (
+        both(sharded, put("model.safetensors.index.json", '{"metadata": {}, "weight_map": {"a": "../../x.safetensors"}}')),
+        ("missing", "index names it"),
+    ),
+    "index without metadata": (
+        both(sharded, put("model.safetensors.index.json", '{"weight_map": {"a": "' + SHARD + '"}}')),
+        ("'metadata' is missing",),
+    ),
+    "adapter without rank": (adapter(r=None, base_model_name_or_path="gpt2"), ("'r' None",)),
     "generation config cut off": (cut("generation_config.json", 0.5), ("generation_config.json: not JSON",)),
 }  # fmt: skip
 
