@@ -71,6 +71,9 @@ def load_trainable(model: str, config: TrainConfig) -> PreTrainedModel:
         name = str(precision(config).weights).removeprefix("torch.")
         loaded = load_model(model, name, "cpu", config.trust_remote_code)
     _make_saveable(loaded)
+    if loaded.base_model is loaded and hasattr(loaded, "model"):
+        # Llama 4's class names its body otherwise than it calls it, and TRL's loss asks for the body by that name.
+        loaded.base_model_prefix = "model"
     return loaded
 
 
