@@ -148,6 +148,9 @@ def test_secrets_belong_into_the_environment(monkeypatch: pytest.MonkeyPatch, tm
     for url, words in (("http://me:pw@host/v1", "holds a secret"), ("http://host/v1", "JUDGE_KEY is not set")):
         with pytest.raises(InputError, match=words):
             ask(Endpoint("judge-1", url, "JUDGE_KEY", 4, 1.0, 8), tmp_path / "cache", 3)
+    with pytest.raises(InputError, match="is not the name of an environment variable") as caught:
+        ask(Endpoint("judge-1", "http://host/v1", "sk-planted-9", 4, 1.0, 8), tmp_path / "cache", 3)
+    assert "planted" not in str(caught.value)
 
 
 def test_an_endpoint_that_dies_midway_keeps_what_it_answered(serve: Serve, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from icr_platform.cli import commands
-from icr_platform.core.config import without_secrets
+from icr_platform.core.config import validate, without_secrets
 from icr_platform.core.errors import InputError
 from icr_platform.demo import IDENTIFIER
 from icr_platform.pipeline.config import IterateConfig
@@ -198,7 +198,6 @@ def test_every_refusal_keeps_the_secret_to_itself(
             assert commands.run(["generate", *base, "--prompts", f"http://{host}/en.jsonl"]) == 1
     shown = "".join(capsys.readouterr())
     assert "icr: RuntimeError: a library: token ***, api_key=***" in shown
-    assert "is not the name of an environment variable" in shown
     assert found_in(tmp_path / ".icr", shown) == {}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:{PLANTED['store']}@127.0.0.1:9")
     assert commands.run(["generate", *base, "--prompts", f"http://{host}/en.jsonl"]) in (1, 2)
@@ -219,12 +218,16 @@ def test_what_mlflow_run_stored_is_hidden_or_said(
 
 
 def test_a_stored_configuration_says_where_a_secret_is_to_be_given_again(tmp_path: Path) -> None:
-    given = IterateConfig(
-        prompts=f"https://ann:{PLANTED['password']}@host/p",
-        eval={"reference_outputs": f"s3://b/x?sig={PLANTED['flag']}"},
-    )  # type: ignore[arg-type]
+    given = validate(
+        IterateConfig,
+        {
+            "prompts": f"https://ann:{PLANTED['password']}@host/p",
+            "eval": {"anchors": f"s3://b/x?sig={PLANTED['flag']}"},
+        },
+        "test",
+    )
     stored = without_secrets(given)
-    assert (stored.prompts, stored.eval.reference_outputs) == ("https://***@host/p", "s3://b/x?sig=***")
+    assert (stored.prompts, stored.eval.anchors) == ("https://***@host/p", "s3://b/x?sig=***")
     assert stored.model_copy(update={"prompts": given.prompts, "eval": given.eval}) == given
     assert without_secrets(stored) == stored
     with pytest.raises(
