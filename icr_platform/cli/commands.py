@@ -32,6 +32,7 @@ TOOLS = {
     "check": "check a configuration's inputs and say what it would take, without running anything",
     "inspect": "open the inspector in a browser: pairs, margins, regressions, spot-checks",
     "verdicts": "`icr verdicts publish RUN`: add reviewers' verdicts to their MLflow run",
+    "runs": "list arms; `icr runs delete ARM` and `icr runs clean` free what they take",
     "report": "`icr report RUN`: rebuild the report of an arm from its artifacts",
 }
 
@@ -132,6 +133,11 @@ def _dispatch(argv: list[str]) -> int:
         raise InputError(f"icr: unknown command {typed!r}" + (f", nearest is {near[0]!r}" if near else ""))
     if typed in ("inspect", "verdicts"):
         return _inspector(typed, arguments)
+    if typed == "runs":
+        from icr_platform.cli.runs import runs
+
+        _quiet_libraries()
+        return runs(arguments)
     return _check(arguments) if typed == "check" else _report(arguments)
 
 
