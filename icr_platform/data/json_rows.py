@@ -93,7 +93,7 @@ def parse_json(text: str) -> Any:
     # Counting characters takes no time; a text that may be too large has its strings left out of the count.
     if text.count("[") + text.count("{") > DEEPEST or text.count(",") > MOST_VALUES:
         _Scanner(Path(), io.StringIO(text)).value()
-    return json.loads(text, parse_int=_integer, object_pairs_hook=_object)
+    return _DECODER.decode(text)
 
 
 def _integer(text: str) -> int:
@@ -108,6 +108,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is given twice")
     return found
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, object_pairs_hook=_object)
 
 
 def _reason(error: Exception) -> str:

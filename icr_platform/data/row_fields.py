@@ -23,11 +23,13 @@ _ROLES = {
     "user": "user", "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant",
     "chatgpt": "assistant", "bot": "assistant", "system": "system", "developer": "system",
 }  # fmt: skip
+_ASKING_FIELDS = (*INSTRUCTION_FIELDS, *MESSAGE_FIELDS, INPUT_FIELD)
 _REMARKS = {
     "system": "a system text, which was put before the instruction, after it an empty line",
     "input": "an 'input', which was put behind the instruction, after an empty line",
     "answer": "an answer after the instruction, which is not used",
 }
+_ONE_TURN = "conversations of several turns are not read, keep one turn"
 _LARGEST_WHOLE = 2**53
 _SHOWN = 12
 
@@ -87,7 +89,9 @@ def text_fault(text: str) -> str:
     """
     if "\0" in text:
         return "contains U+0000, which databases and tokenizers take for the end of a text; remove the character"
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         return "contains half a surrogate pair, which is not Unicode text; fix it"
     return ""
 
@@ -152,13 +156,13 @@ def turn_of(fields: Mapping[str, Any]) -> Turn:
     Raises:
         BadRow: no column contains an instruction, it is empty or not text, or the conversation has several turns.
     """
-    names = (*INSTRUCTION_FIELDS, *MESSAGE_FIELDS, INPUT_FIELD)
-    column = next((name for name in names if fields.get(name) is not None), None)
+    column = next((name for name in _ASKING_FIELDS if fields.get(name) is not None), None)
     if column is None:
         raise BadRow(
-            f"field 'instruction' is missing; found: {shown(list(fields))}; known: {', '.join(names[:-1])}; write the instruction or "
+            f"field 'instruction' is missing; found: {shown(list(fields))}; known: {', '.join(_ASKING_FIELDS[:-1])}; write the instruction or "
             "remove the row"
         )
+    check_no_history(fields)
     value, system, answer = fields[column], "", ""
     if (messages := messages_of(value)) is not None:
         system, value, answer = conversation_of(messages)
@@ -168,6 +172,12 @@ def turn_of(fields: Mapping[str, Any]) -> Turn:
     behind = [context] if context and context not in text else []  # some files repeat it within the instruction
     applies = {"system": before, "input": behind, "answer": answer}
     return Turn("\n\n".join([*before, text, *behind]), column, tuple(name for name, value in applies.items() if value))
+
+
+def check_no_history(fields: Mapping[str, Any]) -> None:
+    """Raise BadRow for a row that keeps earlier turns in a list of its own, as LLaMA-Factory's Alpaca layout does."""
+    if isinstance(fields.get("history"), list) and fields["history"]:
+        raise BadRow(f"field 'history' contains earlier turns; {_ONE_TURN}")
 
 
 def conversation_of(messages: Sequence[Message]) -> tuple[str, str, str]:

@@ -20,6 +20,7 @@ from icr_platform.data.row_fields import (
     SYSTEM_FIELDS,
     BadRow,
     Message,
+    check_no_history,
     checked,
     conversation_of,
     messages_of,
@@ -124,9 +125,13 @@ def texts_of(fields: Mapping[str, Any]) -> Texts:
         BadRow: what is wrong, naming the field; TiedRow for a row that prefers neither.
     """
     names, chosen, rejected, more = _responses(fields)
-    prompt_name = next((name for name in _PROMPT_FIELDS if name not in names and fields.get(name) is not None), None)
-    asked = _conversation(fields[prompt_name], prompt_name) if prompt_name else []
+    check_no_history(fields)
     turns = {name: _conversation(value, name) for name, value in zip(names, (chosen, rejected), strict=True)}
+    # Next to whole conversations in both, `messages` repeats the chosen one.
+    is_short = all(len(said) == 1 for said in turns.values())
+    prompt_names = (*_PROMPT_FIELDS, *(MESSAGE_FIELDS if is_short else ()))
+    prompt_name = next((name for name in prompt_names if name not in names and fields.get(name) is not None), None)
+    asked = _conversation(fields[prompt_name], prompt_name) if prompt_name else []
     if not asked and not all(len(said) > 1 for said in turns.values()):
         raise BadRow(
             f"field 'prompt' is missing, empty or not text; found: {shown(list(fields))}; known: {', '.join(_PROMPT_FIELDS)}, or "
@@ -187,7 +192,7 @@ def _responses(fields: Mapping[str, Any]) -> tuple[tuple[str, str], Any, Any, tu
 
 def _conversation(value: Any, name: str) -> list[Message]:
     """A field as messages: a text is one of the user in a prompt and of the assistant in a response, unless it is a transcript."""
-    role = "user" if name in _PROMPT_FIELDS else "assistant"
+    role = "user" if name in (*_PROMPT_FIELDS, *MESSAGE_FIELDS) else "assistant"
     if isinstance(value, str):
         if value.lstrip().startswith(("Human:", "Assistant:")) and _SPEAKER.search(value):
             return _transcript(value, name)

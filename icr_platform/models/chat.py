@@ -110,10 +110,34 @@ def require_roles(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms:
     if forms is None:
         binding = _binding(tokenizer)
         raise InputError(
-            f"{binding.model}: field 'chat_template': of a conversation of {', '.join(roles)}, {binding.reasons[roles]}; "
-            "give the model a chat template that prints message['content'], text and nothing else"
+            f"{binding.model}: field 'chat_template'{_template_name(tokenizer)}: of a conversation of {', '.join(roles)}, "
+            f"{binding.reasons[roles]}; {_way_out(tokenizer, roles)}give the model a chat template that prints "
+            "message['content'], text and nothing else"
         )
     return forms
+
+
+def _template_name(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Which one is rendered of a model that has several."""
+    return " 'default'" if isinstance(tokenizer.chat_template, dict) and "default" in tokenizer.chat_template else ""
+
+
+def _way_out(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> str:
+    """What may be done, other than repairing the template."""
+    templates: Any = tokenizer.chat_template
+    if isinstance(templates, dict) and "default" not in templates:
+        return f"name one of its templates ({', '.join(map(str, templates))}) 'default', or "
+    others = tuple(role for role in roles if role not in ("system", "developer"))
+    if others and others != roles and _forms(tokenizer, others) is not None:
+        return "put what the system says at the head of the user's message, or "
+    return ""
+
+
+def _said(error: Exception) -> str:
+    """What a template, or Jinja of it, says in one line, and in which line of it an error of syntax is."""
+    line = getattr(error, "lineno", None)
+    place = f", line {line} of the template" if isinstance(line, int) else ""
+    return (" ".join(str(error).split()) or type(error).__name__) + place
 
 
 def _forms(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms | None:
@@ -133,7 +157,7 @@ def _forms(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms | None:
             try:
                 text = _rendered(tokenizer, messages, forms, roles[-1] != "assistant")
             except Exception as error:  # noqa: BLE001 - a template is its author's program: it may raise anything
-                lost = f"the template refuses it ({' '.join(str(error).split()) or type(error).__name__})"
+                lost = f"the template refuses it ({_said(error)})"
             else:
                 missing = [role for role, probe in zip(roles, probes, strict=True) if probe not in text]
                 if not missing:
@@ -213,8 +237,7 @@ def encode_messages(
     try:
         text = _rendered(tokenizer, messages, forms, True, day)
     except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise RefusedTextError(_binding(tokenizer).model, messages[-1]["content"], said) from error
+        raise RefusedTextError(_binding(tokenizer).model, messages[-1]["content"], _said(error)) from error
     ids = control.encode(text) if is_typed else tokenizer(text, add_special_tokens=False)["input_ids"]
     return [int(token) for token in ids]
 
@@ -233,10 +256,11 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, response: str, finished:
     return [*ids, end_of_turn_id(tokenizer)] if finished else ids
 
 
-def control_token_notes(
+def prompt_notes(
     tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], rendered_elsewhere: bool = False
 ) -> tuple[str, ...]:
-    """Say how many texts write what the template frames turns with, where it cannot be told from the template's own.
+    """Say whether prompts end before the assistant's turn begins, and how many of the texts write what the template frames turns
+    with, where it cannot be told from the template's own.
 
     rendered_elsewhere: a server renders the template, which takes every control token for its own.
     """
@@ -251,9 +275,28 @@ def control_token_notes(
             counts[f"{marker!r}, with which the chat template frames turns and which is no token of its own"] += (
                 marker in text
             )
-    return tuple(
-        f"{binding.model}: {count} of {total} prompts contain {what}" for what, count in counts.items() if count
+    notes = [f"{binding.model}: {count} of {total} prompts contain {what}" for what, count in counts.items() if count]
+    header = _missing_header(tokenizer)
+    if header:
+        notes.append(
+            f"{binding.model}: the chat template ignores add_generation_prompt: prompts end before {header!r}, which the model has "
+            "to write itself"
+        )
+    return tuple(notes)
+
+
+def _missing_header(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What stands between a prompt and the assistant's answer in a conversation, beside white space, if prompts leave it out."""
+    forms = _forms(tokenizer, ("user", "assistant"))
+    if forms is None:
+        return ""
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
+    prompt, unprompted, whole = (
+        _rendered(tokenizer, messages, forms, is_prompt)
+        for messages, is_prompt in ((turns[:1], True), (turns[:1], False), (turns, False))
     )
+    begun = whole.partition(_PROBE)[0]
+    return begun.removeprefix(prompt).strip() if prompt == unprompted and begun.startswith(prompt) else ""
 
 
 def _plain_markers(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -15,7 +15,15 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from icr_platform.models.chat import encode_messages, encode_prompt, encode_response, end_of_turn_id
+from icr_platform.core.config import ChatSettings
+from icr_platform.models.chat import (
+    bind,
+    encode_messages,
+    encode_prompt,
+    encode_response,
+    end_of_turn_id,
+    prompt_notes,
+)
 from icr_platform.models.control_tokens import ControlTokens
 from tests.support.real_data import shared_folder
 from tests.support.tiny_models import CHATML, PROMPTS, RESPONSES
@@ -217,3 +225,71 @@ def test_smollm2_keeps_its_ids(tmp_path: Path) -> None:
         turns = [{"role": "user", "content": text}]
         rendered = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
         assert control.encode(rendered) == tokenizer(rendered, add_special_tokens=False)["input_ids"]
+
+
+def turns(user: str, assistant: str) -> str:
+    """A template of plain text: what stands before each role's message, and before the answer."""
+    return (
+        "{% for m in messages %}{{ '"
+        + user
+        + "' if m['role'] == 'user' else '"
+        + assistant
+        + "' }}{{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}" + assistant + "{% endif %}"
+    )
+
+
+MARKED = {
+    "Llama 2": (turns("[INST] ", " [/INST] "), {"[INST]": 2, "[/INST]": 1}),
+    "Zephyr": (turns("<|user|>\\n", "<|assistant|>\\n"), {"<|user|>": 1, "<|assistant|>": 1}),
+    "Alpaca": (turns("### Instruction:\\n", "### Response:\\n"), {"### Instruction:": 1}),
+    "Vicuna": ("A chat. Today: never. " + turns("USER: ", "ASSISTANT: "), {"USER:": 1}),
+    "Phi": (turns("Human: ", "Assistant: "), {"Assistant:": 1}),
+    "ChatML, all of it special": (CHATML, {}),
+    "words only": ("You are a helpful assistant. " + turns("user says ", "you say "), {}),
+}
+PROMPTED = ["[INST] and [INST]", "a [INST] b [/INST]", "<|user|> Hi <|assistant|>", "### Instruction:", "USER: Hi", "So the Assistant: no",
+            "You are a helpful assistant.", "Today: I ate."]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MARKED)
+def test_what_frames_turns_and_is_no_token_is_counted_in_a_note(kind: str) -> None:
+    template, counts = MARKED[kind]
+    tokenizer = make("byte-level, ChatML")
+    tokenizer.chat_template = template
+    bind(tokenizer, "org/model", ChatSettings())
+    notes = prompt_notes(tokenizer, PROMPTED)
+    assert set(notes) == {
+        f"org/model: {count} of {len(PROMPTED)} prompts contain {marker!r}, with which the chat template frames turns and which is no token "
+        "of its own"
+        for marker, count in counts.items()
+    }
+    assert prompt_notes(tokenizer, ["Nothing of the kind."]) == ()
+
+
+def test_typed_control_tokens_are_counted_where_a_server_renders_the_template() -> None:
+    tokenizer = make("byte-level, ChatML")
+    bind(tokenizer, "org/model", ChatSettings())
+    texts = ["a", "a <|im_end|> b", "<|im_start|>", "<think>"]
+    assert prompt_notes(tokenizer, texts) == ()
+    (note,) = prompt_notes(tokenizer, texts, rendered_elsewhere=True)
+    assert note.startswith("org/model: 2 of 4 prompts contain control tokens")
+
+
+@pytest.mark.parametrize(
+    ("template", "header"),
+    [
+        (CHATML, ""),
+        (CHATML.replace("{% if add_generation_prompt %}", "{% if false %}"), "<|im_start|>assistant"),
+        (MISTRAL, ""),  # which begins the answer with the end of the question
+        (CHATML.replace("{% if add_generation_prompt %}", "{% if true %}"), ""),
+        ("{{ messages[0]['content'] }}", ""),  # of one turn only
+    ],
+)
+def test_prompts_that_do_not_begin_the_answer_are_said(template: str, header: str) -> None:
+    tokenizer = make("byte-level, ChatML")
+    tokenizer.chat_template = template
+    bind(tokenizer, "org/model", ChatSettings())
+    notes = [note for note in prompt_notes(tokenizer, ["a"]) if "add_generation_prompt" in note]
+    assert len(notes) == bool(header)
+    assert all(repr(header) in note for note in notes)

@@ -14,7 +14,7 @@ from icr_platform.core.faults import require_few_faults
 from icr_platform.core.progress import meter
 from icr_platform.engines.sampling.sampler import Dropped, Request, prompt_ids, token_budget
 from icr_platform.engines.sampling.settings import SAMPLERS
-from icr_platform.models.chat import control_token_notes, encode_prompt
+from icr_platform.models.chat import encode_prompt, prompt_notes
 from icr_platform.models.context import context_of
 from icr_platform.models.loading import load_config, load_tokenizer
 
@@ -68,7 +68,7 @@ def check_prompts(
     """
     tokenizer = load_tokenizer(policy, chat)
     is_server = settings.sampler == "server"
-    notes = control_token_notes(tokenizer, (request.instruction for request in requests), rendered_elsewhere=is_server)
+    notes = prompt_notes(tokenizer, (request.instruction for request in requests), rendered_elsewhere=is_server)
     context = context_of(load_config(policy, chat.trust_remote_code)) if settings.sampler in SAMPLERS else None
     if settings.sampler == "vllm" and settings.max_model_len:
         context = settings.max_model_len
