@@ -226,12 +226,16 @@ next: icr inspect    the pairs, margins and regressions, and a blind spot-check,
 
 
 def _quiet_libraries() -> None:
-    """Keep libraries' chatter out of a person's terminal (warnings and errors stay), and threads from spinning."""
+    """Keep libraries' chatter out of a person's terminal (warnings and errors stay), their counters offline, and threads from spinning."""
     for key, value in {
         "GOMP_SPINCOUNT": "0",  # idle OpenMP threads that spin made a busy two-core machine up to ten times slower
         "TRANSFORMERS_VERBOSITY": "warning",
+        "DO_NOT_TRACK": "1",  # vLLM, the hub's client
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "GRADIO_ANALYTICS_ENABLED": "False",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "VLLM_NO_USAGE_STATS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "MLFLOW_LOGGING_LEVEL": "WARNING",

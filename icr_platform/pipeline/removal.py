@@ -28,8 +28,7 @@ from icr_platform.tracking.run_removal import (
 from icr_platform.tracking.run_tree import RunTree, is_deleted, parent_of, read_runs
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
-
+    from icr_platform.tracking.run_removal import ModelVersion
     from icr_platform.tracking.tracker import Run, Tracker
 
 _LEAST_OF_AN_ID = 6  # characters that stand for a run's id

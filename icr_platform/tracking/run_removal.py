@@ -18,7 +18,7 @@ from icr_platform.tracking.stored_artifacts import folder_of_run, repository_of_
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion as ModelVersion
 
     from icr_platform.tracking.tracker import Tracker
 
