@@ -11,6 +11,7 @@ from icr_platform.core.errors import IcrError
 TOO_LONG = "too-long"
 REFUSED = "refused"
 TEMPLATE = "chat-template"
+CONTROL_TOKENS = "control-tokens"
 ENDPOINT_ERROR = "endpoint-error"
 ENGINE_CRASH = "engine-crash"
 NOT_FINITE = "not-finite"
@@ -35,6 +36,11 @@ FAULTS: dict[str, Fault] = {
         "they do not fit into the model's context", "shorten or remove them, or take a longer context", False
     ),
     TEMPLATE: Fault("the chat template refuses them", "change or remove them, or repair the template", False),
+    CONTROL_TOKENS: Fault(
+        "they write control tokens, which a server takes for its own",
+        "change or remove them, or sample with transformers or vllm, which take them for text",
+        False,
+    ),
     REFUSED: Fault("the endpoint refused them", "change or remove them, or ask another endpoint", False),
     ENDPOINT_ERROR: Fault("the endpoint failed on them", "run the same command again: it asks for these only", True),
     NOT_FINITE: Fault("the model's logits overflow on them", "give --dtype float32", False),

@@ -25,9 +25,12 @@ from icr_platform.core.errors import InputError
 
 LONGEST_LINE = 2**24
 """Characters of a line, a value or a field: four million tokens of text."""
+_MOST_EMPTY_LINES = 1_000_000  # in a row
 _HEAD = 4096
-_EXPANDS = 300  # times its size: text shrinks to a third or a tenth, and a file made to fill a disk to a thousandth
-_SURELY_FINE = 2**26  # bytes
+EXPANDS = 300
+"""Times its size that a packed file may have: text shrinks to a third or a tenth, and what is made to fill a disk to a thousandth."""
+SURELY_FINE = 2**26
+"""Bytes that any packed file may have."""
 _CHUNK = 2**16
 _PACKED: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.GzipFile,
@@ -118,13 +121,18 @@ def lines(path: Path, newline: str | None = None) -> Iterator[tuple[int, str]]:
 
     A mark of the byte order may begin any line: files that have one are joined by `cat`.
     """
-    number = 0
+    number = empty = 0
     with open_text(path, newline) as text:
         try:
             while line := text.readline(LONGEST_LINE + 1):
                 number += 1
+                empty = empty + 1 if line.isspace() else 0
                 if len(line) > LONGEST_LINE:
                     raise too_long(path, f"line {number}")
+                if empty > _MOST_EMPTY_LINES:
+                    raise InputError(
+                        f"{path}: line {number} is the millionth empty one in a row; look at the file, and remove them"
+                    )
                 yield number, line.removeprefix("\ufeff")
         except UnicodeDecodeError as error:
             raise not_unicode(path, number, error) from error
@@ -175,7 +183,7 @@ class _Expanding(io.RawIOBase):
 
     def __init__(self, path: Path, stream: Any) -> None:
         self._path, self._stream = path, stream
-        self._most = max(_SURELY_FINE, _EXPANDS * path.stat().st_size)
+        self._most = max(SURELY_FINE, EXPANDS * path.stat().st_size)
         self._given = 0
 
     def readable(self) -> bool:
@@ -186,7 +194,7 @@ class _Expanding(io.RawIOBase):
         self._given += len(data)
         if self._given > self._most:
             raise InputError(
-                f"{self._path}: unpacks to more than {_EXPANDS} times its size, as no text does; unpack it and look at it"
+                f"{self._path}: unpacks to more than {EXPANDS} times its size, as no text does; unpack it and look at it"
             )
         buffer[: len(data)] = data
         return len(data)

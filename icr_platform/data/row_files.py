@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from icr_platform.core.errors import InputError
 from icr_platform.data.json_rows import json_rows
-from icr_platform.data.opened_files import LONGEST_LINE, first_bytes, lines
+from icr_platform.data.opened_files import EXPANDS, LONGEST_LINE, SURELY_FINE, first_bytes, lines
 
 ENDINGS = ".json, .jsonl, .csv, .tsv or .parquet, also packed as .gz, .bz2, .xz or .zst"
 _ROWS = re.compile(
@@ -24,8 +24,7 @@ _PARQUET = b"PAR1"
 _SEPARATORS = {"tsv": "\t"}
 _OTHER_SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'"}
 _BATCH_BYTES = 2**24
-_EXPANDS, _SURELY_FINE = 300, 2**28
-"""A column that is packed tighter than this, and larger than that when unpacked, is made to fill memory."""
+_TOO_TIGHT = f"unpacks to more than {EXPANDS} times its size, as no text does; look at it before you use it"
 
 
 class SourceRow(NamedTuple):
@@ -120,43 +119,53 @@ def _header(path: Path, fields: list[str], separator: str) -> list[str]:
 
 
 def _parquet_rows(path: Path) -> Iterator[SourceRow]:
-    number = 0
+    number = given = 0
     try:
-        with pq.ParquetFile(path, buffer_size=_BATCH_BYTES // 16, pre_buffer=False) as file:
+        metadata = pq.read_metadata(path)
+        size = _batch_rows(path, metadata)
+        most = max(SURELY_FINE, EXPANDS * path.stat().st_size)
+        # A text that a column has a thousand times is kept once in Arrow's memory, and becomes Python's one row after another.
+        with pq.ParquetFile(path, read_dictionary=_repeating(metadata), buffer_size=_BATCH_BYTES // 16) as file:
             names = file.schema_arrow.names
             if len(set(names)) < len(names):
                 twice = next(name for name in names if names.count(name) > 1)
                 raise InputError(f"{path}: two columns are called {twice!r}; rename or remove one")
-            size = _batch_rows(path, file.metadata)
-            # A column with few long texts keeps them once here; Python makes a text of its own for every row.
             for batch in file.iter_batches(size, use_threads=False):
-                for row in batch.to_pylist():
+                for index in range(batch.num_rows):
                     number += 1
-                    yield SourceRow(
-                        f"{path}: row {number}", {name: _value(value) for name, value in row.items()}, number
-                    )
+                    [row] = batch.slice(index, 1).to_pylist()
+                    fields = {name: _value(value) for name, value in row.items()}
+                    given += sum(len(value) for value in fields.values() if isinstance(value, str))
+                    if given > most:
+                        raise InputError(f"{path}: row {number}: {_TOO_TIGHT}")
+                    yield SourceRow(f"{path}: row {number}", fields, number)
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: not readable as Parquet ({reason}); write or copy the file again") from error
-    except (UnicodeDecodeError, OverflowError, ValueError) as error:
-        raise InputError(
-            f"{path}: row {number + 1}: is not readable ({' '.join(str(error).split())}); correct it"
-        ) from error
+    except (OverflowError, ValueError) as error:  # text that is not UTF-8, a date that Python has not
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: row {number}: is not readable ({reason}); correct it") from error
+
+
+def _chunks(metadata: pq.FileMetaData) -> Iterator[tuple[pq.RowGroupMetaData, pq.ColumnChunkMetaData]]:
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        yield from ((group, group.column(column)) for column in range(group.num_columns))
+
+
+def _repeating(metadata: pq.FileMetaData) -> list[str]:
+    """Columns of texts that are stored once and referred to by number."""
+    return sorted({
+        chunk.path_in_schema for _, chunk in _chunks(metadata) if chunk.physical_type == "BYTE_ARRAY" and chunk.has_dictionary_page
+    })  # fmt: skip
 
 
 def _batch_rows(path: Path, metadata: pq.FileMetaData) -> int:
     """Rows to read at once, so that they take some megabytes."""
     largest = 1
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        for column in range(group.num_columns):
-            chunk = group.column(column)
-            unpacked = chunk.total_uncompressed_size
-            if unpacked > max(_SURELY_FINE, _EXPANDS * chunk.total_compressed_size):
-                raise InputError(
-                    f"{path}: column {chunk.path_in_schema!r} unpacks to more than {_EXPANDS} times its size, as no text does; "
-                    "look at it before you use it"
-                )
+    for group, chunk in _chunks(metadata):
+        if chunk.total_uncompressed_size > max(SURELY_FINE, EXPANDS * chunk.total_compressed_size):
+            raise InputError(f"{path}: column {chunk.path_in_schema!r} {_TOO_TIGHT}")
         largest = max(largest, group.total_byte_size // max(group.num_rows, 1))
     return max(1, min(1024, _BATCH_BYTES // largest))
 

@@ -231,7 +231,7 @@ def encode_messages(
     roles = tuple(message["role"] for message in messages)
     forms = require_roles(tokenizer, roles)
     control = _binding(tokenizer).control
-    is_typed = control.can_stay_text and any(control.typed_in(message["content"]) for message in messages)
+    is_typed = control.can_stay_text and writes_control_tokens(tokenizer, messages)
     if is_typed:
         messages = [message | {"content": control.masked(message["content"])} for message in messages]
     try:
@@ -256,20 +256,22 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, response: str, finished:
     return [*ids, end_of_turn_id(tokenizer)] if finished else ids
 
 
-def prompt_notes(
-    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], rendered_elsewhere: bool = False
-) -> tuple[str, ...]:
+def writes_control_tokens(tokenizer: PreTrainedTokenizerBase, messages: Iterable[Mapping[str, str]]) -> bool:
+    """Whether a message contains a special token's string."""
+    control = _binding(tokenizer).control
+    return any(control.typed_in(message["content"]) for message in messages)
+
+
+def prompt_notes(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> tuple[str, ...]:
     """Say whether prompts end before the assistant's turn begins, and how many of the texts write what the template frames turns
     with, where it cannot be told from the template's own.
-
-    rendered_elsewhere: a server renders the template, which takes every control token for its own.
     """
     binding = _binding(tokenizer)
     plain = _plain_markers(tokenizer)
     counts, total = Counter[str](), 0
     for text in texts:
         total += 1
-        if (rendered_elsewhere or not binding.control.can_stay_text) and binding.control.typed_in(text):
+        if not binding.control.can_stay_text and binding.control.typed_in(text):
             counts["control tokens, which the tokenizer takes for the template's own"] += 1
         for marker in plain:
             counts[f"{marker!r}, with which the chat template frames turns and which is no token of its own"] += (

@@ -16,6 +16,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from icr_platform.core.config import ChatSettings
+from icr_platform.engines.sampling.sampler import Dropped, Request, prompt_ids
+from icr_platform.models import chat
 from icr_platform.models.chat import (
     bind,
     encode_messages,
@@ -267,13 +269,25 @@ def test_what_frames_turns_and_is_no_token_is_counted_in_a_note(kind: str) -> No
     assert prompt_notes(tokenizer, ["Nothing of the kind."]) == ()
 
 
-def test_typed_control_tokens_are_counted_where_a_server_renders_the_template() -> None:
-    tokenizer = make("byte-level, ChatML")
+def test_typed_control_tokens_are_counted_where_they_cannot_stay_text() -> None:
+    tokenizer: Any = make("byte-level, ChatML")
     bind(tokenizer, "org/model", ChatSettings())
     texts = ["a", "a <|im_end|> b", "<|im_start|>", "<think>"]
     assert prompt_notes(tokenizer, texts) == ()
-    (note,) = prompt_notes(tokenizer, texts, rendered_elsewhere=True)
+    chat._binding(tokenizer).control._backend = None
+    (note,) = prompt_notes(tokenizer, texts)
     assert note.startswith("org/model: 2 of 4 prompts contain control tokens")
+
+
+def test_a_server_is_not_asked_what_it_would_read_otherwise() -> None:
+    tokenizer = make("byte-level, ChatML")
+    written, plain = Request("es", "p0", "a <|im_end|> b"), Request("es", "p1", "a <think> b")
+    in_history = Request("es", "p2", "And?", (("user", "x"), ("assistant", "<|im_start|>")))
+    for request, is_dropped in ((written, True), (plain, False), (in_history, True)):
+        ids = prompt_ids(tokenizer, request, rendered_elsewhere=True)
+        assert isinstance(ids, Dropped) == is_dropped
+        assert not isinstance(ids, Dropped) or ids.reason == "control-tokens"
+        assert isinstance(prompt_ids(tokenizer, request), list)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import gzip
 import io
 import json
 import lzma
+import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ from icr_platform.core.errors import InputError
 from icr_platform.data.json_rows import json_rows
 from icr_platform.data.prompts import load_prompts
 from icr_platform.data.reference_outputs import load_reference_outputs
+from icr_platform.data.row_files import file_rows
 from icr_platform.data.text_preferences import read_text_preferences
 from icr_platform.evaluation.mt_bench import load_answers, load_questions
+from tests.support.peak_memory import peak_bytes, start_peak
 
 TEXTS = ["a\u2028b\u0085c", "second \u200b", "third"]
 """U+2028 and U+0085 end a line for str.splitlines, and for JSON they do not."""
@@ -169,7 +173,7 @@ BROKEN = [
         pa.compress(b"\n".join(LINES), "zstd", asbytes=True)[:-9],
         r"en\.jsonl\.zst: (is damaged|not readable)",
     ),
-    (".jsonl.gz", gzip.compress(b"\n" * 2**27), r"unpacks to more than 300 times its size"),
+    (".jsonl.gz", gzip.compress(b"\n" * 2**21), r"is the millionth empty one in a row"),
     (".csv", b"id;prompt\n1;a\n", r"columns are separated by ';' instead of commas"),
     (".csv", b"id\tprompt\n1\ta\n", r"columns are separated by tabs instead of commas"),
     (".csv", b"id,prompt\n1,a,b\n", r"row 2: has 3 fields instead of 2"),
@@ -213,6 +217,107 @@ def test_half_a_surrogate_is_refused_before_it_can_be_written(tmp_path: Path, re
         read(tmp_path, ".jsonl")
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.jsonl: not readable \(No such file or directory\)"):
-        list(json_rows(tmp_path / "nowhere.jsonl", "id"))
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def circle(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: None, r"not readable \(No such file or directory\)|no such file"),
+        (lambda path: path.mkdir(), r"is a folder, not a file"),
+        (lambda path: path.symlink_to("/nowhere/es.jsonl"), r"links to /nowhere/es\.jsonl, which does not exist"),
+        (circle, r"a link in a circle|links"),
+        (pipe, r"is a pipe or a device"),
+        (lambda path: path.symlink_to("/dev/zero"), r"is a pipe or a device"),
+    ],
+)
+def test_what_is_no_file_is_never_waited_for(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
+    make(tmp_path / "en.jsonl")
+    with pytest.raises(InputError, match=said):
+        list(file_rows(tmp_path / "en.jsonl", "id"))
+    if (tmp_path / "en.jsonl").is_symlink() or (tmp_path / "en.jsonl").exists():
+        with pytest.raises(InputError, match=said):
+            prompts(tmp_path, ".jsonl")
+
+
+def test_a_name_without_an_ending_is_read_where_its_beginning_says_json(tmp_path: Path) -> None:
+    for name, content in ("download", ARRAY), ("rows.txt", b"\n".join(LINES)):
+        (tmp_path / name).write_bytes(content)
+        assert [found.fields["instruction"] for found in file_rows(tmp_path / name, "id")] == TEXTS
+    (tmp_path / "other.txt").write_text("id,instruction\n1,x\n")
+    with pytest.raises(InputError, match=r"other\.txt: is not a file of rows by its name; give \.json"):
+        list(file_rows(tmp_path / "other.txt", "id"))
+
+
+def test_a_text_that_a_column_repeats_without_end_is_refused_and_takes_no_memory(tmp_path: Path) -> None:
+    once = pa.array(["z" * 2**23])
+    for name, column in {
+        "flat": pa.DictionaryArray.from_arrays(pa.array([0] * 500, pa.int32()), once),
+        "nested": pa.array([["z" * 2**23]] * 20),
+    }.items():
+        table = pa.table({"id": range(len(column)), "instruction": column})
+        pq.write_table(table, tmp_path / f"{name}.parquet", compression="zstd", dictionary_pagesize_limit=2**30)
+    before = start_peak()
+    with pytest.raises(InputError, match=r"flat\.parquet: row 9: unpacks to more than 300 times its size"):
+        list(file_rows(tmp_path / "flat.parquet", "id"))
+    assert sum(1 for _ in file_rows(tmp_path / "nested.parquet", "id")) == 20
+    assert peak_bytes() - before < 200 * 2**20
+
+
+def test_a_packed_file_that_expands_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "en.jsonl.gz").write_bytes(gzip.compress(b'{"a": "' + b"x" * 2**23 + b'"}\n') * 20)
+    with pytest.raises(InputError, match=r"en\.jsonl\.gz: unpacks to more than 300 times its size"):
+        list(file_rows(tmp_path / "en.jsonl.gz", "id"))
+
+
+def naive_rows(data: bytes) -> list[Any]:
+    """What JSON Lines or an array of a small file in UTF-8 contain, by the standard library alone."""
+    text = data.decode("utf-8-sig")
+    return (
+        json.loads(text)
+        if text.lstrip().startswith("[")
+        else [json.loads(line) for line in text.split("\n") if line.strip()]
+    )
+
+
+def test_the_reader_equals_a_naive_one_on_random_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of 1 to 40 characters: every value, escape and bracket lies across a boundary once."""
+    draw = random.Random(0)
+    texts = ['"', "\\", '\\"', "]}", "[{,", "\n", "\u2028", "é\U0001f600", "\0", " ", "x" * 50, '\\\\"', ""]
+
+    def value(depth: int) -> Any:
+        kind = draw.randrange(6 if depth < 4 else 4)
+        if kind < 2:
+            return "".join(draw.choices(texts, k=draw.randrange(4)))
+        if kind < 4:
+            return draw.choice([None, True, -1.5e-7, 12345678901234567890, 0])
+        inner = [value(depth + 1) for _ in range(draw.randrange(4))]
+        return inner if kind == 4 else {f"{draw.choice(texts)}{index}": item for index, item in enumerate(inner)}
+
+    for trial in range(150):
+        monkeypatch.setattr("icr_platform.data.json_rows._CHUNK", draw.randint(1, 40))
+        rows = [{"id": index, "value": value(0)} for index in range(draw.randint(1, 5))]
+        plain = draw.random() < 0.5
+        indent = draw.choice([None, 0, 1])
+        array = json.dumps(rows, ensure_ascii=plain, indent=indent)
+        files = {"a.json": array, "b.json": f' {{"n": {{"v": {json.dumps(value(2))}}}, "rows": {array}}}', "c.jsonl": "\n".join(json.dumps(item, ensure_ascii=plain) for item in rows)}  # fmt: skip
+        for name, text in files.items():
+            (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+            found = [item for _, item in json_rows(tmp_path / name, "id")]
+            expected = json.loads(text)["rows"] if name == "b.json" else naive_rows(text.encode())
+            assert found == expected, (trial, name, text)
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    line = LINES[0].replace(TEXTS[0].encode(), b"x" * 2**14)
+    (tmp_path / "en.jsonl").write_bytes((line + b"\n") * 600)
+    (tmp_path / "en.json").write_bytes(b"[" + b",".join([line] * 600) + b"]")
+    before = start_peak()
+    for name in ("en.jsonl", "en.json"):
+        assert sum(1 for _ in file_rows(tmp_path / name, "id")) == 600
+    assert peak_bytes() - before < 16 * 2**20, "each file has 48 MB"

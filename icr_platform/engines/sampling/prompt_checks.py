@@ -14,7 +14,7 @@ from icr_platform.core.faults import require_few_faults
 from icr_platform.core.progress import meter
 from icr_platform.engines.sampling.sampler import Dropped, Request, prompt_ids, token_budget
 from icr_platform.engines.sampling.settings import SAMPLERS
-from icr_platform.models.chat import encode_prompt, prompt_notes
+from icr_platform.models.chat import encode_prompt, prompt_notes, writes_control_tokens
 from icr_platform.models.context import context_of
 from icr_platform.models.loading import load_config, load_tokenizer
 
@@ -67,18 +67,13 @@ def check_prompts(
         InputError: more are known to be dropped, in one line with the longest.
     """
     tokenizer = load_tokenizer(policy, chat)
-    is_server = settings.sampler == "server"
-    notes = prompt_notes(tokenizer, (request.instruction for request in requests), rendered_elsewhere=is_server)
-    context = context_of(load_config(policy, chat.trust_remote_code)) if settings.sampler in SAMPLERS else None
-    if settings.sampler == "vllm" and settings.max_model_len:
-        context = settings.max_model_len
-    if context is None:
-        return PromptCheck((), len(requests), notes)
-
+    notes = prompt_notes(tokenizer, (request.instruction for request in requests))
+    context = _context(settings, policy, chat)
     # A prompt that takes more than half of the context leaves less of it than responses are usually allowed.
-    wanted = min(settings.max_tokens, context // 2)
+    wanted = min(settings.max_tokens, (context or 0) // 2)
     dropped, cramped = [], 0
-    for request, ids in _long_prompts(tokenizer, requests, context - wanted):
+    most = None if context is None else context - wanted
+    for request, ids in _doubtful_prompts(tokenizer, requests, most, settings.sampler == "server"):
         budget = ids if isinstance(ids, Dropped) else token_budget(len(ids), settings.max_tokens, context)
         if isinstance(budget, Dropped):
             dropped.append((request, budget))
@@ -99,18 +94,37 @@ def check_prompts(
     return PromptCheck(tuple(dropped), len(requests), notes)
 
 
-def _long_prompts(
-    tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], tokens: int
+def _context(settings: SamplingSettings, policy: str, chat: ChatSettings) -> int | None:
+    """The context that the sampler will have; None where that is not known beforehand."""
+    if settings.sampler not in SAMPLERS:
+        return None
+    if settings.sampler == "vllm" and settings.max_model_len:
+        return settings.max_model_len
+    try:
+        return context_of(load_config(policy, chat.trust_remote_code))
+    except InputError:
+        if settings.sampler == "server":  # which may know a model that transformers does not, and says what is too long
+            return None
+        raise
+
+
+def _doubtful_prompts(
+    tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], tokens: int | None, is_server: bool
 ) -> Iterator[tuple[Request, list[int] | Dropped]]:
-    """The ids of the prompts that may have more than `tokens`: a text has no more tokens than bytes, beside the template's."""
+    """The ids of the prompts that may have more than `tokens`, or that a server would read otherwise.
+
+    A text has no more tokens than bytes, beside the template's.
+    """
     frame = len(encode_prompt(tokenizer, "x"))
 
-    def may_be_long(request: Request) -> bool:
-        turns = [request.instruction, *(content for _, content in request.history)]
-        return frame * len(turns) + sum(len(turn.encode("utf-8", "surrogatepass")) for turn in turns) > tokens
+    def is_doubtful(request: Request) -> bool:
+        texts = [message["content"] for message in request.messages]
+        most = frame * len(texts) + sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        is_long = tokens is not None and most > tokens
+        return is_long or (is_server and writes_control_tokens(tokenizer, request.messages))
 
-    long = [request for request in requests if may_be_long(request)]
-    with meter("tokenise long prompts", len(long)) as progress:
-        for request in long:
-            yield request, prompt_ids(tokenizer, request)
+    doubtful = [request for request in requests if is_doubtful(request)]
+    with meter("tokenise long prompts", len(doubtful)) as progress:
+        for request in doubtful:
+            yield request, prompt_ids(tokenizer, request, rendered_elsewhere=is_server)
             progress.advance(1)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from icr_platform.core.artifacts import text_digest
-from icr_platform.core.faults import TEMPLATE, TOO_LONG
+from icr_platform.core.faults import CONTROL_TOKENS, TEMPLATE, TOO_LONG
 from icr_platform.engines.endpoints.served_model import Server
-from icr_platform.models.chat import RefusedTextError, encode_messages
+from icr_platform.models.chat import RefusedTextError, encode_messages, writes_control_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -122,8 +122,16 @@ def sampling_server(settings: SamplingSettings, policy: str) -> Server:
     return Server(settings.server_url, model, "OPENAI_API_KEY", settings.server_identity, "server", label)
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, request: Request) -> list[int] | Dropped:
-    """The ids of a request's conversation, or why the chat template does not render it."""
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, request: Request, rendered_elsewhere: bool = False
+) -> list[int] | Dropped:
+    """The ids of a request's conversation, or why it has none.
+
+    rendered_elsewhere: by a server, which would end the user's turn where somebody typed `<|im_end|>`: what it answers is not the
+        prompt that is scored and trained on.
+    """
+    if rendered_elsewhere and writes_control_tokens(tokenizer, request.messages):
+        return Dropped(CONTROL_TOKENS, "the text contains control tokens of the model's")
     try:
         return encode_messages(tokenizer, request.messages)
     except RefusedTextError as error:
