@@ -81,7 +81,10 @@ def measured(
     prompts, preferences = write_prompt_folder(folder / "prompts"), make_preferences(folder / "pairs", wide_model, 4)
     common = {"device": "cpu", "dtype": "float32", "policy": str(wide_model)}
     given = {
-        "generate": common | {"prompts": str(prompts), "samples": SAMPLES, "max_tokens": TOKENS, "batch_size": ROWS},
+        # fasttext's model is small: the default identifier's 84 MB are part of what is predicted for any process.
+        "generate": common
+        | {"prompts": str(prompts), "samples": SAMPLES, "max_tokens": TOKENS, "batch_size": ROWS}
+        | {"language_identifier": "fasttext"},
         "annotate": common
         | {"prompts": str(prompts), "reference": str(wide_model), "responses": str(folder / "responses")},
         "train": common | {"preferences": str(preferences), "accumulation": 2},
@@ -95,7 +98,7 @@ def measured(
 
 @pytest.mark.parametrize("stage", ["generate", "annotate", "train"])
 def test_peak_memory_on_a_cpu(stage: str, measured: dict[str, tuple[int, int]], wide_model: Path) -> None:
-    """Within a quarter: one copy of the weights more or less, or one of training's states, would be seen."""
+    """Within a fifth: one copy of the weights less, or one of training's states, would be seen."""
     config = IterateConfig.model_validate(
         {"generate": {"samples": SAMPLES, "max_tokens": TOKENS, "batch_size": ROWS}, "train": {"accumulation": 2}}
     )
@@ -103,7 +106,7 @@ def test_peak_memory_on_a_cpu(stage: str, measured: dict[str, tuple[int, int]], 
     work = next(work for work in works(config, Prompts(18, 20.0), None, None) if work.stage == stage)
     predicted = memory_of(work, config, shape, 4, None, 1) - PROCESS_BYTES
     before, peak = measured[stage]
-    assert peak - before == pytest.approx(predicted, rel=0.25), f"{stage}: {(peak - before) / 1e6:.0f} MB"
+    assert peak - before == pytest.approx(predicted, rel=0.2), f"{stage}: {(peak - before) / 1e6:.0f} MB"
     assert PROCESS_BYTES / 2 < before < 1.25 * PROCESS_BYTES
 
 
