@@ -8,6 +8,7 @@ from pydantic import BeforeValidator
 
 from icr_platform.annotation.reward_kinds import REWARD_KINDS
 from icr_platform.core.config import INPUTS, WHERE, ChatSettings, OptionalFloat, setting, split_at_commas
+from icr_platform.core.faults import FaultSettings
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.models.settings import ModelPlace
 
@@ -21,7 +22,7 @@ _KINDS = ", ".join(kind.name + (f" ({kind.remark})" if kind.remark else "") for 
 _DRAWN = ", ".join(kind.name for kind in REWARD_KINDS.values() if kind.draw)
 
 
-class AnnotateSettings(ExecutionSettings, ModelPlace):
+class AnnotateSettings(ExecutionSettings, ModelPlace, FaultSettings):
     """How responses are scored and pairs are selected (arXiv 2503.04647, section 3)."""
 
     heading, place_heading = "rewards and pairs", WHERE

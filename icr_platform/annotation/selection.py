@@ -14,7 +14,7 @@ shape, from which the texts of chosen and rejected are read when they are writte
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -25,14 +25,11 @@ import pyarrow.compute as pc
 
 from icr_platform.annotation.config import AnnotateSettings
 from icr_platform.annotation.filters import (
-    COLUMNS,
     DUPLICATE,
     NAN,
     SAMPLE_REASONS,
     TRANSLATION,
     FilterResult,
-    filter_samples,
-    unknown_languages,
 )
 from icr_platform.annotation.length_control import fit_alpha
 from icr_platform.annotation.pairs import PairSelection, near_duplicate, pair_candidates, select_pairs
@@ -122,8 +119,14 @@ class _Builder:
 class ResponseReader:
     """Rows of a responses artifact by (part, row), and why filters dropped them; keeps a few parts in memory."""
 
-    def __init__(self, responses: Artifact, translations: Artifact | None, settings: AnnotateSettings) -> None:
-        self.responses, self.settings = responses, settings
+    def __init__(
+        self,
+        responses: Artifact,
+        translations: Artifact | None,
+        settings: AnnotateSettings,
+        filter_part: Callable[[int], list[FilterResult]],
+    ) -> None:
+        self.responses, self.settings, self._filter = responses, settings, filter_part
         self.translations = translations if needs_translations(settings.reward_kind[:1]) else None
         # Neighbouring rows ask for the same part: two are kept, for chosen and rejected may stand on either side of a cut.
         columns = ["response", "token_ids", "character_count"]
@@ -131,8 +134,7 @@ class ResponseReader:
         self.filtered = lru_cache(maxsize=2)(self._filter_part)
 
     def _filter_part(self, index: int) -> list[FilterResult]:
-        rows = self.responses.read_part(index, COLUMNS)
-        filtered = filter_samples(rows, self.settings, unknown_languages(self.responses))
+        filtered = self._filter(index)
         if self.translations is None:
             return filtered
         outcomes = self.translations.read_part(index, ["outcome"]).column("outcome").to_pylist()

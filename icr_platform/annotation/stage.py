@@ -14,6 +14,7 @@ Metrics, per language and as unweighted mean over languages (`NAME/LANG`, `NAME/
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,9 +23,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from icr_platform.annotation import translation
 from icr_platform.annotation.config import AnnotateConfig
+from icr_platform.annotation.context_fit import FIT_COLUMNS, ContextFit
 from icr_platform.annotation.filters import COLUMNS, FilterResult, filter_samples, unknown_languages, unknown_notes
 from icr_platform.annotation.part_scoring import (
     SAMPLE_KEY,
@@ -47,6 +50,7 @@ from icr_platform.core.arrays import Floats
 from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact, read_parquet
 from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.faults import fault_notes, require_few_faults
 from icr_platform.core.part_job import Advance, Make, PartJob, TakenPart
 from icr_platform.core.schemas import DROPS, LOGPROBS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
 from icr_platform.core.stage_protocol import StageContext, StageResult
@@ -65,6 +69,13 @@ class AnnotateInputs:
     config: AnnotateConfig
     responses: Artifact
     prompts: PromptIndex
+    fit: ContextFit
+
+    def filtered(self, part: int, translations: Artifact | None = None) -> list[FilterResult]:
+        """[R] why each sample of a part is dropped before anything is scored; translations: measured too, once there are any."""
+        rows = self.responses.read_part(part, list(dict.fromkeys((*COLUMNS, *FIT_COLUMNS))))
+        english = translations.read_part(part, ["translation"])["translation"].to_pylist() if translations else None
+        return self.fit.applied(rows, filter_samples(rows, self.config, unknown_languages(self.responses)), english)
 
 
 @dataclass(frozen=True)
@@ -77,15 +88,12 @@ class _Work(AnnotateInputs):
     def scored_kinds(self) -> tuple[str, ...]:
         return scored_kinds(self.config.reward_kind)
 
-    def filtered(self, part: int) -> list[FilterResult]:
-        return filter_samples(self.responses.read_part(part, COLUMNS), self.config, unknown_languages(self.responses))
-
 
 def read(config: AnnotateConfig) -> AnnotateInputs:
     """Check settings, models' tokenizers, prompts and every row of the responses; load no weights and write nothing.
 
     Raises:
-        InputError: what is wrong, where, and how to fix it.
+        InputError: what is wrong, where, and how to fix it; or more samples than `max_dropped` allows do not fit into the context.
     """
     require(config, "annotate")
     kinds = config.reward_kind
@@ -105,20 +113,26 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
     check_same_tokenisation(config.policy, config.reference, config)
     for model in (config.policy, config.reference, *([config.translator] if needs_translations(kinds) else [])):
         load_tokenizer(model, config)
-        check_weights(model)
+        check_weights(model, config.trust_remote_code)
 
     responses = open_artifact(Path(config.responses), RESPONSES)
     prompts = prompt_index(config.prompts, responses)
-    sizes = [load_config(model).get_text_config().vocab_size for model in (config.policy, config.reference)]
+    opened = [load_config(model, config.trust_remote_code) for model in (config.policy, config.reference)]
+    sizes = [model.get_text_config().vocab_size for model in opened]
     check_responses(responses, prompts, min(sizes))
-    return AnnotateInputs(config, responses, prompts)
+    inputs = AnnotateInputs(config, responses, prompts, ContextFit(config, prompts))
+    if inputs.fit.context is not None:
+        counts = Counter(result.reason for part in range(len(responses.parts)) for result in inputs.filtered(part))
+        require_few_faults(counts, responses.rows, config.max_dropped, "samples", error=InputError)
+    return inputs
 
 
 def run(inputs: AnnotateInputs, context: StageContext) -> StageResult:
     """Score, select, and write the artifacts; goes on where an earlier run of the same work stopped.
 
     Raises:
-        IcrError: the disk is full, or the work folder is not what was written there.
+        IcrError: the disk is full, or the work folder is not what was written there; or, once everything is kept, more samples
+            were dropped than `max_dropped` allows.
     """
     tables = [REWARDS, PREFERENCES, DROPS, *([TRANSLATIONS] if needs_translations(inputs.config.reward_kind) else [])]
     if not all((context.folder / table.name / MANIFEST).exists() for table in tables):
@@ -136,6 +150,11 @@ def run(inputs: AnnotateInputs, context: StageContext) -> StageResult:
     }
     # The manifest of the preferences, which is written last, has the figures: a finished run is not computed again.
     extra = open_artifact(artifacts[PREFERENCES.name], PREFERENCES).extra
+    dropped = open_artifact(artifacts[DROPS.name], DROPS).read(["sample_index", "reason"])
+    counts = Counter(dropped.filter(pc.is_valid(dropped["sample_index"]))["reason"].to_pylist())
+    require_few_faults(
+        counts, inputs.responses.rows, inputs.config.max_dropped, "samples", f"all is kept in {context.folder}"
+    )
     return StageResult(
         artifacts=artifacts,
         metrics=extra["metrics"],
@@ -173,7 +192,9 @@ def _rewards(work: _Work, translations: Artifact | None) -> Artifact:
         scored = [_logprobs(work, translations, name, model) for name, model in models.items()]
     for part in range(len(work.responses.parts)):
         if not writer.has_part(part):
-            writer.write_part(part, _reward_part(work, part, [logprobs.read_part(part) for logprobs in scored]))
+            writer.write_part(
+                part, _reward_part(work, part, [logprobs.read_part(part) for logprobs in scored], translations)
+            )
     return writer.close(len(work.responses.parts))
 
 
@@ -195,12 +216,11 @@ def _logprobs(work: _Work, translations: Artifact | None, name: str, model: str)
     folder = work.context.folder / _WORK_FOLDER / f"{name}-{LOGPROBS.name}"
     writer = ArtifactWriter(folder, LOGPROBS, work.context.fingerprint)
     earlier = work.context.earlier.rows(f"{name}-{LOGPROBS.name}", LOGPROBS)
-    unknown = unknown_languages(work.responses)
 
     def shard(part: int) -> _Shard:
         responses = work.responses.read_part(part)
         english = translations.read_part(part).column("translation").to_pylist() if translations else None
-        filtered = filter_samples(responses, work.config, unknown)
+        filtered = work.filtered(part, translations)
         scored = scored_rows(responses, filtered, english, work.prompts, work.scored_kinds)
         digests = score_digests(responses, scored)
         # Row after row, kind after kind within a row, as `by_kind` lays a table out.
@@ -226,7 +246,8 @@ def _load_scorer(config: AnnotateConfig, model: str) -> Make:
     from icr_platform.engines.scoring.logprobs import CompletionScorer
 
     tokenizer = load_tokenizer(model, config)
-    scorer = CompletionScorer(load_model(model, config.dtype, config.device), config.batch_tokens)
+    loaded = load_model(model, config.dtype, config.device, config.trust_remote_code)
+    scorer = CompletionScorer(loaded, config.batch_tokens)
 
     def score(shards: Iterable[_Shard], advance: Advance) -> Iterator[tuple[pa.Table]]:
         for keys, scored, digests, known in shards:
@@ -275,7 +296,7 @@ def _write_parts(job: PartJob, work: _Work) -> Artifact:
     return writer.close(len(work.responses.parts))
 
 
-def _reward_part(work: _Work, part: int, scored: Sequence[pa.Table]) -> pa.Table:
+def _reward_part(work: _Work, part: int, scored: Sequence[pa.Table], translations: Artifact | None) -> pa.Table:
     """schemas.REWARDS of one part, joined by key."""
     keys = work.responses.read_part(part, SAMPLE_KEY)
     repeated = keys.take(pa.array(np.repeat(np.arange(keys.num_rows), len(work.scored_kinds))))
@@ -295,7 +316,9 @@ def _reward_part(work: _Work, part: int, scored: Sequence[pa.Table]) -> pa.Table
             columns["reward"][kind] = implicit_reward(policy[kind], reference[kind], work.config.beta)
         else:
             # A dropped sample has no reward of this kind either, so that all kinds compare on the same samples.
-            rows = zip(*(keys.column(name).to_pylist() for name in SAMPLE_KEY), work.filtered(part), strict=True)
+            rows = zip(
+                *(keys.column(name).to_pylist() for name in SAMPLE_KEY), work.filtered(part, translations), strict=True
+            )
             drawn = [np.nan if result.reason else draw(work.config.seed, *key) for *key, result in rows]
             columns["reward"][kind] = np.array(drawn)
     # What a log-probability was made from is the same under both models; a drawn reward is made from nothing but its key.
@@ -314,7 +337,7 @@ def _select(work: _Work, rewards: Artifact, translations: Artifact | None) -> No
     fingerprint, folder = work.context.fingerprint, work.context.folder
     preferences = ArtifactWriter(folder / PREFERENCES.name, PREFERENCES, fingerprint)
     drops = ArtifactWriter(folder / DROPS.name, DROPS, fingerprint)
-    reader = ResponseReader(work.responses, translations, work.config)
+    reader = ResponseReader(work.responses, translations, work.config, lambda part: work.filtered(part, translations))
     languages = collect_samples(reader, rewards)
     selected = [select_language(samples, work.config) for samples in languages]
     part = 0  # parts are numbered over all languages: the same chunk has the same number after a kill
@@ -338,5 +361,8 @@ def _select(work: _Work, rewards: Artifact, translations: Artifact | None) -> No
         for samples in languages
         if not metrics[f"pairs/{samples.language}"]
     ]
+    dropped = written.drops.filter(pc.is_valid(written.drops["sample_index"])).to_pandas()
+    for language, rows in dropped.groupby("language", sort=False):
+        notes += fault_notes(str(language), Counter(rows["reason"]), "samples", DROPS.name)
     extra = {"metrics": metrics, "notes": notes, "languages": [samples.language for samples in languages]}
     preferences.close(part, extra)

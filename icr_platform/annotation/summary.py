@@ -18,6 +18,7 @@ from icr_platform.annotation.length_control import length_controlled
 from icr_platform.annotation.pairs import DROP_REASONS
 from icr_platform.annotation.selection import NEAR_DUPLICATE, LanguagePairs, LanguageSamples
 from icr_platform.annotation.translation import FAILURES, OK
+from icr_platform.core.faults import FAULTS
 
 PROMPT_REASONS = (*DROP_REASONS, NEAR_DUPLICATE)
 # Quantiles, not mean and spread: margins have long tails, and one garbled pair would move a mean.
@@ -66,7 +67,11 @@ def annotation_metrics(
         is_prompt = dropped["sample_index"].isna()
         by_prompt, by_sample = (Counter(dropped.loc[rows, "reason"]) for rows in (is_prompt, ~is_prompt))
         figures |= {f"dropped_prompts/{name}": by_prompt[name] / len(samples.prompt_ids) for name in PROMPT_REASONS}
-        figures |= {f"dropped_samples/{name}": by_sample[name] / samples.samples for name in SAMPLE_REASONS}
+        figures |= {
+            f"dropped_samples/{name}": by_sample[name] / samples.samples
+            for name in SAMPLE_REASONS
+            if name not in FAULTS or by_sample[name]
+        }
 
         if written.translations is not None:
             outcome = written.translations.to_pandas().query("language == @samples.language")["outcome"]

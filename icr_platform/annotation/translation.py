@@ -15,17 +15,18 @@ from icr_platform.annotation.filters import FilterResult
 from icr_platform.annotation.filters import has_visible_character as is_visible
 from icr_platform.core.artifacts import row_digest
 from icr_platform.core.earlier import EarlierRows
+from icr_platform.core.faults import FAULTS
 from icr_platform.core.part_job import Make
 from icr_platform.core.schemas import TRANSLATIONS
 from icr_platform.data.prompts import ENGLISH
 from icr_platform.engines.sampling.choice import make_sampler
-from icr_platform.engines.sampling.sampler import Advance, Request, Sampler
+from icr_platform.engines.sampling.sampler import Advance, Dropped, Request, Sampler
 from icr_platform.engines.sampling.settings import SamplingSettings
 
 INSTRUCTION = "Translate the following text into English. Answer with the translation only.\n\n{text}"
 
 OK, IS_ENGLISH, FILTERED, EMPTY, TRUNCATED = "ok", "english", "filtered", "empty", "truncated"
-FAILURES = (EMPTY, TRUNCATED)
+FAILURES = (EMPTY, TRUNCATED, *FAULTS)
 
 
 def load_translator(config: AnnotateConfig) -> Make:
@@ -102,7 +103,12 @@ def translate_part(translator: Sampler | None, part: Texts, advance: Advance) ->
         for key in [keys[row]]
     ]
     if translator is not None and requests:
-        for row, (sample,) in zip(sent, translator.sample(requests, 1, 0, advance), strict=True):
+        for row, sampled in zip(sent, translator.sample(requests, 1, 0, advance), strict=True):
+            if isinstance(sampled, Dropped):
+                outcomes[row] = sampled.reason
+                advance(1, 0)
+                continue
+            (sample,) = sampled
             # Half a translation would be scored as if it were what the response says.
             if sample.finish_reason == "length":
                 outcomes[row] = TRUNCATED

@@ -5,19 +5,24 @@ Nothing heavy is imported before a command is known, so that `icr --help` answer
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import io
 import os
 import shlex
 import shutil
 import signal
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 from contextlib import closing
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.errors import InputError
+from icr_platform.core.failures import failure
+from icr_platform.core.guarded_output import guard_this_process, guarded_output
 from icr_platform.pipeline.stages import CONFIGURED, ITERATE, STAGES, ConfiguredCommand, named_command
 
 if TYPE_CHECKING:
@@ -37,6 +42,7 @@ class Terminated(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated."""
+    guard_this_process()  # beyond `run` too, for what is printed when the interpreter ends
     sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -47,22 +53,62 @@ def run(argv: list[str]) -> int:
         raise Terminated
 
     signal.signal(signal.SIGTERM, terminate)
-    try:
-        return _dispatch(argv)
-    except IcrError as error:
-        print(f"icr: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_status
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"icr: {error.filename}: {error.strerror}", file=sys.stderr)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup: the terminal was closed
+        signal.signal(signal.SIGHUP, terminate)
+    with guarded_output():
+        _take_any_text(sys.stdout)
+        try:
+            status = _dispatch(argv)
+            _flush(sys.stdout)
+            return status
+        except BaseException as error:  # noqa: BLE001 - the one place where a person learns what ended the command
+            return _say(error)
+
+
+def _say(error: BaseException) -> int:
+    """Say in one line on stderr what ended the command, with the traceback before it if ICR_DEBUG is set; return its exit status."""
+    if isinstance(error, SystemExit) and not isinstance(error.code, str):
+        raise error
+    if os.environ.get("ICR_DEBUG", "") not in ("", "0"):
+        traceback.print_exception(error)
+    if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):  # `icr ... | head` has read enough
         return 1
-    except KeyboardInterrupt:
-        print("icr: interrupted; finished work is kept, and the same command continues it", file=sys.stderr)
-        return 130
-    except Terminated:
-        print("icr: terminated; finished work is kept, and the same command continues it", file=sys.stderr)
-        return 143
+    kept = "finished work is kept, and the same command continues it"
+    line, status = {
+        KeyboardInterrupt: (f"interrupted; {kept}", 130),
+        Terminated: (f"terminated; {kept}", 143),
+        SystemExit: (str(error), 1),  # a library's way to end a program
+    }.get(type(error), ("", 1))
+    if not line:
+        known = failure(error)
+        line, status = str(known), known.exit_status
+    _is_closed(sys.stdout)  # what it could not take is not tried again when the interpreter ends
+    with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more
+        print(f"icr: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    return status
+
+
+def _take_any_text(stream: TextIO | None) -> None:
+    """Show as an escape what the terminal's encoding lacks, such as letters of other languages in ASCII."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+
+
+def _flush(stream: TextIO | None) -> None:
+    if stream is not None:  # None: closed by the caller (`>&-`)
+        stream.flush()
+
+
+def _is_closed(stream: TextIO | None) -> bool:
+    """Whether a stream takes no more text; what it still holds then goes nowhere, and ends nothing a second time."""
+    try:
+        _flush(stream)
+    except (OSError, ValueError):
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return True
+    return False
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -91,7 +91,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; raises InputError naming the file when it is not one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: not UTF-8, not JSON, a number of thousands of digits
         raise InputError(f"{path}: not readable as JSON ({error}); write the artifact again") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: not a JSON object; write the artifact again")

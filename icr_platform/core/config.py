@@ -78,7 +78,7 @@ class Config(BaseModel):
 
 
 class ChatSettings(Config):
-    """How chat templates are rendered, by every stage that turns messages into tokens.
+    """How chat templates are rendered and models are opened, by every stage that turns messages into tokens.
 
     A stage's configuration has them next to `policy` and `seed`; `iterate` has them once and hands them to all stages, whose
     sections cannot name others: a policy and a reference that saw different prompts would have no log-ratio.
@@ -89,6 +89,9 @@ class ChatSettings(Config):
     template_date: CalendarDay = setting(
         date(2026, 1, 1),
         "the day that chat templates print as today's (Llama 3.2, Mistral Small 3, Granite, gpt-oss, ...)",
+    )
+    trust_remote_code: bool = setting(
+        False, "run the code that a model brings with it (auto_map in its config.json); read it first", "place"
     )
 
 

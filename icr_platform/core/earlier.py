@@ -63,14 +63,14 @@ class EarlierRows:
     """Rows of some sources, found by digest. Holds 20 bytes of each row and reads the rest when it is asked for.
 
     table: shape of the rows that come back; a column that a source names becomes `logprob`.
-    never: column and value of rows, such as judgments that failed, whose items are not taken.
+    never: column and values of rows, such as judgments that failed, whose items are not taken.
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
         table: TableSchema,
-        never: tuple[str, str] | None = None,
+        never: tuple[str, *tuple[str, ...]] | None = None,
     ) -> None:
         self._table, self._never = table, never
         self._parts = [(path, source.column) for source in sources for path in _readable_parts(source.folder)]
@@ -126,7 +126,8 @@ class EarlierRows:
                 continue
             mask = pc.is_valid(table.column(DIGEST))
             if self._never is not None:
-                failed = table.filter(pc.equal(table.column(self._never[0]), self._never[1]))
+                column, *values = self._never
+                failed = table.filter(pc.is_in(table.column(column), pa.array(values)))
                 # One order of a pair that failed takes the other with it: an item is taken whole or not at all.
                 mask = pc.and_(mask, pc.invert(pc.is_in(table.column(DIGEST), failed.column(DIGEST).combine_chunks())))
             row = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
@@ -288,5 +289,9 @@ class Earlier:
 
     sources: Mapping[str, tuple[Source, ...]] = field(default_factory=dict)
 
-    def rows(self, name: str, table: TableSchema, never: tuple[str, str] | None = None) -> EarlierRows:
-        return EarlierRows(self.sources.get(name, ()), table, never)
+    def rows(
+        self, name: str, table: TableSchema, never: tuple[str, *tuple[str, ...]] | None = None, own: Path | None = None
+    ) -> EarlierRows:
+        """own: the stage's own folder, where parts of it are made again for the sake of some of their rows."""
+        sources = self.sources.get(name, ())
+        return EarlierRows((Source(own), *sources) if own else sources, table, never)

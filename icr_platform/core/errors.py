@@ -14,7 +14,11 @@ class InputError(IcrError):
 
 
 class TrackingError(IcrError):
-    """The tracking server stopped answering; finished work waits on disk for the next run."""
+    """The tracking store stopped answering, or refuses; finished work waits on disk for the next run."""
+
+
+class StoreRefusesError(TrackingError):
+    """The tracking or artifact store answers, and refuses: a login, a permission, a schema, a missing bucket."""
 
 
 class WeightsRemovedError(InputError):

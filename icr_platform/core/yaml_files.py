@@ -15,11 +15,9 @@ import yaml
 from icr_platform.core.errors import InputError
 
 _MOST_BYTES = 2**20
-_DEEPEST = 50
-_MOST_VALUES = (
-    100_000  # after aliases are followed: a few lines of nested ones stand for more values than fit in memory
-)
-_LONGEST_NUMBER = 400  # digits; the largest float has 309
+DEEPEST = 50
+MOST_VALUES = 100_000  # of a preset after its aliases are followed, and of a row: a few lines may stand for more than fits in memory
+LONGEST_NUMBER = 400  # digits; the largest float has 309
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,7 +40,7 @@ for _tag, _pattern, _first in (
 
 def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node))
-    if len(text) > _LONGEST_NUMBER:
+    if len(text) > LONGEST_NUMBER:
         raise yaml.MarkedYAMLError(problem=f"a number of {len(text):,} digits", problem_mark=node.start_mark)
     base = {"0o": 8, "0x": 16}.get(text[:2].lower(), 10)
     return int(text, base)
@@ -92,8 +90,8 @@ def _check_depth(text: str) -> None:
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-        if depth > _DEEPEST:
-            raise yaml.YAMLError(f"nested more than {_DEEPEST} levels deep")
+        if depth > DEEPEST:
+            raise yaml.YAMLError(f"nested more than {DEEPEST} levels deep")
 
 
 def _count_values(node: yaml.Node, counted: dict[int, int]) -> int:
@@ -119,9 +117,9 @@ def _count_values(node: yaml.Node, counted: dict[int, int]) -> int:
                     raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark)
                 keys.add(key.value)
             count += _count_values(key, counted) + _count_values(value, counted)
-    if count > _MOST_VALUES:
+    if count > MOST_VALUES:
         raise yaml.MarkedYAMLError(
-            problem=f"aliases stand for more than {_MOST_VALUES:,} values", problem_mark=node.start_mark
+            problem=f"aliases stand for more than {MOST_VALUES:,} values", problem_mark=node.start_mark
         )
     counted[id(node)] = count
     return count

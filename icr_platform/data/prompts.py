@@ -1,33 +1,51 @@
 """Prompt sets: instructions in several languages, aligned with English by id.
 
 They may lie in
-- a folder of `LANG.json` (an array of objects) or `LANG.jsonl` (an object a line);
-- one Parquet file with a `language` column;
+- a folder of `LANG.jsonl`, in any of the formats of `data.row_files`, or of `LANG/FILE.jsonl`;
+- a path with `{language}` in it;
+- one file with a `language` column;
 - a `prompts` artifact of an earlier run (a folder with `manifest.json`);
-- a hub data set (`owner/name`) whose configurations or, failing that, splits are named by language (`en`, `es`, ...). Where a
-  configuration has several splits, the first of train, test and validation is read.
+- a hub data set (`owner/name`, `owner/name:configuration:split`), or the folder of a saved one, whose configurations or splits are
+  named by language or whose rows have a `language` column. Of several splits the first of train, test and validation is read.
 
-A row has an `instruction`, an id (`prompt_id`, `id` or `instruction_id`, text or whole number) and, optionally, the name of the data
-set that it comes from (`dataset` or `source`).
+A row has an instruction, an id (text or whole number) and, optionally, the name of the data set that it comes from;
+`data.row_fields` lists what their columns may be called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from icr_platform.core.artifacts import open_artifact, own_manifest, text_digest
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES, language_name
 from icr_platform.core.schemas import PROMPTS
-from icr_platform.data.json_rows import is_unicode
-from icr_platform.data.prompt_sources import ID_FIELDS, PromptSource, open_source
+from icr_platform.data.row_fields import (
+    ID_FIELDS,
+    INPUT_FIELD,
+    SYSTEM_FIELDS,
+    BadRow,
+    Columns,
+    checked,
+    identity_of,
+    refused,
+    shown,
+    turn_of,
+)
+from icr_platform.data.row_files import SourceRow
+from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, open_source
 
 ENGLISH = "en"
 _SOURCE_FIELDS = ("source", "dataset")
+_WANTED = Wanted("prompts", "'id' and 'instruction'")
 _NAMED_IN_A_NOTE = 5
+_DIGITS_OF_A_DIGEST = 16
 
 
 class Prompt(NamedTuple):
@@ -58,7 +76,7 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
     """Read a prompt set.
 
     Args:
-        path: a folder, Parquet file, prompts artifact or hub data set name.
+        path: see the module.
         languages: codes in the order wanted; empty: English first, then every other language of the source.
         limit: keep the first `limit` ids of the English file.
 
@@ -70,8 +88,9 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
         raise InputError(f"config: field 'limit' is {limit}; give at least 1, or none for all")
     for code in languages:
         language_name(code)
-    source = open_source(path)
-    notes = [f"{path}: {name!r} names no known language and was left out" for name in source.names if name not in NAMES]
+    source = _open(path, languages)
+    names = [name for name in source.names if name != UNNAMED and name not in NAMES]
+    notes = [*source.notes, *(f"{path}: {name!r} names no known language and was left out" for name in names)]
     wanted = tuple(dict.fromkeys(languages)) or tuple(
         sorted(set(source.names) & set(NAMES), key=lambda code: (code != ENGLISH, code))
     )
@@ -82,11 +101,11 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
             why = ", the language the others are aligned with" if code == ENGLISH else ""
             found = " ".join(source.names) or "none"
             raise InputError(f"{source.where(code)}: language {code!r}{why}, is missing; found: {found}; add it")
-    english = _read_language(source, ENGLISH)
+    english = _read_language(source, ENGLISH, notes, may_lack_ids=wanted == (ENGLISH,))
     kept = list(english)[:limit]
     tables, missing = [], {}
     for language in wanted:
-        rows = english if language == ENGLISH else _read_language(source, language)
+        rows = english if language == ENGLISH else _read_language(source, language, notes)
         tables.append(_aligned(language, rows, english, kept))
         absent = tuple(prompt_id for prompt_id in kept if prompt_id not in rows)
         if absent:
@@ -102,43 +121,97 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
     return PromptSet(table, wanted, missing, tuple(notes))
 
 
-def _read_language(source: PromptSource, language: str) -> dict[str, Prompt]:
-    """Read the prompts of a language, by id, in the order of the source."""
+def _open(path: str, languages: Sequence[str]) -> RowSource:
+    if not path:
+        raise InputError(
+            "config: field 'prompts' is missing; give a folder of LANG.json(l), a Parquet file or a data set"
+        )
+    if Path(path).is_dir() and own_manifest(Path(path)) is not None:
+        return _ArtifactRows.open(Path(path))
+    source = open_source(path, _WANTED, {ENGLISH, *languages} if languages else ())
+    if source.names == (UNNAMED,):
+        row = next(source.rows(UNNAMED), None)
+        columns = shown(list(row.fields)) if row else "none"
+        raise InputError(
+            f"{path}: is one file; give its folder, with one file per language, or add a column 'language'; found: {columns}"
+        )
+    return source
+
+
+def _read_language(source: RowSource, language: str, notes: list[str], may_lack_ids: bool = False) -> dict[str, Prompt]:
+    """Read the prompts of a language, by id, in the order of the source.
+
+    may_lack_ids: rows without any id are named by a digest of their text, which only one language can be.
+    """
     prompts: dict[str, Prompt] = {}
-    for where, fields in source.rows(language):
-        prompt = _checked(where, fields)
-        if prompt.prompt_id in prompts:
-            first = prompts[prompt.prompt_id].where
-            raise InputError(
-                f"{where}: field 'id' {prompt.prompt_id!r} is a duplicate of {first}; remove one of the rows"
-            )
-        prompts[prompt.prompt_id] = prompt
+    columns = Columns(source.where(language))
+    read = {*_SOURCE_FIELDS, *PROMPTS.schema.names}
+    is_named: bool | None = None
+    for row in source.rows(language):
+        try:
+            turn = turn_of(row.fields)
+            key = identity_of(row.fields)
+            if is_named is None:
+                is_named = key is not None or not may_lack_ids
+            if key is None and is_named:
+                raise BadRow(
+                    f"field 'id' is missing (or {', '.join(ID_FIELDS[2:5])}); give each row the id of its English row; found: "
+                    f"{shown(list(row.fields))}"
+                )
+            if key is not None and not is_named:
+                raise BadRow("has an id while rows before it have none; give every row one")
+            name = key or text_digest(turn.text)[:_DIGITS_OF_A_DIGEST]
+            origin = next((str(row.fields[field]) for field in _SOURCE_FIELDS if row.fields.get(field) is not None), "")
+            source_name = checked("source", origin, "name the data set") if origin.strip() else origin
+        except BadRow as error:
+            raise refused(row, error) from None
+        columns.see(row.fields, turn.remarks)
+        read |= {turn.column, *SYSTEM_FIELDS, INPUT_FIELD}
+        if name in prompts:
+            field = f"field 'id' {key!r}" if key else f"field {turn.column!r}"
+            raise InputError(f"{row.where}: {field} is a duplicate of {prompts[name].where}; remove one of the rows")
+        prompts[name] = Prompt(name, turn.text, source_name, row.where)
     if not prompts:
         raise InputError(f"{source.where(language)}: empty prompt set; add rows with 'id' and 'instruction'")
+    if not is_named:
+        notes.append(f"{source.where(language)}: rows have no id; each is named by a digest of its instruction")
+    notes += columns.notes(read)
     return prompts
 
 
-def _checked(where: str, fields: Mapping[str, Any]) -> Prompt:
-    instruction = fields.get("instruction")
-    if not isinstance(instruction, str) or not instruction.strip():
-        seen = "missing" if instruction is None else "empty" if isinstance(instruction, str) else "not text"
-        raise InputError(f"{where}: field 'instruction' is {seen}; write the instruction or remove the row")
-    value = next((fields[name] for name in ID_FIELDS if fields.get(name) is not None), None)
-    if value is None:
-        raise InputError(
-            f"{where}: field 'id' is missing (or 'instruction_id'); give each row the id of its English row"
-        )
-    # JSON's true is an int in Python, and 1.0 could be 1 or "1.0" in another language's file.
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-        raise InputError(f"{where}: field 'id' is {value!r}; give text or a whole number")
-    source = next((str(fields[name]) for name in _SOURCE_FIELDS if fields.get(name) is not None), "")
-    prompt = Prompt(str(value), instruction, source, where)
-    for name, text in (("id", prompt.prompt_id), ("instruction", instruction), ("source", source)):
-        if not is_unicode(text):
-            raise InputError(
-                f"{where}: field {name!r} contains half a surrogate pair, which is not Unicode text; fix it"
-            )
-    return prompt
+@dataclass(frozen=True)
+class _ArtifactRows:
+    """Rows of a prompts artifact, which stay in Arrow's memory, where they are smaller than Python's objects."""
+
+    path: str
+    table: pa.Table
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def open(cls, folder: Path) -> _ArtifactRows:
+        table = open_artifact(folder, PROMPTS).read()
+        if ENGLISH in pc.unique(table["language"]).to_pylist():
+            return cls(str(folder), table)
+        # A run without English wrote the English instruction of every id into its other languages' rows.
+        english = {row["prompt_id"]: row["english_instruction"] for row in table.to_pylist()}
+        rows = [
+            {"language": ENGLISH, "prompt_id": key, "instruction": text, "english_instruction": text, "source": ""}
+            for key, text in english.items()
+        ]
+        added = pa.Table.from_pylist(rows, schema=PROMPTS.schema)
+        return cls(str(folder), pa.concat_tables([table, added]))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(pc.unique(self.table["language"]).to_pylist())
+
+    def where(self, language: str) -> str:
+        return f"{self.path} (language {language!r})"
+
+    def rows(self, language: str) -> Iterator[SourceRow]:
+        numbers = pc.indices_nonzero(pc.equal(self.table["language"], language))
+        for number, row in zip(numbers.to_pylist(), self.table.take(numbers).to_pylist(), strict=True):
+            yield SourceRow(f"{self.path}: row {number + 1}", row, number + 1)
 
 
 def _aligned(language: str, rows: Mapping[str, Prompt], english: Mapping[str, Prompt], kept: Iterable[str]) -> pa.Table:

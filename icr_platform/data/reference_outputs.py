@@ -1,7 +1,7 @@
 """Reference outputs to compare with: real files, checked row by row and joined to the prompts by key.
 
-`source` is an outputs artifact, a folder of `LANG.json` or `LANG.jsonl`, a folder of `LANG/MODEL.json` with one model each, or
-a path with `{language}` in it (`outputs/{language}/gpt-4o-mini.json`).
+`source` is an outputs artifact, a folder of `LANG.json`, a folder of `LANG/MODEL.json` with one model each, a path with
+`{language}` in it (`outputs/{language}/gpt-4o-mini.json`), or whatever else `data.row_sources` opens.
 """
 
 from __future__ import annotations
@@ -10,13 +10,26 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from icr_platform.core.artifacts import open_artifact, own_manifest
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import UNDETERMINED, counts_as, too_short
 from icr_platform.core.schemas import OUTPUTS
-from icr_platform.data.json_rows import is_unicode, json_rows
+from icr_platform.data.row_fields import (
+    INPUT_FIELD,
+    SYSTEM_FIELDS,
+    BadRow,
+    Columns,
+    identity_of,
+    messages_of,
+    refused,
+    shown,
+    text_fault,
+    turn_of,
+)
+from icr_platform.data.row_files import SourceRow
+from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, open_source
 
 Instructions = Mapping[str, Mapping[str, str]]
 """Evaluation prompts: language -> prompt id -> instruction."""
@@ -28,7 +41,9 @@ FACTS = ("token_count", "finish_reason", "detected_language", "language_confiden
 IDENTIFIER = "language_identifier"
 """The manifest of an outputs artifact says under this key what identified its languages."""
 _PROBES = 60  # outputs whose language is identified, spread over the file: enough to find the file of another language
-_SUFFIXES = (".json", ".jsonl")
+_WANTED = Wanted("reference outputs", "id, instruction and output")
+_OUTPUT_FIELDS = ("output", "response", "completion", "generation", "generated_text", "answer")
+_ASKED_FIELDS = ("instruction", "prompt", "question", "query", "messages", "conversations")
 
 
 @dataclass(frozen=True)
@@ -58,48 +73,13 @@ class ReferenceOutputs:
         return texts[sample_index % len(texts)] if texts else None
 
 
-@dataclass(frozen=True)
-class _FileOutput:
-    """A row of a file of outputs; `number` is the file's, from 1."""
+class _FileOutput(NamedTuple):
+    """A row of a file of outputs; `where` says its file and number."""
 
-    number: int
+    where: str
     prompt_id: str | None
     instruction: str | None
     text: str
-
-
-def reference_files(source: str, languages: Sequence[str]) -> dict[str, Path]:
-    """Find the file of each language. An outputs artifact does not consist of such files and raises.
-
-    Raises:
-        InputError: a language has no file, or a folder has several models to choose from.
-    """
-    if "{language}" in source:
-        return {language: _existing(Path(source.replace("{language}", language)), language) for language in languages}
-    folder = Path(source)
-    if not folder.is_dir():
-        raise InputError(
-            f"{source}: no such folder; give reference outputs as LANG.json(l) or with {{language}} in the path"
-        )
-    files = {}
-    for language in languages:
-        flat = [folder / f"{language}{suffix}" for suffix in _SUFFIXES]
-        nested = sorted(path for suffix in _SUFFIXES for path in (folder / language).glob(f"*{suffix}"))
-        found = [path for path in flat if path.is_file()] or nested
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found)
-            template = (folder / "{language}" / found[0].name) if found == nested else found[0]
-            raise InputError(
-                f"{found[0].parent}: several reference outputs in {language!r} ({names}); choose one, as in {template}"
-            )
-        files[language] = _existing(found[0] if found else flat[0], language)
-    return files
-
-
-def _existing(path: Path, language: str) -> Path:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; add reference outputs in {language!r} or leave it out of --languages")
-    return path
 
 
 def load_reference_outputs(
@@ -124,10 +104,19 @@ def load_reference_outputs(
     """
     if own_manifest(Path(source)) is not None:
         return _load_artifact(Path(source), instructions)
+    opened = open_source(source, _WANTED, list(instructions))
     outputs: dict[tuple[str, str], tuple[str, ...]] = {}
-    notes: list[str] = []
-    for language, path in reference_files(source, list(instructions)).items():
-        joined = _join(path, list(_rows(path, may_be_empty)), language, instructions, notes)
+    notes = list(opened.notes)
+    for language in instructions:
+        # One file without a word on languages is read where one language is asked for.
+        name = UNNAMED if opened.names == (UNNAMED,) and len(instructions) == 1 else language
+        path = opened.where(name)
+        if name not in opened.names:
+            found = ", ".join(filter(None, opened.names)) or "none"
+            raise InputError(
+                f"{path}: no such file; add reference outputs in {language!r} or leave it out of --languages; found: {found}"
+            )
+        joined = _join(path, list(_rows(opened, name, may_be_empty, notes)), language, instructions, notes)
         if identify is not None and language not in unknown:
             _check_language(path, language, list(joined.values()), identify)
         outputs |= {(language, prompt_id): (text,) for prompt_id, text in joined.items()}
@@ -157,29 +146,47 @@ def _load_artifact(folder: Path, instructions: Instructions) -> ReferenceOutputs
     return ReferenceOutputs(outputs, tuple(notes), facts, artifact.extra.get(IDENTIFIER))
 
 
-def _rows(path: Path, may_be_empty: bool) -> Iterator[_FileOutput]:
-    for number, row in json_rows(path, "id, instruction and output"):
-        place = f"{path}: row {number}"
-        output = row.get("output")
-        if not isinstance(output, str) or not is_unicode(output):
-            raise InputError(f"{place}: field 'output' is missing or not text; add it")
-        if not output.strip() and not may_be_empty:
-            raise InputError(f"{place}: field 'output' is empty; generate it again or remove the row")
-        identity = row.get("id")
-        identity = row.get("instruction_id") if identity is None else identity
-        instruction = row.get("instruction")
-        if identity is None and not isinstance(instruction, str):
-            raise InputError(f"{place}: fields 'id' and 'instruction' are both missing; add one to join the row by")
-        yield _FileOutput(
-            number,
-            None if identity is None else str(identity),
-            instruction if isinstance(instruction, str) else None,
-            output,
+def _rows(source: RowSource, name: str, may_be_empty: bool, notes: list[str]) -> Iterator[_FileOutput]:
+    columns = Columns(source.where(name))
+    for row in source.rows(name):
+        columns.see(row.fields)
+        try:
+            yield _output(row, may_be_empty)
+        except BadRow as error:
+            raise refused(row, error) from None
+    notes += columns.notes({*_OUTPUT_FIELDS, *_ASKED_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD})
+
+
+def _output(row: SourceRow, may_be_empty: bool) -> _FileOutput:
+    fields = row.fields
+    field = next((name for name in _OUTPUT_FIELDS if fields.get(name) is not None), None)
+    if field is None:
+        known = ", ".join(_OUTPUT_FIELDS)
+        raise BadRow(f"field 'output' is missing; add it; found: {shown(list(fields))}; known: {known}")
+    output = fields[field]
+    if messages := messages_of(output):
+        output = messages[-1].text if messages[-1].role == "assistant" else None
+    if not isinstance(output, str):
+        raise BadRow(f"field {field!r} is not text; add it")
+    if fault := text_fault(output):
+        raise BadRow(f"field {field!r} {fault}")
+    if not output.strip() and not may_be_empty:
+        raise BadRow(f"field {field!r} is empty; generate it again or remove the row")
+    identity = identity_of(fields)
+    asked = next((name for name in _ASKED_FIELDS if fields.get(name) is not None), None)
+    if identity is None and asked is None:
+        raise BadRow(
+            f"fields 'id' and 'instruction' are both missing; add one to join the row by; found: {shown(list(fields))}"
         )
+    # What is called otherwise may be a prompt as a model saw it, with a template around it: it serves where there is no id.
+    if identity is None or asked == "instruction":
+        turn = turn_of({name: fields.get(name) for name in (*_ASKED_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD)})
+        return _FileOutput(row.where, identity, turn.text, output)
+    return _FileOutput(row.where, identity, None, output)
 
 
 def _join(
-    path: Path, rows: list[_FileOutput], language: str, instructions: Instructions, notes: list[str]
+    path: str, rows: list[_FileOutput], language: str, instructions: Instructions, notes: list[str]
 ) -> dict[str, str]:
     """Output by prompt id, for the prompts of `language`."""
     if not rows:
@@ -187,19 +194,17 @@ def _join(
     prompts = instructions[language]
     without = [row for row in rows if row.prompt_id is None]
     if without and len(without) < len(rows):
-        raise InputError(f"{path}: row {without[0].number}: field 'id' is missing while other rows have one; add it")
-    named = _by_instruction(path, rows, prompts) if without else _by_id(path, rows, language, instructions)
+        raise InputError(f"{without[0].where}: field 'id' is missing while other rows have one; add it")
+    named = _by_instruction(rows, prompts) if without else _by_id(rows, language, instructions)
     joined: dict[str, _FileOutput] = {}
     for prompt_id, row in named:
         if prompt_id in joined:
-            first = joined[prompt_id].number
-            raise InputError(
-                f"{path}: row {row.number}: prompt {prompt_id!r} was answered in row {first} already; remove one of them"
-            )
+            first = joined[prompt_id].where.removeprefix(f"{path}: ")
+            raise InputError(f"{row.where}: prompt {prompt_id!r} was answered in {first} already; remove one of them")
         joined[prompt_id] = row
     if not joined:
         # The file of another language is the likeliest mistake, and is named as such where its instructions show it.
-        texts, place = {row.instruction for row in rows}, f"{path}: row {rows[0].number}"
+        texts, place = {row.instruction for row in rows}, rows[0].where
         for other, others in instructions.items():
             if other != language and texts & set(others.values()):
                 raise InputError(
@@ -214,25 +219,19 @@ def _join(
     return {prompt_id: row.text for prompt_id, row in joined.items()}
 
 
-def _by_instruction(
-    path: Path, rows: list[_FileOutput], prompts: Mapping[str, str]
-) -> Iterator[tuple[str, _FileOutput]]:
+def _by_instruction(rows: list[_FileOutput], prompts: Mapping[str, str]) -> Iterator[tuple[str, _FileOutput]]:
     """Join by exact instruction text. Raises where a row's text belongs to two prompts, for it identifies neither."""
     counts = Counter(prompts.values())
     by_text = {text: prompt_id for prompt_id, text in prompts.items()}
     for row in rows:
         text = row.instruction or ""
         if counts[text] > 1:
-            raise InputError(
-                f"{path}: row {row.number}: field 'instruction' is that of {counts[text]} prompts; add ids to the rows"
-            )
+            raise InputError(f"{row.where}: field 'instruction' is that of {counts[text]} prompts; add ids to the rows")
         if text in by_text:
             yield by_text[text], row
 
 
-def _by_id(
-    path: Path, rows: list[_FileOutput], language: str, instructions: Instructions
-) -> Iterator[tuple[str, _FileOutput]]:
+def _by_id(rows: list[_FileOutput], language: str, instructions: Instructions) -> Iterator[tuple[str, _FileOutput]]:
     """Join by id. Prompt sets number from 0, so an equal id proves nothing: an instruction, where there is one, must agree."""
     for row in rows:
         prompt_id = row.prompt_id or ""
@@ -243,20 +242,20 @@ def _by_id(
             same = [code for code, prompts in instructions.items() if prompts.get(prompt_id, "").split() == words]
             whose = f"the one in {same[0]!r}" if same else "another one"
             raise InputError(
-                f"{path}: row {row.number}: field 'instruction' differs from prompt {prompt_id!r} in {language!r}: it is {whose}; "
+                f"{row.where}: field 'instruction' differs from prompt {prompt_id!r} in {language!r}: it is {whose}; "
                 "give the outputs of this language and prompt set"
             )
         yield prompt_id, row
 
 
-def _note_missing(path: Path, language: str, wanted: int, found: int, notes: list[str]) -> None:
+def _note_missing(path: Path | str, language: str, wanted: int, found: int, notes: list[str]) -> None:
     if found < wanted:
         notes.append(
             f"{path}: {wanted - found} of {wanted} prompts in {language!r} have no reference output; n = {found} there"
         )
 
 
-def _check_language(path: Path, language: str, outputs: list[str], identify: Identify) -> None:
+def _check_language(path: str, language: str, outputs: list[str], identify: Identify) -> None:
     """Raise when most of the outputs looked at are clearly in one other language."""
     step = max(1, len(outputs) // _PROBES)
     probes = outputs[::step]

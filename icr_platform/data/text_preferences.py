@@ -1,24 +1,48 @@
 """Preferences that come as text, such as the English pairs that make pi_0, turned into the artifact that `train` reads.
 
 The texts were not sampled here, so there are no token ids to keep: the texts are tokenised once, with an end-of-turn token.
+`data.text_pairs` says which layouts of a row are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from icr_platform.core.artifacts import Artifact, ArtifactWriter, file_digest
+from icr_platform.core.artifacts import MANIFEST, PLAN, Artifact, ArtifactWriter, text_digest
 from icr_platform.core.errors import InputError
+from icr_platform.core.languages import NAMES
 from icr_platform.core.schemas import PREFERENCES
-from icr_platform.data.json_rows import is_unicode, json_rows
+from icr_platform.data.row_fields import BadRow, Columns
+from icr_platform.data.row_sources import (
+    LANGUAGE_FIELDS,
+    UNNAMED,
+    RowSource,
+    Wanted,
+    is_hub_name,
+    language_of,
+    open_source,
+)
+from icr_platform.data.text_pairs import FIELDS, Texts, TiedRow, texts_of
 from icr_platform.models.chat import encode_response
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+MOST_LEFT_OUT = 0.1
+"""Share of rows that may be unusable; a file with more is refused, since it is probably not what it is taken for."""
+_WANTED = Wanted("preferences", "prompt, chosen and rejected")
+_ENGLISH = "en"
+_ROWS_AT_ONCE = 4096
+_NAMED_IN_A_NOTE = 3
 
 
 class TextPair(NamedTuple):
@@ -30,73 +54,185 @@ class TextPair(NamedTuple):
     rejected: str
     chosen_reward: float = 1.0
     rejected_reward: float = 0.0
-    language: str = "en"
+    language: str = _ENGLISH
 
 
-def is_text_file(path: Path) -> bool:
-    """Whether `--preferences` names a JSON Lines file rather than an artifact folder."""
-    return path.suffix == ".jsonl"
+@dataclass(frozen=True)
+class TextPreferences:
+    """Pairs in the order of their files, and lines for a person to read about what of them is not used."""
+
+    pairs: Sequence[TextPair]
+    notes: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """Of the pairs in their order, in which batches are drawn; their numbers are no part of them."""
+        return text_digest(*(json.dumps(pair._replace(prompt_id="")) for pair in self.pairs))
 
 
-def read_text_pairs(path: Path) -> list[TextPair]:
-    """Read rows `{"prompt", "chosen", "rejected"}` of a JSON Lines file, each field a string or TRL's list of one message.
+def is_text(source: str) -> bool:
+    """Whether `--preferences` names files of text or a data set rather than an artifact, finished or not."""
+    path = Path(source)
+    if path.is_dir():
+        return not ((path / MANIFEST).exists() or (path / PLAN).exists() or any(path.glob("part-*.parquet")))
+    return path.exists() or path.is_symlink() or "{language}" in source or is_hub_name(source)
 
-    A `language` field is kept; without one the pair is English.
+
+def read_text_preferences(source: str) -> TextPreferences:
+    """Read pairs of texts: a file, a folder of one file per language, or a data set.
+
+    A row without a language is in that of its file's name, or English. Rows that cannot be used are left out and counted.
 
     Raises:
-        InputError: the file cannot be read, or a field is missing, empty or not text.
+        InputError: nothing can be read, no pair is left, or more than MOST_LEFT_OUT of the rows cannot be used.
     """
-    pairs = []
-    for number, row in json_rows(path, "prompt, chosen and rejected"):
-        texts = {}
-        for name in ("prompt", "chosen", "rejected"):
-            value = row.get(name)
-            if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
-                value = value[0].get("content")
-            if not isinstance(value, str) or not value.strip() or not is_unicode(value):
-                raise InputError(
-                    f"{path}: row {number}: field {name!r} is missing or not text; give a string or one message"
-                )
-            texts[name] = value
-        if texts["chosen"] == texts["rejected"]:
-            raise InputError(f"{path}: row {number}: field 'chosen' equals 'rejected'; remove the row")
-        language = str(row.get("language", "en"))
-        pairs.append(TextPair(f"row-{number}", texts["prompt"], texts["chosen"], texts["rejected"], language=language))
-    if not pairs:
-        raise InputError(f"{path}: contains no pair; write one JSON object with prompt, chosen and rejected a line")
-    return pairs
+    opened = open_source(source, _WANTED, by_column=False)
+    languages = _languages(opened)
+    reader = _Reader(source)
+    for name in languages:
+        reader.read(opened, name)
+    unknown = [name for name in opened.names if name not in languages]
+    notes = [f"{source}: {name!r} names no known language and was left out" for name in unknown]
+    return reader.result([*opened.notes, *notes])
+
+
+def _languages(opened: RowSource) -> list[str]:
+    if opened.names == (UNNAMED,):
+        return [UNNAMED]
+    found = sorted(set(opened.names) & set(NAMES), key=lambda code: (code != _ENGLISH, code))
+    if not found:
+        seen = ", ".join(opened.names) or "none"
+        raise InputError(
+            f"{opened.path}: no file is named by a language code; name one {_ENGLISH}.jsonl; found: {seen}"
+        )
+    return found
+
+
+class _Reader:
+    """Collects the pairs of a source, and what is wrong with the rest."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._pairs: list[TextPair] = []
+        self._scores: list[tuple[float, float] | None] = []
+        self._ids: set[tuple[str, str]] = set()
+        self._columns: list[tuple[Columns, set[str]]] = []
+        self._rows = self._ties = 0
+        self._faults: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def read(self, opened: RowSource, name: str) -> None:
+        columns, used = Columns(opened.where(name)), set[str]()
+        self._columns.append((columns, used))
+        for row in opened.rows(name):
+            self._rows += 1
+            try:
+                texts = texts_of(row.fields)
+            except TiedRow:
+                self._ties += 1
+                columns.see(row.fields)
+                continue
+            except BadRow as error:
+                self._faults[str(error)] += 1
+                self._first.setdefault(str(error), row.where)
+                continue
+            columns.see(row.fields, texts.remarks)
+            used.update(texts.columns)
+            said = next((row.fields[field] for field in LANGUAGE_FIELDS if row.fields.get(field)), name or _ENGLISH)
+            self._add(f"row-{row.number}", language_of(str(said)), texts)
+
+    def _add(self, prompt_id: str, language: str, texts: Texts) -> None:
+        key = prompt_id
+        while (language, key) in self._ids:  # of another file of the same language
+            key = f"{prompt_id}-{len(self._pairs)}"
+        self._ids.add((language, key))
+        self._pairs.append(TextPair(key, texts.instruction, texts.chosen, texts.rejected, language=language))
+        self._scores.append(texts.scores)
+
+    def result(self, notes: list[str]) -> TextPreferences:
+        faulty = sum(self._faults.values())
+        if faulty and faulty > MOST_LEFT_OUT * self._rows:
+            first = next(iter(self._first))
+            count = f"; {faulty:,} of {self._rows:,} rows cannot be used" if faulty > 1 else ""
+            raise InputError(f"{self._first[first]}: {first}{count}")
+        if not self._pairs:
+            seen = f"all {self._rows:,} rows are ties" if self._rows else "it is empty"
+            raise InputError(f"{self._source}: contains no pair, {seen}; give rows with {_WANTED.fields}")
+        if faulty:
+            shown = [
+                f"{count:,} because {fault} (first: {self._first[fault]})"
+                for fault, count in self._faults.most_common(_NAMED_IN_A_NOTE)
+            ]
+            notes.append(f"{self._source}: {faulty:,} of {self._rows:,} rows were left out: {'; '.join(shown)}")
+        if self._ties:
+            notes.append(
+                f"{self._source}: {self._ties:,} of {self._rows:,} rows are ties, which prefer neither response, and were left out"
+            )
+        for columns, used in self._columns:
+            notes += columns.notes({*used, *FIELDS})
+        return TextPreferences(self._rewarded(notes), tuple(notes))
+
+    def _rewarded(self, notes: list[str]) -> list[TextPair]:
+        """The pairs with the scores that their rows bring as rewards, where all do and agree with the preference."""
+        scored = [scores for scores in self._scores if scores is not None]
+        if not scored:
+            return self._pairs
+        agree = sum(
+            math.isfinite(chosen) and math.isfinite(rejected) and chosen > rejected for chosen, rejected in scored
+        )
+        if agree < len(self._pairs):
+            notes.append(
+                f"{self._source}: scores are not used, since only {agree:,} of {len(self._pairs):,} rows score chosen above rejected"
+            )
+            return self._pairs
+        return [
+            pair._replace(chosen_reward=scores[0], rejected_reward=scores[1])
+            for pair, scores in zip(self._pairs, scored, strict=True)
+        ]
 
 
 def write_text_preferences(
-    pairs: Iterable[TextPair], folder: Path, tokenizer: PreTrainedTokenizerBase, fingerprint: str
+    pairs: Iterable[TextPair],
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    fingerprint: str,
+    notes: Sequence[str] = (),
 ) -> Artifact:
-    """Write the pairs as a preferences artifact."""
-    rows = [
-        {
-            "language": pair.language,
-            "prompt_id": pair.prompt_id,
-            "instruction": pair.instruction,
-            "english_instruction": pair.instruction,
-            "chosen": pair.chosen,
-            "rejected": pair.rejected,
-            "chosen_index": 0,
-            "rejected_index": 1,
-            "chosen_reward": pair.chosen_reward,
-            "rejected_reward": pair.rejected_reward,
-            "margin": pair.chosen_reward - pair.rejected_reward,
-            "length_penalty_alpha": 0.0,
-            "chosen_characters": len(pair.chosen),
-            "rejected_characters": len(pair.rejected),
-            "chosen_token_ids": encode_response(tokenizer, pair.chosen),
-            "rejected_token_ids": encode_response(tokenizer, pair.rejected),
-        }
-        for pair in pairs
-    ]
+    """Write the pairs as a preferences artifact; notes are kept in its manifest."""
+    tables = [pa.Table.from_pylist(rows, schema=PREFERENCES.schema) for rows in _rows(pairs, tokenizer)]
     writer = ArtifactWriter(folder, PREFERENCES, fingerprint)
-    writer.write_part(0, pa.Table.from_pylist(rows, schema=PREFERENCES.schema))
-    return writer.close(1)
+    writer.write_part(0, pa.concat_tables(tables or [PREFERENCES.schema.empty_table()]))
+    return writer.close(1, {"notes": list(notes)} if notes else None)
 
 
-def tokenise_file(path: Path, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Artifact:
-    """Write the preferences artifact of a JSON Lines file to `folder`."""
-    return write_text_preferences(read_text_pairs(path), folder, tokenizer, file_digest(path))
+def _rows(pairs: Iterable[TextPair], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[dict[str, object]]]:
+    """Rows of the artifact, some at a time: as Python's objects they are large."""
+    left = iter(pairs)
+    while some := list(islice(left, _ROWS_AT_ONCE)):
+        yield [
+            {
+                "language": pair.language,
+                "prompt_id": pair.prompt_id,
+                "instruction": pair.instruction,
+                "english_instruction": pair.instruction,
+                "chosen": pair.chosen,
+                "rejected": pair.rejected,
+                "chosen_index": 0,
+                "rejected_index": 1,
+                "chosen_reward": pair.chosen_reward,
+                "rejected_reward": pair.rejected_reward,
+                "margin": pair.chosen_reward - pair.rejected_reward,
+                "length_penalty_alpha": 0.0,
+                "chosen_characters": len(pair.chosen),
+                "rejected_characters": len(pair.rejected),
+                "chosen_token_ids": encode_response(tokenizer, pair.chosen),
+                "rejected_token_ids": encode_response(tokenizer, pair.rejected),
+            }
+            for pair in some
+        ]
+
+
+def tokenise(source: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Artifact:
+    """Write the preferences artifact of a source of texts to `folder`."""
+    read = read_text_preferences(source)
+    return write_text_preferences(read.pairs, folder, tokenizer, read.digest, read.notes)

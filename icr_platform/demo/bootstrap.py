@@ -107,7 +107,7 @@ def _fill(folder: Path, seed: int, english_pairs: int) -> None:
 def _write_reference_outputs(folder: Path, seed: int) -> None:
     """What pi_ref answers to the test prompts, in the layout of X-AlpacaEval's outputs."""
     from icr_platform.engines.sampling.choice import make_sampler
-    from icr_platform.engines.sampling.sampler import Request
+    from icr_platform.engines.sampling.sampler import Dropped, Request
 
     sampler = make_sampler(_REFERENCE_OUTPUTS, str(folder / "reference"), CHAT_DEFAULTS)
     (folder / "outputs").mkdir()
@@ -116,8 +116,9 @@ def _write_reference_outputs(folder: Path, seed: int) -> None:
         requests = [Request(language, prompt["id"], prompt["instruction"]) for prompt in prompts]
         samples = sampler.sample(requests, 1, _REFERENCE_SEED + seed)
         rows = [
-            {"generator": "demo-sft", **prompt, "output": sample.text}
-            for prompt, (sample,) in zip(prompts, samples, strict=True)
+            {"generator": "demo-sft", **prompt, "output": sampled[0].text}
+            for prompt, sampled in zip(prompts, samples, strict=True)
+            if not isinstance(sampled, Dropped)
         ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / "outputs" / f"{language}.jsonl").write_text(text, encoding="utf-8")

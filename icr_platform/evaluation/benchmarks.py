@@ -26,7 +26,8 @@ from icr_platform.core.schemas import BENCHMARKS
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.evaluation.config import BenchmarksConfig
 from icr_platform.models.devices import resolve_device, resolve_dtype
-from icr_platform.models.loading import check_weights, load_config, read_tokenizer
+from icr_platform.models.loading import check_weights, read_tokenizer
+from icr_platform.models.loading_errors import explained
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -114,9 +115,8 @@ def read(config: BenchmarksConfig) -> BenchmarksInputs:
     require(config, "benchmarks")
     if find_spec("lm_eval") is None:
         raise InputError("benchmarks: lm-eval is not installed; pip install 'icr-platform[benchmarks]'")
-    read_tokenizer(config.policy)
-    load_config(config.policy)
-    check_weights(config.policy)
+    read_tokenizer(config.policy, config.trust_remote_code)
+    check_weights(config.policy, config.trust_remote_code)
     return BenchmarksInputs(config, *plan(config, set(_manager(config.task_folder).all_tasks)))
 
 
@@ -135,9 +135,16 @@ def run(inputs: BenchmarksInputs, context: StageContext) -> StageResult:
         from lm_eval.models.huggingface import HFLM
 
         device, dtype = resolve_device(config.device), resolve_dtype(config.dtype, config.device)
-        model = HFLM(pretrained=config.policy, dtype=dtype, device=device, batch_size=config.batch_size)
+        with explained(config.policy):
+            model = HFLM(
+                pretrained=config.policy,
+                dtype=dtype,
+                device=device,
+                batch_size=config.batch_size,
+                trust_remote_code=config.trust_remote_code,
+            )
         # Again: what comes from the hub is in the cache now, and lm-eval would go on with random numbers for missing tensors.
-        check_weights(config.policy)
+        check_weights(config.policy, config.trust_remote_code)
     with meter("benchmarks", len(work), len(work) - len(left)) as progress:
         for index in left:
             writer.write_part(index, _measure(config, work[index], model, manager))

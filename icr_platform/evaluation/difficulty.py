@@ -1,14 +1,13 @@
 """Difficulty of instructions for length control, and which prompt a row of a file is about.
 
-Two kinds of CSV file are read. In one a row names its prompt by id (`prompt_id`, `id` or `instruction_id`), as text. The other is
-AlpacaEval's own, `index,instruction_difficulty,is_switched`: its `index` is the place of an instruction among AlpacaEval's 805,
+Two kinds of file are read, in CSV or any other format of rows. In one a row names its prompt by id (`prompt_id`, `id` or
+`instruction_id`), as text. The other is AlpacaEval's own, `index,instruction_difficulty,is_switched`: its `index` is the place of an instruction among AlpacaEval's 805,
 counted from 0, and a place is never an id. X-AlpacaEval's ids run from 1 to 805, so that reading the one as the other gives every
 prompt its neighbour's difficulty. The place is therefore looked up in a list of digests, and the digest names the instruction.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 import re
@@ -20,6 +19,7 @@ from typing import NamedTuple
 
 from icr_platform.core.errors import InputError
 from icr_platform.data.prompts import ENGLISH
+from icr_platform.data.row_files import file_rows
 
 _IDS = ("prompt_id", "id", "instruction_id")
 _INDEX = "index"
@@ -74,10 +74,12 @@ def read_difficulty(path: Path, instructions: Instructions) -> Difficulties:
     """Difficulty of the judged prompts; a file without the column `language` is about English.
 
     Raises:
-        InputError: not CSV, no column that names a prompt or none of difficulties, a row that cannot be read, two difficulties of one
+        InputError: not readable, no column that names a prompt or none of difficulties, a row that cannot be read, two difficulties of one
             prompt, or no row about a prompt that is judged.
     """
     names, rows = _read_rows(path)
+    if not rows:
+        raise InputError(f"{path}: contains no rows; give a row for each prompt")
     key = next((name for name in (*_IDS, _INDEX) if name in names), None)  # ids win over a place where a file has both
     difficulty = next((name for name in _DIFFICULTIES if name in names), None)
     if key is None or difficulty is None:
@@ -87,8 +89,6 @@ def read_difficulty(path: Path, instructions: Instructions) -> Difficulties:
             f"{_INDEX} (AlpacaEval's place, 0 to {len(alpacaeval_digests()) - 1}), with {' or '.join(_DIFFICULTIES)}"
         )
     columns = _Columns(key, difficulty, "language" if "language" in names else None)
-    if not rows:
-        raise InputError(f"{path}: contains no rows; give a row for each prompt")
     english = instructions.get(ENGLISH, {})
     owners = (
         _owners_by_digest(path, rows, columns, english) if columns.key == _INDEX else _owners_by_id(path, rows, columns)
@@ -114,20 +114,16 @@ def read_difficulty(path: Path, instructions: Instructions) -> Difficulties:
 
 def _read_rows(path: Path) -> tuple[list[str], list[_Line]]:
     """Column names and rows, every field as the text it is: `007` is an id and stays one."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            names = [name.strip() for name in next(reader, [])]
-            lines = [(number, fields) for number, fields in enumerate(reader, start=2) if fields]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not readable as CSV ({' '.join(str(error).split())}); give a CSV file") from error
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{path}: two columns are called {twice!r}; rename or remove one")
-    for number, fields in lines:
-        if len(fields) != len(names):
-            raise InputError(f"{path}: row {number}: has {len(fields)} fields instead of {len(names)}; correct the row")
-    return names, [_Line(number, dict(zip(names, fields, strict=True))) for number, fields in lines]
+    names: dict[str, None] = {}
+    rows = []
+    for row in file_rows(path, "a prompt's id and its difficulty"):
+        names |= dict.fromkeys(row.fields)
+        fields = {name: "" if value is None else str(value) for name, value in row.fields.items()}
+        rows.append(_Line(row.number, fields))
+    for line in rows:
+        if lacking := [name for name in names if name not in line.fields]:
+            raise InputError(f"{path}: row {line.number}: field {lacking[0]!r} is missing; correct the row")
+    return list(names), rows
 
 
 def _owners_by_id(path: Path, rows: Sequence[_Line], columns: _Columns) -> list[list[Key]]:

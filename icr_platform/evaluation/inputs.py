@@ -8,14 +8,17 @@ from pathlib import Path
 import pandas as pd
 
 from icr_platform.core.errors import InputError
+from icr_platform.data.opened_files import open_text
 from icr_platform.data.prompts import PromptSet, load_prompts
 from icr_platform.data.reference_outputs import ReferenceOutputs, load_reference_outputs
+from icr_platform.data.row_files import file_rows
 from icr_platform.engines.execution.map_parts import check_execution
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.judging.choice import check_judge
 from icr_platform.engines.judging.pairwise import Template, load_template
 from icr_platform.engines.judging.settings import NO_JUDGE
 from icr_platform.engines.sampling.choice import check_policy
+from icr_platform.engines.sampling.prompt_checks import check_prompts, requests_of
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.difficulty import Instructions, read_difficulty
 from icr_platform.evaluation.scores import LengthControl
@@ -29,7 +32,7 @@ class EvaluationInputs:
     """All that an evaluation reads.
 
     references: outputs to compare with; None without a judge. outputs: to be judged, where they are given and not sampled.
-    template: the judge's wording. unused: notes on what was given and is not used.
+    template: the judge's wording. unused: notes on what was given and is not used, or not as it is meant.
     """
 
     config: EvalConfig
@@ -66,6 +69,9 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         )
     check_judge(config, template)
     prompts = load_prompts(config.prompts, config.languages, config.limit)
+    said: tuple[str, ...] = ()
+    if not config.outputs:
+        said = check_prompts(config, config.policy, config, requests_of(prompts.table), config.max_dropped).notes
     identify = make_identifier(config.language_identifier)
     instructions: dict[str, dict[str, str]] = {language: {} for language in prompts.languages}
     for row in prompts.table.select(["language", "prompt_id", "instruction"]).to_pylist():
@@ -91,7 +97,7 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         outputs=outputs,
         template=template,
         control=control,
-        unused=unused,
+        unused=said + unused,
     )
 
 
@@ -101,11 +107,7 @@ def _read_control(config: EvalConfig, instructions: Instructions) -> tuple[Lengt
     notes = found.notes if found else ()
     anchors = None
     if config.anchors:
-        try:
-            anchors = pd.read_csv(Path(config.anchors))
-        except (OSError, UnicodeDecodeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{config.anchors}: not readable as CSV ({reason}); give a CSV file") from error
+        anchors = read_anchors(Path(config.anchors))
         missing = [name for name in _ANCHORS if name not in anchors.columns]
         if missing:
             raise InputError(f"{config.anchors}: column {missing[0]!r} is missing; give {', '.join(_ANCHORS)}")
@@ -118,3 +120,13 @@ def _read_control(config: EvalConfig, instructions: Instructions) -> tuple[Lengt
                 f"{config.anchors}: not used: anchors apply where every prompt has a difficulty; give --difficulty",
             )
     return LengthControl(found.by_prompt if found else None, anchors, config.lc_cross_validation), notes
+
+
+def read_anchors(path: Path) -> pd.DataFrame:
+    """The columns of a file of anchors; raises InputError where it cannot be read."""
+    if not path.name.lower().rpartition(".csv")[1]:
+        return pd.DataFrame([row.fields for row in file_rows(path, ", ".join(_ANCHORS))])
+    for _ in file_rows(path, ", ".join(_ANCHORS)):
+        pass  # what pandas would take in silence, such as a row of too few fields, or name in its own words, is refused here
+    with open_text(path, newline="") as text:
+        return pd.read_csv(text)

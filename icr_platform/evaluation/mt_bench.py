@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES, language_name
-from icr_platform.data.json_rows import json_rows
+from icr_platform.data.row_fields import BadRow, identity_of, refused, shown, text_fault
+from icr_platform.data.row_files import SourceRow
+from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, open_source
 from icr_platform.engines.endpoints.chat_client import Failure, Message
 from icr_platform.engines.endpoints.replies import Reply
 from icr_platform.engines.judging.judge_replies import last_verdict, why_unread
+from icr_platform.engines.sampling.sampler import Dropped
 
 TURNS = 2
+_QUESTIONS = Wanted("questions", "question_id, category and turns")
+_ANSWERS = Wanted("answers", "question_id and choices")
+_TURNS = ("turns", "prompt")  # the second as in the copy of MT-Bench on the hub
+NO_ANSWER = "no_answer"
+"""The outcome of both turns of a question that the policy could not answer; their detail begins with the reason."""
 REFERENCED = ("math", "reasoning", "coding")
 """Categories graded against a reference answer, as in FastChat."""
 TEMPERATURES: Mapping[str, float] = {
@@ -86,22 +93,9 @@ class Grade(NamedTuple):
     detail: str
 
 
-def language_file(source: str, language: str) -> Path:
-    """The file of one language in a folder or behind a path with {language}; raises InputError when there is none."""
-    path = (
-        Path(source.replace("{language}", language)) if "{language}" in source else Path(source) / f"{language}.jsonl"
-    )
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give a folder of LANG.jsonl or a path with {{language}} in it")
-    return path
-
-
 def languages_in(source: str) -> tuple[str, ...]:
     """Languages with a question file in a folder, English first."""
-    found = sorted(
-        (path.stem for path in Path(source).glob("*.jsonl") if path.stem in NAMES),
-        key=lambda code: (code != "en", code),
-    )
+    found = sorted(set(open_source(source, _QUESTIONS).names) & set(NAMES), key=lambda code: (code != "en", code))
     if not found:
         raise InputError(
             f"{source}: no LANG.jsonl of questions here; give such a folder, or --languages with a template"
@@ -116,53 +110,90 @@ def load_questions(source: str, languages: Sequence[str], references: str = "") 
         InputError: a damaged row, a duplicate id, or no reference answer where one is needed.
     """
     questions = []
+    opened = open_source(source, _QUESTIONS, languages)
+    answers = load_answers(references, languages) if references else {}
     for language in languages:
-        path = language_file(source, language)
-        answers = load_answers(references, [language]) if references else {}
         seen: set[str] = set()
-        for number, row in json_rows(path, "question_id, category and turns"):
-            place = f"{path}: row {number}"
-            if not isinstance(row, dict) or row.get("question_id") is None:
-                raise InputError(f"{place}: field 'question_id' is missing; write {{question_id, category, turns}}")
-            key, category, turns = str(row["question_id"]), str(row.get("category", "")), row.get("turns")
-            if not _is_turns(turns):
-                raise InputError(f"{place}: field 'turns' is not a list of {TURNS} texts; add both turns")
+        for row in _rows(opened, language, languages):
+            category = str(row.fields.get("category") or "")
+            key = _question_id(row, "write {question_id, category, turns}")
+            turns = _turns(row, next((row.fields[name] for name in _TURNS if row.fields.get(name) is not None), None))
+            if turns is None:
+                raise InputError(
+                    f"{row.where}: field 'turns' is not a list of {TURNS} texts; add both turns; {_found(row)}"
+                )
             if key in seen:
-                raise InputError(f"{place}: field 'question_id' {key!r} is a duplicate; remove one")
+                raise InputError(f"{row.where}: field 'question_id' {key!r} is a duplicate; remove one")
             seen.add(key)
             # A right answer may stand in the question's own row, or in a file of reference answers.
-            own = row.get("reference")
-            reference = tuple(own) if _is_turns(own) else answers.get((language, key), ())
+            reference = _turns(row, row.fields.get("reference")) or answers.get((language, key), ())
             if references and category in REFERENCED and not reference:
                 raise InputError(
                     f"{references}: question {key!r} ({category}) has no reference answer in {language!r}; add it"
                 )
             used = reference if category in REFERENCED else ()
-            questions.append(Question(language, key, category, tuple(turns), used))
+            questions.append(Question(language, key, category, turns, used))
+        if not seen:
+            raise InputError(
+                f"{opened.where(language)}: contains no question; add rows with question_id, category and turns"
+            )
     return questions
 
 
-def _is_turns(value: Any) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and len(value) == TURNS and all(isinstance(turn, str) for turn in value)
-
-
 def load_answers(source: str, languages: Sequence[str]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Both turns' answers by (language, question_id); raises InputError for a damaged row."""
-    found = {}
+    """Both turns' answers by (language, question_id); raises InputError for a damaged row or a question answered twice."""
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    opened = open_source(source, _ANSWERS, languages)
     for language in languages:
-        path = language_file(source, language)
-        for number, row in json_rows(path, "question_id and choices"):
-            try:
-                turns = row["choices"][0]["turns"]
-                key = (language, str(row["question_id"]))
-            except (KeyError, IndexError, TypeError):
-                turns, key = None, ("", "")
-            if not _is_turns(turns):
+        for row in _rows(opened, language, languages):
+            choices = row.fields.get("choices")
+            first = choices[0] if isinstance(choices, list) and choices else None
+            turns = _turns(row, first.get("turns") if isinstance(first, Mapping) else None)
+            if turns is None:
                 raise InputError(
-                    f"{path}: row {number}: is not {{question_id, choices: [{{turns: [.., ..]}}]}}; correct it"
+                    f"{row.where}: is not {{question_id, choices: [{{turns: [.., ..]}}]}}; correct it; {_found(row)}"
                 )
-            found[key] = tuple(turns)
+            key = (language, _question_id(row, "write {question_id, choices}"))
+            if key in found:
+                raise InputError(f"{row.where}: question {key[1]!r} was answered in a row before; remove one")
+            found[key] = turns
+        if not any(key[0] == language for key in found):
+            raise InputError(f"{opened.where(language)}: contains no answer; add rows with question_id and choices")
     return found
+
+
+def _rows(source: RowSource, language: str, languages: Sequence[str]) -> Iterator[SourceRow]:
+    name = UNNAMED if source.names == (UNNAMED,) and len(languages) == 1 else language
+    if name not in source.names:
+        raise InputError(
+            f"{source.where(language)}: no such file; give a folder of LANG.jsonl or a path with {{language}} in it"
+        )
+    return source.rows(name)
+
+
+def _question_id(row: SourceRow, fix: str) -> str:
+    try:
+        own = {"question_id": row.fields.get("question_id")}
+        key = identity_of(own) or identity_of(row.fields)
+    except BadRow as error:
+        raise refused(row, error) from None
+    if key is None:
+        raise InputError(f"{row.where}: field 'question_id' is missing; {fix}; {_found(row)}")
+    return key
+
+
+def _found(row: SourceRow) -> str:
+    return f"found: {shown(list(row.fields))}"
+
+
+def _turns(row: SourceRow, value: Any) -> tuple[str, ...] | None:
+    """Both turns; None where the value is not a list of two texts."""
+    if not isinstance(value, list) or len(value) != TURNS or not all(isinstance(turn, str) for turn in value):
+        return None
+    for turn in value:
+        if fault := text_fault(turn):
+            raise InputError(f"{row.where}: a turn {fault}")
+    return tuple(value)
 
 
 def grading_messages(question: Question, answers: Sequence[str], turn: int) -> list[Message]:
@@ -197,6 +228,21 @@ def grade(reply: Reply | Failure) -> Grade:
     return Grade(rating, "ok", *tokens, str(last_verdict(reply.text, "explanation").value or ""))
 
 
+def no_answer(dropped: Dropped) -> Grade:
+    """What stands in a grade's place where there is no answer to grade.
+
+    >>> no_answer(Dropped("too-long", "turn 2: 99 tokens")).detail
+    'too-long: turn 2: 99 tokens'
+    """
+    return Grade(None, NO_ANSWER, 0, 0, f"{dropped.reason}: {dropped.detail}")
+
+
+def dropped_questions(ratings: pd.DataFrame) -> pd.DataFrame:
+    """Questions without an answer: language, question_id, and the reason."""
+    rows = ratings[(ratings["outcome"] == NO_ANSWER) & (ratings["turn"] == 1)]
+    return rows[["language", "question_id"]].assign(reason=[detail.partition(":")[0] for detail in rows["detail"]])
+
+
 def parse_rating(text: str) -> float | None:
     """The last rating in the judge's JSON, or in FastChat's [[n]] form, reasoning left out; None when it is not in 1 .. 10.
 
@@ -217,12 +263,16 @@ def parse_rating(text: str) -> float | None:
 
 def rating_metrics(ratings: pd.DataFrame) -> dict[str, float]:
     """MLflow metrics from the columns of schemas.MT_BENCH: `mt_bench/es` and its standard error over questions, per turn,
-    the mean over languages, `mt_bench/n` grades that were used, and the failure rate in percent."""
+    the mean over languages, `mt_bench/n` grades that were used, the failure rate in percent of the grades that were asked for, and
+    `mt_bench/dropped` in percent of the questions where some have no answer."""
     rated = _fully_rated(ratings)
+    asked = ratings[ratings["outcome"] != NO_ANSWER]
     metrics = {
-        "mt_bench/failure_rate": 100.0 * float((ratings["outcome"] != "ok").mean()),
+        "mt_bench/failure_rate": 100.0 * float((asked["outcome"] != "ok").sum()) / max(1, len(asked)),
         "mt_bench/n": float(len(rated)),
     }
+    if len(asked) < len(ratings):
+        metrics["mt_bench/dropped"] = 100.0 * (len(ratings) - len(asked)) / len(ratings)
     for code, rows in rated.groupby("language", sort=False):
         by_question = rows.groupby("question_id")["rating"].mean()
         metrics[f"mt_bench/{code}"] = float(by_question.mean())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from icr_platform.core.artifacts import ArtifactWriter, atomic_path, row_digest
 from icr_platform.core.config import require
 from icr_platform.core.earlier import with_earlier
 from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.faults import fault_notes, require_few_faults
 from icr_platform.core.part_job import Advance, Make, PartJob
 from icr_platform.core.schemas import MT_BENCH
 from icr_platform.core.stage_protocol import StageContext, StageResult
@@ -22,21 +24,25 @@ from icr_platform.engines.endpoints.reply_cache import ReplyCache
 from icr_platform.engines.execution.map_parts import check_execution, map_parts, worker_count
 from icr_platform.engines.judging.api_judge import confirmed_endpoint, endpoint_of
 from icr_platform.engines.sampling.choice import check_policy, engine_notes, make_sampler
+from icr_platform.engines.sampling.prompt_checks import check_prompts
 from icr_platform.engines.sampling.response_parts import engine_gpus
-from icr_platform.engines.sampling.sampler import Request, Sampler
+from icr_platform.engines.sampling.sampler import Dropped, Request, Sampler
 from icr_platform.evaluation.config import MtBenchConfig
 from icr_platform.evaluation.judgments import settings_of_a_worker, with_cache_of_this_host
 from icr_platform.evaluation.mt_bench import (
+    NO_ANSWER,
     PARAMETERS,
     TEMPERATURES,
     TURNS,
     Question,
     category_table,
+    dropped_questions,
     grade,
     grading_messages,
     languages_in,
     load_answers,
     load_questions,
+    no_answer,
     rating_metrics,
     unanswered,
 )
@@ -45,6 +51,7 @@ from icr_platform.report.figures import radar
 
 Answers = Mapping[tuple[str, str], tuple[str, ...]]
 RADAR = "radar.html"
+_AGAIN = {"api_error", NO_ANSWER}
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class MtBenchInputs:
     languages: tuple[str, ...]
     questions: list[Question]
     answers: Answers | None
+    notes: tuple[str, ...] = ()
 
 
 def read(config: MtBenchConfig) -> MtBenchInputs:
@@ -65,6 +73,7 @@ def read(config: MtBenchConfig) -> MtBenchInputs:
     languages = config.languages or languages_in(config.questions)
     questions = load_questions(config.questions, languages, config.reference_answers)
     answers = None
+    said: tuple[str, ...] = ()
     if config.answers:
         answers = load_answers(config.answers, languages)
         missing = unanswered(questions, answers)
@@ -79,14 +88,26 @@ def read(config: MtBenchConfig) -> MtBenchInputs:
         )
     else:
         check_policy(config, config.policy, config, [USER, ("user", "assistant", "user")])
-    return MtBenchInputs(config, languages, questions, answers)
+        turns = [  # the second has at least one word of the first's answer before it
+            Request(
+                question.language,
+                question.question_id,
+                question.turns[turn],
+                (("user", question.turns[0]), ("assistant", "x"))[: 2 * turn],
+            )
+            for question in questions
+            for turn in range(TURNS)
+        ]
+        said = check_prompts(config, config.policy, config, turns, config.max_dropped).notes
+    return MtBenchInputs(config, languages, questions, answers, said)
 
 
 def run(inputs: MtBenchInputs, context: StageContext) -> StageResult:
     """Grade every turn. One part a language; answers of a language are sampled and graded before the next one's.
 
     Raises:
-        IcrError: more grades failed than `judge_max_failures` allows; everything is kept.
+        IcrError: more questions were dropped than `max_dropped` allows, or more grades failed than `judge_max_failures`;
+            everything is kept.
     """
     config, languages, questions, given = inputs.config, inputs.languages, inputs.questions, inputs.answers
     writer = ArtifactWriter(context.folder / "ratings", MT_BENCH, context.fingerprint)
@@ -94,7 +115,7 @@ def run(inputs: MtBenchInputs, context: StageContext) -> StageResult:
     left = [
         index
         for index in range(len(languages))
-        if not writer.has_part(index) or "api_error" in writer.read_part(index)["outcome"].to_pylist()
+        if not writer.has_part(index) or not _AGAIN.isdisjoint(writer.read_part(index)["outcome"].to_pylist())
     ]
     served = engine_notes(config, config.policy, config) if left and not config.answers else ()
     job = PartJob(
@@ -107,7 +128,7 @@ def run(inputs: MtBenchInputs, context: StageContext) -> StageResult:
         done=sum(question.language not in {languages[index] for index in left} for question in questions) * TURNS,
         gpus=0 if config.answers else engine_gpus(config),
     )
-    rows = context.earlier.rows("ratings", MT_BENCH, never=("outcome", "api_error"))
+    rows = context.earlier.rows("ratings", MT_BENCH, never=("outcome", *_AGAIN))
     job = with_earlier(
         job,
         rows,
@@ -122,6 +143,9 @@ def run(inputs: MtBenchInputs, context: StageContext) -> StageResult:
     if len(categories):
         with atomic_path(ratings.folder / RADAR) as temporary:
             radar(categories).write_html(temporary, include_plotlyjs=True, div_id="radar")
+    dropped = dropped_questions(frame)
+    counts = Counter(dropped["reason"])
+    require_few_faults(counts, len(questions), config.max_dropped, "questions", f"the others are in {ratings.folder}")
     failed = metrics["mt_bench/failure_rate"]
     if failed > config.judge_max_failures:
         counts = frame["outcome"].value_counts()
@@ -130,7 +154,10 @@ def run(inputs: MtBenchInputs, context: StageContext) -> StageResult:
             f"{config.judge_max_failures:g}% ({', '.join(f'{name} {count}' for name, count in counts.items())}); "
             f"all are kept in {ratings.folder}"
         )
-    return StageResult({"ratings": ratings.folder}, metrics, {"mt_bench_categories": categories}, served)
+    notes = [*inputs.notes, *served]
+    for language, rows in dropped.groupby("language", sort=False):
+        notes += fault_notes(str(language), Counter(rows["reason"]), "questions", "ratings")
+    return StageResult({"ratings": ratings.folder}, metrics, {"mt_bench_categories": categories}, tuple(notes))
 
 
 def _load(config: MtBenchConfig, given: Answers | None, driver: str) -> Make:
@@ -147,10 +174,14 @@ def _load(config: MtBenchConfig, given: Answers | None, driver: str) -> Make:
     return make
 
 
-def sample_answers(sampler: Sampler, questions: list[Question], config: MtBenchConfig) -> Answers:
+def sample_answers(
+    sampler: Sampler, questions: list[Question], config: MtBenchConfig
+) -> Mapping[tuple[str, str], tuple[str, ...] | Dropped]:
     """Both turns of every question by (language, question_id), the second in sight of the first."""
     answers: dict[tuple[str, str], tuple[str, ...]] = {question.key: () for question in questions}
+    dropped: dict[tuple[str, str], Dropped] = {}
     for turn in range(TURNS):
+        questions = [question for question in questions if question.key not in dropped]
         requests = [
             Request(
                 question.language,
@@ -165,9 +196,12 @@ def sample_answers(sampler: Sampler, questions: list[Question], config: MtBenchC
                 tuple(spoken for asked, said in answered for spoken in (("user", asked), ("assistant", said)))
             ]
         ]
-        for question, [sample] in zip(questions, sampler.sample(requests, 1, config.seed), strict=True):
-            answers[question.key] += (sample.text,)
-    return answers
+        for question, sampled in zip(questions, sampler.sample(requests, 1, config.seed), strict=True):
+            if isinstance(sampled, Dropped):
+                dropped[question.key] = Dropped(sampled.reason, f"turn {turn + 1}: {sampled.detail}")
+            else:
+                answers[question.key] += (sampled[0].text,)
+    return {**answers, **dropped}
 
 
 def question_digest(question: Question, given: Answers | None) -> bytes:
@@ -176,14 +210,23 @@ def question_digest(question: Question, given: Answers | None) -> bytes:
     return row_digest(*question.key, question.category, repr((question.turns, question.reference, answers)))
 
 
-def _grade(config: MtBenchConfig, questions: list[Question], answers: Answers, given: Answers | None) -> pa.Table:
+def _grade(
+    config: MtBenchConfig,
+    questions: list[Question],
+    answers: Mapping[tuple[str, str], tuple[str, ...] | Dropped],
+    given: Answers | None,
+) -> pa.Table:
     turns = [(question, turn) for question in questions for turn in range(1, TURNS + 1)]
-    messages = [grading_messages(question, answers[question.key], turn) for question, turn in turns]
+    spoken = {key: answer for key, answer in answers.items() if not isinstance(answer, Dropped)}
+    graded = [(question, turn) for question, turn in turns if question.key in spoken]
+    messages = [grading_messages(question, spoken[question.key], turn) for question, turn in graded]
     cache = ReplyCache(config.cache_folder)
     replies: list[Reply | Failure] = ask_all(confirmed_endpoint(config), cache, messages, PARAMETERS)
     cache.close()
+    grades = {(question.key, turn): grade(reply) for (question, turn), reply in zip(graded, replies, strict=True)}
     rows = []
-    for (question, turn), reply in zip(turns, replies, strict=True):
+    for question, turn in turns:
+        answer = answers[question.key]
         rows.append(
             {
                 "language": question.language,
@@ -191,10 +234,10 @@ def _grade(config: MtBenchConfig, questions: list[Question], answers: Answers, g
                 "category": question.category,
                 "turn": turn,
                 "instruction": question.turns[turn - 1],
-                "answer": answers[question.key][turn - 1],
+                "answer": "" if isinstance(answer, Dropped) else answer[turn - 1],
                 "judge": config.judge_api_model,
                 "input_digest": question_digest(question, given),
-                **grade(reply)._asdict(),
+                **(no_answer(answer) if isinstance(answer, Dropped) else grades[question.key, turn])._asdict(),
             }
         )
     return pa.Table.from_pylist(rows, schema=MT_BENCH.schema)

@@ -1,15 +1,16 @@
-"""The outputs of the model under evaluation, part by part: sampled, or read from given files."""
+"""The outputs of the model under evaluation, part by part: sampled, or read from given files; prompts without one are dropped."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-import numpy as np
 import pyarrow as pa
 
 from icr_platform.core.artifacts import Artifact, ArtifactWriter
 from icr_platform.core.earlier import Earlier, with_earlier
+from icr_platform.core.faults import require_few_faults
 from icr_platform.core.part_job import Advance, Make, PartJob
 from icr_platform.core.schemas import OUTPUTS
 from icr_platform.data.reference_outputs import FACTS, IDENTIFIER
@@ -20,17 +21,27 @@ from icr_platform.engines.sampling.response_parts import (
     engine_gpus,
     prompt_digests,
     prompt_slices,
-    sample_part,
+    sample_parts,
     take_prompts,
+    unanswered_parts,
 )
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.inputs import EvaluationInputs
 
 
-def write_outputs(config: EvalConfig, inputs: EvaluationInputs, writer: ArtifactWriter, earlier: Earlier) -> Artifact:
-    """Write the parts that are missing and the manifest. The model is loaded only when something is left to sample."""
+def write_outputs(
+    config: EvalConfig, inputs: EvaluationInputs, writer: ArtifactWriter, drops: ArtifactWriter, earlier: Earlier
+) -> tuple[Artifact, Artifact]:
+    """Write the parts that are missing and the manifests. The model is loaded only when something is left to sample.
+
+    Returns:
+        the outputs, and the prompts (schemas.DROPS) that have none.
+
+    Raises:
+        IcrError: more prompts were dropped than `max_dropped` allows; everything is kept.
+    """
     slices = list(prompt_slices(inputs.prompts.table, config.shard_prompts))
-    left = [index for index in range(len(slices)) if not writer.has_part(index)]
+    left, own = unanswered_parts(len(slices), writer, drops)
     identifier: str | None = config.language_identifier
     if inputs.outputs is not None:
         # An artifact's rows keep the languages they came with, unless another identifier is asked for; files have none.
@@ -51,7 +62,7 @@ def write_outputs(config: EvalConfig, inputs: EvaluationInputs, writer: Artifact
         total = inputs.prompts.table.num_rows * config.samples
         job = PartJob(
             label="sample outputs",
-            writers=(writer,),
+            writers=(drops, writer),
             parts=left,
             shard=slices.__getitem__,
             load=partial(_load, config),
@@ -59,19 +70,32 @@ def write_outputs(config: EvalConfig, inputs: EvaluationInputs, writer: Artifact
             done=total - sum(slices[index].num_rows for index in left) * config.samples,
             gpus=engine_gpus(config),
         )
-        map_parts(with_earlier(job, earlier.rows("outputs", OUTPUTS), prompt_digests, take_prompts), config)
-    return writer.close(len(slices), {IDENTIFIER: identifier} if identifier else None)
+        map_parts(with_earlier(job, earlier.rows("outputs", OUTPUTS, own=own), prompt_digests, take_prompts), config)
+    dropped = drops.close([index for index in range(len(slices)) if drops.has_part(index)])
+    outputs = writer.close(len(slices), {IDENTIFIER: identifier} if identifier else None)
+    counts = Counter(dropped.read(["reason"])["reason"].to_pylist())
+    kept = f"all others have their outputs in {writer.folder}"
+    require_few_faults(counts, inputs.prompts.table.num_rows, config.max_dropped, "prompts", kept)
+    return outputs, dropped
 
 
 def _load(config: EvalConfig) -> Make:
     identify = make_identifier(config.language_identifier)
     sampler = make_sampler(config, config.policy, config)
 
-    def make(slices: Iterable[pa.Table], advance: Advance) -> Iterator[tuple[pa.Table]]:
-        for prompts in slices:
-            responses = sample_part(sampler, identify, prompts, config.samples, config.seed, advance)
-            named = responses.rename_columns({"response": "output"})
-            instructions = prompts["instruction"].take(pa.array(np.repeat(np.arange(prompts.num_rows), config.samples)))
-            yield (named.append_column("instruction", instructions).select(OUTPUTS.schema.names),)
+    def make(slices: Iterable[pa.Table], advance: Advance) -> Iterator[tuple[pa.Table, pa.Table]]:
+        instruction: dict[tuple[str, str], str] = {}
+
+        def seen() -> Iterator[pa.Table]:  # the sampler may read ahead
+            for prompts in slices:
+                for row in prompts.select(["language", "prompt_id", "instruction"]).to_pylist():
+                    instruction[row["language"], row["prompt_id"]] = row["instruction"]
+                yield prompts
+
+        for part in sample_parts(sampler, identify, seen(), config.samples, config.seed, advance):
+            keys = zip(*(part.responses[name].to_pylist() for name in ("language", "prompt_id")), strict=True)
+            named = part.responses.rename_columns({"response": "output"})
+            instructions = pa.array([instruction[key] for key in keys], pa.string())
+            yield part.drops, named.append_column("instruction", instructions).select(OUTPUTS.schema.names)
 
     return make

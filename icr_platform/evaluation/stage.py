@@ -3,18 +3,21 @@
 Metrics, per language, with `mean` and `mean_non_english` over languages:
 `win_rate`, `lc_win_rate`, `fidelity`, `truncated`, `repetition` in percent (`_se`: standard error, clustered by prompt),
 `length/characters`, `length/ratio` (to the reference outputs), `win_rate_n` (prompts judged), `judge/failure_rate` in percent.
-`truncated` is absent where it is not known how the outputs ended.
+`truncated` is absent where it is not known how the outputs ended; `dropped`, in percent of the prompts, where all have an output.
 """
 
 from __future__ import annotations
 
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
 from icr_platform.core.artifacts import Artifact, ArtifactWriter, own_manifest
 from icr_platform.core.errors import IcrError
-from icr_platform.core.schemas import JUDGMENTS, OUTPUTS, SCORES
+from icr_platform.core.faults import fault_notes
+from icr_platform.core.schemas import DROPS, JUDGMENTS, OUTPUTS, SCORES
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.engines.judging.pairwise import LOW_MASS
 from icr_platform.engines.sampling.choice import engine_notes
@@ -36,7 +39,7 @@ from icr_platform.evaluation.scores import (
     with_means,
 )
 
-_TABLES = {"outputs": OUTPUTS, "judgments": JUDGMENTS, "scores": SCORES}
+_TABLES = {"outputs": OUTPUTS, "output_drops": DROPS, "judgments": JUDGMENTS, "scores": SCORES}
 _LISTED = 1000  # rows of a table for people
 
 
@@ -49,8 +52,8 @@ def run(inputs: EvaluationInputs, context: StageContext) -> StageResult:
     """Evaluate, or go on where an earlier run of the same configuration stopped.
 
     Raises:
-        IcrError: more judgments failed than `judge_max_failures` allows; everything is kept, and the same command asks
-            for the failed ones again.
+        IcrError: more prompts were dropped than `max_dropped` allows, or more judgments failed than `judge_max_failures`;
+            everything is kept, and the same command asks for the failed ones again.
     """
     config = inputs.config
     writers = {
@@ -58,13 +61,16 @@ def run(inputs: EvaluationInputs, context: StageContext) -> StageResult:
     }
     is_sampled = not config.outputs and not writers["outputs"].complete
     served = engine_notes(config, config.policy, config) if is_sampled else ()
-    outputs = write_outputs(config, inputs, writers["outputs"], context.earlier)
+    outputs, drops = write_outputs(config, inputs, writers["outputs"], writers["output_drops"], context.earlier)
+    dropped = drops.read().to_pandas()
     judgments = write_judgments(config, inputs, outputs, writers["judgments"], context.earlier)
-    scores = _score(inputs, outputs, judgments)
+    scores = _score(inputs, outputs, judgments) + _dropped_scores(inputs, dropped)
     # Cheap, and written each time: running the command again may have repaired judgments that had failed.
     writers["scores"].write_part(0, scores_table(scores))
     written = writers["scores"].close(1)
     notes = inputs.notes + served + _notes(scores)
+    for language, rows in dropped.groupby("language", sort=False):
+        notes += tuple(fault_notes(str(language), Counter(rows["reason"]), "prompts", "output_drops"))
     _check_failures(config, scores, judgments)
 
     told = outputs.read(["language", "detected_language"])
@@ -76,8 +82,14 @@ def run(inputs: EvaluationInputs, context: StageContext) -> StageResult:
     # Reference outputs that a run of ours made are another policy's: then the win rate is a head-to-head, with a test of 50%.
     if config.reference_outputs and own_manifest(Path(config.reference_outputs)) is not None and judgments.rows:
         tables["head_to_head"] = head_to_head_table(judgments_by_language(judgments))
+    artifacts = {"outputs": outputs.folder, "judgments": judgments.folder, "scores": written.folder}
+    if len(dropped):
+        artifacts["output_drops"] = drops.folder
+        tables["output_drops"] = dropped.head(_LISTED)
+    else:
+        shutil.rmtree(drops.folder)
     return StageResult(
-        artifacts={"outputs": outputs.folder, "judgments": judgments.folder, "scores": written.folder},
+        artifacts=artifacts,
         metrics=score_metrics(scores),
         tables=tables,
         notes=notes,
@@ -96,6 +108,16 @@ def _score(inputs: EvaluationInputs, outputs: Artifact, judgments: Artifact) -> 
         lengths = [len(references.get(*key) or "") if references else 0 for key in keys.itertuples(index=False)]
         scores += score_judgments(judged, facts, keys.assign(reference_characters=lengths), inputs.control)
     return with_means(scores)
+
+
+def _dropped_scores(inputs: EvaluationInputs, dropped: pd.DataFrame) -> list[Score]:
+    """The share of the prompts that have no output, of the languages with such prompts: they are in no other figure."""
+    asked = inputs.prompts.table.column("language").to_pylist()
+    return [
+        Score(str(language), "dropped", 100.0 * len(rows) / n, None, n, f"{len(rows)} of {n} prompts have no output")
+        for language, rows in dropped.groupby("language", sort=False)
+        for n in [asked.count(language)]
+    ]
 
 
 def _failures(scores: list[Score]) -> Score | None:

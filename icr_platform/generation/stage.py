@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 
 from icr_platform.core.artifacts import Artifact, ArtifactWriter, open_artifact
 from icr_platform.core.config import require
+from icr_platform.core.faults import fault_notes, require_few_faults
 from icr_platform.core.languages import counts_as
 from icr_platform.core.part_job import Throughput
 from icr_platform.core.schemas import DROPS, PROMPTS, RESPONSES
@@ -19,6 +21,7 @@ from icr_platform.data.prompts import PromptSet, load_prompts
 from icr_platform.engines.execution.map_parts import check_execution
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import check_policy, engine_notes
+from icr_platform.engines.sampling.prompt_checks import PromptCheck, check_prompts, requests_of
 from icr_platform.engines.sampling.response_parts import write_responses
 from icr_platform.generation.config import GenerateConfig
 
@@ -27,10 +30,11 @@ _LISTED = 1000  # rows of a table for people
 
 @dataclass(frozen=True)
 class GenerateInputs:
-    """The prompts, and who identifies the responses' languages."""
+    """The prompts, what is known of them beforehand, and who identifies the responses' languages."""
 
     config: GenerateConfig
     prompts: PromptSet
+    check: PromptCheck
     identifier: Identifier
 
 
@@ -39,50 +43,55 @@ def read(config: GenerateConfig) -> GenerateInputs:
 
     Raises:
         InputError: a required field is empty, a prompt is unusable, the policy has no tokenizer or chat template, or lacks
-            tensors, or the sampler or the language identifier cannot work here.
+            tensors, or the sampler or the language identifier cannot work here; or more prompts than `max_dropped` allows do not
+            fit into its context.
     """
     require(config, "generate")
     prompts = load_prompts(config.prompts, config.languages, config.limit)
     check_execution(config)
     check_policy(config, config.policy, config)
-    return GenerateInputs(config, prompts, make_identifier(config.language_identifier))
+    check = check_prompts(config, config.policy, config, requests_of(prompts.table), config.max_dropped)
+    return GenerateInputs(config, prompts, check, make_identifier(config.language_identifier))
 
 
 def run(inputs: GenerateInputs, context: StageContext) -> StageResult:
     """Sample `config.samples` responses to every prompt; goes on where a killed run stopped.
 
-    Writes `prompts` (the aligned prompt set), `responses`, and `generation_drops`: prompts that the vllm engine died of,
-    which have no responses. Metrics, `NAME/LANG` and `NAME/mean` over languages: `tokens`
-    (in all; no mean), `length/tokens` and `length/characters` (means per response), `truncated`, `empty` and `fidelity`
-    (identified as the prompt's language; absent where the identifier does not know it) in percent of the responses;
-    `tokens_per_second` when anything was sampled.
+    Writes `prompts` (the aligned prompt set), `responses`, and `generation_drops`: prompts that could not be answered, which
+    have no responses. Metrics, `NAME/LANG` and `NAME/mean` over languages: `tokens` (in all; no mean), `length/tokens` and
+    `length/characters` (means per response), `truncated`, `empty` and `fidelity` (identified as the prompt's language; absent
+    where the identifier does not know it) in percent of the responses; `tokens_per_second` when anything was sampled, and
+    `dropped/LANG` in percent of the prompts where any was dropped.
+
+    Raises:
+        IcrError: more prompts were dropped than `max_dropped` allows; everything is kept.
     """
     config, prompt_set = inputs.config, inputs.prompts
     prompts = ArtifactWriter(context.folder / "prompts", PROMPTS, context.fingerprint)
     responses = ArtifactWriter(context.folder / "responses", RESPONSES, context.fingerprint)
     drops = ArtifactWriter(context.folder / "generation_drops", DROPS, context.fingerprint)
-    throughput = Throughput(0, 0.0)
 
     if not prompts.complete:
         missing = {language: list(ids) for language, ids in prompt_set.missing.items()}
-        notes = [*prompt_set.notes, *engine_notes(config, config.policy, config)]
+        notes = [*prompt_set.notes, *inputs.check.notes, *engine_notes(config, config.policy, config)]
         prompts.write_part(0, prompt_set.table)
         prompts.close(1, {"notes": notes, "missing": missing})
 
+    parts, throughput = write_responses(
+        config, config.policy, config, prompt_set.table, config.seed, responses, drops, context.earlier
+    )
     if not (responses.complete and drops.complete):
-        parts, throughput = write_responses(
-            config, config.policy, config, prompt_set.table, config.seed, responses, drops, context.earlier
-        )
         drops.close([part for part in range(parts) if drops.has_part(part)])
         # annotate must not drop responses as wrong-language that the identifier could not have told: it reads this.
         known = {"identifier": inputs.identifier.name, "unknown": inputs.identifier.unknown(prompt_set.languages)}
         responses.close(parts, {"languages": known, "notes": inputs.identifier.notes(prompt_set.languages)})
 
+    dropped = open_artifact(drops.folder, DROPS)
+    counts = Counter(dropped.read(["reason"])["reason"].to_pylist())
+    kept = f"all others have their responses in {responses.folder}"
+    require_few_faults(counts, prompt_set.table.num_rows, config.max_dropped, "prompts", kept)
     return _result(
-        open_artifact(prompts.folder, PROMPTS),
-        open_artifact(responses.folder, RESPONSES),
-        open_artifact(drops.folder, DROPS),
-        throughput,
+        open_artifact(prompts.folder, PROMPTS), open_artifact(responses.folder, RESPONSES), dropped, throughput
     )
 
 
@@ -103,15 +112,16 @@ def _result(prompts: Artifact, responses: Artifact, drops: Artifact, throughput:
     dropped = drops.read().to_pandas()
     if len(dropped):
         tables["generation_drops"] = dropped.head(_LISTED)
-    died = [
-        f"{language}: {count} prompts have no responses because the engine died of them; generation_drops says how"
-        for language, count in dropped.groupby("language", sort=False).size().items()
-    ]
+    faults: list[str] = []
+    asked = Counter(prompts.read(["language"])["language"].to_pylist())
+    for language, rows in dropped.groupby("language", sort=False):
+        faults += fault_notes(str(language), Counter(rows["reason"]), "prompts", "generation_drops")
+        metrics[f"dropped/{language}"] = 100.0 * len(rows) / asked[str(language)]
     return StageResult(
         artifacts={"prompts": prompts.folder, "responses": responses.folder, "generation_drops": drops.folder},
         metrics=metrics,
         tables=tables,
-        notes=(*prompts.extra.get("notes", ()), *responses.extra.get("notes", ()), *died),
+        notes=(*prompts.extra.get("notes", ()), *responses.extra.get("notes", ()), *faults),
     )
 
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icr_platform.core.artifacts import read_json
 from icr_platform.core.errors import InputError
-from icr_platform.models.checkpoint_weights import count_of, first_line, first_names
+from icr_platform.models.checkpoint_files import ADAPTER_SETTINGS, read_settings
+from icr_platform.models.checkpoint_weights import count_of, first_names
+from icr_platform.models.loading_errors import explained, first_line
 
 if TYPE_CHECKING:
     import torch
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_SETTINGS = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ def read_adapter(model: str) -> Adapter | None:
     Raises:
         InputError: the adapter is not a LoRA adapter, or names no base model.
     """
-    path = Path(model) / _SETTINGS
+    path = Path(model) / ADAPTER_SETTINGS
     if not path.exists():
         return None
-    values = read_json(path)
-    base = values.get("base_model_name_or_path")
-    if values.get("peft_type") != "LORA" or not base:
+    values = read_settings(path)
+    base, rank = values.get("base_model_name_or_path"), values.get("r")
+    if values.get("peft_type") != "LORA" or not base or not isinstance(base, str):
         raise InputError(
             f"{path}: fields 'peft_type' {values.get('peft_type')!r} and 'base_model_name_or_path' {base!r}; give a LoRA "
             "adapter that names its model"
@@ -60,7 +60,13 @@ def read_adapter(model: str) -> Adapter | None:
     named = str(from_adapter) if from_adapter.is_dir() else str(base)
     if not Path(named).is_dir() and not is_hub_name(named):
         raise InputError(f"{path}: field 'base_model_name_or_path' {base!r}: no such folder; correct it")
-    return Adapter(path.parent, named, max([int(values["r"]), *values.get("rank_pattern", {}).values()]))
+    if (Path(named) / ADAPTER_SETTINGS).exists():
+        raise InputError(
+            f"{path}: field 'base_model_name_or_path' {base!r}: an adapter itself; merge that one into its model, and name the result"
+        )
+    if not isinstance(rank, int) or rank < 1:
+        raise InputError(f"{path}: field 'r' is {rank!r}, not the adapter's rank; fetch the file again")
+    return Adapter(path.parent, named, max([rank, *(values.get("rank_pattern") or {}).values()]))
 
 
 def base_of(model: str) -> str:
@@ -83,7 +89,7 @@ def add_adapter(model: Any, adapter: Adapter, state: Mapping[str, torch.Tensor])
         config = PeftConfig.from_pretrained(str(adapter.folder))
         wrapped = PeftModel(model, config, low_cpu_mem_usage=is_skeleton).eval()
         found: Any = set_peft_model_state_dict(wrapped, dict(state), low_cpu_mem_usage=is_skeleton)
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+    except Exception as error:
         raise InputError(
             f"{adapter.folder}: the adapter does not fit {adapter.base} ({first_line(error)}); {fix}"
         ) from error
@@ -106,12 +112,8 @@ def merge_adapter(model: Any, adapter: Adapter) -> Any:
     """
     from peft import load_peft_weights
 
-    try:
+    with explained(str(adapter.folder), "adapter weights", "check the folder"):
         state = load_peft_weights(str(adapter.folder), device="cpu")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{adapter.folder}: no adapter weights could be loaded ({first_line(error)}); check the folder"
-        ) from error
     merged = add_adapter(model, adapter, state).merge_and_unload()
     return merged.requires_grad_(True)  # peft froze it
 

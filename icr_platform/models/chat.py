@@ -4,7 +4,8 @@ take a message's text, and where BOS and end-of-turn tokens come from."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from itertools import product
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.core.errors import InputError
+from icr_platform.models.control_tokens import ControlTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,6 +24,10 @@ _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
            "December")  # fmt: skip
 _BINDING = "_icr_chat"
+# `[INST]`, `<<SYS>>`, `<|user|>`, `### Response:`, `USER:`, `Human:`
+_MARKER = re.compile(
+    r"\[/?[A-Z_]{2,}\]|<{1,2}[|/]?[\w ]+\|?>{1,2}|#{2,} ?\w[\w ]*:?|\b(?i:user|human|assistant|system|bot|model|question|answer) ?:"
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,14 @@ class Encoded:
     completion_mask: list[int]
 
 
+class RefusedTextError(InputError):
+    """The template, which renders other texts, refuses this one. `reason` is what it said."""
+
+    def __init__(self, model: str, text: str, reason: str) -> None:
+        super().__init__(f"{model}: field 'chat_template' refuses {text[:60]!r} ({reason}); change or remove that text")
+        self.reason = reason
+
+
 Roles = tuple[str, ...]
 Forms = Mapping[str, bool]
 """Whether the content of a role's messages is a list of text parts, as multimodal templates take it, rather than a string."""
@@ -47,6 +61,7 @@ class _Binding:
 
     model: str
     settings: ChatSettings
+    control: ControlTokens
     forms: dict[Roles, Forms | None] = field(default_factory=dict)
     reasons: dict[Roles, str] = field(default_factory=dict)
 
@@ -60,13 +75,14 @@ def bind(tokenizer: PreTrainedTokenizerBase, model: str, settings: ChatSettings)
         InputError: the tokenizer of `model` has no chat template, or one that loses the text of a user's turn.
     """
     require_chat_template(tokenizer, model)
-    setattr(tokenizer, _BINDING, _Binding(model, settings))
+    setattr(tokenizer, _BINDING, _Binding(model, settings, ControlTokens(tokenizer)))
     require_roles(tokenizer, USER)
 
 
 def _binding(tokenizer: PreTrainedTokenizerBase) -> _Binding:
     if not hasattr(tokenizer, _BINDING):
-        setattr(tokenizer, _BINDING, _Binding(str(tokenizer.name_or_path), CHAT_DEFAULTS))
+        name = str(tokenizer.name_or_path)
+        setattr(tokenizer, _BINDING, _Binding(name, CHAT_DEFAULTS, ControlTokens(tokenizer)))
     found: _Binding = getattr(tokenizer, _BINDING)
     return found
 
@@ -94,10 +110,34 @@ def require_roles(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms:
     if forms is None:
         binding = _binding(tokenizer)
         raise InputError(
-            f"{binding.model}: field 'chat_template': of a conversation of {', '.join(roles)}, {binding.reasons[roles]}; "
-            "give the model a chat template that prints message['content'], text and nothing else"
+            f"{binding.model}: field 'chat_template'{_template_name(tokenizer)}: of a conversation of {', '.join(roles)}, "
+            f"{binding.reasons[roles]}; {_way_out(tokenizer, roles)}give the model a chat template that prints "
+            "message['content'], text and nothing else"
         )
     return forms
+
+
+def _template_name(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Which one is rendered of a model that has several."""
+    return " 'default'" if isinstance(tokenizer.chat_template, dict) and "default" in tokenizer.chat_template else ""
+
+
+def _way_out(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> str:
+    """What may be done, other than repairing the template."""
+    templates: Any = tokenizer.chat_template
+    if isinstance(templates, dict) and "default" not in templates:
+        return f"name one of its templates ({', '.join(map(str, templates))}) 'default', or "
+    others = tuple(role for role in roles if role not in ("system", "developer"))
+    if others and others != roles and _forms(tokenizer, others) is not None:
+        return "put what the system says at the head of the user's message, or "
+    return ""
+
+
+def _said(error: Exception) -> str:
+    """What a template, or Jinja of it, says in one line, and in which line of it an error of syntax is."""
+    line = getattr(error, "lineno", None)
+    place = f", line {line} of the template" if isinstance(line, int) else ""
+    return (" ".join(str(error).split()) or type(error).__name__) + place
 
 
 def _forms(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms | None:
@@ -117,7 +157,7 @@ def _forms(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms | None:
             try:
                 text = _rendered(tokenizer, messages, forms, roles[-1] != "assistant")
             except Exception as error:  # noqa: BLE001 - a template is its author's program: it may raise anything
-                lost = f"the template refuses it ({' '.join(str(error).split()) or type(error).__name__})"
+                lost = f"the template refuses it ({_said(error)})"
             else:
                 missing = [role for role, probe in zip(roles, probes, strict=True) if probe not in text]
                 if not missing:
@@ -180,34 +220,102 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[
 def encode_messages(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], day: date | None = None
 ) -> list[int]:
-    """Encode a conversation up to where the assistant begins.
+    """Encode a conversation up to where the assistant begins. Control tokens that were typed in a message stay text.
 
     day: what the template prints as today's date; None: as the tokenizer's settings say.
 
     Raises:
-        InputError: the template refuses the conversation, or loses the text of a message.
+        InputError: the template refuses such conversations, or loses the text of a message.
+        RefusedTextError: it refuses this one.
     """
     roles = tuple(message["role"] for message in messages)
     forms = require_roles(tokenizer, roles)
+    control = _binding(tokenizer).control
+    is_typed = control.can_stay_text and writes_control_tokens(tokenizer, messages)
+    if is_typed:
+        messages = [message | {"content": control.masked(message["content"])} for message in messages]
     try:
         text = _rendered(tokenizer, messages, forms, True, day)
     except Exception as error:
-        raise InputError(
-            f"{_binding(tokenizer).model}: field 'chat_template' refuses {messages[-1]['content'][:60]!r} "
-            f"({' '.join(str(error).split()) or type(error).__name__}); change or remove that text"
-        ) from error
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        raise RefusedTextError(_binding(tokenizer).model, messages[-1]["content"], _said(error)) from error
+    ids = control.encode(text) if is_typed else tokenizer(text, add_special_tokens=False)["input_ids"]
     return [int(token) for token in ids]
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, response: str, finished: bool = True) -> list[int]:
-    """Encode a response text, with the end-of-turn token if the response is finished.
+    """Encode a response text, with the end-of-turn token if the response is finished. Control tokens within it stay text.
 
     This is for texts without sampled ids only (a server that returns none, a data set from elsewhere): sampled ids are scored
     and trained on as they are.
     """
-    ids = [int(token) for token in tokenizer(response, add_special_tokens=False)["input_ids"]]
+    control = _binding(tokenizer).control
+    if control.can_stay_text and control.typed_in(response):
+        ids = control.encode(control.masked(response))
+    else:
+        ids = [int(token) for token in tokenizer(response, add_special_tokens=False)["input_ids"]]
     return [*ids, end_of_turn_id(tokenizer)] if finished else ids
+
+
+def writes_control_tokens(tokenizer: PreTrainedTokenizerBase, messages: Iterable[Mapping[str, str]]) -> bool:
+    """Whether a message contains a special token's string."""
+    control = _binding(tokenizer).control
+    return any(control.typed_in(message["content"]) for message in messages)
+
+
+def prompt_notes(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> tuple[str, ...]:
+    """Say whether prompts end before the assistant's turn begins, and how many of the texts write what the template frames turns
+    with, where it cannot be told from the template's own.
+    """
+    binding = _binding(tokenizer)
+    plain = _plain_markers(tokenizer)
+    counts, total = Counter[str](), 0
+    for text in texts:
+        total += 1
+        if not binding.control.can_stay_text and binding.control.typed_in(text):
+            counts["control tokens, which the tokenizer takes for the template's own"] += 1
+        for marker in plain:
+            counts[f"{marker!r}, with which the chat template frames turns and which is no token of its own"] += (
+                marker in text
+            )
+    notes = [f"{binding.model}: {count} of {total} prompts contain {what}" for what, count in counts.items() if count]
+    header = _missing_header(tokenizer)
+    if header:
+        notes.append(
+            f"{binding.model}: the chat template ignores add_generation_prompt: prompts end before {header!r}, which the model has "
+            "to write itself"
+        )
+    return tuple(notes)
+
+
+def _missing_header(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What stands between a prompt and the assistant's answer in a conversation, beside white space, if prompts leave it out."""
+    forms = _forms(tokenizer, ("user", "assistant"))
+    if forms is None:
+        return ""
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
+    prompt, unprompted, whole = (
+        _rendered(tokenizer, messages, forms, is_prompt)
+        for messages, is_prompt in ((turns[:1], True), (turns[:1], False), (turns, False))
+    )
+    begun = whole.partition(_PROBE)[0]
+    return begun.removeprefix(prompt).strip() if prompt == unprompted and begun.startswith(prompt) else ""
+
+
+def _plain_markers(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Strings such as `[INST]` or `### Response:` that frame turns in the template and are no special tokens.
+
+    Lines of words, such as a default system prompt's, are none.
+    """
+    for roles in (("user", "assistant", "user"), ("user", "assistant"), USER):
+        forms = _forms(tokenizer, roles)
+        if forms is not None:
+            break
+    else:
+        return []
+    messages = [{"role": role, "content": _PROBE} for role in roles]
+    frame = _rendered(tokenizer, messages, forms, roles[-1] != "assistant").replace(_PROBE, "\n")
+    pieces = _binding(tokenizer).control.without(frame).splitlines()
+    return list(dict.fromkeys(found[0].strip() for piece in pieces for found in _MARKER.finditer(piece)))
 
 
 def encode_pair(prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Encoded:

@@ -23,17 +23,24 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from icr_platform.core.artifacts import read_json
 from icr_platform.core.errors import InputError
+from icr_platform.models.checkpoint_files import read_settings
+from icr_platform.models.loading_errors import explained
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+WEIGHTS = (
+    SINGLE,
+    INDEX,
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)  # in the order in which transformers looks
+INDICES = frozenset(name for name in WEIGHTS if name.endswith(".index.json"))
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf")
 _NAMED = 3  # tensors in a message
 
@@ -49,25 +56,18 @@ def load_whole(name: str, load: Callable[..., tuple[Any, Mapping[str, Any]]]) ->
         InputError: the checkpoint cannot be read, or lacks tensors, or has them in other shapes than the config says. Tied
             tensors, and those that the model's class declares ignorable, may be missing.
     """
-    import torch
-    from safetensors import SafetensorError
-
-    with _loading_report() as report:
+    with _loading_report() as report, explained(name, "model", "check its files"):
         try:
             # Tensors of other shapes are not ignored: the error below names all of them, transformers' own only the first.
             model, info = load(output_loading_info=True, ignore_mismatched_sizes=True)
-        except torch.OutOfMemoryError:
-            raise
-        except (OSError, ValueError, RuntimeError, KeyError, EOFError, SafetensorError, UnpicklingError) as error:
+        except Exception as error:
             # Tensors that no model tensor can be made of, such as experts of different shapes, stand in the report alone.
             rows = (re.match(r"(\S+)\s*\| \S*CONVERSION", line) for line in report)
             unconvertible = [row[1] for row in rows if row]
             if unconvertible:
                 what = f"cannot be made of what its checkpoint contains: {first_names(unconvertible)}"
                 raise _gaps(name, what) from error
-            raise InputError(
-                f"{name}: the model could not be loaded ({first_line(error)}); check the name or folder"
-            ) from error
+            raise
     missing, mismatched = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
     if missing:
         total = len(model.state_dict())
@@ -154,37 +154,31 @@ def load_headers(name: str, skeleton: PreTrainedModel, tensors: Mapping[str, tor
 
 
 def read_headers(files: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """Read the names and shapes of the tensors in safetensors files, as tensors of the meta device; no values are read.
+    """Read the names and shapes of the tensors in weight files, as tensors of the meta device; no values are read.
 
     Raises:
-        InputError: a file is missing, cut off, or not a safetensors file.
+        InputError: a file is missing, cut off, or contains something else.
     """
     import torch
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for path in files:
-        try:
-            with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 - not a mapping
-                    tensors[key] = torch.empty(file.get_slice(key).get_shape(), device="meta")
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: missing, though {INDEX} names it; fetch the checkpoint again") from error
-        except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"{path}: cut off or not a safetensors file ({first_line(error)}); fetch it again"
-            ) from error
+        if not path.exists():
+            raise InputError(f"{path}: missing, though {path.parent.name}'s index names it; fetch the checkpoint again")
+        with explained(str(path), "weights", "it is cut off or of another format: fetch the file again"):
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="pt") as file:
+                    for key in file.keys():  # noqa: SIM118 - not a mapping
+                        tensors[key] = torch.empty(file.get_slice(key).get_shape(), device="meta")
+            else:  # a pickle, of which nothing is run but what makes tensors
+                tensors |= torch.load(path, map_location="meta", weights_only=True)
     return tensors
 
 
 def shards_of(index: Path) -> list[Path]:
     """List the files that an index names; raises InputError when the file is not an index."""
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict):
-        raise InputError(f"{index}: field 'weight_map' is missing; fetch the checkpoint again")
+    names = read_settings(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise InputError(f"{index}: field 'weight_map' does not name files; fetch the checkpoint again")
     return [index.parent / name for name in sorted(set(names.values()))]
-
-
-def first_line(error: Exception) -> str:
-    """An exception's first line, or its kind where it says nothing, as part of a message."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

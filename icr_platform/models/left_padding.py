@@ -20,7 +20,7 @@ Llama is such a model:
 >>> sizes = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=32, num_hidden_layers=2, pad_token_id=None)
 >>> llama = build_random(LlamaForCausalLM, LlamaConfig(num_attention_heads=2, **sizes))
 >>> find_batching(llama)
-Batching(padding=None, rows=None, cache=None, longest=None)
+Batching(padding=None, rows=None, cache=None, longest=None, leaving='select')
 >>> together = next_logits(llama, [[21, 22, 23], [24]], find_batching(llama))
 >>> bool(torch.allclose(together[1:], logits_alone(llama, [24]), atol=1e-5))
 True
@@ -32,7 +32,7 @@ import inspect
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TokenIds = Sequence[int]
+Leaving = Literal["select", "reorder", "stay"]
 
 _NATS = 1e-3  # by which a next token's log-probability may differ from that of its prompt alone, on a small copy
 _STEPS = 10
@@ -65,12 +66,15 @@ class Batching(NamedTuple):
     rows: such rows are continued together, and leave the batch one by one.
     cache: a row that is alone is continued from the keys, values or states kept of it, not computed anew from its first token.
     longest: tokens of a row up to which all that holds; None: it always does.
+    leaving: how rows leave the batch. select, reorder: by the cache's method of that name; a cache of recurrent states often has
+        one of them only. stay: by neither, so that finished rows are computed on, to no purpose, until the last one ends.
     """
 
     padding: str | None = None
     rows: str | None = None
     cache: str | None = None
     longest: int | None = None
+    leaving: Leaving = "select"
 
 
 class Continuation(Protocol):
@@ -87,20 +91,34 @@ class Continuation(Protocol):
 
 @dataclass
 class Padded:
-    """Rows with a common cache and an attention mask [rows, tokens so far]."""
+    """Rows with a common cache and an attention mask [rows of the cache, tokens so far].
+
+    alive: [rows] of the cache that are continued; None: all of them. The others have ended, and the cache cannot drop them.
+    """
 
     model: PreTrainedModel
     cache: Any
     mask: Tensor
     logits: Tensor
+    leaving: Leaving
+    alive: Tensor | None = None
 
     def keep(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
-        self.mask, self.logits = self.mask[rows], self.logits[rows]
+        self.logits = self.logits[rows]
+        if self.leaving == "stay":
+            self.alive = rows if self.alive is None else self.alive[rows]
+            return
+        if self.leaving == "select":
+            self.cache.batch_select_indices(rows)
+        else:
+            self.cache.reorder_cache(rows)
+        self.mask = self.mask[rows]
 
     def advance(self, token: Tensor) -> None:
         position = self.mask.sum(-1, keepdim=True)  # counts tokens, not the padding before them
         self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
+        if self.alive is not None:  # any id will do for rows that have ended
+            token = token.new_zeros(len(self.mask)).index_copy(0, self.alive, token)
         output = self.model(
             input_ids=token[:, None],
             attention_mask=self.mask,
@@ -108,7 +126,8 @@ class Padded:
             past_key_values=self.cache,
             use_cache=True,
         )
-        self.cache, self.logits = output.past_key_values, output.logits[:, -1]
+        self.cache, logits = output.past_key_values, output.logits[:, -1]
+        self.logits = logits if self.alive is None else logits[self.alive]
 
 
 @dataclass
@@ -146,7 +165,7 @@ class Recomputed:
 def begin(model: PreTrainedModel, prompts: Sequence[TokenIds], batching: Batching) -> Continuation:
     """Compute the state after the prompts, a row each. More than one is allowed where `batching` lets rows share, or caches none.
 
-    Distinct prompts are computed once and expanded to the rows that share them.
+    Distinct prompts are computed once and expanded to the rows that share them, where the cache can do that.
     """
     if batching.cache is not None or _too_long(prompts, batching):
         return recomputed(model, prompts)
@@ -154,15 +173,17 @@ def begin(model: PreTrainedModel, prompts: Sequence[TokenIds], batching: Batchin
         ids = torch.tensor([list(prompts[0])], device=model.device)
         output = model(input_ids=ids, use_cache=True, **_last_logits_only(model))
         return Alone(model, output.past_key_values, output.logits[:, -1])
-    distinct = list(dict.fromkeys(map(tuple, prompts)))
+    rows = list(map(tuple, prompts))
+    distinct = rows if batching.leaving == "stay" else list(dict.fromkeys(rows))
     ids, mask, position = _padded(distinct, model.device)
     output = model(
         input_ids=ids, attention_mask=mask, position_ids=position, use_cache=True, **_last_logits_only(model)
     )
-    state = Padded(model, output.past_key_values, mask, output.logits[:, -1])
-    where = {prompt: index for index, prompt in enumerate(distinct)}
-    # The samples of a prompt are rows of their own from here on.
-    state.keep(torch.tensor([where[tuple(prompt)] for prompt in prompts], device=model.device))
+    state = Padded(model, output.past_key_values, mask, output.logits[:, -1], batching.leaving)
+    if batching.leaving != "stay":
+        where = {prompt: index for index, prompt in enumerate(distinct)}
+        # The samples of a prompt are rows of their own from here on.
+        state.keep(torch.tensor([where[row] for row in rows], device=model.device))
     return state
 
 
@@ -254,11 +275,20 @@ def _try(copy: PreTrainedModel, longest: int | None) -> Batching:
         return _difference(next_logits(copy, prompts, Batching()), alone)
 
     padding = _why_not(padded, _NATS)
-    together = padding
-    if padding is None:  # rows leave after two steps and after six, as rows that end do
-        together = _why_not(lambda: _continued(copy, prompts, Batching(), _STEPS, {2: [0, 1, 2, 3], 6: [1, 2]}), _NATS)
-    cache = None if together is None else _why_not_cached(copy, prompts, _STEPS, _NATS)
-    return Batching(padding, together, cache, longest)
+    if padding is not None:
+        return Batching(padding, padding, _why_not_cached(copy, prompts, _STEPS, _NATS), longest)
+    doubled = [
+        *prompts,
+        prompts[1],
+    ]  # a prompt with two samples; rows leave after two steps and after six, as rows that end do
+    why: list[str] = []
+    for leaving in get_args(Leaving):
+        way = Batching(leaving=leaving)
+        together = _why_not(lambda way=way: _continued(copy, doubled, way, _STEPS, {2: [0, 1, 2, 3], 6: [1, 2]}), _NATS)
+        if together is None:
+            return Batching(longest=longest, leaving=leaving)
+        why.append(together)
+    return Batching(None, why[-1], _why_not_cached(copy, prompts, _STEPS, _NATS), longest)
 
 
 def _why_not_cached(model: PreTrainedModel, prompts: Sequence[TokenIds], steps: int, tolerance: float) -> str | None:

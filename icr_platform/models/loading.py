@@ -1,8 +1,13 @@
-"""Models and tokenizers: loading them, and the checks that a checkpoint is whole and that two models tokenise alike."""
+"""Models and tokenizers: loading them, and the checks that a checkpoint is whole and that two models tokenise alike.
+
+A model that brings its own code (`auto_map` in its config) runs it only where `trust_remote_code` says so; transformers would ask on
+the terminal, and take the answer from a pipe.
+"""
 
 from __future__ import annotations
 
-import json
+import copy
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,12 +23,14 @@ from icr_platform.models.adapters import (
     merge_adapter,
     read_adapter,
 )
-from icr_platform.models.chat import bind, encode_prompt
+from icr_platform.models.chat import bind
+from icr_platform.models.checkpoint_files import CONFIG, check_folder, other_kind, read_settings
 from icr_platform.models.checkpoint_weights import (
     INDEX,
+    INDICES,
     SINGLE,
-    WEIGHT_SUFFIXES,
-    first_line,
+    WEIGHTS,
+    first_names,
     left_over,
     load_headers,
     load_whole,
@@ -31,72 +38,100 @@ from icr_platform.models.checkpoint_weights import (
     shards_of,
 )
 from icr_platform.models.devices import BALANCED, resolve_device, resolve_dtype
+from icr_platform.models.loading_errors import explained
 from icr_platform.models.removed_weights import removed_weights, require_weights
+from icr_platform.models.vocabulary import compare, require_embeddings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Where tokenizers differ: spaces and line breaks at the ends, accents, scripts without spaces, right-to-left, emoji.
-_PROBES = ("Name three fruits.", "  ¿Qué tal?\n\n", "Что это?", "你好，世界 🙂", "สวัสดี", "مرحبا", "হ্যালো")
+# What a class of transformers is for, by the mapping that names it, where it is not for continuing a text.
+_OTHER_TASKS = {
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES": "an encoder-decoder",
+    "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES": "a model of speech",
+    "MODEL_FOR_MASKED_LM_MAPPING_NAMES": "an encoder",
+    "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES": "a classifier or reward model",
+    "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES": "a classifier",
+    "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES": "a model of answers within a text",
+    "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES": "a classifier",
+    "MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES": "a classifier",
+}
 
 
 def check_model_path(model: str) -> None:
-    """Raise InputError when `model` means a folder that does not exist or does not contain a model."""
-    folder = Path(model)
-    if folder.is_dir():
-        if read_adapter(model) is None and not (folder / "config.json").exists():
-            raise InputError(
-                f"{folder / 'config.json'}: missing; give a folder that transformers' save_pretrained wrote"
-            )
-        return
-    if not is_hub_name(model):
+    """Raise InputError when `model` means a folder that does not exist, or does not contain a model that can be read."""
+    if not check_folder(model) and not is_hub_name(model):
         raise InputError(f"{model}: no such folder; give a model folder or a hub name like org/name")
 
 
 def load_tokenizer(model: str, chat: ChatSettings = CHAT_DEFAULTS) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder or hub name, with its chat template; an adapter may leave it to its base model.
 
-    chat: what the template is rendered with, wherever the tokenizer goes.
+    chat: what the template is rendered with, wherever the tokenizer goes, and whether the model's own code may run.
 
     Raises:
-        InputError: no such model, no tokenizer, no chat template, or one that loses the instruction.
+        InputError: no such model, no tokenizer, no chat template or one that loses the instruction, or a token for which the
+            model has no embedding.
     """
-    tokenizer = read_tokenizer(model)
+    tokenizer = read_tokenizer(model, chat.trust_remote_code)
     bind(tokenizer, model, chat)
+    require_embeddings(tokenizer, model, _embedding_rows(model))
     return tokenizer
 
 
-def read_tokenizer(model: str) -> PreTrainedTokenizerBase:
+def read_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load a tokenizer for text that no chat template frames; raises InputError when the model has none."""
     from transformers import AutoTokenizer
 
     check_model_path(model)
     if not (Path(model) / "tokenizer_config.json").exists():
         model = base_of(model)
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{model}: no tokenizer could be loaded ({first_line(error)}); check the name or folder"
-        ) from error
+        check_model_path(model)
+    with explained(model, "tokenizer"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
     return tokenizer
 
 
-def load_config(model: str) -> Any:
+def _embedding_rows(model: str) -> int | None:
+    """Read the rows of a model's embedding from its config alone; None where the config leaves them to its type."""
+    values = _raw_config(base_of(model))
+    size = values.get("vocab_size", (values.get("text_config") or {}).get("vocab_size"))
+    return size if isinstance(size, int) else None
+
+
+def hub_commit(model: str) -> str | None:
+    """Return the commit that a hub name stands for; None where it is not known."""
+    from transformers.utils import cached_file
+
+    with explained(model, "config"):
+        path = str(cached_file(model, CONFIG))
+    found = re.search(r"/snapshots/([0-9a-f]{40})/", Path(path).as_posix())  # as the hub's cache is laid out
+    return found[1] if found else None
+
+
+def _raw_config(model: str) -> dict[str, Any]:
+    """Read a model's config as it was written: no class of transformers or of the model's own is made of it."""
+    from transformers import PreTrainedConfig
+
+    with explained(model, "config"):
+        values: dict[str, Any] = PreTrainedConfig.get_config_dict(model)[0]
+    return values
+
+
+def load_config(model: str, trust_remote_code: bool = False) -> Any:
     """Load the model's transformers config, without weights; raises InputError when there is none."""
     from transformers import AutoConfig
 
     check_model_path(model)
     model = base_of(model)
-    try:
-        return AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{model}: no model config could be loaded ({first_line(error)}); check the name or folder"
-        ) from error
+    check_model_path(model)
+    with explained(model, "config"):
+        return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
 
 
-def load_model(model: str, dtype: str = "auto", device: str = "auto") -> PreTrainedModel:
+def load_model(
+    model: str, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False
+) -> PreTrainedModel:
     """Load a causal language model in evaluation mode onto its device; raises InputError when that is not possible.
 
     An adapter is merged into its base model's weights, so that the result is a plain model, as fast as any.
@@ -107,6 +142,7 @@ def load_model(model: str, dtype: str = "auto", device: str = "auto") -> PreTrai
 
     check_model_path(model)
     require_weights(model)
+    require_causal(base_of(model), load_config(model, trust_remote_code))
     adapter = read_adapter(model)
     wanted = resolve_dtype(dtype, device)
     if not sys.stderr.isatty():
@@ -116,6 +152,7 @@ def load_model(model: str, dtype: str = "auto", device: str = "auto") -> PreTrai
         base_of(model),
         dtype=torch.float32 if adapter else wanted,  # adapters are added in float32: bfloat16 rounds small ones away
         device_map=BALANCED if device == BALANCED and torch.cuda.is_available() else None,
+        trust_remote_code=trust_remote_code,
     )
     loaded, unexpected = load_whole(base_of(model), load)
     if unexpected:
@@ -128,30 +165,36 @@ def load_model(model: str, dtype: str = "auto", device: str = "auto") -> PreTrai
     return result
 
 
-def check_weights(model: str, is_loaded_by_vllm: bool = False) -> tuple[str, ...]:
-    """Refuse a checkpoint that lacks tensors before any work, by the headers of its safetensors files; reads no weights.
+def check_weights(model: str, trust_remote_code: bool = False, is_loaded_by_vllm: bool = False) -> tuple[str, ...]:
+    """Refuse a checkpoint that lacks tensors before any work, by the headers of its files; reads no weights.
 
-    Other formats, quantised models, and hub models that are not in the cache yet are checked when they are loaded.
+    The tensors of quantised models, and of hub models that are not in the cache yet, are checked when they are loaded.
 
     Args:
-        is_loaded_by_vllm: leave it to vLLM to check architectures that transformers does not know as causal language models.
+        is_loaded_by_vllm: leave it to vLLM to check architectures that transformers does not know as causal language models, and
+            quantised weights.
 
     Returns: a line for a person to read where the checkpoint has tensors that the model does not.
 
     Raises:
-        InputError: there are no weights (and they were not removed on purpose), or a tensor or a file is missing, cut off,
-            or of another shape than the config says.
+        InputError: it is not a causal language model; there are no weights (and they were not removed on purpose); a tensor or
+            a file is missing, cut off, or of another shape than the config says; quantised weights cannot be used here.
     """
     adapter, base = read_adapter(model), base_of(model)
     if removed_weights(Path(base)):  # finished work can be reused without them; `load_model` asks `require_weights`
         return ()
-    config = load_config(base)
-    files = _safetensors_files(base)
-    # transformers itself turns other formats into the model's tensors: their headers say nothing about what will be missing.
-    own_format = getattr(config, "quantization_config", None) or getattr(config, "transformers_weights", None)
-    if own_format or not files or (is_loaded_by_vllm and not is_causal(config)):
+    config = load_config(base, trust_remote_code)
+    files = _weight_files(base)
+    if is_loaded_by_vllm and (not is_causal(config) or quantisation(config)):
         return ()
-    skeleton = _on_meta_device(base, config)
+    require_causal(base, config)
+    if quantisation(config):
+        check_quantisation(base, config)
+        return ()
+    # transformers itself turns this format into the model's tensors: its headers say nothing about what will be missing.
+    if getattr(config, "transformers_weights", None) or not files:
+        return ()
+    skeleton = on_meta_device(base, config, trust_remote_code)
     unexpected = load_headers(base, skeleton, read_headers(files))
     if adapter and not any(adapter.folder.glob("adapter_model.*")):
         raise InputError(f"{adapter.folder / ADAPTER_WEIGHTS}: missing; fetch the adapter again")
@@ -160,54 +203,100 @@ def check_weights(model: str, is_loaded_by_vllm: bool = False) -> tuple[str, ...
     return (left_over(base, unexpected),) if unexpected else ()
 
 
-def _safetensors_files(model: str) -> list[Path]:
-    """List the safetensors files that transformers will load, as far as they are on this machine; none for other formats."""
+def require_causal(model: str, config: Any) -> None:
+    """Raise InputError when a model of this config does not continue texts: an encoder, an encoder-decoder, a classifier."""
+    from transformers.models.auto import modeling_auto
+
+    fix = "choose a causal language model, such as a LlamaForCausalLM"
+    named = list(getattr(config, "architectures", None) or ())
+    causal = set(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(f"{model}: {config.model_type!r} is an encoder-decoder ({first_names(named)}); {fix}")
+    for mapping, task in _OTHER_TASKS.items():
+        others = {name for value in getattr(modeling_auto, mapping, {}).values() for name in _names(value)} - causal
+        if named and set(named) <= others:
+            raise InputError(f"{model}: a {first_names(named)} (config.json) is {task}; {fix}")
+    if not is_causal(config) and not _brings_code(config):
+        raise InputError(
+            f"{model}: transformers {_transformers_version()} has no causal language model of type {config.model_type!r}; {fix}"
+        )
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _transformers_version() -> str:
+    from transformers import __version__
+
+    return __version__
+
+
+def _brings_code(config: Any) -> bool:
+    return "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+
+
+def _weight_files(model: str) -> list[Path]:
+    """List the files that transformers will load weights from, as far as they are on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
     folder = Path(model)
     if folder.is_dir():
-        if not any(path for suffix in WEIGHT_SUFFIXES for path in folder.glob(f"*{suffix}")):
-            raise InputError(f"{folder / SINGLE}: missing; give a folder that transformers' save_pretrained wrote")
-        # transformers prefers the single file, and reads several only through their index.
-        found: list[Any] = [path for path in (folder / SINGLE, folder / INDEX) if path.exists()]
-        if not found and not any(path for suffix in (".bin", ".gguf") for path in folder.glob(f"*{suffix}")):
+        # transformers prefers safetensors, then a single file, and reads several only through their index.
+        found = [folder / name for name in WEIGHTS if (folder / name).exists()]
+        if not found and any(folder.glob("*.safetensors")):
             raise InputError(
                 f"{folder / INDEX}: missing, and without it the folder's safetensors files are not a checkpoint; fetch it"
             )
+        if not found:
+            raise InputError(f"{folder / SINGLE}: missing; {other_kind(folder)}")
     else:
-        cached = [try_to_load_from_cache(model, name) for name in (SINGLE, INDEX)]
+        cached = [try_to_load_from_cache(model, name) for name in WEIGHTS]
         found = [Path(path) for path in cached if isinstance(path, str)]
-    if not found or found[0].name == SINGLE:
+    if not found or found[0].name not in INDICES:
         return found[:1]
     shards = shards_of(found[0])
     return shards if folder.is_dir() or all(path.exists() for path in shards) else []
 
 
-def check_same_tokenisation(policy: str, reference: str, chat: ChatSettings = CHAT_DEFAULTS) -> None:
+def quantisation(config: Any) -> Any:
+    """Return what a config says of quantised weights; None where they are not."""
+    return getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(), "quantization_config", None
+    )
+
+
+def check_quantisation(model: str, config: Any) -> bool:
+    """Whether a model's quantised weights become plain ones when they are loaded here.
+
+    Raises:
+        InputError: they cannot be loaded here: a library, or the accelerator that they need, is missing.
+    """
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    values = copy.deepcopy(quantisation(config))
+    method = values.get("quant_method") if isinstance(values, dict) else getattr(values, "quant_method", None)
+    with explained(model, f"weights, quantised by {method},", "choose the model that was quantised"):
+        if isinstance(values, dict) and not AutoHfQuantizer.supports_quant_method(values):
+            raise ValueError(f"transformers {_transformers_version()} does not know this method")
+        quantizer: Any = AutoHfQuantizer.from_config(values, pre_quantized=True)
+        quantizer.validate_environment(device_map=None, weights_only=True)
+    return bool(getattr(quantizer.quantization_config, "dequantize", False))
+
+
+def check_same_tokenisation(policy: str, reference: str, chat: ChatSettings = CHAT_DEFAULTS) -> tuple[str, ...]:
     """Raise InputError unless both models map every text to the same token ids, chat template included.
 
     Log-ratios of two models are only defined over one token sequence (arXiv 2503.04647, equation 1).
+
+    Returns: a line on the tokens that one of them alone has, if no text can contain them.
     """
-    ours, theirs = load_tokenizer(policy, chat), load_tokenizer(reference, chat)
-    fix = "policy and reference must share one tokenizer"
-    if ours.get_vocab() != theirs.get_vocab():
-        raise InputError(
-            f"{policy} and {reference}: field 'vocab' differs ({len(ours)} and {len(theirs)} tokens); {fix}"
-        )
-    for probe in _PROBES:
-        if encode_prompt(ours, probe) != encode_prompt(theirs, probe):
-            raise InputError(
-                f"{policy} and {reference}: field 'chat_template' or the merges differ on {probe!r}; {fix}"
-            )
-    # A model may have more embeddings than its tokenizer has tokens, never fewer.
-    sizes = [load_config(model).get_text_config().vocab_size for model in (policy, reference)]
-    if min(sizes) < len(ours):
-        raise InputError(f"{policy} and {reference}: field 'vocab_size' {sizes} is below {len(ours)} tokens; {fix}")
+    return compare(policy, load_tokenizer(policy, chat), reference, load_tokenizer(reference, chat))
 
 
-def parameter_count(model: str) -> int:
+def parameter_count(model: str, trust_remote_code: bool = False) -> int:
     """Count the parameters of a model from its config alone."""
-    skeleton = _on_meta_device(model, load_config(model))
+    skeleton = on_meta_device(model, load_config(model, trust_remote_code), trust_remote_code)
     tied_once = {id(parameter): parameter for parameter in skeleton.parameters()}
     return int(sum(parameter.numel() for parameter in tied_once.values()))
 
@@ -219,26 +308,21 @@ def is_causal(config: Any) -> bool:
     return type(config) in AutoModelForCausalLM._model_mapping
 
 
-def _on_meta_device(model: str, config: Any) -> PreTrainedModel:
-    """Build the model without weights; raises InputError when the config is not a causal language model's."""
+def on_meta_device(model: str, config: Any, trust_remote_code: bool) -> PreTrainedModel:
+    """Build the model without weights; raises InputError when its config does not describe one."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    try:
-        with torch.device("meta"):
-            skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    except ValueError as error:
-        raise InputError(
-            f"{model}: no causal language model can be made from its config ({first_line(error)}); choose another model"
-        ) from error
+    with explained(model, "config", "correct its config.json"), torch.device("meta"):
+        skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     return skeleton
 
 
-def generation_eos(model: str) -> int | list[int] | None:
+def generation_eos(model: str, trust_remote_code: bool = False) -> int | list[int] | None:
     """Read the end-of-sequence ids of the model's generation config, or else of its config."""
     path = Path(base_of(model)) / "generation_config.json"
     if path.exists():
-        eos: int | list[int] | None = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        eos: int | list[int] | None = read_settings(path).get("eos_token_id")
         return eos
-    config_eos: int | list[int] | None = getattr(load_config(model), "eos_token_id", None)
+    config_eos: int | list[int] | None = getattr(load_config(model, trust_remote_code), "eos_token_id", None)
     return config_eos

@@ -11,7 +11,7 @@ from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.folder_content import content_files
 from icr_platform.models.adapters import read_adapter
 from icr_platform.models.checkpoint_weights import WEIGHT_SUFFIXES
-from icr_platform.models.loading import check_model_path, load_config
+from icr_platform.models.loading import check_model_path, hub_commit
 from icr_platform.models.removed_weights import removed_weights
 
 # Files that training leaves next to a model and that no loader reads.
@@ -35,7 +35,7 @@ def model_identity(model: str) -> str:
     check_model_path(model)
     folder = Path(model)
     if not folder.is_dir():
-        commit = getattr(load_config(model), "_commit_hash", None)
+        commit = hub_commit(model)
         if commit is None:
             raise InputError(
                 f"{model}: the commit of this hub model is unknown; download the model and give its folder"

@@ -31,17 +31,19 @@ _PACKAGE = "icr_platform"
 PLUMBING = frozenset(
     f"{_PACKAGE}.{name}"
     for name in (
-        "core.config", "models.settings", "engines.sampling.settings", "engines.judging.settings", "engines.execution.settings",  # defaults
+        "core.config", "core.faults", "models.settings", "engines.sampling.settings", "engines.judging.settings", "engines.execution.settings",  # defaults
         "generation.config", "annotation.config", "training.config", "evaluation.config",  # enter by value, help not at all
-        "core.yaml_files", "core.errors", "core.progress", "core.stage_protocol", "core.parts", "core.arrays",  # what people see; the shape of calls and of arrays
+        "core.yaml_files", "core.errors", "core.failures", "core.progress", "core.stage_protocol", "core.parts", "core.arrays",  # what people see; the shape of calls and of arrays
         "core.schemas", "core.artifacts", "core.file_digests", "core.folder_content",   # tables on disk
         "engines.execution.map_parts", "engines.execution.ray_pool", "core.part_job", "engines.execution.part_worker", "engines.execution.shared_folder",  # where parts are made, not what is in them
+        "core.secrets", "core.guarded_output",  # what people see
         "core.earlier",  # rows as they were made
         "report.figures",  # draws what a stage measured
-        "data.prompts", "data.prompt_sources", "data.json_rows",  # readers: the rows they give are digested
+        "data.prompts", "data.row_sources", "data.text_pairs", "data.row_files", "data.row_fields", "data.json_rows", "data.opened_files",  # readers: the rows they give are digested
         "annotation.prompt_index",  # the same
-        "annotation.response_checks",  # raises or does nothing
+        "annotation.response_checks", "engines.sampling.prompt_checks",  # raise, or say something
         "engines.endpoints.reply_cache", "engines.endpoints.served_model",  # the one keeps replies as they came, the other says whose they are
+        "models.checkpoint_files", "models.loading_errors", "models.not_finite", "models.vocabulary",  # raise or do nothing
         "training.checkpoint", "training.resume_points", "training.model_card", "training.launch",  # files, processes, prose
     )
 )  # fmt: skip

@@ -260,14 +260,13 @@ def _answered(prompts: str, responses: Artifact) -> pa.Table:
 
 @_basis.register
 def _train(config: TrainConfig, known: Known) -> _Basis:
-    from icr_platform.data.text_preferences import is_text_file, read_text_pairs
+    from icr_platform.data.text_preferences import is_text, read_text_preferences
 
-    path = Path(config.preferences)
-    is_text = is_text_file(path)
-    if is_text:  # in their order, in which batches are drawn; their numbers are no part of them
-        pairs = text_digest(*(json.dumps(pair._replace(prompt_id="")) for pair in read_text_pairs(path)))
+    has_texts = is_text(config.preferences)
+    if has_texts:
+        pairs = read_text_preferences(config.preferences).digest
     else:
-        pairs = known.get(config.preferences) or open_artifact(path, PREFERENCES).digest
+        pairs = known.get(config.preferences) or open_artifact(Path(config.preferences), PREFERENCES).digest
     inputs = {"policy": _model(config.policy, known), "preferences": pairs}
     if config.dpo_reference == "initial":
         inputs["reference"] = _model(config.reference, known)
@@ -276,7 +275,7 @@ def _train(config: TrainConfig, known: Known) -> _Basis:
     return _Basis(
         settings=settings | _compute(config.dtype, config.device) | {"launch": launch},
         inputs=inputs,
-        unused=[] if is_text else ["data.text_preferences"],
+        unused=[] if has_texts else ["data.text_preferences"],
     )
 
 
@@ -341,7 +340,7 @@ def _judged(config: EvalConfig, basis: _Basis, known: Known) -> _Basis:
     judged, inputs = _judge(config, known)
     for name in ("difficulty", "anchors"):
         if path := getattr(config, name):
-            inputs[name] = _csv_digest(Path(path))
+            inputs[name] = _columns_digest(Path(path))
     control = {name: getattr(config, name) for name in _LENGTH_CONTROL}
     return replace(
         basis,
@@ -523,14 +522,9 @@ def _output_rows(
                 yield row
 
 
-def _csv_digest(path: Path) -> str:
-    """Digest of a CSV file's rows, by column."""
-    import csv
+def _columns_digest(path: Path) -> str:
+    """Digest of a file's rows, by column."""
+    from icr_platform.data.row_files import file_rows
 
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return _rows_digest(
-                sorted((str(name), str(value)) for name, value in row.items()) for row in csv.DictReader(file)
-            )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not readable as CSV ({' '.join(str(error).split())}); give a CSV file") from error
+    rows = (row.fields.items() for row in file_rows(path, "numbers by column"))
+    return _rows_digest(sorted((str(name), str(value)) for name, value in fields) for fields in rows)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
 
 from icr_platform.core.artifacts import text_digest
 from icr_platform.core.config import Config, leaves, role
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds, load_part, split_world
+from icr_platform.core.secrets import bare_url, redact, remember_secrets_of, shown_url
 
 if TYPE_CHECKING:
     from icr_platform.tracking.tracker import Tracker
@@ -20,7 +23,8 @@ SHIPPED = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).parents[2] / "proj
 """Presets and accelerate's recipes: in a checkout the folder that `mlflow run` reads too, in a wheel a copy of it."""
 # What file systems call the version of a file, or the time it was last written.
 _VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "updated", "mtime", "created")
-_REMOTE = ("s3://", "gs://", "abfs://", "az://", "hdfs://", "http://", "https://", "file://", "memory://")
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_LONGEST_NAME = 120  # characters, of a file
 
 
 class Resolver:
@@ -64,7 +68,7 @@ class Resolver:
             world, inside = found
             prepare = load_part("prepare", world.prepare, "folder", "seed")
             return str(prepare(world.folder(self.work, seed), seed) / inside)
-        if uri.startswith(_REMOTE):
+        if _ADDRESS.match(uri):
             return str(self._download(uri))
         path = self.base / Path(uri).expanduser()
         can_only_be_a_path = uri.startswith(("/", ".", "~")) or "{" in uri
@@ -92,35 +96,63 @@ class Resolver:
         import fsspec
         from filelock import FileLock
 
-        place = self.work / "downloads" / text_digest(uri)[:16]
+        remember_secrets_of(uri)
+        if "{" in uri:
+            raise InputError(
+                f"{shown_url(uri)}: an address with {{language}} is not fetched; give a folder, or one file with a column"
+            )
+        # The scheme of an address is written in either case; what signs it may differ from day to day.
+        uri = _ADDRESS.sub(lambda found: found.group().lower(), uri, count=1)
+        place = self.work / "downloads" / text_digest(bare_url(uri))[:16]
         place.mkdir(parents=True, exist_ok=True)
         try:
             filesystem, remote = fsspec.core.url_to_fs(uri)
-            state = _state(filesystem, remote)
-            target = place / (state or "unknown") / uri.rstrip("/").rsplit("/", 1)[-1]
+            # Asked for links, a web server would send the whole file: there a folder is what ends as one.
+            is_folder = remote.endswith("/") if uri.startswith("http") else filesystem.isdir(remote)
+            state = _state(filesystem, remote, is_folder)
+            target = place / (state or "unknown") / _name_of(uri)
             with FileLock(place / ".lock"):
                 if state is None or not target.exists():
                     partial = place / ".partial"
                     shutil.rmtree(partial, ignore_errors=True)  # of a command that was killed
                     partial.mkdir()
-                    filesystem.get(remote, str(partial / target.name), recursive=filesystem.isdir(remote))
+                    if is_folder:
+                        filesystem.get(remote, str(partial / target.name), recursive=True)
+                    else:  # `get` would take the `?` before a query for any character
+                        filesystem.get_file(remote, str(partial / target.name))
                     for earlier in place.iterdir():
                         if earlier.is_dir() and earlier != partial:
                             shutil.rmtree(earlier)
                     partial.rename(target.parent)
         except Exception as error:  # each kind of store has exceptions of a library of its own
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"{uri}: could not be fetched ({reason}); check the address and credentials") from error
+            reason = redact(" ".join(str(error).split())) or type(error).__name__
+            raise InputError(
+                f"{shown_url(uri)}: could not be fetched ({reason}); check the address and credentials"
+            ) from error
         return target
 
 
-def _state(filesystem: Any, remote: str) -> str | None:
+def _name_of(uri: str) -> str:
+    """What a download is called: the last part of the path, whose ending says the format, and nothing of a query or a user.
+
+    >>> _name_of("https://ann:pw@host/sets/es%20.jsonl?sig=1#x"), _name_of("s3://bucket/prompts/"), _name_of("https://host?a=b")
+    ('es .jsonl', 'prompts', 'download')
+    """
+    rest = uri.partition("://")[2]
+    # In other addresses than those of the web, `?` and `#` may be part of a name, and are rather lost than a secret kept.
+    path = re.split(r"[?#]", rest, maxsplit=1)[0].rstrip("/")
+    name = unquote(path.rsplit("/", 1)[1]) if "/" in path else ""
+    name = re.sub(r"[\x00-\x1f/\\]", "_", name).lstrip(".")[-_LONGEST_NAME:]
+    return name or "download"
+
+
+def _state(filesystem: Any, remote: str, is_folder: bool) -> str | None:
     """Digest of the names, sizes and versions of the files at a place; None if the store gives no versions."""
-    found = filesystem.find(remote, detail=True) if filesystem.isdir(remote) else {remote: filesystem.info(remote)}
+    found = filesystem.find(remote, detail=True) if is_folder else {remote: filesystem.info(remote)}
     parts = []
     for name, info in sorted(found.items()):
         versions = [str(info[key]) for key in _VERSIONS if info.get(key)]
         if not versions:
             return None
-        parts += [name, str(info.get("size")), *versions]
+        parts += [bare_url(name), str(info.get("size")), *versions]
     return text_digest(*parts)[:16]

@@ -82,11 +82,12 @@ def check_models(session: Session, config: IterateConfig) -> tuple[str, ...]:
     from icr_platform.models.loading import check_same_tokenisation, check_weights, load_tokenizer
 
     models = [config.policy, config.reference]
-    check_same_tokenisation(config.policy, config.reference, config)
+    notes = check_same_tokenisation(config.policy, config.reference, config)
     if needs_translations(config.annotate.reward_kind) and config.annotate.translator:
         models.append(session.resolver.local(config.annotate.translator, config.seed))
         load_tokenizer(models[-1], config)
-    return tuple(note for model in dict.fromkeys(models) for note in check_weights(model))
+    trusted = config.trust_remote_code
+    return (*notes, *(note for model in dict.fromkeys(models) for note in check_weights(model, trusted)))
 
 
 def _start(session: Session, config: IterateConfig) -> RunHandle | None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from icr_platform.core.parts import is_place
+from icr_platform.core.secrets import shown_url
 from icr_platform.core.stage_protocol import StageResult
+from icr_platform.data.row_files import stem_of
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.report import terminal_tables
 from icr_platform.report.leaderboard import leaderboard
@@ -17,7 +19,7 @@ from icr_platform.report.leaderboard import leaderboard
 def show_scores(config: EvalConfig, result: StageResult) -> None:
     """Print figures per language, and next to them the published ones, or intervals where another policy is the reference."""
     place = config.policy or config.outputs
-    name = Path(place).stem if place.endswith((".json", ".jsonl")) else place
+    name = stem_of(Path(place).name) or shown_url(place)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(terminal_tables.eval_terminal_table(result.metrics, name))
     published = leaderboard({name: result.metrics})

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any, Protocol, TypeVar
 
 from icr_platform.core.config import Config
 from icr_platform.core.errors import IcrError
+from icr_platform.core.failures import failure
+from icr_platform.core.guarded_output import guard_this_process
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.pipeline.stages import StageRow
+from icr_platform.tracking.run_handle import RunHandle
 
 T = TypeVar("T")
 
@@ -39,7 +45,15 @@ def stage_process(row: StageRow, own_process: bool) -> Iterator[StageProcess]:
         return
     spawn = get_context("spawn")  # a forked process could not use CUDA
     with ProcessPoolExecutor(1, mp_context=spawn, initializer=_start_child, initargs=(row,)) as pool:
-        yield _InAnotherProcess(pool)
+        try:
+            yield _InAnotherProcess(pool)
+        except BaseException as error:
+            if not isinstance(
+                error, Exception
+            ):  # interrupted or terminated: nobody waits for the stage's hours of work
+                for child in active_children():
+                    child.terminate()
+            raise
 
 
 class _InThisProcess:
@@ -80,15 +94,34 @@ _child: StageProcess
 def _start_child(row: StageRow) -> None:
     global _child
     die_with_parent()
+    guard_this_process()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the parent decides, and says it once
     _child = _InThisProcess(row)
 
 
 def _read_in_child(config: Config) -> None:
-    _child.read(config)
+    with _failures_that_travel():
+        _child.read(config)
 
 
 def _run_in_child(context: StageContext) -> StageResult:
-    return _child.run(context)
+    with _failures_that_travel():
+        result = _child.run(context)
+        run = getattr(context.log_metrics, "__self__", None)
+        if isinstance(run, RunHandle):  # the parent's copy knows nothing of what waits in this one
+            run.send_waiting()
+        return result
+
+
+@contextmanager
+def _failures_that_travel() -> Iterator[None]:
+    """Hand failures over as errors of ours: those of libraries may not be picklable, and would then look like a death of the process."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - raised again below
+        if os.environ.get("ICR_DEBUG", "") not in ("", "0"):
+            traceback.print_exc()
+        raise failure(error) from None
 
 
 def die_with_parent() -> None:
@@ -96,7 +129,6 @@ def die_with_parent() -> None:
     if sys.platform != "linux":
         return
     import ctypes
-    import signal
 
     pr_set_pdeathsig = 1
     ctypes.CDLL("libc.so.6", use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -130,6 +130,7 @@ STAGES: dict[str, StageRow] = {
             config_class="icr_platform.evaluation.config:EvalConfig",
             module="icr_platform.evaluation.stage",
             artifacts=("outputs", "judgments", "scores"),
+            unfinished=("output_drops",),
             show="icr_platform.pipeline.score_tables:show_scores",
         ),
         StageRow(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from icr_platform.engines.sampling.choice import make_sampler
-from icr_platform.engines.sampling.sampler import Request
+from icr_platform.engines.sampling.sampler import Dropped, Request
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.planning.capacity import Rates
 
@@ -65,7 +65,7 @@ def _decode(config: IterateConfig, instructions: list[tuple[str, str]], length: 
 
     def step() -> int:
         sampled = sampler.sample(requests, settings.samples, next(seeds))
-        return sum(len(sample.token_ids) for samples in sampled for sample in samples)
+        return sum(len(s.token_ids) for samples in sampled if not isinstance(samples, Dropped) for s in samples)
 
     return _rate(step, seconds)
 
@@ -74,7 +74,7 @@ def _score(config: IterateConfig, length: int, seconds: float) -> float:
     from icr_platform.engines.scoring.logprobs import CompletionScorer, Group
     from icr_platform.models.loading import load_model
 
-    model = load_model(config.policy, config.annotate.dtype, config.annotate.device)
+    model = load_model(config.policy, config.annotate.dtype, config.annotate.device, config.trust_remote_code)
     scorer = CompletionScorer(model, config.annotate.batch_tokens)
     random = np.random.default_rng(0)
     vocabulary = model.config.get_text_config().vocab_size
@@ -97,7 +97,7 @@ def _train(config: IterateConfig, length: int, seconds: float) -> float:
 
     train = config.train_config(config.policy, "", config.seed).model_copy(update={"accelerate_config": ""})
     random = np.random.default_rng(0)
-    vocabulary = load_config(config.policy).get_text_config().vocab_size
+    vocabulary = load_config(config.policy, config.trust_remote_code).get_text_config().vocab_size
     prompts, chosen, rejected = (
         random.integers(vocabulary, size=(train.batch_size, size)).tolist() for size in (64, length, length)
     )

@@ -115,7 +115,7 @@ def _check_inputs(preflight: Preflight, session: Session, config: IterateConfig,
     if resolved is None:
         return
     preflight.remarks += preflight.attempt(lambda: check_models(session, resolved)) or ()
-    size = preflight.attempt(lambda: parameter_count(resolved.policy))
+    size = preflight.attempt(lambda: parameter_count(resolved.policy, resolved.trust_remote_code))
     training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
     evaluation = None
     if resolved.eval_prompts:
@@ -124,7 +124,7 @@ def _check_inputs(preflight: Preflight, session: Session, config: IterateConfig,
             lambda: _count(preflight, resolved.policy, resolved.eval_prompts, resolved, True)
         )
     if size is not None and training is not None and not preflight.problems:
-        shape = model_shape(load_config(resolved.policy), size)
+        shape = model_shape(load_config(resolved.policy, resolved.trust_remote_code), size)
         rates, source = _rates(resolved, shape, training, prediction)
         plans = plan(resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction)
         for name, counts in (("training", training), ("evaluation", evaluation)):
@@ -138,6 +138,7 @@ def _check_inputs(preflight: Preflight, session: Session, config: IterateConfig,
 
 def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, is_eval: bool) -> PromptCount:
     from icr_platform.data.prompts import load_prompts
+    from icr_platform.engines.sampling.prompt_checks import check_prompts, requests_of
     from icr_platform.models.chat import encode_prompt, prints_date
     from icr_platform.models.loading import load_tokenizer
 
@@ -150,6 +151,9 @@ def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, 
         preflight.remarks.append(
             f"the chat template of {policy} prints the day's date; every prompt says {config.template_date} (template_date)"
         )
+    sampling = config.eval if is_eval else config.generate
+    found = check_prompts(sampling, policy, config, requests_of(prompts.table), sampling.max_dropped)
+    preflight.remarks.extend((*found.notes, *found.dropped_notes))
     some = rows.groupby("language", sort=False).head(_PROMPTS_TOKENISED)
     mean = sum(len(encode_prompt(tokenizer, text)) for text in some["instruction"]) / max(len(some), 1)
     counts = rows.groupby("language", sort=False).size()
@@ -199,8 +203,10 @@ def plan(
         config.train,
         training.rows,  # each gives one pair at most
         shape.parameters,
-        adapter_parameters(config.policy, config.train.lora_rank) if config.train.lora_rank else 0,
-        stored_dtype(config.policy).itemsize,
+        adapter_parameters(config.policy, config.train.lora_rank, config.trust_remote_code)
+        if config.train.lora_rank
+        else 0,
+        stored_dtype(config.policy, config.trust_remote_code).itemsize,
         accelerate,
     )
     plans = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from functools import cache
@@ -23,6 +24,9 @@ def set_mlflow_defaults(**others: str) -> None:
     defaults: Mapping[str, str] = _DEFAULTS | others
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
+    # What they print, a page for each failed attempt, reaches the person as our one line.
+    for name in ("mlflow.store.db.utils", "urllib3.connectionpool", "alembic", "alembic.runtime.migration"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @cache

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from icr_platform.core.errors import StoreRefusesError
 from icr_platform.tracking.delivery import deliver
 from icr_platform.tracking.store_address import is_server
 
@@ -83,6 +84,6 @@ def _refusal_said(consequence: str) -> Iterator[None]:
 
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, StoreRefusesError) as error:
         reason = " ".join(str(error).split())[:300]
         print(f"{consequence} (the model registry refuses: {reason})", file=sys.stderr, flush=True)

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from icr_platform.core.errors import InputError, TrackingError
+from icr_platform.core.secrets import bare_url, redact, shown_url
 from icr_platform.tracking.client import client_of, set_mlflow_defaults
-from icr_platform.tracking.delivery import is_connection_trouble
 from icr_platform.tracking.fetched import FetchedCopies
 from icr_platform.tracking.run_handle import RunHandle
-from icr_platform.tracking.store_address import check_reachable, is_server, redact, with_driver
-from icr_platform.tracking.stored_artifacts import StoredArtifact, artifact_of_run
+from icr_platform.tracking.store_address import is_server, with_driver
+from icr_platform.tracking.store_probe import check_store, opening
+from icr_platform.tracking.stored_artifacts import StoredArtifact, artifact_of_run, place_that_is_gone
+from icr_platform.tracking.troubles import said_by, trouble_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -57,8 +59,9 @@ class TrackingReader:
 
     def check(self) -> None:
         """Raise InputError at once when the store cannot be opened."""
-        check_reachable(self.uri)
-        self.experiments()
+        check_store(self.uri)
+        with opening(self.uri):
+            client_of(self.uri).search_experiments(max_results=1)
 
     def experiments(self) -> dict[str, str]:
         """Names of the experiments by id."""
@@ -88,6 +91,11 @@ class TrackingReader:
                 if cache not in self._copies:
                     self._copies[cache] = FetchedCopies(cache)
                 stored = artifact_of_run(run, name, self.uri, self._copies[cache])
+            if stored is None and (gone := place_that_is_gone(run, name, self.uri)):
+                raise InputError(
+                    f"runs:/{run_id}/{name}: its artifacts lay in {gone}, which is not there; move them back, or open the inspector "
+                    "on the machine that has them"
+                )
             if stored is None:
                 raise InputError(f"runs:/{run_id}/{name}: no such folder in the artifact store; run its stage again")
             if stored.local is None:
@@ -113,7 +121,7 @@ class TrackingReader:
         if not is_server(self.uri):
             return ""
         run = f"#/experiments/{record.experiment_id}/runs/{record.run_id}"
-        return f"{redact(self.uri).rstrip('/')}/{run}?workflowType=machine_learning"  # else it opens on GenAI pages
+        return f"{bare_url(self.uri).rstrip('/')}/{run}?workflowType=machine_learning"  # else it opens on GenAI pages
 
     def _search(self, experiment_ids: list[str], text: str) -> list[RunRecord]:
         order = ["attributes.start_time DESC"]
@@ -129,13 +137,13 @@ class TrackingReader:
         try:
             return action()
         except Exception as error:
-            if is_connection_trouble(error):
+            if (trouble := trouble_of(error)) is not None:
                 raise TrackingError(
-                    f"{redact(self.uri)}: the tracking store does not answer; is it running?"
+                    f"{shown_url(self.uri)}: the tracking store {trouble.does} ({redact(said_by(error))}); {trouble.fix}"
                 ) from error
             if isinstance(error, MlflowException):
                 reason = " ".join(str(error).split())[:200]
-                raise InputError(f"{what}: not found in {redact(self.uri)} ({reason})") from None
+                raise InputError(f"{what}: not found in {shown_url(self.uri)} ({reason})") from None
             raise
 
 

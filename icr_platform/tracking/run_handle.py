@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icr_platform.core.secrets import redact, shown_url
 from icr_platform.tracking import final_metrics
 from icr_platform.tracking.client import client_of
-from icr_platform.tracking.delivery import deliver, deliver_files, is_connection_trouble
-from icr_platform.tracking.store_address import redact
+from icr_platform.tracking.delivery import deliver, deliver_files
 from icr_platform.tracking.stored_artifacts import sizes_below
+from icr_platform.tracking.troubles import trouble_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,11 +67,12 @@ class RunHandle:
         try:
             self._send_waiting()
         except Exception as error:
-            if not is_connection_trouble(error):
+            trouble = trouble_of(error)
+            if trouble is None:
                 raise
             if len(self._waiting) == 1:  # said once, not at every step
                 print(
-                    f"{redact(self.uri)}: the tracking server does not answer; metrics wait",
+                    f"{shown_url(self.uri)}: the tracking server {trouble.does}; metrics wait",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -133,12 +135,18 @@ class RunHandle:
         """Log an input with its digest, as MLflow's dataset input."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        dataset = Dataset(name=name, digest=digest[:32], source_type="local", source=redact(source) or "-")
+        dataset = Dataset(name=name, digest=digest[:32], source_type="local", source=shown_url(source) or "-")
         item = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
         deliver(lambda: self.client.log_inputs(self.run_id, datasets=[item]), self.uri)
 
+    def send_waiting(self) -> None:
+        """Deliver what `log_live` could not send: call it where this handle, or this copy of it, is used for the last time."""
+        if self._waiting:
+            deliver(self._send_waiting, self.uri)
+
     def finish(self, status: str = "FINISHED") -> None:
-        """Set the final status: FINISHED, FAILED or KILLED."""
+        """Set the final status: FINISHED, FAILED or KILLED; metrics that still wait are sent first."""
+        self.send_waiting()
         deliver(lambda: self.client.set_terminated(self.run_id, status), self.uri)
 
     @contextlib.contextmanager
@@ -161,5 +169,4 @@ class RunHandle:
 
 def _as_text(value: object, limit: int) -> str:
     """A parameter or tag as MLflow shows it: without secrets, tuples as lists with commas."""
-    text = redact(value) if isinstance(value, str) else ",".join(value) if isinstance(value, tuple) else str(value)
-    return text[:limit]
+    return redact(",".join(map(str, value)) if isinstance(value, tuple) else str(value))[:limit]

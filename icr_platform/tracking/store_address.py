@@ -1,24 +1,11 @@
-"""The address of a tracking store: shown without secrets, completed with a driver, and tried before any work is done."""
+"""The address of a tracking store: shown without secrets, and completed with a driver."""
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
-from urllib.parse import urlsplit, urlunsplit
 
 from icr_platform.core.errors import InputError
-
-
-def redact(value: str) -> str:
-    """Strip user, password and query from a URL, for they may be secrets; any other text stays as it is.
-
-    >>> redact("https://me:secret@host:8000/v1?key=abc")
-    'https://host:8000/v1'
-    """
-    parts = urlsplit(value)
-    if not parts.scheme or not parts.netloc:
-        return value
-    return urlunsplit((parts.scheme, parts.netloc.rsplit("@", 1)[-1], parts.path, "", ""))
+from icr_platform.core.secrets import shown_url
 
 
 def is_server(uri: str) -> bool:
@@ -31,25 +18,5 @@ def with_driver(uri: str) -> str:
     if not uri.startswith("postgresql://") or find_spec("psycopg2"):
         return uri
     if not find_spec("psycopg"):
-        raise InputError(f"{redact(uri)}: needs a PostgreSQL driver; pip install 'icr-platform[postgres]'")
+        raise InputError(f"{shown_url(uri)}: needs a PostgreSQL driver; pip install 'icr-platform[postgres]'")
     return uri.replace("postgresql://", "postgresql+psycopg://", 1)
-
-
-def check_reachable(uri: str) -> None:
-    """Raise InputError when a server does not answer, or when the address is one that MLflow no longer opens."""
-    if not is_server(uri):
-        is_file_store = not uri.startswith(("sqlite:", "postgresql", "mysql", "mssql", "databricks", "uc:"))
-        if is_file_store and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() != "true":
-            raise InputError(
-                f"{redact(uri)}: MLflow no longer opens file stores; set MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
-            )
-        return
-    import requests
-
-    try:
-        requests.get(uri.rstrip("/") + "/health", timeout=10)
-    except requests.exceptions.RequestException as error:
-        raise InputError(
-            f"{redact(uri)}: the tracking server does not answer ({type(error).__name__}); start it, or correct "
-            "MLFLOW_TRACKING_URI"
-        ) from None

@@ -17,9 +17,10 @@ from urllib.parse import quote
 
 from icr_platform.core.artifacts import MANIFEST, read_json
 from icr_platform.core.errors import InputError, TrackingError
+from icr_platform.core.secrets import shown_url
 from icr_platform.tracking.delivery import deliver_files
 from icr_platform.tracking.fetched import FetchedCopies
-from icr_platform.tracking.store_address import redact
+from icr_platform.tracking.moved_store import moved_place
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -71,7 +72,7 @@ class _Place:
 
     @property
     def _name(self) -> str:
-        return redact(posixpath.join(str(self.repository.artifact_uri), self.path))
+        return shown_url(posixpath.join(str(self.repository.artifact_uri), self.path))
 
     def _ask(self, action: Callable[[], T]) -> T:
         return deliver_files(action, self._name)
@@ -159,6 +160,9 @@ def artifact_of_run(run: Run, name: str, uri: str, copies: FetchedCopies) -> Sto
     first, _, below = name.partition("/")
     reference = run.data.tags.get(f"icr.artifact.{first}")  # of artifacts that were left where they lay
     repository = _repository(str(run.info.artifact_uri), uri)
+    own = _local_folder(repository)
+    if own is not None and (now := moved_place(str(own), uri)) is not None:
+        repository = _repository(str(now), uri)
     folder = Path(reference) if reference else _local_folder(repository, first)
     local = folder / below if folder is not None else None
     place = _Place(repository, name)
@@ -168,6 +172,13 @@ def artifact_of_run(run: Run, name: str, uri: str, copies: FetchedCopies) -> Sto
     size = (int(content["files"]), int(content["bytes"])) if content else None
     identity = str(content.get("identity", ""))
     return StoredArtifact(f"runs:/{run.info.run_id}/{name}", local, identity, size, place, copies)
+
+
+def place_that_is_gone(run: Run, name: str, uri: str) -> Path | None:
+    """Where a run's artifact should lie on this machine, if not even the folder that it was in is there."""
+    reference = run.data.tags.get(f"icr.artifact.{name.strip('/').partition('/')[0]}")
+    place = Path(reference) if reference else _local_folder(_repository(str(run.info.artifact_uri), uri))
+    return place if place is not None and not place.exists() and moved_place(str(place), uri) is None else None
 
 
 def artifact_of_model(version: ModelVersion, uri: str, copies: FetchedCopies) -> StoredArtifact:
@@ -195,7 +206,9 @@ def _repository(artifact_uri: str, uri: str) -> ArtifactRepository:
         return get_artifact_repository(artifact_uri, tracking_uri=uri)
     except (MlflowException, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise TrackingError(f"{redact(artifact_uri)}: this artifact store cannot be opened here ({reason})") from error
+        raise TrackingError(
+            f"{shown_url(artifact_uri)}: this artifact store cannot be opened here ({reason})"
+        ) from error
 
 
 def _local_folder(repository: ArtifactRepository, name: str = "") -> Path | None:

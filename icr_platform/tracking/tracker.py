@@ -5,32 +5,44 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from icr_platform.core.artifacts import text_digest
 from icr_platform.core.errors import InputError
+from icr_platform.core.failures import telling_line
+from icr_platform.core.secrets import shown_url
 from icr_platform.tracking.client import client_of, set_mlflow_defaults
+from icr_platform.tracking.dead_runs import end_dead_runs
 from icr_platform.tracking.delivery import deliver
 from icr_platform.tracking.fetched import FetchedCopies
 from icr_platform.tracking.project_runs import caller_folder
 from icr_platform.tracking.run_handle import RunHandle
-from icr_platform.tracking.run_processes import is_alive, mark_of_this_process
-from icr_platform.tracking.store_address import check_reachable, redact, with_driver
-from icr_platform.tracking.stored_artifacts import StoredArtifact, artifact_of_model, artifact_of_run
+from icr_platform.tracking.run_processes import mark_of_this_process
+from icr_platform.tracking.store_address import with_driver
+from icr_platform.tracking.store_probe import check_artifact_root, check_store, check_writable, opening
+from icr_platform.tracking.stored_artifacts import (
+    StoredArtifact,
+    artifact_of_model,
+    artifact_of_run,
+    place_that_is_gone,
+)
 
 if TYPE_CHECKING:
+    from mlflow.entities import Experiment
     from mlflow.entities import Run as Run
 
 DEFAULT_EXPERIMENT = "icr"
+T = TypeVar("T")
 
 
 class Tracker:
     """One tracking store and experiment. `work` is the folder for copies of remote artifacts, by default the caller's `.icr`.
 
     Raises:
-        InputError: the tracking server does not answer; said before any work is done.
+        InputError: the tracking store or the artifact root does not answer, refuses, or cannot be written; the environment names a
+            run or an experiment that is gone. Said before any work is done.
     """
 
     def __init__(self, experiment: str = "", work: Path | None = None) -> None:
@@ -40,38 +52,88 @@ class Tracker:
 
         # The environment first: MLflow keeps a URI of its own once any call has set one, and would not look there again.
         self.uri: str = with_driver(os.environ.get("MLFLOW_TRACKING_URI") or mlflow.get_tracking_uri())
-        check_reachable(self.uri)
-        name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT
+        check_store(self.uri)
         lock = Path(tempfile.gettempdir()) / f"icr-{os.getuid()}-{text_digest(self.uri)[:16]}.lock"
-        with FileLock(lock):  # processes that create one sqlite store at once crash in its migration
+        with FileLock(lock), opening(self.uri):  # processes that create one sqlite store at once crash in its migration
             self.client = client_of(self.uri)
-            self.experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID") or self._experiment(name)
+            chosen = self._experiment(experiment)
+        self.experiment_id = str(chosen.experiment_id)
+        check_writable(self.uri)
+        check_artifact_root(str(chosen.artifact_location), self.uri, str(chosen.name))
         self._copies = FetchedCopies((work or caller_folder() / ".icr") / "artifacts")
-        self._end_runs_of_dead_processes()
+        end_dead_runs(self.client, self.experiment_id, self.uri)
 
     def close(self) -> None:
         """Remove the copies of remote artifacts."""
         self._copies.close()
 
-    def _experiment(self, name: str) -> str:
-        """The id of the experiment with this name, made where there is none."""
-        found = deliver(lambda: self.client.get_experiment_by_name(name), self.uri)
-        if found is None:
-            return str(deliver(lambda: self.client.create_experiment(name), self.uri))
-        if found.lifecycle_stage == "deleted":
-            raise InputError(f"{name}: this experiment is deleted; restore it or give another --experiment")
-        return str(found.experiment_id)
+    def _experiment(self, given: str) -> Experiment:
+        """The experiment to work in: that of the run which `mlflow run` made, the one given, or the environment's.
 
-    def _end_runs_of_dead_processes(self) -> None:
-        """Mark runs KILLED whose process on this host died without a word (`kill -9`, a crash)."""
-        text = f"attributes.status = 'RUNNING' and tags.\"icr.host\" = '{socket.gethostname()}'"
-        runs = deliver(lambda: self.client.search_runs([self.experiment_id], text, max_results=1000), self.uri)
-        for run in runs:
-            # The run that `mlflow run` made for this process has no mark of it yet.
-            if run.info.run_id != os.environ.get("MLFLOW_RUN_ID") and not is_alive(
-                run.data.tags.get("icr.process", "")
-            ):
-                deliver(lambda run=run: self.client.set_terminated(run.info.run_id, "KILLED"), self.uri)  # type: ignore[misc]
+        Raises:
+            InputError: a run or an experiment that the environment names is not in this store, deleted, or over.
+        """
+        if run_id := os.environ.get("MLFLOW_RUN_ID"):
+            return self._experiment_of_given_run(run_id, given)
+        number = os.environ.get("MLFLOW_EXPERIMENT_ID", "")
+        if number and not given:
+            found = self._found(lambda: self.client.get_experiment(number))
+            source, name = f"MLFLOW_EXPERIMENT_ID={number}", number
+        else:
+            name = given or os.environ.get("MLFLOW_EXPERIMENT_NAME", "") or DEFAULT_EXPERIMENT
+            found = deliver(lambda: self.client.get_experiment_by_name(name), self.uri) or self._made(name)
+            source = f"--experiment {name}" if given else f"experiment {name!r}"
+        if found is None:
+            raise InputError(
+                f"{source}: {shown_url(self.uri)} has no such experiment; unset it, or correct MLFLOW_TRACKING_URI"
+            )
+        if found.lifecycle_stage == "deleted":
+            restore = f"restore it (`mlflow experiments restore -x {found.experiment_id}`)"
+            raise InputError(f"{source}: this experiment is deleted; {restore} or give another --experiment")
+        return found
+
+    def _made(self, name: str) -> Experiment:
+        """The new experiment of this name, or the one that another process made at this very moment."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            number = str(deliver(lambda: self.client.create_experiment(name), self.uri))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_ALREADY_EXISTS" and (other := self.client.get_experiment_by_name(name)):
+                return other
+            raise InputError(
+                f"--experiment {name!r}: MLflow refuses the name ({telling_line(str(error))}); give another"
+            ) from error
+        return deliver(lambda: self.client.get_experiment(number), self.uri)
+
+    def _experiment_of_given_run(self, run_id: str, given: str) -> Experiment:
+        source, fix = f"MLFLOW_RUN_ID={run_id}", "unset MLFLOW_RUN_ID, which `mlflow run` sets by itself"
+        run = self._found(lambda: self.client.get_run(run_id))
+        if run is None:
+            raise InputError(f"{source}: {shown_url(self.uri)} has no such run; {fix}")
+        if run.info.lifecycle_stage == "deleted":
+            raise InputError(f"{source}: this run is deleted; {fix}")
+        if run.info.status not in ("RUNNING", "SCHEDULED"):
+            raise InputError(f"{source}: this run is {run.info.status}; {fix}")
+        found = deliver(lambda: self.client.get_experiment(run.info.experiment_id), self.uri)
+        if given and given != found.name:
+            raise InputError(
+                f"--experiment {given}: `mlflow run` made the run in experiment {found.name!r}; give --experiment-name {given} to `mlflow run`"
+            )
+        if found.lifecycle_stage == "deleted":
+            raise InputError(f"{source}: its experiment {found.name!r} is deleted; {fix}")
+        return found
+
+    def _found(self, action: Callable[[], T]) -> T | None:
+        """What the store finds by an id; None if it has nothing of this id."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return deliver(action, self.uri)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            return None
 
     def start(self, name: str, tags: Mapping[str, object], parent: RunHandle | None = None) -> RunHandle:
         """Start a run, under `parent` or, at the top, as the run that `mlflow run` made for this process."""
@@ -156,11 +218,15 @@ class Tracker:
                 run = deliver(lambda: self.client.get_run(run.data.tags["icr.reused_run"]), self.uri)
         except MlflowException:
             raise InputError(
-                f"{uri}: no such run in {redact(self.uri)}; check the id and MLFLOW_TRACKING_URI"
+                f"{uri}: no such run in {shown_url(self.uri)}; check the id and MLFLOW_TRACKING_URI"
             ) from None
         if run.info.status != "FINISHED":
             raise InputError(f"{uri}: the run is {run.info.status}, not FINISHED; run its stage again")
         stored = self.stored(run, name) if name else None
+        if stored is None and (gone := place_that_is_gone(run, name, self.uri)):
+            raise InputError(
+                f"{uri}: its artifacts lay in {gone}, which is not there; move them back, or use the machine that has them"
+            )
         if stored is None:
             raise InputError(f"{uri}: the run has no artifact {name!r}; check the name in the MLflow UI")
         return stored

@@ -1,10 +1,13 @@
-"""The loss curve: every logged step once, on disk too, so that a resumed training continues the curve where it stopped."""
+"""The loss curve: every logged step once, on disk too, so that a resumed training continues the curve where it stopped.
+
+A training that is resumed is a run of its own in MLflow, which then gets the steps from before as well.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from icr_platform.core.stage_protocol import MetricLog
@@ -14,7 +17,7 @@ LoggedStep = dict[str, float]
 
 
 class Curve:
-    """Appends logged steps to a file of JSON lines, and sends each to `log` unless an earlier attempt did.
+    """Appends logged steps to a file of JSON lines, and sends each to `log` once; those of earlier attempts at once.
 
     One process writes (`add`); the parent that started it reads along (`follow`).
     """
@@ -27,6 +30,7 @@ class Curve:
         if self._read < len(text):
             os.truncate(path, self._read)
         self.rows: list[LoggedStep] = [json.loads(line) for line in text[: self._read].splitlines()]
+        send_curve(self.rows, log)
 
     @property
     def last_step(self) -> int:
@@ -53,7 +57,13 @@ class Curve:
         for line in whole.splitlines():
             row: LoggedStep = json.loads(line)
             self.rows.append(row)
-            self._log({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
+            send_curve([row], self._log)
+
+
+def send_curve(rows: Iterable[LoggedStep], log: MetricLog) -> None:
+    """Send logged steps, in their order."""
+    for row in rows:
+        log({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
 
 
 def final_figures(rows: list[LoggedStep]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from icr_platform.core.artifacts import Artifact, open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.models.chat import encode_prompt
+from icr_platform.models.context import context_of
 from icr_platform.models.loading import load_config, load_tokenizer
 from icr_platform.training.config import TrainConfig
 
@@ -50,9 +51,8 @@ def read_pairs(config: TrainConfig) -> TrainingPairs:
 
 
 def longest_sequence(config: TrainConfig) -> int:
-    """Tokens a sequence may have: max_length, or the positions that the policy has where these are fewer."""
-    positions = getattr(load_config(config.policy).get_text_config(), "max_position_embeddings", None)
-    return min(config.max_length, positions or config.max_length)
+    """Tokens a sequence may have: max_length, or the policy's context where that is shorter."""
+    return min(config.max_length, context_of(load_config(config.policy, config.trust_remote_code)) or config.max_length)
 
 
 def load_pairs(preferences: Artifact, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TrainingPairs:

@@ -27,6 +27,7 @@ from icr_platform.core.progress import Meter, meter
 from icr_platform.models.adapters import adapters_alone, new_adapters
 from icr_platform.models.devices import resolve_device
 from icr_platform.models.loading import load_tokenizer
+from icr_platform.models.not_finite import not_finite
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import TrainingPairs
@@ -153,6 +154,8 @@ class PairTrainer(DPOTrainer):
         self.tokens += int(inputs["attention_mask"].sum())
         loss: torch.Tensor = super().training_step(model, inputs, *rest, **named)  # type: ignore[no-untyped-call]
         if not math.isfinite(float(loss)):
+            if self.state.global_step == 0:
+                raise not_finite(self.accelerator.unwrap_model(model))
             raise IcrError(
                 f"train: the loss is {float(loss)} at step {self.state.global_step + 1}; nothing was saved as finished, "
                 f"lower --learning-rate (now {self.args.learning_rate}) or train in --dtype float32"

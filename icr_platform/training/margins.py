@@ -57,7 +57,7 @@ def measured_margins(
 
     def log_ratio(model: str, dtype: str) -> float | None:
         with without_bars():
-            return _unless_full(lambda: _log_ratio(load_model(model, dtype, place), groups))
+            return _unless_full(lambda: _log_ratio(load_model(model, dtype, place, config.trust_remote_code), groups))
 
     start = log_ratio(config.policy, "float32")
     saved = log_ratio(str(checkpoint), "float32")

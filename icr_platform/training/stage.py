@@ -20,13 +20,13 @@ from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.core.stage_protocol import StageContext, StageResult
-from icr_platform.data.text_preferences import is_text_file, read_text_pairs, tokenise_file
+from icr_platform.data.text_preferences import is_text, read_text_preferences, tokenise
 from icr_platform.models.devices import resolve_device
 from icr_platform.models.loading import check_same_tokenisation, check_weights, load_config, load_tokenizer
 from icr_platform.models.model_identity import model_identity
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
 from icr_platform.training.config import TrainConfig
-from icr_platform.training.curve import Curve, final_figures
+from icr_platform.training.curve import Curve, final_figures, send_curve
 from icr_platform.training.dataset import TrainingPairs, check_pairs, longest_sequence, read_pairs
 from icr_platform.training.job import CURVE, train_policy
 from icr_platform.training.launch import check_accelerate_config
@@ -49,13 +49,13 @@ def read(config: TrainConfig) -> TrainConfig:
 
     require(config, "train")
     load_tokenizer(config.policy, config)
-    check_weights(config.policy)
+    check_weights(config.policy, config.trust_remote_code)
     if config.dpo_reference == "initial":
         if not config.reference:
             raise InputError("config: field 'reference' is missing for dpo_reference=initial; give --reference")
         check_same_tokenisation(config.policy, config.reference, config)
-        check_weights(config.reference)
-    policy = load_config(config.policy).get_text_config()
+        check_weights(config.reference, config.trust_remote_code)
+    policy = load_config(config.policy, config.trust_remote_code).get_text_config()
     if config.router_loss and not hasattr(policy, "output_router_logits"):
         raise InputError(
             f"config: field 'router_loss' is {config.router_loss:g}, but {config.policy} is not a mixture of experts that gives "
@@ -72,11 +72,10 @@ def read(config: TrainConfig) -> TrainConfig:
     if config.accelerate_config:
         check_accelerate_config(Path(config.accelerate_config), resolve_device(config.device))
 
-    path = Path(config.preferences)
-    if is_text_file(path):
-        read_text_pairs(path)
+    if is_text(config.preferences):
+        read_text_preferences(config.preferences)
     else:
-        check_pairs(open_artifact(path, PREFERENCES), policy.vocab_size)
+        check_pairs(open_artifact(Path(config.preferences), PREFERENCES), policy.vocab_size)
     return config
 
 
@@ -89,7 +88,8 @@ def run(config: TrainConfig, context: StageContext) -> StageResult:
     """
     folder = context.folder / "checkpoint"
     work = context.folder / "checkpoint.unfinished"
-    if not (folder / MANIFEST).exists():
+    is_finished = (folder / MANIFEST).exists()  # and the run that it was made in may have been killed before it said so
+    if not is_finished:
         _claim(folder, work, context.fingerprint)
         with _full_disk_explained(work):
             _fill(work, config, context)
@@ -100,6 +100,8 @@ def run(config: TrainConfig, context: StageContext) -> StageResult:
     shutil.rmtree(work, ignore_errors=True)
 
     found = checkpoint.extra
+    if is_finished:
+        send_curve(found["curve"], context.log_metrics)
     counts = [
         {"language": name, "pairs": found["pairs"].get(name, 0), "left_out": found["left_out"].get(name, 0)}
         for name in sorted({*found["pairs"], *found["left_out"]})
@@ -118,9 +120,10 @@ def _fill(work: Path, config: TrainConfig, context: StageContext) -> None:
     from icr_platform.training.weights import save_model, trained_model
 
     start = time.monotonic()
-    source = Path(config.preferences)
-    if is_text_file(source):
-        artifact = tokenise_file(source, work / "preferences", load_tokenizer(config.policy, config))
+    text_notes: list[str] = []
+    if is_text(config.preferences):
+        artifact = tokenise(config.preferences, work / "preferences", load_tokenizer(config.policy, config))
+        text_notes = list(artifact.extra.get("notes", ()))
         config = config.model_copy(update={"preferences": str(artifact.folder)})
     pairs = read_pairs(config)
     sample = sampled_groups(pairs)
@@ -146,7 +149,7 @@ def _fill(work: Path, config: TrainConfig, context: StageContext) -> None:
     (model_folder / "README.md").write_text(card, encoding="utf-8")
     extra = {
         "metrics": figures | margins | counts | {"train/seconds": time.monotonic() - start},
-        "notes": _notes(config, pairs) + margin_notes,
+        "notes": text_notes + _notes(config, pairs) + margin_notes,
         "pairs": dict(provenance.pairs),
         "left_out": dict(provenance.left_out),
         "curve": curve.rows,

@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from icr_platform.core.errors import IcrError
 from icr_platform.models.adapters import merge_trained, new_adapters
 from icr_platform.models.devices import resolve_device, resolve_dtype
-from icr_platform.models.loading import load_config, load_model, load_tokenizer
+from icr_platform.models.loading import load_config, load_model, load_tokenizer, on_meta_device
 from icr_platform.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def without_bars() -> Iterator[None]:
 def load_trainable(model: str, config: TrainConfig) -> PreTrainedModel:
     """Load a model in the precision in which it is trained and scored, on the CPU: the trainer places it, or shards it."""
     with without_bars():
-        loaded = load_model(model, str(precision(config).weights).removeprefix("torch."), "cpu")
+        name = str(precision(config).weights).removeprefix("torch.")
+        loaded = load_model(model, name, "cpu", config.trust_remote_code)
     _make_saveable(loaded)
     return loaded
 
@@ -96,7 +97,7 @@ def trained_model(config: TrainConfig, state: Weights, curve: Sequence[Mapping[s
     if broken:
         raise IcrError(f"train: weights such as {broken[0]} are not finite after the last step; lower --learning-rate")
     with without_bars():
-        model: Any = load_model(config.policy, "float32", "cpu")
+        model: Any = load_model(config.policy, "float32", "cpu", config.trust_remote_code)
     _make_saveable(model)
     if config.lora_rank:
         model, moved = merge_trained(model, new_adapters(config.lora_rank, config.lora_alpha), state)
@@ -137,11 +138,12 @@ def save_model(config: TrainConfig, model: PreTrainedModel, folder: Path) -> Non
         IcrError: in that precision no weight differs from the policy's, or one is not finite.
     """
     saved = model
-    stored = stored_dtype(config.policy)
+    stored = stored_dtype(config.policy, config.trust_remote_code)
     with without_bars():
         if config.save_dtype == "stored" and stored != torch.float32:
             name = str(stored).removeprefix("torch.")
-            saved = load_model(config.policy, name, "cpu")  # keeps in float32 what its architecture keeps there
+            # Keeps in float32 what its architecture keeps there.
+            saved = load_model(config.policy, name, "cpu", config.trust_remote_code)
             _make_saveable(saved)
             state = model.state_dict()
             if not _differs(saved.state_dict(), state):
@@ -160,19 +162,16 @@ def save_model(config: TrainConfig, model: PreTrainedModel, folder: Path) -> Non
     unfinished.rename(folder)
 
 
-def stored_dtype(policy: str) -> torch.dtype:
+def stored_dtype(policy: str, trust_remote_code: bool = False) -> torch.dtype:
     """Read the precision of a policy's files from its config; float32 where it says nothing."""
-    config = load_config(policy)
+    config = load_config(policy, trust_remote_code)
     named = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
     return named if isinstance(named, torch.dtype) else getattr(torch, str(named), torch.float32)
 
 
-def adapter_parameters(policy: str, rank: int) -> int:
+def adapter_parameters(policy: str, rank: int, trust_remote_code: bool = False) -> int:
     """Count the parameters of LoRA adapters of `rank` on every linear layer but the LM head, without loading weights."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(load_config(policy))
+    skeleton = on_meta_device(policy, load_config(policy, trust_remote_code), trust_remote_code)
     head = skeleton.get_output_embeddings()
     linears = [module for module in skeleton.modules() if isinstance(module, torch.nn.Linear) and module is not head]
     return sum(rank * (linear.in_features + linear.out_features) for linear in linears)

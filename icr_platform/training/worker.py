@@ -16,12 +16,14 @@ from pathlib import Path
 
 from icr_platform.core.artifacts import read_json, write_json
 from icr_platform.core.errors import IcrError
+from icr_platform.core.guarded_output import guard_this_process
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.launch import ERROR, LIFELINE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, or with --score only score the pairs under the reference. Returns the exit status."""
+    guard_this_process()
     parser = argparse.ArgumentParser(prog="icr_platform.training.worker")
     parser.add_argument("job", type=Path, help="job.json that the train stage wrote")
     parser.add_argument("--score", action="store_true", help="score the pairs under the reference, then end")

@@ -201,15 +201,27 @@ def test_an_artifact_store_that_does_not_answer_is_one_line(local_store: Path, m
     for name, value in {"MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}", "AWS_MAX_ATTEMPTS": "1",
                         "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "ICR_TRACKING_PATIENCE": "0"}.items():  # fmt: skip
         monkeypatch.setenv(name, value)
-    Tracker("another").client.create_experiment("here", "s3://bucket/mlruns")
-    tracker = Tracker("here")
-    run = tracker.start("stage", {})
+    another = Tracker("another")
+
+    def begun(name: str, place: str) -> RunHandle:
+        """A run whose artifact store was there when the command began."""
+        number = another.client.create_experiment(name, place)
+        return RunHandle(another.uri, another.client.create_run(number).info.run_id, number)
+
+    run = begun("here", "s3://bucket/mlruns")
+    with pytest.raises(
+        InputError, match=r"s3://bucket/mlruns: the artifact store of experiment 'here' does not answer"
+    ):
+        Tracker("here")
     with pytest.raises(TrackingError, match="the artifact store stopped answering; the work is kept"):
         run.log_text("text", "notes.txt")
     with pytest.raises(TrackingError, match="the artifact store stopped answering; the work is kept"):
-        tracker.stored(tracker.client.get_run(run.run_id), "checkpoint")
-    tracker.client.create_experiment("refused", "nothing://here")
-    run = Tracker("refused").start("stage", {})
+        another.stored(another.client.get_run(run.run_id), "checkpoint")
+    run = begun("refused", "nothing://here")
+    with pytest.raises(
+        InputError, match=r"nothing://here: the artifact store of experiment 'refused' cannot be written"
+    ):
+        Tracker("refused")
     with pytest.raises(TrackingError, match=rf"runs:/{run.run_id}/notes.txt: the artifact store refuses "):
         run.log_text("text", "notes.txt")
 

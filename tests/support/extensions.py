@@ -230,7 +230,7 @@ class EchoSampler(Sampler):
         return answered
 
 
-def check(settings: SamplingSettings, policy: str) -> None:
+def check(settings: SamplingSettings, policy: str, chat: ChatSettings) -> None:
     """It always works."""
 '''
     },

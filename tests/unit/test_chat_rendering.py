@@ -458,3 +458,67 @@ def test_a_template_that_refuses_one_text_says_which() -> None:
         encode_prompt(tokenizer, "Close </tool>")
     roles: Roles = ("user", "assistant", "user")
     require_roles(tokenizer, roles)
+
+
+ONE_TURN = "{% if messages | length > 1 %}{{ raise_exception('one turn only') }}{% endif %}" + CHATML
+ALTERNATING = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% endfor %}"
+    + CHATML
+)
+HEAD = "put what the system says at the head of the user's message, or give the model a chat template"
+NAMED = "name one of its templates (rag, tool_use) 'default', or give the model a chat template"
+TEMPLATES: dict[str, tuple[Any, Roles, str | None, str]] = {
+    "named, with a default": ({"default": CHATML, "tool_use": "{{ nothing.at_all }}"}, ("user",), None, ""),
+    "named, without one": ({"rag": CHATML, "tool_use": CHATML}, ("user",), "no default specified", NAMED),
+    "named, the default refuses": ({"default": SYSTEM_REFUSED, "rag": CHATML}, ("system", "user"), "'chat_template' 'default'", HEAD),
+    "no system role": (SYSTEM_REFUSED, ("system", "user"), "System role not supported", HEAD),
+    "system dropped": (NO_SYSTEM, ("system", "user"), "the text of the system message does not reach", HEAD),
+    "alternating": (ALTERNATING, ("system", "user"), "Conversation roles must alternate", HEAD),
+    "alternating, as they do": (ALTERNATING, ("user", "assistant", "user"), None, ""),
+    "two users": (ALTERNATING, ("user", "user"), "Conversation roles must alternate", ""),
+    "one turn": (ONE_TURN, ("user", "assistant", "user"), "(one turn only)", ""),
+    "earlier turns dropped": (LAST_TURN_ONLY, ("user", "assistant", "user"), "does not reach", ""),
+    "syntax": ("{{ messages }}\n{% for m in messages %}{{ m.content }", ("user",), "(unexpected '}', line 2 of the template)", ""),
+    "unknown filter": (CHATML + "{{ '' | nofilter }}", ("user",), "(No filter named 'nofilter'., line", ""),
+    "unknown variable": (CHATML + "{{ tool.names }}", ("user",), "('tool' is undefined)", ""),
+    "unknown function": (CHATML + "{{ now() }}", ("user",), "('now' is undefined)", ""),
+    "unsafe": ("{{ messages.__class__.__mro__ }}", ("user",), "is unsafe", ""),
+    "a number added": ("{{ messages[0].content + 1 }}", ("user",), "can only concatenate", ""),
+    "endless recursion": ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", ("user",), "maximum recursion depth", ""),
+    "a range too large": ("{% for i in range(10000000) %}x{% endfor %}", ("user",), "Range too big", ""),
+    "included files": ("{% include 'other.jinja' %}", ("user",), "no loader", ""),
+    "content as JSON": (CHATML.replace("message['content']", "(message['content'] | tojson)"), ("user",), "does not reach", ""),
+    "two lines of error": ("{{ raise_exception('first\\nsecond') }}", ("user",), "(first second)", ""),
+    "an empty error": ("{{ raise_exception('') }}", ("user",), "(TemplateError)", ""),
+    "blank": (" ", ("user",), "does not reach", ""),
+    "tags for training": (
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}", ("user",), None, "",
+    ),
+    "a default system prompt": ("<|im_start|>system\nBe good.<|im_end|>\n" + CHATML, ("user",), None, ""),
+    "a thought begun": (CHATML + "{% if add_generation_prompt %}<think>\n{% endif %}", ("user", "assistant", "user"), None, ""),
+    "CRLF": (CHATML.replace("\n", "\r\n"), ("system", "user"), None, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_templates_as_people_have_them_render_or_say_why_not(kind: str) -> None:
+    template, roles, why, fix = TEMPLATES[kind]
+    tokenizer = chatml_tokenizer(300)
+    tokenizer.name_or_path = "org/model"
+    tokenizer.chat_template = template
+    if why is None:
+        require_roles(tokenizer, roles)
+        turns = [{"role": role, "content": f"{role}{number}"} for number, role in enumerate(roles)]
+        text = tokenizer.decode(encode_messages(tokenizer, turns))
+        assert all(turn["content"] in text for turn in turns)
+        return
+    with pytest.raises(InputError) as caught:
+        require_roles(tokenizer, roles)
+    message = str(caught.value)
+    assert message.startswith("org/model: field 'chat_template'")
+    assert f"of a conversation of {', '.join(roles)}, " in message
+    assert why in message, message
+    assert fix in message, message
+    assert "\n" not in message
+    assert message.endswith("give the model a chat template that prints message['content'], text and nothing else")

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from icr_platform.core.errors import IcrError
+from icr_platform.core.faults import ENGINE_CRASH
 from icr_platform.engines.sampling import engine_queue
 from icr_platform.engines.sampling.engine_queue import EngineCrash, EngineQueue, answer_shards
-from icr_platform.engines.sampling.sampler import SetAside
+from icr_platform.engines.sampling.sampler import Dropped
 
 
 class Mortal:
@@ -42,7 +43,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(shards: list[list[str]], kills: Callable[[list[str]], bool], ahead: int = 4, width: int = 4) -> tuple[
-    list[list[str | SetAside]], list[str]
+    list[list[str | Dropped]], list[str]
 ]:  # fmt: skip
     log: list[str] = []
 
@@ -102,7 +103,7 @@ def test_a_death_that_no_prompt_caused_costs_none(death: int) -> None:
 def test_prompts_that_kill_the_engine_are_set_aside_and_no_others(culprits: set[str], width: int) -> None:
     shards = shards_of(23, 4)
     answers, log = ask(shards, lambda batch: bool(culprits & set(batch)), ahead=16, width=width)
-    dead = SetAside("killed by signal 9")
+    dead = Dropped(ENGINE_CRASH, "killed by signal 9")
     assert answers == [[dead if prompt in culprits else prompt.upper() for prompt in shard] for shard in shards]
     assert max(Counter(line for line in log if line.startswith("p")).values()) == 1
     # log2 of what is under way, and one: the culprit is alone then.
@@ -112,7 +113,7 @@ def test_prompts_that_kill_the_engine_are_set_aside_and_no_others(culprits: set[
 def test_a_prompt_alone_has_a_second_try() -> None:
     deaths = iter([True, False])
     assert ask([["p0"]], lambda batch: next(deaths))[0] == [["P0"]]
-    assert ask([["p0"]], lambda batch: True)[0] == [[SetAside("killed by signal 9")]]
+    assert ask([["p0"]], lambda batch: True)[0] == [[Dropped(ENGINE_CRASH, "killed by signal 9")]]
 
 
 def test_an_engine_that_always_dies_is_an_error() -> None:

@@ -807,15 +807,13 @@ def test_links_that_lead_in_circles_end(world: Path) -> None:
 
 
 def test_a_hub_model_is_its_name_and_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Loaded:
-        _commit_hash: str | None = "abc"
-
-    monkeypatch.setattr("icr_platform.models.model_identity.load_config", lambda _: Loaded())
+    commit: list[str | None] = ["abc"]
+    monkeypatch.setattr("icr_platform.models.model_identity.hub_commit", lambda _: commit[-1])
     first = model_identity("org/name")
     assert first != model_identity("org/other")
-    Loaded._commit_hash = "abd"
+    commit.append("abd")
     assert model_identity("org/name") != first
-    Loaded._commit_hash = None
+    commit.append(None)
     with pytest.raises(InputError, match="org/name: the commit of this hub model is unknown"):
         model_identity("org/name")
 

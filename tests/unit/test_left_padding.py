@@ -57,7 +57,11 @@ FAMILIES: dict[str, tuple[bool, bool]] = {  # whether rows share a batch, whethe
     "DeepseekV4": (False, True),
     "Bart": (False, True),
     "Pegasus": (False, True),
-    "Qwen3Next": (False, True),
+    "Qwen3Next": (True, True),
+    "Jamba": (True, True),
+    "FalconH1": (True, True),
+    "Lfm2": (True, True),
+    "MiniMax": (True, True),
     "RecurrentGemma": (False, False),
     "Rwkv": (False, False),
 }
@@ -78,6 +82,26 @@ def test_sampled_tokens_are_those_of_each_row_alone(family: str, tiny_model: Pat
     sampler = assert_samples_its_own(model, tokenizer, 8)
     batching = sampler.batching
     assert (batching.rows is None, batching.cache is None) == FAMILIES[family], batching
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen3Next"])
+def test_rows_that_a_cache_cannot_drop_stay_until_the_last_one_ends(
+    family: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some rows end early: they are computed on, and change nothing."""
+
+    def cannot(*_: Any) -> None:
+        raise AttributeError("'SomeCache' object cannot drop rows")
+
+    monkeypatch.setattr(transformers.Cache, "batch_select_indices", cannot)
+    monkeypatch.setattr(transformers.Cache, "reorder_cache", cannot)
+    monkeypatch.setattr(left_padding, "_found", {})
+    tokenizer = load_tokenizer(str(tiny_model))
+    model = tiny(family, len(tokenizer))
+    likely = [own_greedy(model, encode_prompt(tokenizer, text), frozenset(), 3)[-1] for text in TEXTS[:2]]
+    monkeypatch.setattr("icr_platform.engines.sampling.transformers_sampler.stop_ids", lambda *_: likely)
+    sampler = assert_samples_its_own(model, tokenizer, 12)
+    assert sampler.batching == Batching(leaving="stay")
 
 
 def test_frequencies_of_the_longest_row_do_not_reach_the_others(tiny_model: Path) -> None:

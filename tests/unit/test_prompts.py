@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -152,7 +153,8 @@ def test_bad_places_and_values(prompt_folder: Path, tmp_path: Path) -> None:
     table = pa.table({"language": ["en", None], "id": [1, 2], "instruction": ["a", "b"]})
     pq.write_table(table, truncated)
     pq.write_table(table, tmp_path / "null.parquet")
-    pq.write_table(table.drop("id"), tmp_path / "no_id.parquet")
+    nameless = pa.table({"language": ["en", "es"], "instruction": ["a", "b"]})
+    pq.write_table(nameless, tmp_path / "no_id.parquet")
     truncated.write_bytes(truncated.read_bytes()[:-20])
     cases = [
         ((str(tmp_path / "nowhere"),), r"nowhere: no such file or folder"),
@@ -163,7 +165,7 @@ def test_bad_places_and_values(prompt_folder: Path, tmp_path: Path) -> None:
         ((str(tmp_path / "null.parquet"),), r"null\.parquet: row 2: field 'language' is missing"),
         (
             (str(tmp_path / "no_id.parquet"),),
-            r"no_id\.parquet: column 'prompt_id' is missing, found language, instruction",
+            r"no_id\.parquet: row 1: field 'id' is missing .*; found: language, instruction",
         ),
         ((str(prompt_folder), ["xx"]), r"unknown language code 'xx'"),
         ((str(prompt_folder), ["en"], 0), r"field 'limit' is 0"),
@@ -185,3 +187,190 @@ def test_the_real_prompt_sets_read_as_they_are(shared_data: Path) -> None:
     assert (alpaca.table.num_rows, len(alpaca.languages)) == (13 * 805, 13)
     assert (feedback.table.num_rows, len(feedback.languages)) == (9 * 1000, 9)
     assert not alpaca.notes + feedback.notes
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+ASKED: dict[str, tuple[dict[str, object], str, tuple[str, ...]]] = {
+    # What a row contains beside its id: the instruction that it is, and what is said about it.
+    "instruction": ({"instruction": "Do."}, "Do.", ()),
+    "prompt": ({"prompt": "Do."}, "Do.", ()),
+    "question": ({"question": "Do."}, "Do.", ()),
+    "text": ({"text": "Do."}, "Do.", ()),
+    "input alone": ({"input": "Do."}, "Do.", ()),
+    "instruction before prompt": ({"instruction": "Do.", "prompt": "### Do."}, "Do.", ("columns not used: prompt",)),
+    "alpaca": ({"instruction": "Do.", "input": "x", "output": "y"}, "Do.\n\nx", ("1 rows have an 'input'", "columns not used: output")),
+    "alpaca, empty input": ({"instruction": "Do.", "input": ""}, "Do.", ()),
+    "alpaca, input repeated": ({"instruction": "Do: x", "input": "x"}, "Do: x", ()),
+    "system": ({"system": "Be brief.", "instruction": "Do."}, "Be brief.\n\nDo.", ("1 rows have a system text",)),
+    "messages": ({"messages": [user("Do.")]}, "Do.", ()),
+    "messages with an answer": (
+        {"messages": [user("Do."), {"role": "assistant", "content": "Done."}]}, "Do.", ("an answer after the instruction, which is not used",)
+    ),
+    "messages with a system": (
+        {"messages": [{"role": "system", "content": "S."}, user("Do.")]}, "S.\n\nDo.", ("1 rows have a system text",)
+    ),
+    "prompt of messages": ({"prompt": [user("Do.")]}, "Do.", ()),
+    "sharegpt": ({"conversations": [{"from": "human", "value": "Do."}, {"from": "gpt", "value": "Done."}]}, "Do.", ("an answer",)),
+    "parts": ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Do."}]}]}, "Do.", ()),
+    "nothing else": ({"instruction": "Do.", "generator": "x", "dataset": "d", "lang": "en"}, "Do.", ()),
+    "unused": ({"instruction": "Do.", "score": 1, "tags": ["a"]}, "Do.", ("columns not used: score, tags",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "asked", "notes"), ASKED.values(), ids=ASKED)
+def test_an_instruction_is_found_whatever_it_is_called(
+    tmp_path: Path, fields: dict[str, object], asked: str, notes: tuple[str, ...]
+) -> None:
+    write(tmp_path / "en.jsonl", json.dumps({"id": 1} | fields))
+    prompts = load_prompts(str(tmp_path))
+    assert prompts.table["instruction"].to_pylist() == [asked]
+    assert len(prompts.notes) == len(notes)
+    for said, note in zip(prompts.notes, notes, strict=True):
+        assert note in said
+
+
+NOT_ASKED: list[tuple[dict[str, object], str]] = [
+    ({"output": "x"}, "'instruction' is missing; found: id, output; known: instruction, prompt"),
+    ({"messages": [user("a"), {"role": "assistant", "content": "b"}, user("c")]}, "conversation of 3 messages; .*several turns"),
+    ({"instruction": "a", "history": [["b", "c"]]}, "'history' contains earlier turns"),
+    ({"messages": [{"role": "assistant", "content": "b"}]}, "no turn of the user"),
+    ({"messages": [{"role": "tool", "content": "b"}]}, "a message is from 'tool'"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not text"),
+    ({"messages": []}, "'messages' is not text"),
+    ({"instruction": ["a"]}, "'instruction' is not text"),
+    ({"instruction": "a\0b"}, r"'instruction' contains U\+0000"),
+    ({"instruction": "a", "input": 5}, "'input' is not text"),
+    ({"instruction": "a", "source": "\ud800"}, "'source' contains half"),
+    ({"instruction": "a", "id": "\ud800"}, "'id' contains half"),
+    ({"instruction": "a", "id": True}, "'id' is True"),
+    ({"instruction": "a", "id": [1]}, r"'id' is \[1\]"),
+    ({"instruction": "a", "id": " "}, "'id' is ' '"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "said"), NOT_ASKED)
+def test_a_row_that_asks_nothing_usable_is_refused(tmp_path: Path, fields: dict[str, object], said: str) -> None:
+    write(tmp_path / "en.jsonl", row(1), json.dumps({"id": 2} | fields))
+    with pytest.raises(InputError, match=rf"en\.jsonl: row 2: .*{said}") as refused:
+        load_prompts(str(tmp_path))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "ids"),
+    [
+        (pa.array([1.0, 2.0]), ["1", "2"]),  # pandas makes floats of whole numbers where one is missing
+        (pa.array([1, 2], pa.uint8()), ["1", "2"]),
+        (pa.array(["007", "7"]), ["007", "7"]),
+        (pa.array(["a", "b"]).dictionary_encode(), ["a", "b"]),
+        (pa.array([b"a", b"b"]), ["a", "b"]),
+        (pa.array([1, 2]).cast(pa.decimal128(19, 0)), ["1", "2"]),
+    ],
+    ids=str,
+)
+def test_ids_of_parquet_are_what_they_were(tmp_path: Path, column: pa.Array, ids: list[str]) -> None:
+    table = pa.table({"question_id": column, "prompt": ["a", "b"], "lang": ["en", "en"]})
+    pq.write_table(table, tmp_path / "all.parquet")
+    assert load_prompts(str(tmp_path / "all.parquet")).table["prompt_id"].to_pylist() == ids
+
+
+def test_english_rows_without_ids_are_named_by_their_text_and_other_languages_need_ids(tmp_path: Path) -> None:
+    write(tmp_path / "en.json", json.dumps([{"instruction": "One."}, {"instruction": "Two."}]))
+    prompts = load_prompts(str(tmp_path))
+    ids = prompts.table["prompt_id"].to_pylist()
+    assert len(set(ids)) == 2
+    assert all(len(key) == 16 for key in ids)
+    assert prompts.notes == (f"{tmp_path / 'en.json'}: rows have no id; each is named by a digest of its instruction",)
+    write(tmp_path / "en.json", json.dumps([{"instruction": "Two."}]))
+    assert load_prompts(str(tmp_path)).table["prompt_id"].to_pylist() == ids[1:], "a name stays with its text"
+    write(tmp_path / "es.json", json.dumps([{"instruction": "Uno."}]))
+    with pytest.raises(InputError, match=r"en\.json: row 1: field 'id' is missing"):
+        load_prompts(str(tmp_path))
+    (tmp_path / "es.json").unlink()
+    write(tmp_path / "en.json", json.dumps([{"instruction": "One."}, {"instruction": "One."}]))
+    with pytest.raises(InputError, match=r"row 2: field 'instruction' is a duplicate of .*row 1"):
+        load_prompts(str(tmp_path))
+
+
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "endings": ("en.JSONL", "es.jsonl.gz"),
+    "capitals": ("EN.jsonl", "Es.ndjson"),
+    "names": ("English.jsonl", "spanish.jsonl"),
+    "subfolders": ("en/train.jsonl", "es/train.jsonl"),
+    "subfolders with splits": ("en/test.jsonl", "es/test.jsonl", "es/validation.jsonl"),
+    "parts": ("en-00000-of-00001.jsonl", "es-00000-of-00001.jsonl"),
+    "as the hub has splits": ("data/en-00000-of-00001.jsonl", "data/es-00000-of-00001.jsonl"),
+    "beside other things": ("en.jsonl", "es.jsonl", "README.md", ".DS_Store", "._es.jsonl", "LICENSE"),
+}
+
+
+@pytest.mark.parametrize("names", FOLDERS.values(), ids=FOLDERS)
+def test_a_folder_names_languages_in_many_ways(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        path = write(tmp_path / name, row(1, name) if "json" in name.lower() and name[0] != "." else "x")
+        if name.endswith("gz"):
+            path.write_bytes(gzip.compress(path.read_bytes()))
+    prompts = load_prompts(str(tmp_path))
+    assert prompts.table["instruction"].to_pylist() == list(names[:2])
+    assert prompts.languages == ("en", "es")
+    assert len(prompts.notes) == ("validation" in str(names))
+
+
+def test_files_that_are_not_read_are_named_and_two_of_a_language_refused(prompt_folder: Path) -> None:
+    for name in ("es.txt", "fr.xlsx", "klingon.csv", "old/de.jsonl"):
+        write(prompt_folder / name, row("p0"))
+    assert load_prompts(str(prompt_folder), ["es"]).notes == (
+        f"{prompt_folder}: 'es.txt' is not a file of rows and was left out",
+        f"{prompt_folder}: 'fr.xlsx' is not a file of rows and was left out",
+        f"{prompt_folder}: 'klingon' names no known language and was left out",
+        f"{prompt_folder}: 'old' names no known language and was left out",
+    )
+    for name in ("es.parquet", "ES.jsonl", "es.jsonl.gz", "es/train.jsonl"):
+        write(prompt_folder / name, row("p0"))
+        with pytest.raises(InputError, match=r"contains the same language; keep one of the two"):
+            load_prompts(str(prompt_folder), ["es"])
+        (prompt_folder / name).unlink()
+
+
+def test_one_file_with_a_language_column_may_be_of_any_format(tmp_path: Path) -> None:
+    rows = [{"lang": code, "id": 1, "prompt": f"{code} text"} for code in ("es", "en")]
+    write(tmp_path / "all.csv", "lang,id,prompt", *(",".join(map(str, item.values())) for item in rows))
+    write(tmp_path / "all.tsv", "lang\tid\tprompt", *("\t".join(map(str, item.values())) for item in rows))
+    write(tmp_path / "all.jsonl", *map(json.dumps, rows))
+    write(tmp_path / "all.json", json.dumps({"rows": rows}))
+    write(tmp_path / "split" / "data" / "train.jsonl", *map(json.dumps, rows))
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "splits"))
+    for name in ("all.csv", "all.tsv", "all.jsonl", "all.json", "split", "saved", "splits"):
+        found = load_prompts(str(tmp_path / name))
+        assert found.table["instruction"].to_pylist() == ["en text", "es text"], name
+        assert found.notes == (), name
+    for code in ("en", "es"):
+        write(tmp_path / "by" / code / "p.jsonl", row(1, f"{code} text"))
+    assert load_prompts(str(tmp_path / "by" / "{language}" / "p.jsonl")).languages == ("en", "es")
+
+
+def test_a_hub_data_set_is_named_with_configuration_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"language": code, "id": 7, "instruction": f"{code} text", "extra": 1} for code in ("en", "de")]
+    parts = datasets.DatasetDict(
+        {"train": datasets.Dataset.from_list(rows), "test": datasets.Dataset.from_list(rows[:1])}
+    )
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda _: ["small", "large"])
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *_: ["train", "test"])
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or parts)
+    prompts = load_prompts("owner/prompts:large")
+    assert prompts.languages == ("en", "de")
+    assert asked[0] == ("owner/prompts", "large")
+    assert prompts.notes[0] == "owner/prompts:large on the hub: 'train' is read; not used: test"
+    assert load_prompts("owner/prompts:large:test").languages == ("en",)
+    for name, said in {
+        "owner/prompts": r"several configurations; choose one, as in owner/prompts:small; found: small, large",
+        "owner/prompts:none": r"configuration 'none' is not one of small, large",
+        "owner/prompts:large:dev": r"split 'dev' is not one of train, test",
+    }.items():
+        with pytest.raises(InputError, match=said):
+            load_prompts(name)

@@ -20,11 +20,12 @@ import torch
 
 from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.faults import TOO_LONG
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.demo import IDENTIFIER
 from icr_platform.engines.sampling import transformers_sampler
 from icr_platform.engines.sampling.choice import check_policy, make_sampler
-from icr_platform.engines.sampling.sampler import Request, Sample, row_seed
+from icr_platform.engines.sampling.sampler import Dropped, Request, Sample, row_seed
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler, uniforms
 from icr_platform.evaluation import mt_bench_stage
@@ -150,8 +151,11 @@ def test_the_context_limits_prompt_and_response_together(tiny_model: Path) -> No
     prompt_length = len(encode_prompt(sampler.tokenizer, REQUESTS[0].instruction))
     sampler.context = prompt_length + 3
     assert max(len(sample.token_ids) for sample in sampler.sample(REQUESTS[:1], 16, seed=0)[0]) == 3
-    with pytest.raises(InputError, match=r"prompt 'p0' in 'es': field 'instruction' is \d+ tokens long.*context is"):
-        sampler.sample(REQUESTS, 1, seed=0)
+    long = Request("es", "long", "Saluda " * 20)
+    mixed = sampler.sample([REQUESTS[0], long, REQUESTS[0]], 2, seed=0)
+    tokens = len(encode_prompt(sampler.tokenizer, long.instruction))
+    assert mixed[1] == Dropped(TOO_LONG, f"{tokens} tokens, and the context is {prompt_length + 3}")
+    assert mixed[0] == mixed[2] == sampler.sample(REQUESTS[:1], 2, seed=0)[0]
 
 
 def test_without_enough_memory_the_batch_is_halved(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

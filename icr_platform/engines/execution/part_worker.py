@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from icr_platform import __version__
 from icr_platform.core.artifacts import PLAN, ArtifactWriter, read_json
 from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.guarded_output import guard_this_process
 from icr_platform.core.part_job import Make, PartJob, write_part
 from icr_platform.core.parts import make_importable
 from icr_platform.engines.execution.settings import ExecutionSettings
@@ -53,6 +54,7 @@ class PartWorker:
     def __init__(self, job: PartJob, settings: ExecutionSettings, driver: Driver) -> None:
         for name, value in driver.environment.items():
             os.environ.setdefault(name, value)
+        guard_this_process()  # Ray sends what an actor prints to the driver's terminal, and keeps it in files
         for folder in driver.module_folders:
             make_importable(Path(folder))
         self._job, self._settings, self._driver = job, settings, driver

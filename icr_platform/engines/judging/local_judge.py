@@ -20,8 +20,10 @@ from icr_platform.engines.judging.pairwise import (
 )
 from icr_platform.engines.judging.settings import PairwiseJudging
 from icr_platform.models.chat import encode_messages, require_roles
+from icr_platform.models.context import context_of
 from icr_platform.models.left_padding import find_batching, next_logits
 from icr_platform.models.loading import check_weights, load_model, load_tokenizer
+from icr_platform.models.not_finite import are_finite, not_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,7 +59,7 @@ def check(settings: PairwiseJudging, template: Template) -> None:
         raise InputError("config: field 'judge_model' is missing for the logprob judge; give --judge-model")
     tokenizer = load_tokenizer(settings.judge_model, settings)
     require_roles(tokenizer, tuple(role for role, _ in template.messages))
-    check_weights(settings.judge_model)
+    check_weights(settings.judge_model, settings.trust_remote_code)
     if begins_with_reasoning(tokenizer):
         raise InputError(
             f"{settings.judge_model}: its chat template opens the answer with reasoning, so its first token cannot be a verdict; choose "
@@ -91,10 +93,11 @@ class LocalJudge:
         self.name, self.min_mass = Path(model).name, min_mass
         self.template, self.both_orders, self.seed = template, both_orders, seed
         self.tokenizer = load_tokenizer(model, chat)
-        self.model = load_model(model, dtype, device)
+        self.model = load_model(model, dtype, device, chat.trust_remote_code)
         self.batching = find_batching(self.model)
+        self._has_worked = False
         self.labels = [label_ids(self.tokenizer, label) for label in LABELS]
-        self.limit = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30)
+        self.limit = context_of(self.model.config) or 1 << 30
 
     @classmethod
     def from_settings(cls, settings: PairwiseJudging, template: Template, seed: int) -> LocalJudge:
@@ -137,6 +140,9 @@ class LocalJudge:
             batch = order[start:stop]
             with torch.inference_mode():
                 logits = next_logits(self.model, [prompts[index] for index in batch], self.batching)
+            self._has_worked |= bool(are_finite(logits).any())
+            if not self._has_worked:
+                raise not_finite(self.model)
             # A label is whatever the tokenizer spells as m or M (`m`, ` m`), so its probability is a sum.
             probabilities = logits.double().softmax(-1).cpu()
             m, M = (probabilities[:, ids].sum(-1).tolist() for ids in self.labels)

@@ -56,7 +56,7 @@ def check_policy(settings: SamplingSettings, policy: str, chat: ChatSettings, ro
     for each in roles:
         require_roles(tokenizer, each)
     if settings.sampler in SAMPLERS:
-        load_part("sampler", SAMPLERS[settings.sampler].check, "settings", "policy")(settings, policy)
+        load_part("sampler", SAMPLERS[settings.sampler].check, "settings", "policy", "chat")(settings, policy, chat)
     else:
         load_part("sampler", settings.sampler, "settings", "policy", "chat")
 

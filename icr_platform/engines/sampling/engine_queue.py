@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from icr_platform.core.errors import IcrError
-from icr_platform.engines.sampling.sampler import SetAside
+from icr_platform.core.faults import ENGINE_CRASH
+from icr_platform.engines.sampling.sampler import Dropped
 
 _PAUSES = (0.0, 5.0, 20.0)  # seconds before each try to start again: a dead process gives its GPU memory back late
 _LEAST_SHARDS = 2  # queued at once: one is written while the other is worked on
@@ -77,7 +78,7 @@ class EngineQueue(Generic[P, R]):
             self._put({self._keys: prompt})
         return self._keys
 
-    def wait(self) -> list[tuple[int, R | SetAside]]:
+    def wait(self) -> list[tuple[int, R | Dropped]]:
         """Outcomes of one or more of the running prompts, by key."""
         while True:
             try:
@@ -114,15 +115,15 @@ class EngineQueue(Generic[P, R]):
             later, self._later = self._later, {}
             self._put(later)
 
-    def _after(self, crash: EngineCrash) -> list[tuple[int, R | SetAside]]:
+    def _after(self, crash: EngineCrash) -> list[tuple[int, R | Dropped]]:
         """Start again; the prompt that is now known to kill the engine, if there is one."""
         group, self._on_engine = self._on_engine, {}
         self._crashes.update(group.keys())
         self._engine.close()
-        outcomes: list[tuple[int, R | SetAside]] = []
+        outcomes: list[tuple[int, R | Dropped]] = []
         (first, *others) = group
         if not others and self._crashes[first] > 1:
-            outcomes = [(first, SetAside(str(crash)))]
+            outcomes = [(first, Dropped(ENGINE_CRASH, str(crash)))]
             del self._crashes[first]
             self._fruitless += 1
             if self._fruitless == _HOPELESS:
@@ -154,7 +155,7 @@ class EngineQueue(Generic[P, R]):
 
 def answer_shards(
     queue: EngineQueue[P, R], shards: Iterable[Sequence[P]], ahead: int, tell: Callable[[R], None]
-) -> Iterator[list[R | SetAside]]:
+) -> Iterator[list[R | Dropped]]:
     """Outcomes of each shard's prompts, shard by shard in order. `tell` hears of each result when it comes.
 
     Shards are queued until `ahead` prompts are running, and at least two shards: the engine goes on while the caller has one.
@@ -180,7 +181,7 @@ def answer_shards(
                 continue
             shard, place = places.pop(key)
             shard.outcomes[place] = outcome
-            if not isinstance(outcome, SetAside):
+            if not isinstance(outcome, Dropped):
                 tell(outcome)
 
 
@@ -189,11 +190,11 @@ class _Shard(Generic[R]):
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.outcomes: dict[int, R | SetAside] = {}
+        self.outcomes: dict[int, R | Dropped] = {}
 
     @property
     def finished(self) -> bool:
         return len(self.outcomes) == self.size
 
-    def in_order(self) -> list[R | SetAside]:
+    def in_order(self) -> list[R | Dropped]:
         return [self.outcomes[place] for place in range(self.size)]

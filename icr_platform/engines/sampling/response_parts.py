@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from icr_platform.core.artifacts import ArtifactWriter, row_digest
+from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, row_digest
 from icr_platform.core.config import ChatSettings
 from icr_platform.core.earlier import Earlier, with_earlier
+from icr_platform.core.faults import FAULTS
 from icr_platform.core.part_job import Advance, Make, PartJob, Throughput
 from icr_platform.core.schemas import DROPS, RESPONSES
 from icr_platform.engines.execution.map_parts import map_parts
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
-from icr_platform.engines.sampling.sampler import Request, Sampled, Sampler, SetAside, ignore_progress
+from icr_platform.engines.sampling.sampler import Dropped, Request, Sampled, Sampler, ignore_progress
 from icr_platform.engines.sampling.settings import SamplingSettings
 
 _KEY = ["language", "prompt_id", "instruction"]
@@ -34,7 +36,7 @@ def prompt_slices(prompts: pa.Table, size: int) -> Iterator[pa.Table]:
 
 
 class SampledPart(NamedTuple):
-    """What becomes of a slice of prompts: schemas.RESPONSES, and schemas.DROPS of the prompts the engine died of."""
+    """What becomes of a slice of prompts: schemas.RESPONSES, and schemas.DROPS of the prompts that have none."""
 
     responses: pa.Table
     drops: pa.Table
@@ -62,24 +64,8 @@ def sample_parts(
 
     for sampled in sampler.sample_shards(shards(), samples, seed, advance):
         requests = asked.popleft()
+        advance(samples * sum(isinstance(result, Dropped) for result in sampled), 0)
         yield SampledPart(_responses(identifier, requests, sampled), _drops(requests, sampled))
-
-
-def sample_part(
-    sampler: Sampler,
-    identifier: Identifier,
-    prompts: pa.Table,
-    samples: int,
-    seed: int,
-    advance: Advance = ignore_progress,
-) -> pa.Table:
-    """Responses of one slice of prompts, see `sample_parts`.
-
-    Raises:
-        IcrError: the engine failed, with the prompt it failed on.
-    """
-    requests = [Request(**key) for key in prompts.select(_KEY).to_pylist()]
-    return _responses(identifier, requests, list(sampler.sample(requests, samples, seed, advance)))
 
 
 def _drops(requests: Sequence[Request], sampled: Sampled) -> pa.Table:
@@ -88,11 +74,11 @@ def _drops(requests: Sequence[Request], sampled: Sampled) -> pa.Table:
             "language": request.language,
             "prompt_id": request.prompt_id,
             "sample_index": None,
-            "reason": "engine-crash",
-            "detail": result.error,
+            "reason": result.reason,
+            "detail": result.detail,
         }
         for request, result in zip(requests, sampled, strict=True)
-        if isinstance(result, SetAside)
+        if isinstance(result, Dropped)
     ]
     return pa.Table.from_pylist(rows, schema=DROPS.schema)
 
@@ -101,7 +87,7 @@ def _responses(identifier: Identifier, requests: Sequence[Request], sampled: Sam
     rows = [
         (request, index, sample)
         for request, results in zip(requests, sampled, strict=True)
-        if not isinstance(results, SetAside)
+        if not isinstance(results, Dropped)
         for index, sample in enumerate(results)
     ]
     asked, texts = [request.language for request, _, _ in rows], [sample.text for _, _, sample in rows]
@@ -137,13 +123,14 @@ def write_responses(
 ) -> tuple[int, Throughput]:
     """Sample every shard that `responses` does not contain yet and write it as a part. Loads no model when none is left.
 
-    drops: receives a part of the same number where prompts were set aside. earlier: has rows of the same settings and policy.
+    drops: receives a part of the same number where prompts were dropped; those that may pass are asked again. earlier: has rows
+    of the same settings and policy.
 
     Returns:
         the number of parts there are now, for `responses.close`, and what this call sampled.
     """
     shards = list(prompt_slices(prompts, settings.shard_prompts))
-    left = [index for index in range(len(shards)) if not responses.has_part(index)]
+    left, own = unanswered_parts(len(shards), responses, drops)
     total = prompts.num_rows * settings.samples
     job = PartJob(
         label="sample responses",
@@ -155,8 +142,29 @@ def write_responses(
         done=total - sum(shards[index].num_rows for index in left) * settings.samples,
         gpus=engine_gpus(settings),
     )
-    job = with_earlier(job, earlier.rows("responses", RESPONSES), prompt_digests, take_prompts)
+    job = with_earlier(job, earlier.rows("responses", RESPONSES, own=own), prompt_digests, take_prompts)
     return len(shards), map_parts(job, settings)
+
+
+def unanswered_parts(count: int, writer: ArtifactWriter, drops: ArtifactWriter) -> tuple[list[int], Path | None]:
+    """Parts of `count` that are missing, or in which a prompt was dropped that may be answered today.
+
+    Returns:
+        their numbers; and the writer's folder, to take the rest of such parts from (`Earlier.rows`), None where there are none.
+    """
+    passing = [reason for reason, fault in FAULTS.items() if fault.may_pass]
+    again = [
+        index
+        for index in range(count)
+        if writer.has_part(index)
+        and drops.has_part(index)
+        and not set(passing).isdisjoint(drops.read_part(index)["reason"].to_pylist())
+    ]
+    left = sorted({*again, *(index for index in range(count) if not writer.has_part(index))})
+    if left:  # the manifests would vouch for parts that are about to change
+        for artifact in (writer, drops):
+            (artifact.folder / MANIFEST).unlink(missing_ok=True)
+    return left, writer.folder if again else None
 
 
 def prompt_digests(prompts: pa.Table) -> list[bytes]:

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from icr_platform.core.artifacts import text_digest
-from icr_platform.core.errors import InputError
+from icr_platform.core.faults import CONTROL_TOKENS, TEMPLATE, TOO_LONG
 from icr_platform.engines.endpoints.served_model import Server
+from icr_platform.models.chat import RefusedTextError, encode_messages, writes_control_tokens
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from icr_platform.engines.sampling.settings import SamplingSettings
 
 Advance = Callable[[int, int], None]
@@ -60,13 +63,18 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class SetAside:
-    """What stands in a prompt's place when the engine died of it: `error` is how."""
+class Dropped:
+    """What stands in a prompt's place when it could not be answered.
 
-    error: str
+    reason: one of `core.faults.FAULTS`. detail: what was seen, in a few words.
+    """
+
+    reason: str
+    detail: str
 
 
-Sampled = list[list[Sample] | SetAside]
+Sampled = Sequence[list[Sample] | Dropped]
+"""What became of each request: its samples, or why there are none."""
 
 
 class Sampler(Protocol):
@@ -74,14 +82,14 @@ class Sampler(Protocol):
 
     def sample(
         self, requests: Sequence[Request], samples: int, seed: int, advance: Advance = ignore_progress
-    ) -> list[list[Sample]]:
-        """`samples` responses to each request, in the requests' order.
+    ) -> Sampled:
+        """`samples` responses to each request, in the requests' order; a `Dropped` for one that cannot be answered.
 
         What it returns depends on its arguments alone, not on earlier calls. `advance(rows, tokens)` is told of responses
         as they are finished.
 
         Raises:
-            IcrError: the engine failed, with the prompt it failed on.
+            IcrError: the engine failed as a whole: no other request could be answered either.
         """
         ...
 
@@ -90,7 +98,7 @@ class Sampler(Protocol):
     ) -> Iterator[Sampled]:
         """`sample` of each shard, in order; engines of their own process work ahead while the caller has the last one.
 
-        A prompt that the engine dies of is set aside, and the others go on.
+        A prompt that the engine dies of is dropped, and the others go on.
         """
         for shard in shards:
             yield list(self.sample(shard, samples, seed, advance))
@@ -114,17 +122,30 @@ def sampling_server(settings: SamplingSettings, policy: str) -> Server:
     return Server(settings.server_url, model, "OPENAI_API_KEY", settings.server_identity, "server", label)
 
 
-def token_budget(request: Request, prompt_tokens: int, max_tokens: int, context: int | None) -> int:
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, request: Request, rendered_elsewhere: bool = False
+) -> list[int] | Dropped:
+    """The ids of a request's conversation, or why it has none.
+
+    rendered_elsewhere: by a server, which would end the user's turn where somebody typed `<|im_end|>`: what it answers is not the
+        prompt that is scored and trained on.
+    """
+    if rendered_elsewhere and writes_control_tokens(tokenizer, request.messages):
+        return Dropped(CONTROL_TOKENS, "the text contains control tokens of the model's")
+    try:
+        return encode_messages(tokenizer, request.messages)
+    except RefusedTextError as error:
+        return Dropped(TEMPLATE, error.reason)
+
+
+def token_budget(prompt_tokens: int, max_tokens: int, context: int | None) -> int | Dropped:
     """New tokens a response may have: `max_tokens`, or what the prompt leaves of the model's context.
 
-    Raises:
-        InputError: the prompt fills the context.
+    >>> token_budget(90, 20, 100), token_budget(100, 20, 100).reason
+    (10, 'too-long')
     """
     if context is None:
         return max_tokens
     if prompt_tokens >= context:
-        raise InputError(
-            f"prompt {request.prompt_id!r} in {request.language!r}: field 'instruction' is {prompt_tokens} tokens long and "
-            f"the model's context is {context}; shorten or remove it"
-        )
+        return Dropped(TOO_LONG, f"{prompt_tokens} tokens, and the context is {context}")
     return min(max_tokens, context - prompt_tokens)

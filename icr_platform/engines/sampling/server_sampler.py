@@ -24,6 +24,7 @@ from icr_platform.engines.sampling.sampler import (
     Advance,
     Request,
     Sample,
+    Sampled,
     Sampler,
     ignore_progress,
     row_seed,
@@ -73,7 +74,7 @@ class ServerSampler(Sampler):
 
     def sample(
         self, requests: Sequence[Request], samples: int, seed: int, advance: Advance = ignore_progress
-    ) -> list[list[Sample]]:
+    ) -> Sampled:
         """See `Sampler.sample`."""
         client = ChatClient(self.endpoint, self.accepted, answered=True)
         extra = {"top_k": self.settings.top_k} if self.settings.top_k else {}  # a field of vLLM's, not of OpenAI's
@@ -165,11 +166,11 @@ def server_notes(settings: SamplingSettings, policy: str, chat: ChatSettings) ->
 
 def load(settings: SamplingSettings, policy: str, chat: ChatSettings) -> ServerSampler:
     """The sampler of these settings; the policy's own tokenizer checks what the server does."""
-    check(settings, policy)
+    check(settings, policy, chat)
     return ServerSampler(settings, policy, load_tokenizer(policy, chat))
 
 
-def check(settings: SamplingSettings, policy: str) -> None:
+def check(settings: SamplingSettings, policy: str, chat: ChatSettings) -> None:
     """Raise InputError when no address is given; the weights are the server's."""
     if not settings.server_url.startswith(("http://", "https://")):
         raise InputError(

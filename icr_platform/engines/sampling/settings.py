@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, NamedTuple
 
 from icr_platform.core.config import OptionalInt, setting
+from icr_platform.core.faults import FaultSettings
 from icr_platform.core.parts import Named, Part
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.identification.language_id import IDENTIFIERS
@@ -17,7 +18,7 @@ class BuiltInSampler(NamedTuple):
     """A sampler that ships with the platform.
 
     part: called with (settings, policy, chat), gives a loaded `Sampler`; its module identifies the responses' code.
-    check: MODULE:NAME, called with (settings, policy); raises InputError when the engine cannot work here, and loads no weights.
+    check: MODULE:NAME, called with (settings, policy, chat); raises InputError when the engine cannot work here, and loads no weights.
     notes: MODULE:NAME, called with (settings, policy, chat); lines on how the engine will see prompts. '': it sees the policy's ids.
     """
 
@@ -43,7 +44,7 @@ SAMPLERS = {
 }
 
 
-class SamplingSettings(ExecutionSettings, ModelPlace):
+class SamplingSettings(ExecutionSettings, ModelPlace, FaultSettings):
     """How responses are sampled. Defaults as in the reference implementation (METHOD: N=10, T=0.9, 2400 tokens)."""
 
     heading, place_heading = "sampling", "sampling engine"

@@ -8,8 +8,9 @@ tokens, one core) it samples 5,400 tokens a CPU second in batches of 64 and 8,30
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,24 +18,33 @@ import torch
 from torch import Tensor
 
 from icr_platform.core.errors import IcrError
+from icr_platform.core.faults import NOT_FINITE, UNKNOWN_TOKEN
 from icr_platform.engines.sampling.sampler import (
     Advance,
+    Dropped,
     Request,
     Sample,
+    Sampled,
     Sampler,
     ignore_progress,
+    prompt_ids,
     row_seed,
     token_budget,
 )
-from icr_platform.models.chat import decode_response, encode_messages, stop_ids
+from icr_platform.models.chat import decode_response, stop_ids
+from icr_platform.models.context import context_of
 from icr_platform.models.left_padding import Batching, Continuation, begin, find_batching, recomputed
 from icr_platform.models.loading import check_weights, generation_eos, load_model, load_tokenizer
+from icr_platform.models.not_finite import are_finite, not_finite
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
     from icr_platform.core.config import ChatSettings
     from icr_platform.engines.sampling.settings import SamplingSettings
+
+
+_OVERFLOWED = Dropped(NOT_FINITE, "the policy's logits are not finite numbers")
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ def choose_tokens(logits: Tensor, uniform: Tensor, warpers: LogitsProcessorList 
         [rows] token ids; -1 where the logits are not finite.
     """
     if warpers is None:
-        return torch.where(logits.isfinite().all(-1), logits.argmax(-1), -1)
+        return torch.where(are_finite(logits), logits.argmax(-1), -1)
     no_ids = torch.empty(0, dtype=torch.long, device=logits.device)
     warped: Tensor = warpers(no_ids, logits.float())  # type: ignore[arg-type]
     cumulative = torch.softmax(warped, dim=-1, dtype=torch.float64).cumsum(-1)
@@ -115,17 +125,20 @@ class TransformersSampler(Sampler):
         self.batch_size = settings.batch_size if self.batching.rows is None else 1
         self.settings = settings
         self.stops = frozenset(stop_ids(tokenizer, generation_eos))
-        self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.context = context_of(model.config)
+        self.embeddings = int(model.config.get_text_config().vocab_size)
+        self._has_worked = False
 
     def sample(
         self, requests: Sequence[Request], samples: int, seed: int, advance: Advance = ignore_progress
-    ) -> list[list[Sample]]:
+    ) -> Sampled:
         """See `Sampler.sample`."""
-        rows = [row for request in requests for row in self._rows(request, samples, seed)]
+        planned = [self._rows(request, samples, seed) for request in requests]
+        rows = [row for plan in planned if not isinstance(plan, Dropped) for row in plan]
         order = sorted(
             range(len(rows)), key=lambda index: (*self._kind(rows[index]), -len(rows[index].prompt_ids), index)
         )
-        results: list[Sample | None] = [None] * len(rows)
+        results: list[Sample | Dropped] = [_OVERFLOWED] * len(rows)
         start = 0
         while start < len(order):
             kind = self._kind(rows[order[start]])
@@ -133,24 +146,43 @@ class TransformersSampler(Sampler):
             decoded = self._decode([rows[index] for index in batch])
             if decoded is None:
                 continue
+            self._has_worked |= any(decoded)
+            if not self._has_worked:
+                raise not_finite(self.model)
             for index, token_ids in zip(batch, decoded, strict=True):
-                results[index] = self._sample(token_ids)
+                results[index] = self._sample(token_ids) if token_ids else _OVERFLOWED
             advance(len(batch), sum(map(len, decoded)))
             start += len(batch)
-        finished = [result for result in results if result is not None]
-        return [finished[start : start + samples] for start in range(0, len(finished), samples)]
+        finished = iter(results)
+        sampled: list[list[Sample] | Dropped] = []
+        for plan in planned:
+            if isinstance(plan, Dropped):
+                sampled.append(plan)
+                continue
+            own = list(islice(finished, samples))
+            whole = [sample for sample in own if isinstance(sample, Sample)]
+            if len(whole) < samples:
+                advance(-samples, 0)  # whoever takes the prompt for dropped counts its rows
+            sampled.append(whole if len(whole) == samples else _OVERFLOWED)
+        return sampled
 
     def _kind(self, row: Row) -> tuple[float, bool]:
         """What the rows of a batch have in common: their temperature, and whether the model still batches such prompts."""
         longest = self.batching.longest
         return row.temperature, longest is not None and len(row.prompt_ids) > longest
 
-    def _rows(self, request: Request, samples: int, seed: int) -> Iterator[Row]:
-        prompt_ids = tuple(encode_messages(self.tokenizer, request.messages))
-        budget = token_budget(request, len(prompt_ids), self.max_tokens, self.context)
+    def _rows(self, request: Request, samples: int, seed: int) -> list[Row] | Dropped:
+        ids = prompt_ids(self.tokenizer, request)
+        if isinstance(ids, Dropped):
+            return ids
+        beyond = [token for token in ids if token >= self.embeddings]
+        if beyond:
+            return Dropped(UNKNOWN_TOKEN, f"token {beyond[0]}, of {self.embeddings} that the model has")
+        budget = token_budget(len(ids), self.max_tokens, self.context)
+        if isinstance(budget, Dropped):
+            return budget
         temperature = self.settings.temperature if request.temperature is None else request.temperature
-        for index in range(samples):
-            yield Row(prompt_ids, row_seed(seed, request, index), budget, temperature)
+        return [Row(tuple(ids), row_seed(seed, request, index), budget, temperature) for index in range(samples)]
 
     def _sample(self, token_ids: list[int]) -> Sample:
         reason: Literal["stop", "length"] = "stop" if token_ids[-1] in self.stops else "length"
@@ -182,10 +214,7 @@ def decode(
     """Sample every row to its stop token or its budget; a single row where the model does not continue several together.
 
     Returns:
-        per row its token ids, the stop token included.
-
-    Raises:
-        IcrError: the model gave logits that are not finite.
+        per row its token ids, the stop token included; none where the model gave logits that are not finite.
     """
     device, steps = model.device, max(row.budget for row in rows)
     stream = uniforms([row.seed for row in rows], steps).to(device)
@@ -198,9 +227,8 @@ def decode(
     for step in range(steps):
         token = choose_tokens(state.logits, stream[alive, step], warpers)
         tokens[alive, step] = token
-        ended = torch.isin(token, stop_tokens) | (budgets[alive] <= step + 1)
-        if (token < 0).any():
-            raise IcrError("the policy gave logits that are not finite; check its weights and dtype")
+        tokens[alive[token < 0]] = -1  # what it sampled before that is given up
+        ended = torch.isin(token, stop_tokens) | (budgets[alive] <= step + 1) | (token < 0)
         if ended.any():
             kept = (~ended).nonzero()[:, 0]
             if not len(kept):
@@ -217,10 +245,10 @@ def decode(
 def load(settings: SamplingSettings, policy: str, chat: ChatSettings) -> TransformersSampler:
     """The sampler of these settings, with the policy's weights."""
     tokenizer = load_tokenizer(policy, chat)
-    model = load_model(policy, settings.dtype, settings.device)
-    return TransformersSampler(model, tokenizer, settings, generation_eos(policy))
+    model = load_model(policy, settings.dtype, settings.device, chat.trust_remote_code)
+    return TransformersSampler(model, tokenizer, settings, generation_eos(policy, chat.trust_remote_code))
 
 
-def check(settings: SamplingSettings, policy: str) -> None:
+def check(settings: SamplingSettings, policy: str, chat: ChatSettings) -> None:
     """Raise InputError when the policy's weight files are missing or incomplete."""
-    check_weights(policy)
+    check_weights(policy, chat.trust_remote_code)

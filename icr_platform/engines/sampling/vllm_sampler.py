@@ -15,6 +15,7 @@ import os
 import queue
 import threading
 import weakref
+from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from functools import partial
 from multiprocessing import active_children
@@ -24,17 +25,18 @@ from icr_platform.core.errors import IcrError, InputError
 from icr_platform.engines.sampling.engine_queue import EngineCrash, EngineQueue, answer_shards
 from icr_platform.engines.sampling.sampler import (
     Advance,
+    Dropped,
     Request,
     Sample,
     Sampled,
     Sampler,
-    SetAside,
     ignore_progress,
+    prompt_ids,
     row_seed,
     token_budget,
 )
 from icr_platform.models.adapters import read_adapter
-from icr_platform.models.chat import decode_response, encode_messages, stop_ids
+from icr_platform.models.chat import decode_response, settings_of, stop_ids
 from icr_platform.models.devices import resolve_device, resolve_dtype
 from icr_platform.models.loading import check_weights, generation_eos, load_tokenizer
 
@@ -71,7 +73,9 @@ class VllmEngine:
         IcrError: it does not start.
     """
 
-    def __init__(self, policy: str, settings: SamplingSettings, stops: Sequence[int]) -> None:
+    def __init__(
+        self, policy: str, settings: SamplingSettings, stops: Sequence[int], trust_remote_code: bool = False
+    ) -> None:
         self._settings, self._stops = settings, list(stops)
         self._finished: queue.SimpleQueue[tuple[int, list[Completion]] | Exception] = queue.SimpleQueue()
         self._failure: Exception | None = None
@@ -81,7 +85,7 @@ class VllmEngine:
         before = set(active_children())
         try:
             # Importing vllm keeps frames alive: they are those of a coroutine that holds neither engine nor sampler.
-            arguments, self._lora = self._run(_arguments(policy, settings))
+            arguments, self._lora = self._run(_arguments(policy, settings, trust_remote_code))
             self._vllm: Any = self._run(_started(arguments, self._lora))
         except (ValueError, RuntimeError) as error:
             self._end_loop()
@@ -177,7 +181,7 @@ class VllmEngine:
         self._loop.close()
 
 
-async def _arguments(policy: str, settings: SamplingSettings) -> tuple[Any, Any]:
+async def _arguments(policy: str, settings: SamplingSettings, trust_remote_code: bool) -> tuple[Any, Any]:
     """The engine's arguments, and the adapter that every request names, if the policy is one."""
     from vllm import AsyncEngineArgs
     from vllm.lora.request import LoRARequest
@@ -192,6 +196,7 @@ async def _arguments(policy: str, settings: SamplingSettings) -> tuple[Any, Any]
         data_parallel_size=settings.data_parallel,
         gpu_memory_utilization=settings.gpu_memory,
         max_model_len=settings.max_model_len,
+        trust_remote_code=trust_remote_code,
         enforce_eager=resolve_device("auto") == "cpu",
         enable_prefix_caching=True,  # a prompt's samples share its computation
         generation_config="vllm",  # the model's own sampling defaults must not mix with ours
@@ -237,7 +242,8 @@ class VllmSampler(Sampler):
     ) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
-        start = partial(VllmEngine, policy, settings, stop_ids(tokenizer, generation_eos))
+        trusted = settings_of(tokenizer).trust_remote_code
+        start = partial(VllmEngine, policy, settings, stop_ids(tokenizer, generation_eos), trusted)
         first = start()
         self.context, self.sequences = first.context, first.sequences
         self.queue: EngineQueue[Prompt, list[Completion]] = EngineQueue(start, first)
@@ -245,40 +251,43 @@ class VllmSampler(Sampler):
 
     def sample(
         self, requests: Sequence[Request], samples: int, seed: int, advance: Advance = ignore_progress
-    ) -> list[list[Sample]]:
+    ) -> Sampled:
         """See `Sampler.sample`."""
         (outcomes,) = self.sample_shards([requests], samples, seed, advance)
-        results = []
-        for request, outcome in zip(requests, outcomes, strict=True):
-            if isinstance(outcome, SetAside):
-                raise IcrError(
-                    f"prompt {request.prompt_id!r} in {request.language!r}: the engine died of it twice ({outcome.error}); "
-                    "shorten or remove it"
-                )
-            results.append(outcome)
-        return results
+        return outcomes
 
     def sample_shards(
         self, shards: Iterable[Sequence[Request]], samples: int, seed: int, advance: Advance = ignore_progress
     ) -> Iterator[Sampled]:
         """See `Sampler.sample_shards`."""
         asked = 1 if self.settings.temperature == 0 else samples  # greedy ones are all the same
-        prompts = ([self._prompt(request, asked, seed) for request in shard] for shard in shards)
+        planned: deque[list[Prompt | Dropped]] = deque()
+
+        def prompts() -> Iterator[list[Prompt]]:
+            for shard in shards:
+                planned.append([self._prompt(request, asked, seed) for request in shard])
+                yield [prompt for prompt in planned[-1] if not isinstance(prompt, Dropped)]
 
         def tell(completions: list[Completion]) -> None:
             advance(samples, samples // asked * sum(len(completion.token_ids) for completion in completions))
 
-        for outcomes in answer_shards(self.queue, prompts, 2 * self.sequences // asked, tell):
+        for outcomes in answer_shards(self.queue, prompts(), 2 * self.sequences // asked, tell):
+            answered = iter(outcomes)
+            found = [plan if isinstance(plan, Dropped) else next(answered) for plan in planned.popleft()]
             yield [
                 outcome
-                if isinstance(outcome, SetAside)
+                if isinstance(outcome, Dropped)
                 else [self._sample(completion) for completion in outcome] * (samples // asked)
-                for outcome in outcomes
+                for outcome in found
             ]
 
-    def _prompt(self, request: Request, samples: int, seed: int) -> Prompt:
-        ids = encode_messages(self.tokenizer, request.messages)
-        budget = token_budget(request, len(ids), self.settings.max_tokens, self.context)
+    def _prompt(self, request: Request, samples: int, seed: int) -> Prompt | Dropped:
+        ids = prompt_ids(self.tokenizer, request)
+        if isinstance(ids, Dropped):
+            return ids
+        budget = token_budget(len(ids), self.settings.max_tokens, self.context)
+        if isinstance(budget, Dropped):
+            return budget
         temperature = self.settings.temperature if request.temperature is None else request.temperature
         return Prompt(ids, samples, budget, row_seed(seed, request, 0, _SEED_BITS), temperature)
 
@@ -292,16 +301,18 @@ class VllmSampler(Sampler):
 def load(settings: SamplingSettings, policy: str, chat: ChatSettings) -> VllmSampler:
     """The sampler of these settings, with its engine started."""
     _require_vllm()
-    sampler = VllmSampler(settings, policy, load_tokenizer(policy, chat), generation_eos(policy))
+    sampler = VllmSampler(
+        settings, policy, load_tokenizer(policy, chat), generation_eos(policy, chat.trust_remote_code)
+    )
     # Again: of a tensor that it fuses with others, vLLM does not notice the lack, and what it fetched is here now.
-    check_weights(policy, is_loaded_by_vllm=True)
+    check_weights(policy, chat.trust_remote_code, is_loaded_by_vllm=True)
     return sampler
 
 
-def check(settings: SamplingSettings, policy: str) -> None:
+def check(settings: SamplingSettings, policy: str, chat: ChatSettings) -> None:
     """Raise InputError when vLLM is not installed, or the policy's weight files are missing or incomplete."""
     _require_vllm()
-    check_weights(policy, is_loaded_by_vllm=True)
+    check_weights(policy, chat.trust_remote_code, is_loaded_by_vllm=True)
 
 
 def _require_vllm() -> None:

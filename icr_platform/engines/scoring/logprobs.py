@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from icr_platform.core.arrays import Floats
+from icr_platform.core.arrays import Bools, Floats
 from icr_platform.engines.scoring import packed_attention
 from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
 from icr_platform.engines.scoring.packed_attention import KeyValue, NotPackableError, PackedLayout
 from icr_platform.engines.scoring.packing import Group, Pack, packs
+from icr_platform.models.not_finite import not_finite
 from icr_platform.models.small_copy import (
     FIRST_ID,
     ROPE_OF_THE_BATCH,
@@ -91,6 +92,8 @@ class CompletionScorer:
         self._rows_at_once = max(1, (_CPU_LOGITS if self.device.type == "cpu" else _GPU_LOGITS) // vocabulary)
         self._head = _without_body(model)
         self._linears = OneDnnLinears(model)
+        self._embeddings = int(vocabulary)
+        self._has_worked = False
         self.why_not_packed = self._find_why_not_packed(vocabulary)
         self.packed = self.why_not_packed is None
         if not self.packed:
@@ -106,11 +109,41 @@ class CompletionScorer:
 
         When CUDA memory runs out the budget is halved, for good, and the groups are scored again.
 
+        A score is NaN where the model's outputs are, and where a token has no embedding: such ids are another model's.
+
         Raises:
             ValueError: a prompt without tokens.
+            IcrError: every score is NaN, and so was every one before.
             torch.OutOfMemoryError: not even a pack of 64 tokens fits.
         """
         say = progress or _say_nothing
+        counts = [len(group.completions) for group in groups]
+        known, unknown = self._within_embeddings(groups)
+        sums = self._sums(known, say)
+        is_scored = np.array([len(completion) > 0 for group in known for completion in group.completions], dtype=bool)
+        self._has_worked |= not bool(np.isnan(sums[is_scored]).all())
+        if not self._has_worked and is_scored.any():
+            raise not_finite(self.model)
+        sums[unknown] = np.nan
+        return np.split(sums, np.cumsum(counts[:-1])) if counts else []
+
+    def _within_embeddings(self, groups: Sequence[Group]) -> tuple[Sequence[Group], Bools]:
+        """Empty the completions that have, or whose prompt has, an id without an embedding; say which these are."""
+
+        def is_known(ids: Sequence[int]) -> bool:
+            return not len(ids) or max(ids) < self._embeddings
+
+        kept, unknown = [], []
+        for group in groups:
+            has_prompt = is_known(group.prompt_ids)
+            outside = [not (has_prompt and is_known(completion)) for completion in group.completions]
+            completions = [[] if out else one for one, out in zip(group.completions, outside, strict=True)]
+            kept.append(Group(group.prompt_ids, completions) if any(outside) else group)
+            unknown += outside
+        return kept, np.array(unknown, dtype=bool)
+
+    def _sums(self, groups: Sequence[Group], say: Progress) -> Floats:
+        """[N] sums of all completions, group after group."""
         counts = [len(group.completions) for group in groups]
         while True:
             told, sums = _Told(say), np.zeros(sum(counts))
@@ -131,7 +164,7 @@ class CompletionScorer:
                 torch.cuda.empty_cache()
                 say(-told.completions, 0)  # they are scored again; tokens count work, which was done
             else:
-                return np.split(sums, np.cumsum(counts[:-1])) if counts else []
+                return sums
 
     def _score_packs(self, stream: Iterator[Pack], sums: Floats, say: Progress) -> None:
         earlier: dict[int, dict[int, KeyValue]] = {}

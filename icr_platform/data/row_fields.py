@@ -1,0 +1,229 @@
+"""What a row says, whatever its columns are called: its id, its instruction, a conversation of one turn, the columns nobody reads."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from icr_platform.core.errors import InputError
+from icr_platform.data.row_files import SourceRow
+from icr_platform.data.row_sources import LANGUAGE_FIELDS
+
+ID_FIELDS = ("prompt_id", "id", "instruction_id", "question_id", "uid", "uuid", "key", "_id", "example_id", "idx")
+INSTRUCTION_FIELDS = ("instruction", "prompt", "question", "query", "inputs", "text")
+MESSAGE_FIELDS = ("messages", "conversations", "conversation")
+SYSTEM_FIELDS = ("system", "system_prompt")
+INPUT_FIELD = "input"
+SOURCE_FIELDS = ("source", "dataset", "datasplit")
+ABOUT_THE_ROW = frozenset({*ID_FIELDS, *SOURCE_FIELDS, *LANGUAGE_FIELDS, "generator", "model"})
+"""Columns that say where a row is from; nobody misses them."""
+_ROLES = {
+    "user": "user", "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant",
+    "chatgpt": "assistant", "bot": "assistant", "system": "system", "developer": "system",
+}  # fmt: skip
+_ASKING_FIELDS = (*INSTRUCTION_FIELDS, *MESSAGE_FIELDS, INPUT_FIELD)
+_REMARKS = {
+    "system": "a system text, which was put before the instruction, after it an empty line",
+    "input": "an 'input', which was put behind the instruction, after an empty line",
+    "answer": "an answer after the instruction, which is not used",
+}
+_ONE_TURN = "conversations of several turns are not read, keep one turn"
+_LARGEST_WHOLE = 2**53
+_SHOWN = 12
+
+
+class Message(NamedTuple):
+    """role: user, assistant or system."""
+
+    role: str
+    text: str
+
+
+class Turn(NamedTuple):
+    """An instruction as it is asked, the column it stands in, and which of `_REMARKS` apply."""
+
+    text: str
+    column: str
+    remarks: tuple[str, ...]
+
+
+class BadRow(Exception):  # noqa: N818 - becomes an InputError or a row that is left out
+    """What is wrong with one row, without where it is."""
+
+
+class Columns:
+    """Counts what the rows of a file contain, for one note each."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._seen: dict[str, None] = {}
+        self._remarks: Counter[str] = Counter()
+
+    def see(self, fields: Mapping[str, Any], remarks: Iterable[str] = ()) -> None:
+        self._seen |= dict.fromkeys(name for name, value in fields.items() if value is not None)
+        self._remarks.update(remarks)
+
+    def notes(self, used: Collection[str]) -> list[str]:
+        """What was joined, and the columns that are neither in `used` nor about the row only."""
+        found = [
+            f"{self._path}: {self._remarks[name]:,} rows have {what}"
+            for name, what in _REMARKS.items()
+            if self._remarks[name]
+        ]
+        unused = [name for name in self._seen if name and name not in used and name not in ABOUT_THE_ROW]
+        return [*found, f"{self._path}: columns not used: {shown(unused)}"] if unused else found
+
+
+def shown(names: Sequence[str]) -> str:
+    """Names for a message, the first ones of many."""
+    return ", ".join(map(str, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "") or "none"
+
+
+def text_fault(text: str) -> str:
+    r"""Why a text cannot be used: half of a surrogate pair, as software leaves it that cuts texts, or U+0000; '' where it can.
+
+    >>> text_fault("é\U0001f600"), text_fault("a\0b")[:26]
+    ('', 'contains U+0000, which dat')
+    """
+    if "\0" in text:
+        return "contains U+0000, which databases and tokenizers take for the end of a text; remove the character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "contains half a surrogate pair, which is not Unicode text; fix it"
+    return ""
+
+
+def identity_of(fields: Mapping[str, Any]) -> str | None:
+    """The id of a row as text; None where it has none. A column of floats, as pandas makes it of whole numbers with gaps, is read as such.
+
+    Raises:
+        BadRow: it is neither text nor a whole number.
+    """
+    for name in ID_FIELDS:
+        value = fields.get(name)
+        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+            continue
+        if isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST_WHOLE:
+            value = int(value)
+        # JSON's true is an int in Python.
+        if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
+            raise BadRow(f"field {name!r} is {_short(value)}; give text or a whole number")
+        if isinstance(value, str) and (fault := text_fault(value)):
+            raise BadRow(f"field {name!r} {fault}")
+        return str(value)
+    return None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def messages_of(value: Any) -> list[Message] | None:
+    """A conversation in the layout of OpenAI (role, content) or ShareGPT (from, value); None where it is not a list of messages.
+
+    Raises:
+        BadRow: a message has an unknown role, or something other than text.
+    """
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, list) or not value or not all(isinstance(item, Mapping) for item in value):
+        return None
+    messages = []
+    for item in value:
+        said = item.get("role", item.get("from"))
+        role = _ROLES.get(str(said).lower())
+        if role is None:
+            raise BadRow(f"a message is from {_short(said)}; known roles are user, assistant and system")
+        content = item.get("content", item.get("value"))
+        if isinstance(content, list):  # parts, as multimodal models take them
+            parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
+            content = "\n".join(parts) if all(isinstance(part, str) for part in parts) else None  # type: ignore[arg-type]
+        if not isinstance(content, str):
+            raise BadRow(f"a message of the {role} is not text; remove the row")
+        messages.append(Message(role, content))
+    return messages
+
+
+def turn_of(fields: Mapping[str, Any]) -> Turn:
+    """The instruction of a row that asks once.
+
+    A system text is put before it and Alpaca's `input` behind it, each with an empty line between.
+
+    Raises:
+        BadRow: no column contains an instruction, it is empty or not text, or the conversation has several turns.
+    """
+    column = next((name for name in _ASKING_FIELDS if fields.get(name) is not None), None)
+    if column is None:
+        raise BadRow(
+            f"field 'instruction' is missing; found: {shown(list(fields))}; known: {', '.join(_ASKING_FIELDS[:-1])}; write the instruction or "
+            "remove the row"
+        )
+    check_no_history(fields)
+    value, system, answer = fields[column], "", ""
+    if (messages := messages_of(value)) is not None:
+        system, value, answer = conversation_of(messages)
+    text = checked(column, value, "write the instruction or remove the row")
+    before = [given for given in (system, *(optional_text(fields, name) for name in SYSTEM_FIELDS)) if given]
+    context = optional_text(fields, INPUT_FIELD) if column != INPUT_FIELD else ""
+    behind = [context] if context and context not in text else []  # some files repeat it within the instruction
+    applies = {"system": before, "input": behind, "answer": answer}
+    return Turn("\n\n".join([*before, text, *behind]), column, tuple(name for name, value in applies.items() if value))
+
+
+def check_no_history(fields: Mapping[str, Any]) -> None:
+    """Raise BadRow for a row that keeps earlier turns in a list of its own, as LLaMA-Factory's Alpaca layout does."""
+    if isinstance(fields.get("history"), list) and fields["history"]:
+        raise BadRow(f"field 'history' contains earlier turns; {_ONE_TURN}")
+
+
+def conversation_of(messages: Sequence[Message]) -> tuple[str, str, str]:
+    """System text, the user's one turn, and the assistant's answer to it ('' where there is none).
+
+    Raises:
+        BadRow: there are several turns, or none of the user.
+    """
+    turns = [message for message in messages if message.role != "system"]
+    system = "\n\n".join(message.text for message in messages if message.role == "system" and message.text.strip())
+    roles = [message.role for message in turns]
+    if roles not in (["user"], ["user", "assistant"]):
+        if roles.count("user") > 1 or len(turns) > 2:
+            raise BadRow(
+                f"is a conversation of {len(turns)} messages; conversations of several turns are not read, keep one turn"
+            )
+        raise BadRow("the conversation has no turn of the user; write one")
+    return system, turns[0].text, turns[1].text if len(turns) > 1 else ""
+
+
+def checked(name: str, value: Any, fix: str) -> str:
+    """The text of a field.
+
+    Raises:
+        BadRow: it is missing, not text, empty, or cannot be used.
+    """
+    if not isinstance(value, str) or not value.strip():
+        seen = "missing" if value is None else "empty" if isinstance(value, str) else "not text"
+        raise BadRow(f"field {name!r} is {seen}; {fix}")
+    if fault := text_fault(value):
+        raise BadRow(f"field {name!r} {fault}")
+    return value
+
+
+def optional_text(fields: Mapping[str, Any], name: str) -> str:
+    """The text of a field that may be absent, null or empty: then ''; raises BadRow where it is something else."""
+    value = fields.get(name)
+    if (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, str) and not value.strip())
+    ):
+        return ""
+    return checked(name, value, "write text or remove it")
+
+
+def refused(row: SourceRow, error: BadRow) -> InputError:
+    """A bad row as one line that says where it is."""
+    return InputError(f"{row.where}: {error}")

@@ -1,0 +1,342 @@
+"""Where rows of several languages are read from: folders, single files, artifacts' neighbours, saved data sets, the hub.
+
+`data.row_files` reads one file; here it is found, and it is said which language its rows are in. Rows of a source that names no
+language are those of `UNNAMED`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from icr_platform.core.errors import InputError
+from icr_platform.core.folder_content import is_content
+from icr_platform.core.languages import NAMES
+from icr_platform.data.opened_files import check_is_file
+from icr_platform.data.row_files import ENDINGS, SourceRow, file_rows, stem_of
+
+UNNAMED = ""
+LANGUAGE_FIELDS = ("language", "lang")
+SPLITS = ("train", "train_prefs", "test", "test_prefs", "validation", "valid", "val", "dev", "eval")
+"""In the order in which one of several is read."""
+_BY_NAME = {name.lower(): code for code, name in NAMES.items()}
+_SHARD = re.compile(r"[-_.]\d{3,6}[-_]of[-_]\d{3,6}$")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.@+-]+)?(?::[\w.@+-]+)?")
+
+
+class Wanted(NamedTuple):
+    """What a source should contain, for messages.
+
+    what: such as "prompts". fields: of a row.
+    """
+
+    what: str
+    fields: str
+
+
+class RowSource(Protocol):
+    """Rows by language."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files, codes, configurations or splits found, whether or not they name a known language; UNNAMED for rows of none."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about what was found and is not read."""
+        ...
+
+    def where(self, language: str) -> str:
+        """The file or part that contains, or should contain, this language."""
+        ...
+
+    def rows(self, language: str) -> Iterator[SourceRow]:
+        """All rows of one of `names`."""
+        ...
+
+
+def open_source(path: str, wanted: Wanted, languages: Collection[str] = (), by_column: bool = True) -> RowSource:
+    """Open a folder, a file, a path with {language}, a saved data set or a hub data set (`owner/name:configuration:split`).
+
+    Args:
+        languages: that will be read; of a folder it need not be clear where others lie. Empty: all.
+        by_column: rows are sorted by what their column `language` says; else they stay as they come, under UNNAMED.
+
+    Raises:
+        InputError: nothing is there, or it cannot be told which file is meant.
+    """
+    local = Path(path)
+    found: RowSource
+    if "{language}" in path:
+        found = _Files.of_template(path, wanted, languages)
+    elif local.is_dir():
+        saved = (local / "dataset_dict.json").is_file() or (local / "state.json").is_file()
+        found = _Dataset.saved(local) if saved else _open_folder(local, wanted, languages)
+    elif local.is_symlink() or local.exists():
+        check_is_file(local)
+        found = _Files(path, {UNNAMED: (local,)}, wanted)
+    elif is_hub_name(path):
+        found = _Dataset.on_hub(path)
+    else:
+        raise InputError(
+            f"{path}: no such file or folder; give {wanted.what} as a folder of LANG.json(l), a file or a data set"
+        )
+    return _by_column(found) if by_column and found.names == (UNNAMED,) else found
+
+
+def is_hub_name(path: str) -> bool:
+    """Whether a path that does not exist can be a hub data set's name: OWNER/NAME, without the ending of a file.
+
+    >>> [is_hub_name(path) for path in ("owner/data-set", "owner/data:es:train", "prompts/en.jsonl", "./a", "a/b/c")]
+    [True, True, False, False, False]
+    """
+    return _HUB_NAME.fullmatch(path) is not None and not path.startswith((".", "~")) and stem_of(path) is None
+
+
+def language_of(name: str) -> str:
+    """The code that a file, a folder or a column says, by code or English name; other names stay as they are.
+
+    >>> language_of("ES"), language_of("Spanish"), language_of("train")
+    ('es', 'es', 'train')
+    """
+    lower = name.lower()
+    return lower if lower in NAMES else _BY_NAME.get(lower, name)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Files by the language that names them; several are parts of one."""
+
+    path: str
+    files: Mapping[str, Sequence[Path]]
+    wanted: Wanted
+    notes: tuple[str, ...] = ()
+    template: str = ""
+
+    @classmethod
+    def of_template(cls, path: str, wanted: Wanted, languages: Collection[str]) -> _Files:
+        notes: list[str] = []
+        files = {}
+        for code in languages or NAMES:
+            place = Path(path.replace("{language}", code))
+            if place.is_dir():
+                files[code] = _one_of(place, code, wanted, notes)
+            elif place.exists() or place.is_symlink():
+                files[code] = [place]
+        return cls(path, files, wanted, tuple(notes), path)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.files)
+
+    def where(self, language: str) -> str:
+        if self.files.get(language):
+            return str(self.files[language][0])
+        return self.template.replace("{language}", language) if self.template else f"{self.path}/{language}.jsonl"
+
+    def rows(self, language: str) -> Iterator[SourceRow]:
+        for path in self.files[language]:
+            yield from file_rows(path, self.wanted.fields)
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """Rows that say their own language."""
+
+    path: str
+    by_language: Mapping[str, Sequence[SourceRow]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.by_language)
+
+    def where(self, language: str) -> str:
+        return f"{self.path} (language {language!r})"
+
+    def rows(self, language: str) -> Iterator[SourceRow]:
+        yield from self.by_language[language]
+
+
+def _by_column(source: RowSource) -> RowSource:
+    """Rows by the language that their column says; the source as it is where they have no such column."""
+    found: dict[str, list[SourceRow]] = {}
+    column = None
+    for row in source.rows(UNNAMED):
+        column = column or next((name for name in LANGUAGE_FIELDS if name in row.fields), None)
+        if column is None:
+            return source
+        value = row.fields.get(column)
+        if not isinstance(value, str) or not value.strip():
+            raise InputError(f"{row.where}: field {column!r} is missing; write a language code")
+        found.setdefault(language_of(value.strip()), []).append(row)
+    return _Labelled(source.path, found, source.notes) if found else source
+
+
+def _open_folder(folder: Path, wanted: Wanted, languages: Collection[str]) -> RowSource:
+    """A folder of LANG.jsonl, of LANG/FILE.jsonl, or as the hub lays a data set out (`data/train-00000-of-00001.parquet`)."""
+    files: dict[str, list[Path]] = {}
+    notes = []
+    for path in _listed(folder):
+        stem = stem_of(path.name)
+        if stem is None and path.is_dir():
+            if _grouped(path):
+                files.setdefault(language_of(path.name), []).append(path)
+        elif stem is None:
+            notes.append(f"{folder}: {path.name!r} is not a file of rows and was left out")
+        else:
+            files.setdefault(language_of(_SHARD.sub("", stem)), []).append(path)
+    if files and not set(files) & set(NAMES) and set(files) <= {*SPLITS, "data"}:
+        where = folder / "data" if set(files) == {"data"} and (folder / "data").is_dir() else folder
+        inside = {language_of(name) for name in _grouped(where)}
+        if where == folder or not inside & set(NAMES):
+            parts = _one_of(where, "", wanted, notes)
+            return _Files(str(folder), {UNNAMED: parts}, wanted, tuple(notes))
+        files = {language_of(name): list(paths) for name, paths in _grouped(where).items()}
+    chosen: dict[str, Sequence[Path]] = {}
+    for name, paths in files.items():
+        if languages and name not in languages:  # whether it can be read is not asked
+            chosen[name] = paths
+            continue
+        places = [
+            part for path in paths for part in (_one_of(path, name, wanted, notes) if _is_folder(path) else [path])
+        ]
+        is_sharded = all(_SHARD.search(stem_of(path.name) or "") for path in places)
+        if len(paths) > 1 and not is_sharded:
+            raise InputError(f"{paths[1]}: {paths[0].name} contains the same language; keep one of the two")
+        chosen[name] = places
+    return _Files(str(folder), chosen, wanted, tuple(notes))
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and stem_of(path.name) is None
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if is_content(path.relative_to(folder)))
+    except OSError as error:
+        raise InputError(f"{folder}: not readable ({error.strerror}); allow it or copy the folder again") from error
+
+
+def _grouped(folder: Path) -> dict[str, list[Path]]:
+    """Files of rows by the name that their numbered parts share."""
+    groups: dict[str, list[Path]] = {}
+    for path in _listed(folder):
+        if (stem := stem_of(path.name)) is not None:
+            groups.setdefault(_SHARD.sub("", stem), []).append(path)
+    return groups
+
+
+def _one_of(folder: Path, language: str, wanted: Wanted, notes: list[str]) -> list[Path]:
+    """The files to read of a folder: its only ones, or those of its first split."""
+    groups = _grouped(folder)
+    splits = [name for name in SPLITS if name in groups]
+    if len(groups) != 1 and not splits:
+        of = f" in {language!r}" if language else ""
+        if not groups:
+            raise InputError(f"{folder}: contains no file of {wanted.what}{of}; give {ENDINGS}")
+        names = [path.name for paths in groups.values() for path in paths]
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        is_by_language = language and folder.name.lower() == language
+        one = f"{folder.parent if is_by_language else folder}/{'{language}/' if is_by_language else ''}{names[0]}"
+        raise InputError(f"{folder}: several {wanted.what}{of} ({shown}); choose one, as in {one}")
+    chosen = splits[0] if splits else next(iter(groups))
+    paths = groups[chosen]
+    if len(paths) > 1 and not all(_SHARD.search(stem_of(path.name) or "") for path in paths):
+        raise InputError(f"{paths[1]}: {paths[0].name} contains the same rows; keep one of the two")
+    if others := sorted(set(groups) - {chosen}):
+        notes.append(f"{folder}: {chosen!r} is read; not used: {', '.join(others)}")
+    return paths
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """A data set of the `datasets` library, by configuration, by split or as one table."""
+
+    path: str
+    names: tuple[str, ...]
+    kind: str
+    table: Callable[[str], Any]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def on_hub(cls, path: str) -> RowSource:
+        from datasets import get_dataset_config_names, get_dataset_split_names, load_dataset
+
+        name, _, rest = path.partition(":")
+        configuration, _, split = rest.partition(":")
+        with _library_errors(path, "neither a file or folder nor a readable hub data set"):
+            configurations = tuple(get_dataset_config_names(name))
+            if not configuration and set(configurations) & set(NAMES):
+
+                def of_configuration(language: str) -> Any:
+                    loaded = load_dataset(name, language)
+                    return loaded[_first_split(loaded)]
+
+                return cls(f"{path} on the hub", configurations, "configuration", of_configuration)
+            if configuration and configuration not in configurations:
+                found = ", ".join(configurations[:20])
+                raise InputError(f"{path}: configuration {configuration!r} is not one of {found}; give one of them")
+            if not configuration and len(configurations) > 1 and "default" not in configurations:
+                found = ", ".join(configurations[:20])
+                raise InputError(
+                    f"{path}: has several configurations; choose one, as in {name}:{configurations[0]}; found: {found}"
+                )
+            given = (configuration,) if configuration else ()
+            splits = tuple(get_dataset_split_names(name, *given))
+        return cls._of_splits(f"{path} on the hub", splits, split, lambda: load_dataset(name, *given))
+
+    @classmethod
+    def saved(cls, folder: Path) -> RowSource:
+        """What `save_to_disk` wrote."""
+        from datasets import DatasetDict, load_from_disk
+
+        with _library_errors(str(folder), "not a readable data set"):
+            loaded = load_from_disk(str(folder))
+        loaded = loaded if isinstance(loaded, DatasetDict) else {"all": loaded}
+        return cls._of_splits(str(folder), tuple(map(str, loaded)), "", lambda: loaded)
+
+    @classmethod
+    def _of_splits(cls, path: str, splits: tuple[str, ...], split: str, load: Callable[[], Any]) -> RowSource:
+        if split and split not in splits:
+            raise InputError(f"{path}: split {split!r} is not one of {', '.join(splits)}; give one of them")
+        if not split and set(splits) & set(NAMES):
+            return cls(path, splits, "split", lambda language: load()[language])
+        chosen = split or _first_split(splits)
+        others = sorted(set(splits) - {chosen})
+        notes = (f"{path}: {chosen!r} is read; not used: {', '.join(others)}",) if others and not split else ()
+        return cls(path, (UNNAMED,), "split", lambda _: load()[chosen], notes)
+
+    def where(self, language: str) -> str:
+        return f"{self.path}, {self.kind} {language!r}" if language else self.path
+
+    def rows(self, language: str) -> Iterator[SourceRow]:
+        with _library_errors(self.path, "not a readable data set"):
+            table = self.table(language)
+        for number, row in enumerate(table, 1):
+            yield SourceRow(f"{self.where(language)}: row {number}", row, number)
+
+
+def _first_split(splits: Any) -> str:
+    return next((name for name in SPLITS if name in splits), next(iter(splits), ""))
+
+
+@contextlib.contextmanager
+def _library_errors(name: str, what: str) -> Iterator[None]:
+    """Turn what `datasets` and the hub's client raise into an InputError."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, DatasetsError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InputError(f"{name}: {what} ({reason}); check the name") from error

@@ -1,0 +1,247 @@
+"""One preference out of a row, in the layouts that people publish.
+
+- TRL's: `prompt`, `chosen`, `rejected`, as texts or messages, with the prompt repeated in the messages (UltraFeedback-binarized) or
+  only there (implicit prompts);
+- transcripts, `\\n\\nHuman: ... \\n\\nAssistant: ...` in both (HH-RLHF);
+- two responses and which is better (PKU-SafeRLHF, SHP, AlpacaFarm, Chatbot Arena, HelpSteer3).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from icr_platform.data.row_fields import (
+    INPUT_FIELD,
+    INSTRUCTION_FIELDS,
+    MESSAGE_FIELDS,
+    SYSTEM_FIELDS,
+    BadRow,
+    Message,
+    check_no_history,
+    checked,
+    conversation_of,
+    messages_of,
+    optional_text,
+    shown,
+)
+
+_PAIRS = (
+    ("chosen", "rejected"), ("chosen_response", "rejected_response"), ("response_chosen", "response_rejected"),
+    ("preferred", "dispreferred"), ("preferred", "rejected"), ("preferred_response", "rejected_response"), ("accepted", "rejected"),
+    ("response_j", "response_k"), ("answer_chosen", "answer_rejected"), ("winner_response", "loser_response"),
+)  # fmt: skip
+_SCORES = (
+    ("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen_rating", "rejected_rating"),
+    ("rating_chosen", "rating_rejected"), ("chosen_reward", "rejected_reward"),
+)  # fmt: skip
+_PROMPT_FIELDS = (*INSTRUCTION_FIELDS, "history", "context", "post", "input")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+_SPEAKER = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):[ ]?")
+FIELDS = frozenset({
+    *(name for names in (*_PAIRS, *_SCORES) for name in names), *MESSAGE_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD,
+})  # fmt: skip
+"""Columns that are read, or repeat what others say: `messages` next to `chosen` is the chosen conversation."""
+
+
+class Texts(NamedTuple):
+    """A preference as its row says it.
+
+    scores: of chosen and rejected, where the row has both. columns: that were read. remarks: as in `row_fields.Turn`.
+    """
+
+    instruction: str
+    chosen: str
+    rejected: str
+    scores: tuple[float, float] | None
+    columns: frozenset[str]
+    remarks: tuple[str, ...]
+
+
+class TiedRow(BadRow):
+    """The row says that neither response is better."""
+
+
+def _is_0_or_1(value: Any) -> int | None:
+    return {0: 0, 1: 1}.get(_whole(value))
+
+
+def _is_1_where_first(value: Any) -> int | None:
+    return {1: 0, 0: 1}.get(_whole(value))
+
+
+def _is_1_or_2(value: Any) -> int | None:
+    number = _number(value)
+    if number == 1.5 or number == 0:
+        raise TiedRow
+    return None if number is None or not 1 <= number <= 2 else int(number > 1.5)
+
+
+def _is_below_0_where_first(value: Any) -> int | None:
+    number = _number(value)
+    if number == 0:
+        raise TiedRow
+    return None if number is None else int(number > 0)
+
+
+def _is_a_or_b(value: Any) -> int | None:
+    text = str(value).strip().lower().removeprefix("model_").removeprefix("response_")
+    if text.startswith("tie") or text in ("both", "neither", "bothbad", "both_bad", "both_good", "same"):
+        raise TiedRow
+    return {"a": 0, "b": 1}.get(text)
+
+
+_CHOICES: tuple[tuple[str, str, str, Callable[[Any], int | None]], ...] = (
+    ("response_0", "response_1", "better_response_id", _is_0_or_1),
+    ("human_ref_A", "human_ref_B", "labels", _is_1_where_first),
+    ("output_1", "output_2", "preference", _is_1_or_2),
+    ("response1", "response2", "overall_preference", _is_below_0_where_first),
+    ("conversation_a", "conversation_b", "winner", _is_a_or_b),
+    ("response_a", "response_b", "winner", _is_a_or_b),
+    ("answer_a", "answer_b", "winner", _is_a_or_b),
+)
+"""Two responses, what says which is better, and how: 0 for the first, 1 for the second, None where it cannot be read."""
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _whole(value: Any) -> int:
+    number = _number(value)
+    return int(number) if number is not None and number == int(number) else -1
+
+
+def texts_of(fields: Mapping[str, Any]) -> Texts:
+    """The preference of a row.
+
+    Raises:
+        BadRow: what is wrong, naming the field; TiedRow for a row that prefers neither.
+    """
+    names, chosen, rejected, more = _responses(fields)
+    check_no_history(fields)
+    turns = {name: _conversation(value, name) for name, value in zip(names, (chosen, rejected), strict=True)}
+    # Next to whole conversations in both, `messages` repeats the chosen one.
+    is_short = all(len(said) == 1 for said in turns.values())
+    prompt_names = (*_PROMPT_FIELDS, *(MESSAGE_FIELDS if is_short else ()))
+    prompt_name = next((name for name in prompt_names if name not in names and fields.get(name) is not None), None)
+    asked = _conversation(fields[prompt_name], prompt_name) if prompt_name else []
+    if not asked and not all(len(said) > 1 for said in turns.values()):
+        raise BadRow(
+            f"field 'prompt' is missing, empty or not text; found: {shown(list(fields))}; known: {', '.join(_PROMPT_FIELDS)}, or "
+            "conversations in chosen and rejected"
+        )
+    before, answers = [], []
+    for name, said in turns.items():
+        if said[-1].role != "assistant":
+            raise BadRow(f"field {name!r} ends with a message of the {said[-1].role}; end it with the response")
+        answers.append(checked(name, said[-1].text, "give a string or one message"))
+        before.append(_history(asked, said[:-1], name, prompt_name))
+    if before[0] != before[1]:
+        raise BadRow(f"fields {names[0]!r} and {names[1]!r} answer different conversations; pairs share one prompt")
+    system, instruction, answered = conversation_of(before[0])
+    if answered:
+        raise BadRow("the conversation before the responses ends with the assistant; end it with the user")
+    instruction = checked(prompt_name or names[0], instruction, "write the instruction or remove the row")
+    systems = [text for text in (system, *(optional_text(fields, name) for name in SYSTEM_FIELDS)) if text]
+    context = optional_text(fields, INPUT_FIELD) if prompt_name != INPUT_FIELD else ""
+    behind = [context] if context and context not in instruction else []
+    if answers[0] == answers[1]:
+        raise BadRow(f"field {names[0]!r} equals {names[1]!r}; remove the row")
+    return Texts(
+        "\n\n".join([*dict.fromkeys(systems), instruction, *behind]),
+        answers[0],
+        answers[1],
+        _scores(fields),
+        frozenset({*names, *more, *([prompt_name] if prompt_name else [])}),
+        tuple(name for name, value in (("system", systems), ("input", behind)) if value),
+    )
+
+
+def _responses(fields: Mapping[str, Any]) -> tuple[tuple[str, str], Any, Any, tuple[str, ...]]:
+    """Names and values of the chosen and the rejected response, and the column that said which is which."""
+    for first, second in _PAIRS:
+        if first in fields and second in fields:
+            return (first, second), fields[first], fields[second], ()
+    for first, second, label, which in _CHOICES:
+        if first in fields and second in fields and label in fields:
+            better = which(fields[label])
+            if better is None:
+                raise BadRow(
+                    f"field {label!r} is {str(fields[label])[:40]!r}, which names neither {first} nor {second}; correct it"
+                )
+            names = (first, second) if better == 0 else (second, first)
+            return names, fields[names[0]], fields[names[1]], (label,)
+    one = next((pair for pair in _PAIRS if pair[0] in fields or pair[1] in fields), None)
+    if one and set(one) & set(fields):
+        missing = one[1] if one[0] in fields else one[0]
+        raise BadRow(
+            f"field {missing!r} is missing or not text; give a string or one message; found: {shown(list(fields))}"
+        )
+    if "completion" in fields and "label" in fields:
+        raise BadRow("has one completion and a label, as KTO takes it; give pairs: prompt, chosen and rejected")
+    known = ", ".join(f"{pair[0]}/{pair[1]}" for pair in (*_PAIRS[:3], *(choice[:2] for choice in _CHOICES)))
+    raise BadRow(f"no columns with two responses; found: {shown(list(fields))}; known: prompt with {known}")
+
+
+def _conversation(value: Any, name: str) -> list[Message]:
+    """A field as messages: a text is one of the user in a prompt and of the assistant in a response, unless it is a transcript."""
+    role = "user" if name in (*_PROMPT_FIELDS, *MESSAGE_FIELDS) else "assistant"
+    if isinstance(value, str):
+        if value.lstrip().startswith(("Human:", "Assistant:")) and _SPEAKER.search(value):
+            return _transcript(value, name)
+        return [Message(role, value)] if value.strip() else _empty(name)
+    if isinstance(value, Mapping) and "role" not in value and "from" not in value and "content" in value:
+        return [Message(role, value["content"])] if isinstance(value["content"], str) else _empty(name)
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        return [Message(role, value[0])]
+    if (
+        isinstance(value, list)
+        and len(value) == 1
+        and isinstance(value[0], Mapping)
+        and not {"role", "from"} & set(value[0])
+    ):
+        return _conversation(value[0], name)
+    return messages_of(value) or _empty(name)
+
+
+def _empty(name: str) -> list[Message]:
+    raise BadRow(f"field {name!r} is missing or not text; give a string or one message")
+
+
+def _transcript(text: str, name: str) -> list[Message]:
+    """`\\n\\nHuman: a\\n\\nAssistant: b` as messages; an `Assistant:` with nothing behind it, which ends a prompt, is none."""
+    pieces = _SPEAKER.split(text)
+    said = [Message(_ROLES[role], spoken) for role, spoken in zip(pieces[1::2], pieces[2::2], strict=True)]
+    if said and said[-1].role == "assistant" and not said[-1].text.strip() and name in _PROMPT_FIELDS:
+        said.pop()
+    return said or _empty(name)
+
+
+def _history(asked: Sequence[Message], inside: Sequence[Message], name: str, prompt_name: str | None) -> list[Message]:
+    """The conversation before a response: as the prompt says it, as the response's own messages do, or both alike."""
+    if not inside:
+        return list(asked)
+    turns = [message for message in inside if message.role != "system"]
+    given = [message for message in asked if message.role != "system"]
+    if not turns:
+        return [*inside, *asked]
+    if given and [(m.role, m.text.split()) for m in given] != [(m.role, m.text.split()) for m in turns]:
+        if len(turns) > len(given) and len(given) == 1:
+            raise BadRow(f"field {name!r} is a conversation of several turns, which are not read; keep one turn")
+        raise BadRow(f"field {name!r} answers another instruction than field {prompt_name!r} contains; correct one")
+    return list(inside) if any(message.role == "system" for message in inside) or not asked else list(asked)
+
+
+def _scores(fields: Mapping[str, Any]) -> tuple[float, float] | None:
+    for names in _SCORES:
+        first, second = (_number(fields.get(name)) for name in names)
+        if first is not None and second is not None:
+            return first, second
+    return None
