@@ -25,6 +25,7 @@ from icr_platform.core.errors import InputError
 
 LONGEST_LINE = 2**24
 """Characters of a line, a value or a field: four million tokens of text."""
+_MOST_EMPTY_LINES = 1_000_000  # in a row
 _HEAD = 4096
 EXPANDS = 300
 """Times its size that a packed file may have: text shrinks to a third or a tenth, and what is made to fill a disk to a thousandth."""
@@ -120,13 +121,18 @@ def lines(path: Path, newline: str | None = None) -> Iterator[tuple[int, str]]:
 
     A mark of the byte order may begin any line: files that have one are joined by `cat`.
     """
-    number = 0
+    number = empty = 0
     with open_text(path, newline) as text:
         try:
             while line := text.readline(LONGEST_LINE + 1):
                 number += 1
+                empty = empty + 1 if line.isspace() else 0
                 if len(line) > LONGEST_LINE:
                     raise too_long(path, f"line {number}")
+                if empty > _MOST_EMPTY_LINES:
+                    raise InputError(
+                        f"{path}: line {number} is the millionth empty one in a row; look at the file, and remove them"
+                    )
                 yield number, line.removeprefix("\ufeff")
         except UnicodeDecodeError as error:
             raise not_unicode(path, number, error) from error
@@ -134,7 +140,7 @@ def lines(path: Path, newline: str | None = None) -> Iterator[tuple[int, str]]:
 
 def too_long(path: Path, where: str) -> InputError:
     return InputError(
-        f"{path}: {where} is longer than {LONGEST_LINE / 2**20:.0f} million characters; split it, one object a line in JSON Lines"
+        f"{path}: {where} is longer than {LONGEST_LINE / 2**20:.0f} million characters, which no row has; give one object a line in JSON Lines"
     )
 
 

@@ -16,11 +16,13 @@ import pandas as pd
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES, language_name
-from icr_platform.data.row_fields import BadRow, identity_of, refused, shown, text_fault
+from icr_platform.data.row_fields import BadRow, identity_of, refused, text_fault
 from icr_platform.data.row_files import SourceRow
 from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, open_source
+from icr_platform.data.wording import shown
 from icr_platform.engines.endpoints.chat_client import Failure, Message
 from icr_platform.engines.endpoints.replies import Reply
+from icr_platform.engines.judging.api_judge import outcome_of
 from icr_platform.engines.judging.judge_replies import last_verdict, why_unread
 from icr_platform.engines.sampling.sampler import Dropped
 
@@ -52,8 +54,23 @@ PARAMETERS: Mapping[str, Any] = {
         },
     }
 }
-_RATING = re.compile(r'"rating"\s*:\s*"?(\d+(?:\.\d+)?)|\[\[\s*(\d+(?:\.\d+)?)\s*\]\]')
-_OUT_OF_TEN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*10)?\s*")
+_NUMBER = r"(\d+(?:\.\d*)?)(?!\d)"
+_OF_TEN = r"\s*(?:(?:/|out of)\s*10(?:\.0)?)?\s*"
+_RATING = re.compile(
+    rf'"rating"\s*:\s*"?{_NUMBER}|\\?\[\\?\[\s*(?:rating\s*:?)?\s*{_NUMBER}{_OF_TEN}\\?\]\\?\]', re.IGNORECASE
+)
+"""JSON that is cut or broken, and FastChat's form."""
+_LOOSE_RATINGS = (
+    # `Rating: 8`, `**Score:** 8/10`; not `Rating: 4/5`, `Rating: 7-8`, `Score: 7, 9`.
+    re.compile(
+        rf"\b(?:rating|score)\b(?:\s+is)?[\s*_:=\[\"'`\\{{]{{0,12}}(?:boxed\{{)?{_NUMBER}(?:{_OF_TEN})(?!\s*(?:[/,–-]|to\b)\s*\d)(?!\d|\.\d)",
+        re.IGNORECASE,
+    ),
+    re.compile(rf"\[\s*{_NUMBER}{_OF_TEN}\]"),  # FastChat's second try: `[8]`
+    re.compile(rf"\A\s*\**{_NUMBER}{_OF_TEN}\**\.?\s*\Z"),  # nothing but a number
+)
+_OUT_OF_TEN = re.compile(rf"\s*{_NUMBER}{_OF_TEN}")
+_BRACKETS = str.maketrans("［］【】：／", "[][]:/")
 _REQUEST = """\
 Grade the assistant's last answer in the conversation below on a scale from 1 (useless) to 10 (could not be better).
 
@@ -217,7 +234,7 @@ def grade(reply: Reply | Failure) -> Grade:
     8.0
     """
     if isinstance(reply, Failure):
-        return Grade(None, "api_error", 0, 0, reply.detail)
+        return Grade(None, outcome_of(reply), 0, 0, reply.detail)
     tokens = (reply.input_tokens, reply.output_tokens)
     if reply.refusal is not None:
         return Grade(None, "refusal", *tokens, reply.refusal)
@@ -246,14 +263,20 @@ def dropped_questions(ratings: pd.DataFrame) -> pd.DataFrame:
 def parse_rating(text: str) -> float | None:
     """The last rating in the judge's JSON, or in FastChat's [[n]] form, reasoning left out; None when it is not in 1 .. 10.
 
+    Where there is neither, a looser form counts: `Rating: 8`, FastChat's `[8]`, or the number alone.
+
     >>> parse_rating("Good. [[7]]"), parse_rating('{"rating": 12}'), parse_rating("eight")
     (7.0, None, None)
     >>> parse_rating("<think>[[9]]</think> First I thought [[3]], but: [[7]]")
     7.0
     """
     value, rest = last_verdict(text, "rating")
-    later = _RATING.findall(rest)  # FastChat's form, or JSON that is cut or broken
+    rest = rest.translate(_BRACKETS)
+    later = _RATING.findall(rest)
     seen = next(filter(None, later[-1])) if later else value
+    if seen is None:
+        loose = next(filter(None, (form.findall(rest) for form in _LOOSE_RATINGS)), [None])
+        seen = loose[-1]
     if isinstance(seen, str):
         number = _OUT_OF_TEN.fullmatch(seen)
         seen = float(number[1]) if number else None

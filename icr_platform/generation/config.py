@@ -15,7 +15,9 @@ class GenerateConfig(ChatSettings, SamplingSettings):
     required: ClassVar[tuple[str, ...]] = ("policy", "prompts")
 
     policy: str = setting("", "model that responds: folder, hub name, runs:/ or models:/ URI", "model")
-    prompts: str = setting("", "folder of LANG.json(l), one Parquet file, hub data set, or runs:/ URI", "input")
+    prompts: str = setting(
+        "", "folder of LANG.jsonl, a file with a column language, hub data set, or runs:/ URI", "input"
+    )
     languages: Languages = setting((), "language codes, comma-separated; empty: every language of the prompts")
     limit: OptionalInt = setting(None, "prompts per language, the first ones; none: all")
     seed: int = setting(42, "seed of every sample, with language and prompt id", ge=0)

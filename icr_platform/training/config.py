@@ -63,7 +63,9 @@ class TrainConfig(ChatSettings, TrainSettings):
 
     policy: str = setting("", "model to start from, pi_t", "model")
     reference: str = setting("", "pi_ref; needed with dpo_reference=initial", "model")
-    preferences: str = setting("", "preferences artifact", "input")
+    preferences: str = setting(
+        "", "preferences artifact, or texts: a file, a folder of LANG.jsonl, a hub data set", "input"
+    )
     seed: int = setting(42, "seed of data order and adapters", ge=0)
     output: str = setting(
         "", "folder of the checkpoint; empty: a work folder, which is emptied once MLflow has the checkpoint", "place"

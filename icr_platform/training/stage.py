@@ -21,8 +21,16 @@ from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.data.text_preferences import is_text, read_text_preferences, tokenise
+from icr_platform.models.adapters import base_of
 from icr_platform.models.devices import resolve_device
-from icr_platform.models.loading import check_same_tokenisation, check_weights, load_config, load_tokenizer
+from icr_platform.models.loading import (
+    check_quantisation,
+    check_same_tokenisation,
+    check_weights,
+    load_config,
+    load_tokenizer,
+    quantisation,
+)
 from icr_platform.models.model_identity import model_identity
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
 from icr_platform.training.config import TrainConfig
@@ -55,7 +63,13 @@ def read(config: TrainConfig) -> TrainConfig:
             raise InputError("config: field 'reference' is missing for dpo_reference=initial; give --reference")
         check_same_tokenisation(config.policy, config.reference, config)
         check_weights(config.reference, config.trust_remote_code)
-    policy = load_config(config.policy, config.trust_remote_code).get_text_config()
+    opened = load_config(config.policy, config.trust_remote_code)
+    if quantisation(opened) and not check_quantisation(base_of(config.policy), opened):
+        raise InputError(
+            f"{config.policy}: its weights are quantised, and training changes numbers; load it in transformers, call its dequantize() "
+            "and save it, or give the model that was quantised"
+        )
+    policy = opened.get_text_config()
     if config.router_loss and not hasattr(policy, "output_router_logits"):
         raise InputError(
             f"config: field 'router_loss' is {config.router_loss:g}, but {config.policy} is not a mixture of experts that gives "

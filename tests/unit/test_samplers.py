@@ -464,27 +464,141 @@ def test_a_server_that_fails_in_every_way_changes_no_sample(tiny_model: Path, mo
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "kind", "message"),
+    ("status", "message"),
     [
-        (400, {"error": {"message": "bad\nrequest"}}, IcrError, r"prompt 'p1' in 'de'.*bad.*finished shards are kept"),
-        (401, {"error": {"message": "no"}}, InputError, r"prompt 'p1' in 'de': the key in OPENAI_API_KEY is refused"),
-        (404, {"error": {"message": "no"}}, InputError, r"'server_url' and 'server_model' 'm'"),
-        (
-            200,
-            completion("x", "content_filter"),
-            IcrError,
-            r"prompt 'p1' in 'de': ended for the reason 'content_filter'",
-        ),
-        (200, completion("x") | {"choices": []}, IcrError, r"prompt 'p1' in 'de': the answer contains no choice"),
+        (401, r"prompt 'p1' in 'de': the key in OPENAI_API_KEY is refused"),
+        (402, r"prompt 'p1' in 'de': the account has no quota left"),
+        (404, r"'server_url' and 'server_model' 'm'"),
     ],
 )
-def test_failures_name_the_prompt_and_are_never_a_response(
-    endpoint: Endpoint, tiny_model: Path, status: int, body: dict[str, Any], kind: type[IcrError], message: str
+def test_an_endpoint_that_refuses_everybody_ends_the_run(
+    endpoint: Endpoint, tiny_model: Path, status: int, message: str
 ) -> None:
     endpoint.answer = lambda sent: (
-        (status, body) if "Sag" in sent["messages"][0]["content"] else (200, completion("ok"))
+        (status, {"error": {"message": "no\nway"}}) if is_p1(sent) else (200, completion("ok"))
     )
-    with pytest.raises(kind, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         ask(endpoint, tiny_model)
-    assert type(caught.value) is kind
     assert "\n" not in str(caught.value)
+
+
+def is_p1(sent: dict[str, Any]) -> bool:
+    return "Sag" in sent["messages"][0]["content"]
+
+
+def error(message: str, **more: object) -> dict[str, Any]:
+    return {"error": {"message": message} | more}
+
+
+VLLM_TOO_LONG = "This model's maximum context length is 12 tokens. However, you requested 50 tokens (10 in the messages, 40 in the completion)"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason", "asked", "detail"),
+    [
+        # Asked once: the endpoint would say the same again.
+        (400, error("The response was filtered", code="content_filter"), "refused", 1, "HTTP 400: The response was filtered"),
+        (400, error("x", type="data_inspection_failed"), "refused", 1, "HTTP 400"),
+        (400, error("Your request was rejected as a result of our safety system.", code="content_policy_violation"), "refused", 1, "HTTP 400"),
+        (400, error("Content Exists Risk"), "refused", 1, "Content Exists Risk"),
+        (403, error("x is moderated", metadata={"flagged_input": "y"}), "refused", 1, "HTTP 403"),
+        (200, completion("so fa", "content_filter"), "refused", 1, "ended for the reason 'content_filter'"),
+        (200, completion(None, "SAFETY"), "refused", 1, "ended for the reason 'SAFETY'"),
+        (200, completion(None) | {"choices": [{"message": {"content": None, "refusal": "I cannot."}, "finish_reason": "stop"}]},
+         "refused", 1, "I cannot."),
+        (200, error("blocked", code="content_filter"), "refused", 1, "blocked"),
+        (400, error(VLLM_TOO_LONG), "too-long", 1, "tokens, and the context is 12"),
+        (400, error("too much", code="context_length_exceeded"), "too-long", 1, "too much"),
+        (413, error("Payload Too Large"), "too-long", 1, "HTTP 413"),
+        # Asked as often as the settings say, for it may pass.
+        (400, error("bad\nrequest"), "endpoint-error", 2, "HTTP 400: bad request, 2 tries"),
+        (500, error("no"), "endpoint-error", 2, "HTTP 500: no, 2 tries"),
+        (200, completion("x") | {"choices": []}, "endpoint-error", 2, "no choice"),
+        (200, {"choices": [None]}, "endpoint-error", 2, "no choice"),
+        (200, [1], "endpoint-error", 2, "not a chat completion (list)"),
+        (200, error("upstream", code=502), "endpoint-error", 2, "an error instead of an answer: upstream"),
+        (200, completion("x", "tool_calls"), "endpoint-error", 2, "calls a tool"),
+        (200, completion("x", "abort"), "endpoint-error", 2, "'abort'"),
+        (200, completion("x") | {"choices": [{"message": {"content": 7}, "finish_reason": "stop"}]}, "endpoint-error", 2, "int"),
+    ],
+)  # fmt: skip
+def test_a_prompt_that_the_endpoint_does_not_answer_is_dropped_and_the_others_go_on(
+    endpoint: Endpoint, tiny_model: Path, status: int, body: Any, reason: str, asked: int, detail: str
+) -> None:
+    endpoint.answer = lambda sent: (status, body) if is_p1(sent) else (200, completion("ok"))
+    results = ask(endpoint, tiny_model, samples=1, server_retries=1, server_concurrency=4)
+    dropped = [
+        (request.prompt_id, result)
+        for request, result in zip(REQUESTS, results, strict=True)
+        if isinstance(result, Dropped)
+    ]
+    [(prompt_id, seen)] = dropped
+    assert (prompt_id, seen.reason) == ("p1", reason)
+    assert detail in seen.detail
+    assert "\n" not in seen.detail
+    assert sum(map(is_p1, endpoint.bodies)) == asked
+    assert all(result[0].text == "ok" for result in results if not isinstance(result, Dropped))
+
+
+@pytest.mark.parametrize(
+    ("choice", "text", "reason", "asked"),
+    [
+        ({"finish_reason": "eos_token"}, "ok", "stop", 1),
+        ({"finish_reason": "model_length"}, "ok", "length", 1),
+        ({"finish_reason": "MAX_TOKENS"}, "ok", "length", 1),
+        ({"token_ids": "broken"}, "ok", "stop", 1),
+        ({"token_ids": []}, "ok", "stop", 1),
+        ({"token_ids": [None]}, "ok", "stop", 1),
+        ({"index": 7, "extra": {}}, "ok", "stop", 1),
+        # Asked again, and taken as it is when the endpoint stands by it.
+        ({"finish_reason": None}, "ok", "stop", 2),
+        ({"finish_reason": "whatever"}, "ok", "stop", 2),
+        ({"message": {"role": "assistant", "content": None}}, "", "stop", 2),
+        ({"message": {"role": "assistant", "content": ""}}, "", "stop", 1),
+        ({"message": {"content": [{"type": "text", "text": "ok"}]}}, "ok", "stop", 1),
+    ],
+)  # fmt: skip
+def test_a_fault_of_one_field_costs_no_response(
+    endpoint: Endpoint, tiny_model: Path, choice: dict[str, Any], text: str, reason: str, asked: int
+) -> None:
+    endpoint.answer = lambda sent: (200, completion("ok", **choice) if is_p1(sent) else completion("ok"))
+    results = ask(endpoint, tiny_model, samples=1, server_retries=1, server_concurrency=4)
+    [p1] = [
+        result
+        for request, result in zip(REQUESTS, results, strict=True)
+        if request.prompt_id == "p1" and request.language == "de"
+    ]
+    assert not isinstance(p1, Dropped)
+    assert (p1[0].text, p1[0].finish_reason) == (text, reason)
+    assert sum(map(is_p1, endpoint.bodies)) == asked
+
+
+def test_a_prompt_that_fits_is_asked_for_as_many_tokens_as_the_context_leaves(
+    endpoint: Endpoint, tiny_model: Path
+) -> None:
+    def answer(sent: dict[str, Any]) -> tuple[int, Any]:
+        limit = 100 - len(encode_messages(tokenizer, sent["messages"]))
+        too_many = f"max_tokens is too large: {sent['max_tokens']}. This model's maximum context length is 100 tokens"
+        return (400, error(too_many)) if sent["max_tokens"] > limit else (200, completion("ok"))
+
+    tokenizer = load_tokenizer(str(tiny_model))
+    endpoint.answer = answer
+    results = ask(endpoint, tiny_model, samples=1, max_tokens=400, server_concurrency=1)
+    assert not any(isinstance(result, Dropped) for result in results)
+    left = [100 - len(encode_messages(tokenizer, request.messages)) for request in REQUESTS]
+    assert sorted(body["max_tokens"] for body in endpoint.bodies) == sorted([400] * len(REQUESTS) + left)
+
+
+def test_an_endpoint_that_is_down_altogether_is_waited_for(
+    endpoint: Endpoint, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked_before_it_is_back = iter(range(9))
+    endpoint.answer = lambda _: (503 if next(asked_before_it_is_back, None) is not None else 200, completion("ok"))
+    results = ask(endpoint, tiny_model, samples=1, server_retries=0, server_concurrency=2)
+    assert not any(isinstance(result, Dropped) for result in results)
+    assert capsys.readouterr().err.count("does not answer (HTTP 503") == 1
+    endpoint.answer = lambda _: (503, {})
+    with pytest.raises(
+        IcrError, match=r"has not answered for \d s .*finished work is kept, run the same command again"
+    ):
+        ask(endpoint, tiny_model, samples=1, server_retries=0, server_patience=0.2)

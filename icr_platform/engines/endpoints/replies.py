@@ -8,9 +8,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from icr_platform.engines.endpoints.refusals import is_filtered
+
+_FILTER_REASONS = frozenset(
+    ("content_filter", "content_filtered", "safety", "prohibited_content", "blocklist", "spii", "recitation", "sensitive",
+     "guardrail_intervened", "refusal", "moderation")
+)  # fmt: skip
+_MOST_TOKENS = 2**53
+
 
 class MalformedReplyError(ValueError):
-    """The body is not a chat completion: cut off, not JSON, or without a choice."""
+    """The body is not a chat completion, or one that is not to be believed at once: it should be asked for again.
+
+    instead: what to take if the endpoint says the same every time; None where nothing can be.
+    """
+
+    def __init__(self, message: str, instead: Any = None) -> None:
+        super().__init__(message)
+        self.instead = instead
+
+
+class FilteredReplyError(ValueError):
+    """A filter left nothing of the answer; the text says what the endpoint says."""
 
 
 @dataclass(frozen=True)
@@ -42,44 +61,140 @@ def reply_from_json(text: str) -> Reply:
 
 
 def parse_completion(body: bytes) -> Reply:
-    """Read the body of a chat completion; raises MalformedReplyError when it is not one."""
+    """Read the body of a chat completion. What is wrong with a field that is not the answer costs that field alone.
+
+    Raises:
+        MalformedReplyError: the body is not a chat completion, or its answer is null without a reason.
+        FilteredReplyError: a filter refused the request.
+    """
+    completion, choice, message = answer_in(body)
+    reasons = message.get("reasoning_content") or message.get("reasoning")
+    text, thought = text_of(message.get("content"))
+    finish_reason = str(choice.get("finish_reason"))
+    refusal = refusal_of(message)
+    if refusal is None and is_filter(finish_reason):
+        refusal = "content filter"
+    usage = completion.get("usage")
+    usage = usage if isinstance(usage, Mapping) else {}
+    reply = Reply(
+        text=text,
+        first_token=None if reasons or thought else _first_token(choice),
+        refusal=refusal,
+        finish_reason=finish_reason,
+        input_tokens=_count(usage.get("prompt_tokens", usage.get("input_tokens"))),
+        output_tokens=_count(usage.get("completion_tokens", usage.get("output_tokens"))),
+    )
+    if is_null(message) and reply.refusal is None and reply.first_token is None:
+        raise MalformedReplyError("the answer is null", instead=reply)
+    return reply
+
+
+def answer_in(body: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
+    """The completion, its first choice and that choice's message; raises what `parse_completion` raises."""
     try:
-        value = json.loads(body)
-        choice = value["choices"][0]
-        message = choice["message"]
-        usage = value.get("usage") or {}
-        refusal = message.get("refusal")
-        if choice.get("finish_reason") == "content_filter":
-            refusal = refusal or "content filter"
-        reasons = message.get("reasoning_content") or message.get("reasoning")
-        text, thought = text_of(message.get("content"))
-        return Reply(
-            text=text,
-            first_token=None if reasons or thought else _first_token(choice),
-            refusal=refusal,
-            finish_reason=str(choice.get("finish_reason")),
-            input_tokens=int(usage.get("prompt_tokens") or 0),
-            output_tokens=int(usage.get("completion_tokens") or 0),
-        )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        completion = json.loads(body)
+    except (ValueError, RecursionError) as error:
         raise MalformedReplyError(f"not a chat completion ({type(error).__name__})") from error
+    if not isinstance(completion, Mapping):
+        raise MalformedReplyError(f"not a chat completion ({type(completion).__name__})")
+    listed = completion.get("choices")
+    choices = [choice for choice in listed if isinstance(choice, Mapping)] if isinstance(listed, list) else []
+    choices.sort(key=lambda choice: choice.get("index") != 0)  # as a server may list them in any order
+    for choice in choices[:1]:
+        if isinstance(choice.get("message"), Mapping):
+            return completion, choice, choice["message"]
+    error = completion.get("error")
+    if isinstance(error, Mapping):  # some gateways answer with status 200 and the error of whom they asked
+        said = str(error.get("message") or error.get("code") or "")
+        status = error.get("code") if isinstance(error.get("code"), int) else 400
+        if is_filtered(status, said, error):
+            raise FilteredReplyError(said)
+        raise MalformedReplyError(f"an error instead of an answer: {said}")
+    raise MalformedReplyError("not a chat completion (no choice)")
 
 
 def text_of(content: Any) -> tuple[str, bool]:
-    """The text of an answer, a string or a list of parts (Mistral's), and whether there was a part of another kind: its reasoning."""
-    if isinstance(content, list):
-        texts = [part["text"] for part in content if part["type"] == "text"]
+    """The text of an answer, a string or a list of parts (Mistral's), and whether there was a part of another kind: its reasoning.
+
+    Raises:
+        MalformedReplyError: it is neither.
+    """
+    if content is None or isinstance(content, str):
+        return content or "", False
+    try:
+        texts = [part["text"] for part in content if part.get("type") in ("text", "output_text")]
         return "".join(texts), len(texts) < len(content)
-    if not (content is None or isinstance(content, str)):
-        raise TypeError("content is neither text nor parts")
-    return content or "", False
+    except (TypeError, KeyError, AttributeError) as error:
+        raise MalformedReplyError(f"not a chat completion (its content is a {type(content).__name__})") from error
+
+
+def is_null(message: Mapping[str, Any]) -> bool:
+    """Whether a message has no answer at all, not even an empty one, and nothing else in its place."""
+    others = ("reasoning_content", "reasoning", "tool_calls", "function_call")
+    return message.get("content") is None and not any(message.get(name) for name in others)
+
+
+def refusal_of(message: Mapping[str, Any]) -> str | None:
+    """The model's own refusal, where the endpoint tells it from an answer."""
+    refusal = message.get("refusal")
+    return refusal if isinstance(refusal, str) and refusal.strip() else None
+
+
+def is_filter(finish_reason: str) -> bool:
+    """Whether a filter ended the answer, in the words of OpenAI, Azure, Gemini, Zhipu or Bedrock.
+
+    >>> is_filter("content_filter"), is_filter("SAFETY"), is_filter("stop")
+    (True, True, False)
+    """
+    return finish_reason.lower() in _FILTER_REASONS
+
+
+def _count(value: Any) -> int:
+    """A number of tokens, however it is written; 0 where it is none.
+
+    >>> _count(12), _count("12"), _count(12.0), _count(None), _count(-1), _count("many"), _count(True), _count(math.nan)
+    (12, 12, 12, 0, 0, 0, 0, 0)
+    """
+    try:
+        number = 0.0 if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+    return int(number) if 0 <= number < _MOST_TOKENS else 0
 
 
 def _first_token(choice: Mapping[str, Any]) -> tuple[tuple[str, float], ...] | None:
-    content = (choice.get("logprobs") or {}).get("content")
-    if not content:
+    """The likeliest first tokens; entries that cannot be read are left out, and None where no entry can be."""
+    logprobs = choice.get("logprobs")
+    if not isinstance(logprobs, Mapping):
         return None
-    first = content[0]
-    found = {entry["token"]: entry["logprob"] for entry in (first, *(first.get("top_logprobs") or ()))}
-    # Servers write NaN as null, JSON having no other word for it.
-    return tuple((token, math.nan if logprob is None else float(logprob)) for token, logprob in found.items())
+    content = logprobs.get("content")
+    first = content[0] if isinstance(content, list) and content else None
+    if isinstance(first, Mapping):
+        tops = first.get("top_logprobs")
+        listed = [first, *(tops if isinstance(tops, list) else ())]
+        entries = [(entry.get("token"), entry.get("logprob", "")) for entry in listed if isinstance(entry, Mapping)]
+        if isinstance(tops, Mapping):  # as in the older completions
+            entries += tops.items()
+    else:
+        entries = _as_in_completions(logprobs)
+    found: dict[str, float] = {}
+    for token, logprob in entries:
+        try:
+            # Servers write NaN as null, JSON having no other word for it.
+            value = math.nan if logprob is None else float(logprob)
+        except (TypeError, ValueError):
+            continue
+        if isinstance(token, str) and not (token in found and math.isnan(value)):
+            found[token] = value
+    return tuple(found.items()) or None
+
+
+def _as_in_completions(logprobs: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """Tokens and log-probabilities in parallel lists, as the older completions, and some servers to this day, give them."""
+    tokens, values, tops = (logprobs.get(name) for name in ("tokens", "token_logprobs", "top_logprobs"))
+    entries = (
+        [(tokens[0], values[0])] if isinstance(tokens, list) and isinstance(values, list) and tokens and values else []
+    )
+    if isinstance(tops, list) and tops and isinstance(tops[0], Mapping):
+        entries += tops[0].items()
+    return entries

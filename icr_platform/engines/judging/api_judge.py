@@ -10,6 +10,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from icr_platform.core.errors import InputError
+from icr_platform.core.faults import REFUSED
 from icr_platform.engines.endpoints.chat_client import CachedChatClient, Endpoint, Failure, Message, check_endpoint
 from icr_platform.engines.endpoints.replies import Reply
 from icr_platform.engines.endpoints.reply_cache import ReplyCache
@@ -79,6 +80,15 @@ def check(settings: PairwiseJudgeSettings, template: Template) -> None:
     if not settings.judge_api_model:
         raise InputError("config: field 'judge_api_model' is missing for the openai judge; give --judge-api-model")
     check_endpoint(endpoint_of(settings))
+
+
+def outcome_of(failure: Failure) -> str:
+    """The outcome of a judgment whose question was not answered.
+
+    >>> outcome_of(Failure("HTTP 400: content_filter", REFUSED)), outcome_of(Failure("HTTP 500"))
+    ('refusal', 'api_error')
+    """
+    return "refusal" if failure.reason == REFUSED else "api_error"
 
 
 class ApiJudge:
@@ -167,7 +177,8 @@ class ApiJudge:
         failures = [answer for answer in answers if isinstance(answer, Failure)]
         # One sample that failed fails the pair: the share of the others would be noisier than those of other pairs.
         if failures:
-            preference = Preference(None, None, "api_error", failures[0].detail)
+            worst = min(failures, key=lambda failure: failure.reason == REFUSED)  # what may pass is what is asked again
+            preference = Preference(None, None, outcome_of(worst), worst.detail)
         elif self.samples:
             preference = preference_from_samples(replies, order)
         else:

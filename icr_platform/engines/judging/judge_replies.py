@@ -35,6 +35,16 @@ _OTHER_CHANNEL = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>|analysis
 _SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")
 
 
+_WORD_STARTS = "▁Ġ"  # as vocabularies write a space, and some servers return it
+
+_NAMED = re.compile(
+    r"""[\s"'`*(\[]*(?:(?i:(?:the\s+)?(?:winner|output|response|answer|model|assistant|system)(?![a-z])(?:\s+is\b)?)[\s:"'`*(_\[]*){0,3}([mM])[\s"'`*)\].]*"""
+)
+"""A label and nothing else, however it is dressed: `**M**`, `Output (m)`, `Winner: M.`"""
+
+_PYTHON_VERDICT = re.compile(r"\{\s*'winner'\s*:\s*'([mM])'\s*,?\s*\}")
+
+
 def preference_from_logprobs(reply: Reply, order: str, min_mass: float = MIN_MASS) -> Preference:
     """P(model) from the first token's log-probabilities: P(its label) / (P(m) + P(M)); mass is the denominator.
 
@@ -50,9 +60,10 @@ def preference_from_logprobs(reply: Reply, order: str, min_mass: float = MIN_MAS
         return Preference(None, None, "no_logprob", f"no log-probabilities with the answer {_short(reply.text)!r}")
     probabilities = dict.fromkeys(LABELS, 0.0)
     for token, logprob in reply.first_token:
-        if token.strip() in probabilities:
+        label = token.lstrip(_WORD_STARTS).strip()
+        if label in probabilities:
             # A broken server's logprob may be so large that exp overflows; infinity is refused below, as NaN is.
-            probabilities[token.strip()] += math.inf if logprob >= 1.0 else math.exp(logprob)
+            probabilities[label] += math.inf if logprob >= 1.0 else math.exp(logprob)
     m, M = (probabilities[label] for label in LABELS)
     value, mass, outcome, detail = preference_from_labels(m, M, order, min_mass)
     seen = f"{detail}; the answer begins {_short(reply.text)!r}" if detail else ""
@@ -87,10 +98,16 @@ def parse_winner(text: str) -> str | None:
 
     >>> parse_winner('<think>{"winner": "m"}, or not?</think> So: ```json {"winner": "M"} ```')
     'M'
-    >>> parse_winner("Output m is better.")
+    >>> parse_winner('{"winner": "Output (m)"}'), parse_winner("**M**"), parse_winner("Output m is better.")
+    ('m', 'M', None)
     """
     found = last_verdict(text.replace(VERDICT_FORMS, ""), "winner")  # the request, said again, is not a verdict
-    return found.value if isinstance(found.value, str) and found.value in LABELS else None
+    if found.value is not None:
+        label = _NAMED.fullmatch(found.value) if isinstance(found.value, str) else None
+        return label[1] if label else None
+    python = _PYTHON_VERDICT.findall(found.rest)
+    alone = _NAMED.fullmatch(found.rest)
+    return python[-1] if python else alone[1] if alone else None
 
 
 class Said(NamedTuple):

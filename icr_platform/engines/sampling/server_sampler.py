@@ -9,19 +9,29 @@ ids, they must be those that the policy's tokenizer gives; where it does not, a 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import date, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.faults import ENDPOINT_ERROR, TOO_LONG
+from icr_platform.core.secrets import has_secret, shown_url
 from icr_platform.engines.endpoints.accepted_parameters import AcceptedParameters
-from icr_platform.engines.endpoints.chat_client import ChatClient, Endpoint, Failure, run_all
-from icr_platform.engines.endpoints.replies import MalformedReplyError, text_of
+from icr_platform.engines.endpoints.chat_client import ChatClient, Endpoint, run_all
+from icr_platform.engines.endpoints.replies import (
+    FilteredReplyError,
+    MalformedReplyError,
+    answer_in,
+    is_filter,
+    is_null,
+    refusal_of,
+    text_of,
+)
 from icr_platform.engines.endpoints.served_model import confirmed
 from icr_platform.engines.sampling.sampler import (
     Advance,
+    Dropped,
     Request,
     Sample,
     Sampled,
@@ -29,8 +39,16 @@ from icr_platform.engines.sampling.sampler import (
     ignore_progress,
     row_seed,
     sampling_server,
+    token_budget,
 )
-from icr_platform.models.chat import decode_response, encode_messages, encode_response, prints_date, settings_of
+from icr_platform.models.chat import (
+    decode_response,
+    encode_messages,
+    encode_response,
+    end_of_turn_id,
+    prints_date,
+    settings_of,
+)
 from icr_platform.models.loading import load_tokenizer
 
 if TYPE_CHECKING:
@@ -39,8 +57,11 @@ if TYPE_CHECKING:
     from icr_platform.core.config import ChatSettings
     from icr_platform.engines.sampling.settings import SamplingSettings
 
-_RETRIES = 5  # with the client's exponential back-off: a quarter of a minute, and as long as a Retry-After header asks
-_TIMEOUT = 1800.0  # seconds: a long response from a busy server
+_RETRIES_OF_BAD_REQUESTS = 3  # which some servers refuse at random
+_HANG_RETRIES = 3
+_STOPS = frozenset(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "complete"))
+_LENGTHS = frozenset(("length", "max_tokens", "max_length", "model_length", "max_output_tokens"))
+_BROKEN_OFF = frozenset(("abort", "error", "network_error", "insufficient_system_resource"))
 _SEED_BITS = 31  # what every server can parse
 _PROBE = Request("en", "probe", "Name a fruit.")
 
@@ -61,9 +82,11 @@ class ServerSampler(Sampler):
             url=server.url,
             key_variable=server.key_variable,
             concurrency=settings.server_concurrency,
-            timeout=_TIMEOUT,
-            retries=_RETRIES,
-            refusal_retries=0,
+            timeout=settings.server_timeout,
+            retries=settings.server_retries,
+            refusal_retries=_RETRIES_OF_BAD_REQUESTS,
+            hang_retries=_HANG_RETRIES,
+            patience=settings.server_patience,
             key_if_unset="EMPTY",
             url_field="server_url",
             model_field="server_model",
@@ -79,46 +102,81 @@ class ServerSampler(Sampler):
         client = ChatClient(self.endpoint, self.accepted, answered=True)
         extra = {"top_k": self.settings.top_k} if self.settings.top_k else {}  # a field of vLLM's, not of OpenAI's
 
-        async def sample_row(request: Request, row: int) -> Sample:
+        async def sample_row(request: Request, row: int) -> Sample | Dropped:
             parameters = {
                 "temperature": self.settings.temperature if request.temperature is None else request.temperature,
                 "top_p": self.settings.top_p,
-                "max_tokens": self.settings.max_tokens,
                 "seed": row_seed(seed, request, row, _SEED_BITS),
                 "return_token_ids": True,
                 **extra,
             }
             about = f"prompt {request.prompt_id!r} in {request.language!r}"
-            answer = await client.complete(request.messages, parameters, partial(self._read, request), about)
-            if isinstance(answer, Failure):
-                raise IcrError(
-                    f"{self.endpoint.shown}: {about}: no response ({answer.detail}); finished shards are kept, run it again"
-                )
-            advance(1, len(answer.token_ids))
-            return answer
+            max_tokens = self.settings.max_tokens
+            while True:
+                asked = parameters | {"max_tokens": max_tokens}
+                parse = partial(self._read, request, max_tokens)
+                answer = await client.complete(request.messages, asked, parse, about)
+                if isinstance(answer, Sample):
+                    advance(1, len(answer.token_ids))
+                    return answer
+                # A prompt that fits may be refused together with all the tokens that its response is allowed.
+                fewer = self._budget(request, answer.context) if answer.reason == TOO_LONG else max_tokens
+                if isinstance(fewer, Dropped):
+                    return fewer
+                if fewer >= max_tokens:
+                    return Dropped(answer.reason, answer.detail)
+                max_tokens = fewer
 
-        results = run_all(client, (sample_row(request, row) for request in requests for row in range(samples)))
-        return [results[start : start + samples] for start in range(0, len(results), samples)]
+        rows = run_all(client, (sample_row(request, row) for request in requests for row in range(samples)))
+        results: list[list[Sample] | Dropped] = []
+        for start in range(0, len(rows), samples):
+            of_prompt = rows[start : start + samples]
+            dropped = [row for row in of_prompt if isinstance(row, Dropped)]
+            # What the endpoint will never answer says more than what may pass.
+            dropped.sort(key=lambda row: row.reason == ENDPOINT_ERROR)
+            results.append(dropped[0] if dropped else [row for row in of_prompt if isinstance(row, Sample)])
+        return results
 
-    def _read(self, request: Request, body: bytes) -> Sample:
-        """The sample in a completion's body."""
+    def _budget(self, request: Request, context: int | None) -> int | Dropped:
+        """New tokens to ask for in a context that a refusal has named, as the other engines ask for them."""
+        return token_budget(len(encode_messages(self.tokenizer, request.messages)), self.settings.max_tokens, context)
+
+    def _read(self, request: Request, max_tokens: int, body: bytes) -> Sample:
+        """The sample in a completion's body; raises what `replies.parse_completion` raises."""
         place = f"{self.endpoint.shown}: prompt {request.prompt_id!r} in {request.language!r}"
-        try:
-            completion = json.loads(body)
-            choice = completion["choices"][0] if completion["choices"] else None
-            reason, ids = (choice.get("finish_reason"), choice.get("token_ids")) if choice else (None, None)
-            text, _ = text_of(choice["message"].get("content")) if choice else ("", False)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise MalformedReplyError(f"not a chat completion ({type(error).__name__})") from error
-        if choice is None:
-            raise IcrError(f"{place}: the answer contains no choice; check the server, then run the same command again")
-        if reason not in ("stop", "length"):
-            raise IcrError(f"{place}: ended for the reason {reason!r}; change or remove the prompt")
-        self._require_same_prompt(place, request, completion.get("prompt_token_ids"))
-        if ids is not None:
-            return Sample(decode_response(self.tokenizer, ids), ids, reason)
-        ids = encode_response(self.tokenizer, text, finished=reason == "stop")
-        return Sample(text, ids, reason, "retokenised")
+        completion, choice, message = answer_in(body)
+        self._require_same_prompt(place, request, _ids(completion.get("prompt_token_ids")))
+        said = choice.get("finish_reason")
+        reason = str(said).lower()
+        if is_filter(reason) or refusal_of(message):
+            raise FilteredReplyError(refusal_of(message) or f"ended for the reason {said!r}")
+        if reason in _BROKEN_OFF:
+            raise MalformedReplyError(f"ended for the reason {said!r}")
+        if reason in ("tool_calls", "function_call"):
+            raise MalformedReplyError("the model calls a tool, though it was given none")
+        text, _ = text_of(message.get("content"))
+        ids = _ids(choice.get("token_ids"))
+        source: Literal["sampler", "retokenised"] = (
+            "sampler" if ids is not None and (ids or not text) else "retokenised"
+        )
+        if source == "sampler" and ids is not None:
+            text = decode_response(self.tokenizer, ids)
+        is_told = reason in _STOPS | _LENGTHS
+        finished = reason in _STOPS if is_told else self._seems_finished(text, ids, max_tokens)
+        if source == "retokenised" or ids is None:
+            ids = encode_response(self.tokenizer, text, finished=finished)
+        sample = Sample(text, ids, "stop" if finished else "length", source)
+        if not is_told:
+            raise MalformedReplyError(f"ended for the reason {said!r}", instead=sample)
+        if source == "retokenised" and is_null(message):
+            raise MalformedReplyError("the answer is null", instead=sample)
+        return sample
+
+    def _seems_finished(self, text: str, ids: list[int] | None, max_tokens: int) -> bool:
+        """Whether a response whose end nobody explains ended by itself: on an end-of-turn token, or before its limit."""
+        if ids:
+            return ids[-1] == end_of_turn_id(self.tokenizer) or len(ids) < max_tokens
+        return len(encode_response(self.tokenizer, text, finished=False)) < max_tokens
 
     def _require_same_prompt(self, place: str, request: Request, theirs: list[int] | None) -> None:
         """Ids of another tokenizer, template or date would be scored as something the model never saw."""
@@ -144,6 +202,12 @@ class ServerSampler(Sampler):
         )
 
 
+def _ids(value: Any) -> list[int] | None:
+    """Token ids as a server returns them; None where it returns something else."""
+    is_ids = isinstance(value, list) and all(isinstance(token, int) and not isinstance(token, bool) for token in value)
+    return value if is_ids else None
+
+
 def server_notes(settings: SamplingSettings, policy: str, chat: ChatSettings) -> tuple[str, ...]:
     """Ask the endpoint for one token, and say so where it does not show how it renders a prompt.
 
@@ -153,14 +217,16 @@ def server_notes(settings: SamplingSettings, policy: str, chat: ChatSettings) ->
     """
     tokenizer = load_tokenizer(policy, chat)
     sampler = ServerSampler(settings.model_copy(update={"max_tokens": 1}), policy, tokenizer)
-    sampler.sample([_PROBE], 1, 0)
+    [answer] = sampler.sample([_PROBE], 1, 0)
+    if isinstance(answer, Dropped):
+        raise IcrError(f"{sampler.endpoint.shown}: does not answer a probe ({answer.detail}); check the server")
     if sampler.has_compared:
         return ()
     doubt = "its chat template and BOS token"
     if prints_date(tokenizer):
         doubt += f", and the date that the template prints (template_date {chat.template_date})"
     return (
-        f"{settings.server_url} does not return the ids of its prompts: {doubt} could not be compared with the policy's own",
+        f"{sampler.endpoint.shown} does not return the ids of its prompts: {doubt} could not be compared with the policy's own",
     )
 
 
@@ -174,6 +240,8 @@ def check(settings: SamplingSettings, policy: str, chat: ChatSettings) -> None:
     """Raise InputError when no address is given; the weights are the server's."""
     if not settings.server_url.startswith(("http://", "https://")):
         raise InputError(
-            f"config: field 'server_url' is {settings.server_url!r}; give the endpoint's base URL, such as "
+            f"config: field 'server_url' is {shown_url(settings.server_url)!r}; give the endpoint's base URL, such as "
             "http://localhost:8000/v1"
         )
+    if has_secret(settings.server_url):
+        raise InputError("config: field 'server_url' holds a secret; put it in the environment variable OPENAI_API_KEY")

@@ -68,6 +68,15 @@ class SamplingSettings(ExecutionSettings, ModelPlace, FaultSettings):
         "tells the endpoint's model apart from others of its name; empty: what the endpoint says of it, or its address",
     )
     server_concurrency: int = setting(32, "requests at once per worker, for the server sampler", "place", ge=1)
+    server_timeout: float = setting(
+        1800.0, "seconds until a request counts as hanging, for the server sampler", "place", gt=0
+    )
+    server_retries: int = setting(
+        12, "tries after the first, with exponential backoff, before the server sampler drops a prompt", "place", ge=0
+    )
+    server_patience: float = setting(
+        600.0, "seconds to wait for an endpoint that answers nobody any more, for the server sampler", "place", ge=0
+    )
     language_identifier: Annotated[str, Named(tuple(IDENTIFIERS))] = setting(
         "langid",
         "offline library that identifies a response's language ("
