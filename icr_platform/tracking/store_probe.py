@@ -181,7 +181,7 @@ def _check_server(uri: str) -> None:
     """Ask the server for an experiment, with the login that MLflow uses; its /health answers without one."""
     import requests
     from mlflow.exceptions import MlflowException
-    from mlflow.tracking._tracking_service.utils import get_default_host_creds
+    from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
     shown = shown_url(uri)
