@@ -35,11 +35,11 @@ from icr_platform.data.row_fields import (
     checked,
     identity_of,
     refused,
-    shown,
     turn_of,
 )
 from icr_platform.data.row_files import SourceRow
 from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, open_source
+from icr_platform.data.wording import left_out, shown
 
 ENGLISH = "en"
 _SOURCE_FIELDS = ("source", "dataset")
@@ -90,7 +90,7 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
         language_name(code)
     source = _open(path, languages)
     names = [name for name in source.names if name != UNNAMED and name not in NAMES]
-    notes = [*source.notes, *(f"{path}: {name!r} names no known language and was left out" for name in names)]
+    notes = [*source.notes, *left_out(path, names)]
     wanted = tuple(dict.fromkeys(languages)) or tuple(
         sorted(set(source.names) & set(NAMES), key=lambda code: (code != ENGLISH, code))
     )
@@ -99,7 +99,7 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
     for code in (ENGLISH, *wanted):
         if code not in source.names:
             why = ", the language the others are aligned with" if code == ENGLISH else ""
-            found = " ".join(source.names) or "none"
+            found = shown(source.names).replace(",", "")
             raise InputError(f"{source.where(code)}: language {code!r}{why}, is missing; found: {found}; add it")
     english = _read_language(source, ENGLISH, notes, may_lack_ids=wanted == (ENGLISH,))
     kept = list(english)[:limit]

@@ -24,12 +24,12 @@ from icr_platform.data.row_fields import (
     identity_of,
     messages_of,
     refused,
-    shown,
     text_fault,
     turn_of,
 )
 from icr_platform.data.row_files import SourceRow
 from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, open_source
+from icr_platform.data.wording import shown
 
 Instructions = Mapping[str, Mapping[str, str]]
 """Evaluation prompts: language -> prompt id -> instruction."""
@@ -112,7 +112,7 @@ def load_reference_outputs(
         name = UNNAMED if opened.names == (UNNAMED,) and len(instructions) == 1 else language
         path = opened.where(name)
         if name not in opened.names:
-            found = ", ".join(filter(None, opened.names)) or "none"
+            found = shown([code for code in opened.names if code])
             raise InputError(
                 f"{path}: no such file; add reference outputs in {language!r} or leave it out of --languages; found: {found}"
             )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from icr_platform.core.errors import InputError
 from icr_platform.data.row_files import SourceRow
 from icr_platform.data.row_sources import LANGUAGE_FIELDS
+from icr_platform.data.wording import short, shown
 
 ID_FIELDS = ("prompt_id", "id", "instruction_id", "question_id", "uid", "uuid", "key", "_id", "example_id", "idx")
 INSTRUCTION_FIELDS = ("instruction", "prompt", "question", "query", "inputs", "text")
@@ -31,7 +32,7 @@ _REMARKS = {
 }
 _ONE_TURN = "conversations of several turns are not read, keep one turn"
 _LARGEST_WHOLE = 2**53
-_SHOWN = 12
+_LONGEST_ID = 1000  # characters
 
 
 class Message(NamedTuple):
@@ -76,11 +77,6 @@ class Columns:
         return [*found, f"{self._path}: columns not used: {shown(unused)}"] if unused else found
 
 
-def shown(names: Sequence[str]) -> str:
-    """Names for a message, the first ones of many."""
-    return ", ".join(map(str, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "") or "none"
-
-
 def text_fault(text: str) -> str:
     r"""Why a text cannot be used: half of a surrogate pair, as software leaves it that cuts texts, or U+0000; '' where it can.
 
@@ -110,16 +106,13 @@ def identity_of(fields: Mapping[str, Any]) -> str | None:
             value = int(value)
         # JSON's true is an int in Python.
         if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-            raise BadRow(f"field {name!r} is {_short(value)}; give text or a whole number")
+            raise BadRow(f"field {name!r} is {short(repr(value))}; give text or a whole number")
         if isinstance(value, str) and (fault := text_fault(value)):
             raise BadRow(f"field {name!r} {fault}")
+        if len(str(value)) > _LONGEST_ID:
+            raise BadRow(f"field {name!r} has {len(str(value)):,} characters; give an id of at most {_LONGEST_ID:,}")
         return str(value)
     return None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def messages_of(value: Any) -> list[Message] | None:
@@ -137,7 +130,7 @@ def messages_of(value: Any) -> list[Message] | None:
         said = item.get("role", item.get("from"))
         role = _ROLES.get(str(said).lower())
         if role is None:
-            raise BadRow(f"a message is from {_short(said)}; known roles are user, assistant and system")
+            raise BadRow(f"a message is from {short(repr(said))}; known roles are user, assistant and system")
         content = item.get("content", item.get("value"))
         if isinstance(content, list):  # parts, as multimodal models take them
             parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]

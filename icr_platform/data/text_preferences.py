@@ -32,6 +32,7 @@ from icr_platform.data.row_sources import (
     open_source,
 )
 from icr_platform.data.text_pairs import FIELDS, Texts, TiedRow, texts_of
+from icr_platform.data.wording import left_out
 from icr_platform.models.chat import encode_response
 
 if TYPE_CHECKING:
@@ -92,8 +93,7 @@ def read_text_preferences(source: str) -> TextPreferences:
     for name in languages:
         reader.read(opened, name)
     unknown = [name for name in opened.names if name not in languages]
-    notes = [f"{source}: {name!r} names no known language and was left out" for name in unknown]
-    return reader.result([*opened.notes, *notes])
+    return reader.result([*opened.notes, *left_out(source, unknown)])
 
 
 def _languages(opened: RowSource) -> list[str]:
@@ -159,11 +159,11 @@ class _Reader:
             seen = f"all {self._rows:,} rows are ties" if self._rows else "it is empty"
             raise InputError(f"{self._source}: contains no pair, {seen}; give rows with {_WANTED.fields}")
         if faulty:
-            shown = [
+            faults = [
                 f"{count:,} because {fault} (first: {self._first[fault]})"
                 for fault, count in self._faults.most_common(_NAMED_IN_A_NOTE)
             ]
-            notes.append(f"{self._source}: {faulty:,} of {self._rows:,} rows were left out: {'; '.join(shown)}")
+            notes.append(f"{self._source}: {faulty:,} of {self._rows:,} rows were left out: {'; '.join(faults)}")
         if self._ties:
             notes.append(
                 f"{self._source}: {self._ties:,} of {self._rows:,} rows are ties, which prefer neither response, and were left out"
