@@ -146,13 +146,13 @@ def _fill(work: Path, config: TrainConfig, context: StageContext) -> None:
     model_folder = work / "model"
     if not model_folder.exists():
         state = train_policy(config, work, pairs, curve)
-        _free_gpu_memory()
+        _free_memory()
         model = trained_model(config, state, curve.rows)
         # What the weights score is measured before they are saved, too: saving rounds, and must not lose what was learnt.
         write_json(work / _TRAINED, {"log_ratio": trained_log_ratio(config, sample, model)})
         save_model(config, model, model_folder)
         del state, model
-        _free_gpu_memory()
+        _free_memory()
 
     log_ratio = read_json(work / _TRAINED)["log_ratio"]
     margins, margin_notes = measured_margins(config, sample, log_ratio, model_folder)
@@ -169,7 +169,7 @@ def _fill(work: Path, config: TrainConfig, context: StageContext) -> None:
         "curve": curve.rows,
     }
     close_checkpoint(model_folder, context.fingerprint, extra)
-    _free_gpu_memory()
+    _free_memory()
 
 
 def _provenance(config: TrainConfig, pairs: TrainingPairs, fingerprint: str) -> Provenance:
@@ -231,10 +231,10 @@ def _full_disk_explained(work: Path) -> Iterator[None]:
         raise IcrError(f"{work}: no space left on the disk; free some and run the same command again") from error
 
 
-def _free_gpu_memory() -> None:
-    """Collect the trainer's objects, which refer to each other: until then the next model finds the GPU full."""
+def _free_memory() -> None:
+    """Collect the trainer's objects, which refer to each other: until then the next model is loaded next to its optimizer."""
     import torch
 
+    gc.collect()
     if torch.cuda.is_available():
-        gc.collect()
         torch.cuda.empty_cache()
