@@ -64,12 +64,13 @@ _CHUNK = 1024  # prompts per part of preferences and drops
 
 @dataclass(frozen=True)
 class AnnotateInputs:
-    """The responses, and the prompts that they answer."""
+    """The responses, the prompts that they answer, and lines on what was seen when they were read."""
 
     config: AnnotateConfig
     responses: Artifact
     prompts: PromptIndex
     fit: ContextFit
+    notes: tuple[str, ...]
 
     def filtered(self, part: int, translations: Artifact | None = None) -> list[FilterResult]:
         """[R] why each sample of a part is dropped before anything is scored; translations: measured too, once there are any."""
@@ -110,7 +111,7 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
     check_execution(config)
 
     # A log-ratio compares the same tokens under two models: other tokenizers or templates make it meaningless.
-    check_same_tokenisation(config.policy, config.reference, config)
+    notes = check_same_tokenisation(config.policy, config.reference, config)
     for model in (config.policy, config.reference, *([config.translator] if needs_translations(kinds) else [])):
         load_tokenizer(model, config)
         check_weights(model, config.trust_remote_code)
@@ -120,7 +121,7 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
     opened = [load_config(model, config.trust_remote_code) for model in (config.policy, config.reference)]
     sizes = [model.get_text_config().vocab_size for model in opened]
     check_responses(responses, prompts, min(sizes))
-    inputs = AnnotateInputs(config, responses, prompts, ContextFit(config, prompts))
+    inputs = AnnotateInputs(config, responses, prompts, ContextFit(config, prompts), notes)
     if inputs.fit.context is not None:
         counts = Counter(result.reason for part in range(len(responses.parts)) for result in inputs.filtered(part))
         require_few_faults(counts, responses.rows, config.max_dropped, "samples", error=InputError)
@@ -355,7 +356,10 @@ def _select(work: _Work, rewards: Artifact, translations: Artifact | None) -> No
         translations.read(["language", "outcome"]) if translations is not None else None,
     )
     metrics = annotation_metrics(languages, selected, written, work.config)
-    notes = unknown_notes(work.responses, [samples.language for samples in languages], work.config)
+    notes = [
+        *work.notes,
+        *unknown_notes(work.responses, [samples.language for samples in languages], work.config),
+    ]
     notes += [
         f"{samples.language}: no prompt gave a pair; the table of drops says why"
         for samples in languages

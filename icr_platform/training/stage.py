@@ -22,8 +22,16 @@ from icr_platform.core.schemas import PREFERENCES
 from icr_platform.core.secrets import redact
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.data.text_preferences import is_text, read_text_preferences, tokenise
+from icr_platform.models.adapters import base_of
 from icr_platform.models.devices import resolve_device
-from icr_platform.models.loading import check_same_tokenisation, check_weights, load_config, load_tokenizer
+from icr_platform.models.loading import (
+    check_quantisation,
+    check_same_tokenisation,
+    check_weights,
+    load_config,
+    load_tokenizer,
+    quantisation,
+)
 from icr_platform.models.model_identity import model_identity
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
 from icr_platform.training.config import TrainConfig
@@ -56,7 +64,13 @@ def read(config: TrainConfig) -> TrainConfig:
             raise InputError("config: field 'reference' is missing for dpo_reference=initial; give --reference")
         check_same_tokenisation(config.policy, config.reference, config)
         check_weights(config.reference, config.trust_remote_code)
-    policy = load_config(config.policy, config.trust_remote_code).get_text_config()
+    opened = load_config(config.policy, config.trust_remote_code)
+    if quantisation(opened) and not check_quantisation(base_of(config.policy), opened):
+        raise InputError(
+            f"{config.policy}: its weights are quantised, and training changes numbers; load it in transformers, call its dequantize() "
+            "and save it, or give the model that was quantised"
+        )
+    policy = opened.get_text_config()
     if config.router_loss and not hasattr(policy, "output_router_logits"):
         raise InputError(
             f"config: field 'router_loss' is {config.router_loss:g}, but {config.policy} is not a mixture of experts that gives "
@@ -133,13 +147,13 @@ def _fill(work: Path, config: TrainConfig, context: StageContext) -> None:
     model_folder = work / "model"
     if not model_folder.exists():
         state = train_policy(config, work, pairs, curve)
-        _free_gpu_memory()
+        _free_memory()
         model = trained_model(config, state, curve.rows)
         # What the weights score is measured before they are saved, too: saving rounds, and must not lose what was learnt.
         write_json(work / _TRAINED, {"log_ratio": trained_log_ratio(config, sample, model)})
         save_model(config, model, model_folder)
         del state, model
-        _free_gpu_memory()
+        _free_memory()
 
     log_ratio = read_json(work / _TRAINED)["log_ratio"]
     margins, margin_notes = measured_margins(config, sample, log_ratio, model_folder)
@@ -156,7 +170,7 @@ def _fill(work: Path, config: TrainConfig, context: StageContext) -> None:
         "curve": curve.rows,
     }
     close_checkpoint(model_folder, context.fingerprint, extra)
-    _free_gpu_memory()
+    _free_memory()
 
 
 def _provenance(config: TrainConfig, pairs: TrainingPairs, fingerprint: str) -> Provenance:
@@ -218,10 +232,10 @@ def _full_disk_explained(work: Path) -> Iterator[None]:
         raise IcrError(f"{work}: no space left on the disk; free some and run the same command again") from error
 
 
-def _free_gpu_memory() -> None:
-    """Collect the trainer's objects, which refer to each other: until then the next model finds the GPU full."""
+def _free_memory() -> None:
+    """Collect the trainer's objects, which refer to each other: until then the next model is loaded next to its optimizer."""
     import torch
 
+    gc.collect()
     if torch.cuda.is_available():
-        gc.collect()
         torch.cuda.empty_cache()

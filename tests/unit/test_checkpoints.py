@@ -19,9 +19,11 @@ from transformers import AutoTokenizer
 
 from icr_platform.core.config import ChatSettings
 from icr_platform.core.errors import InputError
-from icr_platform.models.loading import check_weights, generation_eos, load_model, load_tokenizer
+from icr_platform.models.loading import check_weights, generation_eos, hub_commit, load_model, load_tokenizer
 from icr_platform.models.loading_errors import explained
 from icr_platform.models.model_identity import model_identity
+from icr_platform.training import stage as training
+from icr_platform.training.config import TrainConfig
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 123\n"
 Change = Callable[[Path], object]
@@ -308,6 +310,34 @@ def test_what_can_be_used_is(case: str, model: Path, tiny_model: Path) -> None:
     ids = torch.arange(3, 40)[None]
     expected = load_model(str(tiny_model), "float32", "cpu")(ids).logits
     assert torch.equal(load_model(str(model), "float32", "cpu")(ids).logits, expected)
+
+
+def test_training_needs_weights_that_are_numbers(
+    model: Path, make_preferences: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quantised by a method whose library is here."""
+    preferences = make_preferences(tmp_path / "preferences", model)
+    config = TrainConfig(policy=str(model), preferences=str(preferences), device="cpu")
+    training.read(config)
+    merged(CONFIG, quantization_config={"quant_method": "fp8"})(model)
+    monkeypatch.setattr("icr_platform.training.stage.check_quantisation", lambda *_: False)
+    monkeypatch.setattr("icr_platform.models.loading.check_quantisation", lambda *_: False)
+    with pytest.raises(InputError, match="its weights are quantised, and training changes numbers"):
+        training.read(config)
+
+
+def test_the_commit_of_a_hub_model_is_read_from_the_cache(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder, commit = tmp_path / "models--org--name", "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(tiny_model, folder / "snapshots" / commit)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    assert hub_commit("org/name") == commit
+    examine("org/name")
+    assert "a hub cache's folder" in refusal(str(folder))
+    examine(str(folder / "snapshots" / commit))
 
 
 def test_paths_that_are_no_folder_of_a_model(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

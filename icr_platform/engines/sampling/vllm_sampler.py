@@ -188,6 +188,7 @@ async def _arguments(policy: str, settings: SamplingSettings, trust_remote_code:
 
     # A process forked from one with threads may never come up, as when an engine is started again.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     adapter = read_adapter(policy)
     arguments = AsyncEngineArgs(
         model=adapter.base if adapter else policy,
