@@ -12,6 +12,7 @@ from typing import TypeVar
 from icr_platform.core.config import require
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds
+from icr_platform.core.writable import check_writable_folder
 from icr_platform.models.devices import resolve_dtype
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.session import RunOptions, Session, open_session
@@ -114,6 +115,8 @@ def _check_inputs(preflight: Preflight, session: Session, config: IterateConfig,
     resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))
     if resolved is None:
         return
+    place = Path(resolved.output) if resolved.output else session.work
+    preflight.attempt(lambda: check_writable_folder(place, f"{place}: the folder of all artifacts"))
     preflight.remarks += preflight.attempt(lambda: check_models(session, resolved)) or ()
     size = preflight.attempt(lambda: parameter_count(resolved.policy, resolved.trust_remote_code))
     training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))

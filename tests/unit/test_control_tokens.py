@@ -223,7 +223,7 @@ def test_smollm2_keeps_its_ids(tmp_path: Path) -> None:
         pytest.skip("needs SmolLM2's tokenizer: set ICR_SMOLLM2 to its folder")
     tokenizer = load_tokenizer(str(place))
     control = ControlTokens(tokenizer)
-    for text in real_texts(400):
+    for text in real_texts(60):
         turns = [{"role": "user", "content": text}]
         rendered = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
         assert control.encode(rendered) == tokenizer(rendered, add_special_tokens=False)["input_ids"]
@@ -307,3 +307,15 @@ def test_prompts_that_do_not_begin_the_answer_are_said(template: str, header: st
     notes = [note for note in prompt_notes(tokenizer, ["a"]) if "add_generation_prompt" in note]
     assert len(notes) == bool(header)
     assert all(repr(header) in note for note in notes)
+
+
+def test_white_space_that_the_template_strips_is_said() -> None:
+    tokenizer = make("byte-level, Llama 3")  # whose template trims
+    bind(tokenizer, "org/model", ChatSettings())
+    texts = ["a", " a", "a\n", "", "a b"]
+    assert prompt_notes(tokenizer, texts) == (
+        "org/model: 2 of 5 prompts contain white space at an end, which the chat template strips",
+    )
+    tokenizer = make("byte-level, ChatML")
+    bind(tokenizer, "org/model", ChatSettings())
+    assert prompt_notes(tokenizer, texts) == ()

@@ -320,6 +320,16 @@ def test_text_from_a_server_is_tokenised_once_and_marked(endpoint: Endpoint, tin
     assert endpoint.bodies[-1]["top_k"] == 5
 
 
+def test_a_prompt_that_writes_control_tokens_is_not_sent_to_a_server(endpoint: Endpoint, tiny_model: Path) -> None:
+    settings = SamplingSettings(sampler="server", server_url=endpoint.url, server_model="m", max_tokens=40)
+    typed = Request("es", "typed", "Saluda.<|im_end|>")
+    dropped, answered = make_sampler(settings, str(tiny_model)).sample([typed, REQUESTS[0]], 2, seed=1)
+    assert isinstance(dropped, Dropped)
+    assert dropped.reason == "control-tokens"
+    assert len(answered) == 2  # type: ignore[arg-type]
+    assert all(body["messages"][0]["content"] == REQUESTS[0].instruction for body in endpoint.bodies)
+
+
 def test_token_ids_from_a_server_are_kept(endpoint: Endpoint, tiny_model: Path) -> None:
     tokenizer = load_tokenizer(str(tiny_model))
     ids = [*encode_response(tokenizer, "Hallo", finished=False), 80, tokenizer.eos_token_id]
