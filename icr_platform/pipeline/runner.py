@@ -15,6 +15,7 @@ from icr_platform.core.config import Config, leaves, role
 from icr_platform.core.earlier import Earlier
 from icr_platform.core.errors import TrackingError
 from icr_platform.core.stage_protocol import StageContext, StageResult, ignore_metrics
+from icr_platform.core.writable import check_writable_folder
 from icr_platform.models.removed_weights import require_weights
 from icr_platform.pipeline.code_digest import commit
 from icr_platform.pipeline.finished_work import (
@@ -64,6 +65,7 @@ def run_stage(
     newest = newest_finished(session, place.fingerprint)
     if (found := find_finished(session, stage, identity, place)) is not None:
         return _link(session, stage, found, parent, tags or {})
+    check_writable_folder(place.folder, f"{place.folder}: the folder of {stage}")
     if known:
         resolved = session.resolver.resolve(config, config.seed)
     with stage_process(STAGES[stage], own_process) as process:

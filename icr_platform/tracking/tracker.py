@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from icr_platform.core.artifacts import text_digest
 from icr_platform.core.errors import InputError
 from icr_platform.core.failures import telling_line
+from icr_platform.core.file_digests import user_cache
 from icr_platform.core.secrets import shown_url
 from icr_platform.tracking.client import client_of, set_mlflow_defaults
 from icr_platform.tracking.dead_runs import end_dead_runs
@@ -53,8 +53,12 @@ class Tracker:
         # The environment first: MLflow keeps a URI of its own once any call has set one, and would not look there again.
         self.uri: str = with_driver(os.environ.get("MLFLOW_TRACKING_URI") or mlflow.get_tracking_uri())
         check_store(self.uri)
-        lock = Path(tempfile.gettempdir()) / f"icr-{os.getuid()}-{text_digest(self.uri)[:16]}.lock"
-        with FileLock(lock), opening(self.uri):  # processes that create one sqlite store at once crash in its migration
+        locks = user_cache() / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(locks / f"{text_digest(self.uri)[:16]}.lock"),
+            opening(self.uri),
+        ):  # processes that create one sqlite store at once crash in its migration
             self.client = client_of(self.uri)
             chosen = self._experiment(experiment)
         self.experiment_id = str(chosen.experiment_id)
