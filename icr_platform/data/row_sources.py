@@ -7,6 +7,7 @@ language are those of `UNNAMED`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -321,8 +322,14 @@ class _Dataset:
 
     def rows(self, language: str) -> Iterator[SourceRow]:
         with _library_errors(self.path, "not a readable data set"):
-            table = self.table(language)
-        for number, row in enumerate(table, 1):
+            left = iter(self.table(language))
+        for number in itertools.count(1):
+            with _library_errors(
+                self.path, "not a readable data set"
+            ):  # a row may be an image, or not have been fetched
+                row = next(left, None)
+            if row is None:
+                return
             yield SourceRow(f"{self.where(language)}: row {number}", row, number)
 
 
@@ -333,10 +340,10 @@ def _first_split(splits: Any) -> str:
 @contextlib.contextmanager
 def _library_errors(name: str, what: str) -> Iterator[None]:
     """Turn what `datasets` and the hub's client raise into an InputError."""
-    from datasets.exceptions import DatasetsError
-
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, DatasetsError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # each has exceptions of a library of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(f"{name}: {what} ({reason}); check the name") from error
