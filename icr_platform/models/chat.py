@@ -361,11 +361,9 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def stop_ids(tokenizer: PreTrainedTokenizerBase, generation_eos: int | Sequence[int] | None) -> list[int]:
+def stop_ids(tokenizer: PreTrainedTokenizerBase, generation_eos: Sequence[int] = ()) -> list[int]:
     """Collect the ids on which generation stops: the template's end-of-turn, the tokenizer's EOS, the generation config's."""
     ids = {end_of_turn_id(tokenizer)}
     if tokenizer.eos_token_id is not None:
         ids.add(int(tokenizer.eos_token_id))
-    if generation_eos is not None:
-        ids.update([generation_eos] if isinstance(generation_eos, int) else generation_eos)
-    return sorted(ids)
+    return sorted(ids | set(generation_eos))

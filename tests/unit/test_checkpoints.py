@@ -265,6 +265,10 @@ REFUSED: dict[str, tuple[Change, tuple[str, ...]]] = {
     "adapter of another kind": (adapter(peft_type="PREFIX_TUNING"), ("PREFIX_TUNING",)),
     "adapter cut off": (both(adapter(), cut("adapter_config.json", 0.5)), ("adapter_config.json: not JSON",)),
     "adapter without rank": (adapter(r=None, base_model_name_or_path="gpt2"), ("field 'r'",)),
+    "an end of sequence that is not an id": (
+        merged("generation_config.json", eos_token_id="</s>"),
+        ("generation_config.json: field 'eos_token_id' is '</s>'",),
+    ),
     "generation config cut off": (cut("generation_config.json", 0.5), ("generation_config.json: not JSON",)),
 }  # fmt: skip
 

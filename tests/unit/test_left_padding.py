@@ -115,7 +115,7 @@ def assert_samples_its_own(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int
 ) -> TransformersSampler:
     settings = SamplingSettings(temperature=0, max_tokens=most, batch_size=64)
-    sampler = TransformersSampler(model, tokenizer, settings, None)
+    sampler = TransformersSampler(model, tokenizer, settings, ())
     samples = sampler.sample([Request("en", str(i), text) for i, text in enumerate(TEXTS)], 2, seed=0)
     for text, (first, second) in zip(TEXTS, samples, strict=True):
         assert first.token_ids == own_greedy(model, encode_prompt(tokenizer, text), sampler.stops, most)

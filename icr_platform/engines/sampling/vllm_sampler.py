@@ -239,7 +239,7 @@ class VllmSampler(Sampler):
         settings: SamplingSettings,
         policy: str,
         tokenizer: PreTrainedTokenizerBase,
-        generation_eos: int | Sequence[int] | None,
+        generation_eos: Sequence[int],
     ) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
