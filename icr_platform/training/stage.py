@@ -19,6 +19,7 @@ from icr_platform.core.artifacts import MANIFEST, PLAN, open_artifact, read_json
 from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import PREFERENCES
+from icr_platform.core.secrets import redact
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.data.text_preferences import is_text, read_text_preferences, tokenise
 from icr_platform.models.adapters import base_of
@@ -159,7 +160,7 @@ def _fill(work: Path, config: TrainConfig, context: StageContext) -> None:
     figures = final_figures(curve.rows)
     counts = {"train/pairs": float(len(pairs)), "train/pairs_left_out": float(sum(pairs.left_out.values()))}
     provenance = _provenance(config, pairs, context.fingerprint)
-    card = model_card(config, provenance, figures)
+    card = redact(model_card(config, provenance, figures))
     (model_folder / "README.md").write_text(card, encoding="utf-8")
     extra = {
         "metrics": figures | margins | counts | {"train/seconds": time.monotonic() - start},

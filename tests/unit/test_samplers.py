@@ -36,7 +36,7 @@ from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.chat import encode_messages, encode_prompt, encode_response
 from icr_platform.models.loading import load_model, load_tokenizer
 from tests.support.answers import answers
-from tests.support.fault_server import FAULTS, KEY, fault_servers
+from tests.support.fault_server import KEY, MORE_FAULTS, fault_servers
 from tests.support.tiny_models import CHATML
 
 REQUESTS = [
@@ -465,14 +465,14 @@ def test_a_server_that_fails_in_every_way_changes_no_sample(tiny_model: Path, mo
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
     def sample(url: str) -> list[list[Sample]]:
-        settings = SamplingSettings(sampler="server", server_url=url, server_model="m")
-        return make_sampler(settings, str(tiny_model)).sample(REQUESTS, 5, seed=1)
+        settings = SamplingSettings(sampler="server", server_url=url, server_model="m", server_timeout=2.0)
+        return make_sampler(settings, str(tiny_model)).sample(REQUESTS, 10, seed=1)
 
     with fault_servers() as serve:
         _, calm = serve()
-        behaviour, stormy = serve(fault_rate=0.2, faults=tuple(set(FAULTS) - {"400", "hang"}), refused=("max_tokens",))
+        behaviour, stormy = serve(fault_rate=0.3, faults=MORE_FAULTS, refused=("max_tokens",))
         assert sample(stormy) == sample(calm)
-    assert behaviour.requests > 5 * len(REQUESTS)
+    assert behaviour.requests > 10 * len(REQUESTS)
     assert {"max_completion_tokens", "seed", "temperature"} <= set(behaviour.seen[-1])
 
 
