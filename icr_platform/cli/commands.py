@@ -62,7 +62,7 @@ def run(argv: list[str]) -> int:
             status = _dispatch(argv)
             _flush(sys.stdout)
             return status
-        except BaseException as error:  # noqa: BLE001 - the one place where a person learns what ended the command
+        except (Exception, KeyboardInterrupt, SystemExit, Terminated) as error:  # noqa: BLE001 - said below, in one line
             return _say(error)
 
 

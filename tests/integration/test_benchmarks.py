@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ def test_what_a_language_lacks_is_named_and_the_rest_is_run() -> None:
 
 
 # Choices of different lengths: the likeliest as a whole is not the likeliest per byte.
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"question": f"Name {what}", "choices": ["a", "one two three", "red blue"], "gold": number % 3}
     for number, what in enumerate(("a colour", "three fruits", "a word", "two animals", "a number", "a city", "a dog"))
 ]
