@@ -78,10 +78,11 @@ def alive(token: str) -> list[int]:
 
 
 def curve_of(place: Path) -> list[int]:
-    """Steps of the newest run in a store that logged a loss, in the order of MLflow's rows."""
+    """Steps of the newest run in a store that trained, in the order of MLflow's rows."""
     client = MlflowClient(f"sqlite:///{place}/mlflow.db")
     experiments = [each.experiment_id for each in client.search_experiments()]
-    trained = client.search_runs(experiments, "tags.`icr.stage` = 'train' and attributes.status = 'FINISHED'")
+    found = client.search_runs(experiments, "tags.`icr.stage` = 'train' and attributes.status = 'FINISHED'")
+    trained = [each for each in found if "icr.reused_run" not in each.data.tags]  # a kill may come when all is done
     return [point.step for point in client.get_metric_history(trained[0].info.run_id, "train/loss")] if trained else []
 
 

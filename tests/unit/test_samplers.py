@@ -466,7 +466,7 @@ def test_a_server_that_fails_in_every_way_changes_no_sample(tiny_model: Path, mo
 
     def sample(url: str) -> list[list[Sample]]:
         settings = SamplingSettings(sampler="server", server_url=url, server_model="m", server_timeout=2.0)
-        return make_sampler(settings, str(tiny_model)).sample(REQUESTS, 10, seed=1)
+        return answers(make_sampler(settings, str(tiny_model)).sample(REQUESTS, 10, seed=1))
 
     with fault_servers() as serve:
         _, calm = serve()
