@@ -25,7 +25,7 @@ def runs(arguments: Sequence[str]) -> int:
     parser = Parser(
         "icr runs", HELP, epilog="\n".join(f"{name}: {text}" for name, text in _ACTIONS.items())
     )  # fmt: skip
-    parser.usage = "icr runs {list | delete ARM | clean | end RUN} [--experiment NAME] [--yes]"
+    parser.usage = "icr runs {list | delete ARM | clean | end RUN} [--experiment E] [--yes]"
     parser.add_argument("action", choices=list(_ACTIONS), metavar="ACTION", help=", ".join(_ACTIONS))
     parser.add_argument("name", nargs="?", metavar="ARM", help="name of an arm, or id of a run")
     parser.add_argument(
