@@ -129,7 +129,7 @@ def pair_candidates(
     Arguments as of `select_pairs`.
     """
     reward = np.asarray(rewards, dtype=np.float64)
-    candidates = np.isfinite(reward)
+    candidates: Bools = np.isfinite(reward)
     if eligible is not None:
         candidates &= np.asarray(eligible, dtype=bool)
     if text_codes is None:
@@ -142,7 +142,8 @@ def pair_candidates(
         # A dropped sample does not stand for its text: only earlier candidates make a later one a duplicate.
         same = (code[:, :column] == code[:, column, None]) & candidates[:, :column]
         duplicate[:, column] = same.any(axis=1)
-    return candidates & ~duplicate
+    candidates[duplicate] = False
+    return candidates
 
 
 def text_codes(texts: Sequence[Sequence[str]]) -> Ints:

@@ -32,6 +32,7 @@ TOOLS = {
     "check": "check a configuration's inputs and say what it would take, without running anything",
     "inspect": "open the inspector in a browser: pairs, margins, regressions, spot-checks",
     "verdicts": "`icr verdicts publish RUN`: add reviewers' verdicts to their MLflow run",
+    "runs": "list arms; `icr runs delete ARM` and `icr runs clean` free what they take",
     "report": "`icr report RUN`: rebuild the report of an arm from its artifacts",
 }
 
@@ -61,7 +62,7 @@ def run(argv: list[str]) -> int:
             status = _dispatch(argv)
             _flush(sys.stdout)
             return status
-        except BaseException as error:  # noqa: BLE001 - the one place where a person learns what ended the command
+        except (Exception, KeyboardInterrupt, SystemExit, Terminated) as error:  # noqa: BLE001 - said below, in one line
             return _say(error)
 
 
@@ -132,6 +133,11 @@ def _dispatch(argv: list[str]) -> int:
         raise InputError(f"icr: unknown command {typed!r}" + (f", nearest is {near[0]!r}" if near else ""))
     if typed in ("inspect", "verdicts"):
         return _inspector(typed, arguments)
+    if typed == "runs":
+        from icr_platform.cli.runs import runs
+
+        _quiet_libraries()
+        return runs(arguments)
     return _check(arguments) if typed == "check" else _report(arguments)
 
 
@@ -220,12 +226,16 @@ next: icr inspect    the pairs, margins and regressions, and a blind spot-check,
 
 
 def _quiet_libraries() -> None:
-    """Keep libraries' chatter out of a person's terminal (warnings and errors stay), and threads from spinning."""
+    """Keep libraries' chatter out of a person's terminal (warnings and errors stay), their counters offline, and threads from spinning."""
     for key, value in {
         "GOMP_SPINCOUNT": "0",  # idle OpenMP threads that spin made a busy two-core machine up to ten times slower
         "TRANSFORMERS_VERBOSITY": "warning",
+        "DO_NOT_TRACK": "1",  # vLLM, the hub's client
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "GRADIO_ANALYTICS_ENABLED": "False",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "VLLM_NO_USAGE_STATS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "MLFLOW_LOGGING_LEVEL": "WARNING",

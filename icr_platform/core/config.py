@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES
 from icr_platform.core.parts import Named, Worlds
+from icr_platform.core.secrets import redact
 
 Role = Literal["setting", "input", "model", "place"]
 
@@ -178,6 +179,20 @@ def _explain(location: tuple[int | str, ...], problem: Any, names: list[str]) ->
         else ""
     )
     return f"field {name!r}: {message}, got {problem['input']!r}{fix}"
+
+
+def without_secrets(config: C) -> C:
+    """The configuration for records: `***` stands in its texts where a secret was, which is to be given again with the next run."""
+    shown: dict[str, Any] = {}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            shown[name] = without_secrets(value)
+        elif isinstance(value, str):
+            shown[name] = redact(value)
+        elif isinstance(value, tuple):
+            shown[name] = tuple(redact(item) if isinstance(item, str) else item for item in value)
+    return config.model_copy(update=shown)
 
 
 def require(config: Config, command: str, source: str = "config") -> None:

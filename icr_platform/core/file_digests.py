@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,12 @@ _in_process: dict[str, tuple[_Stamp, str]] = {}
 def user_cache() -> Path:
     """Folder of what may be computed again: ICR_CACHE, or `icr` below XDG_CACHE_HOME or ~/.cache."""
     named = os.environ.get("ICR_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "icr"
+    if named:
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "icr"
+    except RuntimeError:  # a container whose user has neither HOME nor an entry in /etc/passwd
+        return Path(tempfile.gettempdir()) / f"icr-{os.getuid()}"
 
 
 def remembered_digest(path: Path) -> str:

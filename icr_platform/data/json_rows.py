@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from icr_platform.core.errors import InputError
 from icr_platform.core.yaml_files import DEEPEST, LONGEST_NUMBER, MOST_VALUES
 from icr_platform.data.opened_files import LONGEST_LINE, lines, not_unicode, open_text, too_long
+from icr_platform.data.wording import short, shown
 
 _CHUNK = 2**16
 _SPACE = re.compile(r"[ \t\n\r\ufeff]*")
@@ -106,7 +107,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is given twice")
+        raise ValueError(f"key {short(next(name for name in names if names.count(name) > 1))!r} is given twice")
     return found
 
 
@@ -158,7 +159,7 @@ class _Scanner:
                     if number == 1:
                         (lists if isinstance(row, dict) else columns).append(key)
                         if len(lists) > 1:
-                            names = " and ".join(map(repr, lists))
+                            names = shown(lists)
                             raise InputError(f"{self._path}: contains several lists of rows, {names}; write one array")
                     if key in lists:
                         yield number, row
@@ -172,7 +173,7 @@ class _Scanner:
         if self.peek():
             raise self._fault("Extra data", self._at, "name it .jsonl if each line is a row")
         if not lists:
-            seen = f" but columns, {', '.join(map(repr, columns))}" if columns else ""
+            seen = f" but columns, {shown(columns)}" if columns else ""
             raise InputError(f"{self._path}: is not a JSON array{seen}; write an array of objects with {fields}")
 
     def value(self) -> str:

@@ -140,7 +140,7 @@ def lines(path: Path, newline: str | None = None) -> Iterator[tuple[int, str]]:
 
 def too_long(path: Path, where: str) -> InputError:
     return InputError(
-        f"{path}: {where} is longer than {LONGEST_LINE / 2**20:.0f} million characters; split it, one object a line in JSON Lines"
+        f"{path}: {where} is longer than {LONGEST_LINE / 2**20:.0f} million characters, which no row has; give one object a line in JSON Lines"
     )
 
 

@@ -35,11 +35,11 @@ from icr_platform.data.row_fields import (
     checked,
     identity_of,
     refused,
-    shown,
     turn_of,
 )
 from icr_platform.data.row_files import SourceRow
 from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, open_source
+from icr_platform.data.wording import left_out, shown
 
 ENGLISH = "en"
 _SOURCE_FIELDS = ("source", "dataset")
@@ -49,12 +49,13 @@ _DIGITS_OF_A_DIGEST = 16
 
 
 class Prompt(NamedTuple):
-    """One row of a prompt source. `where` names its file and row, for messages."""
+    """One row of a prompt source. `where` names its file and row, for messages; `is_named` whether it has an id of its own."""
 
     prompt_id: str
     instruction: str
     source: str
     where: str
+    is_named: bool
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
         language_name(code)
     source = _open(path, languages)
     names = [name for name in source.names if name != UNNAMED and name not in NAMES]
-    notes = [*source.notes, *(f"{path}: {name!r} names no known language and was left out" for name in names)]
+    notes = [*source.notes, *left_out(path, names)]
     wanted = tuple(dict.fromkeys(languages)) or tuple(
         sorted(set(source.names) & set(NAMES), key=lambda code: (code != ENGLISH, code))
     )
@@ -99,13 +100,16 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
     for code in (ENGLISH, *wanted):
         if code not in source.names:
             why = ", the language the others are aligned with" if code == ENGLISH else ""
-            found = " ".join(source.names) or "none"
+            found = shown(source.names).replace(",", "")
             raise InputError(f"{source.where(code)}: language {code!r}{why}, is missing; found: {found}; add it")
-    english = _read_language(source, ENGLISH, notes, may_lack_ids=wanted == (ENGLISH,))
+    columns = Columns(path, (*_SOURCE_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD, *PROMPTS.schema.names))
+    english = _read_language(source, ENGLISH, columns, may_lack_ids=wanted == (ENGLISH,))
+    if not next(iter(english.values())).is_named:
+        notes.append(f"{source.where(ENGLISH)}: rows have no id; each is named by a digest of its instruction")
     kept = list(english)[:limit]
     tables, missing = [], {}
     for language in wanted:
-        rows = english if language == ENGLISH else _read_language(source, language, notes)
+        rows = english if language == ENGLISH else _read_language(source, language, columns)
         tables.append(_aligned(language, rows, english, kept))
         absent = tuple(prompt_id for prompt_id in kept if prompt_id not in rows)
         if absent:
@@ -118,7 +122,7 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
         raise InputError(
             f"{path}: empty prompt set, {' '.join(wanted)} have none of the first {len(kept)} English ids; add rows"
         )
-    return PromptSet(table, wanted, missing, tuple(notes))
+    return PromptSet(table, wanted, missing, (*notes, *columns.notes()))
 
 
 def _open(path: str, languages: Sequence[str]) -> RowSource:
@@ -138,14 +142,13 @@ def _open(path: str, languages: Sequence[str]) -> RowSource:
     return source
 
 
-def _read_language(source: RowSource, language: str, notes: list[str], may_lack_ids: bool = False) -> dict[str, Prompt]:
+def _read_language(source: RowSource, language: str, columns: Columns, may_lack_ids: bool = False) -> dict[str, Prompt]:
     """Read the prompts of a language, by id, in the order of the source.
 
     may_lack_ids: rows without any id are named by a digest of their text, which only one language can be.
     """
     prompts: dict[str, Prompt] = {}
-    columns = Columns(source.where(language))
-    read = {*_SOURCE_FIELDS, *PROMPTS.schema.names}
+    part = source.where(language)
     is_named: bool | None = None
     for row in source.rows(language):
         try:
@@ -165,17 +168,13 @@ def _read_language(source: RowSource, language: str, notes: list[str], may_lack_
             source_name = checked("source", origin, "name the data set") if origin.strip() else origin
         except BadRow as error:
             raise refused(row, error) from None
-        columns.see(row.fields, turn.remarks)
-        read |= {turn.column, *SYSTEM_FIELDS, INPUT_FIELD}
+        columns.see(part, row.fields, turn.remarks, [turn.column])
         if name in prompts:
             field = f"field 'id' {key!r}" if key else f"field {turn.column!r}"
             raise InputError(f"{row.where}: {field} is a duplicate of {prompts[name].where}; remove one of the rows")
-        prompts[name] = Prompt(name, turn.text, source_name, row.where)
+        prompts[name] = Prompt(name, turn.text, source_name, row.where, key is not None)
     if not prompts:
         raise InputError(f"{source.where(language)}: empty prompt set; add rows with 'id' and 'instruction'")
-    if not is_named:
-        notes.append(f"{source.where(language)}: rows have no id; each is named by a digest of its instruction")
-    notes += columns.notes(read)
     return prompts
 
 

@@ -24,12 +24,12 @@ from icr_platform.data.row_fields import (
     identity_of,
     messages_of,
     refused,
-    shown,
     text_fault,
     turn_of,
 )
 from icr_platform.data.row_files import SourceRow
 from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, open_source
+from icr_platform.data.wording import shown
 
 Instructions = Mapping[str, Mapping[str, str]]
 """Evaluation prompts: language -> prompt id -> instruction."""
@@ -107,20 +107,21 @@ def load_reference_outputs(
     opened = open_source(source, _WANTED, list(instructions))
     outputs: dict[tuple[str, str], tuple[str, ...]] = {}
     notes = list(opened.notes)
+    columns = Columns(source, (*_OUTPUT_FIELDS, *_ASKED_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD))
     for language in instructions:
         # One file without a word on languages is read where one language is asked for.
         name = UNNAMED if opened.names == (UNNAMED,) and len(instructions) == 1 else language
         path = opened.where(name)
         if name not in opened.names:
-            found = ", ".join(filter(None, opened.names)) or "none"
+            found = shown([code for code in opened.names if code])
             raise InputError(
                 f"{path}: no such file; add reference outputs in {language!r} or leave it out of --languages; found: {found}"
             )
-        joined = _join(path, list(_rows(opened, name, may_be_empty, notes)), language, instructions, notes)
+        joined = _join(path, list(_rows(opened, name, may_be_empty, columns)), language, instructions, notes)
         if identify is not None and language not in unknown:
             _check_language(path, language, list(joined.values()), identify)
         outputs |= {(language, prompt_id): (text,) for prompt_id, text in joined.items()}
-    return ReferenceOutputs(outputs, tuple(notes))
+    return ReferenceOutputs(outputs, (*notes, *columns.notes()))
 
 
 def _load_artifact(folder: Path, instructions: Instructions) -> ReferenceOutputs:
@@ -146,15 +147,14 @@ def _load_artifact(folder: Path, instructions: Instructions) -> ReferenceOutputs
     return ReferenceOutputs(outputs, tuple(notes), facts, artifact.extra.get(IDENTIFIER))
 
 
-def _rows(source: RowSource, name: str, may_be_empty: bool, notes: list[str]) -> Iterator[_FileOutput]:
-    columns = Columns(source.where(name))
+def _rows(source: RowSource, name: str, may_be_empty: bool, columns: Columns) -> Iterator[_FileOutput]:
+    part = source.where(name)
     for row in source.rows(name):
-        columns.see(row.fields)
+        columns.see(part, row.fields)
         try:
             yield _output(row, may_be_empty)
         except BadRow as error:
             raise refused(row, error) from None
-    notes += columns.notes({*_OUTPUT_FIELDS, *_ASKED_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD})
 
 
 def _output(row: SourceRow, may_be_empty: bool) -> _FileOutput:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from icr_platform.core.errors import InputError
 from icr_platform.data.row_files import SourceRow
 from icr_platform.data.row_sources import LANGUAGE_FIELDS
+from icr_platform.data.wording import short, shown
 
 ID_FIELDS = ("prompt_id", "id", "instruction_id", "question_id", "uid", "uuid", "key", "_id", "example_id", "idx")
 INSTRUCTION_FIELDS = ("instruction", "prompt", "question", "query", "inputs", "text")
@@ -31,7 +32,7 @@ _REMARKS = {
 }
 _ONE_TURN = "conversations of several turns are not read, keep one turn"
 _LARGEST_WHOLE = 2**53
-_SHOWN = 12
+_LONGEST_ID = 1000  # characters
 
 
 class Message(NamedTuple):
@@ -54,31 +55,42 @@ class BadRow(Exception):  # noqa: N818 - becomes an InputError or a row that is 
 
 
 class Columns:
-    """Counts what the rows of a file contain, for one note each."""
+    """Counts what the rows of each part of a source contain, such as a file, for one note about each kind of thing.
 
-    def __init__(self, path: str) -> None:
+    read: columns that are read, whatever the rows say.
+    """
+
+    def __init__(self, path: str, read: Iterable[str]) -> None:
         self._path = path
-        self._seen: dict[str, None] = {}
-        self._remarks: Counter[str] = Counter()
+        self._read = {*read, *ABOUT_THE_ROW}
+        self._seen: dict[str, dict[str, None]] = {}
+        self._remarks: dict[str, Counter[str]] = {}
 
-    def see(self, fields: Mapping[str, Any], remarks: Iterable[str] = ()) -> None:
-        self._seen |= dict.fromkeys(name for name, value in fields.items() if value is not None)
-        self._remarks.update(remarks)
+    def see(self, part: str, fields: Mapping[str, Any], remarks: Iterable[str] = (), read: Iterable[str] = ()) -> None:
+        """Note a row of a part; `read` are the columns it was read from."""
+        self._seen.setdefault(part, {}).update(
+            dict.fromkeys(name for name, value in fields.items() if value is not None)
+        )
+        self._remarks.setdefault(part, Counter()).update(remarks)
+        self._read.update(read)
 
-    def notes(self, used: Collection[str]) -> list[str]:
-        """What was joined, and the columns that are neither in `used` nor about the row only."""
-        found = [
-            f"{self._path}: {self._remarks[name]:,} rows have {what}"
+    def notes(self) -> list[str]:
+        """What was joined to an instruction, by part, and the columns that nobody reads, once where several parts have the same."""
+        joined = [
+            f"{part}: {counts[name]:,} rows have {what}"
+            for part, counts in self._remarks.items()
             for name, what in _REMARKS.items()
-            if self._remarks[name]
+            if counts[name]
         ]
-        unused = [name for name in self._seen if name and name not in used and name not in ABOUT_THE_ROW]
-        return [*found, f"{self._path}: columns not used: {shown(unused)}"] if unused else found
-
-
-def shown(names: Sequence[str]) -> str:
-    """Names for a message, the first ones of many."""
-    return ", ".join(map(str, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "") or "none"
+        unused: dict[tuple[str, ...], list[str]] = {}
+        for part, seen in self._seen.items():
+            names = tuple(name for name in seen if name and name not in self._read)
+            unused.setdefault(names, []).append(part)
+        return joined + [
+            f"{parts[0] if len(parts) == 1 else self._path}: columns not used: {shown(names)}"
+            for names, parts in unused.items()
+            if names
+        ]
 
 
 def text_fault(text: str) -> str:
@@ -110,16 +122,13 @@ def identity_of(fields: Mapping[str, Any]) -> str | None:
             value = int(value)
         # JSON's true is an int in Python.
         if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-            raise BadRow(f"field {name!r} is {_short(value)}; give text or a whole number")
+            raise BadRow(f"field {name!r} is {short(repr(value))}; give text or a whole number")
         if isinstance(value, str) and (fault := text_fault(value)):
             raise BadRow(f"field {name!r} {fault}")
+        if len(str(value)) > _LONGEST_ID:
+            raise BadRow(f"field {name!r} has {len(str(value)):,} characters; give an id of at most {_LONGEST_ID:,}")
         return str(value)
     return None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def messages_of(value: Any) -> list[Message] | None:
@@ -137,7 +146,7 @@ def messages_of(value: Any) -> list[Message] | None:
         said = item.get("role", item.get("from"))
         role = _ROLES.get(str(said).lower())
         if role is None:
-            raise BadRow(f"a message is from {_short(said)}; known roles are user, assistant and system")
+            raise BadRow(f"a message is from {short(repr(said))}; known roles are user, assistant and system")
         content = item.get("content", item.get("value"))
         if isinstance(content, list):  # parts, as multimodal models take them
             parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from icr_platform.core.errors import InputError
 from icr_platform.data.json_rows import json_rows
-from icr_platform.data.opened_files import EXPANDS, LONGEST_LINE, SURELY_FINE, first_bytes, lines
+from icr_platform.data.opened_files import EXPANDS, LONGEST_LINE, SURELY_FINE, first_bytes, lines, too_long
+from icr_platform.data.wording import short
 
 ENDINGS = ".json, .jsonl, .csv, .tsv or .parquet, also packed as .gz, .bz2, .xz or .zst"
 _ROWS = re.compile(
@@ -114,7 +115,7 @@ def _header(path: Path, fields: list[str], separator: str) -> list[str]:
                 raise InputError(f"{path}: columns are separated by {shown} instead of {wanted}; save it with {wanted}")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{path}: two columns are called {twice!r}; rename or remove one")
+        raise InputError(f"{path}: two columns are called {short(twice)!r}; rename or remove one")
     return names
 
 
@@ -129,13 +130,16 @@ def _parquet_rows(path: Path) -> Iterator[SourceRow]:
             names = file.schema_arrow.names
             if len(set(names)) < len(names):
                 twice = next(name for name in names if names.count(name) > 1)
-                raise InputError(f"{path}: two columns are called {twice!r}; rename or remove one")
+                raise InputError(f"{path}: two columns are called {short(twice)!r}; rename or remove one")
             for batch in file.iter_batches(size, use_threads=False):
                 for index in range(batch.num_rows):
                     number += 1
                     [row] = batch.slice(index, 1).to_pylist()
                     fields = {name: _value(value) for name, value in row.items()}
-                    given += sum(len(value) for value in fields.values() if isinstance(value, str))
+                    lengths = [len(value) for value in fields.values() if isinstance(value, str)]
+                    given += sum(lengths)
+                    if max(lengths, default=0) > LONGEST_LINE:
+                        raise too_long(path, f"a text in row {number}")
                     if given > most:
                         raise InputError(f"{path}: row {number}: {_TOO_TIGHT}")
                     yield SourceRow(f"{path}: row {number}", fields, number)

@@ -7,6 +7,7 @@ language are those of `UNNAMED`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from icr_platform.core.folder_content import is_content
 from icr_platform.core.languages import NAMES
 from icr_platform.data.opened_files import check_is_file
 from icr_platform.data.row_files import ENDINGS, SourceRow, file_rows, stem_of
+from icr_platform.data.wording import shown
 
 UNNAMED = ""
 LANGUAGE_FIELDS = ("language", "lang")
@@ -245,16 +247,15 @@ def _one_of(folder: Path, language: str, wanted: Wanted, notes: list[str]) -> li
         if not groups:
             raise InputError(f"{folder}: contains no file of {wanted.what}{of}; give {ENDINGS}")
         names = [path.name for paths in groups.values() for path in paths]
-        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         is_by_language = language and folder.name.lower() == language
         one = f"{folder.parent if is_by_language else folder}/{'{language}/' if is_by_language else ''}{names[0]}"
-        raise InputError(f"{folder}: several {wanted.what}{of} ({shown}); choose one, as in {one}")
+        raise InputError(f"{folder}: several {wanted.what}{of} ({shown(names)}); choose one, as in {one}")
     chosen = splits[0] if splits else next(iter(groups))
     paths = groups[chosen]
     if len(paths) > 1 and not all(_SHARD.search(stem_of(path.name) or "") for path in paths):
         raise InputError(f"{paths[1]}: {paths[0].name} contains the same rows; keep one of the two")
     if others := sorted(set(groups) - {chosen}):
-        notes.append(f"{folder}: {chosen!r} is read; not used: {', '.join(others)}")
+        notes.append(f"{folder}: {chosen!r} is read; not used: {shown(others)}")
     return paths
 
 
@@ -284,10 +285,10 @@ class _Dataset:
 
                 return cls(f"{path} on the hub", configurations, "configuration", of_configuration)
             if configuration and configuration not in configurations:
-                found = ", ".join(configurations[:20])
+                found = shown(configurations)
                 raise InputError(f"{path}: configuration {configuration!r} is not one of {found}; give one of them")
             if not configuration and len(configurations) > 1 and "default" not in configurations:
-                found = ", ".join(configurations[:20])
+                found = shown(configurations)
                 raise InputError(
                     f"{path}: has several configurations; choose one, as in {name}:{configurations[0]}; found: {found}"
                 )
@@ -308,12 +309,12 @@ class _Dataset:
     @classmethod
     def _of_splits(cls, path: str, splits: tuple[str, ...], split: str, load: Callable[[], Any]) -> RowSource:
         if split and split not in splits:
-            raise InputError(f"{path}: split {split!r} is not one of {', '.join(splits)}; give one of them")
+            raise InputError(f"{path}: split {split!r} is not one of {shown(splits)}; give one of them")
         if not split and set(splits) & set(NAMES):
             return cls(path, splits, "split", lambda language: load()[language])
         chosen = split or _first_split(splits)
         others = sorted(set(splits) - {chosen})
-        notes = (f"{path}: {chosen!r} is read; not used: {', '.join(others)}",) if others and not split else ()
+        notes = (f"{path}: {chosen!r} is read; not used: {shown(others)}",) if others and not split else ()
         return cls(path, (UNNAMED,), "split", lambda _: load()[chosen], notes)
 
     def where(self, language: str) -> str:
@@ -321,8 +322,14 @@ class _Dataset:
 
     def rows(self, language: str) -> Iterator[SourceRow]:
         with _library_errors(self.path, "not a readable data set"):
-            table = self.table(language)
-        for number, row in enumerate(table, 1):
+            left = iter(self.table(language))
+        for number in itertools.count(1):
+            with _library_errors(
+                self.path, "not a readable data set"
+            ):  # a row may be an image, or not have been fetched
+                row = next(left, None)
+            if row is None:
+                return
             yield SourceRow(f"{self.where(language)}: row {number}", row, number)
 
 
@@ -333,10 +340,10 @@ def _first_split(splits: Any) -> str:
 @contextlib.contextmanager
 def _library_errors(name: str, what: str) -> Iterator[None]:
     """Turn what `datasets` and the hub's client raise into an InputError."""
-    from datasets.exceptions import DatasetsError
-
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, DatasetsError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # each has exceptions of a library of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(f"{name}: {what} ({reason}); check the name") from error

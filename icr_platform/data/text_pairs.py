@@ -25,8 +25,8 @@ from icr_platform.data.row_fields import (
     conversation_of,
     messages_of,
     optional_text,
-    shown,
 )
+from icr_platform.data.wording import shown
 
 _PAIRS = (
     ("chosen", "rejected"), ("chosen_response", "rejected_response"), ("response_chosen", "response_rejected"),

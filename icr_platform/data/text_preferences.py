@@ -32,6 +32,7 @@ from icr_platform.data.row_sources import (
     open_source,
 )
 from icr_platform.data.text_pairs import FIELDS, Texts, TiedRow, texts_of
+from icr_platform.data.wording import left_out
 from icr_platform.models.chat import encode_response
 
 if TYPE_CHECKING:
@@ -92,8 +93,7 @@ def read_text_preferences(source: str) -> TextPreferences:
     for name in languages:
         reader.read(opened, name)
     unknown = [name for name in opened.names if name not in languages]
-    notes = [f"{source}: {name!r} names no known language and was left out" for name in unknown]
-    return reader.result([*opened.notes, *notes])
+    return reader.result([*opened.notes, *left_out(source, unknown)])
 
 
 def _languages(opened: RowSource) -> list[str]:
@@ -116,28 +116,26 @@ class _Reader:
         self._pairs: list[TextPair] = []
         self._scores: list[tuple[float, float] | None] = []
         self._ids: set[tuple[str, str]] = set()
-        self._columns: list[tuple[Columns, set[str]]] = []
+        self._columns = Columns(source, FIELDS)
         self._rows = self._ties = 0
         self._faults: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
     def read(self, opened: RowSource, name: str) -> None:
-        columns, used = Columns(opened.where(name)), set[str]()
-        self._columns.append((columns, used))
+        part = opened.where(name)
         for row in opened.rows(name):
             self._rows += 1
             try:
                 texts = texts_of(row.fields)
             except TiedRow:
                 self._ties += 1
-                columns.see(row.fields)
+                self._columns.see(part, row.fields)
                 continue
             except BadRow as error:
                 self._faults[str(error)] += 1
                 self._first.setdefault(str(error), row.where)
                 continue
-            columns.see(row.fields, texts.remarks)
-            used.update(texts.columns)
+            self._columns.see(part, row.fields, texts.remarks, texts.columns)
             said = next((row.fields[field] for field in LANGUAGE_FIELDS if row.fields.get(field)), name or _ENGLISH)
             self._add(f"row-{row.number}", language_of(str(said)), texts)
 
@@ -159,17 +157,16 @@ class _Reader:
             seen = f"all {self._rows:,} rows are ties" if self._rows else "it is empty"
             raise InputError(f"{self._source}: contains no pair, {seen}; give rows with {_WANTED.fields}")
         if faulty:
-            shown = [
+            faults = [
                 f"{count:,} because {fault} (first: {self._first[fault]})"
                 for fault, count in self._faults.most_common(_NAMED_IN_A_NOTE)
             ]
-            notes.append(f"{self._source}: {faulty:,} of {self._rows:,} rows were left out: {'; '.join(shown)}")
+            notes.append(f"{self._source}: {faulty:,} of {self._rows:,} rows were left out: {'; '.join(faults)}")
         if self._ties:
             notes.append(
                 f"{self._source}: {self._ties:,} of {self._rows:,} rows are ties, which prefer neither response, and were left out"
             )
-        for columns, used in self._columns:
-            notes += columns.notes({*used, *FIELDS})
+        notes += self._columns.notes()
         return TextPreferences(self._rewarded(notes), tuple(notes))
 
     def _rewarded(self, notes: list[str]) -> list[TextPair]:

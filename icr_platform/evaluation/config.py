@@ -102,6 +102,9 @@ class BenchmarksSettings(ModelPlace):
     task_folder: str = setting("", "folder of task YAML files of your own (dataset_path: json works offline)", "input")
     shots: OptionalInt = setting(None, "examples in the prompt; none: as each task says")
     batch_size: int = setting(8, "requests scored together", "place", ge=1)
+    trust_remote_code: bool = setting(
+        False, "run the code that a model brings with it (auto_map in its config.json); read it first", "place"
+    )
 
 
 class BenchmarksConfig(BenchmarksSettings):

@@ -155,8 +155,8 @@ def run(inputs: MtBenchInputs, context: StageContext) -> StageResult:
             f"all are kept in {ratings.folder}"
         )
     notes = [*inputs.notes, *served]
-    for language, rows in dropped.groupby("language", sort=False):
-        notes += fault_notes(str(language), Counter(rows["reason"]), "questions", "ratings")
+    for language, without in dropped.groupby("language", sort=False):
+        notes += fault_notes(str(language), Counter(without["reason"]), "questions", "ratings")
     return StageResult({"ratings": ratings.folder}, metrics, {"mt_bench_categories": categories}, tuple(notes))
 
 

@@ -263,14 +263,15 @@ def writes_control_tokens(tokenizer: PreTrainedTokenizerBase, messages: Iterable
 
 
 def prompt_notes(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> tuple[str, ...]:
-    """Say whether prompts end before the assistant's turn begins, and how many of the texts write what the template frames turns
-    with, where it cannot be told from the template's own.
+    """Say whether prompts end before the assistant's turn begins, how many of the texts lose white space at their ends, and how many
+    write what the template frames turns with, where it cannot be told from the template's own.
     """
     binding = _binding(tokenizer)
-    plain = _plain_markers(tokenizer)
+    plain, strips = _plain_markers(tokenizer), _strips(tokenizer)
     counts, total = Counter[str](), 0
     for text in texts:
         total += 1
+        counts["white space at an end, which the chat template strips"] += strips and text != text.strip()
         if not binding.control.can_stay_text and binding.control.typed_in(text):
             counts["control tokens, which the tokenizer takes for the template's own"] += 1
         for marker in plain:
@@ -285,6 +286,13 @@ def prompt_notes(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> tu
             "to write itself"
         )
     return tuple(notes)
+
+
+def _strips(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether white space at the ends of a user's text is lost."""
+    spaced = f" \n{_PROBE}\n "
+    forms = _forms(tokenizer, USER)
+    return forms is not None and spaced not in _rendered(tokenizer, [{"role": "user", "content": spaced}], forms, True)
 
 
 def _missing_header(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -353,11 +361,9 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def stop_ids(tokenizer: PreTrainedTokenizerBase, generation_eos: int | Sequence[int] | None) -> list[int]:
+def stop_ids(tokenizer: PreTrainedTokenizerBase, generation_eos: Sequence[int] = ()) -> list[int]:
     """Collect the ids on which generation stops: the template's end-of-turn, the tokenizer's EOS, the generation config's."""
     ids = {end_of_turn_id(tokenizer)}
     if tokenizer.eos_token_id is not None:
         ids.add(int(tokenizer.eos_token_id))
-    if generation_eos is not None:
-        ids.update([generation_eos] if isinstance(generation_eos, int) else generation_eos)
-    return sorted(ids)
+    return sorted(ids | set(generation_eos))

@@ -18,7 +18,8 @@ from icr_platform.core.errors import InputError
 
 CONFIG = "config.json"
 ADAPTER_SETTINGS = "adapter_config.json"
-_SETTINGS = (CONFIG, ADAPTER_SETTINGS, "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+GENERATION = "generation_config.json"
+_SETTINGS = (CONFIG, ADAPTER_SETTINGS, GENERATION, "tokenizer_config.json", "special_tokens_map.json")
 _LFS = b"version https://git-lfs.github.com/spec/"
 _MARKUP = (b"<!doctype html", b"<html")  # what a login page or an error is saved as
 _READ = (".json", ".safetensors", ".bin", ".gguf", ".model", ".jinja", ".txt")

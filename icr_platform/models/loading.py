@@ -6,6 +6,7 @@ the terminal, and take the answer from a pipe.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 import sys
@@ -24,7 +25,7 @@ from icr_platform.models.adapters import (
     read_adapter,
 )
 from icr_platform.models.chat import bind
-from icr_platform.models.checkpoint_files import CONFIG, check_folder, other_kind, read_settings
+from icr_platform.models.checkpoint_files import CONFIG, GENERATION, check_folder, other_kind, read_settings
 from icr_platform.models.checkpoint_weights import (
     INDEX,
     INDICES,
@@ -184,6 +185,7 @@ def check_weights(model: str, trust_remote_code: bool = False, is_loaded_by_vllm
     if removed_weights(Path(base)):  # finished work can be reused without them; `load_model` asks `require_weights`
         return ()
     config = load_config(base, trust_remote_code)
+    generation_eos(model, trust_remote_code)
     files = _weight_files(base)
     if is_loaded_by_vllm and (not is_causal(config) or quantisation(config)):
         return ()
@@ -318,16 +320,24 @@ def on_meta_device(model: str, config: Any, trust_remote_code: bool) -> PreTrain
     return skeleton
 
 
-def generation_eos(model: str, trust_remote_code: bool = False) -> int | list[int] | None:
-    """Read the end-of-sequence ids of the model's generation config, or else of its config."""
-    path = Path(base_of(model)) / "generation_config.json"
-    if path.exists():
-        eos: Any = read_settings(path).get("eos_token_id")
-    else:
+def generation_eos(model: str, trust_remote_code: bool = False) -> list[int]:
+    """Read the end-of-sequence ids of the model's generation config, or else of its config; none where neither names any.
+
+    Raises:
+        InputError: what is there is not ids.
+    """
+    from transformers import GenerationConfig
+
+    folder = Path(base_of(model))
+    where, eos = f"{model}: its config", None
+    if (folder / GENERATION).exists():
+        where, eos = str(folder / GENERATION), read_settings(folder / GENERATION).get("eos_token_id")
+    elif not folder.is_dir():
+        with contextlib.suppress(OSError):  # many models on the hub have none
+            where, eos = f"{model}: {GENERATION}", GenerationConfig.from_pretrained(base_of(model)).eos_token_id
+    if eos is None:
         eos = getattr(load_config(model, trust_remote_code), "eos_token_id", None)
-    if not all(isinstance(one, int) for one in (eos if isinstance(eos, list) else [eos or 0])):
-        raise InputError(
-            f"{model}: field 'eos_token_id' is {eos!r}; give a token's id or a list of them in {path.name}"
-        )
-    result: int | list[int] | None = eos
-    return result
+    ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
+    if not all(type(token_id) is int and token_id >= 0 for token_id in ids):
+        raise InputError(f"{where}: field 'eos_token_id' is {eos!r}; give the id of a token, or a list of ids")
+    return ids

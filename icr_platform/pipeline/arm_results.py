@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icr_platform.core.artifacts import atomic_path, file_digest, open_artifact, text_digest
+from icr_platform.core.config import without_secrets
 from icr_platform.core.parts import split_world
 from icr_platform.pipeline.arm import Arm, arm_from_artifacts, earlier_run, key_of
 from icr_platform.pipeline.finished_work import notes_of
@@ -150,7 +151,7 @@ def figures_of(session: Session, arm: Arm, with_texts: bool = True) -> Report:
         arm=arm.config.arm,
         iterations=[IterationMetrics(t, metrics) for t, metrics in sorted(arm.metrics.items())],
         description=world.description if world else "",
-        config_digest=text_digest(arm.given.model_dump_json())[:12],
+        config_digest=text_digest(without_secrets(arm.given).model_dump_json())[:12],
         runs={"arm": arm.run.run_id, **runs} if arm.run else {},
         examples=[pair for t in range(1, last + 1) for pair in _examples(arm, t)],
         notes=[note for done in noted for note in (notes_of(tracker, done) if tracker else done.result.notes)],
@@ -193,4 +194,4 @@ def _report_path(session: Session, arm: Arm) -> Path:
 
 def _report_key(arm: Arm) -> str:
     stages = [done for _, done in sorted(arm.stages.items())]
-    return key_of(stages, _REPORTING, arm.given.model_dump_json())
+    return key_of(stages, _REPORTING, without_secrets(arm.given).model_dump_json())

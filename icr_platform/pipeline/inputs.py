@@ -12,7 +12,7 @@ from icr_platform.core.artifacts import text_digest
 from icr_platform.core.config import Config, leaves, role
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds, load_part, split_world
-from icr_platform.core.secrets import bare_url, redact, remember_secrets_of, shown_url
+from icr_platform.core.secrets import HIDDEN, bare_url, redact, remember_secrets_of, shown_url
 
 if TYPE_CHECKING:
     from icr_platform.tracking.tracker import Tracker
@@ -60,6 +60,10 @@ class Resolver:
 
     def local(self, uri: str, seed: int) -> str:
         """Local path of one path, URI or hub name."""
+        if HIDDEN in uri and _ADDRESS.match(uri):
+            raise InputError(
+                f"{uri}: {HIDDEN} stands where a secret was left out of a record; give the address with it"
+            )
         if uri.startswith(("runs:/", "models:/")):
             if self.tracker is None:
                 raise InputError(f"{uri}: is in MLflow; leave --no-tracking out")

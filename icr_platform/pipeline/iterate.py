@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icr_platform.annotation.reward_kinds import needs_translations
-from icr_platform.core.config import Config
+from icr_platform.core.config import Config, without_secrets
 from icr_platform.core.errors import WeightsRemovedError
 from icr_platform.models.removed_weights import removed_weights
 from icr_platform.pipeline.arm import CONFIG, Arm
@@ -96,7 +96,7 @@ def _start(session: Session, config: IterateConfig) -> RunHandle | None:
         return None
     run = session.tracker.start(config.arm, {"icr.kind": "arm", "icr.arm": config.arm, **code_tags()})
     run.log_params({f"iterate.{name}": value for name, value in logged_params(config).items()})
-    run.log_text(config.model_dump_json(indent=1), CONFIG)
+    run.log_text(without_secrets(config).model_dump_json(indent=1), CONFIG)
     return run
 
 

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from icr_platform.core.artifacts import MANIFEST, read_json
 from icr_platform.core.config import Config, leaves, role
 from icr_platform.core.earlier import Earlier
 from icr_platform.core.errors import TrackingError
+from icr_platform.core.secrets import redact
 from icr_platform.core.stage_protocol import StageContext, StageResult, ignore_metrics
+from icr_platform.core.writable import check_writable_folder
 from icr_platform.models.removed_weights import require_weights
 from icr_platform.pipeline.code_digest import commit
 from icr_platform.pipeline.finished_work import (
@@ -64,6 +67,7 @@ def run_stage(
     newest = newest_finished(session, place.fingerprint)
     if (found := find_finished(session, stage, identity, place)) is not None:
         return _link(session, stage, found, parent, tags or {})
+    check_writable_folder(place.folder, f"{place.folder}: the folder of {stage}")
     if known:
         resolved = session.resolver.resolve(config, config.seed)
     with stage_process(STAGES[stage], own_process) as process:
@@ -85,6 +89,7 @@ def run_stage(
                 log = run.log_live if run else ignore_metrics
                 with run.system_metrics() if run else nullcontext():
                     result = process.run(StageContext(place.folder, place.fingerprint, log, earlier))
+                result = replace(result, notes=tuple(map(redact, result.notes)))  # they are stored, too
                 for note in result.notes:
                     print(f"{stage}: {note}", file=sys.stderr, flush=True)
                 clear_aside(place.folder, stage)

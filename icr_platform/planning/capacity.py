@@ -25,7 +25,7 @@ _RESUME_BYTES = 12  # per trained parameter in a resume point: weight and two mo
 _RESUME_BYTES_TWICE = 16  # where the engine also writes the gathered weights: DeepSpeed, FSDP with FULL_STATE_DICT
 _BYTES_PER_RESPONSE_TOKEN = 9  # Parquet, zstd: id and text, measured on X-AlpacaEval outputs
 _BYTES_PER_REWARD = 40
-PROCESS_BYTES = 800 * 10**6  # Python with torch and transformers
+PROCESS_BYTES = 800 * 10**6  # Python with torch, transformers and a language identifier
 _LONG_PROMPT = 4  # times the mean length
 _JUDGE_SECONDS = 2.0  # of one answer
 

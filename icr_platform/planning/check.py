@@ -12,6 +12,7 @@ from typing import TypeVar
 from icr_platform.core.config import require
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds
+from icr_platform.core.writable import check_writable_folder
 from icr_platform.models.devices import resolve_dtype
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.session import RunOptions, Session, open_session
@@ -114,12 +115,14 @@ def _check_inputs(preflight: Preflight, session: Session, config: IterateConfig,
     resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))
     if resolved is None:
         return
+    place = Path(resolved.output) if resolved.output else session.work
+    preflight.attempt(lambda: check_writable_folder(place, f"{place}: the folder of all artifacts"))
     preflight.remarks += preflight.attempt(lambda: check_models(session, resolved)) or ()
     size = preflight.attempt(lambda: parameter_count(resolved.policy, resolved.trust_remote_code))
     training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
-    evaluation = None
+    evaluation = read = None
     if resolved.eval_prompts:
-        preflight.attempt(lambda: STAGES["eval"].load().read(resolved.eval_config(resolved.policy)))
+        read = preflight.attempt(lambda: STAGES["eval"].load().read(resolved.eval_config(resolved.policy)))
         evaluation = preflight.attempt(
             lambda: _count(preflight, resolved.policy, resolved.eval_prompts, resolved, True)
         )
@@ -131,7 +134,8 @@ def _check_inputs(preflight: Preflight, session: Session, config: IterateConfig,
             if counts is not None:
                 listed = ", ".join(f"{language} {n:,}" for language, n in counts.by_language.items())
                 print(f"{name} prompts: {listed}; {counts.mean_tokens:.0f} tokens each")
-        for remark in preflight.remarks:
+        # What the evaluation reads beside its prompts has notes of its own.
+        for remark in dict.fromkeys([*preflight.remarks, *getattr(read, "notes", ())]):
             print(f"note: {remark}")
         _print(session, resolved, plans, source, prediction)
 

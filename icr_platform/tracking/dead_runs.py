@@ -37,7 +37,7 @@ def end_dead_runs(client: MlflowClient, experiment_id: str, uri: str) -> int:
     if is_server(uri):
         deadline = time.monotonic() + _SECONDS
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(lambda run_id: time.monotonic() < deadline and _mark(client, run_id, uri), dead))
+            list(pool.map(lambda run_id: _mark(client, run_id, uri, deadline), dead))
     else:
         for start in range(0, len(dead), _BATCH):
             deliver(lambda start=start: _mark_at_once(client, dead[start : start + _BATCH]), uri)  # type: ignore[misc]
@@ -49,8 +49,9 @@ def _is_dead(run: Run) -> bool:
     return run.info.run_id != os.environ.get("MLFLOW_RUN_ID") and is_dead(run.data.tags.get("icr.process", ""))
 
 
-def _mark(client: MlflowClient, run_id: str, uri: str) -> None:
-    deliver(lambda: client.set_terminated(run_id, "KILLED"), uri)
+def _mark(client: MlflowClient, run_id: str, uri: str, deadline: float) -> None:
+    if time.monotonic() < deadline:
+        deliver(lambda: client.set_terminated(run_id, "KILLED"), uri)
 
 
 def _mark_at_once(client: MlflowClient, run_ids: list[str]) -> None:

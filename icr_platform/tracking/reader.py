@@ -138,9 +138,12 @@ class TrackingReader:
             return action()
         except Exception as error:
             if (trouble := trouble_of(error)) is not None:
-                raise TrackingError(
-                    f"{shown_url(self.uri)}: the tracking store {trouble.does} ({redact(said_by(error))}); {trouble.fix}"
-                ) from error
+                fix = (
+                    "is it running?"
+                    if trouble.does == "does not answer"
+                    else f"{redact(said_by(error))}; {trouble.fix}"
+                )
+                raise TrackingError(f"{shown_url(self.uri)}: the tracking store {trouble.does}; {fix}") from error
             if isinstance(error, MlflowException):
                 reason = " ".join(str(error).split())[:200]
                 raise InputError(f"{what}: not found in {shown_url(self.uri)} ({reason})") from None

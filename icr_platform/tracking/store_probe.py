@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 from icr_platform.core.errors import IcrError, InputError, StoreRefusesError
 from icr_platform.core.failures import failure, telling_line
 from icr_platform.core.secrets import redact, shown_url
+from icr_platform.core.writable import check_writable_folder
 from icr_platform.tracking.delivery import patience
 from icr_platform.tracking.moved_store import database_file, moved_place, moving_statements
 from icr_platform.tracking.store_address import is_server
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 10
 _LOCKED_SECONDS = 20  # that a database may be locked by another process before work begins
 _ARTIFACT_SECONDS = 60  # boto3's own attempts at an address that swallows packets last for minutes
-_LEAST_SPACE = 1 << 20  # bytes
 _PROBE = ".icr-can-write"
 _FILE_STORES = ("", "file")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -173,7 +172,7 @@ def _is_new_file(uri: str) -> bool:
     path = Path(database).absolute()
     if path.is_dir():
         raise InputError(f"{uri}: is a folder; name the database's file, such as sqlite:///{path}/mlflow.db")
-    _check_folder(path.parent, f"{uri}: the folder of the tracking store")
+    check_writable_folder(path.parent, f"{uri}: the folder of the tracking store")
     return not path.exists()
 
 
@@ -181,7 +180,7 @@ def _check_server(uri: str) -> None:
     """Ask the server for an experiment, with the login that MLflow uses; its /health answers without one."""
     import requests
     from mlflow.exceptions import MlflowException
-    from mlflow.tracking._tracking_service.utils import get_default_host_creds
+    from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
     shown = shown_url(uri)
@@ -249,7 +248,7 @@ def check_artifact_root(root: str, uri: str, experiment: str) -> None:
                     f"{uri}: the store was moved: experiment {experiment!r} writes to {folder}, which is gone, and {moved} is here; "
                     f'move it back, or run: sqlite3 {database_file(uri)} "{moving_statements(folder, moved)}"'
                 )
-            _check_folder(folder, shown)
+            check_writable_folder(folder, shown)
             return
         with tempfile.TemporaryDirectory() as place:
             file = Path(place) / _PROBE
@@ -289,19 +288,3 @@ def _within(action: Callable[[], None], seconds: float) -> BaseException | None:
     thread.start()
     thread.join(seconds)
     return ended[0] if ended else ConnectionError(f"timed out after {seconds:.0f} seconds")
-
-
-def _check_folder(folder: Path, shown: str) -> None:
-    """Raise InputError when a folder cannot be made, or written to; leaves nothing behind."""
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    try:
-        with tempfile.TemporaryFile(dir=existing) as file:
-            file.write(bytes(4096))
-            file.flush()
-    except OSError as error:
-        known = failure(OSError(error.errno, error.strerror, str(existing)))
-        raise InputError(f"{shown} cannot be written: {known}") from error
-    if shutil.disk_usage(existing).free < _LEAST_SPACE:
-        raise InputError(f"{shown} has no space left; free some")

@@ -159,10 +159,7 @@ def artifact_of_run(run: Run, name: str, uri: str, copies: FetchedCopies) -> Sto
     name = name.strip("/")
     first, _, below = name.partition("/")
     reference = run.data.tags.get(f"icr.artifact.{first}")  # of artifacts that were left where they lay
-    repository = _repository(str(run.info.artifact_uri), uri)
-    own = _local_folder(repository)
-    if own is not None and (now := moved_place(str(own), uri)) is not None:
-        repository = _repository(str(now), uri)
+    repository = repository_of_run(run, uri)
     folder = Path(reference) if reference else _local_folder(repository, first)
     local = folder / below if folder is not None else None
     place = _Place(repository, name)
@@ -172,6 +169,19 @@ def artifact_of_run(run: Run, name: str, uri: str, copies: FetchedCopies) -> Sto
     size = (int(content["files"]), int(content["bytes"])) if content else None
     identity = str(content.get("identity", ""))
     return StoredArtifact(f"runs:/{run.info.run_id}/{name}", local, identity, size, place, copies)
+
+
+def repository_of_run(run: Run, uri: str) -> ArtifactRepository:
+    """Where a run's artifacts are, also if they were moved together with the database."""
+    repository = _repository(str(run.info.artifact_uri), uri)
+    own = _local_folder(repository)
+    now = moved_place(str(own), uri) if own is not None else None
+    return repository if now is None else _repository(str(now), uri)
+
+
+def folder_of_run(run: Run, uri: str) -> Path | None:
+    """The folder of a run's artifacts on this machine, which need not exist; None where they lie in a remote store."""
+    return _local_folder(repository_of_run(run, uri))
 
 
 def place_that_is_gone(run: Run, name: str, uri: str) -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 from icr_platform.core.artifacts import text_digest
 from icr_platform.core.errors import InputError
 from icr_platform.core.failures import telling_line
-from icr_platform.core.secrets import shown_url
+from icr_platform.core.file_digests import user_cache
+from icr_platform.core.secrets import has_secret, redact, shown_url
 from icr_platform.tracking.client import client_of, set_mlflow_defaults
 from icr_platform.tracking.dead_runs import end_dead_runs
 from icr_platform.tracking.delivery import deliver
@@ -53,8 +54,12 @@ class Tracker:
         # The environment first: MLflow keeps a URI of its own once any call has set one, and would not look there again.
         self.uri: str = with_driver(os.environ.get("MLFLOW_TRACKING_URI") or mlflow.get_tracking_uri())
         check_store(self.uri)
-        lock = Path(tempfile.gettempdir()) / f"icr-{os.getuid()}-{text_digest(self.uri)[:16]}.lock"
-        with FileLock(lock), opening(self.uri):  # processes that create one sqlite store at once crash in its migration
+        locks = user_cache() / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(locks / f"{text_digest(self.uri)[:16]}.lock"),
+            opening(self.uri),
+        ):  # processes that create one sqlite store at once crash in its migration
             self.client = client_of(self.uri)
             chosen = self._experiment(experiment)
         self.experiment_id = str(chosen.experiment_id)
@@ -148,6 +153,7 @@ class Tracker:
         given = os.environ.get("MLFLOW_RUN_ID") if parent is None else None
         if given:
             handle = RunHandle(self.uri, given, self.experiment_id)
+            self._hide_secrets_of(given)
             handle.set_tags({"mlflow.runName": name, **own})
             return handle
         if parent is not None:
@@ -159,6 +165,20 @@ class Tracker:
         own |= {"mlflow.user": user, "mlflow.source.name": "icr", "mlflow.source.type": "LOCAL"}
         run = deliver(lambda: self.client.create_run(self.experiment_id, tags=own, run_name=name), self.uri)
         return RunHandle(self.uri, run.info.run_id, self.experiment_id)
+
+    def _hide_secrets_of(self, run_id: str) -> None:
+        """`mlflow run` has stored the project's address and all parameters as they were. Tags can be changed, parameters cannot."""
+        data = deliver(lambda: self.client.get_run(run_id), self.uri).data
+        for name, value in data.tags.items():
+            if has_secret(value):
+                deliver(lambda name=name, value=value: self.client.set_tag(run_id, name, redact(value)), self.uri)  # type: ignore[misc]
+        if kept := sorted(name for name, value in data.params.items() if has_secret(value)):
+            print(
+                f"run {run_id}: `mlflow run` has stored a secret in its parameter {kept[0]!r}; delete the run, and give the value in "
+                "a preset, which is stored without it",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def find_finished(self, cache_key: str) -> Run | None:
         """The newest FINISHED stage run with this fingerprint."""

@@ -109,6 +109,6 @@ def _unless_full(measure: Callable[[], float]) -> float | None:
     except torch.OutOfMemoryError:
         return None
     finally:
+        gc.collect()  # a model's layers and their hooks refer to each other
         if torch.cuda.is_available():
-            gc.collect()
             torch.cuda.empty_cache()

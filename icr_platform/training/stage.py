@@ -19,6 +19,7 @@ from icr_platform.core.artifacts import MANIFEST, PLAN, open_artifact, read_json
 from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import PREFERENCES
+from icr_platform.core.secrets import redact
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.data.text_preferences import is_text, read_text_preferences, tokenise
 from icr_platform.models.adapters import base_of
@@ -146,20 +147,20 @@ def _fill(work: Path, config: TrainConfig, context: StageContext) -> None:
     model_folder = work / "model"
     if not model_folder.exists():
         state = train_policy(config, work, pairs, curve)
-        _free_gpu_memory()
+        _free_memory()
         model = trained_model(config, state, curve.rows)
         # What the weights score is measured before they are saved, too: saving rounds, and must not lose what was learnt.
         write_json(work / _TRAINED, {"log_ratio": trained_log_ratio(config, sample, model)})
         save_model(config, model, model_folder)
         del state, model
-        _free_gpu_memory()
+        _free_memory()
 
     log_ratio = read_json(work / _TRAINED)["log_ratio"]
     margins, margin_notes = measured_margins(config, sample, log_ratio, model_folder)
     figures = final_figures(curve.rows)
     counts = {"train/pairs": float(len(pairs)), "train/pairs_left_out": float(sum(pairs.left_out.values()))}
     provenance = _provenance(config, pairs, context.fingerprint)
-    card = model_card(config, provenance, figures)
+    card = redact(model_card(config, provenance, figures))
     (model_folder / "README.md").write_text(card, encoding="utf-8")
     extra = {
         "metrics": figures | margins | counts | {"train/seconds": time.monotonic() - start},
@@ -169,7 +170,7 @@ def _fill(work: Path, config: TrainConfig, context: StageContext) -> None:
         "curve": curve.rows,
     }
     close_checkpoint(model_folder, context.fingerprint, extra)
-    _free_gpu_memory()
+    _free_memory()
 
 
 def _provenance(config: TrainConfig, pairs: TrainingPairs, fingerprint: str) -> Provenance:
@@ -231,10 +232,10 @@ def _full_disk_explained(work: Path) -> Iterator[None]:
         raise IcrError(f"{work}: no space left on the disk; free some and run the same command again") from error
 
 
-def _free_gpu_memory() -> None:
-    """Collect the trainer's objects, which refer to each other: until then the next model finds the GPU full."""
+def _free_memory() -> None:
+    """Collect the trainer's objects, which refer to each other: until then the next model is loaded next to its optimizer."""
     import torch
 
+    gc.collect()
     if torch.cuda.is_available():
-        gc.collect()
         torch.cuda.empty_cache()

@@ -40,6 +40,7 @@ from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
 from icr_platform.models.chat import encode_prompt, stop_ids
 from icr_platform.models.loading import generation_eos
+from tests.support.answers import answers
 
 SAMPLES, MAX_TOKENS, TEMPERATURE = 8, 64, 0.9
 
@@ -51,7 +52,9 @@ class Run(NamedTuple):
 
 def ours(sampler: TransformersSampler, requests: Sequence[Request]) -> int:
     """Tokens sampled, stop tokens included."""
-    return sum(len(sample.token_ids) for samples in sampler.sample(requests, SAMPLES, seed=0) for sample in samples)
+    return sum(
+        len(sample.token_ids) for samples in answers(sampler.sample(requests, SAMPLES, seed=0)) for sample in samples
+    )
 
 
 def batches(sampler: TransformersSampler, requests: Sequence[Request]) -> Iterator[list[list[int]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import signal
 import subprocess
 import urllib.error
@@ -29,13 +30,49 @@ _SOUND = """() => ({
   foreign: document.querySelectorAll('.icr #main :is(script, img, iframe, object, embed, video, audio, link, style, meta, base, form)').length,
   broken: document.querySelectorAll('#broken').length,
 })"""
-_WANTED = {"hit": True, "sideways": True, "nav": "Overview,Pairs,Margins,Regressions,Spot-check,Agreement", "navSeen": True,
+_PAGES = "Overview,Pairs,Margins,Regressions,Spot-check,Agreement"
+_WANTED = {"hit": True, "sideways": True, "nav": _PAGES, "navSeen": True,
            "foreign": 0, "broken": 0}  # fmt: skip
 
 
-def test_payloads_are_two_hundred() -> None:
+# What such texts begin with does something as soon as it is there; links and much else wait for a click.
+_HARMFUL = (
+    "<script>", "<img src", "<img/src", "<svg onload", "<svg><script>", "<iframe", "<link", "<style>", "<object", "<embed", "<video", "<audio",
+    "<form", "<meta", "<base", "<body onload", "<details", "</div></div>", "</script><script>",
+)  # fmt: skip
+
+
+def test_payloads_do_harm_where_they_are_markup(browser: Any) -> None:
+    """Else a page that shows them unescaped would look sound. The frame is a page's; escaped, the same texts are sound in it."""
+    frame = (
+        '<!doctype html><html><body><div class="icr"><div class="top"><nav>'
+        + "".join(f"<a>{name}</a> " for name in _PAGES.split(","))
+        + '</nav></div><div id="main">TEXT</div></div></body></html>'
+    )
+    playwright_error = pytest.importorskip("playwright.sync_api").Error
+    context = browser.new_context()
+    fetched: list[str] = []
+    context.route("**/*", lambda route: (fetched.append(route.request.url), route.abort()))
+
+    def does_harm(text: str) -> bool:
+        fetched.clear()
+        page = context.new_page()
+        page.set_content(frame.replace("TEXT", text), wait_until="commit")
+        page.wait_for_timeout(30)  # an image fails, and its handler runs, after the page is there
+        try:
+            return bool(page.evaluate(_SOUND) != _WANTED or fetched)
+        except playwright_error:  # the frame is gone: the text led the browser to another page
+            return True
+        finally:
+            page.close()
+
     texts = synthetic_runs.payloads()
     assert len(set(texts)) == len(texts) == 200
+    dangerous = [text for text in texts if text.startswith(_HARMFUL)]
+    assert len(dangerous) >= 20
+    assert [text for text in dangerous if not does_harm(text)] == []
+    assert [text for text in dangerous[:10] if does_harm(html.escape(text))] == []
+    context.close()
 
 
 @pytest.mark.parametrize("page", ["", "pairs", "margins", "regressions", "agreement"])

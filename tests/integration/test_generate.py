@@ -22,6 +22,7 @@ from icr_platform.engines.sampling.sampler import Request, Sample
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.generation.stage import read, run
+from tests.support.answers import answers
 from tests.support.files import files_of
 
 SETTINGS: dict[str, Any] = {
@@ -59,7 +60,7 @@ def test_every_prompt_gets_its_samples_in_order(tiny_model: Path, prompt_folder:
     # 6 + 5 + 6 prompts in shards of at most 4 of one language
     assert len(list((tmp_path / "out" / "responses").glob("part-*.parquet"))) == 6
     sampler = make_sampler(GenerateConfig(**SETTINGS), str(tiny_model))
-    alone = sampler.sample([Request("es", "p5", "Saluda.")], 3, seed=5)[0]
+    alone = answers(sampler.sample([Request("es", "p5", "Saluda.")], 3, seed=5))[0]
     assert [row["token_ids"] for row in rows[15:18]] == [sample.token_ids for sample in alone]
 
     spanish = [row for row in rows if row["language"] == "es"]

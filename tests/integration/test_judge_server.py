@@ -25,7 +25,7 @@ from icr_platform.evaluation.mt_bench_stage import read as read_mt_bench
 from icr_platform.evaluation.mt_bench_stage import run as run_mt_bench
 from icr_platform.evaluation.stage import read, run
 from icr_platform.planning.judge_cost import estimate
-from tests.support.fault_server import FAULTS, KEY, Behaviour, fault_servers, preference
+from tests.support.fault_server import FAULTS, KEY, MORE_FAULTS, Behaviour, fault_servers, preference
 
 Serve = Callable[..., tuple[Behaviour, Endpoint]]
 
@@ -58,7 +58,7 @@ def ask(endpoint: Endpoint, cache: Path, count: int, samples: int = 0) -> list[J
 def test_faults_of_every_kind_change_nothing(serve: Serve, tmp_path: Path) -> None:
     _, calm = serve()
     expected = ask(calm, tmp_path / "calm", 150)
-    behaviour, stormy = serve(fault_rate=0.3)
+    behaviour, stormy = serve(fault_rate=0.3, faults=MORE_FAULTS)
     assert ask(replace(stormy, timeout=2.0, retries=12), tmp_path / "stormy", 150) == expected
     assert behaviour.requests > 390
     assert {judgment.outcome for judgment in expected} == {"ok"}
@@ -148,6 +148,9 @@ def test_secrets_belong_into_the_environment(monkeypatch: pytest.MonkeyPatch, tm
     for url, words in (("http://me:pw@host/v1", "holds a secret"), ("http://host/v1", "JUDGE_KEY is not set")):
         with pytest.raises(InputError, match=words):
             ask(Endpoint("judge-1", url, "JUDGE_KEY", 4, 1.0, 8), tmp_path / "cache", 3)
+    with pytest.raises(InputError, match="is not the name of an environment variable") as caught:
+        ask(Endpoint("judge-1", "http://host/v1", "sk-planted-9", 4, 1.0, 8), tmp_path / "cache", 3)
+    assert "planted" not in str(caught.value)
 
 
 def test_an_endpoint_that_dies_midway_keeps_what_it_answered(serve: Serve, tmp_path: Path) -> None:

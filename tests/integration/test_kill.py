@@ -1,19 +1,27 @@
-"""`kill -9` at random points of every stage: the finished tables are byte-identical to an undisturbed run's."""
+"""`kill -9` at random points: the finished tables are byte-identical to an undisturbed run's, the run in MLflow has its whole curve, no
+process outlives its parent, and nothing is left in the temporary folder."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
+import uuid
 from pathlib import Path
 
+import psutil
 import pytest
+from mlflow import MlflowClient
 
 from icr_platform.cli.commands import run
 
+TOKEN = "ICR_TEST_KILL"
+TWO_PROCESSES = Path(__file__).parents[2] / "projects" / "conf" / "accelerate" / "cpu-2-processes.yaml"
 STAGES = ("generate", "annotate", "train", "eval")
 
 
@@ -29,7 +37,7 @@ def flags(stage: str, models: tuple[Path, Path], prompts: Path, inputs: Path, ou
                   "--accumulation=1", "--save-steps=3"],
         "eval": [f"--prompts={prompts}", "--samples=2", *sampling],
     }  # fmt: skip
-    return [stage, f"--policy={policy}", f"--output={output}", "--no-tracking", *own[stage]]
+    return [stage, f"--policy={policy}", f"--output={output}", *own[stage]]
 
 
 def tables(folder: Path) -> dict[str, bytes]:
@@ -48,7 +56,9 @@ def tables(folder: Path) -> dict[str, bytes]:
 
 def kill_somewhere(arguments: list[str], output: Path, seconds: float) -> None:
     """Start the stage and kill it at a random moment of its work (its imports, which dominate, are let pass)."""
-    process = subprocess.Popen([sys.executable, "-m", "icr_platform", *arguments], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "icr_platform", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     before = len(list(output.rglob("*"))) if output.exists() else 0
     while process.poll() is None and (len(list(output.rglob("*"))) if output.exists() else 0) <= before:
         time.sleep(0.002)
@@ -57,31 +67,94 @@ def kill_somewhere(arguments: list[str], output: Path, seconds: float) -> None:
     process.wait()
 
 
-def check(stage: str, kills: int, models: tuple[Path, Path], prompts: Path, tmp_path: Path) -> None:
-    inputs = tmp_path / "inputs"
+def alive(token: str) -> list[int]:
+    """Processes, other than this one, that were started with this token in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get(TOKEN) == token:
+                found.append(process.pid)
+    return found
+
+
+def curve_of(place: Path) -> list[int]:
+    """Steps of the newest run in a store that trained, in the order of MLflow's rows."""
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    found = client.search_runs(experiments, "tags.`icr.stage` = 'train' and attributes.status = 'FINISHED'")
+    trained = [each for each in found if "icr.reused_run" not in each.data.tags]  # a kill may come when all is done
+    return [point.step for point in client.get_metric_history(trained[0].info.run_id, "train/loss")] if trained else []
+
+
+def check(
+    stage: str,
+    kills: int,
+    models: tuple[Path, Path],
+    prompts: Path,
+    tmp_path: Path,
+    patch: pytest.MonkeyPatch,
+    *more: str,
+) -> None:
+    inputs, places = tmp_path / "inputs", {name: tmp_path / f"in-{name}" for name in ("whole", "killed")}
+    token = uuid.uuid4().hex
+    for name in (*places, "temporary"):
+        places.setdefault(name, tmp_path / name).mkdir()
+    patch.setenv(TOKEN, token)
+    patch.setenv("TMPDIR", str(places["temporary"]))
+    patch.setattr(tempfile, "tempdir", None)
     for earlier in STAGES[: STAGES.index(stage)][:2]:
-        assert run(flags(earlier, models, prompts, inputs, inputs)) == 0
+        assert run([*flags(earlier, models, prompts, inputs, inputs), "--no-tracking"]) == 0
+
+    def begin(name: str) -> list[str]:
+        """Go to a folder with a store of its own."""
+        patch.chdir(places[name])
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{places[name]}/mlflow.db")
+        return [*flags(stage, models, prompts, inputs, tmp_path / name), *more]
+
     start = time.monotonic()
-    assert run(flags(stage, models, prompts, inputs, tmp_path / "whole")) == 0
+    assert run(begin("whole")) == 0
     seconds = time.monotonic() - start
-    arguments = flags(stage, models, prompts, inputs, tmp_path / "killed")
+    before = sorted(places["temporary"].rglob("*"))
+    arguments = begin("killed")
     for _ in range(kills):
         kill_somewhere(arguments, tmp_path / "killed", seconds)
+        deadline = time.monotonic() + 60
+        while (orphans := alive(token)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not orphans
     assert run(arguments) == 0
     whole, killed = tables(tmp_path / "whole"), tables(tmp_path / "killed")
     assert sorted(killed) == sorted(whole)
     assert [name for name in whole if whole[name] != killed[name]] == []
+    assert curve_of(places["killed"]) == curve_of(places["whole"])
+    assert bool(curve_of(places["whole"])) == (stage == "train")
+    assert not alive(token)
+    assert sorted(places["temporary"].rglob("*")) == before
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_twice(stage: str, tiny_models: tuple[Path, Path], prompt_folder: Path, tmp_path: Path) -> None:
+def test_killed_twice(
+    stage: str, tiny_models: tuple[Path, Path], prompt_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     random.seed(os.environ.get("ICR_KILL_SEED", stage))
-    check(stage, 2, tiny_models, prompt_folder, tmp_path)
+    check(stage, 2, tiny_models, prompt_folder, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_twenty_times(stage: str, tiny_models: tuple[Path, Path], prompt_folder: Path, tmp_path: Path) -> None:
+def test_killed_twenty_times(
+    stage: str, tiny_models: tuple[Path, Path], prompt_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     random.seed(os.environ.get("ICR_KILL_SEED", stage))
-    check(stage, 20, tiny_models, prompt_folder, tmp_path)
+    check(stage, 20, tiny_models, prompt_folder, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_training_in_two_processes_killed_ten_times(
+    tiny_models: tuple[Path, Path], prompt_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random.seed(os.environ.get("ICR_KILL_SEED", "two"))
+    more = (f"--accelerate-config={TWO_PROCESSES}", "--device=cpu", "--batch-size=1")
+    check("train", 10, tiny_models, prompt_folder, tmp_path, monkeypatch, *more)

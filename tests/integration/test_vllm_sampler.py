@@ -24,6 +24,7 @@ from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.generation.stage import read, run
 from icr_platform.models.loading import load_tokenizer
+from tests.support.answers import answers
 
 pytestmark = [
     pytest.mark.vllm,
@@ -115,7 +116,7 @@ def adapter(model: Path, tmp_path: Path) -> Path:
 
 def greedy(policy: Path, sampler: str) -> list[list[int]]:
     settings = SamplingSettings(sampler=sampler, temperature=0, max_tokens=12, max_model_len=256, gpu_memory=0.2)
-    results = make_sampler(settings, str(policy)).sample(REQUESTS, 2, seed=0)
+    results = answers(make_sampler(settings, str(policy)).sample(REQUESTS, 2, seed=0))
     assert all(first == second for first, second in results)
     return [first.token_ids for first, _ in results]
 

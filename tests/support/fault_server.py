@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FAULTS = ("429", "429-after", "500", "503", "reset", "hang", "truncated", "not-json", "no-choice", "400")
+MORE_FAULTS = (*FAULTS, "null")
+"""With an answer of null, which cannot be told from a meant one where log-probabilities come with it."""
 KEY = "secret-key-of-the-judge"
 
 
@@ -136,6 +138,10 @@ class FaultServer:
             return _error(writer, int(fault), f"'{name}' is not supported" if fault == "400" else "try again", name)
         if fault == "429-after":
             return _error(writer, 429, "slow down", retry_after=f"{self.random.uniform(0.02, 0.2):.2f}")
+        if fault == "null":
+            value = json.loads(whole)
+            value["choices"][0] |= {"message": {"role": "assistant", "content": None}, "logprobs": None}
+            return _send(writer, 200, json.dumps(value).encode())
         if fault == "hang":
             await asyncio.sleep(3600)
         elif fault == "reset":

@@ -27,6 +27,7 @@ from icr_platform.models.loading import (
 )
 from icr_platform.models.model_identity import model_identity
 from icr_platform.training.config import TrainConfig
+from tests.support.answers import answers
 
 
 @pytest.fixture
@@ -86,7 +87,9 @@ def test_its_identity_is_that_of_both(adapter: Path) -> None:
 
 def test_its_base_may_be_named_from_its_own_folder(adapter: Path) -> None:
     change(adapter, base_model_name_or_path="../base")
-    samples = make_sampler(SamplingSettings(max_tokens=5), str(adapter)).sample([Request("en", "p0", "Hi")], 2, 0)
+    samples = answers(
+        make_sampler(SamplingSettings(max_tokens=5), str(adapter)).sample([Request("en", "p0", "Hi")], 2, 0)
+    )
     assert len(samples[0]) == 2
 
 

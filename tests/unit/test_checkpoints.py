@@ -265,7 +265,6 @@ REFUSED: dict[str, tuple[Change, tuple[str, ...]]] = {
     "adapter of another kind": (adapter(peft_type="PREFIX_TUNING"), ("PREFIX_TUNING",)),
     "adapter cut off": (both(adapter(), cut("adapter_config.json", 0.5)), ("adapter_config.json: not JSON",)),
     "adapter of odd ranks": (adapter(rank_pattern={"a": "b"}, base_model_name_or_path="gpt2"), ("'rank_pattern'",)),
-    "end of sequence a word": (merged("generation_config.json", eos_token_id="x"), ("'eos_token_id' is 'x'",)),
     "a sentencepiece tokenizer": (
         both(without(TOKENS), put("tokenizer.model", b"\x0a\x0b\x0a\x05<unk>\x15\0\0\0\0"),
              merged(SETTINGS, tokenizer_class="LlamaTokenizer")),
@@ -284,6 +283,10 @@ REFUSED: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("'metadata' is missing",),
     ),
     "adapter without rank": (adapter(r=None, base_model_name_or_path="gpt2"), ("'r' None",)),
+    "an end of sequence that is not an id": (
+        merged("generation_config.json", eos_token_id="</s>"),
+        ("generation_config.json: field 'eos_token_id' is '</s>'",),
+    ),
     "generation config cut off": (cut("generation_config.json", 0.5), ("generation_config.json: not JSON",)),
 }  # fmt: skip
 

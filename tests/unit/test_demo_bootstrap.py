@@ -19,6 +19,7 @@ from icr_platform.engines.sampling.sampler import Request
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.models.chat import encode_prompt, encode_response, end_of_turn_id
 from icr_platform.models.loading import check_same_tokenisation, load_tokenizer
+from tests.support.answers import answers
 
 FOREIGN = ("Hello,  wörld!\n\n漢字🙂", " leading and trailing ", "Don't — 12,5 % «да»\tсемь")
 
@@ -94,7 +95,7 @@ def mean_grade(model: Path) -> float:
     settings = SamplingSettings(samples=4, max_tokens=64, batch_size=300, dtype="float32", device="cpu")
     tasks = split_tasks("test")
     requests = [Request(code, f"{task.id}.0", task.questions[code][0]) for task in tasks for code in LANGUAGES]
-    samples = make_sampler(settings, str(model)).sample(requests, 4, seed=0)
+    samples = answers(make_sampler(settings, str(model)).sample(requests, 4, seed=0))
     return mean(
         grade(request.prompt_id, request.language, sample.text)
         for request, found in zip(requests, samples, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import random
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import pytest
 
 from icr_platform.core.errors import InputError
 from icr_platform.evaluation.difficulty import alpacaeval_digests, instruction_digest, read_difficulty
+from icr_platform.evaluation.inputs import read_anchors
 from icr_platform.evaluation.scores import LengthControl, Score, score_judgments
 from icr_platform.evaluation.win_rate import length_controlled_win_rate
 
@@ -198,3 +200,23 @@ def test_an_index_that_was_renamed_to_id_is_not_the_neighbours_difficulty(
         read_difficulty(path, {"en": prompts})
     right = {str(i + first): english(shared_data)[i] for i in range(400)}
     assert read_difficulty(path, {"en": right}).by_prompt["en", str(first + 5)] == 0.05
+
+
+def test_anchors_are_read_in_any_format_and_as_pandas_reads_them(tmp_path: Path) -> None:
+    text = "preference,std_delta_len,instruction_difficulty,name\n0.1,0.30000000000000004,-1.5,a\n1,2,3,b\n"
+    plain = tmp_path / "plain.csv"
+    plain.write_text(text)
+    expected = pd.read_csv(plain)
+    (tmp_path / "packed.csv.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + text.encode()))
+    (tmp_path / "excel.csv").write_bytes(text.replace("\n", "\r\n").encode("utf-16"))
+    expected.to_parquet(tmp_path / "table.parquet")
+    for name in ("plain.csv", "packed.csv.gz", "excel.csv", "table.parquet"):
+        assert read_anchors(tmp_path / name).equals(expected), name
+    for content, said in {
+        "a;b\n1;2\n": "separated by ';'",
+        "a,b\n1,2,3\n": "row 2: has 3 fields",
+        "": "is empty",
+    }.items():
+        plain.write_text(content)
+        with pytest.raises(InputError, match=said):
+            read_anchors(plain)

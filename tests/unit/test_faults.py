@@ -437,3 +437,16 @@ def test_the_context_is_read_from_a_config_of_any_family(fields: dict[str, Any],
     assert context_of(SimpleNamespace(**fields)) == expected
     whole = SimpleNamespace(max_position_embeddings=7, get_text_config=lambda: SimpleNamespace(**fields))
     assert context_of(whole) == expected  # images and text: the text's own
+
+
+def test_a_stage_whose_every_prompt_is_dropped_says_so(lab: Lab) -> None:
+    lab.faults(**{f"p{number}": "refused" for number in range(6)})
+    made = lab.generate("out", max_dropped=100)
+    assert (made.metrics["dropped/es"], made.metrics["dropped/en"]) == (100.0, 100.0)
+    assert open_artifact(made.artifacts["responses"], RESPONSES).rows == 0
+    measured = lab.evaluate("eval", max_dropped=100)
+    assert measured.metrics["dropped/es"] == 100.0
+    assert not any(name.startswith("fidelity") for name in measured.metrics)
+    for call in (lambda: lab.generate("out"), lambda: lab.evaluate("eval")):
+        with pytest.raises(IcrError, match=r"^12 of 12 prompts were dropped \(100\.0%.*'refused'"):
+            call()

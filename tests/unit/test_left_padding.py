@@ -21,6 +21,7 @@ from icr_platform.models.chat import encode_messages, encode_prompt
 from icr_platform.models.left_padding import Batching, find_batching
 from icr_platform.models.loading import load_tokenizer
 from icr_platform.models.small_copy import NoCopyError, build_random, small_config
+from tests.support.answers import answers
 
 TEXTS = ["Name a fruit.", "¿De qué color es la hierba? ¿Es un perro una herramienta?" * 2, "Was ist rot?", "Hi"]
 
@@ -115,8 +116,8 @@ def assert_samples_its_own(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int
 ) -> TransformersSampler:
     settings = SamplingSettings(temperature=0, max_tokens=most, batch_size=64)
-    sampler = TransformersSampler(model, tokenizer, settings, None)
-    samples = sampler.sample([Request("en", str(i), text) for i, text in enumerate(TEXTS)], 2, seed=0)
+    sampler = TransformersSampler(model, tokenizer, settings, ())
+    samples = answers(sampler.sample([Request("en", str(i), text) for i, text in enumerate(TEXTS)], 2, seed=0))
     for text, (first, second) in zip(TEXTS, samples, strict=True):
         assert first.token_ids == own_greedy(model, encode_prompt(tokenizer, text), sampler.stops, most)
         assert second.token_ids == first.token_ids

@@ -43,7 +43,7 @@ def nan(tensor: torch.Tensor) -> None:
 def sampler(model: str, **settings: Any) -> TransformersSampler:
     tokenizer = load_tokenizer(model)
     return TransformersSampler(
-        load_model(model, "float32", "cpu"), tokenizer, SamplingSettings(max_tokens=4, **settings), None
+        load_model(model, "float32", "cpu"), tokenizer, SamplingSettings(max_tokens=4, **settings), ()
     )
 
 

@@ -15,6 +15,7 @@ import pytest
 from icr_platform.cli import commands
 from icr_platform.core.errors import IcrError, InputError, TrackingError
 from icr_platform.core.failures import failure
+from icr_platform.core.writable import check_writable_folder
 
 RAY = 'ray::part() (pid=7, ip=10.0.0.2)\n  File "/x/a.py", line 3, in part\n    load()\nValueError: no such layer'
 
@@ -101,6 +102,27 @@ def test_one_line(case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_ours_stay_what_they_are() -> None:
     error = InputError("here")
     assert failure(error) is error
+
+
+PLACES = {
+    "a file": ("file", "a file stands where a folder is needed"),
+    "below a file": ("file/out", "a file stands where a folder is needed"),
+    "no place for files": ("/proc/none/out", "cannot be written"),
+    "too long": ("x" * 300, "too long"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_a_folder_that_cannot_be_written(case: str, tmp_path: Path) -> None:
+    place, said = PLACES[case]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=said):
+        check_writable_folder(tmp_path / place, "out: the folder of generate")
+
+
+def test_a_folder_that_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
+    check_writable_folder(tmp_path / "new" / "out", "out")
+    assert not list(tmp_path.iterdir())
 
 
 def icr(*arguments: str, shell: str = "", **environment: str) -> subprocess.CompletedProcess[str]:

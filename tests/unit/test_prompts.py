@@ -335,6 +335,15 @@ def test_files_that_are_not_read_are_named_and_two_of_a_language_refused(prompt_
         (prompt_folder / name).unlink()
 
 
+def test_columns_that_all_files_have_in_vain_are_named_once(tmp_path: Path) -> None:
+    for code in ("en", "es", "de"):
+        write(tmp_path / f"{code}.jsonl", row(1, "x", score=1, **({"tag": 1} if code == "de" else {})))
+    assert load_prompts(str(tmp_path)).notes == (
+        f"{tmp_path}: columns not used: score",
+        f"{tmp_path / 'de.jsonl'}: columns not used: score, tag",
+    )
+
+
 def test_one_file_with_a_language_column_may_be_of_any_format(tmp_path: Path) -> None:
     rows = [{"lang": code, "id": 1, "prompt": f"{code} text"} for code in ("es", "en")]
     write(tmp_path / "all.csv", "lang,id,prompt", *(",".join(map(str, item.values())) for item in rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,39 +12,73 @@ from rich.console import Console
 
 from icr_platform.report.arm_report import ExamplePair, Report, write_report
 from icr_platform.report.iteration_metrics import IterationMetrics, languages_of, measured_of
-from icr_platform.report.leaderboard import leaderboard, published, published_table
+from icr_platform.report.leaderboard import OWN, leaderboard, published, published_table
 from icr_platform.report.terminal_tables import eval_terminal_table, leaderboard_terminal_table, terminal_table
 
 HOSTILE = '</script><img src="https://evil.example/x.png"><script>alert(1)</script> & "quoted"'
 ITERATIONS = [
-    IterationMetrics(i, {"win_rate/es": 40.0 + i, "win_rate_se/es": 2.0, "win_rate/en": 50.0, "win_rate/mean": 45.0,
+    IterationMetrics(i, {"win_rate/es": 40.0 + i, "win_rate_se/es": 2.0, "win_rate/en": 50.0, "win_rate/mean": 45.0 + i / 2,
                          "fidelity/es": 99.0, "margin/median/es": 0.5 * i, "train/loss": 0.6})
     for i in range(3)
 ]  # fmt: skip
 
 
-class Links(HTMLParser):
-    """Everything in the page that could load something, scripts' own text aside."""
+class Page(HTMLParser):
+    """What a page shows and loads.
 
-    def __init__(self) -> None:
+    loaded: addresses of everything that could load something. headings: of all levels. rows: texts of the cells of every table
+    row. dots: (text, height in pixels) of every mark of a chart.
+    """
+
+    def __init__(self, html: str) -> None:
         super().__init__()
         self.loaded: list[str] = []
         self.text: list[str] = []
+        self.headings: list[str] = []
+        self.rows: list[list[str]] = []
+        self.dots: list[tuple[str, float]] = []
+        self._into: list[str] | None = None
+        self._height = 0.0
+        self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.loaded += [str(value) for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th") or tag in ("h2", "h3"):
+            self._into = self.headings if tag.startswith("h") else self.rows[-1]
+            self._into.append("")
+        elif tag == "circle":
+            self._height = float(dict(attrs)["cy"] or "nan")
+        elif tag == "title" and self._height:
+            self.dots.append(("", self._height))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th", "h2", "h3") and self._into is not None:
+            self._into[-1] = " ".join(self._into[-1].split())
+            self._into = None
+        elif tag == "circle":
+            self._height = 0.0
 
     def handle_data(self, data: str) -> None:
         self.text.append(data)
+        if self._into is not None:
+            self._into[-1] += data
+        elif self._height:
+            self.dots[-1] = (self.dots[-1][0] + data, self._height)
+
+
+def page_of(path: Path, report: Report) -> Page:
+    write_report(path, report)
+    return Page(path.read_text(encoding="utf-8"))
 
 
 def test_the_file_loads_nothing_and_shows_hostile_text_as_text(tmp_path: Path) -> None:
     example = ExamplePair(1, "ar", "p1", HOSTILE, HOSTILE, HOSTILE, HOSTILE, 0.5)
     report = Report(HOSTILE, HOSTILE, ITERATIONS, HOSTILE, "abc", {HOSTILE: HOSTILE}, [example], [HOSTILE])
     write_report(tmp_path / "report.html", report)
-    page = Links()
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
-    page.feed(html)
+    page = Page(html)
     assert page.loaded == []
     assert "".join(page.text).count(HOSTILE) >= 10
     assert "default-src 'none'" in html
@@ -53,9 +88,53 @@ def test_the_file_loads_nothing_and_shows_hostile_text_as_text(tmp_path: Path) -
 
 
 def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
-    write_report(tmp_path / "report.html", Report("t", "a", [IterationMetrics(0, {})]))
-    write_report(tmp_path / "one.html", Report("t", "a", [IterationMetrics(0, {"win_rate/es": 40.0})], published=False))
-    assert "Published" not in (tmp_path / "one.html").read_text(encoding="utf-8")
+    own = Report("t", "a", [IterationMetrics(0, {"win_rate/es": 40.0})], published=False)
+    assert page_of(tmp_path / "one.html", own).headings == ["Tables", "Win rate"], "one iteration makes no curve"
+    assert page_of(tmp_path / "nothing.html", replace(own, iterations=[IterationMetrics(0, {})])).headings == []
+    two = [IterationMetrics(t, {"fidelity/es": 99.0, "train/loss": 0.6}) for t in range(2)]
+    page = page_of(tmp_path / "two.html", replace(own, iterations=two, notes=["es: read this"]))
+    assert page.headings == [
+        "Learning curves", "Language fidelity, %", "Tables", "Language fidelity", "Preferences, training and judge", "Notes",
+    ]  # fmt: skip
+    assert "es: read this" in page.text
+    assert "Published win rates" in page_of(tmp_path / "paper.html", replace(own, published=True)).headings
+
+
+def test_the_tables_show_each_figure_with_its_error_and_its_change(tmp_path: Path) -> None:
+    page = page_of(tmp_path / "report.html", Report("t", "a", ITERATIONS, published=False))
+    assert page.rows == [
+        ["Language", "π0", "π1", "π2"],
+        ["English", "50.0", "50.0 0.0", "50.0 0.0"],
+        ["Spanish", "40.0 ± 2.0", "41.0 ± 2.0 +1.0", "42.0 ± 2.0 +1.0"],
+        ["Mean", "45.0", "45.5 +0.5", "46.0 +0.5"],
+        ["Language", "π0", "π1", "π2"],
+        ["Spanish", "99.0", "99.0 0.0", "99.0 0.0"],
+        ["Metric", "Language", "π0", "π1", "π2"],
+        ["margin/median", "Spanish", "0", "0.5", "1"],
+        ["train/loss", "", "0.6", "0.6", "0.6"],
+    ]
+    told = " ".join("".join(page.text).split())
+    assert "Win rate · Mean 45.0 → 46.0 % +1.0 points over 2 iterations" in told
+
+
+def test_the_curves_show_each_value_on_one_scale(tmp_path: Path) -> None:
+    page = page_of(tmp_path / "report.html", Report("t", "a", ITERATIONS, published=False))
+    told = [text for text, _ in page.dots]
+    assert told[3:6] == [
+        f"iteration {t}: {40 + t}.0%, 95% interval {v - 3.92:.1f} to {v + 3.92:.1f}" for t, v in enumerate((40, 41, 42))
+    ]
+    height = {text.split(",")[0]: y for text, y in page.dots[:9]}  # English, Spanish and the mean, of the win rate
+    per_point = height["iteration 0: 40.0%"] - height["iteration 1: 41.0%"]
+    assert per_point > 0, "more is higher"
+    assert height["iteration 0: 40.0%"] - height["iteration 0: 50.0%"] == pytest.approx(10 * per_point, abs=1.0)
+
+
+def test_the_papers_figures_stand_below_the_runs_own(tmp_path: Path) -> None:
+    page = page_of(tmp_path / "report.html", Report("t", "mine", ITERATIONS[:2]))
+    models = [row for row in page.rows if row[-1] == OWN or row[-1].startswith("arXiv")]
+    assert [row[:2] for row in models[:2]] == [["mine pi_0", "50.00"], ["mine pi_1", "50.00"]]
+    assert len(models) == 2 + len(published_table("win_rate"))
+    assert ["Llama-3-8B-SFT", "arXiv 2503.04647, Table 2"] in [[row[0], row[-1]] for row in models[2:]]
 
 
 def test_changes_are_against_the_iteration_before() -> None:
@@ -63,6 +142,9 @@ def test_changes_are_against_the_iteration_before() -> None:
     assert [found.change for found in measured_of(ITERATIONS, "win_rate", "es")] == [None, 1.0, 1.0]
     assert [found.change for found in measured_of(gap, "win_rate", "es")] == [None, None, None]
     assert languages_of(ITERATIONS, "win_rate") == ["en", "es", "mean"]
+    assert languages_of([IterationMetrics(0, {"win_rate/mean": 1.0, "win_rate/de": 1.0, "win_rate/en": 1.0})], "win_rate") == [
+        "en", "de", "mean",
+    ]  # fmt: skip
 
 
 def test_the_terminal_table_states_value_error_and_change() -> None:

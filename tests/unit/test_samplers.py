@@ -35,7 +35,8 @@ from icr_platform.generation import stage as generation
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.chat import encode_messages, encode_prompt, encode_response
 from icr_platform.models.loading import load_model, load_tokenizer
-from tests.support.fault_server import FAULTS, KEY, fault_servers
+from tests.support.answers import answers
+from tests.support.fault_server import KEY, MORE_FAULTS, fault_servers
 from tests.support.tiny_models import CHATML
 
 REQUESTS = [
@@ -96,7 +97,7 @@ def test_tokens_come_from_the_exact_distribution(
         tiny_model, temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=2, batch_size=1500
     )  # fmt: skip
     # Padding and batch-mates must not matter: a batch holds the prompt beside a longer one.
-    samples = sampler.sample(REQUESTS[:2], draws, seed=7)[0]
+    samples = answers(sampler.sample(REQUESTS[:2], draws, seed=7))[0]
     seen = Counter(tuple(sample.token_ids) for sample in samples)
     expected = exact_pairs(tiny_model, REQUESTS[0], temperature, top_k, top_p)
     assert set(seen) <= set(expected)
@@ -109,7 +110,7 @@ def test_tokens_come_from_the_exact_distribution(
 
 
 def test_a_row_depends_on_its_seed_alone(tiny_model: Path) -> None:
-    together = sampler_of(tiny_model, max_tokens=20, batch_size=64).sample(REQUESTS, 4, seed=3)
+    together = answers(sampler_of(tiny_model, max_tokens=20, batch_size=64).sample(REQUESTS, 4, seed=3))
     for batch_size in (1, 3):
         assert sampler_of(tiny_model, max_tokens=20, batch_size=batch_size).sample(REQUESTS, 4, seed=3) == together
     sampler = sampler_of(tiny_model, max_tokens=20)
@@ -119,15 +120,17 @@ def test_a_row_depends_on_its_seed_alone(tiny_model: Path) -> None:
 
 
 def test_a_request_may_name_its_temperature(tiny_model: Path) -> None:
-    warm, cold = (sampler_of(tiny_model, temperature=t, max_tokens=12).sample(REQUESTS, 2, seed=3) for t in (0.9, 0.0))
+    warm, cold = (
+        answers(sampler_of(tiny_model, temperature=t, max_tokens=12).sample(REQUESTS, 2, seed=3)) for t in (0.9, 0.0)
+    )
     mixed = [replace(request, temperature=0.0 if i % 2 else None) for i, request in enumerate(REQUESTS)]
-    found = sampler_of(tiny_model, temperature=0.9, max_tokens=12, batch_size=3).sample(mixed, 2, seed=3)
+    found = answers(sampler_of(tiny_model, temperature=0.9, max_tokens=12, batch_size=3).sample(mixed, 2, seed=3))
     assert found == [cold[i] if i % 2 else warm[i] for i in range(len(REQUESTS))]
 
 
 def test_greedy_is_what_generate_gives(tiny_model: Path) -> None:
     tokenizer, model = load_tokenizer(str(tiny_model)), load_model(str(tiny_model), "float32", "cpu")
-    samples = sampler_of(tiny_model, temperature=0, max_tokens=12).sample(REQUESTS, 1, seed=0)
+    samples = answers(sampler_of(tiny_model, temperature=0, max_tokens=12).sample(REQUESTS, 1, seed=0))
     for request, (sample,) in zip(REQUESTS, samples, strict=True):
         ids = torch.tensor([encode_prompt(tokenizer, request.instruction)])
         generate: Any = model.generate
@@ -137,7 +140,7 @@ def test_greedy_is_what_generate_gives(tiny_model: Path) -> None:
 
 def test_responses_end_with_their_stop_token_or_at_the_limit(tiny_model: Path) -> None:
     tokenizer = load_tokenizer(str(tiny_model))
-    samples = [s for row in sampler_of(tiny_model, max_tokens=8).sample(REQUESTS, 16, seed=0) for s in row]
+    samples = [s for row in answers(sampler_of(tiny_model, max_tokens=8).sample(REQUESTS, 16, seed=0)) for s in row]
     assert {sample.finish_reason for sample in samples} == {"stop", "length"}
     for sample in samples:
         assert (sample.token_ids[-1] == tokenizer.eos_token_id) == (sample.finish_reason == "stop")
@@ -150,7 +153,7 @@ def test_the_context_limits_prompt_and_response_together(tiny_model: Path) -> No
     sampler = sampler_of(tiny_model, max_tokens=100)
     prompt_length = len(encode_prompt(sampler.tokenizer, REQUESTS[0].instruction))
     sampler.context = prompt_length + 3
-    assert max(len(sample.token_ids) for sample in sampler.sample(REQUESTS[:1], 16, seed=0)[0]) == 3
+    assert max(len(sample.token_ids) for sample in answers(sampler.sample(REQUESTS[:1], 16, seed=0))[0]) == 3
     long = Request("es", "long", "Saluda " * 20)
     mixed = sampler.sample([REQUESTS[0], long, REQUESTS[0]], 2, seed=0)
     tokens = len(encode_prompt(sampler.tokenizer, long.instruction))
@@ -218,7 +221,7 @@ def test_a_sampler_of_ones_own_is_named_by_its_module(
     )
     monkeypatch.syspath_prepend(tmp_path)
     parrot = make_sampler(SamplingSettings(sampler="lab_sampler:load"), str(tiny_model))
-    assert [[sample.text for sample in samples] for samples in parrot.sample(REQUESTS[:1], 2, 0)] == [
+    assert [[sample.text for sample in samples] for samples in answers(parrot.sample(REQUESTS[:1], 2, 0))] == [
         [REQUESTS[0].instruction] * 2
     ]
     check_policy(SamplingSettings(sampler="lab_sampler:load"), str(tiny_model), CHAT_DEFAULTS)
@@ -295,7 +298,7 @@ def ask(
 ) -> list[list[Sample]]:
     options = {"server_model": "m", "temperature": 0.5, "top_p": 0.9, "max_tokens": 40} | settings
     sampler = make_sampler(SamplingSettings(sampler="server", server_url=endpoint.url, **options), str(model), chat)
-    return sampler.sample(REQUESTS, samples, seed=1)
+    return answers(sampler.sample(REQUESTS, samples, seed=1))
 
 
 def test_text_from_a_server_is_tokenised_once_and_marked(endpoint: Endpoint, tiny_model: Path) -> None:
@@ -318,6 +321,16 @@ def test_text_from_a_server_is_tokenised_once_and_marked(endpoint: Endpoint, tin
     sample = ask(endpoint, tiny_model, top_k=5)[0][0]
     assert sample == Sample("cut", encode_response(tokenizer, "cut", finished=False), "length", "retokenised")
     assert endpoint.bodies[-1]["top_k"] == 5
+
+
+def test_a_prompt_that_writes_control_tokens_is_not_sent_to_a_server(endpoint: Endpoint, tiny_model: Path) -> None:
+    settings = SamplingSettings(sampler="server", server_url=endpoint.url, server_model="m", max_tokens=40)
+    typed = Request("es", "typed", "Saluda.<|im_end|>")
+    dropped, kept = make_sampler(settings, str(tiny_model)).sample([typed, REQUESTS[0]], 2, seed=1)
+    assert isinstance(dropped, Dropped)
+    assert dropped.reason == "control-tokens"
+    assert len(answers([kept])[0]) == 2
+    assert all(body["messages"][0]["content"] == REQUESTS[0].instruction for body in endpoint.bodies)
 
 
 def test_token_ids_from_a_server_are_kept(endpoint: Endpoint, tiny_model: Path) -> None:
@@ -452,14 +465,14 @@ def test_a_server_that_fails_in_every_way_changes_no_sample(tiny_model: Path, mo
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
     def sample(url: str) -> list[list[Sample]]:
-        settings = SamplingSettings(sampler="server", server_url=url, server_model="m")
-        return make_sampler(settings, str(tiny_model)).sample(REQUESTS, 5, seed=1)
+        settings = SamplingSettings(sampler="server", server_url=url, server_model="m", server_timeout=2.0)
+        return answers(make_sampler(settings, str(tiny_model)).sample(REQUESTS, 10, seed=1))
 
     with fault_servers() as serve:
         _, calm = serve()
-        behaviour, stormy = serve(fault_rate=0.2, faults=tuple(set(FAULTS) - {"400", "hang"}), refused=("max_tokens",))
+        behaviour, stormy = serve(fault_rate=0.3, faults=MORE_FAULTS, refused=("max_tokens",))
         assert sample(stormy) == sample(calm)
-    assert behaviour.requests > 5 * len(REQUESTS)
+    assert behaviour.requests > 10 * len(REQUESTS)
     assert {"max_completion_tokens", "seed", "temperature"} <= set(behaviour.seen[-1])
 
 

@@ -21,7 +21,7 @@ def database(text: str, kind: type[DatabaseError] = OperationalError) -> Excepti
 
 def wrapped(text: str) -> Exception:
     """As MLflow raises it from its own store: the cause is another one."""
-    error = MlflowException(database(text), error_code=TEMPORARILY_UNAVAILABLE)
+    error = MlflowException(str(database(text)), error_code=TEMPORARILY_UNAVAILABLE)
     error.__cause__ = database(text)
     return error
 

@@ -43,7 +43,10 @@ def export(tables: RunTables, arm: ArmRecord, verdicts: Sequence[Verdict]) -> li
                 facts = facts_of(tables, arm, item_of(judged.verdict))
                 texts = {side.name: side.text for side in (facts.first, facts.second)}
                 file.write(trl_row(facts.instruction, texts, judged.preferred) + "\n")
-    return [str(folder / name) for name in ("verdicts.csv", "verdicts.parquet", "preferences-trl.jsonl")]
+    files = [folder / name for name in ("verdicts.csv", "verdicts.parquet", "preferences-trl.jsonl")]
+    for file in files:  # reviewers' names and notes; the folder is its owner's alone from the start
+        file.chmod(0o600)
+    return list(map(str, files))
 
 
 def to_csv(verdicts: Iterable[Verdict]) -> str:

@@ -7,11 +7,12 @@ submission a name, so that one that is sent twice, because the server died befor
 from __future__ import annotations
 
 import json
+import os
 import random
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -254,6 +255,8 @@ def _engine(place: str) -> sql.Engine:
 def _prepare_sqlite(engine: sql.Engine) -> None:
     """WAL with a full sync: readers never wait, and what was acknowledged survives `kill -9` and a power cut."""
 
+    _keep_for_its_owner(engine.url.database)
+
     @sql.event.listens_for(engine, "connect")
     def configure(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy's own BEGIN below, not the driver's deferred one
@@ -265,6 +268,17 @@ def _prepare_sqlite(engine: sql.Engine) -> None:
         # Immediate: two writers that first read would otherwise deadlock into 'database is locked'.
         is_read = connection.get_execution_options().get("icr_read", False)
         connection.exec_driver_sql("BEGIN" if is_read else "BEGIN IMMEDIATE")
+
+
+def _keep_for_its_owner(path: str | None) -> None:
+    """Make the file where there is none, and let nobody else read it: SQLite gives the files beside it the same mode."""
+    if not path or path.startswith((":memory:", "file:")):
+        return
+    with suppress(OSError):  # SQLite itself says best why it cannot open the file
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    for file in (path, f"{path}-wal", f"{path}-shm"):
+        with suppress(OSError):  # somebody else's, which its owner shares
+            os.chmod(file, 0o600)
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:

@@ -103,11 +103,11 @@ def answer_in(body: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any], Mappin
     for choice in choices[:1]:
         if isinstance(choice.get("message"), Mapping):
             return completion, choice, choice["message"]
-    error = completion.get("error")
-    if isinstance(error, Mapping):  # some gateways answer with status 200 and the error of whom they asked
-        said = str(error.get("message") or error.get("code") or "")
-        status = error.get("code") if isinstance(error.get("code"), int) else 400
-        if is_filtered(status, said, error):
+    fault = completion.get("error")
+    if isinstance(fault, Mapping):  # some gateways answer with status 200 and the error of whom they asked
+        said = str(fault.get("message") or fault.get("code") or "")
+        status = fault.get("code") if isinstance(fault.get("code"), int) else 400
+        if is_filtered(status, said, fault):
             raise FilteredReplyError(said)
         raise MalformedReplyError(f"an error instead of an answer: {said}")
     raise MalformedReplyError("not a chat completion (no choice)")

@@ -50,17 +50,17 @@ class JudgeSettings(Config):
     judge_url: str = setting("", "base URL of the endpoint; empty: OPENAI_BASE_URL, or OpenAI's own", "place")
     judge_identity: str = setting(
         "",
-        "tells the endpoint's model apart from others of its name; empty: what the endpoint says of it, or its address",
+        "identifies the endpoint's model; empty: what the endpoint says, or its address",
     )
     judge_key_variable: str = setting("OPENAI_API_KEY", "environment variable that holds the endpoint's key", "place")
     judge_concurrency: int = setting(32, "requests that may run at once, over all workers", "place", ge=1)
-    judge_timeout: float = setting(120.0, "seconds until a request counts as hanging", "place", gt=0)
+    judge_timeout: float = setting(120.0, "seconds until a request hangs", "place", gt=0)
     judge_retries: int = setting(12, "tries after the first, with exponential backoff", "place", ge=0)
     judge_max_failures: float = setting(
-        2.0, "percent of judgments that may fail before the run does, after everything is kept", "place", ge=0, le=100
+        2.0, "percent of judgments that may fail before the run does", "place", ge=0, le=100
     )
-    judge_cache: str = setting("", "folder of the judge's answers; empty: ~/.cache/icr/judge", "place")
-    judge_input_price: float = setting(0.0, "US dollars per million input tokens, for the estimate", "place", ge=0)
+    judge_cache: str = setting("", "folder of its answers; empty: ~/.cache/icr/judge", "place")
+    judge_input_price: float = setting(0.0, "US dollars per million input tokens", "place", ge=0)
     judge_output_price: float = setting(0.0, "US dollars per million output tokens, for the estimate", "place", ge=0)
     judge_tokenizer: str = setting(
         "",

@@ -37,6 +37,7 @@ from icr_platform.engines.sampling.sampler import (
     Sampled,
     Sampler,
     ignore_progress,
+    prompt_ids,
     row_seed,
     sampling_server,
     token_budget,
@@ -113,9 +114,9 @@ class ServerSampler(Sampler):
             about = f"prompt {request.prompt_id!r} in {request.language!r}"
             max_tokens = self.settings.max_tokens
             while True:
-                asked = parameters | {"max_tokens": max_tokens}
+                limited = parameters | {"max_tokens": max_tokens}
                 parse = partial(self._read, request, max_tokens)
-                answer = await client.complete(request.messages, asked, parse, about)
+                answer = await client.complete(request.messages, limited, parse, about)
                 if isinstance(answer, Sample):
                     advance(1, len(answer.token_ids))
                     return answer
@@ -127,7 +128,9 @@ class ServerSampler(Sampler):
                     return Dropped(answer.reason, answer.detail)
                 max_tokens = fewer
 
-        rows = run_all(client, (sample_row(request, row) for request in requests for row in range(samples)))
+        planned = [prompt_ids(self.tokenizer, request, rendered_elsewhere=True) for request in requests]
+        asked = [request for request, plan in zip(requests, planned, strict=True) if not isinstance(plan, Dropped)]
+        rows = run_all(client, (sample_row(request, row) for request in asked for row in range(samples)))
         results: list[list[Sample] | Dropped] = []
         for start in range(0, len(rows), samples):
             of_prompt = rows[start : start + samples]
@@ -135,7 +138,8 @@ class ServerSampler(Sampler):
             # What the endpoint will never answer says more than what may pass.
             dropped.sort(key=lambda row: row.reason == ENDPOINT_ERROR)
             results.append(dropped[0] if dropped else [row for row in of_prompt if isinstance(row, Sample)])
-        return results
+        answered = iter(results)
+        return [plan if isinstance(plan, Dropped) else next(answered) for plan in planned]
 
     def _budget(self, request: Request, context: int | None) -> int | Dropped:
         """New tokens to ask for in a context that a refusal has named, as the other engines ask for them."""

@@ -52,7 +52,7 @@ class SamplingSettings(ExecutionSettings, ModelPlace, FaultSettings):
     samples: int = setting(10, "responses per prompt (N)", ge=1)
     temperature: float = setting(0.9, "sampling temperature; 0 is greedy", ge=0)
     top_p: float = setting(1.0, "nucleus: smallest set of tokens with this probability", gt=0, le=1)
-    top_k: int = setting(0, "only the k likeliest tokens; 0 switches it off", ge=0)
+    top_k: int = setting(0, "only the k likeliest tokens; 0: all", ge=0)
     max_tokens: int = setting(2400, "new tokens at most", ge=1)
     sampler: Annotated[str, Named(tuple(SAMPLERS))] = setting(
         "transformers",
@@ -62,10 +62,10 @@ class SamplingSettings(ExecutionSettings, ModelPlace, FaultSettings):
         "(see engines/sampling/sampler.py)",
     )
     server_url: str = setting("", "base URL of an OpenAI-compatible endpoint, for the server sampler", "place")
-    server_model: str = setting("", "model name at the endpoint; empty: the policy's name")
+    server_model: str = setting("", "name at the endpoint; empty: the policy's name")
     server_identity: str = setting(
         "",
-        "tells the endpoint's model apart from others of its name; empty: what the endpoint says of it, or its address",
+        "identifies the endpoint's model; empty: what the endpoint says, or its address",
     )
     server_concurrency: int = setting(32, "requests at once per worker, for the server sampler", "place", ge=1)
     server_timeout: float = setting(

@@ -116,7 +116,7 @@ class TransformersSampler(Sampler):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         settings: SamplingSettings,
-        generation_eos: int | Sequence[int] | None,
+        generation_eos: Sequence[int],
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer

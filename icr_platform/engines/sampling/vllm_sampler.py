@@ -188,6 +188,7 @@ async def _arguments(policy: str, settings: SamplingSettings, trust_remote_code:
 
     # A process forked from one with threads may never come up, as when an engine is started again.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     adapter = read_adapter(policy)
     arguments = AsyncEngineArgs(
         model=adapter.base if adapter else policy,
@@ -238,7 +239,7 @@ class VllmSampler(Sampler):
         settings: SamplingSettings,
         policy: str,
         tokenizer: PreTrainedTokenizerBase,
-        generation_eos: int | Sequence[int] | None,
+        generation_eos: Sequence[int],
     ) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
