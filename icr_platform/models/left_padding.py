@@ -32,6 +32,7 @@ import inspect
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
@@ -277,14 +278,13 @@ def _try(copy: PreTrainedModel, longest: int | None) -> Batching:
     padding = _why_not(padded, _NATS)
     if padding is not None:
         return Batching(padding, padding, _why_not_cached(copy, prompts, _STEPS, _NATS), longest)
-    doubled = [
-        *prompts,
-        prompts[1],
-    ]  # a prompt with two samples; rows leave after two steps and after six, as rows that end do
+    # A prompt with two samples; rows leave after two steps and after six, as rows that end do.
+    doubled = [*prompts, prompts[1]]
     why: list[str] = []
     for leaving in get_args(Leaving):
         way = Batching(leaving=leaving)
-        together = _why_not(lambda way=way: _continued(copy, doubled, way, _STEPS, {2: [0, 1, 2, 3], 6: [1, 2]}), _NATS)
+        continued = partial(_continued, copy, doubled, way, _STEPS, {2: [0, 1, 2, 3], 6: [1, 2]})
+        together = _why_not(continued, _NATS)
         if together is None:
             return Batching(longest=longest, leaving=leaving)
         why.append(together)

@@ -45,7 +45,7 @@ def test_a_guarded_stream_passes_for_the_stream_itself(monkeypatch: pytest.Monke
         assert sys.stdout.write("ñ https://a:b@h") == len("ñ https://a:b@h")
         sys.stdout.flush()
     assert sys.stdout is stream
-    assert stream.buffer.getvalue() == b"\\xf1 https://***@h"  # type: ignore[attr-defined]
+    assert stream.buffer.getvalue() == b"\\xf1 https://***@h"
 
 
 @pytest.mark.parametrize("debug", ["", "1"])

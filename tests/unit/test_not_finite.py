@@ -27,7 +27,7 @@ EMBEDDING, NORM = "model.embed_tokens.weight", "model.norm.weight"
 FRUIT, RED = "Name a fruit.", "What is red?"
 
 
-def broken(folder: Path, where: Path, name: str, change: Callable[[torch.Tensor], None]) -> str:
+def broken(folder: Path, where: Path, name: str, change: Callable[[torch.Tensor], object]) -> str:
     """A copy of a model, one of whose tensors is changed."""
     copied = Path(shutil.copytree(folder, where))
     tensors = load_file(copied / "model.safetensors")
@@ -136,6 +136,8 @@ def test_a_row_that_overflows_after_others_worked_stays_a_row(tiny_model: Path) 
     scorer = CompletionScorer(load_model(str(tiny_model), "float32", "cpu"))
     scorer.score([Group([5, 6], [[7, 8]])])
     with torch.no_grad():
-        scorer.model.get_input_embeddings().weight[30] = float("inf")
+        embeddings = scorer.model.get_input_embeddings()
+        assert isinstance(embeddings, torch.nn.Embedding)
+        embeddings.weight[30] = float("inf")
     ((found,),) = scorer.score([Group([5, 30], [[7]])])
     assert np.isnan(found)

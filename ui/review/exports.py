@@ -44,8 +44,8 @@ def export(tables: RunTables, arm: ArmRecord, verdicts: Sequence[Verdict]) -> li
                 texts = {side.name: side.text for side in (facts.first, facts.second)}
                 file.write(trl_row(facts.instruction, texts, judged.preferred) + "\n")
     files = [folder / name for name in ("verdicts.csv", "verdicts.parquet", "preferences-trl.jsonl")]
-    for file in files:  # reviewers' names and notes; the folder is its owner's alone from the start
-        file.chmod(0o600)
+    for path in files:  # reviewers' names and notes; the folder is its owner's alone from the start
+        path.chmod(0o600)
     return list(map(str, files))
 
 

@@ -106,8 +106,8 @@ def answer_in(body: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any], Mappin
     fault = completion.get("error")
     if isinstance(fault, Mapping):  # some gateways answer with status 200 and the error of whom they asked
         said = str(fault.get("message") or fault.get("code") or "")
-        status = fault.get("code") if isinstance(fault.get("code"), int) else 400
-        if is_filtered(status, said, fault):
+        code = fault.get("code")
+        if is_filtered(code if isinstance(code, int) else 400, said, fault):
             raise FilteredReplyError(said)
         raise MalformedReplyError(f"an error instead of an answer: {said}")
     raise MalformedReplyError("not a chat completion (no choice)")
