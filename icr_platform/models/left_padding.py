@@ -32,6 +32,7 @@ import inspect
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
@@ -284,7 +285,7 @@ def _try(copy: PreTrainedModel, longest: int | None) -> Batching:
     why: list[str] = []
     for leaving in get_args(Leaving):
         way = Batching(leaving=leaving)
-        together = _why_not(lambda way=way: _continued(copy, doubled, way, _STEPS, {2: [0, 1, 2, 3], 6: [1, 2]}), _NATS)
+        together = _why_not(partial(_continued, copy, doubled, way, _STEPS, {2: [0, 1, 2, 3], 6: [1, 2]}), _NATS)
         if together is None:
             return Batching(longest=longest, leaving=leaving)
         why.append(together)

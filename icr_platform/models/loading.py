@@ -102,7 +102,7 @@ def _embedding_rows(model: str) -> int | None:
 
 def hub_commit(model: str) -> str | None:
     """Return the commit that a hub name stands for; None where it is not known."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     with explained(model, "config"):
         path = str(cached_file(model, CONFIG))
