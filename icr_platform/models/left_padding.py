@@ -278,13 +278,14 @@ def _try(copy: PreTrainedModel, longest: int | None) -> Batching:
     padding = _why_not(padded, _NATS)
     if padding is not None:
         return Batching(padding, padding, _why_not_cached(copy, prompts, _STEPS, _NATS), longest)
-    # A prompt with two samples; rows leave after two steps and after six, as rows that end do.
-    doubled = [*prompts, prompts[1]]
+    doubled = [
+        *prompts,
+        prompts[1],
+    ]  # a prompt with two samples; rows leave after two steps and after six, as rows that end do
     why: list[str] = []
     for leaving in get_args(Leaving):
         way = Batching(leaving=leaving)
-        continued = partial(_continued, copy, doubled, way, _STEPS, {2: [0, 1, 2, 3], 6: [1, 2]})
-        together = _why_not(continued, _NATS)
+        together = _why_not(partial(_continued, copy, doubled, way, _STEPS, {2: [0, 1, 2, 3], 6: [1, 2]}), _NATS)
         if together is None:
             return Batching(longest=longest, leaving=leaving)
         why.append(together)
