@@ -33,7 +33,7 @@ class EvalSettings(PairwiseJudgeSettings, SamplingSettings):
     )
 
 
-class EvalConfig(PairwiseJudging, EvalSettings):
+class EvalConfig(PairwiseJudging, EvalSettings):  # type: ignore[misc]  # of the model_construct that pydantic's plugin adds
     """eval: policy -> outputs, judgments, scores."""
 
     heading = INPUTS
