@@ -67,6 +67,7 @@ def launch(accelerate_config: Path, job: Path, curve: Curve, steps: int) -> None
     """
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate_config),
+        "--log_dir", str(job.parent / "torchrun"),  # or torchrun leaves a folder in the temporary one when it is killed
         "-m", "icr_platform.training.worker", str(job),
     ]  # fmt: skip
     with meter("train", steps, curve.last_step) as bar:
