@@ -23,6 +23,7 @@ from icr_platform.cli.commands import run
 TOKEN = "ICR_TEST_KILL"
 TWO_PROCESSES = Path(__file__).parents[2] / "projects" / "conf" / "accelerate" / "cpu-2-processes.yaml"
 STAGES = ("generate", "annotate", "train", "eval")
+ITERATIONS = 2
 
 
 def flags(stage: str, models: tuple[Path, Path], prompts: Path, inputs: Path, output: Path) -> list[str]:
@@ -36,6 +37,11 @@ def flags(stage: str, models: tuple[Path, Path], prompts: Path, inputs: Path, ou
         "train": [f"--preferences={inputs / 'preferences'}", "--learning-rate=1e-3", "--epochs=8", "--batch-size=2",
                   "--accumulation=1", "--save-steps=3"],
         "eval": [f"--prompts={prompts}", "--samples=2", *sampling],
+        "iterate": [f"--iterations={ITERATIONS}", f"--reference={reference}", f"--prompts={prompts}", f"--eval-prompts={prompts}",
+                    "--generate-samples=4", "--generate-max-tokens=24", "--generate-shard-prompts=2",
+                    "--annotate-drop-wrong-language=false", "--annotate-drop-truncated=false",
+                    "--train-learning-rate=1e-3", "--train-epochs=4", "--train-batch-size=2", "--train-accumulation=1",
+                    "--train-save-steps=3", "--eval-max-tokens=24", "--eval-shard-prompts=2"],
     }  # fmt: skip
     return [stage, f"--policy={policy}", f"--output={output}", *own[stage]]
 
@@ -47,15 +53,16 @@ def tables(folder: Path) -> dict[str, bytes]:
     """
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
     found = {str(path.relative_to(folder)): path.read_bytes() for path in files}
-    if "checkpoint/manifest.json" in found:
-        manifest = json.loads(found["checkpoint/manifest.json"])
-        del manifest["extra"]["metrics"]["train/seconds"]
-        found["checkpoint/manifest.json"] = json.dumps(manifest).encode()
+    for name in found:
+        if name.endswith("checkpoint/manifest.json"):
+            manifest = json.loads(found[name])
+            del manifest["extra"]["metrics"]["train/seconds"]
+            found[name] = json.dumps(manifest).encode()
     return found
 
 
 def kill_somewhere(arguments: list[str], output: Path, seconds: float) -> None:
-    """Start the stage and kill it at a random moment of its work (its imports, which dominate, are let pass)."""
+    """Start the stage and kill it within `seconds` of its work (its imports, which dominate, are let pass)."""
     process = subprocess.Popen(
         [sys.executable, "-m", "icr_platform", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -77,13 +84,23 @@ def alive(token: str) -> list[int]:
     return found
 
 
-def curve_of(place: Path) -> list[int]:
-    """Steps of the newest run in a store that trained, in the order of MLflow's rows."""
+def curves_of(place: Path) -> dict[str, list[int]]:
+    """Steps of the newest run in a store that trained, by iteration, in the order of MLflow's rows, and those of the newest arm."""
     client = MlflowClient(f"sqlite:///{place}/mlflow.db")
     experiments = [each.experiment_id for each in client.search_experiments()]
-    found = client.search_runs(experiments, "tags.`icr.stage` = 'train' and attributes.status = 'FINISHED'")
-    trained = [each for each in found if "icr.reused_run" not in each.data.tags]  # a kill may come when all is done
-    return [point.step for point in client.get_metric_history(trained[0].info.run_id, "train/loss")] if trained else []
+    finished = client.search_runs(experiments, "attributes.status = 'FINISHED'")  # the newest first
+    curves: dict[str, list[int]] = {}
+    for each in finished:
+        tags = each.data.tags
+        if tags.get("icr.kind") == "arm":
+            name, metric = "arm", "fidelity/es"
+        elif tags.get("icr.stage") == "train" and "icr.reused_run" not in tags:  # a kill may come when all is done
+            name, metric = tags.get("icr.iteration", ""), "train/loss"
+        else:
+            continue
+        if name not in curves:
+            curves[name] = [point.step for point in client.get_metric_history(each.info.run_id, metric)]
+    return curves
 
 
 def check(
@@ -102,7 +119,7 @@ def check(
     patch.setenv(TOKEN, token)
     patch.setenv("TMPDIR", str(places["temporary"]))
     patch.setattr(tempfile, "tempdir", None)
-    for earlier in STAGES[: STAGES.index(stage)][:2]:
+    for earlier in ("generate", "annotate") if stage == "train" else ("generate",) if stage == "annotate" else ():
         assert run([*flags(earlier, models, prompts, inputs, inputs), "--no-tracking"]) == 0
 
     def begin(name: str) -> list[str]:
@@ -117,7 +134,7 @@ def check(
     before = sorted(places["temporary"].rglob("*"))
     arguments = begin("killed")
     for _ in range(kills):
-        kill_somewhere(arguments, tmp_path / "killed", seconds)
+        kill_somewhere(arguments, tmp_path / "killed", seconds / (4 if stage == "iterate" else 1))
         deadline = time.monotonic() + 60
         while (orphans := alive(token)) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -126,8 +143,11 @@ def check(
     whole, killed = tables(tmp_path / "whole"), tables(tmp_path / "killed")
     assert sorted(killed) == sorted(whole)
     assert [name for name in whole if whole[name] != killed[name]] == []
-    assert curve_of(places["killed"]) == curve_of(places["whole"])
-    assert bool(curve_of(places["whole"])) == (stage == "train")
+    curves = curves_of(places["whole"])
+    assert curves_of(places["killed"]) == curves
+    assert all(curves.values())
+    expected = {"train": {""}, "iterate": {"arm", *map(str, range(1, ITERATIONS + 1))}}
+    assert set(curves) == expected.get(stage, set())
     assert not alive(token)
     assert sorted(places["temporary"].rglob("*")) == before
 
@@ -158,3 +178,18 @@ def test_training_in_two_processes_killed_ten_times(
     random.seed(os.environ.get("ICR_KILL_SEED", "two"))
     more = (f"--accelerate-config={TWO_PROCESSES}", "--device=cpu", "--batch-size=1")
     check("train", 10, tiny_models, prompt_folder, tmp_path, monkeypatch, *more)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_iterate_killed_ten_times(
+    processes: int,
+    tiny_models: tuple[Path, Path],
+    prompt_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random.seed(os.environ.get("ICR_KILL_SEED", "iterate"))
+    more = (f"--train-accelerate-config={TWO_PROCESSES}", "--train-device=cpu", "--train-batch-size=1")
+    check("iterate", 10, tiny_models, prompt_folder, tmp_path, monkeypatch, *(more if processes == 2 else ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,6 +56,9 @@ class _Server(BaseHTTPRequestHandler):
         if self.path.startswith("/en.jsonl"):
             rows = [{"id": f"p{number}", "language": "en", "instruction": f"Name {number}."} for number in range(4)]
             self._send(200, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        elif self.path.startswith("/pairs.jsonl"):
+            pairs = [{"prompt": f"Name {n}.", "chosen": f"An apple {n}.", "rejected": f"Red {n}."} for n in range(4)]
+            self._send(200, "".join(json.dumps(pair) + "\n" for pair in pairs).encode())
         elif self.path.startswith("/refused"):
             self._send(403, f"<html>{self.path} {self.headers} {PLANTED['page']}</html>".encode())
         else:
@@ -126,6 +130,33 @@ def test_a_run_leaves_no_secret_anywhere(
     assert found_in(tmp_path, shown) == {}
     [run] = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
     assert run.data.params["generate.prompts"] == f"http://***@{host}/en.jsonl?sig=***&v=1"
+
+
+def test_processes_are_started_without_secrets(
+    host: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    environment: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What `ps` shows of them, and the file in which a training's processes find their job."""
+    started: list[str] = []
+
+    def popen(command: list[str], **_: Any) -> None:
+        started.append(" ".join(command))
+        raise OSError("no process starts here")
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    preferences = f"http://{PLANTED['user']}:{PLANTED['password']}@{host}/pairs.jsonl?sig={PLANTED['signature']}"
+    status = commands.run([
+        "train", "--policy", str(tiny_model), "--preferences", preferences, "--accelerate-config", "accelerate/cpu-2-processes.yaml",
+        "--device", "cpu",
+    ])  # fmt: skip
+    assert status == 1
+    assert any("icr_platform.training.worker" in command for command in started)
+    assert list(tmp_path.rglob("job.json"))
+    assert found_in(tmp_path, "".join([*capsys.readouterr(), *started])) == {}
 
 
 def test_a_signature_that_changes_is_the_same_work(
