@@ -122,9 +122,9 @@ def test_the_demo_grader_judges_the_demo_world(settings: dict[str, object], tmp_
         ({"reference_outputs": ""}, "'reference_outputs' is missing for the logprob judge"),
         ({"judge_model": ""}, "'judge_model' is missing"),
         ({"judge_model": "/nowhere/model"}, "/nowhere/model"),
-        ({"reference_outputs": "/nowhere"}, "/nowhere: no such folder"),
+        ({"reference_outputs": "/nowhere"}, "/nowhere: no such file or folder"),
         ({"judge": "openai"}, "'judge_api_model' is missing"),
-        ({"difficulty": "/nowhere.csv"}, "/nowhere.csv: not readable as CSV"),
+        ({"difficulty": "/nowhere.csv"}, "/nowhere.csv: not readable (No such file"),
     ],
 )
 def test_bad_input_is_found_before_anything_is_written(
