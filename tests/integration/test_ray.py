@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,15 +234,26 @@ def test_a_driver_that_is_killed_goes_on_with_what_workers_handed_over(
 
 
 def test_what_is_wrong_in_a_worker_is_one_line(
-    cluster: Any, tiny_model: Path, prompt_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    cluster: Any,
+    tiny_model: Path,
+    prompt_folder: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with (prompt_folder / "en.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"id": "long", "instruction": "word " * 600, "dataset": "tiny"}) + "\n")
+    """What the stage could not read beforehand: weights that are broken."""
+    from safetensors.torch import load_file, save_file
+
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.norm.weight"].fill_(float("nan"))
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     command = [
-        "generate", f"--policy={tiny_model}", f"--prompts={prompt_folder}", "--languages=en", f"--output={tmp_path / 'out'}",
+        "generate", f"--policy={model}", f"--prompts={prompt_folder}", "--languages=en", f"--output={tmp_path / 'out'}",
         "--no-tracking", "--execution=ray",
     ]  # fmt: skip
-    assert icr(command) == 2
+    assert icr(command) == 1
     error = capfd.readouterr().err
-    assert "icr: prompt 'long' in 'en': field 'instruction' is" in error
+    assert error.count("icr: ") == 1
+    assert f"icr: {model}: " in error
+    assert "model.norm.weight" in error
     assert "Traceback" not in error
