@@ -245,7 +245,8 @@ class Tracker:
         stored = self.stored(run, name) if name else None
         if stored is None and (gone := place_that_is_gone(run, name, self.uri)):
             raise InputError(
-                f"{uri}: its artifacts lay in {gone}, which is not there; move them back, or use the machine that has them"
+                f"{uri}: the run has no artifact {name!r}: its artifacts lay in {gone}, which is not there; if they were moved, move "
+                "them back, or use the machine that has them"
             )
         if stored is None:
             raise InputError(f"{uri}: the run has no artifact {name!r}; check the name in the MLflow UI")

@@ -51,7 +51,7 @@ def test_a_run_keeps_params_metrics_tables_and_artifacts(local_store: Path) -> N
     child.log_artifacts(local_store / "work", "responses")
     child.finish()
     run = tracker.client.get_run(child.run_id)
-    assert run.data.params == {"a": "1", "url": "https://host/v1", "b": "3"}
+    assert run.data.params == {"a": "1", "url": "https://***@host/v1?key=***", "b": "3"}
     assert run.data.metrics["win_rate/es"] == 51.5
     assert run.data.tags["mlflow.parentRunId"] == parent.run_id
     assert run.inputs is not None
