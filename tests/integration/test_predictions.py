@@ -98,7 +98,7 @@ def measured(
 
 @pytest.mark.parametrize("stage", ["generate", "annotate", "train"])
 def test_peak_memory_on_a_cpu(stage: str, measured: dict[str, tuple[int, int]], wide_model: Path) -> None:
-    """Within a fifth: one copy of the weights less, or one of training's states, would be seen."""
+    """Within a quarter, as memory that earlier stages freed serves again: a copy of the weights more or less would be seen."""
     config = IterateConfig.model_validate(
         {"generate": {"samples": SAMPLES, "max_tokens": TOKENS, "batch_size": ROWS}, "train": {"accumulation": 2}}
     )
@@ -106,7 +106,7 @@ def test_peak_memory_on_a_cpu(stage: str, measured: dict[str, tuple[int, int]], 
     work = next(work for work in works(config, Prompts(18, 20.0), None, None) if work.stage == stage)
     predicted = memory_of(work, config, shape, 4, None, 1) - PROCESS_BYTES
     before, peak = measured[stage]
-    assert peak - before == pytest.approx(predicted, rel=0.2), f"{stage}: {(peak - before) / 1e6:.0f} MB"
+    assert peak - before == pytest.approx(predicted, rel=0.25), f"{stage}: {(peak - before) / 1e6:.0f} MB"
     assert PROCESS_BYTES / 2 < before < 1.25 * PROCESS_BYTES
 
 
