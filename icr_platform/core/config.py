@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from icr_platform.core.errors import InputError
@@ -24,6 +24,8 @@ Role = Literal["setting", "input", "model", "place"]
 
 
 def setting(default: Any, doc: str, role: Role = "setting", **constraints: Any) -> Any:
+    if isinstance(default, float) and constraints:
+        constraints.setdefault("allow_inf_nan", False)  # what has a bound is a number
     return Field(default, description=doc, json_schema_extra={"role": role}, **constraints)
 
 
@@ -76,6 +78,15 @@ class Config(BaseModel):
     required: ClassVar[tuple[str, ...]] = ()
     heading: ClassVar[str] = ""
     place_heading: ClassVar[str] = ""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_truth_value(cls, value: object, info: ValidationInfo) -> object:
+        """Python takes true for 1, and `samples: yes` of an older YAML would be one sample."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and {int, float} & {kind, *get_args(kind)}:
+            raise ValueError(f"{str(value).lower()} is a truth value; give a number")
+        return value
 
 
 class ChatSettings(Config):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from icr_platform.core.errors import InputError
+
 if TYPE_CHECKING:
     import torch
 
@@ -17,6 +19,26 @@ def resolve_device(device: str) -> str:
     if device not in ("auto", BALANCED):
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def require_device(device: str) -> None:
+    """Raise InputError when torch does not know the device, or this machine has no such GPU."""
+    import torch
+
+    if device in ("auto", BALANCED):
+        return
+    try:
+        kind, index = torch.device(device).type, torch.device(device).index or 0
+    except RuntimeError:
+        raise InputError(
+            f"config: field 'device' is {device!r}, which torch does not know; give auto, cpu or cuda"
+        ) from None
+    found = torch.cuda.device_count()
+    if kind == "cuda" and index >= found:
+        raise InputError(
+            f"config: field 'device' is {device!r}, and torch {torch.__version__} finds {found or 'no'} CUDA GPUs here; give auto or "
+            "cpu, or install a torch for this machine's GPU"
+        )
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:

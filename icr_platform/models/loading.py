@@ -38,7 +38,7 @@ from icr_platform.models.checkpoint_weights import (
     read_headers,
     shards_of,
 )
-from icr_platform.models.devices import BALANCED, resolve_device, resolve_dtype
+from icr_platform.models.devices import BALANCED, require_device, resolve_device, resolve_dtype
 from icr_platform.models.loading_errors import explained
 from icr_platform.models.removed_weights import removed_weights, require_weights
 from icr_platform.models.vocabulary import compare, require_embeddings
@@ -142,6 +142,7 @@ def load_model(
     from transformers.utils import logging
 
     check_model_path(model)
+    require_device(device)  # an impossible one is said before gigabytes are read
     require_weights(model)
     require_causal(base_of(model), load_config(model, trust_remote_code))
     adapter = read_adapter(model)

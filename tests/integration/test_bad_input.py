@@ -100,6 +100,12 @@ def test_truncated_parquet_prompts(tiny_model: Path, tmp_path: Path, capsys: pyt
         (["--policy=runs:/0123/checkpoint"], ("runs:/0123",)),
         (["--config=none.yaml"], ("none.yaml",)),
         (["--prompts="], ("prompts", "--prompts")),
+        (["--temperature=inf"], ("'temperature'", "finite")),
+        (["--device=tpu9"], ("'device'", "'tpu9'", "auto")),
+        (["--device=cuda:99"], ("'device'", "'cuda:99'", "CUDA GPUs here")),
+        (["--sampler=server"], ("'server_url'", "base URL")),
+        (["--sampler=server", "--server-url=ftp://host/v1"], ("'server_url'", "'ftp://host/v1'", "base URL")),
+        (["--sampler=server", "--server-url=http://[::1/v1"], ("'server_url'", "base URL")),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -113,6 +119,8 @@ def test_bad_presets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     preset = tmp_path / "mine.yaml"
     preset.write_text("itertions: 3\n")
     expect(capsys, ["iterate", f"--config={preset}"], "mine.yaml", "'itertions'", "'iterations'")
+    preset.write_text("iterations: true\n")
+    expect(capsys, ["iterate", f"--config={preset}"], "mine.yaml", "'iterations'", "true is a truth value")
     preset.write_text("iterations: [3\n")
     expect(capsys, ["iterate", f"--config={preset}"], "mine.yaml", "YAML")
 

@@ -614,10 +614,18 @@ def test_data_that_a_module_reads_counts(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(("url", "address"), [
     ("https://User:pw@Host.org./v1/?key=1", "https://host.org:443/v1"), ("http://host:8000", "http://host:8000"),
     ("http://localhost:1/v1", f"http://{socket.gethostname()}:1/v1"), ("http://127.0.0.1/v1", f"http://{socket.gethostname()}:80/v1"),
-    ("http://[::1]:9/v1", f"http://{socket.gethostname()}:9/v1"), ("http://host:port/v1", "http://host:80/v1"), ("", "://:"),
+    ("http://[::1]:9/v1", f"http://{socket.gethostname()}:9/v1"), ("http://host/v1", "http://host:80/v1"),
 ])  # fmt: skip
 def test_an_address_is_host_port_and_path(url: str, address: str) -> None:
     assert served_model.Server(url, "m", "K", "", "judge").address == address
+
+
+@pytest.mark.parametrize(
+    "url", ["", "host:8000", "ftp://host/v1", "http://host:port/v1", "http://[::1/v1", "http:///v1"]
+)
+def test_what_is_no_address_identifies_nothing(url: str) -> None:
+    with pytest.raises(InputError, match=r"field 'judge_url' is .* give the endpoint's base URL"):
+        served_model.Server(url, "m", "K", "", "judge")
 
 
 def test_relative_imports_and_names_of_modules_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 from icr_platform.core.artifacts import read_json, text_digest, write_json
 from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import user_cache
+from icr_platform.core.secrets import redact
 
 PROVIDERS = (
     "api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com", "api.mistral.ai", "api.deepseek.com",
@@ -48,6 +49,9 @@ class Server:
     url: base URL. model: its name there. key_variable: environment variable of the key, which may be unset.
     named: what the configuration says it is, or ''. field: of the configuration, for messages, such as 'judge'.
     label: stands for the model's name in what identifies it, where that is a path; '': the name itself.
+
+    Raises:
+        InputError: the URL is not an http(s) address.
     """
 
     url: str
@@ -56,6 +60,18 @@ class Server:
     named: str
     field: str
     label: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # of the port, or of brackets
+            is_address = False
+        if not is_address:
+            raise InputError(
+                f"config: field '{self.field}_url' is {redact(self.url)!r}; give the endpoint's base URL, such as "
+                "http://localhost:8000/v1"
+            )
 
     @property
     def address(self) -> str:

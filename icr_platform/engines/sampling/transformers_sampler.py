@@ -33,6 +33,7 @@ from icr_platform.engines.sampling.sampler import (
 )
 from icr_platform.models.chat import decode_response, stop_ids
 from icr_platform.models.context import context_of
+from icr_platform.models.devices import require_device
 from icr_platform.models.left_padding import Batching, Continuation, begin, find_batching, recomputed
 from icr_platform.models.loading import check_weights, generation_eos, load_model, load_tokenizer
 from icr_platform.models.not_finite import are_finite, not_finite
@@ -252,3 +253,5 @@ def load(settings: SamplingSettings, policy: str, chat: ChatSettings) -> Transfo
 def check(settings: SamplingSettings, policy: str, chat: ChatSettings) -> None:
     """Raise InputError when the policy's weight files are missing or incomplete."""
     check_weights(policy, chat.trust_remote_code)
+    if settings.execution == "local":  # other machines have other devices
+        require_device(settings.device)
