@@ -49,9 +49,14 @@ def flags(stage: str, models: tuple[Path, Path], prompts: Path, inputs: Path, ou
 def tables(folder: Path) -> dict[str, bytes]:
     """Every finished file of a stage by relative name; work files of an unfinished one do not count.
 
-    A checkpoint's manifest also says how many seconds the last attempt took, which is left out.
+    A checkpoint's manifest also says how many seconds the last attempt took, which is left out, and so is an arm's report, which
+    names its runs.
     """
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+    files = (
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".") and path.suffix != ".html"
+    )
     found = {str(path.relative_to(folder)): path.read_bytes() for path in files}
     for name in found:
         if name.endswith("checkpoint/manifest.json"):
