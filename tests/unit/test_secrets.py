@@ -125,7 +125,7 @@ def test_values_of_the_environment_are_hidden_in_every_spelling(name: str, monke
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PWD", "/work/data-9"), ("AWS_REGION", "eu-central-1"), ("AWS_PROFILE", "profile-9"), ("HF_TOKEN_PATH", "place-of-it"),
+    [("PWD", "/srv/data-9"), ("AWS_REGION", "eu-central-1"), ("AWS_PROFILE", "profile-9"), ("HF_TOKEN_PATH", "place-of-it"),
      ("OPENAI_API_KEY", "EMPTY"), ("OPENAI_API_KEY", "x"), ("TOKENIZERS_PARALLELISM", "falsehood"), ("JUDGE_KEY_VARIABLE", "MY_KEY_9"),
      ("MAX_TOKENS", "240000001"), ("SSH_AUTH_SOCK", "/tmp/agent.1")],
 )  # fmt: skip
