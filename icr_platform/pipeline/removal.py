@@ -118,7 +118,10 @@ def plan_arm(session: Session, given: str) -> Removal:
                 f"{given}: run {run.info.run_id} is {run.info.status} on {host}; end it first, or, if its process died there, "
                 f"`icr runs end {run.info.run_id}`"
             )
-    names = ", ".join(f"run {run.info.run_id}, {run.info.status}" for run in arms)
+    names = f"run {arms[0].info.run_id}, {arms[0].info.status}"
+    if len(arms) > 1:
+        states = Counter(run.info.status for run in arms)
+        names = f"{len(arms)} runs: {', '.join(f'{count} {status}' for status, count in states.items())}"
     removal = Removal(f"arm {arms[0].data.tags['icr.arm']} ({names})")
     _take(session, tracker, tree, removal, runs)
     return removal
@@ -242,7 +245,10 @@ def _take(session: Session, tracker: Tracker, tree: RunTree, removal: Removal, r
                 _take_folder(removal, path)
     outputs = {value for run in going for name, value in run.data.params.items() if name.endswith(".output") and value}
     removal.notes += [
-        f"{place}: the output folder that was chosen" for place in sorted(outputs) if Path(place).exists()
+        f"{place}: the output folder that was chosen"
+        for place in sorted(outputs)
+        if Path(place).exists()
+        and outputs.isdisjoint(map(str, Path(place).parents))  # iterate's has those of its stages in it
     ]
 
 
