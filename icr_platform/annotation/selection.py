@@ -38,7 +38,7 @@ from icr_platform.annotation.prompt_index import PromptIndex
 from icr_platform.annotation.reward_kinds import needs_translations
 from icr_platform.annotation.translation import FAILURES
 from icr_platform.core.arrays import AnyArray, Floats, Integers, Objects
-from icr_platform.core.artifacts import Artifact
+from icr_platform.core.artifacts import Artifact, completed
 from icr_platform.core.schemas import DROPS, PREFERENCES
 
 NEAR_DUPLICATE = "near-duplicate"
@@ -259,7 +259,7 @@ def _preferences(
         values[f"{end}_characters"] = table.column("character_count")
         values[f"{end}_index"] = samples.sample_index[column]
         values[f"{end}_reward"] = reward[rows, column]
-    return pa.table({name: values[name] for name in PREFERENCES.schema.names}).cast(PREFERENCES.schema)
+    return completed(pa.table(values), PREFERENCES)
 
 
 def _drops(

@@ -149,6 +149,18 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None, table: TableS
     return rows.select(wanted)
 
 
+def completed(rows: pa.Table, table: TableSchema) -> pa.Table:
+    """The rows in the columns of `table`, those that are nullable and missing filled with null.
+
+    Raises:
+        KeyError: a column that is not nullable is missing.
+    """
+    for field in table.schema:
+        if field.nullable and field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows.select(table.schema.names).cast(table.schema)
+
+
 class ArtifactWriter:
     """Writes one artifact, part by part, resumable. Parts are numbered by the caller, whose plan must not depend on time.
 
@@ -186,8 +198,8 @@ class ArtifactWriter:
         return self.part_path(index).exists()
 
     def write_part(self, index: int, table: pa.Table) -> None:
-        """Write part `index` atomically, cast to the declared schema (a missing or extra column raises)."""
-        table = table.select(self.table.schema.names).cast(self.table.schema)
+        """Write part `index` atomically, in the declared columns; a missing one that is nullable is filled with null."""
+        table = completed(table, self.table)
         with atomic_path(self.part_path(index)) as temporary:
             pq.write_table(table, temporary, row_group_size=ROW_GROUP_SIZE, compression="zstd")
 

@@ -40,13 +40,25 @@ _INPUT_DIGEST = _column(
 )
 _ENGLISH = _column("english_instruction", pa.string(), "English counterpart G(x^l), same prompt id")
 
+_MESSAGES = _column(
+    "messages", pa.string(), "JSON list of {role, content}, the instruction last; null for a single turn", True
+)
+_ENGLISH_MESSAGES = _column(
+    "english_messages", pa.string(), "the English counterpart of messages; null for a single turn", True
+)
+_THOUGHT = _column("thought", pa.string(), "decoded text before the answer; null where nothing was thought", True)
+_THOUGHT_LANGUAGE = _column(
+    "thought_language", pa.string(), "as detected_language, of the thought; null without one", True
+)
+
 PROMPTS = _table(
-    "prompts", 1, _LANGUAGE, _PROMPT_ID, _INSTRUCTION, _ENGLISH,
+    "prompts", 2, _LANGUAGE, _PROMPT_ID, _INSTRUCTION, _ENGLISH,
     _column("source", pa.string(), "data set within the prompt source, '' when it names none"),
+    _MESSAGES, _ENGLISH_MESSAGES,
 )  # fmt: skip
 
 RESPONSES = _table(
-    "responses", 2, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    "responses", 3, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
     _column("response", pa.string(), "decoded text, unchanged, special tokens left out"),
     _column("token_ids", pa.list_(pa.int32()), "ids the sampler returned, the end-of-turn token included when it stopped"),
     _column("finish_reason", pa.string(), "'stop' or 'length'"),
@@ -56,6 +68,8 @@ RESPONSES = _table(
     _column("detected_language", pa.string(), "language code by the identifier, 'und' when it cannot tell"),
     _column("language_confidence", pa.float64(), "probability in [0, 1] of detected_language"),
     _INPUT_DIGEST,
+    _column("answer_start", pa.int32(), "index in token_ids at which the answer begins; null where nothing was thought", True),
+    _THOUGHT, _THOUGHT_LANGUAGE,
 )  # fmt: skip
 
 REWARDS = _table(
@@ -82,7 +96,7 @@ TRANSLATIONS = _table(
 )  # fmt: skip
 
 PREFERENCES = _table(
-    "preferences", 1, _LANGUAGE, _PROMPT_ID, _INSTRUCTION, _ENGLISH,
+    "preferences", 2, _LANGUAGE, _PROMPT_ID, _INSTRUCTION, _ENGLISH,
     _column("chosen", pa.string(), "response with the highest length-controlled reward"),
     _column("rejected", pa.string(), "response with the lowest length-controlled reward"),
     _column("chosen_index", pa.int32(), "sample_index of chosen"),
@@ -95,6 +109,11 @@ PREFERENCES = _table(
     _column("rejected_characters", pa.int32(), "Unicode code points"),
     _column("chosen_token_ids", pa.list_(pa.int32()), "the sampled ids, trained on as they are"),
     _column("rejected_token_ids", pa.list_(pa.int32()), "the sampled ids, trained on as they are"),
+    _MESSAGES, _ENGLISH_MESSAGES,
+    _column("chosen_answer_start", pa.int32(), "index in chosen_token_ids; null where nothing was thought", True),
+    _column("rejected_answer_start", pa.int32(), "index in rejected_token_ids; null where nothing was thought", True),
+    _column("chosen_thought", pa.string(), "decoded text before the answer; null where nothing was thought", True),
+    _column("rejected_thought", pa.string(), "decoded text before the answer; null where nothing was thought", True),
 )  # fmt: skip
 
 DROPS = _table(
@@ -105,14 +124,15 @@ DROPS = _table(
 )  # fmt: skip
 
 OUTPUTS = _table(
-    "outputs", 2, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX, _INSTRUCTION,
+    "outputs", 3, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX, _INSTRUCTION,
     _column("output", pa.string(), "decoded text, unchanged"),
     _column("token_count", pa.int32(), "tokens, the end-of-turn token included; null for outputs from files that do not say", True),
     _column("character_count", pa.int32(), "Unicode code points"),
     _column("finish_reason", pa.string(), "'stop' or 'length'; null for outputs from files that do not say", True),
     _column("detected_language", pa.string(), "language code by the identifier, 'und' when it cannot tell"),
     _column("language_confidence", pa.float64(), "probability in [0, 1] of detected_language"),
-    _INPUT_DIGEST,
+    _INPUT_DIGEST, _MESSAGES, _THOUGHT, _THOUGHT_LANGUAGE,
+    _column("thought_token_count", pa.int32(), "tokens before the answer; null where nothing was thought", True),
 )  # fmt: skip
 
 JUDGMENTS = _table(

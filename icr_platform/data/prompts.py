@@ -22,7 +22,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icr_platform.core.artifacts import open_artifact, own_manifest, text_digest
+from icr_platform.core.artifacts import completed, open_artifact, own_manifest, text_digest
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES, language_name
 from icr_platform.core.schemas import PROMPTS
@@ -228,4 +228,4 @@ def _aligned(language: str, rows: Mapping[str, Prompt], english: Mapping[str, Pr
         "english_instruction": [english[prompt.prompt_id].instruction for prompt in chosen],
         "source": [prompt.source for prompt in chosen],
     }
-    return pa.Table.from_pydict(columns, schema=PROMPTS.schema)
+    return completed(pa.table(columns), PROMPTS)

@@ -8,7 +8,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from icr_platform.core.artifacts import Artifact, ArtifactWriter
+from icr_platform.core.artifacts import Artifact, ArtifactWriter, completed
 from icr_platform.core.earlier import Earlier, with_earlier
 from icr_platform.core.faults import require_few_faults
 from icr_platform.core.part_job import Advance, Make, PartJob
@@ -96,6 +96,6 @@ def _load(config: EvalConfig) -> Make:
             keys = zip(*(part.responses[name].to_pylist() for name in ("language", "prompt_id")), strict=True)
             named = part.responses.rename_columns({"response": "output"})
             instructions = pa.array([instruction[key] for key in keys], pa.string())
-            yield part.drops, named.append_column("instruction", instructions).select(OUTPUTS.schema.names)
+            yield part.drops, completed(named.append_column("instruction", instructions), OUTPUTS)
 
     return make

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, open_artifact, read_json, write_json
+from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, completed, open_artifact, read_json, write_json
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import DROPS, PROMPTS, TABLES
 
@@ -29,7 +29,7 @@ def rows(start: int, count: int) -> pa.Table:
         "english_instruction": ids,
         "source": [""] * count,
     }
-    return pa.table(columns, schema=PROMPTS.schema)
+    return completed(pa.table(columns), PROMPTS)
 
 
 def write(folder: Path, fingerprint: str = "f") -> None:
@@ -45,7 +45,7 @@ def test_round_trip_keeps_text_and_counts(tmp_path: Path) -> None:
     assert artifact.rows == 30
     assert artifact.read(["instruction"])["instruction"][7].as_py() == "  ¿7?\n"
     metadata = pq.read_schema(artifact.parts[0]).metadata
-    assert metadata[b"icr.schema_version"] == b"1"
+    assert metadata[b"icr.schema_version"] == str(PROMPTS.version).encode()
 
 
 def test_same_rows_give_the_same_bytes(tmp_path: Path) -> None:

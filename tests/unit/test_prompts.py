@@ -32,11 +32,11 @@ def test_rows_meet_their_english_row_by_id_whatever_the_order(tmp_path: Path) ->
     prompts = load_prompts(str(tmp_path), ["sw", "en"])
     assert prompts.languages == ("sw", "en")
     assert [tuple(item.values()) for item in prompts.table.to_pylist()] == [
-        ("sw", "1", "moja", "one", ""),
-        ("sw", "3", "tatu", "three", ""),
-        ("en", "1", "one", "one", "d"),
-        ("en", "2", "two", "two", ""),
-        ("en", "3", "three", "three", ""),
+        ("sw", "1", "moja", "one", "", None, None),
+        ("sw", "3", "tatu", "three", "", None, None),
+        ("en", "1", "one", "one", "d", None, None),
+        ("en", "2", "two", "two", "", None, None),
+        ("en", "3", "three", "three", "", None, None),
     ]
     assert prompts.missing == {"sw": ("2",)}
     assert prompts.notes == (f"{tmp_path / 'sw.json'}: 1 of 3 English prompts have no row here: 2",)
@@ -101,6 +101,8 @@ def test_hub_data_sets_name_languages_by_configuration_or_split(monkeypatch: pyt
                 "instruction": "de text",
                 "english_instruction": "en text",
                 "source": "",
+                "messages": None,
+                "english_messages": None,
             }
         ]
         with pytest.raises(InputError, match=r"owner/prompts on the hub.* 'fr'.*found: en de"):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, row_digest
+from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, completed, row_digest
 from icr_platform.core.config import ChatSettings
 from icr_platform.core.earlier import Earlier, with_earlier
 from icr_platform.core.faults import FAULTS
@@ -108,7 +108,7 @@ def _responses(identifier: Identifier, requests: Sequence[Request], sampled: Sam
             row_digest(request.language, request.prompt_id, request.instruction) for request, _, _ in rows
         ],
     }
-    return pa.Table.from_pydict(columns, schema=RESPONSES.schema)
+    return completed(pa.table(columns), RESPONSES)
 
 
 def write_responses(
