@@ -6,7 +6,7 @@ by hand; what the family's tokenizer has as one token (`<think>` in Qwen3, not i
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -105,9 +105,7 @@ def chat_template(family: str) -> str:
     """Read the family's template."""
     name = FAMILIES[family].template
     if name.startswith("trl/"):
-        trl = find_spec("trl")
-        assert trl is not None and trl.origin is not None
-        return Path(trl.origin).with_name("chat_templates").joinpath(f"{name[4:]}.jinja").read_text(encoding="utf-8")
+        return distribution("trl").locate_file(f"trl/chat_templates/{name[4:]}.jinja").read_text(encoding="utf-8")
     return (Path(__file__).with_name("templates") / f"{name}.jinja").read_text(encoding="utf-8").removesuffix("\n")
 
 
