@@ -102,7 +102,11 @@ class ServerSampler(Sampler):
     ) -> Sampled:
         """See `Sampler.sample`."""
         client = ChatClient(self.endpoint, self.accepted, answered=True)
-        extra = {"top_k": self.settings.top_k} if self.settings.top_k else {}  # a field of vLLM's, not of OpenAI's
+        extra: dict[str, Any] = (
+            {"top_k": self.settings.top_k} if self.settings.top_k else {}
+        )  # vLLM's field, not OpenAI's
+        if arguments := settings_of(self.tokenizer).chat_template_kwargs:
+            extra["chat_template_kwargs"] = arguments
 
         async def sample_row(request: Request, row: int) -> Sample | Dropped:
             parameters = {
@@ -228,6 +232,8 @@ def server_notes(settings: SamplingSettings, policy: str, chat: ChatSettings) ->
     if sampler.has_compared:
         return ()
     doubt = "its chat template and BOS token"
+    if chat.chat_template_kwargs:
+        doubt += f", and what it makes of chat_template_kwargs ({', '.join(chat.chat_template_kwargs)})"
     if prints_date(tokenizer):
         doubt += f", and the date that the template prints (template_date {chat.template_date})"
     return (
