@@ -95,12 +95,10 @@ def _load(config: EvalConfig) -> Make:
                 yield prompts
 
         for part in sample_parts(sampler, identify, seen(), config.samples, config.seed, advance, config):
-            keys = zip(*(part.responses[name].to_pylist() for name in ("language", "prompt_id")), strict=True)
+            keys = list(zip(*(part.responses[name].to_pylist() for name in ("language", "prompt_id")), strict=True))
             named = part.responses.rename_columns({"response": "output"})
-            for name, texts in zip(
-                ("instruction", "messages"), zip(*(asked[key] for key in keys), strict=True), strict=False
-            ):
-                named = named.append_column(name, pa.array(texts, pa.string()))
+            for position, name in enumerate(("instruction", "messages")):
+                named = named.append_column(name, pa.array([asked[key][position] for key in keys], pa.string()))
             yield part.drops, completed(named, OUTPUTS)
 
     return make

@@ -9,7 +9,7 @@ import gc
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -36,7 +36,7 @@ from icr_platform.models.model_identity import model_identity
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve, final_figures, send_curve
-from icr_platform.training.dataset import TrainingPairs, check_pairs, longest_sequence, read_pairs
+from icr_platform.training.dataset import TrainingPairs, check_conversations, check_pairs, longest_sequence, read_pairs
 from icr_platform.training.job import CURVE, train_policy
 from icr_platform.training.launch import check_accelerate_config
 from icr_platform.training.model_card import Provenance, model_card, public_name
@@ -57,7 +57,7 @@ def read(config: TrainConfig) -> TrainConfig:
     import torch
 
     require(config, "train")
-    load_tokenizer(config.policy, config)
+    tokenizer = load_tokenizer(config.policy, config)
     check_weights(config.policy, config.trust_remote_code)
     if config.dpo_reference == "initial":
         if not config.reference:
@@ -87,10 +87,15 @@ def read(config: TrainConfig) -> TrainConfig:
     if config.accelerate_config:
         check_accelerate_config(Path(config.accelerate_config), resolve_device(config.device))
 
+    asked: Iterable[tuple[str, str, str | None]]
     if is_text(config.preferences):
-        read_text_preferences(config.preferences)
+        asked = [(p.language, p.instruction, p.messages) for p in read_text_preferences(config.preferences).pairs]
     else:
-        check_pairs(open_artifact(Path(config.preferences), PREFERENCES), policy.vocab_size)
+        preferences = open_artifact(Path(config.preferences), PREFERENCES)
+        check_pairs(preferences, policy.vocab_size)
+        columns = preferences.read(["language", "instruction", "messages"])
+        asked = zip(*(column.to_pylist() for column in columns.columns), strict=True)
+    check_conversations(asked, tokenizer, config.preferences)
     return config
 
 
@@ -192,11 +197,12 @@ def _notes(config: TrainConfig, pairs: TrainingPairs) -> list[str]:
     import torch
 
     notes = []
-    if pairs.left_out:
+    notes += [f"{count} pairs were left out: {why}" for why, count in pairs.refused.items()]
+    total = sum(pairs.left_out.values()) - sum(pairs.refused.values())
+    if total:
         by_language = ", ".join(f"{language} {count}" for language, count in pairs.left_out.items())
         limit = longest_sequence(config)
         name = "max_length" if limit == config.max_length else "the policy's max_position_embeddings"
-        total = sum(pairs.left_out.values())
         notes.append(f"{total} pairs are longer than {limit} tokens ({name}) and were left out: {by_language}")
     gpus = torch.cuda.device_count() if resolve_device(config.device).startswith("cuda") else 0
     if gpus > 1 and not config.accelerate_config:
