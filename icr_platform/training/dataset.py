@@ -17,7 +17,7 @@ from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.data.text_preferences import MOST_LEFT_OUT
-from icr_platform.models.chat import Roles, encode_prompt, refusal_of_roles, require_system_prompt, settings_of
+from icr_platform.models.chat import Roles, encode_prompt, refusal_of_roles, settings_of
 from icr_platform.models.context import context_of
 from icr_platform.models.loading import load_config, load_tokenizer
 from icr_platform.training.config import TrainConfig
@@ -108,11 +108,10 @@ def require_few_refused(refused: Mapping[str, int], total: int, where: str) -> N
 def check_conversations(
     asked: Iterable[tuple[str, str, str | None]], tokenizer: PreTrainedTokenizerBase, where: str
 ) -> None:
-    """Raise InputError when the system prompt, or the conversations of too many pairs, have no place in the chat template.
+    """Raise InputError when the chat template refuses the conversations of too many pairs.
 
     asked: language, instruction and messages of every pair.
     """
-    require_system_prompt(tokenizer)
     settings, kinds = settings_of(tokenizer), Counter[Roles]()
     for language, instruction, messages in asked:
         kinds[settings.asked(Conversation.of(instruction, messages), language).roles] += 1

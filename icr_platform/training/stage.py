@@ -23,6 +23,7 @@ from icr_platform.core.secrets import redact
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.data.text_preferences import is_text, read_text_preferences, tokenise
 from icr_platform.models.adapters import base_of
+from icr_platform.models.chat import require_system_prompt
 from icr_platform.models.devices import resolve_device
 from icr_platform.models.loading import (
     check_quantisation,
@@ -54,10 +55,31 @@ def read(config: TrainConfig) -> TrainConfig:
     Raises:
         InputError: names the file, row and field, and how to fix it.
     """
+    require(config, "train")
+    vocabulary = check_settings(config)
+    asked: Iterable[tuple[str, str, str | None]]
+    if is_text(config.preferences):
+        asked = [(p.language, p.instruction, p.messages) for p in read_text_preferences(config.preferences).pairs]
+    else:
+        preferences = open_artifact(Path(config.preferences), PREFERENCES)
+        check_pairs(preferences, vocabulary)
+        columns = preferences.read(["language", "instruction", "messages"])
+        asked = zip(*(column.to_pylist() for column in columns.columns), strict=True)
+    check_conversations(asked, load_tokenizer(config.policy, config), config.preferences)
+    return config
+
+
+def check_settings(config: TrainConfig) -> int:
+    """Check everything but the preferences, which need not be there yet; load no weights.
+
+    Returns: how many token ids the policy knows.
+
+    Raises:
+        InputError: the policy cannot be trained, or not so, or not on this machine.
+    """
     import torch
 
-    require(config, "train")
-    tokenizer = load_tokenizer(config.policy, config)
+    require_system_prompt(load_tokenizer(config.policy, config))
     check_weights(config.policy, config.trust_remote_code)
     if config.dpo_reference == "initial":
         if not config.reference:
@@ -86,17 +108,7 @@ def read(config: TrainConfig) -> TrainConfig:
         raise InputError("config: field 'dtype' float16 does not train on a CPU; give --dtype float32 or bfloat16")
     if config.accelerate_config:
         check_accelerate_config(Path(config.accelerate_config), resolve_device(config.device))
-
-    asked: Iterable[tuple[str, str, str | None]]
-    if is_text(config.preferences):
-        asked = [(p.language, p.instruction, p.messages) for p in read_text_preferences(config.preferences).pairs]
-    else:
-        preferences = open_artifact(Path(config.preferences), PREFERENCES)
-        check_pairs(preferences, policy.vocab_size)
-        columns = preferences.read(["language", "instruction", "messages"])
-        asked = zip(*(column.to_pylist() for column in columns.columns), strict=True)
-    check_conversations(asked, tokenizer, config.preferences)
-    return config
+    return int(policy.vocab_size)
 
 
 def run(config: TrainConfig, context: StageContext) -> StageResult:
