@@ -97,21 +97,11 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
         InputError: what is wrong, where, and how to fix it; or more samples than `max_dropped` allows do not fit into the context.
     """
     require(config, "annotate")
-    kinds = config.reward_kind
-    if not kinds or len(set(kinds)) < len(kinds):
-        raise InputError(f"config: field 'reward_kind' is {','.join(kinds)!r}; give one kind or several different ones")
-    if needs_translations(kinds) and not config.translator:
-        raise InputError(
-            "config: field 'translator' is missing for a reward kind that scores translations; give --translator MODEL"
-        )
-    if not config.alpha_min <= config.alpha_max:
-        raise InputError(
-            f"config: field 'alpha_min' {config.alpha_min} is above 'alpha_max' {config.alpha_max}; give the lower first"
-        )
-    check_execution(config)
+    check_settings(config)
 
     # A log-ratio compares the same tokens under two models: other tokenizers or templates make it meaningless.
     notes = check_same_tokenisation(config.policy, config.reference, config)
+    kinds = config.reward_kind
     for model in (config.policy, config.reference, *([config.translator] if needs_translations(kinds) else [])):
         load_tokenizer(model, config)
         check_weights(model, config.trust_remote_code)
@@ -126,6 +116,22 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
         counts = Counter(result.reason for part in range(len(responses.parts)) for result in inputs.filtered(part))
         require_few_faults(counts, responses.rows, config.max_dropped, "samples", error=InputError)
     return inputs
+
+
+def check_settings(config: AnnotateConfig) -> None:
+    """Raise InputError for settings that no responses could be annotated with."""
+    kinds = config.reward_kind
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise InputError(f"config: field 'reward_kind' is {','.join(kinds)!r}; give one kind or several different ones")
+    if needs_translations(kinds) and not config.translator:
+        raise InputError(
+            "config: field 'translator' is missing for a reward kind that scores translations; give --translator MODEL"
+        )
+    if not config.alpha_min <= config.alpha_max:
+        raise InputError(
+            f"config: field 'alpha_min' {config.alpha_min} is above 'alpha_max' {config.alpha_max}; give the lower first"
+        )
+    check_execution(config)
 
 
 def run(inputs: AnnotateInputs, context: StageContext) -> StageResult:

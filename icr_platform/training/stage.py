@@ -54,9 +54,25 @@ def read(config: TrainConfig) -> TrainConfig:
     Raises:
         InputError: names the file, row and field, and how to fix it.
     """
+    require(config, "train")
+    vocabulary = check_settings(config)
+    if is_text(config.preferences):
+        read_text_preferences(config.preferences)
+    else:
+        check_pairs(open_artifact(Path(config.preferences), PREFERENCES), vocabulary)
+    return config
+
+
+def check_settings(config: TrainConfig) -> int:
+    """Check everything but the preferences, which need not be there yet; load no weights.
+
+    Returns: how many token ids the policy knows.
+
+    Raises:
+        InputError: the policy cannot be trained, or not so, or not on this machine.
+    """
     import torch
 
-    require(config, "train")
     load_tokenizer(config.policy, config)
     check_weights(config.policy, config.trust_remote_code)
     if config.dpo_reference == "initial":
@@ -86,12 +102,7 @@ def read(config: TrainConfig) -> TrainConfig:
         raise InputError("config: field 'dtype' float16 does not train on a CPU; give --dtype float32 or bfloat16")
     if config.accelerate_config:
         check_accelerate_config(Path(config.accelerate_config), resolve_device(config.device))
-
-    if is_text(config.preferences):
-        read_text_preferences(config.preferences)
-    else:
-        check_pairs(open_artifact(Path(config.preferences), PREFERENCES), policy.vocab_size)
-    return config
+    return int(policy.vocab_size)
 
 
 def run(config: TrainConfig, context: StageContext) -> StageResult:
