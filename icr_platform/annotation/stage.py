@@ -50,7 +50,7 @@ from icr_platform.core.arrays import Floats
 from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact, read_parquet
 from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
-from icr_platform.core.faults import fault_notes, require_few_faults
+from icr_platform.core.faults import FAULTS, fault_notes, require_few_faults
 from icr_platform.core.part_job import Advance, Make, PartJob, TakenPart
 from icr_platform.core.schemas import DROPS, LOGPROBS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
 from icr_platform.core.stage_protocol import StageContext, StageResult
@@ -112,9 +112,10 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
     sizes = [model.get_text_config().vocab_size for model in opened]
     check_responses(responses, prompts, min(sizes))
     inputs = AnnotateInputs(config, responses, prompts, ContextFit(config, prompts), notes)
-    if inputs.fit.context is not None:
-        counts = Counter(result.reason for part in range(len(responses.parts)) for result in inputs.filtered(part))
-        require_few_faults(counts, responses.rows, config.max_dropped, "samples", error=InputError)
+    found = [result for part in range(len(responses.parts)) for result in inputs.filtered(part)]
+    first = next((result.detail for result in found if result.reason in FAULTS), "")
+    counts = Counter(result.reason for result in found)
+    require_few_faults(counts, responses.rows, config.max_dropped, "samples", first, error=InputError)
     return inputs
 
 
@@ -228,7 +229,7 @@ def _logprobs(work: _Work, translations: Artifact | None, name: str, model: str)
         responses = work.responses.read_part(part)
         english = translations.read_part(part).column("translation").to_pylist() if translations else None
         filtered = work.filtered(part, translations)
-        scored = scored_rows(responses, filtered, english, work.prompts, work.scored_kinds)
+        scored = scored_rows(responses, filtered, english, work.prompts, work.scored_kinds, work.config)
         digests = score_digests(responses, scored)
         # Row after row, kind after kind within a row, as `by_kind` lays a table out.
         known = np.full(len(digests), np.nan)

@@ -245,7 +245,8 @@ def _check_stages(preflight: Preflight, session: Session, config: IterateConfig,
 
 def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, is_eval: bool) -> PromptCount:
     from icr_platform.data.prompts import load_prompts
-    from icr_platform.engines.sampling.prompt_checks import check_prompts, requests_of
+    from icr_platform.engines.sampling.prompt_checks import check_prompts
+    from icr_platform.engines.sampling.sampler import requests_of
     from icr_platform.models.chat import encode_prompt, prints_date
     from icr_platform.models.loading import load_tokenizer
 
@@ -259,7 +260,8 @@ def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, 
             f"the chat template of {policy} prints the day's date; every prompt says {config.template_date} (template_date)"
         )
     sampling = config.eval if is_eval else config.generate
-    found = check_prompts(sampling, policy, config, requests_of(prompts.table), sampling.max_dropped)
+    requests = requests_of(prompts.table, config)
+    found = check_prompts(sampling, policy, config, requests, sampling.max_dropped)
     preflight.remarks.extend((*found.notes, *found.dropped_notes))
     some = rows.groupby("language", sort=False).head(_PROMPTS_TOKENISED)
     mean = sum(len(encode_prompt(tokenizer, text)) for text in some["instruction"]) / max(len(some), 1)
