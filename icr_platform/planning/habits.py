@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,17 @@ from icr_platform.models.chat import (
     settings_of,
     template_arguments,
 )
+from icr_platform.models.thinking import markers_of, opens_thought
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PROBE = "\u2042probe\u2042"
 _ABOUT_THINKING = re.compile("think|reason|thought", re.IGNORECASE)
-# What templates compare such arguments with; the first that changes a prompt is named.
-_TRIED: tuple[Any, ...] = (False, True, "none", "low", "disabled", 0)
+# What templates compare such arguments with, by a word in their names; the first that changes a prompt is named.
+_TRIED: dict[str, tuple[Any, ...]] = {"effort": ("low", "none"), "budget": (0,), "": (False, True)}
+_PIECE = re.compile(r"<[^<>\s]*>|\w+|\s+|[^\w\s<]+|<")
+_MOST_CHANGES = 3
 _ROLE_NAMES = {"system", "user", "assistant", "model", "developer", "human", "bot"}
 _LONGEST = 160  # characters of a system prompt that are shown
 
@@ -39,14 +43,10 @@ def habits(tokenizer: PreTrainedTokenizerBase, model: str) -> list[str]:
     own = _own_system_prompt(tokenizer, plain.partition(_PROBE)[0])
     if own:
         found.append(f"says on its own: {_short(own)!r}")
-    try:
-        require_roles(tokenizer, ("system", "user"))
-        found.append("takes a system message")
-    except InputError:
-        found.append("has no place for a system message")
+    found.append(_system_message(tokenizer, model, settings))
     if settings.chat_template_kwargs:
         found.append(f"is given {json.dumps(settings.chat_template_kwargs, ensure_ascii=False)} (chat_template_kwargs)")
-    return [*found, *_thinking(tokenizer, model, settings, plain)]
+    return [*found, *_thoughts(tokenizer), *_arguments(tokenizer, model, settings, plain)]
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
@@ -65,14 +65,42 @@ def _own_system_prompt(tokenizer: PreTrainedTokenizerBase, before: str) -> str:
     return words if len(re.findall(r"\w+", words)) > 2 else ""
 
 
-def _thinking(tokenizer: PreTrainedTokenizerBase, model: str, settings: ChatSettings, plain: str) -> list[str]:
+def _system_message(tokenizer: PreTrainedTokenizerBase, model: str, settings: ChatSettings) -> str:
+    """Where a system message goes."""
+    try:
+        bind(tokenizer, model, settings.model_copy(update={"system_role": "template"}))
+        require_roles(tokenizer, ("system", "user"))
+    except InputError:
+        return (
+            "puts a system message at the head of the user's (system_role: fold)"
+            if settings.system_role == "fold"
+            else "has no place for a system message; --system-role fold puts it at the head of the user's"
+        )
+    finally:
+        bind(tokenizer, model, settings)
+    return "takes a system message"
+
+
+def _thoughts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What marks a thought, which is told apart from the answer behind it, and whether a prompt begins one."""
+    markers = markers_of(tokenizer)
+    if not markers:
+        return []
+    pairs = [f"{marked.style.opening} ... {marked.style.closing}" for marked in markers.styles]
+    shown = ", ".join(["its channels"] * markers.has_channels + pairs)
+    asked = encode_messages(tokenizer, [{"role": "user", "content": _PROBE}])
+    begun = "; the prompt begins one" if opens_thought(tokenizer, asked) else ""
+    return [f"thoughts are told apart from answers by {shown}{begun}"]
+
+
+def _arguments(tokenizer: PreTrainedTokenizerBase, model: str, settings: ChatSettings, plain: str) -> list[str]:
     """The template's arguments that are about thinking, and what each writes into a prompt that has it."""
     names = sorted(name for name in template_arguments(tokenizer) or () if _ABOUT_THINKING.search(name))
     found = []
     for name in names:
         if name in settings.chat_template_kwargs:
             continue
-        for value in _TRIED:
+        for value in next(values for word, values in _TRIED.items() if word in name):
             arguments = {**settings.chat_template_kwargs, name: value}
             try:
                 bind(tokenizer, model, settings.model_copy(update={"chat_template_kwargs": arguments}))
@@ -89,21 +117,20 @@ def _thinking(tokenizer: PreTrainedTokenizerBase, model: str, settings: ChatSett
 
 def _change(before: str, after: str) -> str:
     r"""
-    >>> _change("x<a>\n", "x<a>\n<think></think>\n"), _change("Think.x", "x")
-    ("adds '<think></think>\\n'", "takes 'Think.' out")
-    >>> _change("Effort: high x", "Effort: low x")
-    "writes 'low' for 'high'"
+    >>> _change("x<a>\n", "x<a>\n<think></think>\n"), _change("Think. x", "x")
+    ("adds '<think></think>\\n'", "takes 'Think. ' out")
+    >>> _change("Mode: /think. x", "Mode: /no_think. x<think></think>")
+    "writes 'no_think' for 'think', adds '<think></think>'"
     """
-    start = 0
-    while start < min(len(before), len(after)) and before[start] == after[start]:
-        start += 1
-    end = 0
-    while end < min(len(before), len(after)) - start and before[-1 - end] == after[-1 - end]:
-        end += 1
-    old, new = before[start : len(before) - end], after[start : len(after) - end]
-    if old and new:
-        return f"writes {_short(new)!r} for {_short(old)!r}"
-    return f"adds {_short(new)!r}" if new else f"takes {_short(old)!r} out"
+    old, new = ([*_PIECE.findall(text)] for text in (before, after))
+    changes = []
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        gone, come = _short("".join(old[a:b])), _short("".join(new[c:d]))
+        if kind == "replace":
+            changes.append(f"writes {come!r} for {gone!r}")
+        elif kind != "equal":
+            changes.append(f"adds {come!r}" if come else f"takes {gone!r} out")
+    return ", ".join(changes[:_MOST_CHANGES]) + (", ..." if len(changes) > _MOST_CHANGES else "")
 
 
 def _short(text: str) -> str:

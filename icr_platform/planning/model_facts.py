@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from icr_platform.annotation.reward_kinds import scored_kinds, scoring_instruction
+from icr_platform.annotation.reward_kinds import scored_kinds, scoring_conversation
 from icr_platform.core.config import ChatSettings
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
-from icr_platform.engines.sampling.prompt_checks import requests_of
+from icr_platform.engines.sampling.sampler import requests_of
 from icr_platform.models.adapters import base_of
 from icr_platform.models.chat import stop_ids
 from icr_platform.models.checkpoint_files import GENERATION, read_settings
@@ -252,12 +253,14 @@ def _prompts(model: Opened, config: IterateConfig, prompts: pa.Table, width: int
     """A prompt in each language, and what the responses to it are scored after where that is another one."""
     found, scored = [], []
     kind = next(iter(scored_kinds(config.annotate.reward_kind)), None)
-    for request, row in zip(requests_of(prompts), prompts.to_pylist(), strict=True):
+    for request, row in zip(requests_of(prompts, config), prompts.to_pylist(), strict=True):
         asked = shown_prompt(model, request.messages, width)
         found.append(f"{request.language:<3} {asked}")
         if kind is not None:
-            u = scoring_instruction(kind, request.language, row["instruction"], row["english_instruction"])
-            after = shown_prompt(model, [{"role": "user", "content": u}], width)
+            native = Conversation.of(row["instruction"], row["messages"])
+            english = Conversation.of(row["english_instruction"], row["english_messages"])
+            u = scoring_conversation(kind, request.language, native, english, config)
+            after = shown_prompt(model, u.messages, width)
             if after != asked:
                 scored.append(f"{request.language:<3} {after}")
     return [*found, *([f"responses are scored after ({kind}):", *scored] if scored else [])]
