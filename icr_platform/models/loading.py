@@ -24,7 +24,7 @@ from icr_platform.models.adapters import (
     merge_adapter,
     read_adapter,
 )
-from icr_platform.models.chat import bind
+from icr_platform.models.chat import bind, template_arguments
 from icr_platform.models.checkpoint_files import CONFIG, GENERATION, check_folder, other_kind, read_settings
 from icr_platform.models.checkpoint_weights import (
     INDEX,
@@ -78,6 +78,19 @@ def load_tokenizer(model: str, chat: ChatSettings = CHAT_DEFAULTS) -> PreTrained
     bind(tokenizer, model, chat)
     require_embeddings(tokenizer, model, _embedding_rows(model))
     return tokenizer
+
+
+def chat_of_helper(model: str, chat: ChatSettings) -> ChatSettings:
+    """Keep of the template's arguments those that `model` takes: a judge or a translator may be of another family than the policy.
+
+    Raises:
+        InputError: the model has no tokenizer.
+    """
+    known = template_arguments(read_tokenizer(model, chat.trust_remote_code)) if chat.chat_template_kwargs else None
+    if known is None:
+        return chat
+    kept = {name: value for name, value in chat.chat_template_kwargs.items() if name in known}
+    return chat.model_copy(update={"chat_template_kwargs": kept})
 
 
 def read_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
