@@ -36,7 +36,6 @@ _MODIFIERS = {"latin": "Latn", "cyrillic": "Cyrl", "devanagari": "Deva", "arabic
 _OFTEN_MEANT = {"chs": "zh-Hans", "cht": "zh-Hant", "zh-chs": "zh-Hans", "zh-cht": "zh-Hant", "en-simple": "en"}
 
 
-
 @dataclass(frozen=True)
 class Tag:
     """A language tag that was read, in BCP 47's spelling.
@@ -193,6 +192,16 @@ def names_language(name: str) -> bool:
     if len(language) == 2:
         return True
     return language.lower() not in _WORDS and (len(tag.code) == 2 or _population(tag) > 0)
+
+
+def has_data(name: str) -> bool:
+    """Whether it is the tag of a language that CLDR has data on, so that it may well be meant as one.
+
+    >>> has_data("en-de"), has_data("taq"), has_data("old")
+    (True, True, False)
+    """
+    tag = _read(name)
+    return tag is not None and bool(tag.usual_script)
 
 
 def _is_a_code(text: str) -> bool:

@@ -170,7 +170,8 @@ class _Files:
 def _matches(template: str) -> dict[str, Path]:
     """What stands at {language} in the paths that exist, and those paths."""
     pieces = template.split("{language}")
-    pattern = re.compile(f"{re.escape(pieces[0])}([^/]+){r'\1'.join(map(re.escape, pieces[1:]))}")
+    first, *others = map(re.escape, pieces)
+    pattern = re.compile(first + "([^/]+)" + r"\1".join(others))
     found = glob.glob("*".join(map(glob.escape, pieces)), include_hidden=True)
     return {match[1]: Path(path) for path in sorted(found) if (match := pattern.fullmatch(path))}
 

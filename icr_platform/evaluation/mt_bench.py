@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from icr_platform.core.errors import InputError
-from icr_platform.core.languages import NAMES, language_name
+from icr_platform.core.language_tags import english_first, names_language
+from icr_platform.core.languages import language_name
 from icr_platform.data.row_fields import BadRow, identity_of, refused, text_fault
 from icr_platform.data.row_files import SourceRow
 from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, open_source
@@ -112,7 +113,7 @@ class Grade(NamedTuple):
 
 def languages_in(source: str) -> tuple[str, ...]:
     """Languages with a question file in a folder, English first."""
-    found = sorted(set(open_source(source, _QUESTIONS).names) & set(NAMES), key=lambda code: (code != "en", code))
+    found = english_first(filter(names_language, open_source(source, _QUESTIONS).names))
     if not found:
         raise InputError(
             f"{source}: no LANG.jsonl of questions here; give such a folder, or --languages with a template"

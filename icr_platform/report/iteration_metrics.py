@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from icr_platform.core.languages import NAMES
+from icr_platform.core.language_tags import english_first
+from icr_platform.core.languages import is_language, language_label
 
 MEANS = {"mean": "Mean", "mean_non_english": "Mean, non-English"}
 
@@ -36,7 +37,19 @@ def row_name(code: str) -> str:
     >>> row_name("es"), row_name("mean_non_english")
     ('Spanish', 'Mean, non-English')
     """
-    return MEANS.get(code, NAMES.get(code, code))
+    return MEANS.get(code) or language_label(code)
+
+
+def language_in(metric: str) -> str:
+    """The language tag that the name of a metric ends with; '' where it ends with none.
+
+    >>> language_in("margin/median/zh-Hant"), language_in("win_rate/mean"), language_in("train/loss"), language_in("benchmark/arc")
+    ('zh-Hant', '', '', '')
+    """
+    prefix, _, last = metric.rpartition("/")
+    # Many short words are codes of some language; those of training, the machine and single benchmarks are none.
+    is_of_language = prefix not in ("", "benchmark", "benchmark_se") and not prefix.startswith(("train", "system"))
+    return last if is_of_language and is_language(last) else ""
 
 
 def languages_of(iterations: Iterable[IterationMetrics], *prefixes: str) -> list[str]:
@@ -48,7 +61,7 @@ def languages_of(iterations: Iterable[IterationMetrics], *prefixes: str) -> list
         for prefix in prefixes
         if name.startswith(f"{prefix}/")
     }
-    codes = sorted((code for code in found if code in NAMES), key=lambda code: (code != "en", code))
+    codes = english_first(filter(is_language, found))
     return codes + [mean for mean in MEANS if mean in found]
 
 
