@@ -99,6 +99,18 @@ def language_label(tag: str) -> str:
     return language_name(tag) if is_language(tag) else tag
 
 
+def language_in(metric: str) -> str:
+    """The language tag that the name of a metric ends with; '' where it ends with none.
+
+    >>> language_in("margin/median/zh-Hant"), language_in("win_rate/mean"), language_in("train/loss"), language_in("benchmark/arc")
+    ('zh-Hant', '', '', '')
+    """
+    prefix, _, last = metric.rpartition("/")
+    # Many short words are codes of some language; those of training, the machine and single benchmarks are none.
+    is_of_language = prefix not in ("", "benchmark", "benchmark_se") and not prefix.startswith(("train", "system"))
+    return last if is_of_language and is_language(last) else ""
+
+
 @lru_cache(maxsize=4096)
 def counts_as(asked: str, detected: str) -> bool:
     """Whether a text identified as `detected` is in the language that was asked for.

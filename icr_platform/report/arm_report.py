@@ -16,12 +16,12 @@ import jinja2
 
 from icr_platform.core.artifacts import atomic_path
 from icr_platform.core.language_tags import html_lang, is_english, is_right_to_left
+from icr_platform.core.languages import language_in
 from icr_platform.report.figures import LearningCurve, learning_curves
 from icr_platform.report.iteration_metrics import (
     MEANS,
     IterationMetrics,
     Measured,
-    language_in,
     languages_of,
     measured_of,
     row_name,

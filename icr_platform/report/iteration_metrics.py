@@ -40,18 +40,6 @@ def row_name(code: str) -> str:
     return MEANS.get(code) or language_label(code)
 
 
-def language_in(metric: str) -> str:
-    """The language tag that the name of a metric ends with; '' where it ends with none.
-
-    >>> language_in("margin/median/zh-Hant"), language_in("win_rate/mean"), language_in("train/loss"), language_in("benchmark/arc")
-    ('zh-Hant', '', '', '')
-    """
-    prefix, _, last = metric.rpartition("/")
-    # Many short words are codes of some language; those of training, the machine and single benchmarks are none.
-    is_of_language = prefix not in ("", "benchmark", "benchmark_se") and not prefix.startswith(("train", "system"))
-    return last if is_of_language and is_language(last) else ""
-
-
 def languages_of(iterations: Iterable[IterationMetrics], *prefixes: str) -> list[str]:
     """Languages with a metric `prefix/LANG` of any of the prefixes: English, the others by code, then the means."""
     found = {

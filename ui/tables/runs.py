@@ -12,9 +12,9 @@ from typing import TypeVar
 from icr_platform.core.artifacts import Artifact, open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import english_first
+from icr_platform.core.languages import language_in
 from icr_platform.core.parts import Worlds
 from icr_platform.core.schemas import TABLES
-from icr_platform.report.iteration_metrics import language_in
 from icr_platform.tracking.reader import RunRecord, TrackingReader
 
 STAGE_OF = {
