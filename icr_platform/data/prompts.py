@@ -39,7 +39,8 @@ from icr_platform.data.row_fields import (
     turn_of,
 )
 from icr_platform.data.row_files import SourceRow
-from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, name_in, open_source
+from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, name_in
+from icr_platform.data.sources import open_source
 from icr_platform.data.wording import left_out, shown
 
 _SOURCE_FIELDS = ("source", "dataset")

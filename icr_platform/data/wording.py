@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 from icr_platform.core.language_tags import has_data
@@ -36,3 +37,12 @@ def left_out(path: str, names: Sequence[str]) -> list[str]:
         else f"{path}: {short(name)!r} names no known language and was left out"
         for name in names
     ]
+
+
+def nearest(given: str, names: Sequence[str]) -> str | None:
+    """The one of `names` that is probably meant; None where none is near.
+
+    >>> nearest("promt", ["id", "prompt"]), nearest("x", ["id", "prompt"])
+    ('prompt', None)
+    """
+    return next(iter(difflib.get_close_matches(given, names, n=1, cutoff=0.6)), None)
