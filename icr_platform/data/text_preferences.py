@@ -47,7 +47,10 @@ _NAMED_IN_A_NOTE = 3
 
 
 class TextPair(NamedTuple):
-    """One preference. The rewards may be any grades with chosen above rejected."""
+    """One preference. The rewards may be any grades with chosen above rejected.
+
+    messages: see schemas.PREFERENCES.
+    """
 
     prompt_id: str
     instruction: str
@@ -56,6 +59,7 @@ class TextPair(NamedTuple):
     chosen_reward: float = 1.0
     rejected_reward: float = 0.0
     language: str = _ENGLISH
+    messages: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,9 @@ class TextPreferences:
     @property
     def digest(self) -> str:
         """Of the pairs in their order, in which batches are drawn; their numbers are no part of them."""
-        return text_digest(*(json.dumps(pair._replace(prompt_id="")) for pair in self.pairs))
+        # A pair without messages is what it was before there were any.
+        pairs = (tuple(pair._replace(prompt_id="")) for pair in self.pairs)
+        return text_digest(*(json.dumps(pair if pair[-1] is not None else pair[:-1]) for pair in pairs))
 
 
 def is_text(source: str) -> bool:
@@ -212,6 +218,8 @@ def _rows(pairs: Iterable[TextPair], tokenizer: PreTrainedTokenizerBase) -> Iter
                 "prompt_id": pair.prompt_id,
                 "instruction": pair.instruction,
                 "english_instruction": pair.instruction,
+                "messages": pair.messages,
+                "english_messages": pair.messages,
                 "chosen": pair.chosen,
                 "rejected": pair.rejected,
                 "chosen_index": 0,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from icr_platform.core.conversations import as_text
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES, language_name
 from icr_platform.data.row_fields import BadRow, identity_of, refused, text_fault
@@ -216,14 +217,14 @@ def _turns(row: SourceRow, value: Any) -> tuple[str, ...] | None:
 def grading_messages(question: Question, answers: Sequence[str], turn: int) -> list[Message]:
     """What the judge is asked about turn 1 or 2: the conversation up to that answer, and the reference where there is one."""
     spoken = [
-        f"<{role}>\n{text}\n</{role}>"
+        {"role": role, "content": text}
         for index in range(turn)
         for role, text in (("user", question.turns[index]), ("assistant", answers[index]))
     ]
     reference = ""
     if question.reference:
         reference = f"\nA right answer to compare with:\n<reference>\n{question.reference[turn - 1]}\n</reference>\n"
-    values = {"language": language_name(question.language), "reference": reference, "conversation": "\n".join(spoken)}
+    values = {"language": language_name(question.language), "reference": reference, "conversation": as_text(spoken)}
     return [{"role": "user", "content": _REQUEST.format(**values)}]
 
 

@@ -47,6 +47,7 @@ from icr_platform.models.chat import (
     encode_messages,
     encode_response,
     end_of_turn_id,
+    folded,
     prints_date,
     settings_of,
 )
@@ -120,7 +121,7 @@ class ServerSampler(Sampler):
             while True:
                 limited = parameters | {"max_tokens": max_tokens}
                 parse = partial(self._read, request, max_tokens)
-                answer = await client.complete(request.messages, limited, parse, about)
+                answer = await client.complete(folded(self.tokenizer, request.messages), limited, parse, about)
                 if isinstance(answer, Sample):
                     advance(1, len(answer.token_ids))
                     return answer
