@@ -11,7 +11,7 @@ THOUGHT_FIELDS = (
 )  # fmt: skip
 """Where a message has its reasoning: DeepSeek, Qwen, SGLang and older vLLM; vLLM, OpenRouter, Groq and Ollama's `/v1`; Ollama, Cohere
 and chat templates; others. OpenRouter, LiteLLM and MiniMax list it in blocks as well."""
-_TEXT_PARTS = ("text", "output_text")
+TEXT_PARTS = ("text", "output_text")
 _THOUGHT_TEXTS = ("text", "thinking", "reasoning", "reasoning_content", "content", "summary")
 """Where such a block, or a part of a content that is no text part (Mistral's, Anthropic's, Cohere's), has its text."""
 
@@ -39,8 +39,8 @@ def spoken_in(message: Mapping[str, Any]) -> Spoken:
     content = message.get("content")
     parts = [{"type": "text", "text": content or ""}] if content is None or isinstance(content, str) else content
     try:
-        answer = "".join(part["text"] for part in parts if part.get("type") in _TEXT_PARTS)
-        others = [part for part in parts if part.get("type") not in _TEXT_PARTS]
+        answer = "".join(part["text"] for part in parts if part.get("type", "text") in TEXT_PARTS)
+        others = [part for part in parts if part.get("type", "text") not in TEXT_PARTS]
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"its content is a {type(content).__name__}") from error
     places = [value for name in THOUGHT_FIELDS if (value := message.get(name))] + ([others] if others else [])
