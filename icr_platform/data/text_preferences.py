@@ -21,16 +21,16 @@ from icr_platform.core.artifacts import MANIFEST, PLAN, Artifact, ArtifactWriter
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES
 from icr_platform.core.schemas import PREFERENCES
+from icr_platform.data.hub_sets import folder_set_of, hub_set_of
 from icr_platform.data.row_fields import BadRow, Columns
 from icr_platform.data.row_sources import (
     LANGUAGE_FIELDS,
     UNNAMED,
     RowSource,
     Wanted,
-    is_hub_name,
     language_of,
-    open_source,
 )
+from icr_platform.data.sources import open_source
 from icr_platform.data.text_pairs import FIELDS, Texts, TiedRow, texts_of
 from icr_platform.data.wording import left_out
 from icr_platform.models.chat import encode_response
@@ -82,7 +82,8 @@ def is_text(source: str) -> bool:
     path = Path(source)
     if path.is_dir():
         return not ((path / MANIFEST).exists() or (path / PLAN).exists() or any(path.glob("part-*.parquet")))
-    return path.exists() or path.is_symlink() or "{language}" in source or is_hub_name(source)
+    is_set = folder_set_of(source) is not None or hub_set_of(source) is not None
+    return path.exists() or path.is_symlink() or "{language}" in source or is_set
 
 
 def read_text_preferences(source: str) -> TextPreferences:
@@ -93,7 +94,7 @@ def read_text_preferences(source: str) -> TextPreferences:
     Raises:
         InputError: nothing can be read, no pair is left, or more than MOST_LEFT_OUT of the rows cannot be used.
     """
-    opened = open_source(source, _WANTED, by_column=False)
+    opened = open_source(source, _WANTED, sorts=False)
     languages = _languages(opened)
     reader = _Reader(source)
     for name in languages:

@@ -19,7 +19,8 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES, language_name
 from icr_platform.data.row_fields import BadRow, identity_of, refused, text_fault
 from icr_platform.data.row_files import SourceRow
-from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, open_source
+from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted
+from icr_platform.data.sources import open_source
 from icr_platform.data.wording import shown
 from icr_platform.engines.endpoints.chat_client import Failure, Message
 from icr_platform.engines.endpoints.replies import Reply
