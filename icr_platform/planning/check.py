@@ -157,7 +157,7 @@ def _check_inputs(
     preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction
 ) -> Checked | None:
     from icr_platform.models.loading import load_config, parameter_count
-    from icr_platform.pipeline.iterate import check_models
+    from icr_platform.pipeline.iterate import check_english, check_models
 
     resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))
     if resolved is None:
@@ -165,6 +165,7 @@ def _check_inputs(
     place = Path(resolved.output) if resolved.output else session.work
     preflight.attempt(lambda: check_writable_folder(place, f"{place}: the folder of all artifacts"))
     preflight.remarks += preflight.attempt(lambda: check_models(session, resolved)) or ()
+    preflight.attempt(lambda: check_english(resolved))
     _check_stages(preflight, session, resolved, prediction)
     size = preflight.attempt(lambda: parameter_count(resolved.policy, resolved.trust_remote_code))
     training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
