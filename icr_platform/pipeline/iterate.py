@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icr_platform.annotation.reward_kinds import needs_translations
+from icr_platform.annotation.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.core.config import Config, without_secrets
 from icr_platform.core.errors import WeightsRemovedError
 from icr_platform.models.removed_weights import removed_weights
@@ -24,7 +24,6 @@ from icr_platform.pipeline.arm_results import (
 from icr_platform.pipeline.checkpoint_removal import checkpoints_to_give_up, give_up_checkpoint
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.runner import code_tags, logged_params, run_stage, track_status
-from icr_platform.pipeline.schedule import generating_policy, iteration_seed, reward_reference
 from icr_platform.pipeline.session import Session, StageRun
 from icr_platform.tracking.model_registry import forget_iterations, register_checkpoint
 from icr_platform.tracking.removed_checkpoints import was_removed
@@ -47,6 +46,7 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
         resolved = session.resolver.resolve(config, config.seed, fetch=False)
         if not session.resolver.known(resolved):  # models in a remote store are checked by the stages, which fetch them
             check_models(session, resolved)
+            check_english(resolved)
         arm = Arm(config, resolved, _start(session, config), [resolved.policy])
         with track_status(arm.run):
             for iteration in range(config.iterations + 1):
@@ -54,8 +54,7 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
                     if iteration > 0:
                         _improve(session, arm, iteration, parent)
                     if resolved.eval_prompts:
-                        evaluation = resolved.eval_config(arm.policies[iteration])
-                        _stage(session, arm, iteration, "eval", parent, evaluation)
+                        _stage(session, arm, iteration, "eval", parent, arm.evaluating(iteration))
                         compare_with_previous(session, arm, iteration, parent)
                     publish_figures(arm, iteration, parent)
                     for given_up in checkpoints_to_give_up(resolved, iteration, arm.metrics):
@@ -69,6 +68,16 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
         return arm
     finally:
         session.close()
+
+
+def check_english(config: IterateConfig) -> None:
+    """Raise an InputError where the training prompts lack the English instructions that responses will be scored after."""
+    from icr_platform.annotation.prompt_index import check_english as check
+    from icr_platform.data.prompts import load_prompts
+
+    kinds = config.annotate.reward_kind
+    if config.iterations and any(REWARD_KINDS[kind].needs_english for kind in kinds):
+        check(config.prompts, load_prompts(config.prompts, config.languages, config.limit).table, kinds)
 
 
 def check_models(session: Session, config: IterateConfig) -> tuple[str, ...]:
@@ -114,14 +123,10 @@ def _iteration_run(session: Session, arm: Arm, iteration: int) -> Iterator[RunHa
 
 def _improve(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
     """pi_{t-1} -> pi_t: the policy answers, its implicit reward ranks the answers, and the pairs train it."""
-    config = arm.config
-    policy = generating_policy(arm.policies, iteration)
-    reference = reward_reference(arm.policies, config.reference, iteration, config.reward_reference)
-    seed = iteration_seed(config.seed, iteration)
-    generated = _stage(session, arm, iteration, "generate", parent, config.generate_config(policy, seed))
-    annotating = config.annotate_config(policy, reference, generated.reference("responses"), seed)
+    generated = _stage(session, arm, iteration, "generate", parent, arm.generating(iteration))
+    annotating = arm.annotating(iteration, generated.reference("responses"))
     annotated = _stage(session, arm, iteration, "annotate", parent, annotating)
-    arm.trainings[iteration] = config.train_config(policy, annotated.reference("preferences"), seed)
+    arm.trainings[iteration] = arm.training(iteration, annotated.reference("preferences"))
     trained = _train(session, arm, iteration, parent)
     arm.policies.append(trained.reference("checkpoint"))
 
