@@ -18,7 +18,7 @@ from icr_platform.annotation.prompt_index import PromptIndex
 from icr_platform.annotation.reward_kinds import REWARD_KINDS, scored_kinds, scoring_conversation
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.faults import TEMPLATE, TOO_LONG
-from icr_platform.data.prompts import ENGLISH
+from icr_platform.core.language_tags import is_english
 from icr_platform.models.chat import encode_prompt, encode_response, refusal_of_roles, require_system_prompt
 from icr_platform.models.context import context_of
 from icr_platform.models.loading import load_config, load_tokenizer
@@ -89,7 +89,7 @@ class ContextFit:
         assert self.context is not None
         lengths = []
         for kind, conversation in asked.items():
-            count, is_translation = tokens, REWARD_KINDS[kind].of_translation and language != ENGLISH
+            count, is_translation = tokens, REWARD_KINDS[kind].of_translation and not is_english(language)
             if is_translation:
                 if translation is None:
                     continue

@@ -81,6 +81,14 @@ def _can_be_told(language: str, unknown: Collection[str] | None) -> bool:
     return known_to_all(language) if unknown is None else language not in unknown
 
 
+def answer_starts(responses: pa.Table) -> list[int | None]:
+    """[R] index of the answer in the token ids of each response; None where nothing stands before it, or nothing is said of it."""
+    if "answer_start" not in responses.column_names:
+        return [None] * responses.num_rows
+    starts: list[int | None] = responses.column("answer_start").to_pylist()
+    return starts
+
+
 def filter_samples(
     responses: pa.Table, settings: AnnotateSettings, unknown: Collection[str] | None = None
 ) -> list[FilterResult]:
@@ -93,12 +101,12 @@ def filter_samples(
     Args:
         unknown: those languages, see `unknown_languages`; None: every language that some identifier does not know.
     """
-    columns = [responses.column(name).to_pylist() for name in COLUMNS]
+    columns = [responses.column(name).to_pylist() for name in COLUMNS[:-1]]
     languages = set(columns[COLUMNS.index("language")])
     told = {language for language in languages if _can_be_told(language, unknown)}
     results = []
     for language, response, finish_reason, tokens, characters, detected, confidence, start in zip(
-        *columns, strict=True
+        *columns, answer_starts(responses), strict=True
     ):
         # Cheap reasons come first; a response that was cut may well be identified as something else than it is.
         if tokens and start == tokens:

@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icr_platform.annotation.filters import FilterResult
+from icr_platform.annotation.filters import FilterResult, answer_starts
 from icr_platform.annotation.prompt_index import PromptIndex
 from icr_platform.annotation.reward_kinds import REWARD_KINDS, scoring_conversation
 from icr_platform.core.arrays import Bools, Floats, Int32s, Ints
 from icr_platform.core.artifacts import row_digest
 from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.core.conversations import Conversation
+from icr_platform.core.language_tags import is_english
 from icr_platform.core.schemas import LOGPROBS
-from icr_platform.data.prompts import ENGLISH
 from icr_platform.engines.scoring.packing import Group
 from icr_platform.models.chat import encode_prompt, encode_response
 from icr_platform.models.thinking import encode_answer_prompt
@@ -112,7 +112,7 @@ def scored_rows(
     """
     keys = list(zip(*(responses.column(name).to_pylist() for name in ("language", "prompt_id")), strict=True))
     token_ids = responses.column("token_ids").combine_chunks()
-    starts = [start or 0 for start in responses.column("answer_start").to_pylist()] if score == "answer" else None
+    starts = [start or 0 for start in answer_starts(responses)] if score == "answer" else None
     flat, ends = token_ids.flatten().to_numpy(), np.cumsum(pc.list_value_length(token_ids).to_numpy())
     listed: dict[str, list[Scored | None]] = {kind: [] for kind in kinds}
     # The ids that were sampled, never the text tokenised again: another tokenisation has another probability.
@@ -121,7 +121,7 @@ def scored_rows(
         for kind in kinds:
             u = scoring_conversation(kind, key[0], *prompts[key], chat)
             scored: Scored | None = Scored(u, sampled, "", starts[row] if starts else 0)
-            if REWARD_KINDS[kind].of_translation and key[0] != ENGLISH:
+            if REWARD_KINDS[kind].of_translation and not is_english(key[0]):
                 text = translations[row] if translations is not None else None
                 scored = None if text is None else Scored(u, None, text)
             listed[kind].append(None if result.reason else scored)

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.faults import ENDPOINT_ERROR, TOO_LONG
 from icr_platform.core.secrets import has_secret, shown_url
+from icr_platform.core.spoken_messages import Spoken
 from icr_platform.engines.endpoints.accepted_parameters import AcceptedParameters
 from icr_platform.engines.endpoints.chat_client import ChatClient, Endpoint, run_all
 from icr_platform.engines.endpoints.replies import (
     FilteredReplyError,
     MalformedReplyError,
-    Spoken,
     answer_in,
     is_filter,
     is_null,
     refusal_of,
-    spoken_in,
+    said_in,
 )
 from icr_platform.engines.endpoints.served_model import confirmed
 from icr_platform.engines.sampling.sampler import (
@@ -166,7 +166,7 @@ class ServerSampler(Sampler):
             raise MalformedReplyError(f"ended for the reason {said!r}")
         if reason in ("tool_calls", "function_call"):
             raise MalformedReplyError("the model calls a tool, though it was given none")
-        spoken = spoken_in(message)
+        spoken = said_in(message)
         text, ids = spoken.text, _ids(choice.get("token_ids"))
         source: Literal["sampler", "retokenised"] = (
             "sampler" if ids is not None and (ids or not (text or spoken.thought)) else "retokenised"
