@@ -125,7 +125,9 @@ def test_endpoints_without_logprobs_are_told_what_to_do(serve: Serve, tmp_path: 
         ask(endpoint, tmp_path / "cache", 3)
 
 
-def test_endpoints_that_take_no_template_arguments_are_told_apart_from_those_that_do(serve: Serve, tmp_path: Path) -> None:
+def test_endpoints_that_take_no_template_arguments_are_told_apart_from_those_that_do(
+    serve: Serve, tmp_path: Path
+) -> None:
     off = {"enable_thinking": False}
     behaviour, endpoint = serve()
     judge = ApiJudge(endpoint, ReplyCache(tmp_path / "cache"), DEFAULT_TEMPLATE, True, 0, 0, template_arguments=off)
