@@ -22,12 +22,11 @@ from icr_platform.data.row_fields import (
     BadRow,
     Columns,
     identity_of,
-    messages_of,
     refused,
     text_fault,
-    turn_of,
 )
 from icr_platform.data.row_files import SourceRow
+from icr_platform.data.row_messages import HISTORY_FIELDS, messages_of, turn_of
 from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, open_source
 from icr_platform.data.wording import shown
 
@@ -107,7 +106,7 @@ def load_reference_outputs(
     opened = open_source(source, _WANTED, list(instructions))
     outputs: dict[tuple[str, str], tuple[str, ...]] = {}
     notes = list(opened.notes)
-    columns = Columns(source, (*_OUTPUT_FIELDS, *_ASKED_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD))
+    columns = Columns(source, (*_OUTPUT_FIELDS, *_ASKED_FIELDS, *SYSTEM_FIELDS, *HISTORY_FIELDS, INPUT_FIELD))
     for language in instructions:
         # One file without a word on languages is read where one language is asked for.
         name = UNNAMED if opened.names == (UNNAMED,) and len(instructions) == 1 else language
@@ -180,8 +179,9 @@ def _output(row: SourceRow, may_be_empty: bool) -> _FileOutput:
         )
     # What is called otherwise may be a prompt as a model saw it, with a template around it: it serves where there is no id.
     if identity is None or asked == "instruction":
-        turn = turn_of({name: fields.get(name) for name in (*_ASKED_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD)})
-        return _FileOutput(row.where, identity, turn.text, output)
+        names = (*_ASKED_FIELDS, *SYSTEM_FIELDS, *HISTORY_FIELDS, INPUT_FIELD)
+        turn = turn_of({name: fields.get(name) for name in names}, may_be_answered=True)
+        return _FileOutput(row.where, identity, turn.asked.instruction, output)
     return _FileOutput(row.where, identity, None, output)
 
 

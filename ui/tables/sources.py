@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.parts import split_world
 from icr_platform.core.schemas import PROMPTS
@@ -31,8 +32,8 @@ class EvalPrompts(NamedTuple):
 
     table: pa.Table
     """As schemas.PROMPTS, empty when they cannot be read."""
-    english: Mapping[str, str]
-    """English instruction by prompt id."""
+    english: Mapping[str, Conversation]
+    """English instruction, and what comes before it, by prompt id."""
     note: str
 
 
@@ -61,8 +62,12 @@ def _eval_prompts(path: str, modified: float) -> EvalPrompts:
         table = load_prompts(path).table
     except (InputError, OSError) as error:
         return EvalPrompts(EMPTY, {}, f"The evaluation prompts cannot be read: {error}.")
-    ids, texts = table["prompt_id"].to_pylist(), table["english_instruction"].to_pylist()
-    return EvalPrompts(table, dict(zip(ids, texts, strict=True)), "")
+    columns = (table[name].to_pylist() for name in ("prompt_id", "english_instruction", "english_messages"))
+    english = {key: Conversation.of(text, messages) for key, text, messages in zip(*columns, strict=True)}
+    return EvalPrompts(table, english, "")
+
+
+NO_ENGLISH = Conversation("")
 
 
 _remembered: dict[tuple[str, float, str, str], ReferenceOutputs] = {}
