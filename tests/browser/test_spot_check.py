@@ -178,7 +178,7 @@ def test_reviewers_see_the_conversation_before_an_instruction(
         tab = open_page(link, fresh=True, width=390 if queue == "random" else 1440)
         sign_in(tab, f"Tara {queue}")
         seen = set()
-        for _ in range(4):
+        while tab.locator("[data-item]").count() and len(seen) < 2:
             if tab.locator("#main details.earlier").count():
                 summary = tab.locator("#main details.earlier summary").first
                 seen.add(int(summary.inner_text().split()[0]))
