@@ -1,21 +1,21 @@
-"""Where rows of several languages are read from: folders, single files, artifacts' neighbours, saved data sets, the hub.
+"""Files of rows in several languages: folders, single files, paths with {language}.
 
 `data.row_files` reads one file; here it is found, and it is said which language its rows are in. Rows of a source that names no
-language are those of `UNNAMED`.
+language are those of `UNNAMED`. `data.sources` opens whatever people name.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
+import glob
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.folder_content import is_content
+from icr_platform.core.language_tags import find_name, is_tag, names_language, spelled, tag_named
 from icr_platform.core.languages import NAMES
 from icr_platform.data.opened_files import check_is_file
 from icr_platform.data.row_files import ENDINGS, SourceRow, file_rows, stem_of
@@ -27,7 +27,6 @@ SPLITS = ("train", "train_prefs", "test", "test_prefs", "validation", "valid", "
 """In the order in which one of several is read."""
 _BY_NAME = {name.lower(): code for code, name in NAMES.items()}
 _SHARD = re.compile(r"[-_.]\d{3,6}[-_]of[-_]\d{3,6}$")
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.@+-]+)?(?::[\w.@+-]+)?")
 
 
 class Wanted(NamedTuple):
@@ -65,52 +64,51 @@ class RowSource(Protocol):
         ...
 
 
-def open_source(path: str, wanted: Wanted, languages: Collection[str] = (), by_column: bool = True) -> RowSource:
-    """Open a folder, a file, a path with {language}, a saved data set or a hub data set (`owner/name:configuration:split`).
+def open_files(path: str, wanted: Wanted, languages: Collection[str] = ()) -> RowSource | None:
+    """Open a folder of files, a file, or a path with {language}; None where nothing is there.
 
     Args:
         languages: that will be read; of a folder it need not be clear where others lie. Empty: all.
-        by_column: rows are sorted by what their column `language` says; else they stay as they come, under UNNAMED.
 
     Raises:
-        InputError: nothing is there, or it cannot be told which file is meant.
+        InputError: it cannot be told which file is meant.
     """
     local = Path(path)
-    found: RowSource
     if "{language}" in path:
-        found = _Files.of_template(path, wanted, languages)
-    elif local.is_dir():
-        saved = (local / "dataset_dict.json").is_file() or (local / "state.json").is_file()
-        found = _Dataset.saved(local) if saved else _open_folder(local, wanted, languages)
-    elif local.is_symlink() or local.exists():
+        return _Files.of_template(path, wanted, languages)
+    if local.is_dir():
+        return _open_folder(local, wanted, languages)
+    if local.is_symlink() or local.exists():
         check_is_file(local)
-        found = _Files(path, {UNNAMED: (local,)}, wanted)
-    elif is_hub_name(path):
-        found = _Dataset.on_hub(path)
-    else:
-        raise InputError(
-            f"{path}: no such file or folder; give {wanted.what} as a folder of LANG.json(l), a file or a data set"
-        )
-    return _by_column(found) if by_column and found.names == (UNNAMED,) else found
-
-
-def is_hub_name(path: str) -> bool:
-    """Whether a path that does not exist can be a hub data set's name: OWNER/NAME, without the ending of a file.
-
-    >>> [is_hub_name(path) for path in ("owner/data-set", "owner/data:es:train", "prompts/en.jsonl", "./a", "a/b/c")]
-    [True, True, False, False, False]
-    """
-    return _HUB_NAME.fullmatch(path) is not None and not path.startswith((".", "~")) and stem_of(path) is None
+        return _Files(path, {UNNAMED: (local,)}, wanted)
+    return None
 
 
 def language_of(name: str) -> str:
-    """The code that a file, a folder or a column says, by code or English name; other names stay as they are.
+    """The tag that a file, a folder or a column says, by tag or by name; other names stay as they are.
 
-    >>> language_of("ES"), language_of("Spanish"), language_of("train")
-    ('es', 'es', 'train')
+    >>> [language_of(name) for name in ("ES", "Spanish", "zh_Hant", "Maltese", "train")]
+    ['es', 'es', 'zh_Hant', 'mt', 'train']
     """
     lower = name.lower()
-    return lower if lower in NAMES else _BY_NAME.get(lower, name)
+    if lower in NAMES or lower in _BY_NAME:
+        return _BY_NAME.get(lower, lower)
+    return spelled(name) if is_tag(name) else tag_named(name) or name
+
+
+def name_in(source: RowSource, language: str, notes: list[str]) -> str | None:
+    """The name under which a source has a language; None where it has it not. A note says where that is another tag.
+
+    Raises:
+        InputError: several names mean the language equally.
+    """
+    try:
+        name = find_name(language, [name for name in source.names if name != UNNAMED])
+    except InputError as error:
+        raise InputError(f"{source.path}: {error}") from None
+    if name is not None and name != language:
+        notes.append(f"{source.where(name)}: {name!r} is read for {language!r}, the same language")
+    return name
 
 
 @dataclass(frozen=True)
@@ -126,13 +124,12 @@ class _Files:
     @classmethod
     def of_template(cls, path: str, wanted: Wanted, languages: Collection[str]) -> _Files:
         notes: list[str] = []
-        files = {}
-        for code in languages or NAMES:
-            place = Path(path.replace("{language}", code))
-            if place.is_dir():
-                files[code] = _one_of(place, code, wanted, notes)
-            elif place.exists() or place.is_symlink():
-                files[code] = [place]
+        there = _matches(path)
+        names = {find_name(code, there) for code in languages} if languages else set(filter(names_language, there))
+        places = {name: there[name] for name in sorted(filter(None, names))}
+        files = {
+            name: _one_of(place, name, wanted, notes) if place.is_dir() else [place] for name, place in places.items()
+        }
         return cls(path, files, wanted, tuple(notes), path)
 
     @property
@@ -147,6 +144,15 @@ class _Files:
     def rows(self, language: str) -> Iterator[SourceRow]:
         for path in self.files[language]:
             yield from file_rows(path, self.wanted.fields)
+
+
+def _matches(template: str) -> dict[str, Path]:
+    """What stands at {language} in the paths that exist, and those paths."""
+    pieces = template.split("{language}")
+    first, *others = map(re.escape, pieces)
+    pattern = re.compile(first + "([^/]+)" + r"\1".join(others))
+    found = glob.glob("*".join(map(glob.escape, pieces)), include_hidden=True)
+    return {match[1]: Path(path) for path in sorted(found) if (match := pattern.fullmatch(path))}
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ class _Labelled:
         yield from self.by_language[language]
 
 
-def _by_column(source: RowSource) -> RowSource:
+def by_column(source: RowSource) -> RowSource:
     """Rows by the language that their column says; the source as it is where they have no such column."""
     found: dict[str, list[SourceRow]] = {}
     column = None
@@ -196,16 +202,17 @@ def _open_folder(folder: Path, wanted: Wanted, languages: Collection[str]) -> Ro
             notes.append(f"{folder}: {path.name!r} is not a file of rows and was left out")
         else:
             files.setdefault(language_of(_SHARD.sub("", stem)), []).append(path)
-    if files and not set(files) & set(NAMES) and set(files) <= {*SPLITS, "data"}:
+    if files and set(files) <= {*SPLITS, "data"}:
         where = folder / "data" if set(files) == {"data"} and (folder / "data").is_dir() else folder
         inside = {language_of(name) for name in _grouped(where)}
-        if where == folder or not inside & set(NAMES):
+        if where == folder or not any(map(names_language, inside)):
             parts = _one_of(where, "", wanted, notes)
             return _Files(str(folder), {UNNAMED: parts}, wanted, tuple(notes))
         files = {language_of(name): list(paths) for name, paths in _grouped(where).items()}
     chosen: dict[str, Sequence[Path]] = {}
+    read = {find_name(language, files) for language in languages}
     for name, paths in files.items():
-        if languages and name not in languages:  # whether it can be read is not asked
+        if languages and name not in read:  # whether it can be read is not asked
             chosen[name] = paths
             continue
         places = [
@@ -247,7 +254,7 @@ def _one_of(folder: Path, language: str, wanted: Wanted, notes: list[str]) -> li
         if not groups:
             raise InputError(f"{folder}: contains no file of {wanted.what}{of}; give {ENDINGS}")
         names = [path.name for paths in groups.values() for path in paths]
-        is_by_language = language and folder.name.lower() == language
+        is_by_language = language and folder.name.lower() == language.lower()
         one = f"{folder.parent if is_by_language else folder}/{'{language}/' if is_by_language else ''}{names[0]}"
         raise InputError(f"{folder}: several {wanted.what}{of} ({shown(names)}); choose one, as in {one}")
     chosen = splits[0] if splits else next(iter(groups))
@@ -257,93 +264,3 @@ def _one_of(folder: Path, language: str, wanted: Wanted, notes: list[str]) -> li
     if others := sorted(set(groups) - {chosen}):
         notes.append(f"{folder}: {chosen!r} is read; not used: {shown(others)}")
     return paths
-
-
-@dataclass(frozen=True)
-class _Dataset:
-    """A data set of the `datasets` library, by configuration, by split or as one table."""
-
-    path: str
-    names: tuple[str, ...]
-    kind: str
-    table: Callable[[str], Any]
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def on_hub(cls, path: str) -> RowSource:
-        from datasets import get_dataset_config_names, get_dataset_split_names, load_dataset
-
-        name, _, rest = path.partition(":")
-        configuration, _, split = rest.partition(":")
-        with _library_errors(path, "neither a file or folder nor a readable hub data set"):
-            configurations = tuple(get_dataset_config_names(name))
-            if not configuration and set(configurations) & set(NAMES):
-
-                def of_configuration(language: str) -> Any:
-                    loaded = load_dataset(name, language)
-                    return loaded[_first_split(loaded)]
-
-                return cls(f"{path} on the hub", configurations, "configuration", of_configuration)
-            if configuration and configuration not in configurations:
-                found = shown(configurations)
-                raise InputError(f"{path}: configuration {configuration!r} is not one of {found}; give one of them")
-            if not configuration and len(configurations) > 1 and "default" not in configurations:
-                found = shown(configurations)
-                raise InputError(
-                    f"{path}: has several configurations; choose one, as in {name}:{configurations[0]}; found: {found}"
-                )
-            given = (configuration,) if configuration else ()
-            splits = tuple(get_dataset_split_names(name, *given))
-        return cls._of_splits(f"{path} on the hub", splits, split, lambda: load_dataset(name, *given))
-
-    @classmethod
-    def saved(cls, folder: Path) -> RowSource:
-        """What `save_to_disk` wrote."""
-        from datasets import DatasetDict, load_from_disk
-
-        with _library_errors(str(folder), "not a readable data set"):
-            loaded = load_from_disk(str(folder))
-        loaded = loaded if isinstance(loaded, DatasetDict) else {"all": loaded}
-        return cls._of_splits(str(folder), tuple(map(str, loaded)), "", lambda: loaded)
-
-    @classmethod
-    def _of_splits(cls, path: str, splits: tuple[str, ...], split: str, load: Callable[[], Any]) -> RowSource:
-        if split and split not in splits:
-            raise InputError(f"{path}: split {split!r} is not one of {shown(splits)}; give one of them")
-        if not split and set(splits) & set(NAMES):
-            return cls(path, splits, "split", lambda language: load()[language])
-        chosen = split or _first_split(splits)
-        others = sorted(set(splits) - {chosen})
-        notes = (f"{path}: {chosen!r} is read; not used: {shown(others)}",) if others and not split else ()
-        return cls(path, (UNNAMED,), "split", lambda _: load()[chosen], notes)
-
-    def where(self, language: str) -> str:
-        return f"{self.path}, {self.kind} {language!r}" if language else self.path
-
-    def rows(self, language: str) -> Iterator[SourceRow]:
-        with _library_errors(self.path, "not a readable data set"):
-            left = iter(self.table(language))
-        for number in itertools.count(1):
-            with _library_errors(
-                self.path, "not a readable data set"
-            ):  # a row may be an image, or not have been fetched
-                row = next(left, None)
-            if row is None:
-                return
-            yield SourceRow(f"{self.where(language)}: row {number}", row, number)
-
-
-def _first_split(splits: Any) -> str:
-    return next((name for name in SPLITS if name in splits), next(iter(splits), ""))
-
-
-@contextlib.contextmanager
-def _library_errors(name: str, what: str) -> Iterator[None]:
-    """Turn what `datasets` and the hub's client raise into an InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # each has exceptions of a library of its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise InputError(f"{name}: {what} ({reason}); check the name") from error

@@ -59,6 +59,7 @@ FAMILIES = {
     "qwen3-2507-thinking": Family("qwen3_2507_thinking", None, "<|im_end|>", _CHATML, _THINK),
     "qwen3.5": Family("trl/qwen3_5_think", None, "<|im_end|>", _CHATML, _THINK),
     "smollm3": Family("smollm3", None, "<|im_end|>", _CHATML, _THINK),
+    "smollm3-dated": Family("smollm3_dated", None, "<|im_end|>", _CHATML, _THINK),
     "eurollm": Family("eurollm", "<s>", "<|im_end|>", ("<s>", "</s>", "<|im_start|>", "<|im_end|>")),
     "gemma-2": Family("trl/gemma", "<bos>", "<eos>", _GEMMA),
     "gemma-3": Family("trl/gemma3", "<bos>", "<eos>", (*_GEMMA, "<start_of_image>", "<end_of_image>", "<image_soft_token>")),
@@ -73,8 +74,13 @@ FAMILIES = {
     "llama-3.2": Family("trl/llama3_2", "<|begin_of_text|>", "<|eot_id|>", _LLAMA3),
     "mistral-small-3": Family("mistral_small_3", "<s>", "</s>", (*_MISTRAL, "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")),
     "mistral-nemo": Family("mistral_nemo", "<s>", "</s>", _MISTRAL),
-    "magistral": Family(
-        "magistral", "<s>", "</s>", (*_MISTRAL, "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[THINK]", "[/THINK]")
+    "ministral-3-reasoning": Family(
+        "ministral_3_reasoning", "<s>", "</s>", (*_MISTRAL, "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[THINK]", "[/THINK]")
+    ),
+    "apertus": Family(
+        "apertus", "<s>", "<|assistant_end|>",
+        ("<s>", "</s>", *(f"<|{role}_{end}|>" for role in ("system", "developer", "user", "assistant") for end in ("start", "end")),
+         "<|inner_prefix|>", "<|inner_suffix|>"),
     ),
     "aya-expanse": Family("trl/cohere", "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", _COHERE),
     "tiny-aya": Family("trl/cohere2", "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", (*_COHERE, *_COHERE_BLOCKS)),
@@ -90,13 +96,19 @@ FAMILIES = {
         "trl/deepseek_r1_distill", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>",
         ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"), ("<｜User｜>", "<｜Assistant｜>", *_THINK),
     ),
+    "deepseek-v3.1": Family(
+        "deepseek_v3_1", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>",
+        ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"), ("<｜User｜>", "<｜Assistant｜>", *_THINK),
+    ),
     "nemotron-3-nano": Family("trl/nemotron_3_nano", "<s>", "<|im_end|>", ("<s>", "<|im_start|>", "<|im_end|>"), _THINK),
     "phi-3.5-mini": Family("trl/phi3_5", "<s>", "<|endoftext|>", ("<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")),
     "phi-4-reasoning": Family("phi_4_reasoning", "<|endoftext|>", "<|im_end|>", (*_CHATML, "<|im_sep|>"), _THINK),
     "granite-3.3": Family(
         "granite_3_3", "<|end_of_text|>", "<|end_of_text|>", ("<|end_of_text|>", "<|start_of_role|>", "<|end_of_role|>")
     ),
-    "seed-oss": Family("seed_oss", "<seed:bos>", "<seed:eos>", ("<seed:bos>", "<seed:eos>"), ("<seed:think>", "</seed:think>")),
+    "seed-oss": Family("seed_oss", "<seed:bos>", "<seed:eos>", ("<seed:bos>", "<seed:eos>"),
+        ("<seed:think>", "</seed:think>", "<seed:cot_budget_reflect>", "</seed:cot_budget_reflect>"),
+    ),
     "lfm2": Family("trl/lfm2", "<|startoftext|>", "<|im_end|>", ("<|startoftext|>", *_CHATML)),
 }  # fmt: skip
 

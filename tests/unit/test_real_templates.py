@@ -11,6 +11,7 @@ import pytest
 from icr_platform.core.config import ChatSettings
 from icr_platform.core.errors import InputError
 from icr_platform.models.chat import encode_messages, encode_pair, encode_response, end_of_turn_id, stop_ids
+from icr_platform.models.thinking import Reading, Split, answer_start, read_response
 from tests.support.template_families import FAMILIES, family_tokenizer
 
 Turns = tuple[tuple[str, str], ...]
@@ -35,11 +36,29 @@ _GPT_OSS = (
     "Reasoning: {}\n\n# Valid channels: analysis, commentary, final. Channel must be included for every message.<|end|>"
     "{}<|start|>user<|message|>¿Cuánto es 2+2?<|end|><|start|>assistant"
 )
-_SMOLLM3 = (
-    "<|im_start|>system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\nToday Date: 09 March 2025\nReasoning Mode: {}\n\n"
-    "## Custom Instructions\n\n{}\n\n<|im_end|>\n"
-)
+_SMOLLM3 = "<|im_start|>system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\n{}Reasoning Mode: {}\n\n## Custom Instructions\n\n{}\n\n<|im_end|>\n"
 _SMOL = "You are a helpful AI assistant named SmolLM, trained by Hugging Face."
+_SMOL_DAY = "Today Date: 09 March 2025\n"
+_SMOL_THINKS = (
+    _SMOL
+    + " Your role as an assistant involves thoroughly exploring questions through a systematic thinking process before providing the "
+    "final precise and accurate solutions. This requires engaging in a comprehensive cycle of analysis, summarizing, exploration, "
+    "reassessment, reflection, backtracking, and iteration to develop well-considered thinking process. Please structure your response into "
+    "two main sections: Thought and Solution using the specified format: <think> Thought section </think> Solution section. In the Thought "
+    "section, detail your reasoning process in steps. Each step should include detailed considerations such as analysing questions, "
+    "summarizing relevant findings, brainstorming new ideas, verifying the accuracy of the current steps, refining any errors, and "
+    "revisiting previous steps. In the Solution section, based on various attempts, explorations, and reflections from the Thought section, "
+    "systematically present the final solution that you deem correct. The Solution section should be logical, accurate, and concise and "
+    "detail necessary steps needed to reach the conclusion."
+)
+_SMOL_EARLIER = "<|im_start|>user\nHola<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n¡Buenas!<|im_end|>\n"
+_EMPTY = "<think>\n\n</think>\n"
+_DEEPSEEK = "<｜User｜>¿Cuánto es 2+2?<｜Assistant｜>"
+_APERTUS = (
+    "<s><|system_start|>{}<|system_end|><|developer_start|>Deliberation: {}\nTool Capabilities: disabled<|developer_end|>"
+    "{}<|user_start|>¿Cuánto es 2+2?<|user_end|><|assistant_start|>"
+)
+_APERTUS_SYSTEM = "You are Apertus, a helpful assistant created by the SwissAI initiative.\nKnowledge cutoff: 2024-04\nCurrent date: 2025-03-09"
 _COHERE = (
     "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>¿Cuánto es 2+2?<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>"
 )
@@ -62,15 +81,14 @@ PROMPTS: tuple[tuple[str, dict[str, Any], Turns, str], ...] = (
     ("qwen3.5", OFF, THREE, _QWEN_EARLIER + _QWEN + "<think>\n\n</think>\n\n"),
     ("nemotron-3-nano", ON, SYSTEM, _QWEN_SYSTEM + _QWEN + "<think>\n"),
     ("nemotron-3-nano", OFF, SYSTEM, _QWEN_SYSTEM + _QWEN + "<think></think>"),
-    ("smollm3", {}, ONE, _SMOLLM3.format("/think", _SMOL) + _QWEN),
-    ("smollm3", OFF, ONE, _SMOLLM3.format("/no_think", _SMOL) + _QWEN + "<think>\n\n</think>\n"),
-    ("smollm3", {}, SYSTEM, _SMOLLM3.format("/think", "Sé breve.") + _QWEN),
-    ("smollm3", {}, THREE, _SMOLLM3.format("/think", _SMOL) + _QWEN_EARLIER + _QWEN),
-    (
-        "smollm3", OFF, THREE,
-        _SMOLLM3.format("/no_think", _SMOL)
-        + "<|im_start|>user\nHola<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n¡Buenas!<|im_end|>\n" + _QWEN + "<think>\n\n</think>\n",
-    ),
+    ("smollm3", {}, ONE, _SMOLLM3.format("", "/think", _SMOL_THINKS) + _QWEN),
+    ("smollm3", OFF, ONE, _SMOLLM3.format("", "/no_think", _SMOL) + _QWEN + _EMPTY),
+    ("smollm3", {}, SYSTEM, _SMOLLM3.format("", "/think", "Sé breve.") + _QWEN),
+    ("smollm3", {}, (("system", "Sé breve. /no_think"), ("user", ASK)), _SMOLLM3.format("", "/no_think", "Sé breve.") + _QWEN + _EMPTY),
+    ("smollm3", {}, THREE, _SMOLLM3.format("", "/think", _SMOL_THINKS) + _QWEN_EARLIER + _QWEN),
+    ("smollm3", OFF, THREE, _SMOLLM3.format("", "/no_think", _SMOL) + _SMOL_EARLIER + _QWEN + _EMPTY),
+    ("smollm3-dated", {}, SYSTEM, _SMOLLM3.format(_SMOL_DAY, "/think", "Sé breve.") + _QWEN),
+    ("smollm3-dated", OFF, THREE, _SMOLLM3.format(_SMOL_DAY, "/no_think", _SMOL) + _SMOL_EARLIER + _QWEN + _EMPTY),
     ("eurollm", {}, SYSTEM, "<s>" + _QWEN_SYSTEM + _QWEN),
     ("lfm2", {}, ONE, "<|startoftext|>" + _QWEN),
     ("gemma-2", {}, ONE, "<bos><start_of_turn>user\n¿Cuánto es 2+2?<end_of_turn>\n<start_of_turn>model\n"),
@@ -123,7 +141,7 @@ PROMPTS: tuple[tuple[str, dict[str, Any], Turns, str], ...] = (
     ("mistral-nemo", {}, ONE, "<s>[INST]¿Cuánto es 2+2?[/INST]"),
     ("mistral-nemo", {}, SYSTEM, "<s>[INST]Sé breve.\n\n¿Cuánto es 2+2?[/INST]"),
     ("mistral-nemo", {}, (("system", "Sé breve."), *THREE), "<s>[INST]Hola[/INST]¡Buenas!</s>[INST]Sé breve.\n\n¿Cuánto es 2+2?[/INST]"),
-    ("magistral", {}, SYSTEM, "<s>[SYSTEM_PROMPT]Sé breve.[/SYSTEM_PROMPT][INST]¿Cuánto es 2+2?[/INST]"),
+    ("ministral-3-reasoning", {}, SYSTEM, "<s>[SYSTEM_PROMPT]Sé breve.[/SYSTEM_PROMPT][INST]¿Cuánto es 2+2?[/INST]"),
     ("aya-expanse", {}, ONE, "<BOS_TOKEN>" + _COHERE),
     ("aya-expanse", {}, SYSTEM, "<BOS_TOKEN><|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>Sé breve.<|END_OF_TURN_TOKEN|>" + _COHERE),
     (
@@ -150,6 +168,18 @@ PROMPTS: tuple[tuple[str, dict[str, Any], Turns, str], ...] = (
         "deepseek-r1-distill", {}, THREE,
         "<｜begin▁of▁sentence｜><｜User｜>Hola<｜Assistant｜>¡Buenas!<｜end▁of▁sentence｜><｜User｜>¿Cuánto es 2+2?<｜Assistant｜><think>\n",
     ),
+    ("deepseek-v3.1", {}, ONE, "<｜begin▁of▁sentence｜>" + _DEEPSEEK + "<think></think>"),
+    ("deepseek-v3.1", {"thinking": True}, SYSTEM, "<｜begin▁of▁sentence｜>Sé breve." + _DEEPSEEK + "<think>"),
+    (
+        "deepseek-v3.1", ON, THREE,
+        "<｜begin▁of▁sentence｜><｜User｜>Hola<｜Assistant｜><think></think>¡Buenas!<｜end▁of▁sentence｜>" + _DEEPSEEK + "<think>",
+    ),
+    ("apertus", {}, ONE, _APERTUS.format(_APERTUS_SYSTEM, "disabled", "")),
+    ("apertus", ON, SYSTEM, _APERTUS.format("Sé breve.", "enabled", "")),
+    (
+        "apertus", {}, THREE,
+        _APERTUS.format(_APERTUS_SYSTEM, "disabled", "<|user_start|>Hola<|user_end|><|assistant_start|>¡Buenas!<|assistant_end|>"),
+    ),
     ("phi-3.5-mini", {}, SYSTEM, "<|system|>\nSé breve.<|end|>\n<|user|>\n¿Cuánto es 2+2?<|end|>\n<|assistant|>\n"),
     (
         "phi-4-reasoning", {}, SYSTEM,
@@ -174,8 +204,10 @@ PROMPTS: tuple[tuple[str, dict[str, Any], Turns, str], ...] = (
     ("seed-oss", {}, ONE, "<seed:bos>user\n¿Cuánto es 2+2?<seed:eos><seed:bos>assistant\n"),
     (
         "seed-oss", {"thinking_budget": 0}, ONE,
-        "<seed:bos>system\nYou are an intelligent assistant that answers without thinking.<seed:eos>"
-        "<seed:bos>user\n¿Cuánto es 2+2?<seed:eos><seed:bos>assistant\n<seed:think></seed:think>",
+        "<seed:bos>system\nYou are an intelligent assistant that can answer questions in one step without the need for reasoning and thinking, that "
+        "is, your thinking budget is 0. Next, please skip the thinking process and directly start answering the user's questions.\n<seed:eos>"
+        "<seed:bos>user\n¿Cuánto es 2+2?<seed:eos><seed:bos>assistant\n<seed:think>\n<seed:cot_budget_reflect>The current thinking budget "
+        "is 0, so I will directly start answering the question.</seed:cot_budget_reflect>\n</seed:think>",
     ),
 )  # fmt: skip
 
@@ -206,7 +238,7 @@ def test_a_prompt_is_what_the_family_writes(family: str, keywords: dict[str, Any
 ENDS = (
     ("qwen3", "<|im_end|>", ()), ("smollm3", "<|im_end|>", ()), ("eurollm", "<|im_end|>", ()), ("gemma-2", "<end_of_turn>", ("<eos>",)),
     ("gemma-3", "<end_of_turn>", ("<eos>",)), ("gemma-4", "<turn|>", ("<eos>",)), ("gpt-oss", "<|return|>", ()), ("llama-3.2", "<|eot_id|>", ()),
-    ("mistral-small-3", "</s>", ()), ("mistral-nemo", "</s>", ()), ("magistral", "</s>", ()), ("aya-expanse", "<|END_OF_TURN_TOKEN|>", ()),
+    ("mistral-small-3", "</s>", ()), ("mistral-nemo", "</s>", ()), ("ministral-3-reasoning", "</s>", ()), ("apertus", "<|assistant_end|>", ()), ("aya-expanse", "<|END_OF_TURN_TOKEN|>", ()),
     ("glm-4.5", "<|endoftext|>", ()), ("deepseek-r1-distill", "<｜end▁of▁sentence｜>", ()), ("phi-3.5-mini", "<|end|>", ("<|endoftext|>",)),
     ("phi-4-reasoning", "<|im_end|>", ()), ("granite-3.3", "<|end_of_text|>", ()), ("seed-oss", "<seed:eos>", ()),
 )  # fmt: skip
@@ -226,6 +258,100 @@ def test_an_answer_ends_where_the_family_ends_it_and_the_mask_covers_that(
     pair = encode_pair(prompt, answer)
     assert pair.token_ids == prompt + answer
     assert pair.completion_mask == [0] * len(prompt) + [1, 1, 1, 1, 1, 1]
+
+
+_THOUGHT, _ANSWER = "Two and two.", "Son 4."  # 12 and 6 bytes, hence tokens
+_HIGH: dict[str, Any] = {"reasoning_effort": "high"}
+_FINAL = "<|start|>assistant<|channel|>final<|message|>"
+
+# family, keywords, response, thought, answer, index of the answer's first token, whether the thought is cut
+SPLITS: tuple[tuple[str, dict[str, Any], str, str | None, str, int | None, bool], ...] = (
+    ("qwen3", {}, "<think>\nTwo and two.\n</think>\n\nSon 4.<|im_end|>", _THOUGHT, _ANSWER, 1 + 14 + 1 + 2, False),
+    ("qwen3", {}, "<think>\n\n</think>\n\nSon 4.<|im_end|>", None, _ANSWER, 1 + 2 + 1 + 2, False),
+    ("qwen3", {}, "<think>\nTwo and", "Two and", "", 1 + 8, True),
+    ("qwen3", {}, "<think>", None, "", 1, True),
+    ("qwen3", {}, "<think>\nTwo and two.\n</think>", _THOUGHT, "", 1 + 14 + 1, False),
+    ("qwen3", {}, "<think>\nTwo and two.\n</think>\n\n<|im_end|>", _THOUGHT, "", 1 + 14 + 1 + 2, False),
+    ("qwen3", {}, "<think>\nTwo and two.\n</think>\n\nSon", _THOUGHT, "Son", 1 + 14 + 1 + 2, False),
+    ("qwen3", {}, "<think>\nDos: dos\n</think>\n\nSon 4.\n\n</think> es un signo.<|im_end|>", "Dos: dos", "Son 4.\n\n</think> es un signo.", 1 + 10 + 1 + 2, False),
+    ("qwen3", {}, "Son 4.<|im_end|>", None, _ANSWER, None, False),
+    ("qwen3", {}, "Escribe <think> y </think> alrededor.<|im_end|>", None, "Escribe <think> y </think> alrededor.", None, False),
+    ("qwen3", OFF, "Son 4.<|im_end|>", None, _ANSWER, None, False),
+    ("qwen3", OFF, "Son 4.\n</think>\nSí.<|im_end|>", None, "Son 4.\n</think>\nSí.", None, False),
+    ("qwen2.5", {}, "Son 4.<|im_end|>", None, _ANSWER, None, False),
+    ("qwen3-2507-thinking", {}, "Two and two.\n</think>\n\nSon 4.<|im_end|>", _THOUGHT, _ANSWER, 13 + 1 + 2, False),
+    ("qwen3-2507-thinking", {}, "Two and", "Two and", "", 7, True),
+    ("qwen3.5", {}, "Two and two.\n</think>\n\nSon 4.<|im_end|>", _THOUGHT, _ANSWER, 13 + 1 + 2, False),
+    ("qwen3.5", OFF, "Son 4.<|im_end|>", None, _ANSWER, None, False),
+    ("nemotron-3-nano", ON, "Two and two.\n</think>\nSon 4.<|im_end|>", _THOUGHT, _ANSWER, 13 + 1 + 1, False),
+    ("nemotron-3-nano", OFF, "Son 4.<|im_end|>", None, _ANSWER, None, False),
+    ("smollm3", {}, "<think>\nTwo and two.\n</think>\nSon 4.<|im_end|>", _THOUGHT, _ANSWER, 1 + 14 + 1 + 1, False),
+    ("smollm3", OFF, "Son 4.<|im_end|>", None, _ANSWER, None, False),
+    ("smollm3-dated", {}, "<think>Two and two.</think>Son 4.<|im_end|>", _THOUGHT, _ANSWER, 1 + 12 + 1, False),
+    ("phi-4-reasoning", {}, "<think>Two and two.</think>Son 4.<|im_end|>", _THOUGHT, _ANSWER, 1 + 12 + 1, False),
+    ("gemma-3", {}, "Son 4.<end_of_turn>", None, _ANSWER, None, False),
+    ("gemma-4", ON, "<|channel>thought\nTwo and two.<channel|>Son 4.<turn|>", _THOUGHT, _ANSWER, 1 + 8 + 12 + 1, False),
+    ("gemma-4", {}, "<|channel>thought\n<channel|>Son 4.<turn|>", None, _ANSWER, 1 + 8 + 1, False),
+    ("gemma-4", ON, "<|channel>thought\nTwo and", "Two and", "", 1 + 8 + 7, True),
+    ("gemma-4", {}, "Son 4.<turn|>", None, _ANSWER, None, False),
+    ("gpt-oss", {}, "<|channel|>analysis<|message|>Two and two.<|end|>" + _FINAL + "Son 4.<|return|>", _THOUGHT, _ANSWER, 1 + 8 + 1 + 12 + 1 + (1 + 9 + 1 + 5 + 1), False),
+    ("gpt-oss", _HIGH, "<|channel|>final<|message|>Son 4.<|return|>", None, _ANSWER, 1 + 5 + 1, False),
+    ("gpt-oss", _HIGH, "<|channel|>analysis<|message|>Two and", "Two and", "", 1 + 8 + 1 + 7, True),
+    ("gpt-oss", _HIGH, "<|channel|>analysis<|message|>Two and two.<|end|><|start|>assistant", _THOUGHT, "", 1 + 8 + 1 + 12 + 1 + 1 + 9, True),
+    (
+        "gpt-oss", _HIGH,
+        "<|channel|>analysis<|message|>Two.<|end|><|start|>assistant<|channel|>commentary<|message|>Hm.<|end|>" + _FINAL + "Son 4.<|return|>",
+        "Two.\nHm.", _ANSWER, (1 + 8 + 1 + 4 + 1) + (1 + 9 + 1 + 10 + 1 + 3 + 1) + (1 + 9 + 1 + 5 + 1), False,
+    ),
+    ("llama-3.2", {}, "Son 4.<|eot_id|>", None, _ANSWER, None, False),
+    ("mistral-small-3", {}, "Son 4.</s>", None, _ANSWER, None, False),
+    ("ministral-3-reasoning", {}, "[THINK]Two and two.[/THINK]Son 4.</s>", _THOUGHT, _ANSWER, 1 + 12 + 1, False),
+    ("ministral-3-reasoning", {}, "[THINK]Two and", "Two and", "", 1 + 7, True),
+    ("ministral-3-reasoning", {}, "Son 4.</s>", None, _ANSWER, None, False),
+    ("aya-expanse", {}, "Son 4.<|END_OF_TURN_TOKEN|>", None, _ANSWER, None, False),
+    ("tiny-aya", {}, "Son 4.<|END_RESPONSE|>", None, _ANSWER, None, False),
+    (
+        "command-a-reasoning", {},
+        "<|START_THINKING|>Two and two.<|END_THINKING|><|START_RESPONSE|>Son 4.<|END_RESPONSE|><|END_OF_TURN_TOKEN|>",
+        _THOUGHT, _ANSWER, 1 + 12 + 1 + 1, False,
+    ),
+    ("command-a-reasoning", {"reasoning": False}, "<|START_RESPONSE|>Son 4.<|END_RESPONSE|>", None, _ANSWER, None, False),
+    ("glm-4.5", {}, "\n<think>Two and two.</think>\nSon 4.<|user|>", _THOUGHT, _ANSWER, 1 + 1 + 12 + 1 + 1, False),
+    ("glm-4.5", OFF, "\nSon 4.<|user|>", None, "\nSon 4.", None, False),
+    ("deepseek-r1-distill", {}, "Two and two.\n</think>\n\nSon 4.<｜end▁of▁sentence｜>", _THOUGHT, _ANSWER, 13 + 1 + 2, False),
+    ("deepseek-v3.1", {"thinking": True}, "Two and two.</think>Son 4.<｜end▁of▁sentence｜>", _THOUGHT, _ANSWER, 12 + 1, False),
+    ("deepseek-v3.1", {}, "Son 4.<｜end▁of▁sentence｜>", None, _ANSWER, None, False),
+    # Granite writes its tags letter by letter.
+    ("granite-3.3", {"thinking": True}, "<think>Two and two.</think><response>Son 4.</response><|end_of_text|>", _THOUGHT, _ANSWER, 7 + 12 + 8 + 10, False),
+    ("granite-3.3", {"thinking": True}, "<think>Two and", "Two and", "", 7 + 7, True),
+    ("granite-3.3", {}, "Son 4.<|end_of_text|>", None, _ANSWER, None, False),
+    ("seed-oss", {}, "<seed:think>Two and two.</seed:think>\nSon 4.<seed:eos>", _THOUGHT, _ANSWER, 1 + 12 + 1 + 1, False),
+    ("seed-oss", {"thinking_budget": 0}, "Son 4.<seed:eos>", None, _ANSWER, None, False),
+    ("apertus", ON, "<|inner_prefix|>Two and two.<|inner_suffix|>Son 4.<|assistant_end|>", _THOUGHT, _ANSWER, 1 + 12 + 1, False),
+    ("apertus", {}, "Son 4.<|assistant_end|>", None, _ANSWER, None, False),
+    ("eurollm", {}, "Son 4.<|im_end|>", None, _ANSWER, None, False),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "keywords", "response", "thought", "answer", "start", "is_cut"),
+    SPLITS,
+    ids=[f"{number}-{row[0]}" for number, row in enumerate(SPLITS)],
+)
+def test_thought_and_answer_are_told_apart_by_the_familys_own_markers(
+    family: str,
+    keywords: dict[str, Any],
+    response: str,
+    thought: str | None,
+    answer: str,
+    start: int | None,
+    is_cut: bool,
+) -> None:
+    tokenizer = family_tokenizer(family, ChatSettings(template_date=DAY, chat_template_kwargs=keywords))
+    prompt = encode_messages(tokenizer, conversation(ONE))
+    ids = [int(token) for token in tokenizer(response, add_special_tokens=False)["input_ids"]]
+    assert answer_start(tokenizer, prompt, ids) == Split(start, is_cut)
+    assert read_response(tokenizer, prompt, ids) == Reading(thought, answer, start, is_cut)
 
 
 def test_a_system_prompt_is_refused_where_the_template_has_no_place_for_it() -> None:

@@ -221,6 +221,6 @@ def _sample_rows(
         }  # fmt: skip
         sides.append(Output(pair["chosen"], facts, [], pair["chosen_reward"], thought_in(pair, "chosen")))
         asked = Conversation(pair["instruction"], history_in(pair))
-        english = Conversation(pair["english_instruction"], history_in(pair, "english_"))
+        english = Conversation(pair["english_instruction"] or "", history_in(pair, "english_"))
     before, after = sides
     return asked, english, [SampleRow(before, after, word_diff(before.text, after.text), None)]

@@ -87,7 +87,7 @@ def _pair_facts(tables: RunTables, arm: ArmRecord, item: Item) -> Facts:
         for name in ("chosen", "rejected")
     ]
     asked = Conversation(pair["instruction"], history_in(pair))
-    english = Conversation(pair["english_instruction"], history_in(pair, "english_"))
+    english = Conversation(pair["english_instruction"] or "", history_in(pair, "english_"))
     return Facts(asked, english, sides[0], sides[1], pair["margin"])
 
 

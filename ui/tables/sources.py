@@ -63,8 +63,8 @@ def _eval_prompts(path: str, modified: float) -> EvalPrompts:
     except (InputError, OSError) as error:
         return EvalPrompts(EMPTY, {}, f"The evaluation prompts cannot be read: {error}.")
     columns = (table[name].to_pylist() for name in ("prompt_id", "english_instruction", "english_messages"))
-    english = {key: Conversation.of(text, messages) for key, text, messages in zip(*columns, strict=True)}
-    return EvalPrompts(table, english, "")
+    said = [row for row in zip(*columns, strict=True) if row[1] is not None]
+    return EvalPrompts(table, {key: Conversation.of(text, messages) for key, text, messages in said}, "")
 
 
 NO_ENGLISH = Conversation("")
