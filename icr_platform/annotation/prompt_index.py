@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.conversations import Conversation
+from icr_platform.data.column_map import NO_MAP, ColumnNames
 from icr_platform.data.prompts import load_prompts
 
 _BATCH = 4096
@@ -25,7 +26,7 @@ class Instructions(NamedTuple):
 PromptIndex = Mapping[tuple[str, str], Instructions]
 
 
-def prompt_index(prompts: str, responses: Artifact) -> PromptIndex:
+def prompt_index(prompts: str, responses: Artifact, columns: ColumnNames = NO_MAP) -> PromptIndex:
     """Read the instructions of the languages that the responses are in.
 
     Raises:
@@ -34,7 +35,7 @@ def prompt_index(prompts: str, responses: Artifact) -> PromptIndex:
     languages: dict[str, None] = {}
     for part in range(len(responses.parts)):
         languages |= dict.fromkeys(pc.unique(responses.read_part(part, ["language"]).column("language")).to_pylist())
-    return _ArrowIndex(load_prompts(prompts, tuple(languages)).table)
+    return _ArrowIndex(load_prompts(prompts, tuple(languages), columns=columns).table)
 
 
 class _ArrowIndex(Mapping[tuple[str, str], Instructions]):

@@ -26,9 +26,11 @@ from icr_platform.core.artifacts import completed, open_artifact, own_manifest, 
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES, language_name
 from icr_platform.core.schemas import PROMPTS
+from icr_platform.data.column_map import NO_MAP, ColumnNames, refuse_map
 from icr_platform.data.row_fields import (
     ID_FIELDS,
     INPUT_FIELD,
+    ROW_GROUPS,
     SYSTEM_FIELDS,
     BadRow,
     Columns,
@@ -44,7 +46,7 @@ from icr_platform.data.wording import left_out, shown
 
 ENGLISH = "en"
 _SOURCE_FIELDS = ("source", "dataset")
-_WANTED = Wanted("prompts", "'id' and 'instruction'")
+_WANTED = Wanted("prompts", "'id' and 'instruction'", ROW_GROUPS)
 _NAMED_IN_A_NOTE = 5
 _DIGITS_OF_A_DIGEST = 16
 
@@ -74,13 +76,16 @@ class PromptSet:
     notes: tuple[str, ...]
 
 
-def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = None) -> PromptSet:
+def load_prompts(
+    path: str, languages: Sequence[str] = (), limit: int | None = None, columns: ColumnNames = NO_MAP
+) -> PromptSet:
     """Read a prompt set.
 
     Args:
         path: see the module.
         languages: codes in the order wanted; empty: English first, then every other language of the source.
         limit: keep the first `limit` ids of the English file.
+        columns: see `data.column_map`.
 
     Raises:
         InputError: nothing is there, a language is unknown or absent, no prompt is left, or a row has no usable id or instruction,
@@ -90,7 +95,7 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
         raise InputError(f"config: field 'limit' is {limit}; give at least 1, or none for all")
     for code in languages:
         language_name(code)
-    source = _open(path, languages)
+    source = _open(path, languages, columns)
     names = [name for name in source.names if name != UNNAMED and name not in NAMES]
     notes = [*source.notes, *left_out(path, names)]
     wanted = tuple(dict.fromkeys(languages)) or tuple(
@@ -103,14 +108,14 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
             why = ", the language the others are aligned with" if code == ENGLISH else ""
             found = shown(source.names).replace(",", "")
             raise InputError(f"{source.where(code)}: language {code!r}{why}, is missing; found: {found}; add it")
-    columns = Columns(path, (*_SOURCE_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD, *PROMPTS.schema.names))
-    english = _read_language(source, ENGLISH, columns, may_lack_ids=wanted == (ENGLISH,))
+    seen = Columns(path, (*_SOURCE_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD, *PROMPTS.schema.names))
+    english = _read_language(source, ENGLISH, seen, may_lack_ids=wanted == (ENGLISH,))
     if not next(iter(english.values())).is_named:
         notes.append(f"{source.where(ENGLISH)}: rows have no id; each is named by a digest of its instruction")
     kept = list(english)[:limit]
     tables, missing = [], {}
     for language in wanted:
-        rows = english if language == ENGLISH else _read_language(source, language, columns)
+        rows = english if language == ENGLISH else _read_language(source, language, seen)
         tables.append(_aligned(language, rows, english, kept))
         absent = tuple(prompt_id for prompt_id in kept if prompt_id not in rows)
         if absent:
@@ -123,17 +128,18 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
         raise InputError(
             f"{path}: empty prompt set, {' '.join(wanted)} have none of the first {len(kept)} English ids; add rows"
         )
-    return PromptSet(table, wanted, missing, (*notes, *columns.notes()))
+    return PromptSet(table, wanted, missing, (*notes, *seen.notes()))
 
 
-def _open(path: str, languages: Sequence[str]) -> RowSource:
+def _open(path: str, languages: Sequence[str], columns: ColumnNames) -> RowSource:
     if not path:
         raise InputError(
             "config: field 'prompts' is missing; give a folder of LANG.json(l), a Parquet file or a data set"
         )
     if Path(path).is_dir() and own_manifest(Path(path)) is not None:
+        refuse_map(path, columns)
         return _ArtifactRows.open(Path(path))
-    source = open_source(path, _WANTED, {ENGLISH, *languages} if languages else ())
+    source = open_source(path, _WANTED, {ENGLISH, *languages} if languages else (), columns=columns)
     if source.names == (UNNAMED,):
         row = next(source.rows(UNNAMED), None)
         columns = shown(list(row.fields)) if row else "none"
