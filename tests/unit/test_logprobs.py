@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from transformers import (
     AttentionMaskInterface,
     AutoModelForCausalLM,
@@ -366,6 +368,45 @@ def test_scores_do_not_depend_on_what_they_were_batched_with() -> None:
     np.testing.assert_array_equal(completion_logprobs(model, groups), completion_logprobs(model, groups))
 
 
+def varlen(
+    query: Tensor, key: Tensor, value: Tensor, query_ends: Tensor, key_ends: Tensor, longest_query: int, longest_key: int,
+    *, scale: float | None, window_size: tuple[int, int], **_: Any,
+) -> Tensor:  # fmt: skip
+    """What torch's kernel of that name computes, which is there on GPUs only: [T, heads, size], the last query at the last key."""
+    assert longest_query == query_ends.diff().max()
+    assert longest_key == key_ends.diff().max()
+    out = torch.empty_like(query)
+    for start, stop, first, last in zip(query_ends, query_ends[1:], key_ends, key_ends[1:], strict=False):
+        keys, values = (each[first:last].transpose(0, 1)[None] for each in (key, value))
+        rows, columns = torch.arange(last - first)[last - first - (stop - start) :, None], torch.arange(last - first)
+        seen = columns <= rows
+        if window_size[0] >= 0:
+            seen &= rows - columns <= window_size[0]
+        asked = query[start:stop].transpose(0, 1)[None]
+        attended = F.scaled_dot_product_attention(asked, keys, values, attn_mask=seen, scale=scale, enable_gqa=True)
+        out[start:stop] = attended[0].transpose(0, 1)
+    return out
+
+
+@pytest.mark.parametrize("pack_tokens", [3, 17, 64, 4096])
+@pytest.mark.parametrize("has_window", [False, True])
+def test_one_call_over_all_segments_is_the_models_own_forward(
+    monkeypatch: pytest.MonkeyPatch, pack_tokens: int, has_window: bool
+) -> None:
+    monkeypatch.setattr(packed_attention, "varlen_attn", varlen)
+    monkeypatch.setattr(packed_attention, "_takes_flash", lambda *_: True)
+    monkeypatch.setattr(packed_attention, "_fused", list)
+    monkeypatch.setattr(logprobs, "_decided", {})
+    torch.manual_seed(0)
+    model = (mistral_with_window() if has_window else llama()).eval()
+    groups = groups_of([(10, [20, 35, 1, 60]), (1, [2]), (50, [1, 1, 70])])
+    scorer = CompletionScorer(model, pack_tokens)
+    assert scorer.packed, scorer.why_not_packed
+    together = scorer.score(groups)
+    scorer.packed = False
+    assert_equal_per_token(together, scorer.score(groups), groups)
+
+
 def test_model_is_left_as_it_was() -> None:
     model = llama().train()
     attention, keys = model.config._attn_implementation, list(model.state_dict())
@@ -408,6 +449,45 @@ def test_every_token_is_predicted_once_and_none_is_computed_twice() -> None:
             len(g.prompt_ids) + sum(max(0, len(y) - 1) for y in g.completions) for g in GROUPS if any(g.completions)
         )
         assert finished == sum(bool(y) for y in completions)
+
+
+@pytest.mark.parametrize("make", [llama, mistral_with_window, gemma2])
+@pytest.mark.parametrize("tokens", [1, 3, 7, 50, 4096])
+def test_context_at_the_head_of_completions_is_seen_and_not_scored(
+    make: Callable[[], PreTrainedModel], tokens: int
+) -> None:
+    """Thoughts of several lengths, none and whole completions, in packs cut within them; windows are shorter than some."""
+    torch.manual_seed(0)
+    model = make().eval()
+    starts = [(2, 1, 0, 39), (3,), (1, 0, 0, 9), (), (0,)]
+    groups = [Group(*group[:2], of_group) for group, of_group in zip(GROUPS, starts, strict=True)]
+    expected = []
+    for group in groups:
+        # log p(y | x, z) = log p(z y | x) - log p(z | x)
+        whole = naive(model, Group(group.prompt_ids, group.completions))
+        context = [y[:start] for y, start in zip(group.completions, group.starts, strict=True)]
+        expected.append(whole - naive(model, Group(group.prompt_ids, context)))
+    scorer = CompletionScorer(model)
+    scorer.pack_tokens = tokens
+    assert scorer.packed
+    assert_equal_per_token(scorer.score(groups), expected, GROUPS)
+    scorer.packed = False
+    assert_equal_per_token(scorer.score(groups), expected, GROUPS)
+
+
+def test_context_needs_no_logits() -> None:
+    groups = [Group([8, 9], [[1, 2, 3, 4], [5, 6], [7]], [2, 2, 0])]
+    predicted = [
+        (target, owner) for pack in packs(groups, 3) for target, owner in zip(pack.target, pack.owner, strict=True)
+    ]
+    assert sorted(predicted) == [(3, 0), (4, 0), (7, 2)]
+    assert sum(len(pack.input_ids) for pack in packs(groups, 3)) == 2 + 3, (
+        "[5, 6] is context alone: nothing of it is computed"
+    )
+    assert sum(pack.finished for pack in packs(groups, 3)) == 2
+    assert [list(packs([Group([8], [[1, 2]], [2])], 3))] == [[]]
+    with pytest.raises(ValueError, match="zip"):
+        list(packs([Group([8], [[1, 2]], [1, 2])], 3))
 
 
 def test_empty_completion_has_no_nats_and_empty_prompt_is_an_error() -> None:
