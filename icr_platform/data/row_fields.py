@@ -16,10 +16,21 @@ ID_FIELDS = ("prompt_id", "id", "instruction_id", "question_id", "uid", "uuid", 
 INSTRUCTION_FIELDS = ("instruction", "prompt", "question", "query", "inputs", "text")
 MESSAGE_FIELDS = ("messages", "conversations", "conversation")
 SYSTEM_FIELDS = ("system", "system_prompt", "system_message")
+HISTORY_FIELDS = ("history", "chat_history")
 INPUT_FIELD = "input"
 SOURCE_FIELDS = ("source", "dataset", "datasplit")
 ABOUT_THE_ROW = frozenset({*ID_FIELDS, *SOURCE_FIELDS, *LANGUAGE_FIELDS, "generator", "model"})
 """Columns that say where a row is from; nobody misses them."""
+ROW_GROUPS = (
+    ID_FIELDS,
+    (*INSTRUCTION_FIELDS, *MESSAGE_FIELDS),
+    SYSTEM_FIELDS,
+    HISTORY_FIELDS,
+    (INPUT_FIELD,),
+    SOURCE_FIELDS,
+    LANGUAGE_FIELDS,
+)
+"""Columns of a question that are read as one thing; see `row_sources.Wanted`."""
 REMARKS = {
     "system": "a system text, which is a message of its own before the instruction",
     "history": "earlier turns, which are asked with the instruction",

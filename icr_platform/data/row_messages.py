@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from icr_platform.core.conversations import ASSISTANT, SYSTEM, USER, Conversation
 from icr_platform.data.row_fields import (
+    HISTORY_FIELDS,
     INPUT_FIELD,
     INSTRUCTION_FIELDS,
     MESSAGE_FIELDS,
@@ -36,7 +37,6 @@ _ROLES = {
 }  # fmt: skip
 _TOOLS = ("tool", "tools", "function", "ipython", "observation", "environment", "code_interpreter", "search")
 _ANSWERED = ("conversations", "conversation")
-HISTORY_FIELDS = ("history", "chat_history")
 _TURN_FIELDS = ("turns", "prompt")  # MT-Bench's and Arena-Hard's, and those of their copies on the hub
 _LISTS = ("turns", "context", "conversation_input", "dialogue", "dialog")
 """Columns that ask where they contain a list of messages, and say something else where they do not."""
