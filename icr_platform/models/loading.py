@@ -40,6 +40,7 @@ from icr_platform.models.checkpoint_weights import (
 )
 from icr_platform.models.devices import BALANCED, require_device, resolve_device, resolve_dtype
 from icr_platform.models.loading_errors import explained
+from icr_platform.models.multimodal import auto_class, is_multimodal, leave_out_towers, names_of, towers_are_idle
 from icr_platform.models.removed_weights import removed_weights, require_weights
 from icr_platform.models.vocabulary import compare, require_embeddings
 
@@ -131,26 +132,29 @@ def load_config(model: str, trust_remote_code: bool = False) -> Any:
 
 
 def load_model(
-    model: str, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False
+    model: str, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False, whole: bool = False
 ) -> PreTrainedModel:
     """Load a causal language model in evaluation mode onto its device; raises InputError when that is not possible.
 
     An adapter is merged into its base model's weights, so that the result is a plain model, as fast as any.
+
+    Args:
+        whole: with the towers of a multimodal model, which texts do not pass; only a checkpoint needs them.
     """
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     check_model_path(model)
     require_device(device)  # an impossible one is said before gigabytes are read
     require_weights(model)
-    require_causal(base_of(model), load_config(model, trust_remote_code))
+    config = load_config(model, trust_remote_code)
+    require_causal(base_of(model), config)
     adapter = read_adapter(model)
     wanted = resolve_dtype(dtype, device)
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # a log file keeps a bar per checkpoint file as noise
     load: Any = partial(
-        AutoModelForCausalLM.from_pretrained,
+        auto_class(config, whole).from_pretrained,
         base_of(model),
         dtype=torch.float32 if adapter else wanted,  # adapters are added in float32: bfloat16 rounds small ones away
         device_map=BALANCED if device == BALANCED and torch.cuda.is_available() else None,
@@ -159,6 +163,8 @@ def load_model(
     loaded, unexpected = load_whole(base_of(model), load)
     if unexpected:
         print(left_over(base_of(model), unexpected), file=sys.stderr, flush=True)
+    if is_multimodal(loaded.config) and not whole and towers_are_idle(type(loaded), loaded.config):
+        leave_out_towers(loaded)
     if adapter:
         loaded = merge_adapter(loaded, adapter).to(wanted)
     is_placed = hasattr(loaded, "hf_device_map")  # accelerate spread it over devices
@@ -213,20 +219,18 @@ def require_causal(model: str, config: Any) -> None:
     fix = "choose a causal language model, such as a LlamaForCausalLM"
     named = list(getattr(config, "architectures", None) or ())
     causal = set(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    # Some models that see or hear are listed among those of speech, too.
+    causal |= {name for value in modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.values() for name in names_of(value)}
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(f"{model}: {config.model_type!r} is an encoder-decoder ({first_names(named)}); {fix}")
     for mapping, task in _OTHER_TASKS.items():
-        others = {name for value in getattr(modeling_auto, mapping, {}).values() for name in _names(value)} - causal
+        others = {name for value in getattr(modeling_auto, mapping, {}).values() for name in names_of(value)} - causal
         if named and set(named) <= others:
             raise InputError(f"{model}: a {first_names(named)} (config.json) is {task}; {fix}")
-    if not is_causal(config) and not _brings_code(config):
+    if not (is_causal(config) or is_multimodal(config) or _brings_code(config)):
         raise InputError(
             f"{model}: transformers {_transformers_version()} has no causal language model of type {config.model_type!r}; {fix}"
         )
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _transformers_version() -> str:
@@ -314,10 +318,9 @@ def is_causal(config: Any) -> bool:
 def on_meta_device(model: str, config: Any, trust_remote_code: bool) -> PreTrainedModel:
     """Build the model without weights; raises InputError when its config does not describe one."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     with explained(model, "config", "correct its config.json"), torch.device("meta"):
-        skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        skeleton: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
     return skeleton
 
 
