@@ -22,6 +22,7 @@ from icr_platform.data.prompts import ENGLISH
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Advance, Dropped, Request, Sampler
 from icr_platform.engines.sampling.settings import SamplingSettings
+from icr_platform.models.loading import chat_of_helper
 
 INSTRUCTION = "Translate the following text into English. Answer with the translation only.\n\n{text}"
 
@@ -39,7 +40,7 @@ def load_translator(config: AnnotateConfig) -> Make:
         dtype=config.dtype,
         device=config.device,
     )
-    translator = make_sampler(settings, config.translator, config)
+    translator = make_sampler(settings, config.translator, chat_of_helper(config.translator, config))
 
     def translate(parts: Iterable[Texts], advance: Advance) -> Iterator[tuple[pa.Table]]:
         for part in parts:

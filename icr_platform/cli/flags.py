@@ -182,11 +182,11 @@ def value_shape(info: FieldInfo, names: Iterable[str] = ()) -> str:
         return "{" + ",".join(known) + "}"
     if get_origin(kind) is tuple:
         return "{" + ",".join(get_args(parts[0])) + "},..." if get_origin(parts[0]) is Literal else "A,B,..."
-    kinds = {kind, *parts}
+    kinds = {kind, get_origin(kind), *parts}
     if bool in kinds:
         return "true|false"
     by_role = {"input": "PATH", "model": "MODEL"}
-    by_kind = {int: "N", float: "X", date: "YYYY-MM-DD"}
+    by_kind = {int: "N", float: "X", date: "YYYY-MM-DD", dict: "JSON"}
     return next((shape for each, shape in by_kind.items() if each in kinds), by_role.get(role(info), "TEXT"))
 
 
@@ -196,4 +196,4 @@ def shown_default(default: object) -> str:
         return str(default).lower()
     if isinstance(default, tuple):
         return ",".join(map(str, default))
-    return "none" if default is None else str(default)
+    return "none" if default is None else "" if default == {} else str(default)

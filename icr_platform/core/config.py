@@ -12,21 +12,36 @@ from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES
 from icr_platform.core.parts import Named, Worlds
 from icr_platform.core.secrets import redact
+from icr_platform.core.template_arguments import TemplateArguments
 
 Role = Literal["setting", "input", "model", "place"]
 
 
-def setting(default: Any, doc: str, role: Role = "setting", **constraints: Any) -> Any:
+def setting(default: Any, doc: str, role: Role = "setting", later: bool = False, **constraints: Any) -> Any:
+    """Declare a field of a configuration.
+
+    later: added when there was finished work without it, whose identity must not change: it enters where it is not its default.
+    """
     if isinstance(default, float) and constraints:
         constraints.setdefault("allow_inf_nan", False)  # what has a bound is a number
-    return Field(default, description=doc, json_schema_extra={"role": role}, **constraints)
+    extra: dict[str, JsonValue] = {"role": role, "later": later}
+    return Field(default, description=doc, json_schema_extra=extra, **constraints)
 
 
 def split_at_commas(value: object) -> object:
@@ -102,6 +117,11 @@ class ChatSettings(Config):
         date(2026, 1, 1),
         "the day that chat templates print as today's (Llama 3.2, Mistral Small 3, Granite, gpt-oss, ...)",
     )
+    chat_template_kwargs: TemplateArguments = setting(
+        {},
+        'arguments of chat templates, such as {"enable_thinking": false}',
+        later=True,
+    )
     trust_remote_code: bool = setting(
         False, "run the code that a model brings with it (auto_map in its config.json); read it first", "place"
     )
@@ -148,6 +168,17 @@ def role(info: FieldInfo) -> Role:
     """How the field enters the fingerprint."""
     extra = info.json_schema_extra
     return extra["role"] if isinstance(extra, dict) else "setting"  # type: ignore[return-value]
+
+
+def identifying(config: Config) -> dict[str, Any]:
+    """The settings by name that say what the result is: those of the role `setting`, later ones where they are not their default."""
+    values: dict[str, Any] = {}
+    for name, info in leaves(type(config)):
+        extra = info.json_schema_extra
+        is_later = isinstance(extra, dict) and extra.get("later", False)
+        if role(info) == "setting" and not (is_later and getattr(config, name) == info.default):
+            values[name] = getattr(config, name)
+    return values
 
 
 def choices(info: FieldInfo) -> tuple[str, ...]:
@@ -203,7 +234,17 @@ def without_secrets(config: C) -> C:
             shown[name] = redact(value)
         elif isinstance(value, tuple):
             shown[name] = tuple(redact(item) if isinstance(item, str) else item for item in value)
+        elif isinstance(value, dict):
+            shown[name] = _redacted(value)
     return config.model_copy(update=shown)
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _redacted(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_redacted(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
 
 
 def require(config: Config, command: str, source: str = "config") -> None:

@@ -26,6 +26,7 @@ from icr_platform.core.schemas import BENCHMARKS
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.evaluation.config import BenchmarksConfig
 from icr_platform.models.devices import resolve_device, resolve_dtype
+from icr_platform.models.hub import origin_of
 from icr_platform.models.loading import check_weights, read_tokenizer
 from icr_platform.models.loading_errors import explained
 
@@ -135,9 +136,11 @@ def run(inputs: BenchmarksInputs, context: StageContext) -> StageResult:
         from lm_eval.models.huggingface import HFLM
 
         device, dtype = resolve_device(config.device), resolve_dtype(config.dtype, config.device)
+        source = origin_of(config.policy)
         with explained(config.policy):
             model = HFLM(
-                pretrained=config.policy,
+                pretrained=source.name,
+                **source.options,
                 dtype=dtype,
                 device=device,
                 batch_size=config.batch_size,

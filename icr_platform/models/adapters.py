@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from icr_platform.core.errors import InputError
 from icr_platform.models.checkpoint_files import ADAPTER_SETTINGS, read_settings
 from icr_platform.models.checkpoint_weights import count_of, first_names
+from icr_platform.models.hub import is_hub_name, is_on_hub, model_file
 from icr_platform.models.loading_errors import explained, first_line
 
 if TYPE_CHECKING:
     import torch
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_ADAPTER_PICKLE = "adapter_model.bin"
 
 
 @dataclass(frozen=True)
@@ -30,24 +32,19 @@ class Adapter:
     rank: int
 
 
-def is_hub_name(model: str) -> bool:
-    """Whether `model` can be a name on the Hugging Face hub; otherwise it is a path.
-
-    >>> is_hub_name("gpt2"), is_hub_name("org/name"), is_hub_name("./name"), is_hub_name("runs/1/checkpoint")
-    (True, True, False, False)
-    """
-    return model.count("/") <= 1 and not model.startswith((".", "/", "~")) and "\\" not in model
-
-
 def read_adapter(model: str) -> Adapter | None:
-    """Describe the adapter in folder `model`; None when the folder holds a whole model, or `model` is a hub name.
+    """Describe the adapter `model`, whose files are fetched if it is a hub name; None when it is a whole model.
+
+    A base model on the hub is pinned to the adapter's `revision`, where it names one.
 
     Raises:
-        InputError: the adapter is not a LoRA adapter, or names no base model.
+        InputError: the adapter is not a LoRA adapter, or names no base model; the hub cannot be asked.
     """
-    path = Path(model) / ADAPTER_SETTINGS
-    if not path.exists():
+    path = model_file(model, ADAPTER_SETTINGS)
+    if path is None:
         return None
+    if is_on_hub(model):  # its weights come to lie next to its settings
+        _ = model_file(model, ADAPTER_WEIGHTS) or model_file(model, _ADAPTER_PICKLE)
     values = read_settings(path)
     base, rank = values.get("base_model_name_or_path"), values.get("r")
     if values.get("peft_type") != "LORA" or not base or not isinstance(base, str):
@@ -60,7 +57,9 @@ def read_adapter(model: str) -> Adapter | None:
     named = str(from_adapter) if from_adapter.is_dir() else str(base)
     if not Path(named).is_dir() and not is_hub_name(named):
         raise InputError(f"{path}: field 'base_model_name_or_path' {base!r}: no such folder; correct it")
-    if (Path(named) / ADAPTER_SETTINGS).exists():
+    if is_on_hub(named) and (revision := values.get("revision")) and "@" not in named:
+        named = f"{named}@{revision}"
+    if model_file(named, ADAPTER_SETTINGS):
         raise InputError(
             f"{path}: field 'base_model_name_or_path' {base!r}: an adapter itself; merge that one into its model, and name the result"
         )

@@ -3,6 +3,8 @@ take a message's text, and where BOS and end-of-turn tokens come from."""
 
 from __future__ import annotations
 
+import difflib
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +26,9 @@ _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
            "December")  # fmt: skip
 _BINDING = "_icr_chat"
+_GENERATION = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
+_GIVEN = ("messages", "add_generation_prompt", "continue_final_message", "raise_exception", "strftime_now", "bos_token", "eos_token",
+          "pad_token", "unk_token")  # fmt: skip
 # `[INST]`, `<<SYS>>`, `<|user|>`, `### Response:`, `USER:`, `Human:`
 _MARKER = re.compile(
     r"\[/?[A-Z_]{2,}\]|<{1,2}[|/]?[\w ]+\|?>{1,2}|#{2,} ?\w[\w ]*:?|\b(?i:user|human|assistant|system|bot|model|question|answer) ?:"
@@ -72,11 +77,51 @@ def bind(tokenizer: PreTrainedTokenizerBase, model: str, settings: ChatSettings)
     The tokenizer carries them, so that no caller between the configuration and a prompt can forget them.
 
     Raises:
-        InputError: the tokenizer of `model` has no chat template, or one that loses the text of a user's turn.
+        InputError: the tokenizer of `model` has no chat template, or one that loses the text of a user's turn, or that does not
+            use or refuses an argument of `chat_template_kwargs`.
     """
     require_chat_template(tokenizer, model)
-    setattr(tokenizer, _BINDING, _Binding(model, settings, ControlTokens(tokenizer)))
+    control = ControlTokens(tokenizer)
+    setattr(tokenizer, _BINDING, _Binding(model, settings, control))
+    if settings.chat_template_kwargs:
+        _require_used(tokenizer)
+        if refused := _forms(tokenizer, USER) is None and _binding(tokenizer).reasons[USER]:
+            setattr(
+                tokenizer, _BINDING, _Binding(model, settings.model_copy(update={"chat_template_kwargs": {}}), control)
+            )
+            if _forms(tokenizer, USER) is not None:
+                given = json.dumps(settings.chat_template_kwargs, ensure_ascii=False)
+                raise InputError(f"{model}: field 'chat_template_kwargs' is {given}: {refused}; change or remove it")
     require_roles(tokenizer, USER)
+
+
+def _require_used(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise InputError for an argument that the template never looks at, such as one that is misspelt."""
+    binding, variables = _binding(tokenizer), template_arguments(tokenizer)
+    for name in binding.settings.chat_template_kwargs if variables is not None else ():
+        if name not in variables:
+            near = difflib.get_close_matches(name, variables, n=1, cutoff=0.6)
+            known = f"nearest is {near[0]!r}" if near else f"it takes {', '.join(sorted(variables)) or 'none'}"
+            raise InputError(
+                f"{binding.model}: field 'chat_template_kwargs': the chat template does not use {name!r}, {known}; change or remove it"
+            )
+
+
+def template_arguments(tokenizer: PreTrainedTokenizerBase) -> frozenset[str] | None:
+    """Return the names of the variables that the template looks up, beside those that every template has; None where it cannot be told."""
+    from jinja2 import TemplateSyntaxError, meta
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
+    templates = tokenizer.chat_template
+    found: set[str] = set()
+    try:
+        for source in templates.values() if isinstance(templates, dict) else (templates,):
+            # transformers' own tag, for training masks, is not Jinja's.
+            found |= meta.find_undeclared_variables(environment.parse(_GENERATION.sub("", str(source))))
+    except TemplateSyntaxError:
+        return None
+    return frozenset(found - {*environment.globals, *_GIVEN, *tokenizer.special_tokens_map})
 
 
 def _binding(tokenizer: PreTrainedTokenizerBase) -> _Binding:
@@ -183,7 +228,8 @@ def _rendered(
             {**message, "content": [{"type": "text", "text": content}] if forms[message["role"]] else content}
         )
     # A variable hides the environment's function of that name, which reads the machine's clock.
-    variables: dict[str, Any] = {"strftime_now": clock(day or settings_of(tokenizer).template_date)}
+    settings = settings_of(tokenizer)
+    variables: dict[str, Any] = settings.chat_template_kwargs | {"strftime_now": clock(day or settings.template_date)}
     render: Any = tokenizer.apply_chat_template
     return str(render(conversation, tokenize=False, add_generation_prompt=is_prompt, **variables))
 

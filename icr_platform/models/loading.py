@@ -6,9 +6,7 @@ the terminal, and take the answer from a pipe.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,12 +18,11 @@ from icr_platform.models.adapters import (
     ADAPTER_WEIGHTS,
     add_adapter,
     base_of,
-    is_hub_name,
     merge_adapter,
     read_adapter,
 )
-from icr_platform.models.chat import bind
-from icr_platform.models.checkpoint_files import CONFIG, GENERATION, check_folder, other_kind, read_settings
+from icr_platform.models.chat import bind, template_arguments
+from icr_platform.models.checkpoint_files import GENERATION, check_folder, other_kind, read_settings
 from icr_platform.models.checkpoint_weights import (
     INDEX,
     INDICES,
@@ -39,6 +36,7 @@ from icr_platform.models.checkpoint_weights import (
     shards_of,
 )
 from icr_platform.models.devices import BALANCED, require_device, resolve_device, resolve_dtype
+from icr_platform.models.hub import is_hub_name, model_file, origin_of
 from icr_platform.models.loading_errors import explained
 from icr_platform.models.multimodal import auto_class, is_multimodal, leave_out_towers, names_of, towers_are_idle
 from icr_platform.models.removed_weights import removed_weights, require_weights
@@ -63,7 +61,9 @@ _OTHER_TASKS = {
 def check_model_path(model: str) -> None:
     """Raise InputError when `model` means a folder that does not exist, or does not contain a model that can be read."""
     if not check_folder(model) and not is_hub_name(model):
-        raise InputError(f"{model}: no such folder; give a model folder or a hub name like org/name")
+        raise InputError(
+            f"{model}: no such folder; give a model folder or a hub name like org/name or org/name@revision"
+        )
 
 
 def load_tokenizer(model: str, chat: ChatSettings = CHAT_DEFAULTS) -> PreTrainedTokenizerBase:
@@ -81,16 +81,32 @@ def load_tokenizer(model: str, chat: ChatSettings = CHAT_DEFAULTS) -> PreTrained
     return tokenizer
 
 
+def chat_of_helper(model: str, chat: ChatSettings) -> ChatSettings:
+    """Keep of the template's arguments those that `model` takes: a judge or a translator may be of another family than the policy.
+
+    Raises:
+        InputError: the model has no tokenizer.
+    """
+    known = template_arguments(read_tokenizer(model, chat.trust_remote_code)) if chat.chat_template_kwargs else None
+    if known is None:
+        return chat
+    kept = {name: value for name, value in chat.chat_template_kwargs.items() if name in known}
+    return chat.model_copy(update={"chat_template_kwargs": kept})
+
+
 def read_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load a tokenizer for text that no chat template frames; raises InputError when the model has none."""
     from transformers import AutoTokenizer
 
     check_model_path(model)
-    if not (Path(model) / "tokenizer_config.json").exists():
+    if not model_file(model, "tokenizer_config.json"):
         model = base_of(model)
         check_model_path(model)
+    source = origin_of(model)
     with explained(model, "tokenizer"):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source.name, trust_remote_code=trust_remote_code, **source.options
+        )
     return tokenizer
 
 
@@ -101,22 +117,13 @@ def _embedding_rows(model: str) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def hub_commit(model: str) -> str | None:
-    """Return the commit that a hub name stands for; None where it is not known."""
-    from transformers.utils.hub import cached_file
-
-    with explained(model, "config"):
-        path = str(cached_file(model, CONFIG))
-    found = re.search(r"/snapshots/([0-9a-f]{40})/", Path(path).as_posix())  # as the hub's cache is laid out
-    return found[1] if found else None
-
-
 def _raw_config(model: str) -> dict[str, Any]:
     """Read a model's config as it was written: no class of transformers or of the model's own is made of it."""
     from transformers import PreTrainedConfig
 
+    source = origin_of(model)
     with explained(model, "config"):
-        values: dict[str, Any] = PreTrainedConfig.get_config_dict(model)[0]
+        values: dict[str, Any] = PreTrainedConfig.get_config_dict(source.name, **source.options)[0]
     return values
 
 
@@ -127,8 +134,9 @@ def load_config(model: str, trust_remote_code: bool = False) -> Any:
     check_model_path(model)
     model = base_of(model)
     check_model_path(model)
+    source = origin_of(model)
     with explained(model, "config"):
-        return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(source.name, trust_remote_code=trust_remote_code, **source.options)
 
 
 def load_model(
@@ -153,9 +161,11 @@ def load_model(
     wanted = resolve_dtype(dtype, device)
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # a log file keeps a bar per checkpoint file as noise
+    source = origin_of(base_of(model))
     load: Any = partial(
         auto_class(config, whole).from_pretrained,
-        base_of(model),
+        source.name,
+        **source.options,
         dtype=torch.float32 if adapter else wanted,  # adapters are added in float32: bfloat16 rounds small ones away
         device_map=BALANCED if device == BALANCED and torch.cuda.is_available() else None,
         trust_remote_code=trust_remote_code,
@@ -258,7 +268,8 @@ def _weight_files(model: str) -> list[Path]:
         if not found:
             raise InputError(f"{folder / SINGLE}: missing; {other_kind(folder)}")
     else:
-        cached = [try_to_load_from_cache(model, name) for name in WEIGHTS]
+        source = origin_of(model)
+        cached = [try_to_load_from_cache(source.name, name, **source.options) for name in WEIGHTS]
         found = [Path(path) for path in cached if isinstance(path, str)]
     if not found or found[0].name not in INDICES:
         return found[:1]
@@ -319,8 +330,10 @@ def on_meta_device(model: str, config: Any, trust_remote_code: bool) -> PreTrain
     """Build the model without weights; raises InputError when its config does not describe one."""
     import torch
 
+    revision = origin_of(base_of(model)).revision
+    code = {"code_revision": revision} if revision and trust_remote_code and _brings_code(config) else {}
     with explained(model, "config", "correct its config.json"), torch.device("meta"):
-        skeleton: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+        skeleton: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code, **code)
     return skeleton
 
 
@@ -330,15 +343,10 @@ def generation_eos(model: str, trust_remote_code: bool = False) -> list[int]:
     Raises:
         InputError: what is there is not ids.
     """
-    from transformers import GenerationConfig
-
-    folder = Path(base_of(model))
+    path = model_file(base_of(model), GENERATION)
     where, eos = f"{model}: its config", None
-    if (folder / GENERATION).exists():
-        where, eos = str(folder / GENERATION), read_settings(folder / GENERATION).get("eos_token_id")
-    elif not folder.is_dir():
-        with contextlib.suppress(OSError):  # many models on the hub have none
-            where, eos = f"{model}: {GENERATION}", GenerationConfig.from_pretrained(base_of(model)).eos_token_id
+    if path is not None:
+        where, eos = str(path), read_settings(path).get("eos_token_id")
     if eos is None:
         eos = getattr(load_config(model, trust_remote_code), "eos_token_id", None)
     ids = [] if eos is None else eos if isinstance(eos, list) else [eos]

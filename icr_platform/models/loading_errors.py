@@ -25,6 +25,7 @@ from icr_platform.core.errors import IcrError, InputError
 _LONGEST = 300  # characters of a library's message in ours
 _FETCH = "a file of it is cut off or damaged: fetch it again"
 _CHECK = "check the name or folder"
+_REVISION = "the hub has no such branch, tag or commit of it: check the name behind @; a commit is given in full, with 40 digits"
 # What a message contains, whoever raised it, and what to do about it; the first that is found counts.
 _FIXES = (
     (r"trust_remote_code", "it brings its own code: read that code, and give --trust-remote-code true to run it"),
@@ -83,6 +84,8 @@ def _fix(error: BaseException) -> str:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
     for one in causes:
+        if type(one).__name__ == "RevisionNotFoundError":
+            return _REVISION
         status = getattr(getattr(one, "response", None), "status_code", None)
         if type(one).__name__ == "GatedRepoError":  # 401 without a login, 403 with one that has no access
             status = 403

@@ -11,7 +11,8 @@ from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.folder_content import content_files
 from icr_platform.models.adapters import read_adapter
 from icr_platform.models.checkpoint_weights import WEIGHT_SUFFIXES
-from icr_platform.models.loading import check_model_path, hub_commit
+from icr_platform.models.hub import hub_commit, origin_of
+from icr_platform.models.loading import check_model_path
 from icr_platform.models.removed_weights import removed_weights
 
 # Files that training leaves next to a model and that no loader reads.
@@ -25,7 +26,7 @@ _PLACES = (
 
 
 def model_identity(model: str) -> str:
-    """Digest of everything in a model's folder that a loader reads; of a hub model, its name and resolved commit.
+    """Digest of everything in a model's folder that a loader reads; of a hub model, its name and commit, however it was pinned.
 
     The identity of an adapter includes that of its base model. A checkpoint whose weights were removed keeps its identity.
 
@@ -40,7 +41,9 @@ def model_identity(model: str) -> str:
             raise InputError(
                 f"{model}: the commit of this hub model is unknown; download the model and give its folder"
             )
-        return text_digest("hub", model, str(commit))
+        adapter = read_adapter(model)
+        of_base = ["base", model_identity(adapter.base)] if adapter else []
+        return text_digest(*of_base, "hub", origin_of(model).name, commit)
     written = {entry["file"]: entry for entry in (own_manifest(folder) or {}).get("files", ())}
     digests = removed_weights(folder)
     for relative, path in content_files(folder):

@@ -31,7 +31,7 @@ _PACKAGE = "icr_platform"
 PLUMBING = frozenset(
     f"{_PACKAGE}.{name}"
     for name in (
-        "core.config", "core.faults", "models.settings", "engines.sampling.settings", "engines.judging.settings", "engines.execution.settings",  # defaults
+        "core.config", "core.template_arguments", "core.faults", "models.settings", "engines.sampling.settings", "engines.judging.settings", "engines.execution.settings",  # defaults
         "generation.config", "annotation.config", "training.config", "evaluation.config",  # enter by value, help not at all
         "core.yaml_files", "core.errors", "core.failures", "core.progress", "core.stage_protocol", "core.parts", "core.arrays",  # what people see; the shape of calls and of arrays
         "core.schemas", "core.artifacts", "core.file_digests", "core.folder_content",   # tables on disk
@@ -43,7 +43,7 @@ PLUMBING = frozenset(
         "annotation.prompt_index",  # the same
         "annotation.response_checks", "engines.sampling.prompt_checks",  # raise, or say something
         "engines.endpoints.reply_cache", "engines.endpoints.served_model",  # the one keeps replies as they came, the other says whose they are
-        "models.checkpoint_files", "models.loading_errors", "models.not_finite", "models.vocabulary",  # raise or do nothing
+        "models.checkpoint_files", "models.hub", "models.loading_errors", "models.not_finite", "models.vocabulary",  # raise or do nothing
         "training.checkpoint", "training.resume_points", "training.model_card", "training.launch",  # files, processes, prose
     )
 )  # fmt: skip

@@ -25,7 +25,7 @@ import pyarrow as pa
 from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.annotation.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.core.artifacts import Artifact, open_artifact, own_manifest, text_digest
-from icr_platform.core.config import Config, Role, leaves, role
+from icr_platform.core.config import ChatSettings, Config, Role, identifying, leaves, role
 from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.folder_content import content_files
@@ -165,8 +165,7 @@ def _digest(values: Settings) -> str:
 def _settings(config: Config, *without: str) -> Settings:
     """The settings by value, but for those that enter otherwise and those named."""
     left_out = {*_BY_RESOLUTION, *without}
-    names = [name for name, info in leaves(type(config)) if role(info) == "setting" and name not in left_out]
-    return {name: getattr(config, name) for name in names}
+    return {name: value for name, value in identifying(config).items() if name not in left_out}
 
 
 @singledispatch
@@ -179,7 +178,7 @@ def _basis(config: Config, known: Known) -> _Basis:
         raise InputError(
             f"config: field {missing[0]!r}: {given[missing[0]][0]}: no such file or folder; check the path"
         )
-    settings = {name: getattr(config, name) for name, info in leaves(type(config)) if role(info) == "setting"}
+    settings = identifying(config)
     return _Basis(settings | _compute_of(config), inputs)
 
 
@@ -355,7 +354,10 @@ def _sampled(config: EvalConfig) -> Settings:
     """What outputs are sampled with; nothing where they are given."""
     if config.outputs:
         return {}
-    names = {*SamplingSettings.model_fields, "seed", "template_date"} - {*_unused_sampling(config), *_BY_ROWS}
+    names = {*SamplingSettings.model_fields, *ChatSettings.model_fields, "seed"} - {
+        *_unused_sampling(config),
+        *_BY_ROWS,
+    }
     sampling = {name: value for name, value in _settings(config).items() if name in names}
     return sampling | _sampling(config, config.policy)
 
@@ -461,7 +463,7 @@ def strict_digest(stage: str, config: Config, known: Known) -> str:
         getattr(config, name, "") for name in ("judge_api_model", "accelerate_config")
     ):
         return ""
-    settings = {name: getattr(config, name) for name, info in leaves(type(config)) if role(info) == "setting"}
+    settings = identifying(config)
     code = code_of(
         (STAGES[stage].module, *(module for made_by in _part_modules(config).values() for module in made_by))
     ).digest

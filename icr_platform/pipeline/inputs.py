@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from icr_platform.core.config import Config, leaves, role
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds, load_part, split_world
 from icr_platform.core.secrets import HIDDEN, bare_url, redact, remember_secrets_of, shown_url
+from icr_platform.models.hub import pinned
 
 if TYPE_CHECKING:
     from icr_platform.tracking.tracker import Tracker
@@ -38,7 +40,7 @@ class Resolver:
         self.base, self.work, self.tracker, self.worlds = base, work, tracker, worlds or {}
 
     def resolve(self, config: C, seed: int, *, fetch: bool = True) -> C:
-        """The configuration with every input, model and output path local and absolute; hub names stay as they are.
+        """The configuration with every input, model and output path local and absolute, and models on the hub with their commit.
 
         fetch: False leaves artifacts of a remote store where they are: as `runs:/RUN_ID/NAME`, if their content is `known`.
 
@@ -55,7 +57,8 @@ class Resolver:
                 # A file of the caller's comes before the one of that name that ships with the project.
                 values[name] = str(shipped if shipped.is_file() and not own.exists() else own)
             elif value and role(info) in ("input", "model"):
-                values[name] = self.local(str(value), seed) if fetch else self.reference(str(value), seed)
+                place = self.local(str(value), seed) if fetch else self.reference(str(value), seed)
+                values[name] = _pinned(place) if role(info) == "model" else place
         return config.model_copy(update=values)
 
     def local(self, uri: str, seed: int) -> str:
@@ -134,6 +137,13 @@ class Resolver:
                 f"{shown_url(uri)}: could not be fetched ({reason}); check the address and credentials"
             ) from error
         return target
+
+
+def _pinned(model: str) -> str:
+    """A model on the hub with its commit: whoever loads it, on whatever machine, loads what the work is known by."""
+    with contextlib.suppress(InputError):  # where it cannot be told, the stage that reads the model says why
+        return pinned(model)
+    return model
 
 
 def _name_of(uri: str) -> str:

@@ -168,5 +168,6 @@ class RunHandle:
 
 
 def _as_text(value: object, limit: int) -> str:
-    """A parameter or tag as MLflow shows it: without secrets, tuples as lists with commas."""
-    return redact(",".join(map(str, value)) if isinstance(value, tuple) else str(value))[:limit]
+    """A parameter or tag as MLflow shows it: without secrets, tuples as lists with commas, mappings as flags take them."""
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+    return redact(",".join(map(str, value)) if isinstance(value, tuple) else text)[:limit]

@@ -221,3 +221,46 @@ def test_no_serious_accessibility_finding(server: Server, open_page: Callable[..
         found = tab.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
         serious = [(v["id"], v["nodes"][0]["target"]) for v in found if v["impact"] in ("serious", "critical")]
         assert not serious, (page, params)
+
+
+@pytest.mark.parametrize(
+    ("page", "params", "said"),
+    [
+        ("pairs", {"id": "p1", "id_language": "ar"}, 2),
+        ("regressions", {"id": "p1", "id_language": "ar", "base": 1}, 1),
+        ("regressions", {"id": "p1", "id_language": "ar", "base": 1, "measure": "reward"}, 1),
+        ("regressions", {"id": "p0", "id_language": "en", "base": 1}, 1),
+    ],
+)
+@pytest.mark.parametrize("width", [1440, 390])
+def test_thoughts_stand_folded_beside_answers(
+    server: Server, open_page: Callable[..., Any], screenshots: Path, page: str, params: dict[str, Any], said: int, width: int
+) -> None:  # fmt: skip
+    tab = open_page(server.link(page, "thinking", iteration=2, **params), width)
+    folds = tab.locator(".card details.thought")
+    assert folds.count() == said
+    assert folds.nth(0).get_attribute("open") is None, "closed until somebody opens it"
+    assert "the user wants" not in tab.inner_text("#main")
+    summary = folds.nth(said - 1).locator("summary")
+    assert "English" in summary.inner_text()
+    assert "tokens" in summary.inner_text()
+    tab.screenshot(path=screenshots / f"thoughts-{page}-{params['id']}-{width}.png", full_page=True)
+    summary.focus()  # as Tab gets there
+    tab.keyboard.press("Enter")
+    assert f"I should answer in {params['id_language']}." in folds.nth(said - 1).inner_text()
+    assert "<b>wide</b>" in tab.inner_text("#main"), "markup is text"
+    tab.screenshot(path=screenshots / f"thoughts-{page}-{params['id']}-{width}-open.png", full_page=True)
+    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
+    marked = tab.eval_on_selector_all(".card mark", "all => all.map(e => e.textContent).join()")
+    assert "Hmm" not in marked, "only answers are compared"
+    if params["id"] == "p0":
+        assert "hit the token limit within its thought" in tab.inner_text("#main")
+    if page == "regressions":
+        assert tab.inner_text("#main").count("Nothing was thought here.") == 1
+
+
+def test_without_thoughts_pages_say_nothing_of_them(server: Server, open_page: Callable[..., Any]) -> None:
+    for page in ("pairs", "regressions"):
+        tab = open_page(server.link(page, "small", iteration=2, id="p1", id_language="ar"))
+        assert tab.locator(".thought").count() == 0
+        assert "hought" not in tab.inner_text("#main")

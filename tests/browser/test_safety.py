@@ -96,7 +96,8 @@ def test_every_payload_is_shown_as_it_is(server: Server, open_page: Callable[...
         "() => ({ sound: ("
         + _SOUND
         + """)(),
-        shown: [...document.querySelectorAll(".icr #main .card .text")].map(e => e.textContent) })"""
+        shown: [...document.querySelectorAll(".icr #main .card .text")].map(e => e.textContent),
+        thoughts: [...document.querySelectorAll(".icr #main .card .thought .text")].map(e => e.textContent) })"""
     )
     results = {page: walk(open_page(server.link(page, "payload")), queries, look) for page in ("pairs", "regressions")}
     for page, result in results.items():
@@ -104,10 +105,12 @@ def test_every_payload_is_shown_as_it_is(server: Server, open_page: Callable[...
         assert len(found) == 200
         for text, seen in zip(synthetic_runs.payloads(), found, strict=True):
             assert seen["sound"] == _WANTED, text
+            # Browsers turn CR into LF in markup; nothing else may change.
+            expected = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "")
+            assert seen["thoughts"] == [expected] * 2, text
             if page == "pairs":
-                # Browsers turn CR into LF in markup; nothing else may change.
                 assert seen["shown"], text
-                assert seen["shown"][0] == text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", ""), text
+                assert seen["shown"][0] == expected, text
 
 
 def test_payloads_in_notes_names_and_queries(server: Server, open_page: Callable[..., Any]) -> None:

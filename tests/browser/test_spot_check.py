@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,3 +147,24 @@ def test_twenty_verdicts_without_a_mouse_by_tab_and_enter(server: Server, open_p
     for _ in range(20):
         press(tab, "Enter")
     assert "20 of" in " ".join(tab.inner_text(READY).split())
+
+
+@pytest.mark.parametrize(("queue", "thoughts", "none"), [("random", 2, 0), ("regressions", 1, 1)])
+def test_blind_reviewers_see_thoughts_folded_alike(
+    server: Server, open_page: Callable[..., Any], screenshots: Path, queue: str, thoughts: int, none: int
+) -> None:
+    link = server.link("spot-check", "thinking", overlap=0, language="" if none else "es", iteration=2, queue=queue)
+    tab = open_page(link, fresh=True, width=390 if none else 1440)
+    sign_in(tab, f"Thea {queue}")
+    tab.screenshot(path=screenshots / f"thoughts-spot-check-{queue}.png", full_page=True)
+    assert tab.locator("#main details.thought:not([open])").count() == thoughts
+    assert tab.inner_text("#main").count("Nothing was thought here.") == none
+    assert "the user wants" not in tab.inner_text("#main")
+    summary = tab.locator("#main details.thought summary").first
+    assert "English" in summary.inner_text()
+    summary.focus()
+    tab.keyboard.press("Space")
+    assert "I should answer in" in tab.inner_text("#main")
+    before = shown(tab)
+    press(tab, "1")
+    assert shown(tab) != before, "keys go on working after a thought was opened"

@@ -184,6 +184,33 @@ def evaluated(
     return IterationData(tables, score_metrics(scores), dict(eval_params or {}))
 
 
+Thinking = Callable[[str, str, int], str | None]
+"""What a policy thinks before an answer: of (language, prompt id, sample index); None where it thinks nothing."""
+
+
+def with_thoughts(data: IterationData, think: Thinking, language: str = "en") -> IterationData:
+    """The tables as a policy leaves them that thinks in `language` before it answers."""
+
+    def fields(row: dict[str, Any], index: int, prefix: str = "") -> dict[str, Any]:
+        text = think(row["language"], row["prompt_id"], index)
+        tokens = None if text is None else 2 + len(text) // 4
+        return {f"{prefix}thought": text, f"{prefix}answer_start": tokens, "thought_token_count": tokens,
+                "thought_language": None if text is None else language}  # fmt: skip
+
+    for name in ("responses", "preferences", "outputs"):
+        if name not in data.tables:
+            continue
+        rows = [row for part in data.tables[name] for row in part.to_pylist()]
+        for row in rows:
+            if name == "preferences":
+                for side in ("chosen", "rejected"):
+                    row |= fields(row, row[f"{side}_index"], f"{side}_")
+            else:
+                row |= fields(row, row["sample_index"])
+        data.tables[name] = [table_of(name, rows)]
+    return data
+
+
 def merged(*parts: IterationData) -> IterationData:
     whole = IterationData()
     for part in parts:
@@ -305,6 +332,33 @@ def small_run(tracker: Tracker, folder: Path, per_language: int = 12, copy: bool
             parts.append(sampled(prompts, small_answers(10 + t), 20 + t, kinds))
         iterations[t] = merged(*parts)
     return log_arm(tracker, "synthetic-scripts", iterations, folder, copy)
+
+
+LOOK = (
+    "Okay, the user wants a sentence about a river.\n\nLet me think: <b>wide</b> rivers, small dogs. I should answer in"
+)
+
+
+def thinking_run(tracker: Tracker, folder: Path) -> RunHandle:
+    """Two iterations of which the second thinks in English before most of its answers, and was cut within one thought."""
+    prompts = small_prompts(4)
+    params = {"prompts": str(write_prompt_files(folder / "thinking-prompts", prompts))}
+
+    def think(language: str, prompt_id: str, index: int) -> str | None:
+        return None if prompt_id == "p3" and index % 2 else f"{LOOK} {language}. " + "Hmm, wait. " * (20 * index)
+
+    iterations = {}
+    for t in (1, 2):
+        outcome = merged(
+            evaluated(prompts, first_answer(50 + t), first_answer(99), 0.6 * t, 70 + t, params),
+            sampled(prompts, small_answers(10 + t), 20 + t, ("cross-lingual",)),
+        )
+        iterations[t] = with_thoughts(outcome, think) if t == 2 else outcome
+    [outputs] = iterations[2].tables["outputs"]
+    rows = outputs.to_pylist()
+    rows[0] |= {"output": "", "finish_reason": "length", "character_count": 0}
+    iterations[2].tables["outputs"] = [table_of("outputs", rows)]
+    return log_arm(tracker, "synthetic-thinking", iterations, folder)
 
 
 def long_run(tracker: Tracker, folder: Path) -> RunHandle:
@@ -470,7 +524,7 @@ def payloads() -> list[str]:
 
 
 def payload_run(tracker: Tracker, folder: Path) -> RunHandle:
-    """Every payload as instruction, English instruction, responses, prompt id, source, language, drop reason and detail."""
+    """Every payload as instruction, English instruction, responses, thoughts, prompt id, source, language, drop reason and detail."""
     texts = payloads()
     prompts = [
         Prompt("es" if i % 4 else text[:300], f"{i}:{text}"[:2000], text, text, text[:500])
@@ -491,10 +545,13 @@ def payload_run(tracker: Tracker, folder: Path) -> RunHandle:
     ]
     samples.tables["drops"] = [table_of("drops", drops)]
     samples.metrics = {}
+    instructions = {(p.language, p.prompt_id): p.instruction for p in prompts}
+    samples = with_thoughts(samples, lambda language, prompt_id, index: instructions[language, prompt_id], "<b>")
     params = {"reference_outputs": "/nowhere/<img src=x onerror=window.__hit=1>", "prompts": "/nowhere"}
     iterations = {}
     for t in range(2):
         outcome = evaluated(prompts, lambda p, t=t: p.instruction + f" {t}", lambda p: p.instruction, 0.0, t, params)  # type: ignore[misc]
+        outcome = with_thoughts(outcome, lambda language, prompt_id, index: instructions[language, prompt_id], "en")
         outcome.metrics = {"win_rate/es": 10.0 + t, "win_rate_se/es": 1.0}
         iterations[t] = merged(outcome, samples) if t else outcome
     return log_arm(tracker, "synthetic-<script>window.__hit=1</script>", iterations, folder)

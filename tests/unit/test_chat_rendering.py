@@ -49,6 +49,7 @@ from icr_platform.pipeline.config import IterateConfig, load_preset
 from icr_platform.pipeline.stages import CONFIGURED
 from icr_platform.training import stage as training
 from icr_platform.training.config import TrainConfig
+from tests.support.files import with_template
 from tests.support.tiny_models import CHATML, chatml_tokenizer
 
 TURNS = (
@@ -88,12 +89,6 @@ DATED = {
     ),
 }  # fmt: skip
 ASKED = ChatSettings(template_date=date(2025, 3, 9))
-
-
-def with_template(tiny_model: Path, folder: Path, template: str) -> Path:
-    shutil.copytree(tiny_model, folder)
-    (folder / "chat_template.jinja").write_text(template)
-    return folder
 
 
 def rendered(tokenizer: Any, *messages: tuple[str, str]) -> str:

@@ -19,7 +19,8 @@ from transformers import AutoTokenizer
 
 from icr_platform.core.config import ChatSettings
 from icr_platform.core.errors import InputError
-from icr_platform.models.loading import check_weights, generation_eos, hub_commit, load_model, load_tokenizer
+from icr_platform.models.hub import hub_commit
+from icr_platform.models.loading import check_weights, generation_eos, load_model, load_tokenizer
 from icr_platform.models.loading_errors import explained
 from icr_platform.models.model_identity import model_identity
 from icr_platform.training import stage as training

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from icr_platform.engines.endpoints.refusals import context_named, is_filtered, is_too_long
-from icr_platform.engines.endpoints.replies import FilteredReplyError, MalformedReplyError, Reply, parse_completion
+from icr_platform.engines.endpoints.replies import (
+    FilteredReplyError,
+    MalformedReplyError,
+    Reply,
+    parse_completion,
+    spoken_in,
+)
 
 TOP = [{"token": "m", "logprob": -0.5, "bytes": [109]}, {"token": "M", "logprob": -1.0}]
 FIRST = {"token": "m", "logprob": -0.5, "top_logprobs": TOP}
@@ -101,6 +107,54 @@ def test_a_log_probability_of_null_is_not_a_number() -> None:
 def test_a_message_in_every_form(message: dict[str, Any], text: str, refusal: str | None) -> None:
     reply = parsed({"message": message})
     assert (reply.text, reply.refusal) == (text, refusal)
+
+
+_PART = {"type": "text", "text": "m"}
+
+
+@pytest.mark.parametrize(
+    ("message", "thought"),
+    [
+        ({"content": "m", "reasoning_content": "why"}, "why"),  # DeepSeek, Qwen, SGLang, llama.cpp, xAI, vLLM before 0.11
+        ({"content": "m", "reasoning": "why"}, "why"),  # vLLM, OpenRouter, Groq, Ollama's /v1
+        ({"content": "m", "reasoning": "why", "reasoning_content": "why"}, "why"),  # both names for a while
+        ({"content": "m", "reasoning": "why", "reasoning_content": None}, "why"),
+        ({"content": "m", "reasoning": "", "reasoning_content": "why"}, "why"),
+        ({"content": "m", "thinking": "why"}, "why"),  # Ollama
+        ({"content": "m", "reasoning": "why", "reasoning_details": [{"type": "reasoning.text", "text": "why"}]}, "why"),
+        ({"content": "m", "reasoning_details": [{"type": "reasoning.text", "text": "wh", "signature": "x"}, {"text": "y"}]}, "why"),
+        ({"content": "m", "reasoning_details": [{"type": "reasoning.summary", "summary": "why"}]}, "why"),
+        ({"content": "m", "reasoning_details": [{"type": "reasoning.encrypted", "data": "abc"}]}, ""),
+        ({"content": "m", "thinking_blocks": [{"type": "thinking", "thinking": "why", "signature": "x"}]}, "why"),  # LiteLLM
+        ({"content": "m", "reasoning": {"content": "why"}}, "why"),
+        ({"content": "m", "reasoning": {"effort": "low"}}, ""),
+        ({"content": "m", "reasoning": [{"summary": [{"type": "summary_text", "text": "why"}]}]}, "why"),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "why"}], "closed": True}, _PART]}, "why"),  # Mistral
+        ({"content": [{"type": "thinking", "thinking": "why"}, _PART]}, "why"),  # Cohere, Anthropic
+        ({"content": [{"type": "redacted_thinking", "data": "abc"}, _PART]}, ""),
+        ({"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "why"}]}, _PART]}, "why"),  # OpenAI
+        ({"content": [{"type": "reasoning", "text": "why"}, _PART]}, "why"),
+        ({"content": "m", "reasoning_content": "<think>why</think> <script>alert(1)</script>"}, "<think>why</think> <script>alert(1)</script>"),
+        ({"content": "m", "reasoning_content": 7}, ""),
+    ],
+)  # fmt: skip
+def test_reasoning_in_a_place_of_its_own_is_the_thought_and_never_the_verdict(
+    message: dict[str, Any], thought: str
+) -> None:
+    assert spoken_in(message) == ("m", thought, True)
+    assert parsed({"message": message}) == Reply("m", None, None, "stop", 9, 1)
+    cut = {**message, "content": None}
+    if not isinstance(message["content"], list):  # the limit was reached within the thought
+        assert parsed({"message": cut, "finish_reason": "length"}) == Reply("", None, None, "length", 9, 1)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"reasoning_content": None}, {"reasoning": ""}, {"reasoning_details": []}, {"thinking_blocks": None}, {"thinking": False}, {}],
+)  # fmt: skip
+def test_no_reasoning_leaves_the_first_token_as_it_is(message: dict[str, Any]) -> None:
+    assert spoken_in({"content": "m", **message}) == ("m", "", False)
+    assert parsed({"message": {"content": "m", **message}}) == RIGHT
 
 
 @pytest.mark.parametrize(

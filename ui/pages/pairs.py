@@ -69,6 +69,7 @@ def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> 
     after_length = {sample["sample_index"]: _after_length(detail, sample) for sample in detail.samples}
     # Log-probabilities of the chosen and the rejected sample, under the reward that makes the pairs.
     own = {sample["sample_index"]: sample["rewards"].get(detail.kinds[0]) for sample in detail.samples if detail.kinds}
+    thoughts = {sample["sample_index"]: sample["thought"] for sample in detail.samples}
     return render(
         "pair_detail",
         view=view,
@@ -80,6 +81,7 @@ def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> 
         list_start=(near.place - 1) // pairs_data.PAGE_ROWS * pairs_data.PAGE_ROWS if near else 0,
         chosen=own.get(pair["chosen_index"]) if pair else None,
         rejected=own.get(pair["rejected_index"]) if pair else None,
+        thoughts={side: thoughts.get(pair[f"{side}_index"]) for side in ("chosen", "rejected")} if pair else {},
     )
 
 

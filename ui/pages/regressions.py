@@ -20,6 +20,7 @@ from ui.tables.regressions_data import OUTCOMES, PAGE_ROWS, Comparison, Filter, 
 from ui.tables.run_tables import latest
 from ui.tables.runs import ArmRecord, IterationRecord
 from ui.tables.sources import ReferenceText
+from ui.tables.thoughts import Thought, thought_in
 from ui.tables.view import View
 
 _FORM = {"experiment", "run", "iteration", "base", "base_run", "language", "measure", "flow", "source", "rank"}
@@ -131,6 +132,7 @@ class Output(NamedTuple):
     facts: ResultRow
     judgments: list[ResultRow]
     reward: float | None
+    thought: Thought | None
 
 
 class SampleRow(NamedTuple):
@@ -184,7 +186,10 @@ def _output_rows(
         for judgment in judged:
             by_sample[judgment["sample_index"]].append(judgment)
         sides.append(
-            {row["sample_index"]: Output(row["output"], row, by_sample[row["sample_index"]], None) for row in found}
+            {
+                row["sample_index"]: Output(row["output"], row, by_sample[row["sample_index"]], None, thought_in(row))
+                for row in found
+            }
         )
         instruction = found[0]["instruction"]
     rows = []
@@ -212,7 +217,7 @@ def _sample_rows(
         facts = {
             "character_count": pair["chosen_characters"], "finish_reason": "stop", "detected_language": language
         }  # fmt: skip
-        sides.append(Output(pair["chosen"], facts, [], pair["chosen_reward"]))
+        sides.append(Output(pair["chosen"], facts, [], pair["chosen_reward"], thought_in(pair, "chosen")))
         instruction, english = pair["instruction"], pair["english_instruction"]
     before, after = sides
     return instruction, english, [SampleRow(before, after, word_diff(before.text, after.text), None)]

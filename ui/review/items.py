@@ -12,6 +12,7 @@ from ui.review.verdicts import Verdict
 from ui.tables import pairs_data, regressions_data, sources
 from ui.tables.run_tables import RunTables
 from ui.tables.runs import ArmRecord
+from ui.tables.thoughts import Thought, thought_in
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Side(NamedTuple):
     name: str
     text: str
     score: float | None
+    thought: Thought | None
 
 
 class Facts(NamedTuple):
@@ -79,7 +81,7 @@ def _pair_facts(tables: RunTables, arm: ArmRecord, item: Item) -> Facts:
     pair = pairs_data.pair_of(tables.engine, of_pairs, item.language, item.prompt_id)
     alpha = pair["length_penalty_alpha"]
     sides = [
-        Side(name, pair[name], pair[f"{name}_reward"] - alpha * pair[f"{name}_characters"])
+        Side(name, pair[name], pair[f"{name}_reward"] - alpha * pair[f"{name}_characters"], thought_in(pair, name))
         for name in ("chosen", "rejected")
     ]
     return Facts(pair["instruction"], pair["english_instruction"], sides[0], sides[1], pair["margin"])
@@ -102,7 +104,7 @@ def _output_facts(tables: RunTables, arm: ArmRecord, item: Item) -> Facts:
         # A preference from one order alone would carry the judge's bias for a position.
         values = [row["preference"] for row in judgments if row["sample_index"] == shown["sample_index"]]
         score = None if not values or None in values else sum(values) / len(values)
-        sides.append(Side(name, shown["output"], score))
+        sides.append(Side(name, shown["output"], score, thought_in(shown)))
         instruction = shown["instruction"]
     english = sources.eval_prompts(catalogue, arm.iteration(item.iteration)).english.get(item.prompt_id, "")
     return Facts(instruction, english, sides[0], sides[1], None)

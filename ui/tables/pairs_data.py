@@ -10,6 +10,7 @@ from icr_platform.core.artifacts import MANIFEST, Artifact, read_json
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import DROPS
 from ui.tables.queries import QueryEngine, ResultRow, is_part, like_pattern, numbered_parts, parts_of
+from ui.tables.thoughts import thought_in
 from ui.tables.view import View
 
 PAGE_ROWS = 50
@@ -39,7 +40,10 @@ class PairPage(NamedTuple):
 
 @dataclass(frozen=True)
 class PairDetail:
-    """One prompt: its pair (None when it was dropped), all samples with rewards by kind, and what was dropped."""
+    """One prompt: its pair (None when it was dropped), all samples with rewards by kind, and what was dropped.
+
+    A sample's `thought` is a `Thought`, or None where nothing was thought.
+    """
 
     language: str
     prompt_id: str
@@ -243,7 +247,7 @@ def pair_detail(engine: QueryEngine, tables: PairTables, language: str, prompt_i
         own: Mapping[str, ResultRow] = {reward["kind"]: reward for reward in rewards if reward["sample_index"] == index}
         reward = own[kinds[0]]["reward"] if kinds and kinds[0] in own else None
         dropped = [drop["reason"] for drop in drops if drop["sample_index"] == index]
-        samples.append({**row, "rewards": own, "reward": reward, "dropped": dropped})
+        samples.append({**row, "rewards": own, "reward": reward, "dropped": dropped, "thought": thought_in(row)})
     samples.sort(key=lambda row: (row["reward"] is None, -(row["reward"] or 0.0), row["sample_index"]))
     prompt = prompts[0]
     return PairDetail(
@@ -342,9 +346,16 @@ def languages_with(engine: QueryEngine, tables: PairTables, prompt_id: str) -> l
 
 
 def pair_of(engine: QueryEngine, tables: PairTables, language: str, prompt_id: str) -> ResultRow:
-    """The preference row of one prompt; raises InputError when it has none."""
+    """The preference row of one prompt, with the languages of its thoughts; raises InputError when it has none."""
     known = _known_part(engine, tables, language, prompt_id)
     rows, _ = _by_key(engine, tables.preferences, _WITHOUT_PAIR_TOKENS, language, prompt_id, known)
     if not rows:
         raise InputError(f"This iteration has no pair for prompt {prompt_id[:80]!r} in {language[:40]!r}.")
-    return rows[0]
+    pair = rows[0]
+    thinking = [side for side in ("chosen", "rejected") if thought_in(pair, side)]
+    if thinking:
+        columns = "sample_index, thought_language"
+        samples, _ = _by_key(engine, tables.responses, columns, language, prompt_id, pair["part"])
+        spoken = {sample["sample_index"]: sample["thought_language"] for sample in samples}
+        pair |= {f"{side}_thought_language": spoken.get(pair[f"{side}_index"]) for side in thinking}
+    return pair

@@ -212,6 +212,6 @@ def judge_of(engine: QueryEngine, judgments: Artifact) -> str:
 
 def outputs_of(engine: QueryEngine, outputs: Artifact, language: str, prompt_id: str) -> list[ResultRow]:
     """Every output for one prompt."""
-    sql = """SELECT sample_index, instruction, output, character_count, finish_reason, detected_language FROM read_parquet(?)
-             WHERE language = ? AND prompt_id = ? ORDER BY sample_index"""
+    # Every column there is: tables of earlier versions have no thoughts.
+    sql = "SELECT * FROM read_parquet(?) WHERE language = ? AND prompt_id = ? ORDER BY sample_index"
     return engine.select(sql, [_parts(outputs), language, prompt_id])

@@ -21,6 +21,7 @@ from icr_platform.engines.judging.pairwise import (
 from icr_platform.engines.judging.settings import PairwiseJudging
 from icr_platform.models.chat import encode_messages, require_roles
 from icr_platform.models.context import context_of
+from icr_platform.models.hub import origin_of
 from icr_platform.models.left_padding import find_batching, next_logits
 from icr_platform.models.loading import check_weights, load_model, load_tokenizer
 from icr_platform.models.not_finite import are_finite, not_finite
@@ -90,7 +91,7 @@ class LocalJudge:
         min_mass: float = MIN_MASS,
         chat: ChatSettings = CHAT_DEFAULTS,
     ) -> None:
-        self.name, self.min_mass = Path(model).name, min_mass
+        self.name, self.min_mass = Path(origin_of(model).name).name, min_mass
         self.template, self.both_orders, self.seed = template, both_orders, seed
         self.tokenizer = load_tokenizer(model, chat)
         self.model = load_model(model, dtype, device, chat.trust_remote_code)

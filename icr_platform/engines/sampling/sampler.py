@@ -13,6 +13,7 @@ from icr_platform.core.artifacts import text_digest
 from icr_platform.core.faults import CONTROL_TOKENS, TEMPLATE, TOO_LONG
 from icr_platform.engines.endpoints.served_model import Server
 from icr_platform.models.chat import RefusedTextError, encode_messages, writes_control_tokens
+from icr_platform.models.hub import origin_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -117,7 +118,7 @@ def row_seed(seed: int, request: Request, sample_index: int, bits: int = 63) -> 
 
 def sampling_server(settings: SamplingSettings, policy: str) -> Server:
     """Where the server sampler's model is served. Unnamed it goes by the policy's path, which identifies nothing."""
-    model = settings.server_model or policy
+    model = settings.server_model or origin_of(policy).name
     label = settings.server_model or "policy"
     return Server(settings.server_url, model, "OPENAI_API_KEY", settings.server_identity, "server", label)
 

@@ -26,7 +26,7 @@ from icr_platform.engines.endpoints.replies import (
     is_filter,
     is_null,
     refusal_of,
-    text_of,
+    spoken_in,
 )
 from icr_platform.engines.endpoints.served_model import confirmed
 from icr_platform.engines.sampling.sampler import (
@@ -101,7 +101,11 @@ class ServerSampler(Sampler):
     ) -> Sampled:
         """See `Sampler.sample`."""
         client = ChatClient(self.endpoint, self.accepted, answered=True)
-        extra = {"top_k": self.settings.top_k} if self.settings.top_k else {}  # a field of vLLM's, not of OpenAI's
+        extra: dict[str, Any] = (
+            {"top_k": self.settings.top_k} if self.settings.top_k else {}
+        )  # vLLM's field, not OpenAI's
+        if arguments := settings_of(self.tokenizer).chat_template_kwargs:
+            extra["chat_template_kwargs"] = arguments
 
         async def sample_row(request: Request, row: int) -> Sample | Dropped:
             parameters = {
@@ -158,7 +162,7 @@ class ServerSampler(Sampler):
             raise MalformedReplyError(f"ended for the reason {said!r}")
         if reason in ("tool_calls", "function_call"):
             raise MalformedReplyError("the model calls a tool, though it was given none")
-        text, _ = text_of(message.get("content"))
+        text = spoken_in(message).text
         ids = _ids(choice.get("token_ids"))
         source: Literal["sampler", "retokenised"] = (
             "sampler" if ids is not None and (ids or not text) else "retokenised"
@@ -227,6 +231,8 @@ def server_notes(settings: SamplingSettings, policy: str, chat: ChatSettings) ->
     if sampler.has_compared:
         return ()
     doubt = "its chat template and BOS token"
+    if chat.chat_template_kwargs:
+        doubt += f", and what it makes of chat_template_kwargs ({', '.join(chat.chat_template_kwargs)})"
     if prints_date(tokenizer):
         doubt += f", and the date that the template prints (template_date {chat.template_date})"
     return (

@@ -38,6 +38,7 @@ from icr_platform.engines.sampling.sampler import (
 from icr_platform.models.adapters import read_adapter
 from icr_platform.models.chat import decode_response, settings_of, stop_ids
 from icr_platform.models.devices import resolve_device, resolve_dtype
+from icr_platform.models.hub import origin_of
 from icr_platform.models.loading import check_weights, generation_eos, load_tokenizer
 
 if TYPE_CHECKING:
@@ -190,8 +191,12 @@ async def _arguments(policy: str, settings: SamplingSettings, trust_remote_code:
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     adapter = read_adapter(policy)
+    source = origin_of(adapter.base if adapter else policy)
     arguments = AsyncEngineArgs(
-        model=adapter.base if adapter else policy,
+        model=source.name,
+        revision=source.revision,
+        tokenizer_revision=source.revision,
+        code_revision=source.revision,
         dtype=str(resolve_dtype(settings.dtype, "auto")).removeprefix("torch."),
         tensor_parallel_size=settings.tensor_parallel,
         data_parallel_size=settings.data_parallel,
