@@ -38,7 +38,15 @@ from icr_platform.models.checkpoint_weights import (
 from icr_platform.models.devices import BALANCED, require_device, resolve_device, resolve_dtype
 from icr_platform.models.hub import is_hub_name, model_file, origin_of
 from icr_platform.models.loading_errors import explained
-from icr_platform.models.multimodal import auto_class, is_multimodal, leave_out_towers, names_of, towers_are_idle
+from icr_platform.models.multimodal import (
+    auto_class,
+    is_multimodal,
+    leave_out_towers,
+    names_of,
+    restore_logit_scale,
+    towers,
+    towers_are_idle,
+)
 from icr_platform.models.removed_weights import removed_weights, require_weights
 from icr_platform.models.vocabulary import compare, require_embeddings
 
@@ -56,6 +64,7 @@ _OTHER_TASKS = {
     "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES": "a classifier",
     "MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES": "a classifier",
 }
+_PROCESSOR_TEMPLATE = "chat_template.json"  # of a processor of images or sound; a tokenizer does not look there
 
 
 def check_model_path(model: str) -> None:
@@ -107,6 +116,8 @@ def read_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTok
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source.name, trust_remote_code=trust_remote_code, **source.options
         )
+    if not tokenizer.chat_template and (path := model_file(model, _PROCESSOR_TEMPLATE)):
+        tokenizer.chat_template = read_settings(path).get("chat_template")  # Mistral Small 3.1 has it there alone
     return tokenizer
 
 
@@ -173,8 +184,10 @@ def load_model(
     loaded, unexpected = load_whole(base_of(model), load)
     if unexpected:
         print(left_over(base_of(model), unexpected), file=sys.stderr, flush=True)
-    if is_multimodal(loaded.config) and not whole and towers_are_idle(type(loaded), loaded.config):
-        leave_out_towers(loaded)
+    if is_multimodal(loaded.config) and not whole:
+        restore_logit_scale(loaded)
+        if towers_are_idle(type(loaded), loaded.config):
+            leave_out_towers(loaded)
     if adapter:
         loaded = merge_adapter(loaded, adapter).to(wanted)
     is_placed = hasattr(loaded, "hf_device_map")  # accelerate spread it over devices
@@ -219,7 +232,14 @@ def check_weights(model: str, trust_remote_code: bool = False, is_loaded_by_vllm
         raise InputError(f"{adapter.folder / ADAPTER_WEIGHTS}: missing; fetch the adapter again")
     if adapter and (adapter.folder / ADAPTER_WEIGHTS).exists():
         add_adapter(skeleton, adapter, read_headers([adapter.folder / ADAPTER_WEIGHTS]))
-    return (left_over(base, unexpected),) if unexpected else ()
+    notes = (left_over(base, unexpected),) if unexpected else ()
+    if is_multimodal(skeleton.config):
+        beside = ", ".join(towers(skeleton))
+        notes += (
+            f"{base}: a multimodal {type(skeleton).__name__}, used as a model of text; {beside} take no part, and training "
+            "saves them as they are",
+        )
+    return notes
 
 
 def require_causal(model: str, config: Any) -> None:
@@ -230,7 +250,9 @@ def require_causal(model: str, config: Any) -> None:
     named = list(getattr(config, "architectures", None) or ())
     causal = set(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     # Some models that see or hear are listed among those of speech, too.
-    causal |= {name for value in modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.values() for name in names_of(value)}
+    causal |= {
+        name for value in modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.values() for name in names_of(value)
+    }
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(f"{model}: {config.model_type!r} is an encoder-decoder ({first_names(named)}); {fix}")
     for mapping, task in _OTHER_TASKS.items():
@@ -313,8 +335,10 @@ def check_same_tokenisation(policy: str, reference: str, chat: ChatSettings = CH
 
 
 def parameter_count(model: str, trust_remote_code: bool = False) -> int:
-    """Count the parameters of a model from its config alone."""
+    """Count the parameters of a model from its config alone; of a multimodal one, those that a text passes."""
     skeleton = on_meta_device(model, load_config(model, trust_remote_code), trust_remote_code)
+    if is_multimodal(skeleton.config):
+        leave_out_towers(skeleton)
     tied_once = {id(parameter): parameter for parameter in skeleton.parameters()}
     return int(sum(parameter.numel() for parameter in tied_once.values()))
 

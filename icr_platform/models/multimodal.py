@@ -19,7 +19,7 @@ memory: a text passes the decoder, its embedding and its head, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -144,17 +144,32 @@ def towers_are_idle(kind: type[PreTrainedModel], config: PreTrainedConfig) -> bo
     return _idle[key]
 
 
-def put_into_whole(whole: PreTrainedModel, trained: PreTrainedModel) -> None:
-    """Give the checkpoint's own kind of model the weights of a model of its text alone, or of itself without towers.
+def restore_logit_scale(model: PreTrainedModel) -> None:
+    """Scale the logits of a model whose text is of a family that does, and whose own code forgot it.
+
+    Aya Vision and Command A Vision are Cohere 2 with a tower. transformers multiplies the logits of Cohere 2 by its `logit_scale`, and
+    so do vLLM and TRL for all three, but transformers' classes of the two with a tower do not: other probabilities, same order.
+    """
+    scale = getattr(model.config.get_text_config(), "logit_scale", None)
+    head = model.get_output_embeddings()
+    if model.config.model_type in ("aya_vision", "cohere2_vision") and scale and head is not None:
+        head.register_forward_hook(lambda _, __, logits: logits * scale)
+
+
+def put_into_whole(whole: PreTrainedModel, trained: PreTrainedModel) -> bool:
+    """Give a checkpoint's own kind of model the weights of `trained`, which may lack its towers or be its text alone.
+
+    Returns: whether any weight changed, in the precision of `whole`.
 
     Raises:
         KeyError: a trained tensor has no place in it.
     """
-    prefix = next((name + "." for name, module in whole.named_modules() if name and type(module) is type(trained)), "")
-    places: Collection[str] = whole.state_dict().keys()
+    import torch
+
+    prefix = next((f"{name}." for name, module in whole.named_modules() if name and type(module) is type(trained)), "")
+    places = whole.state_dict()
     state = {f"{prefix}{name}": tensor for name, tensor in trained.state_dict().items()}
-    lost = [name for name in state if name not in places]
-    if lost:
-        raise KeyError(lost[0])
-    whole.load_state_dict(state, strict=False)
+    changed = any(not torch.equal(places[name], tensor.to(places[name])) for name, tensor in state.items())
+    whole.load_state_dict(state, strict=False)  # what `trained` lacks stays as it was
     whole.tie_weights()
+    return changed
