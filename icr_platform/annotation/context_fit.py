@@ -1,12 +1,12 @@
-"""Whether a response fits into the models' context behind the instruction that it is scored after.
+"""Whether a response can be scored: the chat template takes the conversation that it is scored after, and it fits into the models' context.
 
-That instruction is not the one that the response was sampled for, and may be longer. Beyond its context a model has no positions, or
-ones that it was never trained on: such a sample is dropped, and the others go on.
+That conversation is not the one that the response was sampled for, and may be longer. Beyond its context a model has no positions, or
+ones that it was never trained on; and a template may refuse turns that do not alternate: such a sample is dropped, and the others go on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,11 @@ import pyarrow as pa
 from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.annotation.filters import FilterResult
 from icr_platform.annotation.prompt_index import PromptIndex
-from icr_platform.annotation.reward_kinds import REWARD_KINDS, scored_kinds, scoring_instruction
-from icr_platform.core.faults import TOO_LONG
+from icr_platform.annotation.reward_kinds import REWARD_KINDS, scored_kinds, scoring_conversation
+from icr_platform.core.conversations import Conversation
+from icr_platform.core.faults import TEMPLATE, TOO_LONG
 from icr_platform.data.prompts import ENGLISH
-from icr_platform.models.chat import encode_prompt, encode_response
+from icr_platform.models.chat import encode_prompt, encode_response, refusal_of_roles, require_system_prompt
 from icr_platform.models.context import context_of
 from icr_platform.models.loading import load_config, load_tokenizer
 
@@ -36,52 +37,60 @@ class ContextFit:
     """
 
     def __init__(self, config: AnnotateConfig, prompts: PromptIndex) -> None:
-        self._prompts, self._kinds = prompts, scored_kinds(config.reward_kind)
+        self._prompts, self._kinds, self._chat = prompts, scored_kinds(config.reward_kind), config
         models = (config.policy, config.reference) if self._kinds else ()
         limits = [context_of(load_config(model, config.trust_remote_code)) for model in models]
         self.context = min((limit for limit in limits if limit), default=None)
-        if self.context is not None:
-            self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(config.policy, config)
-            self._frame = len(encode_prompt(self._tokenizer, "x"))
-            # Samples of a prompt stand together, and languages share the English instructions.
-            self._length = lru_cache(_KEPT_LENGTHS)(
-                lambda instruction: len(encode_prompt(self._tokenizer, instruction))
-            )
+        self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(config.policy, config)
+        require_system_prompt(self._tokenizer)
+        self._frame = len(encode_prompt(self._tokenizer, "x"))
+        # Samples of a prompt stand together, and languages share the English instructions.
+        self._length = lru_cache(_KEPT_LENGTHS)(lambda asked: len(encode_prompt(self._tokenizer, asked)))
+        self._refusal = lru_cache(_KEPT_LENGTHS)(lambda roles: refusal_of_roles(self._tokenizer, roles))
 
     def applied(
         self, rows: pa.Table, filtered: Sequence[FilterResult], translations: Sequence[str | None] | None = None
     ) -> list[FilterResult]:
-        """Add those that do not fit to what the filters dropped.
+        """Add those that the template refuses, or that do not fit, to what the filters dropped.
 
         Args:
             rows: [R] with FIT_COLUMNS of schemas.RESPONSES. filtered: [R].
             translations: [R] once there are any; before, what is scored as a translation is not measured.
         """
-        if self.context is None:
-            return list(filtered)
         results = []
         columns = (rows.column(name).to_pylist() for name in FIT_COLUMNS)
         texts = translations if translations is not None else [None] * rows.num_rows
         for language, prompt_id, tokens, text, result in zip(*columns, texts, filtered, strict=True):
-            longest = 0 if result.reason else max(self._lengths(language, prompt_id, tokens, text), default=0)
-            if longest > self.context:
-                result = FilterResult(
-                    TOO_LONG, f"{longest} tokens with the instruction, and the context is {self.context}"
-                )
-            results.append(result)
+            results.append(result if result.reason else self._fault(language, prompt_id, tokens, text) or result)
         return results
 
-    def _lengths(self, language: str, prompt_id: str, tokens: int, translation: str | None) -> list[int]:
+    def _fault(self, language: str, prompt_id: str, tokens: int, translation: str | None) -> FilterResult | None:
+        asked = {
+            kind: scoring_conversation(kind, language, *self._prompts[language, prompt_id], self._chat)
+            for kind in self._kinds
+        }
+        refusal = next(filter(None, (self._refusal(conversation.roles) for conversation in asked.values())), "")
+        if refusal:
+            return FilterResult(TEMPLATE, refusal)
+        longest = 0 if self.context is None else max(self._lengths(asked, language, tokens, translation), default=0)
+        if self.context is not None and longest > self.context:
+            return FilterResult(TOO_LONG, f"{longest} tokens with the instruction, and the context is {self.context}")
+        return None
+
+    def _lengths(
+        self, asked: Mapping[str, Conversation], language: str, tokens: int, translation: str | None
+    ) -> list[int]:
         """Of every kind's sequence, or a bound on it where that fits: a text has no more tokens than bytes, beside the template's."""
         assert self.context is not None
         lengths = []
-        for kind in self._kinds:
+        for kind, conversation in asked.items():
             count = tokens
             if REWARD_KINDS[kind].of_translation and language != ENGLISH:
                 if translation is None:
                     continue
                 count = len(encode_response(self._tokenizer, translation))
-            instruction = scoring_instruction(kind, language, *self._prompts[language, prompt_id])
-            bound = self._frame + len(instruction.encode("utf-8", "surrogatepass")) + count
-            lengths.append(bound if bound <= self.context else self._length(instruction) + count)
+            texts = [message["content"] for message in conversation.messages]
+            size = sum(len(said.encode("utf-8", "surrogatepass")) for said in texts)
+            bound = self._frame * len(texts) + size + count
+            lengths.append(bound if bound <= self.context else self._length(conversation) + count)
         return lengths

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from icr_platform.annotation.config import AnnotateSettings
 from icr_platform.core.artifacts import Artifact
-from icr_platform.core.faults import TOO_LONG
+from icr_platform.core.faults import TEMPLATE, TOO_LONG
 from icr_platform.core.languages import UNDETERMINED, counts_as, language_name, too_short
 from icr_platform.engines.identification.language_id import known_to_all
 
@@ -23,7 +23,7 @@ WRONG_LANGUAGE = "wrong-language"
 TRANSLATION = "translation"
 NAN = "nan"
 DUPLICATE = "duplicate"
-SAMPLE_REASONS = (EMPTY, TRUNCATED, WRONG_LANGUAGE, TRANSLATION, NAN, DUPLICATE, TOO_LONG)
+SAMPLE_REASONS = (EMPTY, TRUNCATED, WRONG_LANGUAGE, TRANSLATION, NAN, DUPLICATE, TOO_LONG, TEMPLATE)
 
 COLUMNS = (
     "language", "response", "finish_reason", "token_count", "character_count", "detected_language",

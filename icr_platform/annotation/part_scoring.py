@@ -13,9 +13,11 @@ import pyarrow.compute as pc
 
 from icr_platform.annotation.filters import FilterResult
 from icr_platform.annotation.prompt_index import PromptIndex
-from icr_platform.annotation.reward_kinds import REWARD_KINDS, scoring_instruction
+from icr_platform.annotation.reward_kinds import REWARD_KINDS, scoring_conversation
 from icr_platform.core.arrays import Bools, Floats, Int32s, Ints
 from icr_platform.core.artifacts import row_digest
+from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.schemas import LOGPROBS
 from icr_platform.data.prompts import ENGLISH
 from icr_platform.engines.scoring.packing import Group
@@ -42,9 +44,9 @@ class PartPlan:
 
 
 class Scored(NamedTuple):
-    """What a log-probability is of: an instruction, and the ids that were sampled, or a text where none were."""
+    """What a log-probability is of: a conversation, and the ids that were sampled, or a text where none were."""
 
-    instruction: str
+    instruction: Conversation
     token_ids: Int32s | None
     text: str
 
@@ -53,16 +55,16 @@ class _Completions:
     """Completions by instruction, each kept once."""
 
     def __init__(self) -> None:
-        self.by_instruction: dict[str, dict[tuple[int, ...], int]] = {}
+        self.by_instruction: dict[Conversation, dict[tuple[int, ...], int]] = {}
 
-    def add(self, instruction: str, token_ids: tuple[int, ...]) -> tuple[str, int]:
+    def add(self, instruction: Conversation, token_ids: tuple[int, ...]) -> tuple[Conversation, int]:
         known = self.by_instruction.setdefault(instruction, {})
         return instruction, known.setdefault(token_ids, len(known))
 
     def groups(self, tokenizer: PreTrainedTokenizerBase) -> list[Group]:
         return [Group(encode_prompt(tokenizer, u), list(completions)) for u, completions in self.by_instruction.items()]
 
-    def offsets(self) -> dict[str, int]:
+    def offsets(self) -> dict[Conversation, int]:
         """Completions of the instructions before each."""
         sizes = (len(completions) for completions in self.by_instruction.values())
         return dict(zip(self.by_instruction, accumulate(sizes, initial=0), strict=False))
@@ -74,6 +76,7 @@ def scored_rows(
     translations: Sequence[str | None] | None,
     prompts: PromptIndex,
     kinds: Sequence[str],
+    chat: ChatSettings = CHAT_DEFAULTS,
 ) -> dict[str, list[Scored | None]]:
     """Decide what to score: responses that no filter dropped, by their sampled ids, and translations by their text.
 
@@ -82,6 +85,7 @@ def scored_rows(
         filtered: [R] of the sample filters.
         translations: [R] of kinds that score translations, None where there is none; English responses stand for themselves.
         kinds: those that score text, see `reward_kinds.scored_kinds`.
+        chat: has the system prompt.
 
     Returns:
         [R] for each kind; None where a row is not scored.
@@ -94,7 +98,7 @@ def scored_rows(
     for row, (key, result) in enumerate(zip(keys, filtered, strict=True)):
         sampled = flat[ends[row - 1] if row else 0 : ends[row]]
         for kind in kinds:
-            u = scoring_instruction(kind, key[0], *prompts[key])
+            u = scoring_conversation(kind, key[0], *prompts[key], chat)
             scored: Scored | None = Scored(u, sampled, "")
             if REWARD_KINDS[kind].of_translation and key[0] != ENGLISH:
                 text = translations[row] if translations is not None else None
@@ -110,7 +114,10 @@ def score_digests(responses: pa.Table, scored: Mapping[str, Sequence[Scored | No
         None
         if item is None
         else row_digest(
-            *keys[row], kind, item.instruction, item.text if item.token_ids is None else item.token_ids.tobytes()
+            *keys[row],
+            kind,
+            *item.instruction.identity,
+            item.text if item.token_ids is None else item.token_ids.tobytes(),
         )
         for row in range(len(keys))
         for kind, listed in scored.items()
@@ -128,7 +135,7 @@ def plan_part(
     known: [R] for each kind, rows that need no scoring because earlier work has their log-probability.
     """
     completions = _Completions()
-    places: dict[str, list[tuple[str, int] | None]] = {kind: [] for kind in scored}
+    places: dict[str, list[tuple[Conversation, int] | None]] = {kind: [] for kind in scored}
     rows = max((len(listed) for listed in scored.values()), default=0)
     for row in range(rows):
         for kind, listed in scored.items():

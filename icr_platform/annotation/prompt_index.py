@@ -1,4 +1,4 @@
-"""The instructions that responses answer, by (language, prompt_id)."""
+"""The prompts that responses answer, by (language, prompt_id)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from icr_platform.core.artifacts import Artifact
+from icr_platform.core.conversations import Conversation
 from icr_platform.data.prompts import load_prompts
 
 _BATCH = 4096
@@ -17,8 +18,8 @@ _BATCH = 4096
 class Instructions(NamedTuple):
     """A prompt in the response's language and in English."""
 
-    native: str
-    english: str
+    native: Conversation
+    english: Conversation
 
 
 PromptIndex = Mapping[tuple[str, str], Instructions]
@@ -40,8 +41,8 @@ class _ArrowIndex(Mapping[tuple[str, str], Instructions]):
     """PromptIndex over schemas.PROMPTS: texts stay in Arrow's memory, where they are smaller than Python's strings."""
 
     def __init__(self, table: pa.Table) -> None:
-        self._native = table.column("instruction").combine_chunks()
-        self._english = table.column("english_instruction").combine_chunks()
+        names = (("instruction", "messages"), ("english_instruction", "english_messages"))
+        self._texts = [[table.column(name).combine_chunks() for name in of_language] for of_language in names]
         self._row: dict[str, dict[str, int]] = {}
         shared: dict[str, str] = {}  # every language has the same ids: each text is kept once
         row = 0
@@ -52,7 +53,8 @@ class _ArrowIndex(Mapping[tuple[str, str], Instructions]):
 
     def __getitem__(self, key: tuple[str, str]) -> Instructions:
         row = self._row.get(key[0], {})[key[1]]
-        return Instructions(self._native[row].as_py(), self._english[row].as_py())
+        native, english = (Conversation.of(*(column[row].as_py() for column in texts)) for texts in self._texts)
+        return Instructions(native, english)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, tuple) and key[1] in self._row.get(key[0], {})

@@ -1,8 +1,8 @@
 """The kinds of reward, one row each; everything that depends on the kind is read from its row.
 
 An implicit reward is `r(u, y) = beta * (log pi(y | u) - log pi_ref(y | u))` (arXiv 2503.04647, equations 1 and 4). Its kinds differ
-in the instruction u after which a response is scored, and in the text that is scored: the response, or its English translation. A
-drawn reward is scored by no model; it is the control against which the effect of the others is measured.
+in the instruction u after which a response is scored, in the language of the messages before u, if there are any, and in the text that
+is scored: the response, or its English translation. A drawn reward is scored by no model; it is the control against which the effect of the others is measured.
 
 To add a kind, add its row to `_ROWS`.
 """
@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from icr_platform.core.config import ChatSettings
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.languages import reward_instruction
 
 
@@ -22,6 +24,7 @@ class RewardKind:
 
     name: in settings, tables and metrics.
     instruction: (language, native instruction, English instruction) -> the instruction u that policy and reference score after.
+    is_native: u follows the messages of the prompt's own language, a system message included, and not those of English.
     of_translation: the English translation of the response is scored in its place; English responses stand for themselves.
     draw: (seed, language, prompt id, sample index) -> the reward, without a model.
     remark: what the help of the setting adds to the name.
@@ -29,6 +32,7 @@ class RewardKind:
 
     name: str
     instruction: Callable[[str, str, str], str] | None = None
+    is_native: bool = False
     of_translation: bool = False
     draw: Callable[[int, str, str, int], float] | None = None
     remark: str = ""
@@ -45,7 +49,7 @@ def random_reward(seed: int, language: str, prompt_id: str, sample_index: int) -
 
 _ROWS = (
     RewardKind("cross-lingual", instruction=lambda language, native, english: reward_instruction(language, english)),
-    RewardKind("multilingual", instruction=lambda language, native, english: native),
+    RewardKind("multilingual", instruction=lambda language, native, english: native, is_native=True),
     RewardKind("translate", instruction=lambda language, native, english: english, of_translation=True),
     RewardKind("random", draw=random_reward, remark="a control"),
 )
@@ -83,3 +87,21 @@ def scoring_instruction(name: str, language: str, instruction: str, english_inst
     if instruction_of is None:
         raise ValueError(f"reward kind {name!r} scores no text")
     return instruction_of(language, instruction, english_instruction)
+
+
+def scoring_conversation(
+    name: str, language: str, native: Conversation, english: Conversation, chat: ChatSettings
+) -> Conversation:
+    """The conversation that policy and reference score a response after: u, and what comes before it.
+
+    Raises:
+        ValueError: the kind scores nothing.
+
+    >>> system = (("system", "Be brief."),)
+    >>> prompt = Conversation("Di hola.", (("system", "Sé breve."),)), Conversation("Say hello.", system)
+    >>> scoring_conversation("cross-lingual", "es", *prompt, ChatSettings()).history == system
+    True
+    """
+    u = scoring_instruction(name, language, native.instruction, english.instruction)
+    before, spoken = (native, language) if REWARD_KINDS[name].is_native else (english, "en")
+    return chat.asked(before._replace(instruction=u), spoken)

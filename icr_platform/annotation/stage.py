@@ -50,7 +50,7 @@ from icr_platform.core.arrays import Floats
 from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact, read_parquet
 from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
-from icr_platform.core.faults import fault_notes, require_few_faults
+from icr_platform.core.faults import FAULTS, fault_notes, require_few_faults
 from icr_platform.core.part_job import Advance, Make, PartJob, TakenPart
 from icr_platform.core.schemas import DROPS, LOGPROBS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
 from icr_platform.core.stage_protocol import StageContext, StageResult
@@ -97,6 +97,30 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
         InputError: what is wrong, where, and how to fix it; or more samples than `max_dropped` allows do not fit into the context.
     """
     require(config, "annotate")
+    check_settings(config)
+
+    # A log-ratio compares the same tokens under two models: other tokenizers or templates make it meaningless.
+    notes = check_same_tokenisation(config.policy, config.reference, config)
+    kinds = config.reward_kind
+    for model in (config.policy, config.reference, *([config.translator] if needs_translations(kinds) else [])):
+        load_tokenizer(model, config)
+        check_weights(model, config.trust_remote_code)
+
+    responses = open_artifact(Path(config.responses), RESPONSES)
+    prompts = prompt_index(config.prompts, responses)
+    opened = [load_config(model, config.trust_remote_code) for model in (config.policy, config.reference)]
+    sizes = [model.get_text_config().vocab_size for model in opened]
+    check_responses(responses, prompts, min(sizes))
+    inputs = AnnotateInputs(config, responses, prompts, ContextFit(config, prompts), notes)
+    found = [result for part in range(len(responses.parts)) for result in inputs.filtered(part)]
+    first = next((result.detail for result in found if result.reason in FAULTS), "")
+    counts = Counter(result.reason for result in found)
+    require_few_faults(counts, responses.rows, config.max_dropped, "samples", first, error=InputError)
+    return inputs
+
+
+def check_settings(config: AnnotateConfig) -> None:
+    """Raise InputError for settings that no responses could be annotated with."""
     kinds = config.reward_kind
     if not kinds or len(set(kinds)) < len(kinds):
         raise InputError(f"config: field 'reward_kind' is {','.join(kinds)!r}; give one kind or several different ones")
@@ -109,23 +133,6 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
             f"config: field 'alpha_min' {config.alpha_min} is above 'alpha_max' {config.alpha_max}; give the lower first"
         )
     check_execution(config)
-
-    # A log-ratio compares the same tokens under two models: other tokenizers or templates make it meaningless.
-    notes = check_same_tokenisation(config.policy, config.reference, config)
-    for model in (config.policy, config.reference, *([config.translator] if needs_translations(kinds) else [])):
-        load_tokenizer(model, config)
-        check_weights(model, config.trust_remote_code)
-
-    responses = open_artifact(Path(config.responses), RESPONSES)
-    prompts = prompt_index(config.prompts, responses)
-    opened = [load_config(model, config.trust_remote_code) for model in (config.policy, config.reference)]
-    sizes = [model.get_text_config().vocab_size for model in opened]
-    check_responses(responses, prompts, min(sizes))
-    inputs = AnnotateInputs(config, responses, prompts, ContextFit(config, prompts), notes)
-    if inputs.fit.context is not None:
-        counts = Counter(result.reason for part in range(len(responses.parts)) for result in inputs.filtered(part))
-        require_few_faults(counts, responses.rows, config.max_dropped, "samples", error=InputError)
-    return inputs
 
 
 def run(inputs: AnnotateInputs, context: StageContext) -> StageResult:
@@ -222,7 +229,7 @@ def _logprobs(work: _Work, translations: Artifact | None, name: str, model: str)
         responses = work.responses.read_part(part)
         english = translations.read_part(part).column("translation").to_pylist() if translations else None
         filtered = work.filtered(part, translations)
-        scored = scored_rows(responses, filtered, english, work.prompts, work.scored_kinds)
+        scored = scored_rows(responses, filtered, english, work.prompts, work.scored_kinds, work.config)
         digests = score_digests(responses, scored)
         # Row after row, kind after kind within a row, as `by_kind` lays a table out.
         known = np.full(len(digests), np.nan)

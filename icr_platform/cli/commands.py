@@ -248,6 +248,7 @@ def _check(arguments: list[str]) -> int:
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.planning.capacity import DEVICES
     from icr_platform.planning.check import Prediction, check
+    from icr_platform.planning.rehearsal import Rehearsal
 
     parser = Parser(
         "icr check", TOOLS["check"], epilog="Every flag of `icr iterate` is understood too, and overrides the preset."
@@ -270,12 +271,23 @@ def _check(arguments: list[str]) -> int:
         "--response-tokens", type=float, metavar="X",
         help="mean length of a response; without it, each is taken to be as long as max_tokens allows",
     )  # fmt: skip
+    parser.add_argument(
+        "--rehearse", type=int, default=0, metavar="N",
+        help="take N prompts of each language through every stage on the real models, with few tokens and one training step: "
+        "what fails or looks wrong is known in minutes. Nothing is logged or kept; a judge's endpoint is asked, --eval-judge none leaves "
+        "it out",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rehearse-tokens", type=int, default=Rehearsal.tokens, metavar="N",
+        help=f"tokens of a rehearsed response at most (default: {Rehearsal.tokens})",
+    )  # fmt: skip
     add_flags(parser, ITERATE.name, shown=None)
     given = vars(parser.parse_args(arguments))
+    rehearsal = Rehearsal(given.pop("rehearse"), given.pop("rehearse_tokens"))
     prediction = Prediction(**{name: given.pop(name) for name in ("calibrate", "gpus", "gpu", "response_tokens")})
     config, options = configured(ITERATE.name, given)
     _quiet_libraries()
-    return check(config, options, prediction, WORLDS)  # type: ignore[arg-type]
+    return check(config, options, prediction, WORLDS, rehearsal)  # type: ignore[arg-type]
 
 
 def _inspector(tool: str, arguments: list[str]) -> int:

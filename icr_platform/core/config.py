@@ -8,6 +8,7 @@ not at all.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
@@ -24,6 +25,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES
 from icr_platform.core.parts import Named, Worlds
@@ -72,6 +74,27 @@ def _none(value: object) -> object:
     return None if isinstance(value, str) and value.lower() in ("none", "null", "") else value
 
 
+DEFAULT_PROMPT = "default"
+
+
+def _system_prompt(value: object) -> object:
+    """One text, or texts by language, which are kept as a JSON object: the same value from YAML, flags and Python."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"begins with {{ and is not a JSON object ({error})") from None
+    if not isinstance(value, Mapping):
+        return value if not isinstance(value, str) or value.strip() else ""
+    for code, text in value.items():
+        if isinstance(code, bool) or not isinstance(text, str):
+            seen = "a truth value in YAML, quote the code" if isinstance(code, bool) else f"{text!r}, not text"
+            raise ValueError(f"its entry {str(code).lower() if isinstance(code, bool) else code!r} is {seen}")
+    _known_languages([code for code in value if code != DEFAULT_PROMPT])
+    return json.dumps(dict(sorted(value.items())), ensure_ascii=False) if any(value.values()) else ""
+
+
+SystemPrompt = Annotated[str, BeforeValidator(_system_prompt)]
 Languages = Annotated[tuple[str, ...], BeforeValidator(_known_languages)]
 OptionalFloat = Annotated[float | None, BeforeValidator(_none)]
 OptionalInt = Annotated[int | None, BeforeValidator(_none)]
@@ -117,6 +140,18 @@ class ChatSettings(Config):
         date(2026, 1, 1),
         "the day that chat templates print as today's (Llama 3.2, Mistral Small 3, Granite, gpt-oss, ...)",
     )
+    system_prompt: SystemPrompt = setting(
+        "",
+        "system message of every prompt that has none of its own; by language as a JSON object or a mapping: "
+        '{"default": "...", "sw": "..."}; the reward instruction, which is English, takes that of en',
+        later=True,
+    )
+    system_role: Literal["template", "fold"] = setting(
+        "template",
+        "where a chat template has no place for a system message (Gemma 2); template: refuse it; fold: put it at the head of the "
+        "user's next message, after it an empty line",
+        later=True,
+    )
     chat_template_kwargs: TemplateArguments = setting(
         {},
         'arguments of chat templates, such as {"enable_thinking": false}',
@@ -125,6 +160,21 @@ class ChatSettings(Config):
     trust_remote_code: bool = setting(
         False, "run the code that a model brings with it (auto_map in its config.json); read it first", "place"
     )
+
+    def system_prompt_in(self, language: str) -> str:
+        """The system message of prompts in a language that have none of their own; '' for none.
+
+        >>> ChatSettings(system_prompt={"default": "Be brief.", "sw": "Kwa ufupi."}).system_prompt_in("sw")
+        'Kwa ufupi.'
+        """
+        if not self.system_prompt.startswith("{"):
+            return self.system_prompt
+        texts: dict[str, str] = json.loads(self.system_prompt)
+        return texts.get(language, texts.get(DEFAULT_PROMPT, ""))
+
+    def asked(self, conversation: Conversation, language: str) -> Conversation:
+        """The conversation as a model is given it: with the system prompt of its language, where it has none of its own."""
+        return conversation.with_system(self.system_prompt_in(language))
 
 
 CHAT_DEFAULTS = ChatSettings()

@@ -5,12 +5,25 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _LINE_EVERY = 10.0
+
+
+class Measured(NamedTuple):
+    """What a meter counted: rows and tokens that were made, not found finished, and the seconds that they took."""
+
+    label: str
+    rows: int
+    tokens: int
+    seconds: float
+
+
+_records: list[list[Measured]] = []
 
 
 class Meter:
@@ -34,6 +47,7 @@ class Meter:
     def finish(self) -> None:
         """Count everything as done, and show it, unless it went too fast for anything to be shown before."""
         self.done = self.total
+        tell([Measured(self.label, self.total - self._resumed, self.tokens, time.monotonic() - self._start)])
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, rate=self._rate())
         elif self._printed > self._start:
@@ -54,6 +68,30 @@ class Meter:
         left = seconds / fresh * (self.total - self.done) if fresh else 0.0
         end = f"{left:.0f} s left" if self.done < self.total else f"done in {seconds:.0f} s"
         return ", ".join(part for part in (f"{self.label}: {self.done}/{self.total}", self._rate(), end) if part)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[Measured]]:
+    """Collect what the meters that finish within the block have counted, in their order.
+
+    >>> with recorded() as measured, meter("score", 2) as m:
+    ...     m.advance(2, tokens=10)
+    >>> measured[0][:3]
+    ('score', 2, 10)
+    """
+    measured: list[Measured] = []
+    _records.append(measured)
+    try:
+        yield measured
+    finally:
+        _records[:] = [record for record in _records if record is not measured]
+
+
+def tell(measured: Iterable[Measured]) -> None:
+    """Hand over what meters have counted, in this process or in one that works for it."""
+    found = list(measured)
+    for record in _records:
+        record.extend(found)
 
 
 @contextlib.contextmanager

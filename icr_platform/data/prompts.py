@@ -38,7 +38,8 @@ from icr_platform.data.row_fields import (
     turn_of,
 )
 from icr_platform.data.row_files import SourceRow
-from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, open_source
+from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted
+from icr_platform.data.sources import open_source
 from icr_platform.data.wording import left_out, shown
 
 ENGLISH = "en"

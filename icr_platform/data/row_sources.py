@@ -1,18 +1,16 @@
-"""Where rows of several languages are read from: folders, single files, artifacts' neighbours, saved data sets, the hub.
+"""Files of rows in several languages: folders, single files, paths with {language}.
 
 `data.row_files` reads one file; here it is found, and it is said which language its rows are in. Rows of a source that names no
-language are those of `UNNAMED`.
+language are those of `UNNAMED`. `data.sources` opens whatever people name.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.folder_content import is_content
@@ -27,7 +25,6 @@ SPLITS = ("train", "train_prefs", "test", "test_prefs", "validation", "valid", "
 """In the order in which one of several is read."""
 _BY_NAME = {name.lower(): code for code, name in NAMES.items()}
 _SHARD = re.compile(r"[-_.]\d{3,6}[-_]of[-_]\d{3,6}$")
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.@+-]+)?(?::[\w.@+-]+)?")
 
 
 class Wanted(NamedTuple):
@@ -65,42 +62,24 @@ class RowSource(Protocol):
         ...
 
 
-def open_source(path: str, wanted: Wanted, languages: Collection[str] = (), by_column: bool = True) -> RowSource:
-    """Open a folder, a file, a path with {language}, a saved data set or a hub data set (`owner/name:configuration:split`).
+def open_files(path: str, wanted: Wanted, languages: Collection[str] = ()) -> RowSource | None:
+    """Open a folder of files, a file, or a path with {language}; None where nothing is there.
 
     Args:
         languages: that will be read; of a folder it need not be clear where others lie. Empty: all.
-        by_column: rows are sorted by what their column `language` says; else they stay as they come, under UNNAMED.
 
     Raises:
-        InputError: nothing is there, or it cannot be told which file is meant.
+        InputError: it cannot be told which file is meant.
     """
     local = Path(path)
-    found: RowSource
     if "{language}" in path:
-        found = _Files.of_template(path, wanted, languages)
-    elif local.is_dir():
-        saved = (local / "dataset_dict.json").is_file() or (local / "state.json").is_file()
-        found = _Dataset.saved(local) if saved else _open_folder(local, wanted, languages)
-    elif local.is_symlink() or local.exists():
+        return _Files.of_template(path, wanted, languages)
+    if local.is_dir():
+        return _open_folder(local, wanted, languages)
+    if local.is_symlink() or local.exists():
         check_is_file(local)
-        found = _Files(path, {UNNAMED: (local,)}, wanted)
-    elif is_hub_name(path):
-        found = _Dataset.on_hub(path)
-    else:
-        raise InputError(
-            f"{path}: no such file or folder; give {wanted.what} as a folder of LANG.json(l), a file or a data set"
-        )
-    return _by_column(found) if by_column and found.names == (UNNAMED,) else found
-
-
-def is_hub_name(path: str) -> bool:
-    """Whether a path that does not exist can be a hub data set's name: OWNER/NAME, without the ending of a file.
-
-    >>> [is_hub_name(path) for path in ("owner/data-set", "owner/data:es:train", "prompts/en.jsonl", "./a", "a/b/c")]
-    [True, True, False, False, False]
-    """
-    return _HUB_NAME.fullmatch(path) is not None and not path.startswith((".", "~")) and stem_of(path) is None
+        return _Files(path, {UNNAMED: (local,)}, wanted)
+    return None
 
 
 def language_of(name: str) -> str:
@@ -168,7 +147,7 @@ class _Labelled:
         yield from self.by_language[language]
 
 
-def _by_column(source: RowSource) -> RowSource:
+def by_column(source: RowSource) -> RowSource:
     """Rows by the language that their column says; the source as it is where they have no such column."""
     found: dict[str, list[SourceRow]] = {}
     column = None
@@ -257,93 +236,3 @@ def _one_of(folder: Path, language: str, wanted: Wanted, notes: list[str]) -> li
     if others := sorted(set(groups) - {chosen}):
         notes.append(f"{folder}: {chosen!r} is read; not used: {shown(others)}")
     return paths
-
-
-@dataclass(frozen=True)
-class _Dataset:
-    """A data set of the `datasets` library, by configuration, by split or as one table."""
-
-    path: str
-    names: tuple[str, ...]
-    kind: str
-    table: Callable[[str], Any]
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def on_hub(cls, path: str) -> RowSource:
-        from datasets import get_dataset_config_names, get_dataset_split_names, load_dataset
-
-        name, _, rest = path.partition(":")
-        configuration, _, split = rest.partition(":")
-        with _library_errors(path, "neither a file or folder nor a readable hub data set"):
-            configurations = tuple(get_dataset_config_names(name))
-            if not configuration and set(configurations) & set(NAMES):
-
-                def of_configuration(language: str) -> Any:
-                    loaded = load_dataset(name, language)
-                    return loaded[_first_split(loaded)]
-
-                return cls(f"{path} on the hub", configurations, "configuration", of_configuration)
-            if configuration and configuration not in configurations:
-                found = shown(configurations)
-                raise InputError(f"{path}: configuration {configuration!r} is not one of {found}; give one of them")
-            if not configuration and len(configurations) > 1 and "default" not in configurations:
-                found = shown(configurations)
-                raise InputError(
-                    f"{path}: has several configurations; choose one, as in {name}:{configurations[0]}; found: {found}"
-                )
-            given = (configuration,) if configuration else ()
-            splits = tuple(get_dataset_split_names(name, *given))
-        return cls._of_splits(f"{path} on the hub", splits, split, lambda: load_dataset(name, *given))
-
-    @classmethod
-    def saved(cls, folder: Path) -> RowSource:
-        """What `save_to_disk` wrote."""
-        from datasets import DatasetDict, load_from_disk
-
-        with _library_errors(str(folder), "not a readable data set"):
-            loaded = load_from_disk(str(folder))
-        loaded = loaded if isinstance(loaded, DatasetDict) else {"all": loaded}
-        return cls._of_splits(str(folder), tuple(map(str, loaded)), "", lambda: loaded)
-
-    @classmethod
-    def _of_splits(cls, path: str, splits: tuple[str, ...], split: str, load: Callable[[], Any]) -> RowSource:
-        if split and split not in splits:
-            raise InputError(f"{path}: split {split!r} is not one of {shown(splits)}; give one of them")
-        if not split and set(splits) & set(NAMES):
-            return cls(path, splits, "split", lambda language: load()[language])
-        chosen = split or _first_split(splits)
-        others = sorted(set(splits) - {chosen})
-        notes = (f"{path}: {chosen!r} is read; not used: {shown(others)}",) if others and not split else ()
-        return cls(path, (UNNAMED,), "split", lambda _: load()[chosen], notes)
-
-    def where(self, language: str) -> str:
-        return f"{self.path}, {self.kind} {language!r}" if language else self.path
-
-    def rows(self, language: str) -> Iterator[SourceRow]:
-        with _library_errors(self.path, "not a readable data set"):
-            left = iter(self.table(language))
-        for number in itertools.count(1):
-            with _library_errors(
-                self.path, "not a readable data set"
-            ):  # a row may be an image, or not have been fetched
-                row = next(left, None)
-            if row is None:
-                return
-            yield SourceRow(f"{self.where(language)}: row {number}", row, number)
-
-
-def _first_split(splits: Any) -> str:
-    return next((name for name in SPLITS if name in splits), next(iter(splits), ""))
-
-
-@contextlib.contextmanager
-def _library_errors(name: str, what: str) -> Iterator[None]:
-    """Turn what `datasets` and the hub's client raise into an InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # each has exceptions of a library of its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise InputError(f"{name}: {what} ({reason}); check the name") from error

@@ -21,16 +21,16 @@ from icr_platform.core.artifacts import MANIFEST, PLAN, Artifact, ArtifactWriter
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES
 from icr_platform.core.schemas import PREFERENCES
+from icr_platform.data.hub_sets import folder_set_of, hub_set_of
 from icr_platform.data.row_fields import BadRow, Columns
 from icr_platform.data.row_sources import (
     LANGUAGE_FIELDS,
     UNNAMED,
     RowSource,
     Wanted,
-    is_hub_name,
     language_of,
-    open_source,
 )
+from icr_platform.data.sources import open_source
 from icr_platform.data.text_pairs import FIELDS, Texts, TiedRow, texts_of
 from icr_platform.data.wording import left_out
 from icr_platform.models.chat import encode_response
@@ -47,7 +47,10 @@ _NAMED_IN_A_NOTE = 3
 
 
 class TextPair(NamedTuple):
-    """One preference. The rewards may be any grades with chosen above rejected."""
+    """One preference. The rewards may be any grades with chosen above rejected.
+
+    messages: see schemas.PREFERENCES.
+    """
 
     prompt_id: str
     instruction: str
@@ -56,6 +59,7 @@ class TextPair(NamedTuple):
     chosen_reward: float = 1.0
     rejected_reward: float = 0.0
     language: str = _ENGLISH
+    messages: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,9 @@ class TextPreferences:
     @property
     def digest(self) -> str:
         """Of the pairs in their order, in which batches are drawn; their numbers are no part of them."""
-        return text_digest(*(json.dumps(pair._replace(prompt_id="")) for pair in self.pairs))
+        # A pair without messages is what it was before there were any.
+        pairs = (tuple(pair._replace(prompt_id="")) for pair in self.pairs)
+        return text_digest(*(json.dumps(pair if pair[-1] is not None else pair[:-1]) for pair in pairs))
 
 
 def is_text(source: str) -> bool:
@@ -76,7 +82,8 @@ def is_text(source: str) -> bool:
     path = Path(source)
     if path.is_dir():
         return not ((path / MANIFEST).exists() or (path / PLAN).exists() or any(path.glob("part-*.parquet")))
-    return path.exists() or path.is_symlink() or "{language}" in source or is_hub_name(source)
+    is_set = folder_set_of(source) is not None or hub_set_of(source) is not None
+    return path.exists() or path.is_symlink() or "{language}" in source or is_set
 
 
 def read_text_preferences(source: str) -> TextPreferences:
@@ -87,7 +94,7 @@ def read_text_preferences(source: str) -> TextPreferences:
     Raises:
         InputError: nothing can be read, no pair is left, or more than MOST_LEFT_OUT of the rows cannot be used.
     """
-    opened = open_source(source, _WANTED, by_column=False)
+    opened = open_source(source, _WANTED, sorts=False)
     languages = _languages(opened)
     reader = _Reader(source)
     for name in languages:
@@ -212,6 +219,8 @@ def _rows(pairs: Iterable[TextPair], tokenizer: PreTrainedTokenizerBase) -> Iter
                 "prompt_id": pair.prompt_id,
                 "instruction": pair.instruction,
                 "english_instruction": pair.instruction,
+                "messages": pair.messages,
+                "english_messages": pair.messages,
                 "chosen": pair.chosen,
                 "rejected": pair.rejected,
                 "chosen_index": 0,

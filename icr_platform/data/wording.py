@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 _SHOWN = 12
@@ -28,3 +29,12 @@ def left_out(path: str, names: Sequence[str]) -> list[str]:
     if len(names) > _SHOWN:
         return [f"{path}: {len(names)} names of no known language were left out: {shown(names)}"]
     return [f"{path}: {short(name)!r} names no known language and was left out" for name in names]
+
+
+def nearest(given: str, names: Sequence[str]) -> str | None:
+    """The one of `names` that is probably meant; None where none is near.
+
+    >>> nearest("promt", ["id", "prompt"]), nearest("x", ["id", "prompt"])
+    ('prompt', None)
+    """
+    return next(iter(difflib.get_close_matches(given, names, n=1, cutoff=0.6)), None)

@@ -18,7 +18,8 @@ from icr_platform.engines.judging.choice import check_judge
 from icr_platform.engines.judging.pairwise import Template, load_template
 from icr_platform.engines.judging.settings import NO_JUDGE
 from icr_platform.engines.sampling.choice import check_policy
-from icr_platform.engines.sampling.prompt_checks import check_prompts, requests_of
+from icr_platform.engines.sampling.prompt_checks import check_prompts
+from icr_platform.engines.sampling.sampler import requests_of
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.difficulty import Instructions, read_difficulty
 from icr_platform.evaluation.scores import LengthControl
@@ -71,7 +72,9 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
     prompts = load_prompts(config.prompts, config.languages, config.limit)
     said: tuple[str, ...] = ()
     if not config.outputs:
-        said = check_prompts(config, config.policy, config, requests_of(prompts.table), config.max_dropped).notes
+        said = check_prompts(
+            config, config.policy, config, requests_of(prompts.table, config), config.max_dropped
+        ).notes
     identify = make_identifier(config.language_identifier)
     instructions: dict[str, dict[str, str]] = {language: {} for language in prompts.languages}
     for row in prompts.table.select(["language", "prompt_id", "instruction"]).to_pylist():

@@ -11,6 +11,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, row_digest
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.earlier import Earlier, with_earlier
 from icr_platform.core.part_job import Advance, Make, PartJob
 from icr_platform.core.schemas import JUDGMENTS
@@ -27,11 +28,13 @@ C = TypeVar("C", bound=JudgeSettings)
 def pairs_of(outputs: pa.Table, inputs: EvaluationInputs) -> list[Pair]:
     """Pairs of a part of the outputs table; outputs without a reference output have none."""
     pairs = []
-    for row in outputs.select(["language", "prompt_id", "sample_index", "instruction", "output"]).to_pylist():
+    columns = ["language", "prompt_id", "sample_index", "instruction", "output", "messages"]
+    for row in outputs.select(columns).to_pylist():
         key = (row["language"], row["prompt_id"], row["sample_index"])
         reference = inputs.references.get(*key) if inputs.references is not None else None
         if reference is not None:
-            pairs.append(Pair(*key, row["instruction"], row["output"], reference))
+            asked = Conversation.of(row["instruction"], row["messages"]).text
+            pairs.append(Pair(*key, asked, row["output"], reference))
     return pairs
 
 

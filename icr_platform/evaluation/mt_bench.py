@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from icr_platform.core.conversations import as_text
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import NAMES, language_name
 from icr_platform.data.row_fields import BadRow, identity_of, refused, text_fault
 from icr_platform.data.row_files import SourceRow
-from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, open_source
+from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted
+from icr_platform.data.sources import open_source
 from icr_platform.data.wording import shown
 from icr_platform.engines.endpoints.chat_client import Failure, Message
 from icr_platform.engines.endpoints.replies import Reply
@@ -216,14 +218,14 @@ def _turns(row: SourceRow, value: Any) -> tuple[str, ...] | None:
 def grading_messages(question: Question, answers: Sequence[str], turn: int) -> list[Message]:
     """What the judge is asked about turn 1 or 2: the conversation up to that answer, and the reference where there is one."""
     spoken = [
-        f"<{role}>\n{text}\n</{role}>"
+        {"role": role, "content": text}
         for index in range(turn)
         for role, text in (("user", question.turns[index]), ("assistant", answers[index]))
     ]
     reference = ""
     if question.reference:
         reference = f"\nA right answer to compare with:\n<reference>\n{question.reference[turn - 1]}\n</reference>\n"
-    values = {"language": language_name(question.language), "reference": reference, "conversation": "\n".join(spoken)}
+    values = {"language": language_name(question.language), "reference": reference, "conversation": as_text(spoken)}
     return [{"role": "user", "content": _REQUEST.format(**values)}]
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from icr_platform.core.artifacts import ArtifactWriter, atomic_path, row_digest
 from icr_platform.core.config import require
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.earlier import with_earlier
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.faults import fault_notes, require_few_faults
@@ -93,10 +94,12 @@ def read(config: MtBenchConfig) -> MtBenchInputs:
                 question.language,
                 question.question_id,
                 question.turns[turn],
-                (("user", question.turns[0]), ("assistant", "x"))[: 2 * turn],
+                asked.history,
             )
             for question in questions
             for turn in range(TURNS)
+            for before in [(("user", question.turns[0]), ("assistant", "x"))[: 2 * turn]]
+            for asked in [config.asked(Conversation(question.turns[turn], before), question.language)]
         ]
         said = check_prompts(config, config.policy, config, turns, config.max_dropped).notes
     return MtBenchInputs(config, languages, questions, answers, said)
@@ -192,9 +195,10 @@ def sample_answers(
             )
             for question in questions
             for answered in [zip(question.turns, answers[question.key], strict=False)]
-            for history in [
+            for before in [
                 tuple(spoken for asked, said in answered for spoken in (("user", asked), ("assistant", said)))
             ]
+            for history in [config.asked(Conversation(question.turns[turn], before), question.language).history]
         ]
         for question, sampled in zip(questions, sampler.sample(requests, 1, config.seed), strict=True):
             if isinstance(sampled, Dropped):

@@ -28,6 +28,8 @@ from icr_platform.engines.sampling.response_parts import (
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.inputs import EvaluationInputs
 
+_ASKED = ["language", "prompt_id", "instruction", "messages"]
+
 
 def write_outputs(
     config: EvalConfig, inputs: EvaluationInputs, writer: ArtifactWriter, drops: ArtifactWriter, earlier: Earlier
@@ -45,18 +47,22 @@ def write_outputs(
     identifier: str | None = config.language_identifier
     if inputs.outputs is not None:
         # An artifact's rows keep the languages they came with, unless another identifier is asked for; files have none.
-        keep = bool(inputs.outputs.facts) and inputs.outputs.identifier in (None, identifier)
+        keep = inputs.outputs.is_artifact and inputs.outputs.identifier in (None, identifier)
         identifier = inputs.outputs.identifier if keep else identifier
         for index in left:
             rows = [  # of the texts of a file it is not known how they ended or how many tokens they have: null
                 dict.fromkeys(FACTS) | prompt | facts | {"output": text, "character_count": len(text)}
-                for prompt in slices[index].select(["language", "prompt_id", "instruction"]).to_pylist()
+                for prompt in slices[index].select(_ASKED).to_pylist()
                 for _, text, facts in inputs.outputs.samples(prompt["language"], prompt["prompt_id"])
             ]
-            if not keep:
-                found = inputs.identify.of_answers([row["language"] for row in rows], [row["output"] for row in rows])
-                for row, (code, confidence) in zip(rows, found, strict=True):
-                    row.update(detected_language=code, language_confidence=confidence)
+            unknown = [row for row in rows if not keep or row["detected_language"] is None]
+            found = inputs.identify.of_answers([row["language"] for row in unknown], [row["output"] for row in unknown])
+            for row, (code, confidence) in zip(unknown, found, strict=True):
+                row.update(detected_language=code, language_confidence=confidence)
+            thinking = [row for row in rows if row["thought"] and not (keep and row["thought_language"])]
+            told = inputs.identify([row["thought"] for row in thinking])
+            for row, (code, _) in zip(thinking, told, strict=True):
+                row.update(thought_language=code)
             writer.write_part(index, pa.Table.from_pylist(rows, schema=OUTPUTS.schema))
     else:
         total = inputs.prompts.table.num_rows * config.samples
@@ -84,18 +90,19 @@ def _load(config: EvalConfig) -> Make:
     sampler = make_sampler(config, config.policy, config)
 
     def make(slices: Iterable[pa.Table], advance: Advance) -> Iterator[tuple[pa.Table, pa.Table]]:
-        instruction: dict[tuple[str, str], str] = {}
+        asked: dict[tuple[str, str], tuple[str, str | None]] = {}
 
         def seen() -> Iterator[pa.Table]:  # the sampler may read ahead
             for prompts in slices:
-                for row in prompts.select(["language", "prompt_id", "instruction"]).to_pylist():
-                    instruction[row["language"], row["prompt_id"]] = row["instruction"]
+                for language, prompt_id, *said in zip(*(prompts[name].to_pylist() for name in _ASKED), strict=True):
+                    asked[language, prompt_id] = (said[0], said[1])
                 yield prompts
 
-        for part in sample_parts(sampler, identify, seen(), config.samples, config.seed, advance):
-            keys = zip(*(part.responses[name].to_pylist() for name in ("language", "prompt_id")), strict=True)
-            named = part.responses.rename_columns({"response": "output"})
-            instructions = pa.array([instruction[key] for key in keys], pa.string())
-            yield part.drops, completed(named.append_column("instruction", instructions), OUTPUTS)
+        for part in sample_parts(sampler, identify, seen(), config.samples, config.seed, advance, config):
+            keys = list(zip(*(part.responses[name].to_pylist() for name in ("language", "prompt_id")), strict=True))
+            named = part.responses.rename_columns({"response": "output", "answer_start": "thought_token_count"})
+            for position, name in enumerate(("instruction", "messages")):
+                named = named.append_column(name, pa.array([asked[key][position] for key in keys], pa.string()))
+            yield part.drops, completed(named, OUTPUTS)
 
     return make

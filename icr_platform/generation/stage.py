@@ -21,8 +21,9 @@ from icr_platform.data.prompts import PromptSet, load_prompts
 from icr_platform.engines.execution.map_parts import check_execution
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import check_policy, engine_notes
-from icr_platform.engines.sampling.prompt_checks import PromptCheck, check_prompts, requests_of
+from icr_platform.engines.sampling.prompt_checks import PromptCheck, check_prompts
 from icr_platform.engines.sampling.response_parts import write_responses
+from icr_platform.engines.sampling.sampler import requests_of
 from icr_platform.generation.config import GenerateConfig
 
 _LISTED = 1000  # rows of a table for people
@@ -50,7 +51,7 @@ def read(config: GenerateConfig) -> GenerateInputs:
     prompts = load_prompts(config.prompts, config.languages, config.limit)
     check_execution(config)
     check_policy(config, config.policy, config)
-    check = check_prompts(config, config.policy, config, requests_of(prompts.table), config.max_dropped)
+    check = check_prompts(config, config.policy, config, requests_of(prompts.table, config), config.max_dropped)
     return GenerateInputs(config, prompts, check, make_identifier(config.language_identifier))
 
 

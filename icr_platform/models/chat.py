@@ -14,6 +14,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
+from icr_platform.core.conversations import SYSTEM, Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.models.control_tokens import ControlTokens
 
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 USER = ("user",)
+_SYSTEMS = (SYSTEM, "developer")
 _PROBE = "\u2042probe\u2042"  # a text that no template rewrites or contains
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
            "December")  # fmt: skip
 _BINDING = "_icr_chat"
+_SHOWN_ROLES = 6
+_SHOWN_OF_A_PROMPT = 120  # characters
 _GENERATION = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
 _GIVEN = ("messages", "add_generation_prompt", "continue_final_message", "raise_exception", "strftime_now", "bos_token", "eos_token",
           "pad_token", "unk_token")  # fmt: skip
@@ -148,18 +152,27 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase, model: str) -> Non
 def require_roles(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms:
     """Find the forms in which the template brings the text of every message of such a conversation into the prompt.
 
+    Those are the forms of the messages that are left where system messages are folded, see `folded`.
+
     Raises:
         InputError: the template loses a text in every form, or refuses the conversation.
     """
+    roles = _without(roles, _folded_at(tokenizer, roles))
     forms = _forms(tokenizer, roles)
     if forms is None:
         binding = _binding(tokenizer)
         raise InputError(
-            f"{binding.model}: field 'chat_template'{_template_name(tokenizer)}: of a conversation of {', '.join(roles)}, "
+            f"{binding.model}: field 'chat_template'{_template_name(tokenizer)}: of a conversation of {_shown(roles)}, "
             f"{binding.reasons[roles]}; {_way_out(tokenizer, roles)}give the model a chat template that prints "
             "message['content'], text and nothing else"
         )
     return forms
+
+
+def _shown(roles: Roles) -> str:
+    """Roles for a message, the first ones of many."""
+    more = f", ... ({len(roles)} messages)" if len(roles) > _SHOWN_ROLES else ""
+    return ", ".join(roles[:_SHOWN_ROLES]) + more
 
 
 def _template_name(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -172,10 +185,62 @@ def _way_out(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> str:
     templates: Any = tokenizer.chat_template
     if isinstance(templates, dict) and "default" not in templates:
         return f"name one of its templates ({', '.join(map(str, templates))}) 'default', or "
-    others = tuple(role for role in roles if role not in ("system", "developer"))
+    others = tuple(role for role in roles if role not in _SYSTEMS)
     if others and others != roles and _forms(tokenizer, others) is not None:
-        return "put what the system says at the head of the user's message, or "
+        return "give --system-role fold, or put what the system says at the head of the user's message, or "
     return ""
+
+
+def require_system_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise InputError when the settings have a system prompt and the template no place for it."""
+    binding = _binding(tokenizer)
+    roles = (SYSTEM, *USER)
+    if binding.settings.system_prompt and _forms(tokenizer, _without(roles, _folded_at(tokenizer, roles))) is None:
+        raise InputError(
+            f"config: field 'system_prompt': the chat template of {binding.model} has no place for a system message: "
+            f"{binding.reasons[roles]}; give --system-role fold, which puts it at the head of the user's first message, or leave "
+            "--system-prompt out"
+        )
+
+
+def refusal_of_roles(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> str:
+    """Why the template cannot render such a conversation, and what to do; '' where it can."""
+    try:
+        require_roles(tokenizer, roles)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def folded(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The messages as the template gets them: with `system_role: fold`, what the system says stands at the head of the user's next
+    message where the template has no place for it."""
+    places = _folded_at(tokenizer, tuple(message["role"] for message in messages))
+    found: list[dict[str, str]] = []
+    said: list[str] = []
+    for index, message in enumerate(messages):
+        if index in places:
+            said.append(message["content"])
+        elif said and message["role"] == "user":
+            found.append(message | {"content": "\n\n".join([*said, message["content"]])})
+            said = []
+        else:
+            found.append(message)
+    return found
+
+
+def _folded_at(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> frozenset[int]:
+    """Which messages are folded: no more of the system's than the template has no place for."""
+    systems = {index for index, role in enumerate(roles) if role in _SYSTEMS and "user" in roles[index:]}
+    if systems and settings_of(tokenizer).system_role == "fold":
+        for places in (frozenset[int](), frozenset(systems - {0}), frozenset(systems)):
+            if _forms(tokenizer, _without(roles, places)) is not None:
+                return places
+    return frozenset()
+
+
+def _without(roles: Roles, places: frozenset[int]) -> Roles:
+    return tuple(role for index, role in enumerate(roles) if index not in places)
 
 
 def _said(error: Exception) -> str:
@@ -258,9 +323,9 @@ def prints_date(tokenizer: PreTrainedTokenizerBase) -> bool:
     return forms is not None and len({_rendered(tokenizer, messages, forms, True, day) for day in days}) > 1
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[int]:
-    """Encode one user turn up to where the assistant begins. BOS comes from the template, once or never."""
-    return encode_messages(tokenizer, [{"role": "user", "content": instruction}])
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Conversation) -> list[int]:
+    """Encode a conversation, or a text as its only turn, up to where the assistant begins. BOS comes from the template, once or never."""
+    return encode_messages(tokenizer, (Conversation(prompt) if isinstance(prompt, str) else prompt).messages)
 
 
 def encode_messages(
@@ -274,8 +339,8 @@ def encode_messages(
         InputError: the template refuses such conversations, or loses the text of a message.
         RefusedTextError: it refuses this one.
     """
-    roles = tuple(message["role"] for message in messages)
-    forms = require_roles(tokenizer, roles)
+    forms = require_roles(tokenizer, tuple(message["role"] for message in messages))
+    messages = folded(tokenizer, messages)
     control = _binding(tokenizer).control
     is_typed = control.can_stay_text and writes_control_tokens(tokenizer, messages)
     if is_typed:
@@ -308,21 +373,29 @@ def writes_control_tokens(tokenizer: PreTrainedTokenizerBase, messages: Iterable
     return any(control.typed_in(message["content"]) for message in messages)
 
 
-def prompt_notes(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> tuple[str, ...]:
-    """Say whether prompts end before the assistant's turn begins, how many of the texts lose white space at their ends, and how many
-    write what the template frames turns with, where it cannot be told from the template's own.
+def prompt_notes(tokenizer: PreTrainedTokenizerBase, prompts: Iterable[str | Conversation]) -> tuple[str, ...]:
+    """Say whether prompts end before the assistant's turn begins, how many of them lose white space at the ends of a message, and how
+    many write what the template frames turns with, where it cannot be told from the template's own; and what they are told by a
+    system message that is not their own.
     """
     binding = _binding(tokenizer)
     plain, strips = _plain_markers(tokenizer), _strips(tokenizer)
     counts, total = Counter[str](), 0
-    for text in texts:
+    without_system = folds = 0
+    for prompt in prompts:
         total += 1
-        counts["white space at an end, which the chat template strips"] += strips and text != text.strip()
-        if not binding.control.can_stay_text and binding.control.typed_in(text):
+        roles = USER if isinstance(prompt, str) else prompt.roles
+        texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt.messages]
+        without_system += SYSTEM not in roles
+        folds += SYSTEM in roles and bool(_folded_at(tokenizer, roles))
+        counts["white space at an end, which the chat template strips"] += strips and any(
+            text != text.strip() for text in texts
+        )
+        if not binding.control.can_stay_text and any(binding.control.typed_in(text) for text in texts):
             counts["control tokens, which the tokenizer takes for the template's own"] += 1
         for marker in plain:
-            counts[f"{marker!r}, with which the chat template frames turns and which is no token of its own"] += (
-                marker in text
+            counts[f"{marker!r}, with which the chat template frames turns and which is no token of its own"] += any(
+                marker in text for text in texts
             )
     notes = [f"{binding.model}: {count} of {total} prompts contain {what}" for what, count in counts.items() if count]
     header = _missing_header(tokenizer)
@@ -331,7 +404,32 @@ def prompt_notes(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> tu
             f"{binding.model}: the chat template ignores add_generation_prompt: prompts end before {header!r}, which the model has "
             "to write itself"
         )
+    if folds:
+        notes.append(
+            f"{binding.model}: the chat template has no place for system messages: those of {folds} of {total} prompts are put at "
+            "the head of the user's next message (system_role)"
+        )
+    if without_system and (own := default_system_prompt(tokenizer)):
+        notes.append(
+            f"{binding.model}: the chat template puts a system message of its own before the {without_system} of {total} prompts "
+            f"without one: {own[:_SHOWN_OF_A_PROMPT]!r}; give --system-prompt for another"
+        )
     return tuple(notes)
+
+
+def default_system_prompt(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the template itself says as the system where a conversation has no system message (Qwen 2.5, SmolLM2); '' for nothing."""
+    roles = (SYSTEM, *USER)
+    forms, plain = _forms(tokenizer, roles), _forms(tokenizer, USER)
+    if forms is None or plain is None:
+        return ""
+    said, asked = f"{_PROBE}s", {"role": "user", "content": _PROBE}
+    given = _rendered(tokenizer, [{"role": SYSTEM, "content": said}, asked], forms, True)
+    before, found, after = given.partition(said)
+    alone = _rendered(tokenizer, [asked], plain, True)
+    if not (found and alone.startswith(before) and alone.endswith(after)):
+        return ""
+    return alone[len(before) : len(alone) - len(after)].strip()
 
 
 def _strips(tokenizer: PreTrainedTokenizerBase) -> bool:

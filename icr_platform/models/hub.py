@@ -1,10 +1,11 @@
-"""Models on the Hugging Face hub by name, and by the revision that pins them: `org/name@branch`, `@tag` or `@commit`.
+"""Names on the Hugging Face hub, and the revisions that pin them: `org/name@branch`, `@tag` or `@commit`.
 
 What exists on this machine is a path, with or without an @ in it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -105,3 +106,36 @@ def pinned(model: str) -> str:
         return model
     commit = hub_commit(model)
     return f"{source.name}@{commit}" if commit else model
+
+
+class DataSetCommit(NamedTuple):
+    """The commit of a data set, where it is known, and whether the hub itself said so."""
+
+    commit: str | None
+    is_from_hub: bool
+
+
+def data_set_commit(name: str, revision: str | None) -> DataSetCommit:
+    """Ask the hub, or else its cache, which commit a data set's revision is; None: of its main branch.
+
+    Raises: what the hub's client does where the hub answers that there is no such data set or revision, or that it is not for all.
+    """
+    from huggingface_hub import HfApi, constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            sha = HfApi().dataset_info(name, revision=revision).sha
+            with contextlib.suppress(EntryNotFoundError):  # this writes down, for offline, which commit the revision is
+                hf_hub_download(name, "README.md", repo_type="dataset", revision=revision)
+            return DataSetCommit(sha, True)
+        except HfHubHTTPError as error:
+            if error.response.status_code < 500:
+                raise
+        except Exception as error:
+            if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):
+                raise
+    if revision and _COMMIT.fullmatch(revision):
+        return DataSetCommit(revision, False)
+    refs = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}" / "refs" / (revision or "main")
+    return DataSetCommit(refs.read_text().strip() if refs.is_file() else None, False)

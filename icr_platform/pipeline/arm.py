@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.core.artifacts import file_digest, read_json, text_digest
 from icr_platform.core.config import validate
 from icr_platform.core.errors import InputError
+from icr_platform.evaluation.config import EvalConfig
+from icr_platform.generation.config import GenerateConfig
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.finished_work import stage_from_store
+from icr_platform.pipeline.schedule import generating_policy, iteration_seed, reward_reference
 from icr_platform.pipeline.session import Session, StageRun
 from icr_platform.training.config import TrainConfig
 
@@ -40,6 +44,29 @@ class Arm:
     def model_name(self) -> str:
         """Name of the arm's registered model, whose aliases iteration-1 .. iteration-T are the policies in use."""
         return f"{self.config.arm}-policy"
+
+    def generating(self, iteration: int) -> GenerateConfig:
+        """generate of an iteration: the policy before answers."""
+        return self.config.generate_config(generating_policy(self.policies, iteration), self._seed(iteration))
+
+    def annotating(self, iteration: int, responses: str) -> AnnotateConfig:
+        """annotate of an iteration: the implicit reward of the policy that answered ranks its answers."""
+        policy = generating_policy(self.policies, iteration)
+        mode = self.config.reward_reference
+        reference = reward_reference(self.policies, self.config.reference, iteration, mode)
+        return self.config.annotate_config(policy, reference, responses, self._seed(iteration))
+
+    def training(self, iteration: int, preferences: str) -> TrainConfig:
+        """train of an iteration: the pairs turn the policy that answered into the next one."""
+        policy = generating_policy(self.policies, iteration)
+        return self.config.train_config(policy, preferences, self._seed(iteration))
+
+    def evaluating(self, iteration: int) -> EvalConfig:
+        """eval of an iteration's policy, pi_0 of iteration 0."""
+        return self.config.eval_config(self.policies[iteration])
+
+    def _seed(self, iteration: int) -> int:
+        return iteration_seed(self.config.seed, iteration)
 
     def keep(self, iteration: int, stage: str, done: StageRun) -> None:
         """Take a finished stage in, and its figures under the names that people compare."""

@@ -14,6 +14,7 @@ from icr_platform.core.config import Config, leaves, role
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds, load_part, split_world
 from icr_platform.core.secrets import HIDDEN, bare_url, redact, remember_secrets_of, shown_url
+from icr_platform.data import hub_sets
 from icr_platform.models.hub import pinned
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Resolver:
         self.base, self.work, self.tracker, self.worlds = base, work, tracker, worlds or {}
 
     def resolve(self, config: C, seed: int, *, fetch: bool = True) -> C:
-        """The configuration with every input, model and output path local and absolute, and models on the hub with their commit.
+        """The configuration with every input, model and output path local and absolute; what is on the hub has its commit.
 
         fetch: False leaves artifacts of a remote store where they are: as `runs:/RUN_ID/NAME`, if their content is `known`.
 
@@ -58,7 +59,7 @@ class Resolver:
                 values[name] = str(shipped if shipped.is_file() and not own.exists() else own)
             elif value and role(info) in ("input", "model"):
                 place = self.local(str(value), seed) if fetch else self.reference(str(value), seed)
-                values[name] = _pinned(place) if role(info) == "model" else place
+                values[name] = _pinned(place) if role(info) == "model" else hub_sets.pinned(place)
         return config.model_copy(update=values)
 
     def local(self, uri: str, seed: int) -> str:
@@ -81,6 +82,8 @@ class Resolver:
         can_only_be_a_path = uri.startswith(("/", ".", "~")) or "{" in uri
         # `models/pi_1` next to `models/pi_0` is a misspelt path; `org/name` without such a folder is a name on the hub.
         is_in_a_folder = path.parent.exists() and path.parent != self.base
+        if hub_sets.folder_set_of(str(path)) is not None:  # FOLDER:configuration:split
+            return str(path)
         return str(path) if path.exists() or can_only_be_a_path or is_in_a_folder else uri
 
     def reference(self, uri: str, seed: int) -> str:

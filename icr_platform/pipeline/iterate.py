@@ -24,7 +24,6 @@ from icr_platform.pipeline.arm_results import (
 from icr_platform.pipeline.checkpoint_removal import checkpoints_to_give_up, give_up_checkpoint
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.runner import code_tags, logged_params, run_stage, track_status
-from icr_platform.pipeline.schedule import generating_policy, iteration_seed, reward_reference
 from icr_platform.pipeline.session import Session, StageRun
 from icr_platform.tracking.model_registry import forget_iterations, register_checkpoint
 from icr_platform.tracking.removed_checkpoints import was_removed
@@ -54,8 +53,7 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
                     if iteration > 0:
                         _improve(session, arm, iteration, parent)
                     if resolved.eval_prompts:
-                        evaluation = resolved.eval_config(arm.policies[iteration])
-                        _stage(session, arm, iteration, "eval", parent, evaluation)
+                        _stage(session, arm, iteration, "eval", parent, arm.evaluating(iteration))
                         compare_with_previous(session, arm, iteration, parent)
                     publish_figures(arm, iteration, parent)
                     for given_up in checkpoints_to_give_up(resolved, iteration, arm.metrics):
@@ -114,14 +112,10 @@ def _iteration_run(session: Session, arm: Arm, iteration: int) -> Iterator[RunHa
 
 def _improve(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
     """pi_{t-1} -> pi_t: the policy answers, its implicit reward ranks the answers, and the pairs train it."""
-    config = arm.config
-    policy = generating_policy(arm.policies, iteration)
-    reference = reward_reference(arm.policies, config.reference, iteration, config.reward_reference)
-    seed = iteration_seed(config.seed, iteration)
-    generated = _stage(session, arm, iteration, "generate", parent, config.generate_config(policy, seed))
-    annotating = config.annotate_config(policy, reference, generated.reference("responses"), seed)
+    generated = _stage(session, arm, iteration, "generate", parent, arm.generating(iteration))
+    annotating = arm.annotating(iteration, generated.reference("responses"))
     annotated = _stage(session, arm, iteration, "annotate", parent, annotating)
-    arm.trainings[iteration] = config.train_config(policy, annotated.reference("preferences"), seed)
+    arm.trainings[iteration] = arm.training(iteration, annotated.reference("preferences"))
     trained = _train(session, arm, iteration, parent)
     arm.policies.append(trained.reference("checkpoint"))
 

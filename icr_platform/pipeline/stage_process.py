@@ -17,6 +17,7 @@ from icr_platform.core.config import Config
 from icr_platform.core.errors import IcrError
 from icr_platform.core.failures import failure
 from icr_platform.core.guarded_output import guard_this_process
+from icr_platform.core.progress import Measured, recorded, tell
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.pipeline.stages import StageRow
 from icr_platform.tracking.run_handle import RunHandle
@@ -76,7 +77,9 @@ class _InAnotherProcess:
         self._wait(_read_in_child, config)
 
     def run(self, context: StageContext) -> StageResult:
-        return self._wait(_run_in_child, context)
+        result, measured = self._wait(_run_in_child, context)
+        tell(measured)
+        return result
 
     def _wait(self, function: Callable[[Any], T], argument: object) -> T:
         try:
@@ -104,13 +107,13 @@ def _read_in_child(config: Config) -> None:
         _child.read(config)
 
 
-def _run_in_child(context: StageContext) -> StageResult:
-    with _failures_that_travel():
+def _run_in_child(context: StageContext) -> tuple[StageResult, list[Measured]]:
+    with _failures_that_travel(), recorded() as measured:
         result = _child.run(context)
         run = getattr(context.log_metrics, "__self__", None)
         if isinstance(run, RunHandle):  # the parent's copy knows nothing of what waits in this one
             run.send_waiting()
-        return result
+        return result, measured
 
 
 @contextmanager

@@ -5,16 +5,19 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from icr_platform.core.config import require
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds
 from icr_platform.core.writable import check_writable_folder
 from icr_platform.models.devices import resolve_dtype
+from icr_platform.pipeline.arm import Arm
 from icr_platform.pipeline.config import IterateConfig
+from icr_platform.pipeline.runner import logged_params
 from icr_platform.pipeline.session import RunOptions, Session, open_session
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.planning.capacity import (
@@ -37,6 +40,9 @@ from icr_platform.planning.capacity import (
     training_files,
     works,
 )
+from icr_platform.planning.rehearsal import NO_REHEARSAL, Rehearsal, rehearse
+from icr_platform.planning.scratch import scratch_folder
+from icr_platform.planning.units import duration, size
 
 T = TypeVar("T")
 _PROMPTS_TOKENISED = 200  # per language; the mean over them stands for all
@@ -89,35 +95,70 @@ class Preflight:
             return None
 
 
-def check(config: IterateConfig, options: RunOptions, prediction: Prediction, worlds: Worlds | None = None) -> int:
-    """Check `config` and print the plan. Returns the exit status: 0, or 2 when something must be fixed first.
+def check(
+    config: IterateConfig,
+    options: RunOptions,
+    prediction: Prediction,
+    worlds: Worlds | None = None,
+    rehearsal: Rehearsal = NO_REHEARSAL,
+) -> int:
+    """Check `config`, print the plan, and rehearse it if that is asked for.
+
+    Returns: the exit status: 0, or 2 when something must be fixed first, or that of a stage that failed when it was rehearsed.
 
     Raises:
-        InputError: the prediction is for devices of an unknown name.
+        InputError: the prediction is for devices of an unknown name, or what is to be rehearsed could not run.
     """
     if prediction.gpus and prediction.gpu not in DEVICES:
         raise InputError(f"icr check: --gpu is {prediction.gpu!r}; give one of {', '.join(DEVICES)}")
     preflight = Preflight()
-    session = preflight.attempt(lambda: open_session(options, worlds))
-    if session is not None and preflight.attempt(lambda: require(config, "iterate")) is None and not preflight.problems:
-        _check_inputs(preflight, session, config, prediction)
-    if session is not None:
-        session.close()
+    # A rehearsal logs nothing, and merely to open a store that does not exist yet would make it.
+    is_tracked = options.tracking and (not rehearsal.prompts or names_store(config))
+    opened = preflight.attempt(lambda: open_session(options.model_copy(update={"tracking": is_tracked}), worlds))
+    if opened is not None:
+        with ExitStack() as stack:
+            stack.callback(opened.close)
+            session = replace(opened, options=options)
+            if rehearsal.prompts:
+                scratch = stack.enter_context(scratch_folder(session.base / config.output, "icr-rehearsal"))
+                if (
+                    not session.work.exists()
+                ):  # where there is one, inputs that the run needs too are made in it, and stay
+                    session = replace(session, work=scratch / "work")
+            if preflight.attempt(lambda: require(config, "iterate")) is None and not preflight.problems:
+                checked = _check_inputs(preflight, session, config, prediction)
+                if rehearsal.prompts and checked is not None:
+                    return rehearse(session, checked.config, rehearsal, checked.plans, scratch)
     for problem in preflight.problems:
         print(f"icr: {problem}", file=sys.stderr)
     return 2 if preflight.problems else 0
 
 
-def _check_inputs(preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction) -> None:
+def names_store(config: IterateConfig) -> bool:
+    """Whether an input lies in MLflow's store."""
+    return any(str(value).startswith(("runs:/", "models:/")) for value in logged_params(config).values())
+
+
+class Checked(NamedTuple):
+    """A configuration with its inputs resolved, nothing of which must be fixed, and the plan of its stages."""
+
+    config: IterateConfig
+    plans: list[StagePlan]
+
+
+def _check_inputs(
+    preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction
+) -> Checked | None:
     from icr_platform.models.loading import load_config, parameter_count
     from icr_platform.pipeline.iterate import check_models
 
     resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))
     if resolved is None:
-        return
+        return None
     place = Path(resolved.output) if resolved.output else session.work
     preflight.attempt(lambda: check_writable_folder(place, f"{place}: the folder of all artifacts"))
     preflight.remarks += preflight.attempt(lambda: check_models(session, resolved)) or ()
+    _check_stages(preflight, session, resolved, prediction)
     size = preflight.attempt(lambda: parameter_count(resolved.policy, resolved.trust_remote_code))
     training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
     evaluation = read = None
@@ -126,23 +167,46 @@ def _check_inputs(preflight: Preflight, session: Session, config: IterateConfig,
         evaluation = preflight.attempt(
             lambda: _count(preflight, resolved.policy, resolved.eval_prompts, resolved, True)
         )
-    if size is not None and training is not None and not preflight.problems:
-        shape = model_shape(load_config(resolved.policy, resolved.trust_remote_code), size)
-        rates, source = _rates(resolved, shape, training, prediction)
-        plans = plan(resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction)
-        for name, counts in (("training", training), ("evaluation", evaluation)):
-            if counts is not None:
-                listed = ", ".join(f"{language} {n:,}" for language, n in counts.by_language.items())
-                print(f"{name} prompts: {listed}; {counts.mean_tokens:.0f} tokens each")
-        # What the evaluation reads beside its prompts has notes of its own.
-        for remark in dict.fromkeys([*preflight.remarks, *getattr(read, "notes", ())]):
-            print(f"note: {remark}")
-        _print(session, resolved, plans, source, prediction)
+    if size is None or training is None or preflight.problems:
+        return None
+    shape = model_shape(load_config(resolved.policy, resolved.trust_remote_code), size)
+    rates, source = _rates(resolved, shape, training, prediction)
+    plans = plan(resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction)
+    for name, counts in (("training", training), ("evaluation", evaluation)):
+        if counts is not None:
+            listed = ", ".join(f"{language} {n:,}" for language, n in counts.by_language.items())
+            print(f"{name} prompts: {listed}; {counts.mean_tokens:.0f} tokens each")
+    # What the evaluation reads beside its prompts has notes of its own.
+    for remark in dict.fromkeys([*preflight.remarks, *getattr(read, "notes", ())]):
+        print(f"note: {remark}")
+    _print(session, resolved, plans, source, prediction)
+    return Checked(resolved, plans)
+
+
+def _check_stages(preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction) -> None:
+    """Check what each stage of an iteration says before it works, without the artifacts of the stages before it."""
+    from icr_platform.annotation.stage import check_settings as check_annotation
+    from icr_platform.engines.execution.map_parts import check_execution
+    from icr_platform.engines.identification.language_id import make_identifier
+    from icr_platform.engines.sampling.choice import check_policy
+    from icr_platform.training.stage import check_settings as check_training
+
+    arm = Arm(config, config, None, [config.policy])
+    training = session.resolver.resolve(arm.training(1, ""), config.seed)
+    if prediction.gpus:  # the devices and their libraries are elsewhere
+        training = training.model_copy(update={"device": "auto", "dtype": "auto", "accelerate_config": ""})
+    else:
+        preflight.attempt(lambda: check_execution(config.generate))
+        preflight.attempt(lambda: check_policy(config.generate, config.policy, config))
+    preflight.attempt(lambda: make_identifier(config.generate.language_identifier))
+    preflight.attempt(lambda: check_annotation(arm.annotating(1, "")))
+    preflight.attempt(lambda: check_training(training))
 
 
 def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, is_eval: bool) -> PromptCount:
     from icr_platform.data.prompts import load_prompts
-    from icr_platform.engines.sampling.prompt_checks import check_prompts, requests_of
+    from icr_platform.engines.sampling.prompt_checks import check_prompts
+    from icr_platform.engines.sampling.sampler import requests_of
     from icr_platform.models.chat import encode_prompt, prints_date
     from icr_platform.models.loading import load_tokenizer
 
@@ -156,7 +220,8 @@ def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, 
             f"the chat template of {policy} prints the day's date; every prompt says {config.template_date} (template_date)"
         )
     sampling = config.eval if is_eval else config.generate
-    found = check_prompts(sampling, policy, config, requests_of(prompts.table), sampling.max_dropped)
+    requests = requests_of(prompts.table, config)
+    found = check_prompts(sampling, policy, config, requests, sampling.max_dropped)
     preflight.remarks.extend((*found.notes, *found.dropped_notes))
     some = rows.groupby("language", sort=False).head(_PROMPTS_TOKENISED)
     mean = sum(len(encode_prompt(tokenizer, text)) for text in some["instruction"]) / max(len(some), 1)
@@ -304,7 +369,7 @@ def _capacity(session: Session, config: IterateConfig, plans: list[StagePlan], d
     """Two lines that set the prediction against the disk and the memory that there are."""
     import psutil
 
-    copies = 2 if session.tracker is not None and session.options.artifacts == "copy" else 1
+    copies = 2 if session.options.tracking and session.options.artifacts == "copy" else 1
     disk, end = disk_of_iterations(config, plans, copies)
     place = Path(config.output) if config.output else session.base
     while not place.exists():
@@ -320,21 +385,3 @@ def _capacity(session: Session, config: IterateConfig, plans: list[StagePlan], d
         f"{'each GPU' if device else 'memory'}: {size(peak)} at the peak of {size(memory)}"
         f"{'' if peak < memory else ': TOO LITTLE, use LoRA, gradient_checkpointing or more devices'}"
     )
-
-
-def size(count: float) -> str:
-    """Bytes for a person: 16100000000 -> '16.1 GB'."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a person: 5400 -> '1.5 h'."""
-    for unit, length in (("s", 60), ("min", 60), ("h", 48)):
-        if seconds < length:
-            return f"{seconds:.2g} {unit}" if seconds < 10 else f"{seconds:.0f} {unit}"
-        seconds /= 24 if unit == "h" else 60
-    return f"{seconds:.0f} days"

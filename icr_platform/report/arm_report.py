@@ -84,6 +84,9 @@ _KINDS = (
     _Kind("repetition", "Looping", "Percent of outputs that mostly repeat themselves.", 1),
     _Kind("length/characters", "Length", "Mean number of characters of an output.", 0),
     _Kind("length/ratio", "Length ratio", "Mean length of the outputs over that of the reference outputs.", 2, True),
+    _Kind("thought_tokens/mean", "Length of thoughts", "Mean number of tokens before the answer, where something was thought.", 0),
+    _Kind("thought_language_share", "Language of thoughts", "Percent of thoughts in the language of the prompt.", 1),
+    _Kind("thought_cut", "Cut thoughts", "Percent of outputs that ended within their thought, so that there is no answer.", 1),
 )  # fmt: skip
 
 

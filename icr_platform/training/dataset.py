@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from icr_platform.core.artifacts import Artifact, open_artifact
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import PREFERENCES
-from icr_platform.models.chat import encode_prompt
+from icr_platform.data.text_preferences import MOST_LEFT_OUT
+from icr_platform.models.chat import Roles, encode_prompt, refusal_of_roles, settings_of
 from icr_platform.models.context import context_of
 from icr_platform.models.loading import load_config, load_tokenizer
 from icr_platform.training.config import TrainConfig
@@ -31,7 +34,8 @@ class TrainingPairs:
 
     languages: [P] language code of each pair.
     prompt_ids, chosen_ids, rejected_ids: [P] token ids; a sequence is prompt_ids followed by chosen_ids or rejected_ids.
-    left_out: pairs longer than the limit, counted per language.
+    left_out: pairs longer than the limit, or whose conversation the chat template refuses, counted per language.
+    refused: of those the latter, counted by what the template says.
     """
 
     languages: Sequence[str]
@@ -39,6 +43,7 @@ class TrainingPairs:
     chosen_ids: Sequence[Sequence[int]]
     rejected_ids: Sequence[Sequence[int]]
     left_out: Mapping[str, int]
+    refused: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -59,17 +64,24 @@ def load_pairs(preferences: Artifact, tokenizer: PreTrainedTokenizerBase, max_le
     """Read the pairs whose longer sequence has at most `max_length` tokens, and count the others.
 
     Raises:
-        InputError: no pair is short enough.
+        InputError: no pair is short enough, or the chat template refuses the conversations of more than MOST_LEFT_OUT of them.
     """
-    rows = preferences.read(["language", "instruction", *_TOKEN_COLUMNS]).to_pydict()
+    rows = preferences.read(["language", "instruction", "messages", *_TOKEN_COLUMNS]).to_pydict()
     languages: list[str] = []
     prompts: list[list[int]] = []
     chosen: list[list[int]] = []
     rejected: list[list[int]] = []
     left_out: Counter[str] = Counter()
-    columns = (rows["language"], rows["instruction"], rows["chosen_token_ids"], rows["rejected_token_ids"])
-    for language, instruction, chosen_ids, rejected_ids in zip(*columns, strict=True):
-        prompt_ids = encode_prompt(tokenizer, instruction)
+    refusal = cache(lambda roles: refusal_of_roles(tokenizer, roles))
+    refused: Counter[str] = Counter()
+    columns = (rows[name] for name in ("language", "instruction", "messages", *_TOKEN_COLUMNS))
+    for language, instruction, messages, chosen_ids, rejected_ids in zip(*columns, strict=True):
+        asked = settings_of(tokenizer).asked(Conversation.of(instruction, messages), language)
+        if why := refusal(asked.roles):
+            refused[why] += 1
+            left_out[language] += 1
+            continue
+        prompt_ids = encode_prompt(tokenizer, asked)
         if len(prompt_ids) + max(len(chosen_ids), len(rejected_ids)) > max_length:
             left_out[language] += 1
             continue
@@ -77,12 +89,34 @@ def load_pairs(preferences: Artifact, tokenizer: PreTrainedTokenizerBase, max_le
         prompts.append(prompt_ids)
         chosen.append(chosen_ids)
         rejected.append(rejected_ids)
+    require_few_refused(refused, preferences.rows, str(preferences.folder))
     if not prompts:
         raise InputError(
             f"{preferences.folder}: each of its {preferences.rows} pairs is longer than max_length={max_length} tokens; "
             "raise --max-length"
         )
-    return TrainingPairs(languages, prompts, chosen, rejected, dict(sorted(left_out.items())))
+    return TrainingPairs(languages, prompts, chosen, rejected, dict(sorted(left_out.items())), dict(refused))
+
+
+def require_few_refused(refused: Mapping[str, int], total: int, where: str) -> None:
+    """Raise InputError when the chat template refuses the conversations of more than MOST_LEFT_OUT of the pairs; refused: by what it says."""
+    count = sum(refused.values())
+    if count > MOST_LEFT_OUT * total:
+        raise InputError(f"{where}: {count:,} of {total:,} pairs cannot be asked: {next(iter(refused))}")
+
+
+def check_conversations(
+    asked: Iterable[tuple[str, str, str | None]], tokenizer: PreTrainedTokenizerBase, where: str
+) -> None:
+    """Raise InputError when the chat template refuses the conversations of too many pairs.
+
+    asked: language, instruction and messages of every pair.
+    """
+    settings, kinds = settings_of(tokenizer), Counter[Roles]()
+    for language, instruction, messages in asked:
+        kinds[settings.asked(Conversation.of(instruction, messages), language).roles] += 1
+    refused = {why: count for roles, count in kinds.items() if (why := refusal_of_roles(tokenizer, roles))}
+    require_few_refused(refused, kinds.total(), where)
 
 
 def check_pairs(preferences: Artifact, vocabulary: int) -> None:

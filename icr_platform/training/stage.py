@@ -9,7 +9,7 @@ import gc
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +23,7 @@ from icr_platform.core.secrets import redact
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.data.text_preferences import is_text, read_text_preferences, tokenise
 from icr_platform.models.adapters import base_of
+from icr_platform.models.chat import require_system_prompt
 from icr_platform.models.devices import resolve_device
 from icr_platform.models.loading import (
     check_quantisation,
@@ -36,7 +37,7 @@ from icr_platform.models.model_identity import model_identity
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve, final_figures, send_curve
-from icr_platform.training.dataset import TrainingPairs, check_pairs, longest_sequence, read_pairs
+from icr_platform.training.dataset import TrainingPairs, check_conversations, check_pairs, longest_sequence, read_pairs
 from icr_platform.training.job import CURVE, train_policy
 from icr_platform.training.launch import check_accelerate_config
 from icr_platform.training.model_card import Provenance, model_card, public_name
@@ -54,10 +55,31 @@ def read(config: TrainConfig) -> TrainConfig:
     Raises:
         InputError: names the file, row and field, and how to fix it.
     """
+    require(config, "train")
+    vocabulary = check_settings(config)
+    asked: Iterable[tuple[str, str, str | None]]
+    if is_text(config.preferences):
+        asked = [(p.language, p.instruction, p.messages) for p in read_text_preferences(config.preferences).pairs]
+    else:
+        preferences = open_artifact(Path(config.preferences), PREFERENCES)
+        check_pairs(preferences, vocabulary)
+        columns = preferences.read(["language", "instruction", "messages"])
+        asked = zip(*(column.to_pylist() for column in columns.columns), strict=True)
+    check_conversations(asked, load_tokenizer(config.policy, config), config.preferences)
+    return config
+
+
+def check_settings(config: TrainConfig) -> int:
+    """Check everything but the preferences, which need not be there yet; load no weights.
+
+    Returns: how many token ids the policy knows.
+
+    Raises:
+        InputError: the policy cannot be trained, or not so, or not on this machine.
+    """
     import torch
 
-    require(config, "train")
-    load_tokenizer(config.policy, config)
+    require_system_prompt(load_tokenizer(config.policy, config))
     check_weights(config.policy, config.trust_remote_code)
     if config.dpo_reference == "initial":
         if not config.reference:
@@ -86,12 +108,7 @@ def read(config: TrainConfig) -> TrainConfig:
         raise InputError("config: field 'dtype' float16 does not train on a CPU; give --dtype float32 or bfloat16")
     if config.accelerate_config:
         check_accelerate_config(Path(config.accelerate_config), resolve_device(config.device))
-
-    if is_text(config.preferences):
-        read_text_preferences(config.preferences)
-    else:
-        check_pairs(open_artifact(Path(config.preferences), PREFERENCES), policy.vocab_size)
-    return config
+    return int(policy.vocab_size)
 
 
 def run(config: TrainConfig, context: StageContext) -> StageResult:
@@ -192,11 +209,12 @@ def _notes(config: TrainConfig, pairs: TrainingPairs) -> list[str]:
     import torch
 
     notes = []
-    if pairs.left_out:
+    notes += [f"{count} pairs were left out: {why}" for why, count in pairs.refused.items()]
+    total = sum(pairs.left_out.values()) - sum(pairs.refused.values())
+    if total:
         by_language = ", ".join(f"{language} {count}" for language, count in pairs.left_out.items())
         limit = longest_sequence(config)
         name = "max_length" if limit == config.max_length else "the policy's max_position_embeddings"
-        total = sum(pairs.left_out.values())
         notes.append(f"{total} pairs are longer than {limit} tokens ({name}) and were left out: {by_language}")
     gpus = torch.cuda.device_count() if resolve_device(config.device).startswith("cuda") else 0
     if gpus > 1 and not config.accelerate_config:

@@ -40,7 +40,7 @@ from icr_platform.planning.capacity import (
     training_files,
     works,
 )
-from icr_platform.planning.check import duration, size
+from icr_platform.planning.units import duration, size
 from tests.support.peak_memory import peak_bytes
 
 RESPONSE_TOKENS = 500

@@ -69,7 +69,10 @@ _NEEDED = ("{instruction}", "{output_m}", "{output_M}")
 
 @dataclass(frozen=True)
 class Pair:
-    """An output of the model (candidate) and of the reference for one prompt."""
+    """An output of the model (candidate) and of the reference for one prompt.
+
+    instruction: a conversation as one text, see `Conversation.text`.
+    """
 
     language: str
     prompt_id: str

@@ -7,14 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from icr_platform.core.errors import InputError
-from icr_platform.core.faults import require_few_faults
+from icr_platform.core.faults import TEMPLATE, require_few_faults
 from icr_platform.core.progress import meter
 from icr_platform.engines.sampling.sampler import Dropped, Request, prompt_ids, token_budget
 from icr_platform.engines.sampling.settings import SAMPLERS
-from icr_platform.models.chat import encode_prompt, prompt_notes, writes_control_tokens
+from icr_platform.models.chat import (
+    encode_prompt,
+    prompt_notes,
+    refusal_of_roles,
+    require_system_prompt,
+    writes_control_tokens,
+)
 from icr_platform.models.context import context_of
 from icr_platform.models.loading import load_config, load_tokenizer
 
@@ -51,29 +55,27 @@ class PromptCheck:
         )
 
 
-def requests_of(prompts: pa.Table) -> list[Request]:
-    """The requests of single-turn prompts (schemas.PROMPTS)."""
-    return [Request(**key) for key in prompts.select(["language", "prompt_id", "instruction"]).to_pylist()]
-
-
 def check_prompts(
     settings: SamplingSettings, policy: str, chat: ChatSettings, requests: Sequence[Request], max_dropped: float
 ) -> PromptCheck:
-    """Tokenise every prompt that may be too long, as the sampler will.
+    """Render each kind of conversation once, and tokenise every prompt that may be too long, as the sampler will.
 
     max_dropped: percent of the prompts that may be dropped.
 
     Raises:
-        InputError: more are known to be dropped, in one line with the longest.
+        InputError: more are known to be dropped, in one line with the longest; or the chat template has no place for the system prompt.
     """
     tokenizer = load_tokenizer(policy, chat)
-    notes = prompt_notes(tokenizer, (request.instruction for request in requests))
+    require_system_prompt(tokenizer)
+    notes = prompt_notes(tokenizer, (request.conversation for request in requests))
     context = _context(settings, policy, chat)
     # A prompt that takes more than half of the context leaves less of it than responses are usually allowed.
     wanted = min(settings.max_tokens, (context or 0) // 2)
-    dropped, cramped = [], 0
+    refused = {roles: refusal_of_roles(tokenizer, roles) for roles in {r.conversation.roles for r in requests}}
+    dropped = [(r, Dropped(TEMPLATE, why)) for r in requests if (why := refused[r.conversation.roles])]
+    rendered, cramped = [request for request in requests if not refused[request.conversation.roles]], 0
     most = None if context is None else context - wanted
-    for request, ids in _doubtful_prompts(tokenizer, requests, most, settings.sampler == "server"):
+    for request, ids in _doubtful_prompts(tokenizer, rendered, most, settings.sampler == "server"):
         budget = ids if isinstance(ids, Dropped) else token_budget(len(ids), settings.max_tokens, context)
         if isinstance(budget, Dropped):
             dropped.append((request, budget))

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, completed, row_digest
-from icr_platform.core.config import ChatSettings
+from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.earlier import Earlier, with_earlier
 from icr_platform.core.faults import FAULTS
 from icr_platform.core.part_job import Advance, Make, PartJob, Throughput
@@ -19,10 +20,8 @@ from icr_platform.core.schemas import DROPS, RESPONSES
 from icr_platform.engines.execution.map_parts import map_parts
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
-from icr_platform.engines.sampling.sampler import Dropped, Request, Sampled, Sampler, ignore_progress
+from icr_platform.engines.sampling.sampler import Dropped, Request, Sampled, Sampler, ignore_progress, requests_of
 from icr_platform.engines.sampling.settings import SamplingSettings
-
-_KEY = ["language", "prompt_id", "instruction"]
 
 
 def prompt_slices(prompts: pa.Table, size: int) -> Iterator[pa.Table]:
@@ -49,23 +48,26 @@ def sample_parts(
     samples: int,
     seed: int,
     advance: Advance = ignore_progress,
+    chat: ChatSettings = CHAT_DEFAULTS,
 ) -> Iterator[SampledPart]:
     """Slices of prompts (schemas.PROMPTS) in order, `samples` responses a prompt, in the prompts' order.
+
+    chat: has the system prompt.
 
     A part depends on its slice, `samples` and `seed` alone: not on when, where or after what it is sampled. An engine with
     a process of its own goes on with later slices while the caller has a part.
     """
-    asked: deque[list[Request]] = deque()
+    asked: deque[tuple[list[Request], list[bytes]]] = deque()
 
     def shards() -> Iterator[list[Request]]:
         for prompts in slices:
-            asked.append([Request(**key) for key in prompts.select(_KEY).to_pylist()])
-            yield asked[-1]
+            asked.append((requests_of(prompts, chat), prompt_digests(prompts)))
+            yield asked[-1][0]
 
     for sampled in sampler.sample_shards(shards(), samples, seed, advance):
-        requests = asked.popleft()
+        requests, digests = asked.popleft()
         advance(samples * sum(isinstance(result, Dropped) for result in sampled), 0)
-        yield SampledPart(_responses(identifier, requests, sampled), _drops(requests, sampled))
+        yield SampledPart(_responses(identifier, requests, digests, sampled), _drops(requests, sampled))
 
 
 def _drops(requests: Sequence[Request], sampled: Sampled) -> pa.Table:
@@ -83,30 +85,30 @@ def _drops(requests: Sequence[Request], sampled: Sampled) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=DROPS.schema)
 
 
-def _responses(identifier: Identifier, requests: Sequence[Request], sampled: Sampled) -> pa.Table:
+def _responses(
+    identifier: Identifier, requests: Sequence[Request], digests: Sequence[bytes], sampled: Sampled
+) -> pa.Table:
     rows = [
-        (request, index, sample)
-        for request, results in zip(requests, sampled, strict=True)
+        (request, digest, index, sample)
+        for request, digest, results in zip(requests, digests, sampled, strict=True)
         if not isinstance(results, Dropped)
         for index, sample in enumerate(results)
     ]
-    asked, texts = [request.language for request, _, _ in rows], [sample.text for _, _, sample in rows]
+    asked, texts = [request.language for request, *_ in rows], [sample.text for *_, sample in rows]
     identified = identifier.of_answers(asked, texts)
     columns = {
         "language": asked,
-        "prompt_id": [request.prompt_id for request, _, _ in rows],
-        "sample_index": [index for _, index, _ in rows],
+        "prompt_id": [request.prompt_id for request, *_ in rows],
+        "sample_index": [index for *_, index, _ in rows],
         "response": texts,
-        "token_ids": [sample.token_ids for _, _, sample in rows],
-        "finish_reason": [sample.finish_reason for _, _, sample in rows],
-        "token_ids_source": [sample.token_ids_source for _, _, sample in rows],
-        "token_count": [len(sample.token_ids) for _, _, sample in rows],
-        "character_count": [len(sample.text) for _, _, sample in rows],
+        "token_ids": [sample.token_ids for *_, sample in rows],
+        "finish_reason": [sample.finish_reason for *_, sample in rows],
+        "token_ids_source": [sample.token_ids_source for *_, sample in rows],
+        "token_count": [len(sample.token_ids) for *_, sample in rows],
+        "character_count": [len(sample.text) for *_, sample in rows],
         "detected_language": [found.language for found in identified],
         "language_confidence": [found.confidence for found in identified],
-        "input_digest": [
-            row_digest(request.language, request.prompt_id, request.instruction) for request, _, _ in rows
-        ],
+        "input_digest": [digest for _, digest, *_ in rows],
     }
     return completed(pa.table(columns), RESPONSES)
 
@@ -169,7 +171,13 @@ def unanswered_parts(count: int, writer: ArtifactWriter, drops: ArtifactWriter) 
 
 def prompt_digests(prompts: pa.Table) -> list[bytes]:
     """What the responses to each prompt (schemas.PROMPTS) are made from, as their `input_digest` says it."""
-    return [row_digest(*key) for key in zip(*(prompts[name].to_pylist() for name in _KEY), strict=True)]
+    columns = zip(
+        *(prompts[name].to_pylist() for name in ("language", "prompt_id", "instruction", "messages")), strict=True
+    )
+    return [
+        row_digest(language, prompt_id, *Conversation.of(instruction, messages).identity)
+        for language, prompt_id, instruction, messages in columns
+    ]
 
 
 def take_prompts(prompts: pa.Table, items: Sequence[int]) -> pa.Table:
@@ -182,7 +190,7 @@ def _load(settings: SamplingSettings, policy: str, chat: ChatSettings, seed: int
     sampler = make_sampler(settings, policy, chat)
 
     def make(slices: Iterable[pa.Table], advance: Advance) -> Iterator[tuple[pa.Table, pa.Table]]:
-        for part in sample_parts(sampler, identifier, slices, settings.samples, seed, advance):
+        for part in sample_parts(sampler, identifier, slices, settings.samples, seed, advance, chat):
             yield part.drops, part.responses
 
     return make

@@ -9,10 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import pyarrow as pa
+
 from icr_platform.core.artifacts import text_digest
+from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.faults import CONTROL_TOKENS, TEMPLATE, TOO_LONG
 from icr_platform.engines.endpoints.served_model import Server
-from icr_platform.models.chat import RefusedTextError, encode_messages, writes_control_tokens
+from icr_platform.models.chat import RefusedTextError, encode_messages, refusal_of_roles, writes_control_tokens
 from icr_platform.models.hub import origin_of
 
 if TYPE_CHECKING:
@@ -31,7 +35,7 @@ def ignore_progress(rows: int, tokens: int) -> None:
 class Request:
     """One prompt; with the run's seed and a sample's index, its language and id seed the sample.
 
-    history: (role, content) of the turns before, of conversations.
+    history: (role, content) of the messages before, of conversations and of prompts with a system message.
     temperature: of this request's samples; None: as the settings say.
     """
 
@@ -42,10 +46,26 @@ class Request:
     temperature: float | None = None
 
     @property
-    def messages(self) -> list[dict[str, str]]:
+    def conversation(self) -> Conversation:
         """The conversation up to the instruction."""
-        turns = [*self.history, ("user", self.instruction)]
-        return [{"role": role, "content": content} for role, content in turns]
+        return Conversation(self.instruction, self.history)
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """Its messages."""
+        return self.conversation.messages
+
+
+def requests_of(prompts: pa.Table, chat: ChatSettings = CHAT_DEFAULTS) -> list[Request]:
+    """The requests of prompts (schemas.PROMPTS), with the system prompt of the settings where they have none of their own."""
+    columns = ("language", "prompt_id", "instruction", "messages")
+    requests = []
+    for language, prompt_id, instruction, messages in zip(
+        *(prompts[name].to_pylist() for name in columns), strict=True
+    ):
+        asked = chat.asked(Conversation.of(instruction, messages), language)
+        requests.append(Request(language, prompt_id, asked.instruction, asked.history))
+    return requests
 
 
 @dataclass(frozen=True)
@@ -133,6 +153,8 @@ def prompt_ids(
     """
     if rendered_elsewhere and writes_control_tokens(tokenizer, request.messages):
         return Dropped(CONTROL_TOKENS, "the text contains control tokens of the model's")
+    if refusal := refusal_of_roles(tokenizer, request.conversation.roles):
+        return Dropped(TEMPLATE, refusal)
     try:
         return encode_messages(tokenizer, request.messages)
     except RefusedTextError as error:

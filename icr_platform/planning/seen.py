@@ -1,0 +1,164 @@
+"""What a rehearsed stage was seen to do, in a line, and what of it looks wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from icr_platform.core.artifacts import open_artifact
+from icr_platform.core.languages import UNDETERMINED, counts_as, language_name
+from icr_platform.core.schemas import DROPS, JUDGMENTS, OUTPUTS, PREFERENCES, RESPONSES, REWARDS
+from icr_platform.core.stage_protocol import StageResult
+from icr_platform.pipeline.config import IterateConfig
+
+_SHOWN = 100  # characters of a text
+
+
+@dataclass(frozen=True)
+class Seen:
+    """told: what happened, in one line. warnings: what looks wrong, a line each. texts: the first one, shortened, by language."""
+
+    told: str
+    warnings: tuple[str, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+def seen(stage: str, config: IterateConfig, tokens: int, result: StageResult) -> Seen:
+    """What a stage of a rehearsal gave.
+
+    config: the one that is rehearsed, with its own number of tokens. tokens: of a response, at most, in the rehearsal.
+    """
+    return _BY_STAGE[stage](config, tokens, result)
+
+
+def _generated(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
+    columns = ["language", "response", "finish_reason", "token_count", "detected_language", "thought"]
+    responses = open_artifact(result.artifacts["responses"], RESPONSES)
+    rows = responses.read(columns).to_pandas()
+    dropped = open_artifact(result.artifacts["generation_drops"], DROPS).read(["reason"])["reason"].to_pylist()
+    unknown = responses.extra["languages"]["unknown"]
+    return _texts(rows, "response", dropped, unknown, tokens, config.generate.max_tokens)
+
+
+def _evaluated(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
+    columns = ["language", "output", "finish_reason", "token_count", "detected_language", "thought"]
+    rows = open_artifact(result.artifacts["outputs"], OUTPUTS).read(columns).to_pandas()
+    drops = result.artifacts.get("output_drops")
+    dropped = open_artifact(drops, DROPS).read(["reason"])["reason"].to_pylist() if drops else []
+    known = {name.partition("/")[2] for name in result.metrics if name.startswith("fidelity/")}
+    unknown = [language for language in rows["language"].unique() if language not in known]
+    texts = _texts(rows, "output", dropped, unknown, tokens, config.eval.max_tokens)
+    if config.eval.judge == "none":
+        return Seen(f"{texts.told}; no judge", texts.warnings)
+    judged = open_artifact(result.artifacts["judgments"], JUDGMENTS).read(["outcome", "detail"]).to_pandas()
+    failed = judged[judged["outcome"] != "ok"]
+    told = f"{texts.told}; {len(judged)} judgments"
+    if "win_rate/mean" in result.metrics:
+        told += f", win rate {result.metrics['win_rate/mean']:.0f}% (of so few it says nothing)"
+    if failed.empty:
+        return Seen(told, texts.warnings)
+    by_outcome = _counted(failed["outcome"])
+    warning = f"{len(failed)} of {len(judged)} judgments failed ({by_outcome}), the first: {failed['detail'].iloc[0]}"
+    return Seen(f"{told}, {len(failed)} failed", (*texts.warnings, warning))
+
+
+def _texts(
+    rows: pd.DataFrame, column: str, dropped: list[str], unknown: Iterable[str], tokens: int, allowed: int
+) -> Seen:
+    """What was seen of sampled texts. unknown: languages that the identifier does not know. allowed: tokens in the real run."""
+    noun = f"{column}s"
+    if rows.empty:
+        return Seen(f"no {noun}", (f"no prompt was answered: {_counted(dropped) or 'none was asked'}",))
+    is_cut, is_empty = rows["finish_reason"] == "length", rows[column].str.strip() == ""
+    was_thinking = is_cut & is_empty & rows["thought"].notna()
+    told = [f"{len(rows)} {noun}, {rows['token_count'].mean():.0f} tokens each"]
+    if is_cut.any():
+        expected = " (to be expected)" if tokens < allowed else ""
+        told.append(f"{is_cut.sum()} cut at {tokens} tokens{expected}")
+    if dropped:
+        told.append(f"{len(dropped)} prompts dropped ({_counted(dropped)})")
+    warnings = []
+    if dropped:
+        warnings.append(f"{len(dropped)} prompts have no {column}: {_counted(dropped)}")
+    if was_thinking.any():
+        told.append(f"{was_thinking.sum()} were still thinking")
+        warnings.append(
+            f"{was_thinking.sum()} of {len(rows)} {noun} were still thinking after {tokens} tokens"
+            + ("; --rehearse-tokens N with a larger N shows whether thoughts end" if tokens < allowed else "")
+        )
+    elif is_empty.all():
+        warnings.append(f"all {noun} are empty")
+    if is_cut.all() and tokens >= allowed:
+        warnings.append(f"no {column} ended within max_tokens {allowed}: each is dropped where drop_truncated is set")
+    foreign = []
+    for language, own in rows[~is_empty].groupby("language", sort=False):
+        told_apart = own[own["detected_language"] != UNDETERMINED]
+        right = sum(counts_as(str(language), code) for code in told_apart["detected_language"])
+        if language in unknown or not len(told_apart):
+            continue
+        foreign.append(f"{language} {right}/{len(told_apart)}")
+        if not right:
+            most = told_apart["detected_language"].mode()[0]
+            warnings.append(
+                f"{language}: none of {len(told_apart)} {noun} is in {language_name(str(language))}, most are in {most}"
+            )
+    if foreign:
+        told.append(f"in their language: {', '.join(foreign)}")
+    firsts = {
+        str(language): _short(text) for language, text in rows.groupby("language", sort=False)[column].first().items()
+    }
+    return Seen("; ".join(told), tuple(warnings), firsts)
+
+
+def _annotated(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
+    drops = open_artifact(result.artifacts["drops"], DROPS).read(["language", "sample_index", "reason"]).to_pandas()
+    pairs = open_artifact(result.artifacts["preferences"], PREFERENCES).read(["language", "margin"]).to_pandas()
+    rewards = open_artifact(result.artifacts["rewards"], REWARDS)
+    scored = rewards.read(["policy_logprob", "reference_logprob"]).to_pandas().dropna()
+    of_prompts = drops[drops["sample_index"].isna()]
+    told = [f"{len(pairs)} pairs of {len(pairs) + len(of_prompts)} prompts"]
+    if len(pairs):
+        told.append(f"median margin {pairs['margin'].median():.2g}")
+    of_samples = drops[drops["sample_index"].notna()]
+    if len(of_samples):
+        told.append(f"{len(of_samples)} responses dropped ({_counted(of_samples['reason'])})")
+    warnings = []
+    if len(scored) and (scored["policy_logprob"] == scored["reference_logprob"]).all():
+        warnings.append("policy and reference give every response the same probability: are they the same model?")
+    for language, own in of_prompts.groupby("language", sort=False):
+        if language not in set(pairs["language"]):
+            reasons = pd.concat([of_samples.loc[of_samples["language"] == language, "reason"], own["reason"]])
+            warnings.append(f"{language}: none of {len(own)} prompts gives a pair ({_counted(reasons)})")
+    return Seen("; ".join(told), tuple(warnings))
+
+
+def _trained(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
+    metrics = result.metrics
+    told = [f"{metrics['train/pairs']:.0f} pairs", "one step", f"loss {metrics['train/final_loss']:.3g}"]
+    left_out = int(metrics["train/pairs_left_out"])
+    warnings = (f"{left_out} pairs are longer than training takes and were left out",) if left_out else ()
+    return Seen(", ".join(told), warnings)
+
+
+_BY_STAGE: dict[str, Callable[[IterateConfig, int, StageResult], Seen]] = {
+    "generate": _generated,
+    "annotate": _annotated,
+    "train": _trained,
+    "eval": _evaluated,
+}
+
+
+def _counted(reasons: Iterable[str]) -> str:
+    """
+    >>> _counted(["empty", "truncated", "empty"])
+    '2 empty, 1 truncated'
+    """
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(reasons).most_common())
+
+
+def _short(text: str) -> str:
+    line = " ".join(text[: 4 * _SHOWN].split())
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."
