@@ -361,6 +361,13 @@ def on_meta_device(model: str, config: Any, trust_remote_code: bool) -> PreTrain
     return skeleton
 
 
+def recommended_sampling(model: str) -> dict[str, float]:
+    """Read the numbers that a model's generation config names, such as its temperature; none where it has no such file."""
+    path = model_file(base_of(model), GENERATION)
+    values = read_settings(path) if path is not None else {}
+    return {name: value for name, value in values.items() if type(value) in (int, float)}
+
+
 def generation_eos(model: str, trust_remote_code: bool = False) -> list[int]:
     """Read the end-of-sequence ids of the model's generation config, or else of its config; none where neither names any.
 
