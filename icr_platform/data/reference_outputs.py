@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from icr_platform.core.artifacts import open_artifact, own_manifest
 from icr_platform.core.errors import InputError
+from icr_platform.core.language_tags import find_name
 from icr_platform.core.languages import UNDETERMINED, counts_as, too_short
 from icr_platform.core.schemas import OUTPUTS
 from icr_platform.core.spoken_messages import TEXT_PARTS, THOUGHT_FIELDS, spoken_in, thought_text
@@ -32,7 +33,7 @@ from icr_platform.data.row_fields import (
     turn_of,
 )
 from icr_platform.data.row_files import SourceRow
-from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted
+from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, name_in
 from icr_platform.data.sources import open_source
 from icr_platform.data.wording import shown
 from icr_platform.models.thinking import split_text
@@ -131,9 +132,10 @@ def load_reference_outputs(
     columns = Columns(source, (*_OUTPUT_FIELDS, *_ASKED_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD, *THOUGHT_FIELDS))
     for language in instructions:
         # One file without a word on languages is read where one language is asked for.
-        name = UNNAMED if opened.names == (UNNAMED,) and len(instructions) == 1 else language
-        path = opened.where(name)
-        if name not in opened.names:
+        is_only = opened.names == (UNNAMED,) and len(instructions) == 1
+        name = UNNAMED if is_only else name_in(opened, language, notes)
+        path = opened.where(language if name is None else name)
+        if name is None:
             found = shown([code for code in opened.names if code])
             raise InputError(
                 f"{path}: no such file; add reference outputs in {language!r} or leave it out of --languages; found: {found}"
@@ -166,14 +168,18 @@ def _load_artifact(folder: Path, instructions: Instructions) -> ReferenceOutputs
     outputs: dict[tuple[str, str], tuple[str, ...]] = {}
     facts: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {}
     notes = [_note_of_thoughts(str(folder), split, table.num_rows)] if split else []
+    names = dict.fromkeys(code for code, _ in samples)
     for language, prompts in instructions.items():
-        answered = [prompt_id for prompt_id in prompts if (language, prompt_id) in samples]
-        if not answered:
+        name = find_name(language, names)
+        if name not in (None, language):
+            notes.append(f"{folder}: {name!r} is read for {language!r}, the same language")
+        answered = [prompt_id for prompt_id in prompts if (name, prompt_id) in samples]
+        if name is None or not answered:
             others = sorted({code for code, prompt_id in samples if prompt_id in instructions.get(code, {})})
             fix = f"leave it out with --languages {','.join(others)}" if others else "give outputs of this prompt set"
             raise InputError(f"{folder}: no output answers a prompt in {language!r}; {fix}")
         for prompt_id in answered:
-            key, rows = (language, prompt_id), samples[language, prompt_id]
+            key, rows = (language, prompt_id), samples[name, prompt_id]
             outputs[key] = tuple(rows[index]["output"] for index in sorted(rows))
             facts[key] = tuple({name: rows[index][name] for name in ("sample_index", *FACTS)} for index in sorted(rows))
         _note_missing(folder, language, len(prompts), len(answered), notes)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from icr_platform.core.language_tags import is_english
 from icr_platform.core.languages import UNDETERMINED
 from icr_platform.core.schemas import SCORES
 from icr_platform.engines.judging.pairwise import LOW_MASS, MODEL_FIRST, REFERENCE_FIRST
@@ -207,7 +208,7 @@ def _mean_win_rates(prompts: pd.DataFrame) -> list[Score]:
     """Means of the languages' win rates; their standard errors cluster by prompt id, which the languages share."""
     judged = prompts.dropna(subset=["preference"])
     codes = list(dict.fromkeys(judged["language"]))
-    groups = {MEAN: codes, MEAN_NON_ENGLISH: [code for code in codes if code != "en"]}
+    groups = {MEAN: codes, MEAN_NON_ENGLISH: [code for code in codes if not is_english(code)]}
     scores = []
     for name, members in groups.items():
         if not members:
@@ -228,7 +229,7 @@ def _mean_controlled(scores: Sequence[Score], prompts: pd.DataFrame, control: Le
     """Means of the length-controlled win rates, with standard errors from a bootstrap that draws a prompt in all languages
     at once: their errors go together. It draws from the prompts that every language has a preference on."""
     values = {row.language: row.value for row in scores if row.metric == "lc_win_rate" and row.value is not None}
-    groups = {MEAN: list(values), MEAN_NON_ENGLISH: [code for code in values if code != "en"]}
+    groups = {MEAN: list(values), MEAN_NON_ENGLISH: [code for code in values if not is_english(code)]}
     means = []
     for name, members in groups.items():
         if not members:
@@ -283,7 +284,7 @@ def with_means(scores: Sequence[Score]) -> list[Score]:
     extra = []
     for metric in _AVERAGED:
         rows = [score for score in scores if score.metric == metric and score.language not in (MEAN, MEAN_NON_ENGLISH)]
-        groups = {MEAN: rows, MEAN_NON_ENGLISH: [score for score in rows if score.language != "en"]}
+        groups = {MEAN: rows, MEAN_NON_ENGLISH: [score for score in rows if not is_english(score.language)]}
         for name, members in groups.items():
             values = [score.value for score in members if score.value is not None]
             if values and (metric, name) not in done:
