@@ -45,7 +45,6 @@ from icr_platform.models.multimodal import (
     names_of,
     restore_logit_scale,
     towers,
-    towers_are_idle,
 )
 from icr_platform.models.removed_weights import removed_weights, require_weights
 from icr_platform.models.vocabulary import compare, require_embeddings
@@ -185,6 +184,8 @@ def load_model(
     if unexpected:
         print(left_over(base_of(model), unexpected), file=sys.stderr, flush=True)
     if is_multimodal(loaded.config) and not whole:
+        from icr_platform.models.small_copy import towers_are_idle
+
         restore_logit_scale(loaded)
         if towers_are_idle(type(loaded), loaded.config):
             leave_out_towers(loaded)

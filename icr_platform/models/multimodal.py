@@ -128,22 +128,6 @@ def text_linears(model: PreTrainedModel, kinds: tuple[type, ...]) -> list[str]:
     return [name for name, module in model.named_modules() if id(module) in inner and isinstance(module, kinds)]
 
 
-_idle: dict[tuple[type, str], bool] = {}
-
-
-def towers_are_idle(kind: type[PreTrainedModel], config: PreTrainedConfig) -> bool:
-    """Whether texts pass a model of this class and config without its towers, as a small copy shows.
-
-    Nearly all do. Where they do not, as where the code asks a tower for its device, the towers stay in memory.
-    """
-    from icr_platform.models.small_copy import runs_without_towers
-
-    key = (kind, config.to_json_string(use_diff=False))
-    if key not in _idle:
-        _idle[key] = runs_without_towers(kind, config)
-    return _idle[key]
-
-
 def restore_logit_scale(model: PreTrainedModel) -> None:
     """Scale the logits of a model whose text is of a family that does, and whose own code forgot it.
 
