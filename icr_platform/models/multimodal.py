@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 # What a processor of images or sound is made of. A checkpoint without it is one of text for vLLM, too.
 PROCESSOR_FILES = (
