@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import BeforeValidator
 
 from icr_platform.annotation.reward_kinds import REWARD_KINDS
-from icr_platform.core.config import INPUTS, WHERE, ChatSettings, OptionalFloat, setting, split_at_commas
+from icr_platform.core.config import INPUTS, WHERE, ChatSettings, OptionalFloat, ScoreSettings, setting, split_at_commas
 from icr_platform.core.faults import FaultSettings
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.models.settings import ModelPlace
@@ -52,7 +52,7 @@ class AnnotateSettings(ExecutionSettings, ModelPlace, FaultSettings):
     batch_tokens: int = setting(8192, "tokens scored together, padding included", "place", ge=1)
 
 
-class AnnotateConfig(ChatSettings, AnnotateSettings):
+class AnnotateConfig(ChatSettings, ScoreSettings, AnnotateSettings):
     """annotate: responses -> rewards, preferences, drops."""
 
     heading = INPUTS

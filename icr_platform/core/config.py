@@ -187,6 +187,21 @@ class ChatSettings(Config):
 CHAT_DEFAULTS = ChatSettings()
 
 
+class ScoreSettings(Config):
+    """Which tokens of a response are scored and trained on, where a model thinks before it answers.
+
+    As `ChatSettings`, one for all stages: what the rewards ranked is what is trained on.
+    """
+
+    heading = INPUTS
+
+    score: Literal["answer", "whole"] = setting(
+        "answer",
+        "tokens of a response that are scored and trained on; answer: those behind the thought, which is their context; whole: all",
+        later=True,
+    )
+
+
 C = TypeVar("C", bound=Config)
 
 

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from icr_platform.annotation.config import AnnotateConfig, AnnotateSettings
-from icr_platform.core.config import INPUTS, ChatSettings, Config, Languages, OptionalInt, setting, validate
+from icr_platform.core.config import (
+    INPUTS,
+    ChatSettings,
+    Config,
+    Languages,
+    OptionalInt,
+    ScoreSettings,
+    setting,
+    validate,
+)
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds
 from icr_platform.core.yaml_files import read_yaml
@@ -17,7 +26,7 @@ from icr_platform.pipeline.stages import ITERATE, STAGES
 from icr_platform.training.config import TrainConfig, TrainSettings
 
 
-class IterateConfig(ChatSettings):
+class IterateConfig(ChatSettings, ScoreSettings):
     """iterate: T times generate, annotate, train, eval."""
 
     heading = INPUTS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from icr_platform.core.config import INPUTS, WHERE, ChatSettings, setting
+from icr_platform.core.config import INPUTS, WHERE, ChatSettings, ScoreSettings, setting
 from icr_platform.models.settings import ModelPlace
 
 
@@ -55,7 +55,7 @@ class TrainSettings(ModelPlace):
     accelerate_config: str = setting("", "accelerate config file: train through `accelerate launch`", "place")
 
 
-class TrainConfig(ChatSettings, TrainSettings):
+class TrainConfig(ChatSettings, ScoreSettings, TrainSettings):
     """train: preferences -> checkpoint."""
 
     heading = INPUTS
