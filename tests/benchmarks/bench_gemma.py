@@ -125,7 +125,7 @@ def measure(given: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
         "--output",
         "pi_0",
     )
-    yield row("train (English pairs)", cost, pairs=pairs, seen=last_loss(work / "pi_0"))
+    yield row("train (English pairs)", cost, pairs=pairs, seen=losses_of(work / "pi_0"))
     policy = str(work / "pi_0" / "checkpoint")
 
     cost = command(
@@ -167,7 +167,7 @@ def measure(given: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     cost = command(
         work, "train", "--policy", policy, "--preferences", "annotated/preferences", "--learning-rate", "1e-3", *lora, "--output", "pi_1"
     )  # fmt: skip
-    yield row("train", cost, preferences, seen=last_loss(work / "pi_1"))
+    yield row("train", cost, preferences, seen=losses_of(work / "pi_1"))
 
     cost = command(
         work, "eval", "--policy", str(work / "pi_1" / "checkpoint"), *asked, *engine, "--max-tokens", str(given.max_tokens),
@@ -243,12 +243,11 @@ def languages_of(rows: Sequence[dict[str, Any]]) -> str:
     return "in its language: " + ", ".join(f"{code} {right[code]}" for code in LANGUAGES)
 
 
-def last_loss(folder: Path) -> str:
-    """Loss of the first and last step, where the training wrote a curve."""
-    for path in sorted(folder.rglob("trainer_state.json")):
-        losses = [step["loss"] for step in json.loads(path.read_text())["log_history"] if "loss" in step]
-        return f"loss {losses[0]:.3f} to {losses[-1]:.3f} in {len(losses)} steps" if losses else ""
-    return ""
+def losses_of(folder: Path) -> str:
+    """Loss of the first and the last step of a training."""
+    curve = json.loads((folder / "checkpoint" / "manifest.json").read_text(encoding="utf-8"))["extra"]["curve"]
+    losses = [step["train/loss"] for step in curve]
+    return f"loss {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses)} steps"
 
 
 def texts(folder: Path, language: str) -> list[dict[str, Any]]:
