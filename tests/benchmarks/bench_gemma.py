@@ -89,12 +89,12 @@ def main() -> None:
 def prepare(gguf: Path, folder: Path) -> None:
     """Dequantise the weights and give the folder a chat template. A model loaded from GGUF refuses to be saved, hence the fresh one."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     config = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
-    model = Gemma3ForCausalLM(type(loaded.config).from_dict(config))
+    model = Gemma3ForCausalLM(Gemma3TextConfig(**config))
     model.load_state_dict(loaded.state_dict())
     model.generation_config.eos_token_id = [1, 106]  # <eos>, <end_of_turn>
     model.save_pretrained(folder)
@@ -105,9 +105,9 @@ def prepare(gguf: Path, folder: Path) -> None:
 
 def measure(given: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     """Run the stages one after the other, each on what the ones before it made; yield a row for each."""
-    base, engine = str(given.folder.resolve()), ("--sampler", given.sampler)
-    if given.sampler == "vllm":
-        engine = (*engine, "--max-model-len", "1024")
+    base = str(given.folder.resolve())
+    context = ("--max-model-len", "1024") if given.sampler == "vllm" else ()
+    engine = ("--sampler", given.sampler, *context)
     lora = ("--lora-rank", "8", "--batch-size", "2", "--accumulation", "2", "--max-length", "512")
     asked = ("--prompts", str(write_prompts(work / "prompts", given.prompts)), "--languages", ",".join(LANGUAGES))
 

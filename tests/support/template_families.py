@@ -118,7 +118,9 @@ def chat_template(family: str) -> str:
     """Read the family's template."""
     name = FAMILIES[family].template
     if name.startswith("trl/"):
-        return distribution("trl").locate_file(f"trl/chat_templates/{name[4:]}.jinja").read_text(encoding="utf-8")
+        return Path(str(distribution("trl").locate_file(f"trl/chat_templates/{name[4:]}.jinja"))).read_text(
+            encoding="utf-8"
+        )
     return (Path(__file__).with_name("templates") / f"{name}.jinja").read_text(encoding="utf-8").removesuffix("\n")
 
 
