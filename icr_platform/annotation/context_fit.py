@@ -18,7 +18,7 @@ from icr_platform.annotation.prompt_index import PromptIndex
 from icr_platform.annotation.reward_kinds import REWARD_KINDS, scored_kinds, scoring_conversation
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.faults import TEMPLATE, TOO_LONG
-from icr_platform.data.prompts import ENGLISH
+from icr_platform.core.language_tags import is_english
 from icr_platform.models.chat import encode_prompt, encode_response, refusal_of_roles, require_system_prompt
 from icr_platform.models.context import context_of
 from icr_platform.models.loading import load_config, load_tokenizer
@@ -85,7 +85,7 @@ class ContextFit:
         lengths = []
         for kind, conversation in asked.items():
             count = tokens
-            if REWARD_KINDS[kind].of_translation and language != ENGLISH:
+            if REWARD_KINDS[kind].of_translation and not is_english(language):
                 if translation is None:
                     continue
                 count = len(encode_response(self._tokenizer, translation))

@@ -18,8 +18,8 @@ from icr_platform.core.arrays import Bools, Floats, Int32s, Ints
 from icr_platform.core.artifacts import row_digest
 from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.core.conversations import Conversation
+from icr_platform.core.language_tags import is_english
 from icr_platform.core.schemas import LOGPROBS
-from icr_platform.data.prompts import ENGLISH
 from icr_platform.engines.scoring.packing import Group
 from icr_platform.models.chat import encode_prompt, encode_response
 
@@ -100,7 +100,7 @@ def scored_rows(
         for kind in kinds:
             u = scoring_conversation(kind, key[0], *prompts[key], chat)
             scored: Scored | None = Scored(u, sampled, "")
-            if REWARD_KINDS[kind].of_translation and key[0] != ENGLISH:
+            if REWARD_KINDS[kind].of_translation and not is_english(key[0]):
                 text = translations[row] if translations is not None else None
                 scored = None if text is None else Scored(u, None, text)
             listed[kind].append(None if result.reason else scored)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from icr_platform.annotation.reward_kinds import REWARD_KINDS
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.conversations import Conversation
+from icr_platform.core.errors import InputError
 from icr_platform.data.prompts import load_prompts
 
 _BATCH = 4096
@@ -25,16 +27,35 @@ class Instructions(NamedTuple):
 PromptIndex = Mapping[tuple[str, str], Instructions]
 
 
-def prompt_index(prompts: str, responses: Artifact) -> PromptIndex:
+def prompt_index(prompts: str, responses: Artifact, kinds: Sequence[str] = ()) -> PromptIndex:
     """Read the instructions of the languages that the responses are in.
 
     Raises:
-        InputError: `prompts` does not exist, contains a bad row, or lacks a language of the responses.
+        InputError: `prompts` does not exist, contains a bad row, or lacks a language of the responses, or the English that a
+            reward kind among `kinds` needs.
     """
     languages: dict[str, None] = {}
     for part in range(len(responses.parts)):
         languages |= dict.fromkeys(pc.unique(responses.read_part(part, ["language"]).column("language")).to_pylist())
-    return _ArrowIndex(load_prompts(prompts, tuple(languages)).table)
+    table = load_prompts(prompts, tuple(languages)).table
+    check_english(prompts, table, kinds)
+    return _ArrowIndex(table)
+
+
+def check_english(prompts: str, table: pa.Table, kinds: Sequence[str]) -> None:
+    """Raise an InputError where a reward kind scores after an English instruction that the prompts lack.
+
+    Args:
+        prompts: where they are from. table: schemas.PROMPTS.
+    """
+    needing = [kind for kind in kinds if REWARD_KINDS[kind].needs_english]
+    lacking = table.filter(pc.is_null(table["english_instruction"]))["language"]
+    if needing and len(lacking):
+        fits = [name for name, kind in REWARD_KINDS.items() if kind.instruction is not None and not kind.needs_english]
+        raise InputError(
+            f"{prompts}: {len(lacking)} prompts in {', '.join(pc.unique(lacking).to_pylist())} have no English instruction, which "
+            f"the {needing[0]} reward is scored after; add en.jsonl with the same ids, or give --reward-kind {fits[0]}"
+        )
 
 
 class _ArrowIndex(Mapping[tuple[str, str], Instructions]):

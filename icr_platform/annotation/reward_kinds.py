@@ -37,6 +37,14 @@ class RewardKind:
     draw: Callable[[int, str, str, int], float] | None = None
     remark: str = ""
 
+    @property
+    def needs_english(self) -> bool:
+        """Whether the instruction u has the English instruction in it."""
+        return self.instruction is not None and _PROBE in self.instruction("es", "", _PROBE)
+
+
+_PROBE = "an English instruction"
+
 
 def random_reward(seed: int, language: str, prompt_id: str, sample_index: int) -> float:
     """A standard normal number that the seed and the sample's key determine, whatever was annotated with it."""

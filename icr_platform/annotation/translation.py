@@ -16,9 +16,9 @@ from icr_platform.annotation.filters import has_visible_character as is_visible
 from icr_platform.core.artifacts import row_digest
 from icr_platform.core.earlier import EarlierRows
 from icr_platform.core.faults import FAULTS
+from icr_platform.core.language_tags import is_english
 from icr_platform.core.part_job import Make
 from icr_platform.core.schemas import TRANSLATIONS
-from icr_platform.data.prompts import ENGLISH
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Advance, Dropped, Request, Sampler
 from icr_platform.engines.sampling.settings import SamplingSettings
@@ -75,7 +75,7 @@ def texts_of(responses: pa.Table, filtered: Sequence[FilterResult], earlier: Ear
     rows = list(zip(*(column.to_pylist() for column in keys.columns), strict=True))
     texts = responses.column("response").to_pylist()
     outcomes = [
-        FILTERED if result.reason else IS_ENGLISH if language == ENGLISH else OK
+        FILTERED if result.reason else IS_ENGLISH if is_english(language) else OK
         for (language, _, _), result in zip(rows, filtered, strict=True)
     ]
     digests = [

@@ -271,6 +271,7 @@ def _check(arguments: list[str]) -> int:
         "--response-tokens", type=float, metavar="X",
         help="mean length of a response; without it, each is taken to be as long as max_tokens allows",
     )  # fmt: skip
+    parser.add_argument("--verbose", action="store_true", help="show whole prompts, however long they are")
     parser.add_argument(
         "--rehearse", type=int, default=0, metavar="N",
         help="take N prompts of each language through every stage on the real models, with few tokens and one training step: "
@@ -284,7 +285,8 @@ def _check(arguments: list[str]) -> int:
     add_flags(parser, ITERATE.name, shown=None)
     given = vars(parser.parse_args(arguments))
     rehearsal = Rehearsal(given.pop("rehearse"), given.pop("rehearse_tokens"))
-    prediction = Prediction(**{name: given.pop(name) for name in ("calibrate", "gpus", "gpu", "response_tokens")})
+    fields = ("calibrate", "gpus", "gpu", "response_tokens", "verbose")
+    prediction = Prediction(**{name: given.pop(name) for name in fields})
     config, options = configured(ITERATE.name, given)
     _quiet_libraries()
     return check(config, options, prediction, WORLDS, rehearsal)  # type: ignore[arg-type]

@@ -27,7 +27,8 @@ from pydantic.fields import FieldInfo
 
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
-from icr_platform.core.languages import NAMES
+from icr_platform.core.language_tags import nearest, spelled, twice
+from icr_platform.core.languages import is_language
 from icr_platform.core.parts import Named, Worlds
 from icr_platform.core.secrets import redact
 from icr_platform.core.template_arguments import TemplateArguments
@@ -52,14 +53,20 @@ def split_at_commas(value: object) -> object:
 
 def _known_languages(value: object) -> object:
     codes = split_at_commas(value)
-    if isinstance(codes, (list, tuple)):
-        for code in codes:
-            if isinstance(code, bool):
-                raise ValueError(f"{str(code).lower()} is a truth value in YAML; quote a language code")
-            if code not in NAMES:
-                near = difflib.get_close_matches(str(code), NAMES, n=1, cutoff=0.3)
-                raise ValueError(f"unknown language code {code!r}" + (f", nearest is {near[0]!r}" if near else ""))
-    return codes
+    if not isinstance(codes, (list, tuple)):
+        return codes
+    for code in codes:
+        if isinstance(code, bool):
+            raise ValueError(f"{str(code).lower()} is a truth value in YAML; quote a language code")
+        if not isinstance(code, str):
+            raise ValueError(f"{code!r} is not a language code; write codes such as en, zh-Hant, swh_Latn")
+        if not is_language(code):
+            near = nearest(code)
+            raise ValueError(f"unknown language code {code!r}" + (f", nearest is {near!r}" if near else ""))
+    tags = tuple(spelled(code) for code in codes)
+    if same := twice(tags):
+        raise ValueError(f"{same[0]!r} and {same[1]!r} are the same language; keep one")
+    return tags
 
 
 def _calendar_day(value: object) -> object:

@@ -1,12 +1,13 @@
-"""Languages by code: English name, script direction, and the response-language instruction PREFIX."""
+"""Languages by tag: English name, which languages count as one, and the response-language instruction PREFIX."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from functools import lru_cache
+from typing import NamedTuple
 
-from icr_platform.core.errors import InputError
+from icr_platform.core.language_tags import Tag, is_english, is_tag, read_tag
 
 NAMES: dict[str, str] = {
     "af": "Afrikaans", "am": "Amharic", "ar": "Arabic", "az": "Azerbaijani", "be": "Belarusian", "bg": "Bulgarian",
@@ -23,8 +24,10 @@ NAMES: dict[str, str] = {
     "ta": "Tamil", "te": "Telugu", "tg": "Tajik", "th": "Thai", "tl": "Tagalog", "tr": "Turkish", "uk": "Ukrainian",
     "ur": "Urdu", "uz": "Uzbek", "vi": "Vietnamese", "xh": "Xhosa", "yo": "Yoruba", "zh": "Chinese", "zu": "Zulu",
 }  # fmt: skip
+"""Those that stood in scored prompts from the first; all others have the library's names (`language_name`)."""
 
-RIGHT_TO_LEFT = frozenset({"ar", "fa", "he", "ps", "sd", "ur"})
+_SCRIPT_IS_SAID = frozenset({"sr", "zh"})
+"""Languages that are written in two scripts by many people: even a usual script, if a tag names it, is part of the name."""
 
 SISTERS = (frozenset({"bs", "cnr", "hr", "sh", "sr"}), frozenset({"nb", "nn", "no"}), frozenset({"id", "ms"}))
 """Languages that no identifier distinguishes reliably, and whose readers understand one another: each set counts as one."""
@@ -38,38 +41,143 @@ PREFIX = (
 )
 
 
-def language_name(code: str) -> str:
-    """English name of a language code; raises InputError for a code that is not in NAMES."""
-    try:
-        return NAMES[code]
-    except KeyError:
-        raise InputError(f"languages: unknown language code {code!r}; known codes: {' '.join(sorted(NAMES))}") from None
+@lru_cache(maxsize=4096)
+def language_name(tag: str) -> str:
+    """English name of a language, as prompts have it.
+
+    All codes of one of NAMES have its name. A region has CLDR's name where there is one, else it stands in brackets, as does a
+    script that is not the usual one.
+
+    Raises:
+        InputError: it is not a language tag.
+
+    >>> [language_name(tag) for tag in ("sw", "swh_Latn", "mt", "zh-Hant", "pt-BR", "sr-Latn", "en-NZ")]
+    ['Swahili', 'Swahili', 'Maltese', 'Traditional Chinese', 'Brazilian Portuguese', 'Serbian (Latin)', 'English (New Zealand)']
+    """
+    if tag in NAMES:
+        return NAMES[tag]
+    from langcodes import Language
+    from language_data.names import code_to_names
+
+    read = read_tag(tag)
+    first = re.split("[-_]", tag.strip().lower())[0]
+    codes = (first, _THREE_LETTERS.get(first, ""), read.code, read.language if read.code != "nb" else "")
+    name = next((NAMES[code] for code in codes if code in NAMES), "")
+    name = name or code_to_names(read.code).get("en", read.code).partition(" (individual")[0]
+    is_usual = read.written == (read.usual_script if not read.region else read_tag(read.code).usual_script)
+    script = read.written if not is_usual or (read.script and read.language in _SCRIPT_IS_SAID) else ""
+    region = read.region
+    if not read.script and region and (said := code_to_names(f"{read.language}-{region}").get("en")):
+        name, region, script = said, "", ""
+    elif script and (said := code_to_names(f"{read.language}-{script}").get("en")):
+        name, script = said, ""
+    parts = Language.make(script=script or None, territory=region or None, variants=read.variants or None)
+    more = [
+        parts.script_name() if script else "",
+        parts.territory_name() if region else "",
+        *(parts.variant_names() if read.variants else ()),
+    ]
+    more = [part for part in more if part]
+    return f"{name} ({', '.join(more)})" if more else name
+
+
+_THREE_LETTERS = {"tgl": "tl", "nor": "no"}
+"""The library takes Tagalog for Filipino, whose standard form it is."""
+
+
+def is_language(tag: str) -> bool:
+    """Whether it is the tag of a language: one of NAMES, which needs no library, or another one that `langcodes` knows."""
+    return tag in NAMES or is_tag(tag)
+
+
+def language_label(tag: str) -> str:
+    """What tables, charts and pages call a language: its name; what is not a language as it is.
+
+    >>> language_label("es"), language_label("swh_Latn"), language_label("mean")
+    ('Spanish', 'Swahili', 'mean')
+    """
+    return language_name(tag) if is_language(tag) else tag
+
+
+def language_in(metric: str) -> str:
+    """The language tag that the name of a metric ends with; '' where it ends with none.
+
+    >>> language_in("margin/median/zh-Hant"), language_in("win_rate/mean"), language_in("train/loss"), language_in("benchmark/arc")
+    ('zh-Hant', '', '', '')
+    """
+    prefix, _, last = metric.rpartition("/")
+    # Many short words are codes of some language; those of training, the machine and single benchmarks are none.
+    is_of_language = prefix not in ("", "benchmark", "benchmark_se") and not prefix.startswith(("train", "system"))
+    return last if is_of_language and is_language(last) else ""
 
 
 @lru_cache(maxsize=4096)
 def counts_as(asked: str, detected: str) -> bool:
     """Whether a text identified as `detected` is in the language that was asked for.
 
-    A tag counts by its language and that language's SISTERS, whatever its region. Only a script asks for more: `sr-Cyrl`
-    is not answered by what was identified as Croatian, which is written in Latin, while `sr-Latn` is.
+    A tag counts by its language and that language's SISTERS, whatever its region. A macrolanguage is answered in any of its members
+    (`ku` in `ckb`), and a member in what is identified as its principal one (`swh` in `sw`). In Arabic and Chinese, whose
+    members are written alike and which identifiers do not tell apart, also a label of the whole counts (`arz` in `ar`), but not
+    that of another member (`arz` in `apc`).
+
+    Only a script asks for more: `sr-Cyrl` is not answered by what was identified as Croatian, which is written in Latin, while
+    `sr-Latn` is. A label without a script says nothing of it.
 
     >>> counts_as("id", "ms"), counts_as("hr", "sr"), counts_as("nn", "no"), counts_as("da", "no")
     (True, True, True, False)
     >>> counts_as("sr-Cyrl", "hr"), counts_as("sr-Latn", "hr"), counts_as("sr-Cyrl", "sr")
     (False, True, True)
+    >>> counts_as("swh_Latn", "sw"), counts_as("zh-Hant", "zh"), counts_as("zh-Hant", "zho_Hans"), counts_as("ckb", "kmr")
+    (True, True, False, False)
     """
-    (language, script), (found, found_script) = _language_and_script(asked), _language_and_script(detected)
-    if language != found and not any(language in sisters and found in sisters for sisters in SISTERS):
+    wanted, found = _compared(asked), _compared(detected)
+    if not _is_same_language(wanted, found):
         return False
-    if not found_script and found in _LATIN:
+    script, found_script = _ONE_SCRIPT.get(wanted.script, wanted.script), _ONE_SCRIPT.get(found.script, found.script)
+    if not found_script and found.code in _LATIN:
         found_script = "latn"
-    return not script or not found_script or script == found_script
+    is_han = "hani" in (script, found_script) and {script, found_script} <= {"hani", "hans", "hant"}
+    return not script or not found_script or script == found_script or is_han
 
 
-def _language_and_script(tag: str) -> tuple[str, str]:
-    """'sr-Cyrl-RS' -> ('sr', 'cyrl'); the script is '' where the tag names none."""
-    language, *subtags = re.split("[-_]", tag.lower())
-    return language, next((subtag for subtag in subtags if len(subtag) == 4 and subtag.isalpha()), "")
+_ONE_SCRIPT = {"aran": "arab", "hang": "kore", "jpan": "hani", "hanb": "hant", "latf": "latn", "latg": "latn"}
+_ALIKE = {"ar": frozenset({"arab"}), "zh": frozenset({"hans", "hant", "hani"})}
+"""Macrolanguages whose members are written alike, in these scripts. Min Nan and its neighbours are often written in Latin."""
+_NOT_ALIKE = frozenset({"nan", "hak", "cdo", "cpx", "mnp"})
+
+
+class _Compared(NamedTuple):
+    """A tag, as languages are compared: all in lower case. macrolanguage: '' for none."""
+
+    code: str
+    language: str
+    macrolanguage: str
+    script: str
+    written: str
+
+
+def _compared(tag: str) -> _Compared:
+    if tag not in NAMES and is_tag(tag):
+        read: Tag = read_tag(tag)
+        return _Compared(read.code, read.language, read.macrolanguage, read.script.lower(), read.written.lower())
+    # A label of anyone's own identifier need not be a tag.
+    code, *subtags = re.split("[-_]", tag.lower())
+    script = next((subtag for subtag in subtags if len(subtag) == 4 and subtag.isalpha()), "")
+    return _Compared(code, "fil" if code == "tl" else code, "", script, script)
+
+
+def _is_same_language(wanted: _Compared, found: _Compared) -> bool:
+    one, other = wanted.language, found.language
+    if one == other or any(one in sisters and other in sisters for sisters in SISTERS):
+        return True
+    if found.macrolanguage == wanted.code:
+        return True
+    whole = wanted.macrolanguage or found.macrolanguage
+    return whole in _ALIKE and whole in (one, other) and _is_alike(wanted, whole) and _is_alike(found, whole)
+
+
+def _is_alike(tag: _Compared, whole: str) -> bool:
+    return tag.code not in _NOT_ALIKE and tag.written in {"", *_ALIKE[whole]}
 
 
 def reward_instruction(language: str, english_instruction: str) -> str:
@@ -80,7 +188,7 @@ def reward_instruction(language: str, english_instruction: str) -> str:
     >>> reward_instruction("sw", "Name a fruit.").split(",")[0]
     'Please answer the following instruction using only Swahili'
     """
-    if language == "en":
+    if is_english(language):
         return english_instruction
     return PREFIX.format(language=language_name(language)) + english_instruction
 

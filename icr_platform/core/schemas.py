@@ -38,7 +38,7 @@ _INPUT_DIGEST = _column(
     "of what the row was made from besides settings and models; null in older tables",
     True,
 )
-_ENGLISH = _column("english_instruction", pa.string(), "English counterpart G(x^l), same prompt id")
+_ENGLISH = _column("english_instruction", pa.string(), "English counterpart G(x^l), same prompt id", True)
 
 _MESSAGES = _column(
     "messages", pa.string(), "JSON list of {role, content}, the instruction last; null for a single turn", True

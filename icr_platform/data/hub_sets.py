@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from icr_platform.core.errors import InputError
-from icr_platform.core.languages import NAMES
+from icr_platform.core.language_tags import names_language
 from icr_platform.data.row_files import SourceRow, stem_of
 from icr_platform.data.row_sources import SPLITS, UNNAMED, RowSource, language_of
 from icr_platform.data.wording import nearest, shown
@@ -245,7 +245,7 @@ def _no(path: str, what: str, given: str, there: Sequence[str]) -> InputError:
 
 
 def _is_language(name: str) -> bool:
-    return name not in SPLITS and language_of(name) in NAMES
+    return name not in SPLITS and names_language(language_of(name))
 
 
 def _first_split(splits: Any) -> str:

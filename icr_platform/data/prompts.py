@@ -1,4 +1,4 @@
-"""Prompt sets: instructions in several languages, aligned with English by id.
+"""Prompt sets: instructions in several languages, aligned with English by id, or without English.
 
 They may lie in
 - a folder of `LANG.jsonl`, in any of the formats of `data.row_files`, or of `LANG/FILE.jsonl`;
@@ -24,7 +24,8 @@ import pyarrow.compute as pc
 
 from icr_platform.core.artifacts import completed, open_artifact, own_manifest, text_digest
 from icr_platform.core.errors import InputError
-from icr_platform.core.languages import NAMES, language_name
+from icr_platform.core.language_tags import ENGLISH, english_first, is_english, names_language, twice
+from icr_platform.core.languages import language_name
 from icr_platform.core.schemas import PROMPTS
 from icr_platform.data.row_fields import (
     ID_FIELDS,
@@ -38,11 +39,10 @@ from icr_platform.data.row_fields import (
     turn_of,
 )
 from icr_platform.data.row_files import SourceRow
-from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted
+from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, name_in
 from icr_platform.data.sources import open_source
 from icr_platform.data.wording import left_out, shown
 
-ENGLISH = "en"
 _SOURCE_FIELDS = ("source", "dataset")
 _WANTED = Wanted("prompts", "'id' and 'instruction'")
 _NAMED_IN_A_NOTE = 5
@@ -61,7 +61,7 @@ class Prompt(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts of several languages, each with its English counterpart.
+    """Prompts of several languages, each with its English counterpart where the source has English.
 
     table: schemas.PROMPTS; languages in the order asked for, ids in the order of the English file.
     missing: English ids without a row, by language, for the languages that lack any.
@@ -77,53 +77,86 @@ class PromptSet:
 def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = None) -> PromptSet:
     """Read a prompt set.
 
+    A language is read under its own tag, or under the only one in the source that means the same, which a note says. So is English:
+    a source without it has prompts whose `english_instruction` is null.
+
     Args:
         path: see the module.
-        languages: codes in the order wanted; empty: English first, then every other language of the source.
-        limit: keep the first `limit` ids of the English file.
+        languages: tags in the order wanted; empty: English first, then every other language of the source.
+        limit: keep the first `limit` ids of the English file, or of each file where there is none.
 
     Raises:
-        InputError: nothing is there, a language is unknown or absent, no prompt is left, or a row has no usable id or instruction,
-            an id seen before, or one that English lacks.
+        InputError: nothing is there, a language is unknown, absent or there under several tags, no prompt is left, or a row has no
+            usable id or instruction, an id seen before, or one that English lacks.
     """
     if limit is not None and limit < 1:
         raise InputError(f"config: field 'limit' is {limit}; give at least 1, or none for all")
     for code in languages:
         language_name(code)
     source = _open(path, languages)
-    names = [name for name in source.names if name != UNNAMED and name not in NAMES]
-    notes = [*source.notes, *left_out(path, names)]
-    wanted = tuple(dict.fromkeys(languages)) or tuple(
-        sorted(set(source.names) & set(NAMES), key=lambda code: (code != ENGLISH, code))
-    )
-    if not wanted:
+    notes = list(source.notes)
+    names = _names(source, languages, notes)
+    if not names:
         raise InputError(f"{path}: empty prompt set, nothing is named by a language code; add {ENGLISH}.jsonl")
-    for code in (ENGLISH, *wanted):
-        if code not in source.names:
-            why = ", the language the others are aligned with" if code == ENGLISH else ""
-            found = shown(source.names).replace(",", "")
-            raise InputError(f"{source.where(code)}: language {code!r}{why}, is missing; found: {found}; add it")
+    english_name = name_in(source, ENGLISH, notes)
+    read = {*names.values(), english_name}
+    unread = [name for name in source.names if name != UNNAMED and name not in read and not names_language(name)]
+    notes += left_out(path, unread)
     columns = Columns(path, (*_SOURCE_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD, *PROMPTS.schema.names))
-    english = _read_language(source, ENGLISH, columns, may_lack_ids=wanted == (ENGLISH,))
-    if not next(iter(english.values())).is_named:
-        notes.append(f"{source.where(ENGLISH)}: rows have no id; each is named by a digest of its instruction")
-    kept = list(english)[:limit]
+    english = None
+    if english_name is not None:
+        english = _read_language(source, english_name, columns, may_lack_ids=len(read) == 1)
+        _note_digests(source, english_name, english, notes)
+    else:
+        notes.append(f"{path}: there is no English: rewards after the English instruction cannot be annotated")
     tables, missing = [], {}
-    for language in wanted:
-        rows = english if language == ENGLISH else _read_language(source, language, columns)
+    for language, name in names.items():
+        if english is not None and name == english_name:
+            rows = english
+        else:
+            rows = _read_language(source, name, columns, may_lack_ids=english is None and len(names) == 1)
+            if english is None:
+                _note_digests(source, name, rows, notes)
+        kept = list(rows if english is None else english)[:limit]
         tables.append(_aligned(language, rows, english, kept))
         absent = tuple(prompt_id for prompt_id in kept if prompt_id not in rows)
         if absent:
             missing[language] = absent
             named = ", ".join(absent[:_NAMED_IN_A_NOTE]) + (", ..." if len(absent) > _NAMED_IN_A_NOTE else "")
-            where = source.where(language)
+            where = source.where(name)
             notes.append(f"{where}: {len(absent)} of {len(kept)} English prompts have no row here: {named}")
     table = pa.concat_tables(tables)
     if not table.num_rows:
         raise InputError(
-            f"{path}: empty prompt set, {' '.join(wanted)} have none of the first {len(kept)} English ids; add rows"
+            f"{path}: empty prompt set, {' '.join(names)} have none of the first {len(kept)} English ids; add rows"
         )
-    return PromptSet(table, wanted, missing, (*notes, *columns.notes()))
+    return PromptSet(table, tuple(names), missing, (*notes, *columns.notes()))
+
+
+def _names(source: RowSource, languages: Sequence[str], notes: list[str]) -> dict[str, str]:
+    """The name in the source of each language that will be read, in their order."""
+    if not languages:
+        found = english_first(name for name in source.names if name != UNNAMED and names_language(name))
+        if same := twice(found):
+            raise InputError(
+                f"{source.where(same[1])}: {same[1]!r} is the language of {same[0]!r}, which is there too; keep one, or choose "
+                "with --languages"
+            )
+        return {name: name for name in found}
+    names = {}
+    for language in dict.fromkeys(languages):
+        name = name_in(source, language, notes)
+        if name is None:
+            why = ", the language the others are aligned with," if language == ENGLISH and len(languages) > 1 else ""
+            there = shown(source.names).replace(",", "")
+            raise InputError(f"{source.where(language)}: language {language!r}{why} is missing; found: {there}; add it")
+        names[language] = name
+    return names
+
+
+def _note_digests(source: RowSource, name: str, prompts: Mapping[str, Prompt], notes: list[str]) -> None:
+    if not next(iter(prompts.values())).is_named:
+        notes.append(f"{source.where(name)}: rows have no id; each is named by a digest of its instruction")
 
 
 def _open(path: str, languages: Sequence[str]) -> RowSource:
@@ -190,10 +223,11 @@ class _ArtifactRows:
     @classmethod
     def open(cls, folder: Path) -> _ArtifactRows:
         table = open_artifact(folder, PROMPTS).read()
-        if ENGLISH in pc.unique(table["language"]).to_pylist():
+        if any(map(is_english, pc.unique(table["language"]).to_pylist())):
             return cls(str(folder), table)
-        # A run without English wrote the English instruction of every id into its other languages' rows.
-        english = {row["prompt_id"]: row["english_instruction"] for row in table.to_pylist()}
+        # A run without English wrote the English instruction of every id, if it had one, into its other languages' rows.
+        rows = table.filter(pc.is_valid(table["english_instruction"])).to_pylist()
+        english = {row["prompt_id"]: row["english_instruction"] for row in rows}
         rows = [
             {"language": ENGLISH, "prompt_id": key, "instruction": text, "english_instruction": text, "source": ""}
             for key, text in english.items()
@@ -214,9 +248,11 @@ class _ArtifactRows:
             yield SourceRow(f"{self.path}: row {number + 1}", row, number + 1)
 
 
-def _aligned(language: str, rows: Mapping[str, Prompt], english: Mapping[str, Prompt], kept: Iterable[str]) -> pa.Table:
+def _aligned(
+    language: str, rows: Mapping[str, Prompt], english: Mapping[str, Prompt] | None, kept: Iterable[str]
+) -> pa.Table:
     for prompt in rows.values():
-        if prompt.prompt_id not in english:
+        if english is not None and prompt.prompt_id not in english:
             raise InputError(
                 f"{prompt.where}: field 'id' {prompt.prompt_id!r} of {language!r} is missing in English; "
                 "add the English row or remove this one"
@@ -226,7 +262,7 @@ def _aligned(language: str, rows: Mapping[str, Prompt], english: Mapping[str, Pr
         "language": [language] * len(chosen),
         "prompt_id": [prompt.prompt_id for prompt in chosen],
         "instruction": [prompt.instruction for prompt in chosen],
-        "english_instruction": [english[prompt.prompt_id].instruction for prompt in chosen],
+        "english_instruction": [english[prompt.prompt_id].instruction if english else None for prompt in chosen],
         "source": [prompt.source for prompt in chosen],
     }
     return completed(pa.table(columns), PROMPTS)

@@ -2,6 +2,9 @@
 
 `source` is an outputs artifact, a folder of `LANG.json`, a folder of `LANG/MODEL.json` with one model each, a path with
 `{language}` in it (`outputs/{language}/gpt-4o-mini.json`), or whatever else `data.row_sources` opens.
+
+An output is the answer. What a model thought before it, between markers such as `<think>` or in a column such as
+`reasoning_content`, is kept apart, and a note says of how many outputs.
 """
 
 from __future__ import annotations
@@ -14,8 +17,10 @@ from typing import Any, NamedTuple
 
 from icr_platform.core.artifacts import open_artifact, own_manifest
 from icr_platform.core.errors import InputError
+from icr_platform.core.language_tags import find_name
 from icr_platform.core.languages import UNDETERMINED, counts_as, too_short
 from icr_platform.core.schemas import OUTPUTS
+from icr_platform.core.spoken_messages import TEXT_PARTS, THOUGHT_FIELDS, spoken_in, thought_text
 from icr_platform.data.row_fields import (
     INPUT_FIELD,
     SYSTEM_FIELDS,
@@ -28,17 +33,22 @@ from icr_platform.data.row_fields import (
     turn_of,
 )
 from icr_platform.data.row_files import SourceRow
-from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted
+from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, name_in
 from icr_platform.data.sources import open_source
 from icr_platform.data.wording import shown
+from icr_platform.models.thinking import split_text
 
 Instructions = Mapping[str, Mapping[str, str]]
 """Evaluation prompts: language -> prompt id -> instruction."""
 Identify = Callable[[Sequence[str]], Sequence[tuple[str, float]]]
 """Texts -> (language code, confidence in [0, 1]) of each."""
 
-FACTS = ("token_count", "finish_reason", "detected_language", "language_confidence", "input_digest")
-"""What only an outputs artifact says of an output: the findings of its sampler and its language identifier."""
+_WITH_THOUGHTS = 3  # the version of the outputs table that keeps them apart
+FACTS = (
+    "token_count", "finish_reason", "detected_language", "language_confidence", "input_digest", "thought", "thought_language",
+    "thought_token_count",
+)  # fmt: skip
+"""What an outputs artifact says of an output: the findings of its sampler and its language identifier. Files say what was thought only."""
 IDENTIFIER = "language_identifier"
 """The manifest of an outputs artifact says under this key what identified its languages."""
 _PROBES = 60  # outputs whose language is identified, spread over the file: enough to find the file of another language
@@ -52,17 +62,19 @@ class ReferenceOutputs:
     """Reference outputs by (language, prompt_id): one per prompt, or one per sample of an outputs artifact.
 
     notes: lines for a person to read, about missing rows and ids that had to be guessed.
-    facts: what an artifact says of each text, in the same order: its sample_index and `FACTS`.
+    facts: what is said of each text, in the same order: its sample_index and `FACTS`, of a file those that are known.
+    is_artifact: whether an outputs artifact was read, which says them all.
     identifier: what identified the languages in `facts`; None where that is not known.
     """
 
     outputs: Mapping[tuple[str, str], tuple[str, ...]]
     notes: tuple[str, ...]
     facts: Mapping[tuple[str, str], tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    is_artifact: bool = False
     identifier: str | None = None
 
     def samples(self, language: str, prompt_id: str) -> list[tuple[int, str, Mapping[str, Any]]]:
-        """Sample index, text and `FACTS` of each output of a prompt. A file has one output per prompt, without facts."""
+        """Sample index, text and what is known of `FACTS` of each output of a prompt. A file has one output per prompt."""
         key = (language, prompt_id)
         facts = self.facts.get(key) or [{"sample_index": index} for index in range(len(self.outputs.get(key, ())))]
         texts = self.outputs.get(key, ())
@@ -75,12 +87,20 @@ class ReferenceOutputs:
 
 
 class _FileOutput(NamedTuple):
-    """A row of a file of outputs; `where` says its file and number."""
+    """A row of a file of outputs; `where` says its file and number. told_apart: whether the row had more than its answer."""
 
     where: str
     prompt_id: str | None
     instruction: str | None
     text: str
+    thought: str | None = None
+    is_cut: bool = False
+    told_apart: bool = False
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the row says of its output beside the text."""
+        return {"sample_index": 0, "thought": self.thought, "finish_reason": "length" if self.is_cut else None}
 
 
 def load_reference_outputs(
@@ -107,45 +127,63 @@ def load_reference_outputs(
         return _load_artifact(Path(source), instructions)
     opened = open_source(source, _WANTED, list(instructions))
     outputs: dict[tuple[str, str], tuple[str, ...]] = {}
+    facts: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {}
     notes = list(opened.notes)
-    columns = Columns(source, (*_OUTPUT_FIELDS, *_ASKED_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD))
+    columns = Columns(source, (*_OUTPUT_FIELDS, *_ASKED_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD, *THOUGHT_FIELDS))
     for language in instructions:
         # One file without a word on languages is read where one language is asked for.
-        name = UNNAMED if opened.names == (UNNAMED,) and len(instructions) == 1 else language
-        path = opened.where(name)
-        if name not in opened.names:
+        is_only = opened.names == (UNNAMED,) and len(instructions) == 1
+        name = UNNAMED if is_only else name_in(opened, language, notes)
+        path = opened.where(language if name is None else name)
+        if name is None:
             found = shown([code for code in opened.names if code])
             raise InputError(
                 f"{path}: no such file; add reference outputs in {language!r} or leave it out of --languages; found: {found}"
             )
         joined = _join(path, list(_rows(opened, name, may_be_empty, columns)), language, instructions, notes)
         if identify is not None and language not in unknown:
-            _check_language(path, language, list(joined.values()), identify)
-        outputs |= {(language, prompt_id): (text,) for prompt_id, text in joined.items()}
-    return ReferenceOutputs(outputs, (*notes, *columns.notes()))
+            _check_language(path, language, [row.text for row in joined.values()], identify)
+        outputs |= {(language, prompt_id): (row.text,) for prompt_id, row in joined.items()}
+        facts |= {(language, prompt_id): (row.facts,) for prompt_id, row in joined.items() if row.told_apart}
+    return ReferenceOutputs(outputs, (*notes, *columns.notes()), facts)
 
 
 def _load_artifact(folder: Path, instructions: Instructions) -> ReferenceOutputs:
     artifact = open_artifact(folder, OUTPUTS)
     table = artifact.read(["language", "prompt_id", "sample_index", "output", *FACTS])
     samples: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    is_whole = (own_manifest(folder) or {}).get("schema_version", 0) < _WITH_THOUGHTS
+    split = 0
     for row in table.to_pylist():
+        # Earlier versions wrote whatever a model said, and identified the language of its thought.
+        if is_whole and (found := split_text(None, row["output"])).answer != row["output"]:
+            row |= {
+                "output": found.answer,
+                "thought": found.thought,
+                "detected_language": None,
+                "language_confidence": None,
+            }
+            split += 1
         samples.setdefault((row["language"], row["prompt_id"]), {})[row["sample_index"]] = row
     outputs: dict[tuple[str, str], tuple[str, ...]] = {}
     facts: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {}
-    notes: list[str] = []
+    notes = [_note_of_thoughts(str(folder), split, table.num_rows)] if split else []
+    names = dict.fromkeys(code for code, _ in samples)
     for language, prompts in instructions.items():
-        found = [prompt_id for prompt_id in prompts if (language, prompt_id) in samples]
-        if not found:
+        name = find_name(language, names)
+        if name not in (None, language):
+            notes.append(f"{folder}: {name!r} is read for {language!r}, the same language")
+        answered = [prompt_id for prompt_id in prompts if (name, prompt_id) in samples]
+        if name is None or not answered:
             others = sorted({code for code, prompt_id in samples if prompt_id in instructions.get(code, {})})
             fix = f"leave it out with --languages {','.join(others)}" if others else "give outputs of this prompt set"
             raise InputError(f"{folder}: no output answers a prompt in {language!r}; {fix}")
-        for prompt_id in found:
-            key, rows = (language, prompt_id), samples[language, prompt_id]
+        for prompt_id in answered:
+            key, rows = (language, prompt_id), samples[name, prompt_id]
             outputs[key] = tuple(rows[index]["output"] for index in sorted(rows))
             facts[key] = tuple({name: rows[index][name] for name in ("sample_index", *FACTS)} for index in sorted(rows))
-        _note_missing(folder, language, len(prompts), len(found), notes)
-    return ReferenceOutputs(outputs, tuple(notes), facts, artifact.extra.get(IDENTIFIER))
+        _note_missing(folder, language, len(prompts), len(answered), notes)
+    return ReferenceOutputs(outputs, tuple(notes), facts, True, artifact.extra.get(IDENTIFIER))
 
 
 def _rows(source: RowSource, name: str, may_be_empty: bool, columns: Columns) -> Iterator[_FileOutput]:
@@ -160,18 +198,29 @@ def _rows(source: RowSource, name: str, may_be_empty: bool, columns: Columns) ->
 
 def _output(row: SourceRow, may_be_empty: bool) -> _FileOutput:
     fields = row.fields
+    beside = next(filter(None, (thought_text(fields.get(name)) for name in THOUGHT_FIELDS)), "")
     field = next((name for name in _OUTPUT_FIELDS if fields.get(name) is not None), None)
+    if field is None and beside:  # servers leave the answer null where the limit was reached within the thought
+        field = next((name for name in _OUTPUT_FIELDS if name in fields), None)
     if field is None:
         known = ", ".join(_OUTPUT_FIELDS)
         raise BadRow(f"field 'output' is missing; add it; found: {shown(list(fields))}; known: {known}")
-    output = fields[field]
+    output, within = _message_without_thought("" if fields[field] is None else fields[field])
     if messages := messages_of(output):
         output = messages[-1].text if messages[-1].role == "assistant" else None
     if not isinstance(output, str):
         raise BadRow(f"field {field!r} is not text; add it")
-    if fault := text_fault(output):
+    split = split_text(None, output)
+    if split.is_cut and not may_be_empty:
+        raise BadRow(
+            f"field {field!r} ends within a thought, before any answer; generate it again with more tokens or remove the row"
+        )
+    thoughts = (beside, within, split.thought or "")
+    thought = "\n".join(text.strip() for text in thoughts if text.strip()) or None
+    told_apart = thought is not None or split.answer != output
+    if any(fault := text_fault(text) for text in (split.answer, thought or "")):
         raise BadRow(f"field {field!r} {fault}")
-    if not output.strip() and not may_be_empty:
+    if not split.answer.strip() and not may_be_empty:
         raise BadRow(f"field {field!r} is empty; generate it again or remove the row")
     identity = identity_of(fields)
     asked = next((name for name in _ASKED_FIELDS if fields.get(name) is not None), None)
@@ -182,14 +231,30 @@ def _output(row: SourceRow, may_be_empty: bool) -> _FileOutput:
     # What is called otherwise may be a prompt as a model saw it, with a template around it: it serves where there is no id.
     if identity is None or asked == "instruction":
         turn = turn_of({name: fields.get(name) for name in (*_ASKED_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD)})
-        return _FileOutput(row.where, identity, turn.text, output)
-    return _FileOutput(row.where, identity, None, output)
+        return _FileOutput(row.where, identity, turn.text, split.answer, thought, split.is_cut, told_apart)
+    return _FileOutput(row.where, identity, None, split.answer, thought, split.is_cut, told_apart)
+
+
+def _message_without_thought(value: Any) -> tuple[Any, str]:
+    """An output that is a message, or a conversation that ends on it, without the reasoning in that message; and the reasoning."""
+    last = value[-1] if isinstance(value, list) and value else value
+    if not isinstance(last, Mapping):
+        return value, ""
+    content = last.get("content", last.get("value"))
+    try:
+        spoken = spoken_in(last | {"content": content})
+    except ValueError:
+        return value, ""  # whoever reads the message says what is wrong with it
+    if isinstance(content, list):
+        content = [part for part in content if part.get("type", "text") in TEXT_PARTS]
+    answer = last | {"content": "" if content is None and spoken.has_thought else content}
+    return [*value[:-1], answer] if isinstance(value, list) else answer, spoken.thought
 
 
 def _join(
     path: str, rows: list[_FileOutput], language: str, instructions: Instructions, notes: list[str]
-) -> dict[str, str]:
-    """Output by prompt id, for the prompts of `language`."""
+) -> dict[str, _FileOutput]:
+    """Row by prompt id, for the prompts of `language`."""
     if not rows:
         raise InputError(f"{path}: contains no rows; add reference outputs in {language!r}")
     prompts = instructions[language]
@@ -216,8 +281,15 @@ def _join(
         )
     if without:
         notes.append(f"{path}: rows have no id; {len(joined)} of {len(rows)} joined by exact instruction text")
+    if split := sum(row.told_apart for row in joined.values()):
+        notes.append(_note_of_thoughts(path, split, len(joined), sum(row.is_cut for row in joined.values())))
     _note_missing(path, language, len(prompts), len(joined), notes)
-    return {prompt_id: row.text for prompt_id, row in joined.items()}
+    return joined
+
+
+def _note_of_thoughts(path: str, split: int, outputs: int, cut: int = 0) -> str:
+    what = f"{path}: {split} of {outputs} outputs come with what was thought before the answer, which is kept apart"
+    return f"{what}; {cut} of them end within the thought and have no answer" if cut else what
 
 
 def _by_instruction(rows: list[_FileOutput], prompts: Mapping[str, str]) -> Iterator[tuple[str, _FileOutput]]:

@@ -6,6 +6,7 @@ language are those of `UNNAMED`. `data.sources` opens whatever people name.
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.folder_content import is_content
+from icr_platform.core.language_tags import find_name, is_tag, names_language, spelled, tag_named
 from icr_platform.core.languages import NAMES
 from icr_platform.data.opened_files import check_is_file
 from icr_platform.data.row_files import ENDINGS, SourceRow, file_rows, stem_of
@@ -83,13 +85,30 @@ def open_files(path: str, wanted: Wanted, languages: Collection[str] = ()) -> Ro
 
 
 def language_of(name: str) -> str:
-    """The code that a file, a folder or a column says, by code or English name; other names stay as they are.
+    """The tag that a file, a folder or a column says, by tag or by name; other names stay as they are.
 
-    >>> language_of("ES"), language_of("Spanish"), language_of("train")
-    ('es', 'es', 'train')
+    >>> [language_of(name) for name in ("ES", "Spanish", "zh_Hant", "Maltese", "train")]
+    ['es', 'es', 'zh_Hant', 'mt', 'train']
     """
     lower = name.lower()
-    return lower if lower in NAMES else _BY_NAME.get(lower, name)
+    if lower in NAMES or lower in _BY_NAME:
+        return _BY_NAME.get(lower, lower)
+    return spelled(name) if is_tag(name) else tag_named(name) or name
+
+
+def name_in(source: RowSource, language: str, notes: list[str]) -> str | None:
+    """The name under which a source has a language; None where it has it not. A note says where that is another tag.
+
+    Raises:
+        InputError: several names mean the language equally.
+    """
+    try:
+        name = find_name(language, [name for name in source.names if name != UNNAMED])
+    except InputError as error:
+        raise InputError(f"{source.path}: {error}") from None
+    if name is not None and name != language:
+        notes.append(f"{source.where(name)}: {name!r} is read for {language!r}, the same language")
+    return name
 
 
 @dataclass(frozen=True)
@@ -105,13 +124,12 @@ class _Files:
     @classmethod
     def of_template(cls, path: str, wanted: Wanted, languages: Collection[str]) -> _Files:
         notes: list[str] = []
-        files = {}
-        for code in languages or NAMES:
-            place = Path(path.replace("{language}", code))
-            if place.is_dir():
-                files[code] = _one_of(place, code, wanted, notes)
-            elif place.exists() or place.is_symlink():
-                files[code] = [place]
+        there = _matches(path)
+        names = {find_name(code, there) for code in languages} if languages else set(filter(names_language, there))
+        places = {name: there[name] for name in sorted(filter(None, names))}
+        files = {
+            name: _one_of(place, name, wanted, notes) if place.is_dir() else [place] for name, place in places.items()
+        }
         return cls(path, files, wanted, tuple(notes), path)
 
     @property
@@ -126,6 +144,15 @@ class _Files:
     def rows(self, language: str) -> Iterator[SourceRow]:
         for path in self.files[language]:
             yield from file_rows(path, self.wanted.fields)
+
+
+def _matches(template: str) -> dict[str, Path]:
+    """What stands at {language} in the paths that exist, and those paths."""
+    pieces = template.split("{language}")
+    first, *others = map(re.escape, pieces)
+    pattern = re.compile(first + "([^/]+)" + r"\1".join(others))
+    found = glob.glob("*".join(map(glob.escape, pieces)), include_hidden=True)
+    return {match[1]: Path(path) for path in sorted(found) if (match := pattern.fullmatch(path))}
 
 
 @dataclass(frozen=True)
@@ -175,16 +202,17 @@ def _open_folder(folder: Path, wanted: Wanted, languages: Collection[str]) -> Ro
             notes.append(f"{folder}: {path.name!r} is not a file of rows and was left out")
         else:
             files.setdefault(language_of(_SHARD.sub("", stem)), []).append(path)
-    if files and not set(files) & set(NAMES) and set(files) <= {*SPLITS, "data"}:
+    if files and set(files) <= {*SPLITS, "data"}:
         where = folder / "data" if set(files) == {"data"} and (folder / "data").is_dir() else folder
         inside = {language_of(name) for name in _grouped(where)}
-        if where == folder or not inside & set(NAMES):
+        if where == folder or not any(map(names_language, inside)):
             parts = _one_of(where, "", wanted, notes)
             return _Files(str(folder), {UNNAMED: parts}, wanted, tuple(notes))
         files = {language_of(name): list(paths) for name, paths in _grouped(where).items()}
     chosen: dict[str, Sequence[Path]] = {}
+    read = {find_name(language, files) for language in languages}
     for name, paths in files.items():
-        if languages and name not in languages:  # whether it can be read is not asked
+        if languages and name not in read:  # whether it can be read is not asked
             chosen[name] = paths
             continue
         places = [
@@ -226,7 +254,7 @@ def _one_of(folder: Path, language: str, wanted: Wanted, notes: list[str]) -> li
         if not groups:
             raise InputError(f"{folder}: contains no file of {wanted.what}{of}; give {ENDINGS}")
         names = [path.name for paths in groups.values() for path in paths]
-        is_by_language = language and folder.name.lower() == language
+        is_by_language = language and folder.name.lower() == language.lower()
         one = f"{folder.parent if is_by_language else folder}/{'{language}/' if is_by_language else ''}{names[0]}"
         raise InputError(f"{folder}: several {wanted.what}{of} ({shown(names)}); choose one, as in {one}")
     chosen = splits[0] if splits else next(iter(groups))

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from icr_platform.core.artifacts import MANIFEST, PLAN, Artifact, ArtifactWriter, text_digest
 from icr_platform.core.errors import InputError
-from icr_platform.core.languages import NAMES
+from icr_platform.core.language_tags import ENGLISH, english_first, names_language, twice
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.data.hub_sets import folder_set_of, hub_set_of
 from icr_platform.data.row_fields import BadRow, Columns
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 MOST_LEFT_OUT = 0.1
 """Share of rows that may be unusable; a file with more is refused, since it is probably not what it is taken for."""
 _WANTED = Wanted("preferences", "prompt, chosen and rejected")
-_ENGLISH = "en"
 _ROWS_AT_ONCE = 4096
 _NAMED_IN_A_NOTE = 3
 
@@ -58,7 +57,7 @@ class TextPair(NamedTuple):
     rejected: str
     chosen_reward: float = 1.0
     rejected_reward: float = 0.0
-    language: str = _ENGLISH
+    language: str = ENGLISH
     messages: str | None = None
 
 
@@ -106,12 +105,14 @@ def read_text_preferences(source: str) -> TextPreferences:
 def _languages(opened: RowSource) -> list[str]:
     if opened.names == (UNNAMED,):
         return [UNNAMED]
-    found = sorted(set(opened.names) & set(NAMES), key=lambda code: (code != _ENGLISH, code))
+    found = english_first(filter(names_language, opened.names))
+    if same := twice(found):
+        raise InputError(
+            f"{opened.where(same[1])}: {same[1]!r} is the language of {same[0]!r}, which is there too; keep one"
+        )
     if not found:
         seen = ", ".join(opened.names) or "none"
-        raise InputError(
-            f"{opened.path}: no file is named by a language code; name one {_ENGLISH}.jsonl; found: {seen}"
-        )
+        raise InputError(f"{opened.path}: no file is named by a language code; name one {ENGLISH}.jsonl; found: {seen}")
     return found
 
 
@@ -143,7 +144,7 @@ class _Reader:
                 self._first.setdefault(str(error), row.where)
                 continue
             self._columns.see(part, row.fields, texts.remarks, texts.columns)
-            said = next((row.fields[field] for field in LANGUAGE_FIELDS if row.fields.get(field)), name or _ENGLISH)
+            said = next((row.fields[field] for field in LANGUAGE_FIELDS if row.fields.get(field)), name or ENGLISH)
             self._add(f"row-{row.number}", language_of(str(said)), texts)
 
     def _add(self, prompt_id: str, language: str, texts: Texts) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from icr_platform.core.language_tags import has_data
+from icr_platform.core.languages import language_name
+
 _SHOWN = 12
 _LONGEST = 60  # characters
 
@@ -28,7 +31,12 @@ def left_out(path: str, names: Sequence[str]) -> list[str]:
     """Notes on files, parts or values of a column that name no known language."""
     if len(names) > _SHOWN:
         return [f"{path}: {len(names)} names of no known language were left out: {shown(names)}"]
-    return [f"{path}: {short(name)!r} names no known language and was left out" for name in names]
+    return [
+        f"{path}: {name!r} was left out; name it in --languages if {language_name(name)} is meant"
+        if has_data(name)
+        else f"{path}: {short(name)!r} names no known language and was left out"
+        for name in names
+    ]
 
 
 def nearest(given: str, names: Sequence[str]) -> str | None:

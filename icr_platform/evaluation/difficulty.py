@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from icr_platform.core.errors import InputError
-from icr_platform.data.prompts import ENGLISH
+from icr_platform.core.language_tags import ENGLISH
 from icr_platform.data.row_files import file_rows
 
 _IDS = ("prompt_id", "id", "instruction_id")

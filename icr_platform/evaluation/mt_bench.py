@@ -16,10 +16,11 @@ import pandas as pd
 
 from icr_platform.core.conversations import as_text
 from icr_platform.core.errors import InputError
-from icr_platform.core.languages import NAMES, language_name
+from icr_platform.core.language_tags import english_first, names_language
+from icr_platform.core.languages import language_name
 from icr_platform.data.row_fields import BadRow, identity_of, refused, text_fault
 from icr_platform.data.row_files import SourceRow
-from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted
+from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, name_in
 from icr_platform.data.sources import open_source
 from icr_platform.data.wording import shown
 from icr_platform.engines.endpoints.chat_client import Failure, Message
@@ -114,7 +115,7 @@ class Grade(NamedTuple):
 
 def languages_in(source: str) -> tuple[str, ...]:
     """Languages with a question file in a folder, English first."""
-    found = sorted(set(open_source(source, _QUESTIONS).names) & set(NAMES), key=lambda code: (code != "en", code))
+    found = english_first(filter(names_language, open_source(source, _QUESTIONS).names))
     if not found:
         raise InputError(
             f"{source}: no LANG.jsonl of questions here; give such a folder, or --languages with a template"
@@ -122,8 +123,12 @@ def languages_in(source: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def load_questions(source: str, languages: Sequence[str], references: str = "") -> list[Question]:
+def load_questions(
+    source: str, languages: Sequence[str], references: str = "", notes: list[str] | None = None
+) -> list[Question]:
     """Questions of all languages, with the reference answers of those categories that need one.
+
+    notes: takes a line for each language that the source has under another tag.
 
     Raises:
         InputError: a damaged row, a duplicate id, or no reference answer where one is needed.
@@ -133,7 +138,7 @@ def load_questions(source: str, languages: Sequence[str], references: str = "") 
     answers = load_answers(references, languages) if references else {}
     for language in languages:
         seen: set[str] = set()
-        for row in _rows(opened, language, languages):
+        for row in _rows(opened, language, languages, notes):
             category = str(row.fields.get("category") or "")
             key = _question_id(row, "write {question_id, category, turns}")
             turns = _turns(row, next((row.fields[name] for name in _TURNS if row.fields.get(name) is not None), None))
@@ -181,9 +186,12 @@ def load_answers(source: str, languages: Sequence[str]) -> dict[tuple[str, str],
     return found
 
 
-def _rows(source: RowSource, language: str, languages: Sequence[str]) -> Iterator[SourceRow]:
-    name = UNNAMED if source.names == (UNNAMED,) and len(languages) == 1 else language
-    if name not in source.names:
+def _rows(
+    source: RowSource, language: str, languages: Sequence[str], notes: list[str] | None = None
+) -> Iterator[SourceRow]:
+    is_only = source.names == (UNNAMED,) and len(languages) == 1
+    name = UNNAMED if is_only else name_in(source, language, [] if notes is None else notes)
+    if name is None:
         raise InputError(
             f"{source.where(language)}: no such file; give a folder of LANG.jsonl or a path with {{language}} in it"
         )

@@ -72,9 +72,9 @@ def read(config: MtBenchConfig) -> MtBenchInputs:
     check_execution(config)
     check_endpoint(endpoint_of(config))
     languages = config.languages or languages_in(config.questions)
-    questions = load_questions(config.questions, languages, config.reference_answers)
+    notes: list[str] = []
+    questions = load_questions(config.questions, languages, config.reference_answers, notes)
     answers = None
-    said: tuple[str, ...] = ()
     if config.answers:
         answers = load_answers(config.answers, languages)
         missing = unanswered(questions, answers)
@@ -101,8 +101,8 @@ def read(config: MtBenchConfig) -> MtBenchInputs:
             for before in [(("user", question.turns[0]), ("assistant", "x"))[: 2 * turn]]
             for asked in [config.asked(Conversation(question.turns[turn], before), question.language)]
         ]
-        said = check_prompts(config, config.policy, config, turns, config.max_dropped).notes
-    return MtBenchInputs(config, languages, questions, answers, said)
+        notes += check_prompts(config, config.policy, config, turns, config.max_dropped).notes
+    return MtBenchInputs(config, languages, questions, answers, tuple(notes))
 
 
 def run(inputs: MtBenchInputs, context: StageContext) -> StageResult:

@@ -47,7 +47,7 @@ def write_outputs(
     identifier: str | None = config.language_identifier
     if inputs.outputs is not None:
         # An artifact's rows keep the languages they came with, unless another identifier is asked for; files have none.
-        keep = bool(inputs.outputs.facts) and inputs.outputs.identifier in (None, identifier)
+        keep = inputs.outputs.is_artifact and inputs.outputs.identifier in (None, identifier)
         identifier = inputs.outputs.identifier if keep else identifier
         for index in left:
             rows = [  # of the texts of a file it is not known how they ended or how many tokens they have: null
@@ -55,10 +55,14 @@ def write_outputs(
                 for prompt in slices[index].select(_ASKED).to_pylist()
                 for _, text, facts in inputs.outputs.samples(prompt["language"], prompt["prompt_id"])
             ]
-            if not keep:
-                found = inputs.identify.of_answers([row["language"] for row in rows], [row["output"] for row in rows])
-                for row, (code, confidence) in zip(rows, found, strict=True):
-                    row.update(detected_language=code, language_confidence=confidence)
+            unknown = [row for row in rows if not keep or row["detected_language"] is None]
+            found = inputs.identify.of_answers([row["language"] for row in unknown], [row["output"] for row in unknown])
+            for row, (code, confidence) in zip(unknown, found, strict=True):
+                row.update(detected_language=code, language_confidence=confidence)
+            thinking = [row for row in rows if row["thought"] and not (keep and row["thought_language"])]
+            told = inputs.identify([row["thought"] for row in thinking])
+            for row, (code, _) in zip(thinking, told, strict=True):
+                row.update(thought_language=code)
             writer.write_part(index, pa.Table.from_pylist(rows, schema=OUTPUTS.schema))
     else:
         total = inputs.prompts.table.num_rows * config.samples
@@ -96,7 +100,7 @@ def _load(config: EvalConfig) -> Make:
 
         for part in sample_parts(sampler, identify, seen(), config.samples, config.seed, advance, config):
             keys = list(zip(*(part.responses[name].to_pylist() for name in ("language", "prompt_id")), strict=True))
-            named = part.responses.rename_columns({"response": "output"})
+            named = part.responses.rename_columns({"response": "output", "answer_start": "thought_token_count"})
             for position, name in enumerate(("instruction", "messages")):
                 named = named.append_column(name, pa.array([asked[key][position] for key in keys], pa.string()))
             yield part.drops, completed(named, OUTPUTS)

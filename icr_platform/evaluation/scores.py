@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from icr_platform.core.language_tags import is_english
+from icr_platform.core.languages import UNDETERMINED
 from icr_platform.core.schemas import SCORES
 from icr_platform.engines.judging.pairwise import LOW_MASS, MODEL_FIRST, REFERENCE_FIRST
 from icr_platform.evaluation.fidelity import fidelity, looping_rate, repeated_share, truncation_rate
@@ -28,7 +30,10 @@ from icr_platform.evaluation.win_rate import (
 UNKNOWN_END = "finish reason unknown"
 MEAN, MEAN_NON_ENGLISH, ALL = "mean", "mean_non_english", "all"
 _LENGTHS = ["character_count", "reference_characters"]
-_AVERAGED = ("win_rate", "lc_win_rate", "fidelity", "truncated", "repetition", "length/characters", "length/ratio")
+_AVERAGED = (
+    "win_rate", "lc_win_rate", "fidelity", "truncated", "repetition", "length/characters", "length/ratio", "thought_tokens/mean",
+    "thought_language_share", "thought_cut",
+)  # fmt: skip
 _BOOTSTRAP = 500  # resamples of the prompts, each of which is refitted
 _C = (
     10.0  # fixed, so that iterations compare: AlpacaEval's cross-validation jumps between values on differences of 1e-6
@@ -59,9 +64,18 @@ class LengthControl(NamedTuple):
 
 def output_facts(outputs: pa.Table) -> pd.DataFrame:
     """What scores need of a part of the outputs table, without the texts."""
-    columns = [*PROMPT_KEY, "sample_index", "character_count", "finish_reason", "detected_language"]
+    columns = [
+        *PROMPT_KEY, "sample_index", "character_count", "token_count", "finish_reason", "detected_language", "thought_language",
+        "thought_token_count",
+    ]  # fmt: skip
     facts: pd.DataFrame = outputs.select(columns).to_pandas()
     facts["repeated"] = [repeated_share(text) for text in outputs["output"].to_pylist()]
+    facts["has_thought"] = [thought is not None for thought in outputs["thought"].to_pylist()]
+    # A thought that never ends takes all tokens. Outputs from files have none: there it is what their reader said of the end.
+    took_all = (facts["thought_token_count"] >= facts["token_count"]).where(
+        facts["thought_token_count"].notna(), facts["finish_reason"] == "length"
+    )
+    facts["thought_cut"] = facts["has_thought"] & took_all & (facts["character_count"] == 0)
     return facts
 
 
@@ -84,6 +98,37 @@ def score_outputs(facts: pd.DataFrame, unknown: Collection[str] = ()) -> list[Sc
         flag = f"{UNKNOWN_END} of {n - len(known)} of {n} outputs" if len(known) < n else ""
         scores.append(Score(code, "truncated", _value(truncation_rate(known)), None, len(known), flag))
         scores.append(Score(code, "repetition", looping_rate(rows["repeated"].tolist()), None, n, ""))
+        if rows["has_thought"].any():
+            scores += _score_thoughts(code, rows, code in unknown)
+    return scores
+
+
+def _score_thoughts(code: str, rows: pd.DataFrame, is_unknown: bool) -> list[Score]:
+    """Length of the thoughts, percent of them in the language of the prompt, percent of the outputs that ended within one."""
+    thoughts = rows[rows["has_thought"]]
+    n, cut = len(thoughts), int(rows["thought_cut"].sum())
+    tokens = thoughts["thought_token_count"].dropna().to_numpy(dtype=float)
+    share = None if is_unknown else fidelity(code, thoughts["thought_language"].fillna(UNDETERMINED).tolist())
+    scores = [
+        Score(
+            code,
+            "thought_language_share",
+            share,
+            None,
+            n,
+            "the identifier does not know the language" if is_unknown else "",
+        ),
+        Score(
+            code,
+            "thought_cut",
+            100.0 * cut / len(rows),
+            None,
+            len(rows),
+            f"{cut} of {len(rows)} outputs" if cut else "",
+        ),
+    ]
+    if len(tokens):  # files of outputs have no tokens
+        scores.append(Score(code, "thought_tokens/mean", float(tokens.mean()), None, len(tokens), ""))
     return scores
 
 
@@ -163,7 +208,7 @@ def _mean_win_rates(prompts: pd.DataFrame) -> list[Score]:
     """Means of the languages' win rates; their standard errors cluster by prompt id, which the languages share."""
     judged = prompts.dropna(subset=["preference"])
     codes = list(dict.fromkeys(judged["language"]))
-    groups = {MEAN: codes, MEAN_NON_ENGLISH: [code for code in codes if code != "en"]}
+    groups = {MEAN: codes, MEAN_NON_ENGLISH: [code for code in codes if not is_english(code)]}
     scores = []
     for name, members in groups.items():
         if not members:
@@ -184,7 +229,7 @@ def _mean_controlled(scores: Sequence[Score], prompts: pd.DataFrame, control: Le
     """Means of the length-controlled win rates, with standard errors from a bootstrap that draws a prompt in all languages
     at once: their errors go together. It draws from the prompts that every language has a preference on."""
     values = {row.language: row.value for row in scores if row.metric == "lc_win_rate" and row.value is not None}
-    groups = {MEAN: list(values), MEAN_NON_ENGLISH: [code for code in values if code != "en"]}
+    groups = {MEAN: list(values), MEAN_NON_ENGLISH: [code for code in values if not is_english(code)]}
     means = []
     for name, members in groups.items():
         if not members:
@@ -239,7 +284,7 @@ def with_means(scores: Sequence[Score]) -> list[Score]:
     extra = []
     for metric in _AVERAGED:
         rows = [score for score in scores if score.metric == metric and score.language not in (MEAN, MEAN_NON_ENGLISH)]
-        groups = {MEAN: rows, MEAN_NON_ENGLISH: [score for score in rows if score.language != "en"]}
+        groups = {MEAN: rows, MEAN_NON_ENGLISH: [score for score in rows if not is_english(score.language)]}
         for name, members in groups.items():
             values = [score.value for score in members if score.value is not None]
             if values and (metric, name) not in done:

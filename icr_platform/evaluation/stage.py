@@ -4,6 +4,9 @@ Metrics, per language, with `mean` and `mean_non_english` over languages:
 `win_rate`, `lc_win_rate`, `fidelity`, `truncated`, `repetition` in percent (`_se`: standard error, clustered by prompt),
 `length/characters`, `length/ratio` (to the reference outputs), `win_rate_n` (prompts judged), `judge/failure_rate` in percent.
 `truncated` is absent where it is not known how the outputs ended; `dropped`, in percent of the prompts, where all have an output.
+Where something was thought before the answers: `thought_tokens/mean`, `thought_language_share` (percent of the thoughts in the
+language of the prompt) and `thought_cut` (percent of the outputs that ended within a thought). All other figures are of the answers.
+An output that ended within its thought has an empty answer, and is judged as such, as AlpacaEval does.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from icr_platform.evaluation.inputs import EvaluationInputs, read_inputs
 from icr_platform.evaluation.judgments import write_judgments
 from icr_platform.evaluation.outputs import write_outputs
 from icr_platform.evaluation.scores import (
+    MEAN,
+    MEAN_NON_ENGLISH,
     UNKNOWN_END,
     Score,
     output_facts,
@@ -73,12 +78,9 @@ def run(inputs: EvaluationInputs, context: StageContext) -> StageResult:
         notes += tuple(fault_notes(str(language), Counter(rows["reason"]), "prompts", "output_drops"))
     _check_failures(config, scores, judgments)
 
-    told = outputs.read(["language", "detected_language"])
-    cells = confusion_table(zip(told["language"].to_pylist(), told["detected_language"].to_pylist(), strict=True))
-    tables = {
-        "scores": people_table(scores),
-        "fidelity_confusion": pd.DataFrame(cells[:_LISTED], columns=list(Confusion._fields)),
-    }
+    tables = {"scores": people_table(scores), "fidelity_confusion": _confusion(outputs, "detected_language")}
+    if len(thoughts := _confusion(outputs, "thought_language")):
+        tables["thought_languages"] = thoughts
     # Reference outputs that a run of ours made are another policy's: then the win rate is a head-to-head, with a test of 50%.
     if config.reference_outputs and own_manifest(Path(config.reference_outputs)) is not None and judgments.rows:
         tables["head_to_head"] = head_to_head_table(judgments_by_language(judgments))
@@ -94,6 +96,14 @@ def run(inputs: EvaluationInputs, context: StageContext) -> StageResult:
         tables=tables,
         notes=notes,
     )
+
+
+def _confusion(outputs: Artifact, column: str) -> pd.DataFrame:
+    """In which languages the answers, or the thoughts, to the prompts of each language are."""
+    told = outputs.read(["language", column])
+    pairs = zip(told["language"].to_pylist(), told[column].to_pylist(), strict=True)
+    cells = confusion_table((asked, found) for asked, found in pairs if found is not None)
+    return pd.DataFrame(cells[:_LISTED], columns=list(Confusion._fields))
 
 
 def _score(inputs: EvaluationInputs, outputs: Artifact, judgments: Artifact) -> list[Score]:
@@ -136,6 +146,15 @@ def _notes(scores: list[Score]) -> tuple[str, ...]:
             notes.append(
                 f"judge: in {score.value:.2f}% of {score.n} judgments the labels have less than {LOW_MASS:g} of the probability"
             )
+    is_cut = [
+        score
+        for score in scores
+        if score.metric == "thought_cut" and score.flag and score.language not in (MEAN, MEAN_NON_ENGLISH)
+    ]
+    if cut := [f"{score.language}: {score.flag}" for score in is_cut]:
+        notes.append(
+            f"thought_cut: {'; '.join(cut)} ended within the thought: they have no answer, and are judged as empty outputs"
+        )
     unknown = {
         score.language: score.flag for score in scores if score.metric == "truncated" and UNKNOWN_END in score.flag
     }

@@ -239,7 +239,7 @@ def _block(text: str, style: Style, is_open: bool | None) -> _Block | None:
     if is_open is not True and not text.startswith(style.opening, start):
         orphan = text.find(style.closing) if is_open is None else -1
         behind = orphan + len(style.closing)
-        if orphan < 0 or not (text[behind:].strip() == "" or text[behind] in "\r\n"):
+        if orphan < 0 or style.opening in text[:orphan] or not (text[behind:].strip() == "" or text[behind] in "\r\n"):
             return None
         is_open = True
     if text.startswith(style.opening, start):  # also of a block that the prompt opened: some models open it again

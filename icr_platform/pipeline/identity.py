@@ -512,7 +512,9 @@ def _output_rows(
 
     if own_manifest(Path(source)) is None:
         read = load_reference_outputs(source, instructions, None, may_be_empty)
-        yield from ((*key, *texts) for key, texts in read.outputs.items())
+        for key, texts in read.outputs.items():
+            thoughts = (fact["thought"] for fact in read.facts.get(key, ()) if is_whole and fact["thought"])
+            yield (*key, *texts, *thoughts)
         return
     artifact = open_artifact(Path(source), OUTPUTS)
     text = (*_KEY, "sample_index", "output")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icr_platform.annotation.reward_kinds import needs_translations
+from icr_platform.annotation.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.core.config import Config, without_secrets
 from icr_platform.core.errors import WeightsRemovedError
 from icr_platform.models.removed_weights import removed_weights
@@ -46,6 +46,7 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
         resolved = session.resolver.resolve(config, config.seed, fetch=False)
         if not session.resolver.known(resolved):  # models in a remote store are checked by the stages, which fetch them
             check_models(session, resolved)
+            check_english(resolved)
         arm = Arm(config, resolved, _start(session, config), [resolved.policy])
         with track_status(arm.run):
             for iteration in range(config.iterations + 1):
@@ -67,6 +68,16 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
         return arm
     finally:
         session.close()
+
+
+def check_english(config: IterateConfig) -> None:
+    """Raise an InputError where the training prompts lack the English instructions that responses will be scored after."""
+    from icr_platform.annotation.prompt_index import check_english as check
+    from icr_platform.data.prompts import load_prompts
+
+    kinds = config.annotate.reward_kind
+    if config.iterations and any(REWARD_KINDS[kind].needs_english for kind in kinds):
+        check(config.prompts, load_prompts(config.prompts, config.languages, config.limit).table, kinds)
 
 
 def check_models(session: Session, config: IterateConfig) -> tuple[str, ...]:

@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import pyarrow as pa
+
+from icr_platform.annotation.reward_kinds import needs_translations
 from icr_platform.core.config import require
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds
@@ -40,6 +43,7 @@ from icr_platform.planning.capacity import (
     training_files,
     works,
 )
+from icr_platform.planning.model_facts import POLICY, REFERENCE, Use, show_models
 from icr_platform.planning.rehearsal import NO_REHEARSAL, Rehearsal, rehearse
 from icr_platform.planning.scratch import scratch_folder
 from icr_platform.planning.units import duration, size
@@ -57,21 +61,24 @@ class Prediction:
     calibrate: seconds of measuring the machine at hand; 0 measures nothing.
     gpus, gpu: so many devices of that name (`capacity.DEVICES`); 0: those of the machine at hand.
     response_tokens: mean length of a response; None: as long as the configuration allows.
+    verbose: show whole prompts.
     """
 
     calibrate: float = 0.0
     gpus: int = 0
     gpu: str = ""
     response_tokens: float | None = None
+    verbose: bool = False
 
 
 @dataclass(frozen=True)
 class PromptCount:
-    """Prompts of one purpose by language, the mean length of a rendered prompt in tokens, and some of them."""
+    """Prompts of one purpose by language, the mean length of a rendered prompt in tokens, some of them, and the first in each language."""
 
     by_language: dict[str, int]
     mean_tokens: float
     some: list[tuple[str, str]]
+    first: pa.Table
 
     @property
     def prompts(self) -> Prompts:
@@ -150,7 +157,7 @@ def _check_inputs(
     preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction
 ) -> Checked | None:
     from icr_platform.models.loading import load_config, parameter_count
-    from icr_platform.pipeline.iterate import check_models
+    from icr_platform.pipeline.iterate import check_english, check_models
 
     resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))
     if resolved is None:
@@ -158,6 +165,7 @@ def _check_inputs(
     place = Path(resolved.output) if resolved.output else session.work
     preflight.attempt(lambda: check_writable_folder(place, f"{place}: the folder of all artifacts"))
     preflight.remarks += preflight.attempt(lambda: check_models(session, resolved)) or ()
+    preflight.attempt(lambda: check_english(resolved))
     _check_stages(preflight, session, resolved, prediction)
     size = preflight.attempt(lambda: parameter_count(resolved.policy, resolved.trust_remote_code))
     training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
@@ -179,8 +187,41 @@ def _check_inputs(
     # What the evaluation reads beside its prompts has notes of its own.
     for remark in dict.fromkeys([*preflight.remarks, *getattr(read, "notes", ())]):
         print(f"note: {remark}")
+    show_models(resolved, _uses(session, resolved, plans, prediction), training.first, prediction.verbose)
+    print()
     _print(session, resolved, plans, source, prediction)
     return Checked(resolved, plans)
+
+
+def _uses(session: Session, config: IterateConfig, plans: list[StagePlan], prediction: Prediction) -> list[Use]:
+    """The models of a run, and the memory that each takes at the peak of its stages."""
+    from icr_platform.models.loading import chat_of_helper, load_config, parameter_count
+
+    device, _ = _devices(prediction)
+
+    def bytes_each(dtype: str) -> int:
+        return 2 if prediction.gpus else int(resolve_dtype(dtype, "auto").itemsize)
+
+    def weights(model: str, dtype: str) -> str:
+        count = parameter_count(model, config.trust_remote_code)
+        return f"{size(count * bytes_each(dtype))} of weights"
+
+    of_policy = [f"{plan.work.stage} {size(plan.memory_bytes)}" for plan in plans]
+    uses = [Use(POLICY, config.policy, config, [f"{', '.join(of_policy)} at their peak"])]
+    scoring = next(plan for plan in plans if plan.work.stage == "annotate")
+    count = parameter_count(config.reference, config.trust_remote_code)
+    shape = model_shape(load_config(config.reference, config.trust_remote_code), count)
+    taken = memory_of(scoring.work, config, shape, bytes_each(config.annotate.dtype), device, 1)
+    uses.append(Use(REFERENCE, config.reference, config, [f"annotate {size(taken)} at its peak"]))
+    helpers = {}
+    if needs_translations(config.annotate.reward_kind):
+        helpers["translator"] = (config.annotate.translator, config.annotate.dtype)
+    if config.eval_prompts and config.eval.judge == "logprob":
+        helpers["judge"] = (config.eval.judge_model, config.eval.dtype)
+    for purpose, (name, dtype) in helpers.items():
+        model = session.resolver.local(name, config.seed)
+        uses.append(Use(purpose, model, chat_of_helper(model, config), [weights(model, dtype)]))
+    return uses
 
 
 def _check_stages(preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction) -> None:
@@ -228,7 +269,8 @@ def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, 
     counts = rows.groupby("language", sort=False).size()
     shuffled = some.sample(min(len(some), _CALIBRATION_PROMPTS), random_state=0)
     pairs = list(zip(shuffled["language"], shuffled["instruction"], strict=True))
-    return PromptCount({str(language): int(n) for language, n in counts.items()}, mean, pairs)
+    first = prompts.table.take(pa.array(rows.drop_duplicates("language").index))
+    return PromptCount({str(language): int(n) for language, n in counts.items()}, mean, pairs, first)
 
 
 def _rates(
@@ -340,7 +382,8 @@ def _print(
         "disk at its peak",
     )
     for column in columns:
-        table.add_column(column, justify="left" if column == "stage" else "right")
+        is_name = column == "stage"
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     for item in plans:
         time = duration(item.seconds) if item.seconds is not None else "-"
         cells = [f"{item.work.rows:,}", f"{item.work.tokens:,}", str(item.devices), time]

@@ -15,9 +15,17 @@ from typing import Any, NamedTuple
 import jinja2
 
 from icr_platform.core.artifacts import atomic_path
-from icr_platform.core.languages import NAMES, RIGHT_TO_LEFT
+from icr_platform.core.language_tags import html_lang, is_english, is_right_to_left
+from icr_platform.core.languages import language_in
 from icr_platform.report.figures import LearningCurve, learning_curves
-from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, Measured, languages_of, measured_of, row_name
+from icr_platform.report.iteration_metrics import (
+    MEANS,
+    IterationMetrics,
+    Measured,
+    languages_of,
+    measured_of,
+    row_name,
+)
 from icr_platform.report.leaderboard import OWN, leaderboard, published_curve, published_table
 from icr_platform.report.numbers import number, signed
 from icr_platform.report.svg import chart_style
@@ -84,6 +92,9 @@ _KINDS = (
     _Kind("repetition", "Looping", "Percent of outputs that mostly repeat themselves.", 1),
     _Kind("length/characters", "Length", "Mean number of characters of an output.", 0),
     _Kind("length/ratio", "Length ratio", "Mean length of the outputs over that of the reference outputs.", 2, True),
+    _Kind("thought_tokens/mean", "Length of thoughts", "Mean number of tokens before the answer, where something was thought.", 0),
+    _Kind("thought_language_share", "Language of thoughts", "Percent of thoughts in the language of the prompt.", 1),
+    _Kind("thought_cut", "Cut thoughts", "Percent of outputs that ended within their thought, so that there is no answer.", 1),
 )  # fmt: skip
 
 
@@ -108,7 +119,9 @@ def write_report(path: Path, report: Report) -> None:
         tables=[(kind, rows) for kind, rows in tables if rows],
         other_metrics=_other_metrics(iterations),
         leaderboard=_leaderboard(report) if report.published else None,
-        direction=lambda code: "rtl" if code in RIGHT_TO_LEFT else "auto",
+        direction=lambda code: "rtl" if is_right_to_left(code) else "auto",
+        html_lang=html_lang,
+        is_english=is_english,
         means=MEANS,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +154,7 @@ def _other_metrics(iterations: Sequence[IterationMetrics]) -> dict[str, dict[str
     grouped: dict[str, dict[str, list[float | None]]] = {}
     for name in sorted({name for measured in iterations for name in measured.metrics}):
         prefix, _, code = name.rpartition("/")
-        key, column = (prefix, code) if prefix and (code in NAMES or code in MEANS) else (name, "")
+        key, column = (prefix, code) if prefix and (code in MEANS or language_in(name)) else (name, "")
         # Standard errors and numbers of prompts stand in the tables of what they belong to.
         if key.removesuffix("_se") in {kind.prefix for kind in _KINDS} or key == "win_rate_n":
             continue

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from markupsafe import Markup
 
 from icr_platform.core.intervals import Z95
-from icr_platform.core.languages import NAMES
+from icr_platform.core.languages import language_label
 from icr_platform.report.iteration_metrics import IterationMetrics, languages_of, row_name
 from icr_platform.report.numbers import number
 from icr_platform.report.svg import Frame, axes, nice_ticks, path, svg
@@ -129,6 +129,6 @@ def radar(table: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     for code in (name for name in table.columns if name != "category"):
         values = [*table[code], table[code].iloc[0]]
-        figure.add_trace(go.Scatterpolar(r=values, theta=spokes, name=NAMES.get(code, code)))
+        figure.add_trace(go.Scatterpolar(r=values, theta=spokes, name=language_label(code)))
     figure.update_layout(polar={"radialaxis": {"range": [0, 10]}}, title="MT-Bench by category", height=560)
     return figure

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from icr_platform.core.languages import NAMES
+from icr_platform.core.language_tags import english_first
+from icr_platform.core.languages import is_language, language_label
 
 MEANS = {"mean": "Mean", "mean_non_english": "Mean, non-English"}
 
@@ -36,7 +37,7 @@ def row_name(code: str) -> str:
     >>> row_name("es"), row_name("mean_non_english")
     ('Spanish', 'Mean, non-English')
     """
-    return MEANS.get(code, NAMES.get(code, code))
+    return MEANS.get(code) or language_label(code)
 
 
 def languages_of(iterations: Iterable[IterationMetrics], *prefixes: str) -> list[str]:
@@ -48,7 +49,7 @@ def languages_of(iterations: Iterable[IterationMetrics], *prefixes: str) -> list
         for prefix in prefixes
         if name.startswith(f"{prefix}/")
     }
-    codes = sorted((code for code in found if code in NAMES), key=lambda code: (code != "en", code))
+    codes = english_first(filter(is_language, found))
     return codes + [mean for mean in MEANS if mean in found]
 
 

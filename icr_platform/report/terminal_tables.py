@@ -46,6 +46,9 @@ _EVAL_COLUMNS = (
     ("fidelity", "In its language, %", 1),
     ("truncated", "Truncated, %", 1),
     ("length/ratio", "Length ratio", 2),
+    ("thought_tokens/mean", "Thought, tokens", 0),
+    ("thought_language_share", "Thought in its language, %", 1),
+    ("thought_cut", "Cut within a thought, %", 1),
 )
 """Metric, heading, digits."""
 

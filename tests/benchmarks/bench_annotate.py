@@ -227,12 +227,9 @@ def score_naively(model: PreTrainedModel, groups: Sequence[Group]) -> list[Float
         for start in range(0, len(groups), BATCH):
             batch = [(group.prompt_ids, group.completions[sample]) for group in groups[start : start + BATCH]]
             longest = max(len(x) + len(y) for x, y in batch)
-            ids, mask = (
-                torch.zeros(len(batch), longest, dtype=torch.long),
-                torch.zeros(len(batch), longest, dtype=torch.long),
-            )
+            ids, mask = torch.zeros(2, len(batch), longest, dtype=torch.long, device=model.device)
             for row, (x, y) in enumerate(batch):
-                ids[row, : len(x) + len(y)], mask[row, : len(x) + len(y)] = torch.tensor([*x, *y]), 1
+                ids[row, : len(x) + len(y)], mask[row, : len(x) + len(y)] = torch.tensor([*x, *y]).to(ids), 1
             with torch.no_grad():
                 logprobs = torch.log_softmax(model(input_ids=ids, attention_mask=mask).logits.float(), -1)
             picked = logprobs[:, :-1].gather(2, ids[:, 1:, None])[..., 0].double()

@@ -250,7 +250,7 @@ def sampling(tiny: bool) -> Figures:
     """Tokens per second of the built-in sampler, and of vLLM's own `generate` where vLLM is installed."""
     from icr_platform.core.config import CHAT_DEFAULTS
     from icr_platform.engines.sampling.choice import make_sampler
-    from icr_platform.engines.sampling.sampler import Request
+    from icr_platform.engines.sampling.sampler import Dropped, Request
     from icr_platform.engines.sampling.settings import SamplingSettings
 
     count, tokens = (4, 12) if tiny else (32, 256)
@@ -269,7 +269,8 @@ def sampling(tiny: bool) -> Figures:
             started = time.perf_counter()
             shards = list(sampler.sample_shards(iter([requests]), 4, 1))
             wait()
-            sampled = sum(len(sample.token_ids) for rows in shards for row in rows for sample in row)
+            rows = [row for shard in shards for row in shard if not isinstance(row, Dropped)]
+            sampled = sum(len(sample.token_ids) for row in rows for sample in row)
             found[engine] = {"tokens_per_s": round(sampled / (time.perf_counter() - started)), "tokens": sampled}
     return found
 
@@ -350,7 +351,7 @@ def iteration(tiny: bool) -> Figures:
     with tempfile.TemporaryDirectory() as work:
         places = [f"--{stage}.device={DEVICE}" for stage in ("generate", "annotate", "train", "eval")]
         command = [sys.executable, "-m", "icr_platform", "iterate", "--config", "demo", "--iterations", "1", *places]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "MLFLOW_DISABLE_TELEMETRY": "true"}
         started = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, cwd=work, env=environment)
         seconds = time.perf_counter() - started

@@ -8,14 +8,9 @@ from typing import Any
 
 import pytest
 
+from icr_platform.core.spoken_messages import spoken_in
 from icr_platform.engines.endpoints.refusals import context_named, is_filtered, is_too_long
-from icr_platform.engines.endpoints.replies import (
-    FilteredReplyError,
-    MalformedReplyError,
-    Reply,
-    parse_completion,
-    spoken_in,
-)
+from icr_platform.engines.endpoints.replies import FilteredReplyError, MalformedReplyError, Reply, parse_completion
 
 TOP = [{"token": "m", "logprob": -0.5, "bytes": [109]}, {"token": "M", "logprob": -1.0}]
 FIRST = {"token": "m", "logprob": -0.5, "top_logprobs": TOP}

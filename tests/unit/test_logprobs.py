@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from transformers import (
     AttentionMaskInterface,
     AutoModelForCausalLM,
@@ -364,6 +366,45 @@ def test_scores_do_not_depend_on_what_they_were_batched_with() -> None:
     ]
     assert_equal_per_token(together, alone, groups)
     np.testing.assert_array_equal(completion_logprobs(model, groups), completion_logprobs(model, groups))
+
+
+def varlen(
+    query: Tensor, key: Tensor, value: Tensor, query_ends: Tensor, key_ends: Tensor, longest_query: int, longest_key: int,
+    *, scale: float | None, window_size: tuple[int, int], **_: Any,
+) -> Tensor:  # fmt: skip
+    """What torch's kernel of that name computes, which is there on GPUs only: [T, heads, size], the last query at the last key."""
+    assert longest_query == query_ends.diff().max()
+    assert longest_key == key_ends.diff().max()
+    out = torch.empty_like(query)
+    for start, stop, first, last in zip(query_ends, query_ends[1:], key_ends, key_ends[1:], strict=False):
+        keys, values = (each[first:last].transpose(0, 1)[None] for each in (key, value))
+        rows, columns = torch.arange(last - first)[last - first - (stop - start) :, None], torch.arange(last - first)
+        seen = columns <= rows
+        if window_size[0] >= 0:
+            seen &= rows - columns <= window_size[0]
+        asked = query[start:stop].transpose(0, 1)[None]
+        attended = F.scaled_dot_product_attention(asked, keys, values, attn_mask=seen, scale=scale, enable_gqa=True)
+        out[start:stop] = attended[0].transpose(0, 1)
+    return out
+
+
+@pytest.mark.parametrize("pack_tokens", [3, 17, 64, 4096])
+@pytest.mark.parametrize("has_window", [False, True])
+def test_one_call_over_all_segments_is_the_models_own_forward(
+    monkeypatch: pytest.MonkeyPatch, pack_tokens: int, has_window: bool
+) -> None:
+    monkeypatch.setattr(packed_attention, "varlen_attn", varlen)
+    monkeypatch.setattr(packed_attention, "_takes_flash", lambda *_: True)
+    monkeypatch.setattr(packed_attention, "_fused", list)
+    monkeypatch.setattr(logprobs, "_decided", {})
+    torch.manual_seed(0)
+    model = (mistral_with_window() if has_window else llama()).eval()
+    groups = groups_of([(10, [20, 35, 1, 60]), (1, [2]), (50, [1, 1, 70])])
+    scorer = CompletionScorer(model, pack_tokens)
+    assert scorer.packed, scorer.why_not_packed
+    together = scorer.score(groups)
+    scorer.packed = False
+    assert_equal_per_token(together, scorer.score(groups), groups)
 
 
 def test_model_is_left_as_it_was() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from icr_platform.core.languages import NAMES, RIGHT_TO_LEFT, counts_as, too_short
+from icr_platform.core.language_tags import html_lang, is_right_to_left
+from icr_platform.core.languages import counts_as, is_language, language_name, too_short
 from icr_platform.report.numbers import number, signed
 from ui.html.word_diff import JOINERS
 
@@ -39,7 +40,7 @@ def _environment() -> jinja2.Environment:
     found.filters |= {
         "number": number, "signed": signed, "label": label, "language": language_label, "count": count, "cut": cut,
     }  # fmt: skip
-    found.globals |= {"direction": direction, "counts_as": counts_as, "too_short": too_short}
+    found.globals |= {"direction": direction, "html_lang": html_lang, "counts_as": counts_as, "too_short": too_short}
     return found
 
 
@@ -83,12 +84,12 @@ def cut(text: str, longest: int = 160) -> str:
 
 def language_label(code: str) -> str:
     """'es' -> 'Spanish'; an unknown code as it is."""
-    return NAMES.get(code, label(code, 40))
+    return language_name(code) if is_language(code) else label(code, 40)
 
 
 def direction(code: str) -> str:
     """Value of a `dir` attribute: right to left for languages that are written so, by the first letter for all others."""
-    return "rtl" if code in RIGHT_TO_LEFT else "auto"
+    return "rtl" if is_right_to_left(code) else "auto"
 
 
 def message(text: str, hint: str = "", kind: str = "info") -> Markup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from icr_platform.core.language_tags import english_first
 from ui.html.rendering import render
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.review import verdict_summary
@@ -14,7 +15,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     """Accuracy of reward, judge and length against people, and agreement between people."""
     verdicts = verdicts_shown(inspector, focus)
     judged = verdict_summary.by_item(verdicts)
-    languages = sorted({*focus.arm.languages(), *(v.language for v in verdicts)}, key=lambda code: (code != "en", code))
+    languages = english_first({*focus.arm.languages(), *(v.language for v in verdicts)})
     main = render(
         "agreement",
         view=focus.view,

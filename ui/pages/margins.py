@@ -8,6 +8,7 @@ from dataclasses import replace
 from markupsafe import Markup
 
 from icr_platform.core.errors import IcrError
+from icr_platform.core.language_tags import is_english
 from ui.html.charts import Bar, HeatCell, heat_map, histogram
 from ui.html.rendering import language_label, render
 from ui.pages.inspector import Content, Focus, Inspector
@@ -31,7 +32,8 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         "margins_filters", view=view, iterations=numbers, languages=focus.arm.languages() or [d.language for d in found]
     )
     # Lengths and rewards of different languages do not compare, so the heat maps show one: English unless another is chosen.
-    chosen = next((d for d in found if d.language == (view.language or "en")), found[0] if found else None)
+    wanted = [d for d in found if (d.language == view.language if view.language else is_english(d.language))]
+    chosen = next(iter(wanted or found), None)
     main = render(
         "margins",
         view=view,

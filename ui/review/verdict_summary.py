@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from icr_platform.core.language_tags import is_english
 from ui.review.reliability import Interval, krippendorff_alpha, pairwise_kappas, verdicts_needed, wilson
 from ui.review.verdicts import CHOICES, DECIDED, Verdict
 
@@ -96,7 +97,7 @@ def by_language(items: Sequence[Judged]) -> dict[str, list[Judged]]:
     groups: dict[str, list[Judged]] = defaultdict(list)
     for item in items:
         groups[item.verdict.language].append(item)
-    return dict(sorted(groups.items(), key=lambda entry: (entry[0] != "en", entry[0])))
+    return dict(sorted(groups.items(), key=lambda entry: (not is_english(entry[0]), entry[0])))
 
 
 def by_margin(items: Sequence[Judged], bins: int = 4) -> dict[str, list[Judged]]:

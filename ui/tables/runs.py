@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from icr_platform.core.artifacts import Artifact, open_artifact
 from icr_platform.core.errors import InputError
-from icr_platform.core.languages import NAMES
+from icr_platform.core.language_tags import english_first
+from icr_platform.core.languages import language_in
 from icr_platform.core.parts import Worlds
 from icr_platform.core.schemas import TABLES
 from icr_platform.tracking.reader import RunRecord, TrackingReader
@@ -75,8 +76,7 @@ class ArmRecord:
     def languages(self) -> list[str]:
         """Language codes with a metric of any kind, English first."""
         # A metric of a language ends with its code: `win_rate/es`, `margin/median/es`.
-        codes = {name.rsplit("/", 1)[-1] for t in self.iterations for name in t.run.metrics if "/" in name}
-        return sorted(codes & set(NAMES), key=lambda code: (code != "en", code))
+        return english_first({code for t in self.iterations for name in t.run.metrics if (code := language_in(name))})
 
 
 class Catalogue:

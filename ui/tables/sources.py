@@ -61,8 +61,8 @@ def _eval_prompts(path: str, modified: float) -> EvalPrompts:
         table = load_prompts(path).table
     except (InputError, OSError) as error:
         return EvalPrompts(EMPTY, {}, f"The evaluation prompts cannot be read: {error}.")
-    ids, texts = table["prompt_id"].to_pylist(), table["english_instruction"].to_pylist()
-    return EvalPrompts(table, dict(zip(ids, texts, strict=True)), "")
+    texts = zip(table["prompt_id"].to_pylist(), table["english_instruction"].to_pylist(), strict=True)
+    return EvalPrompts(table, {prompt_id: text for prompt_id, text in texts if text is not None}, "")
 
 
 _remembered: dict[tuple[str, float, str, str], ReferenceOutputs] = {}

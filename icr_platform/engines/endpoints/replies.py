@@ -6,8 +6,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
+from icr_platform.core.spoken_messages import THOUGHT_FIELDS, Spoken, spoken_in
 from icr_platform.engines.endpoints.refusals import is_filtered
 
 _FILTER_REASONS = frozenset(
@@ -15,15 +16,6 @@ _FILTER_REASONS = frozenset(
      "guardrail_intervened", "refusal", "moderation")
 )  # fmt: skip
 _MOST_TOKENS = 2**53
-_TEXT_PARTS = ("text", "output_text")
-_THOUGHT_FIELDS = (
-    "reasoning_content", "reasoning", "thinking", "thinking_content", "reasoning_text", "thought", "thoughts", "reasoning_details",
-    "thinking_blocks",
-)  # fmt: skip
-"""Where a message has its reasoning: DeepSeek, Qwen, SGLang and older vLLM; vLLM, OpenRouter, Groq and Ollama's `/v1`; Ollama; others.
-OpenRouter, LiteLLM and MiniMax list it in blocks as well."""
-_THOUGHT_TEXTS = ("text", "thinking", "reasoning", "reasoning_content", "content", "summary")
-"""Where such a block, or a part of a content that is no text part (Mistral's, Anthropic's, Cohere's), has its text."""
 
 
 class MalformedReplyError(ValueError):
@@ -78,7 +70,7 @@ def parse_completion(body: bytes) -> Reply:
         FilteredReplyError: a filter refused the request.
     """
     completion, choice, message = answer_in(body)
-    spoken = spoken_in(message)
+    spoken = said_in(message)
     finish_reason = str(choice.get("finish_reason"))
     refusal = refusal_of(message)
     if refusal is None and is_filter(finish_reason):
@@ -122,56 +114,17 @@ def answer_in(body: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any], Mappin
     raise MalformedReplyError("not a chat completion (no choice)")
 
 
-class Spoken(NamedTuple):
-    """What a message says. text: its answer; thought: the reasoning that stands apart from it, '' where none can be read; has_thought:
-    whether there is any, which may be encrypted or left out."""
-
-    text: str
-    thought: str
-    has_thought: bool
-
-
-def spoken_in(message: Mapping[str, Any]) -> Spoken:
-    """Tell a message's answer from reasoning in a field of its own, or in parts of another kind than text.
-
-    >>> spoken_in({"content": "m", "reasoning_content": "M? No."})
-    Spoken(text='m', thought='M? No.', has_thought=True)
-    >>> spoken_in({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "M?"}]}, {"type": "text", "text": "m"}]})
-    Spoken(text='m', thought='M?', has_thought=True)
-
-    Raises:
-        MalformedReplyError: its content is neither a text nor a list of parts.
-    """
-    content = message.get("content")
-    parts = [{"type": "text", "text": content or ""}] if content is None or isinstance(content, str) else content
+def said_in(message: Mapping[str, Any]) -> Spoken:
+    """The answer of a message and its reasoning; raises MalformedReplyError where its content is neither text nor parts."""
     try:
-        texts = [part["text"] for part in parts if part.get("type") in _TEXT_PARTS]
-        others = [part for part in parts if part.get("type") not in _TEXT_PARTS]
-        answer = "".join(texts)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise MalformedReplyError(f"not a chat completion (its content is a {type(content).__name__})") from error
-    places = [value for name in _THOUGHT_FIELDS if (value := message.get(name))] + ([others] if others else [])
-    return Spoken(answer, next(filter(None, map(_thought_text, places)), ""), bool(places))
-
-
-def _thought_text(value: Any) -> str:
-    """The text of reasoning, however it is wrapped.
-
-    >>> _thought_text([{"type": "reasoning.summary", "summary": "One."}, {"type": "reasoning.encrypted", "data": "x"}, {"text": " Two."}])
-    'One. Two.'
-    """
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return "".join(map(_thought_text, value))
-    if isinstance(value, Mapping):
-        return next(filter(None, (_thought_text(value.get(name)) for name in _THOUGHT_TEXTS)), "")
-    return ""
+        return spoken_in(message)
+    except ValueError as error:
+        raise MalformedReplyError(f"not a chat completion ({error})") from error
 
 
 def is_null(message: Mapping[str, Any]) -> bool:
     """Whether a message has no answer at all, not even an empty one, and nothing else in its place."""
-    others = (*_THOUGHT_FIELDS, "tool_calls", "function_call")
+    others = (*THOUGHT_FIELDS, "tool_calls", "function_call")
     return message.get("content") is None and not any(message.get(name) for name in others)
 
 

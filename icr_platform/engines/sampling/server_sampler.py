@@ -26,7 +26,7 @@ from icr_platform.engines.endpoints.replies import (
     is_filter,
     is_null,
     refusal_of,
-    spoken_in,
+    said_in,
 )
 from icr_platform.engines.endpoints.served_model import confirmed
 from icr_platform.engines.sampling.sampler import (
@@ -163,7 +163,7 @@ class ServerSampler(Sampler):
             raise MalformedReplyError(f"ended for the reason {said!r}")
         if reason in ("tool_calls", "function_call"):
             raise MalformedReplyError("the model calls a tool, though it was given none")
-        text = spoken_in(message).text
+        text = said_in(message).text
         ids = _ids(choice.get("token_ids"))
         source: Literal["sampler", "retokenised"] = (
             "sampler" if ids is not None and (ids or not text) else "retokenised"

@@ -102,7 +102,7 @@ class CompletionScorer:
             )
 
     def _find_why_not_packed(self, vocabulary: int) -> str | None:
-        return _why_not_by_config(self.model) or _why_not_by_copy(self.model) or self._probe(vocabulary)
+        return why_not_packed(self.model) or self._probe(vocabulary)
 
     def score(self, groups: Sequence[Group], progress: Progress | None = None) -> list[Floats]:
         """Score as `completion_logprobs` does; `progress` is told the completions and tokens done since it was last called.
@@ -331,6 +331,11 @@ def _without_body(model: PreTrainedModel) -> PreTrainedModel:
     )  # accelerate binds that of a model spread over devices to the whole model, body included
     head._modules = {**model._modules, model.base_model_prefix: _PassThrough()}
     return head
+
+
+def why_not_packed(model: PreTrainedModel) -> str | None:
+    """Say why responses cannot be scored in packs under a model of this class and config, whose weights need not be there."""
+    return _why_not_by_config(model) or _why_not_by_copy(model)
 
 
 def _why_not_by_config(model: PreTrainedModel) -> str | None:

@@ -29,14 +29,18 @@ Block(start=0, stop=1, key_start=0, key_stop=1, past=(0, 2), past_length=3)
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.varlen import varlen_attn
 
 from icr_platform.engines.scoring.packing import Pack
 
@@ -46,6 +50,9 @@ KeyValue = tuple[Tensor, Tensor]
 
 _QUERIES = 128  # rows of one attention call on a CPU, at most
 _ALIGNED = 8  # GPU kernels take head sizes that are multiples of it
+_LARGEST_HEAD = 256  # that flash attention takes
+# torch before 2.12 lets queries share keys without being told.
+_GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 # Arguments of an attention call that change nothing in a forward without dropout, cache and outputs other than the hidden
 # states. `sliding_window` repeats to kernels without masks what the mask says; the model's own forward goes by the mask.
 _WITHOUT_EFFECT = {"dropout", "is_causal", "position_ids", "sliding_window", "use_cache", "output_attentions"}
@@ -101,6 +108,22 @@ class Block(NamedTuple):
     past_length: int
 
 
+class Gathered(NamedTuple):
+    """How one call of flash attention over sequences of different lengths sees a pack's S segments.
+
+    rows: [K] the keys of each segment, oldest first, as rows of the pool: keys of the segments `earlier`, then the pack's own.
+    query_ends, key_ends: [S + 1] int32, where each segment's queries and keys end, after a 0.
+    longest_query, longest_key: of any segment.
+    """
+
+    rows: Tensor
+    earlier: tuple[int, ...]
+    query_ends: Tensor
+    key_ends: Tensor
+    longest_query: int
+    longest_key: int
+
+
 class PackedLayout:
     """The segments of a pack, and the keys and values of earlier packs' segments that they continue.
 
@@ -115,6 +138,7 @@ class PackedLayout:
         if device.type == "cpu":
             self.blocks = _fused(self.blocks)  # on a GPU, of one segment each: flash attention knows their masks
         self.earlier = earlier
+        self._device = device
         self.tokens = len(pack.input_ids)
         self.rows = {segment.id: slice(segment.start, segment.stop) for segment in pack.segments}
         self.kept: dict[int, dict[int, KeyValue]] = {
@@ -139,6 +163,28 @@ class PackedLayout:
             rows = self.rows[segment_id]
             # Copies: views would keep the keys and values of the whole pack in memory.
             layers[layer] = (key[:, :, rows].clone(), value[:, :, rows].clone())
+
+    @cached_property
+    def gathered(self) -> Gathered:
+        """For the blocks of a GPU, which are of one segment each. All layers share it."""
+        earlier = tuple(dict.fromkeys(past for block in self.blocks for past in block.past if past not in self.rows))
+        lengths = [next(iter(self.earlier[past].values()))[0].shape[2] for past in earlier]
+        ends = list(accumulate(lengths, initial=0))
+        place = {past: range(start, stop) for past, start, stop in zip(earlier, ends, ends[1:], strict=False)}
+        place |= {segment: range(ends[-1] + own.start, ends[-1] + own.stop) for segment, own in self.rows.items()}
+        keys = [
+            [
+                *(row for past in block.past for row in place[past]),
+                *range(ends[-1] + block.key_start, ends[-1] + block.stop),
+            ]
+            for block in self.blocks
+        ]
+        counts = [len(of_block) for of_block in keys], [block.stop - block.start for block in self.blocks]
+        key_ends, query_ends = (
+            torch.tensor([0, *accumulate(count)], dtype=torch.int32, device=self._device) for count in counts
+        )
+        rows = torch.tensor([row for of_block in keys for row in of_block], device=self._device)
+        return Gathered(rows, earlier, query_ends, key_ends, max(counts[1]), max(counts[0]))
 
     def keys_values(self, layer: int, block: Block, key: Tensor, value: Tensor) -> KeyValue:
         """Keys and values of a block's past and of rows key_start:key_stop, oldest first."""
@@ -224,7 +270,11 @@ def packed_attention(
         raise NotPackableError(f"takes {', '.join(sorted(unknown) or ['s_aux', 'softcap'])}, which is not known here")
     if not query.shape[2] == key.shape[2] == value.shape[2] == packed_layout.tokens:
         raise NotPackableError("sees other tokens than the pack's")
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):  # torch casts only what it is given as plain tensors
+        query, key, value = (each.to(torch.get_autocast_dtype("cuda")) for each in (query, key, value))
     packed_layout.keep(layer, key, value)
+    if softcap is None and s_aux is None and _takes_flash(query, value):
+        return _attend_at_once(layer, query, key, value, attention_mask.window, packed_layout, scaling), None
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     keys, values, key_stop = key, value, 0
     for block in packed_layout.blocks:
@@ -244,6 +294,40 @@ def packed_attention(
             attended = _attend(*parts, view)
         out[:, rows] = attended.transpose(1, 2)
     return out, None
+
+
+def _takes_flash(query: Tensor, value: Tensor) -> bool:
+    """Whether flash attention over sequences of different lengths computes on such heads."""
+    size = query.shape[3]
+    is_half = query.dtype in (torch.float16, torch.bfloat16)
+    return query.is_cuda and is_half and size == value.shape[3] and size % _ALIGNED == 0 and size <= _LARGEST_HEAD
+
+
+def _attend_at_once(
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int | None,
+    layout: PackedLayout,
+    scaling: float | None,
+) -> Tensor:
+    """[1, T, heads, size]: all segments in one call, where a call a segment costs as much as the layer's matrix products."""
+    gathered = layout.gathered
+    pools = [
+        torch.cat([*(layout.earlier[past][layer][number] for past in gathered.earlier), own], 2)
+        if gathered.earlier
+        else own
+        for number, own in enumerate((key, value))
+    ]
+    keys, values = (pool[0].transpose(0, 1).index_select(0, gathered.rows) for pool in pools)
+    attended: Any = varlen_attn(
+        query[0].transpose(0, 1).contiguous(), keys, values, gathered.query_ends, gathered.key_ends,
+        gathered.longest_query, gathered.longest_key, scale=scaling, window_size=(-1 if window is None else window - 1, 0),
+        **_GROUPED,
+    )  # fmt: skip
+    whole: Tensor = attended[None]
+    return whole
 
 
 class _View(NamedTuple):

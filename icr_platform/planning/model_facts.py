@@ -1,0 +1,290 @@
+"""What is known of each model before its weights are loaded: its kind, its chat template, how it will be sampled and scored."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from icr_platform.annotation.reward_kinds import scored_kinds, scoring_conversation
+from icr_platform.core.config import ChatSettings
+from icr_platform.core.conversations import Conversation
+from icr_platform.core.errors import InputError
+from icr_platform.engines.sampling.sampler import requests_of
+from icr_platform.models.adapters import base_of
+from icr_platform.models.chat import stop_ids
+from icr_platform.models.checkpoint_files import GENERATION, read_settings
+from icr_platform.models.context import context_of
+from icr_platform.models.hub import model_file
+from icr_platform.models.loading import generation_eos, load_config, load_tokenizer, on_meta_device, quantisation
+from icr_platform.pipeline.config import IterateConfig
+from icr_platform.planning.habits import habits, rendered
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from icr_platform.engines.sampling.settings import SamplingSettings
+
+# What generation configs recommend, and the value that changes nothing.
+_RECOMMENDED = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+}
+_WIDEST = 160
+_SHOWN_OF_A_MESSAGE = 130  # characters: the reward instruction's language among them
+_LINES_OF_A_PROMPT = 3
+_MARGIN = 16
+
+POLICY, REFERENCE = "policy", "reference"
+PROMPTS = "prompts"
+_AS_IT_IS: dict[str, Any] = {
+    "break_on_hyphens": False,
+    "replace_whitespace": False,
+    "drop_whitespace": False,
+    "expand_tabs": False,
+}
+
+Facts = dict[str, list[str]]
+"""Lines by what they are about."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model without its weights."""
+
+    name: str
+    config: Any
+    skeleton: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @classmethod
+    def of(cls, name: str, chat: ChatSettings) -> Opened:
+        """Open a model's config and tokenizer.
+
+        Raises:
+            InputError: it has none, or they do not fit each other.
+        """
+        config = load_config(name, chat.trust_remote_code)
+        skeleton = on_meta_device(base_of(name), config, chat.trust_remote_code)
+        return cls(name, config, skeleton, load_tokenizer(name, chat))
+
+
+def kind_of(model: Opened) -> list[str]:
+    """Its family and class, its size, and the precision of its files."""
+    text = model.config.get_text_config()
+    parameters = {id(one): one.numel() for one in model.skeleton.parameters()}
+    total = sum(parameters.values())
+    active = total - _idle_experts(model)
+    line = f"{model.config.model_type} ({type(model.skeleton).__name__}), {_millions(total)} parameters"
+    if active < total:
+        line += f", of which {_millions(active)} work on a token"
+    stored = getattr(model.config, "dtype", None) or getattr(text, "dtype", None) or "float32"
+    found = [f"{line}, files in {str(stored).removeprefix('torch.')}"]
+    if text is not model.config:
+        found.append(f"multimodal: its text model ({text.model_type}) is used, images and sound are not")
+    if method := quantisation(model.config):
+        name = method.get("quant_method") if isinstance(method, dict) else getattr(method, "quant_method", "?")
+        found.append(f"its weights are quantised ({name})")
+    return found
+
+
+def _idle_experts(model: Opened) -> int:
+    """Parameters of the experts that a token does not go through."""
+    text = model.config.get_text_config()
+    experts = _first(text, ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"))
+    used = _first(text, ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts"))
+    if not experts or not used or used >= experts:
+        return 0
+    size = sum(one.numel() for name, one in model.skeleton.named_parameters() if ".experts." in name)
+    return size - size * used // experts
+
+
+def _first(config: Any, names: Iterable[str]) -> int:
+    return next((value for name in names if isinstance(value := getattr(config, name, None), int)), 0)
+
+
+def sampling_of(model: Opened, settings: SamplingSettings) -> list[str]:
+    """How it is sampled: the engine, what shares a batch, what ends a response, and the values that its makers recommend."""
+    found = [_engine(model, settings)]
+    ends = stop_ids(model.tokenizer, generation_eos(model.name))
+    names = model.tokenizer.convert_ids_to_tokens(ends)
+    found.append(
+        "a response ends at " + ", ".join(f"{name} ({index})" for name, index in zip(names, ends, strict=True))
+    )
+    path = model_file(base_of(model.name), GENERATION)
+    said = read_settings(path) if path else {}
+    ours = {name: getattr(settings, name, neutral) for name, neutral in _RECOMMENDED.items()}
+    other = {
+        name: said[name]
+        for name, value in ours.items()
+        if isinstance(said.get(name), int | float) and said[name] != value
+    }
+    if other:
+        theirs = ", ".join(f"{name} {value:g}" for name, value in other.items())
+        taken = ", ".join(f"{name} {ours[name]:g}" for name in other)
+        found.append(f"its {GENERATION} recommends {theirs}; this run takes {taken}")
+    return found
+
+
+def _engine(model: Opened, settings: SamplingSettings) -> str:
+    from icr_platform.models.left_padding import find_batching
+    from icr_platform.models.small_copy import NoCopyError, small_copy
+
+    if settings.sampler == "server":
+        return f"by the server at {settings.server_url or 'server_url'}"
+    if settings.sampler != "transformers":
+        return f"by {settings.sampler}"
+    try:
+        small_copy(model.skeleton)
+    except NoCopyError as error:
+        return f"one row at a time ({error})"
+    batching = find_batching(model.skeleton)
+    if batching.cache is not None:
+        return f"one row at a time, each token computed anew: {batching.cache}"
+    if batching.rows is not None:
+        return f"one row at a time: {batching.rows}"
+    stay = "; finished rows stay in the batch" if batching.leaving == "stay" else ""
+    upto = f"; prompts above {batching.longest} tokens alone" if batching.longest is not None else ""
+    return f"in batches of up to {settings.batch_size} rows{stay}{upto}"
+
+
+def scoring_of(model: Opened, batch_tokens: int) -> str:
+    """How responses are scored under it: in packs, or one at a time and why."""
+    from icr_platform.engines.scoring.logprobs import why_not_packed
+
+    why = why_not_packed(model.skeleton)
+    return (
+        f"in packs of up to {batch_tokens:,} tokens, without padding"
+        if why is None
+        else f"one response at a time: {why}"
+    )
+
+
+def context(model: Opened) -> str:
+    """How many tokens it reads and writes."""
+    length = context_of(model.config)
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    seen = f", some layers see the last {window:,}" if window and "sliding_attention" in kinds else ""
+    return (f"{length:,} tokens" if length else "without a limit") + seen
+
+
+def shown_prompt(model: Opened, messages: list[dict[str, str]], width: int | None) -> str:
+    """A rendered prompt on one line, with its last message, and then all of it, cut in the middle; width None: whole."""
+    try:
+        text = rendered(model.tokenizer, messages)
+    except InputError as error:
+        return f"({error})"
+    asked = messages[-1]["content"]
+    if width is not None:
+        text = text.replace(asked, cut_in_the_middle(asked, _SHOWN_OF_A_MESSAGE))
+    line = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    return line if width is None else cut_in_the_middle(line, width)
+
+
+def cut_in_the_middle(text: str, width: int) -> str:
+    """
+    >>> cut_in_the_middle("abcdefghijklmnop", 11)
+    'abc ... nop'
+    """
+    if len(text) <= width:
+        return text
+    kept = max(2, width - 5)
+    return f"{text[: kept - kept // 2]} ... {text[-(kept // 2) :]}"
+
+
+def terminal_width() -> int:
+    """Characters of a line that a person can read."""
+    return max(60, min(_WIDEST, shutil.get_terminal_size((120, 24)).columns))
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a model is used for. purpose: policy, reference, translator, judge. memory: what it takes, by stage."""
+
+    purpose: str
+    model: str
+    chat: ChatSettings
+    memory: Sequence[str]
+
+
+def show_models(config: IterateConfig, uses: Sequence[Use], prompts: pa.Table, is_whole: bool) -> None:
+    """Print the facts of every model of a run; what is the same as of one before is not said again.
+
+    prompts: (schemas.PROMPTS) one in each language. is_whole: print whole prompts, however long they are.
+    """
+    known: list[Facts] = []
+    for use in uses:
+        facts = facts_of(config, use, prompts, is_whole)
+        print_facts(f"{use.purpose}: {use.model}", facts, known)
+        known.append(facts)
+
+
+def facts_of(config: IterateConfig, use: Use, prompts: pa.Table, is_whole: bool) -> Facts:
+    """All that is said of one model.
+
+    Raises:
+        InputError: its config or its tokenizer cannot be opened.
+    """
+    model = Opened.of(use.model, use.chat)
+    facts: Facts = {"kind": kind_of(model), "context": [context(model)], "memory": list(use.memory)}
+    facts["chat"] = habits(model.tokenizer, model.name)
+    if use.purpose == POLICY:
+        facts["generate"] = sampling_of(model, config.generate)
+        if config.eval_prompts and (evaluated := sampling_of(model, config.eval)) != facts["generate"]:
+            facts["eval"] = evaluated
+    if use.purpose in (POLICY, REFERENCE):
+        facts["annotate"] = [scoring_of(model, config.annotate.batch_tokens)]
+        facts[PROMPTS] = _prompts(
+            model, config, prompts, None if is_whole else _LINES_OF_A_PROMPT * (terminal_width() - _MARGIN)
+        )
+    return facts
+
+
+def _prompts(model: Opened, config: IterateConfig, prompts: pa.Table, width: int | None) -> list[str]:
+    """A prompt in each language, and what the responses to it are scored after where that is another one."""
+    found, scored = [], []
+    kind = next(iter(scored_kinds(config.annotate.reward_kind)), None)
+    for request, row in zip(requests_of(prompts, config), prompts.to_pylist(), strict=True):
+        asked = shown_prompt(model, request.messages, width)
+        found.append(f"{request.language:<3} {asked}")
+        if kind is not None:
+            native = Conversation.of(row["instruction"], row["messages"])
+            english = Conversation.of(row["english_instruction"], row["english_messages"])
+            u = scoring_conversation(kind, request.language, native, english, config)
+            after = shown_prompt(model, u.messages, width)
+            if after != asked:
+                scored.append(f"{request.language:<3} {after}")
+    return [*found, *([f"responses are scored after ({kind}):", *scored] if scored else [])]
+
+
+def print_facts(heading: str, facts: Facts, known: Sequence[Facts]) -> None:
+    """Print a model's facts, those of earlier models (`known`) only by a word."""
+    print(f"\n{heading}")
+    width, same = terminal_width(), list[str]()
+    for name, lines in facts.items():
+        if any(other.get(name) == lines for other in known):
+            same.append(name)
+            continue
+        for number, line in enumerate(lines):
+            label = f"  {name if number == 0 else '':<10}"
+            indent = " " * (len(label) + 4 * (name == PROMPTS))  # behind the language
+            print(textwrap.fill(line, width, initial_indent=label, subsequent_indent=indent, **_AS_IT_IS))
+    if same:
+        print(f"  {', '.join(same)}: as above")
+
+
+def _millions(count: int) -> str:
+    """
+    >>> _millions(8_030_261_248), _millions(270_000_000), _millions(720_000)
+    ('8.03 billion', '270 million', '0.72 million')
+    """
+    return f"{count / 1e9:.3g} billion" if count >= 1e9 else f"{count / 1e6:.3g} million"
