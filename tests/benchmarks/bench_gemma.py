@@ -9,7 +9,7 @@ Each stage is a command, as a person gives it: `icr train` (LoRA, on a few Engli
 generate` samples in en, es, de, fr and ru; `icr annotate` scores the samples under pi_0 and the base model, `icr train` (LoRA) learns from the
 pairs, and `icr eval` samples pi_1 and says in which languages it answers. `annotate-long` scores real texts of at least 560 tokens after
 prompts of at least 560, beyond the model's sliding window of 512 tokens. Every score of pi_0 in `annotate-long`, and one a prompt in `annotate`,
-is compared with the model's own forward pass: one sequence at a time, eager attention, log-softmax over all 262,144 tokens.
+is compared with the model's own forward pass: one sequence at a time in float32, eager attention, log-softmax (in float64) over all 262,144 tokens.
 
 Rows are appended to the CSV: seconds of the wall clock and of all cores, tokens (of responses, or outputs), peak memory of the command with its
 processes, the largest deviation in nats a token, and what was seen. The model is a base model, dequantised from 4 bits: how good its
@@ -80,10 +80,15 @@ def main() -> None:
         return
     if not shared_folder().is_dir():
         sys.exit(f"skipped: needs real texts ({shared_folder()}; set ICR_SHARED)")
+    rows = []
     with tempfile.TemporaryDirectory() as work:
         for row in measure(given, Path(work)):
             append(given.csv, row | {"sampler": given.sampler} | machine())
             print(json.dumps(row, ensure_ascii=False), flush=True)
+            rows.append(row)
+    wrong = [row["stage"] for row in rows if not row.get("deviation", 0.0) <= ALLOWED]
+    if wrong:
+        sys.exit(f"{', '.join(wrong)}: scores deviate by more than {ALLOWED} nats a token")
 
 
 def prepare(gguf: Path, folder: Path) -> None:
@@ -175,8 +180,6 @@ def measure(given: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     )  # fmt: skip
     outputs = table(work / "evaluated" / "outputs")
     yield row("eval", cost, outputs, "token_count", languages_of(outputs))
-    if not deviation <= ALLOWED:
-        sys.exit(f"scores deviate by {deviation} nats a token; {ALLOWED} is allowed")
 
 
 def command(work: Path, *words: str) -> Cost:
@@ -368,8 +371,11 @@ def deviation_from_naive(
         prompt, ids = tokenizer(text, add_special_tokens=False)["input_ids"], response["token_ids"]
         with torch.inference_mode():
             logits = forward(torch.tensor([[*prompt, *ids]]), logits_to_keep=len(ids) + 1).logits[0, :-1]
-            logprobs = torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(ids)[:, None])
-        naive = float(logprobs.double().sum())
+            # In float32, torch's log-softmax over so many tokens is itself 1e-5 to 4e-5 nats off on a CPU.
+            parts = zip(logits.split(64), torch.tensor(ids).split(64), strict=True)
+            naive = sum(
+                float(torch.log_softmax(rows.double(), -1).gather(1, part[:, None]).sum()) for rows, part in parts
+            )
         key = (response["language"], response["prompt_id"], response["sample_index"])
         largest = max(largest, abs(naive - scored[key]) / len(ids))
     return largest
