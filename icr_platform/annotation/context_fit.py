@@ -22,6 +22,7 @@ from icr_platform.core.language_tags import is_english
 from icr_platform.models.chat import encode_prompt, encode_response, refusal_of_roles, require_system_prompt
 from icr_platform.models.context import context_of
 from icr_platform.models.loading import load_config, load_tokenizer
+from icr_platform.models.thinking import encode_answer_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,9 +44,13 @@ class ContextFit:
         self.context = min((limit for limit in limits if limit), default=None)
         self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(config.policy, config)
         require_system_prompt(self._tokenizer)
-        self._frame = len(encode_prompt(self._tokenizer, "x"))
+        self._frame = max(len(encode(self._tokenizer, "x")) for encode in (encode_prompt, encode_answer_prompt))
         # Samples of a prompt stand together, and languages share the English instructions.
-        self._length = lru_cache(_KEPT_LENGTHS)(lambda asked: len(encode_prompt(self._tokenizer, asked)))
+        self._length = lru_cache(_KEPT_LENGTHS)(
+            lambda asked, is_unthought: len(
+                (encode_answer_prompt if is_unthought else encode_prompt)(self._tokenizer, asked)
+            )
+        )
         self._refusal = lru_cache(_KEPT_LENGTHS)(lambda roles: refusal_of_roles(self._tokenizer, roles))
 
     def applied(
@@ -84,13 +89,13 @@ class ContextFit:
         assert self.context is not None
         lengths = []
         for kind, conversation in asked.items():
-            count = tokens
-            if REWARD_KINDS[kind].of_translation and not is_english(language):
+            count, is_translation = tokens, REWARD_KINDS[kind].of_translation and not is_english(language)
+            if is_translation:
                 if translation is None:
                     continue
                 count = len(encode_response(self._tokenizer, translation))
             texts = [message["content"] for message in conversation.messages]
             size = sum(len(said.encode("utf-8", "surrogatepass")) for said in texts)
             bound = self._frame * len(texts) + size + count
-            lengths.append(bound if bound <= self.context else self._length(conversation) + count)
+            lengths.append(bound if bound <= self.context else self._length(conversation, is_translation) + count)
         return lengths

@@ -27,7 +27,7 @@ SAMPLE_REASONS = (EMPTY, TRUNCATED, WRONG_LANGUAGE, TRANSLATION, NAN, DUPLICATE,
 
 COLUMNS = (
     "language", "response", "finish_reason", "token_count", "character_count", "detected_language",
-    "language_confidence",
+    "language_confidence", "answer_start",
 )  # fmt: skip
 
 
@@ -81,24 +81,37 @@ def _can_be_told(language: str, unknown: Collection[str] | None) -> bool:
     return known_to_all(language) if unknown is None else language not in unknown
 
 
+def answer_starts(responses: pa.Table) -> list[int | None]:
+    """[R] index of the answer in the token ids of each response; None where nothing stands before it, or nothing is said of it."""
+    if "answer_start" not in responses.column_names:
+        return [None] * responses.num_rows
+    starts: list[int | None] = responses.column("answer_start").to_pylist()
+    return starts
+
+
 def filter_samples(
     responses: pa.Table, settings: AnnotateSettings, unknown: Collection[str] | None = None
 ) -> list[FilterResult]:
     """One result per row of `responses` (COLUMNS of schemas.RESPONSES), the first reason that holds.
 
-    A response without any token is empty whatever the settings say: there is nothing to score. A response that is too short to
+    A response without any token is empty whatever the settings say: there is nothing to score; and one that ended within its thought
+    has no answer, and is truncated. All other reasons are of the answer. A response that is too short to
     tell, or that was asked for in a language that the identifier does not know, is never in a wrong language.
 
     Args:
         unknown: those languages, see `unknown_languages`; None: every language that some identifier does not know.
     """
-    columns = [responses.column(name).to_pylist() for name in COLUMNS]
+    columns = [responses.column(name).to_pylist() for name in COLUMNS[:-1]]
     languages = set(columns[COLUMNS.index("language")])
     told = {language for language in languages if _can_be_told(language, unknown)}
     results = []
-    for language, response, finish_reason, tokens, characters, detected, confidence in zip(*columns, strict=True):
+    for language, response, finish_reason, tokens, characters, detected, confidence, start in zip(
+        *columns, answer_starts(responses), strict=True
+    ):
         # Cheap reasons come first; a response that was cut may well be identified as something else than it is.
-        if tokens == 0 or (settings.drop_empty and not has_visible_character(response)):
+        if tokens and start == tokens:
+            result = FilterResult(TRUNCATED, f"cut after {tokens} tokens, before its answer began")
+        elif tokens == 0 or (settings.drop_empty and not has_visible_character(response)):
             result = FilterResult(EMPTY, f"no visible character in {characters}, {tokens} tokens")
         elif settings.drop_truncated and finish_reason == "length":
             result = FilterResult(TRUNCATED, f"cut after {tokens} tokens")

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icr_platform.annotation.filters import FilterResult
+from icr_platform.annotation.filters import FilterResult, answer_starts
 from icr_platform.annotation.prompt_index import PromptIndex
 from icr_platform.annotation.reward_kinds import REWARD_KINDS, scoring_conversation
 from icr_platform.core.arrays import Bools, Floats, Int32s, Ints
@@ -22,6 +22,7 @@ from icr_platform.core.language_tags import is_english
 from icr_platform.core.schemas import LOGPROBS
 from icr_platform.engines.scoring.packing import Group
 from icr_platform.models.chat import encode_prompt, encode_response
+from icr_platform.models.thinking import encode_answer_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,30 +45,47 @@ class PartPlan:
 
 
 class Scored(NamedTuple):
-    """What a log-probability is of: a conversation, and the ids that were sampled, or a text where none were."""
+    """What a log-probability is of: a conversation, and the ids that were sampled, or a text where none were.
+
+    start: index in token_ids of the first token that is scored; those before it, the thought, are context.
+    """
 
     instruction: Conversation
     token_ids: Int32s | None
     text: str
+    start: int = 0
+
+
+class _Prompt(NamedTuple):
+    """What completions follow: a conversation, and whether they are texts that no thought led to."""
+
+    instruction: Conversation
+    is_unthought: bool
+
+    def token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        return (encode_answer_prompt if self.is_unthought else encode_prompt)(tokenizer, self.instruction)
 
 
 class _Completions:
-    """Completions by instruction, each kept once."""
+    """Completions, and where they are scored from, by prompt, each kept once."""
 
     def __init__(self) -> None:
-        self.by_instruction: dict[Conversation, dict[tuple[int, ...], int]] = {}
+        self.by_prompt: dict[_Prompt, dict[tuple[tuple[int, ...], int], int]] = {}
 
-    def add(self, instruction: Conversation, token_ids: tuple[int, ...]) -> tuple[Conversation, int]:
-        known = self.by_instruction.setdefault(instruction, {})
-        return instruction, known.setdefault(token_ids, len(known))
+    def add(self, prompt: _Prompt, token_ids: tuple[int, ...], start: int) -> tuple[_Prompt, int]:
+        known = self.by_prompt.setdefault(prompt, {})
+        return prompt, known.setdefault((token_ids, start), len(known))
 
     def groups(self, tokenizer: PreTrainedTokenizerBase) -> list[Group]:
-        return [Group(encode_prompt(tokenizer, u), list(completions)) for u, completions in self.by_instruction.items()]
+        return [
+            Group(prompt.token_ids(tokenizer), [ids for ids, _ in known], [start for _, start in known])
+            for prompt, known in self.by_prompt.items()
+        ]
 
-    def offsets(self) -> dict[Conversation, int]:
-        """Completions of the instructions before each."""
-        sizes = (len(completions) for completions in self.by_instruction.values())
-        return dict(zip(self.by_instruction, accumulate(sizes, initial=0), strict=False))
+    def offsets(self) -> dict[_Prompt, int]:
+        """Completions of the prompts before each."""
+        sizes = (len(completions) for completions in self.by_prompt.values())
+        return dict(zip(self.by_prompt, accumulate(sizes, initial=0), strict=False))
 
 
 def scored_rows(
@@ -77,6 +95,7 @@ def scored_rows(
     prompts: PromptIndex,
     kinds: Sequence[str],
     chat: ChatSettings = CHAT_DEFAULTS,
+    score: str = "answer",
 ) -> dict[str, list[Scored | None]]:
     """Decide what to score: responses that no filter dropped, by their sampled ids, and translations by their text.
 
@@ -86,12 +105,14 @@ def scored_rows(
         translations: [R] of kinds that score translations, None where there is none; English responses stand for themselves.
         kinds: those that score text, see `reward_kinds.scored_kinds`.
         chat: has the system prompt.
+        score: see `ScoreSettings`.
 
     Returns:
         [R] for each kind; None where a row is not scored.
     """
     keys = list(zip(*(responses.column(name).to_pylist() for name in ("language", "prompt_id")), strict=True))
     token_ids = responses.column("token_ids").combine_chunks()
+    starts = [start or 0 for start in answer_starts(responses)] if score == "answer" else None
     flat, ends = token_ids.flatten().to_numpy(), np.cumsum(pc.list_value_length(token_ids).to_numpy())
     listed: dict[str, list[Scored | None]] = {kind: [] for kind in kinds}
     # The ids that were sampled, never the text tokenised again: another tokenisation has another probability.
@@ -99,7 +120,7 @@ def scored_rows(
         sampled = flat[ends[row - 1] if row else 0 : ends[row]]
         for kind in kinds:
             u = scoring_conversation(kind, key[0], *prompts[key], chat)
-            scored: Scored | None = Scored(u, sampled, "")
+            scored: Scored | None = Scored(u, sampled, "", starts[row] if starts else 0)
             if REWARD_KINDS[kind].of_translation and not is_english(key[0]):
                 text = translations[row] if translations is not None else None
                 scored = None if text is None else Scored(u, None, text)
@@ -118,6 +139,7 @@ def score_digests(responses: pa.Table, scored: Mapping[str, Sequence[Scored | No
             kind,
             *item.instruction.identity,
             item.text if item.token_ids is None else item.token_ids.tobytes(),
+            *([item.start] if item.start else []),
         )
         for row in range(len(keys))
         for kind, listed in scored.items()
@@ -130,12 +152,12 @@ def plan_part(
     tokenizer: PreTrainedTokenizerBase,
     known: Mapping[str, Bools] | None = None,
 ) -> PartPlan:
-    """Group what is scored by instruction, each distinct completion once.
+    """Group what is scored by prompt, each distinct completion once.
 
     known: [R] for each kind, rows that need no scoring because earlier work has their log-probability.
     """
     completions = _Completions()
-    places: dict[str, list[tuple[Conversation, int] | None]] = {kind: [] for kind in scored}
+    places: dict[str, list[tuple[_Prompt, int] | None]] = {kind: [] for kind in scored}
     rows = max((len(listed) for listed in scored.values()), default=0)
     for row in range(rows):
         for kind, listed in scored.items():
@@ -144,7 +166,8 @@ def plan_part(
                 places[kind].append(None)
                 continue
             ids = encode_response(tokenizer, item.text) if item.token_ids is None else item.token_ids.tolist()
-            places[kind].append(completions.add(item.instruction, tuple(ids)))
+            prompt = _Prompt(item.instruction, item.token_ids is None)
+            places[kind].append(completions.add(prompt, tuple(ids), item.start))
     offsets = completions.offsets()
     position = {
         kind: np.array([-1 if place is None else offsets[place[0]] + place[1] for place in listed], dtype=np.int64)

@@ -12,6 +12,7 @@ from icr_platform.annotation.reward_kinds import REWARD_KINDS
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
+from icr_platform.data.column_map import NO_MAP, ColumnNames
 from icr_platform.data.prompts import load_prompts
 
 _BATCH = 4096
@@ -27,7 +28,9 @@ class Instructions(NamedTuple):
 PromptIndex = Mapping[tuple[str, str], Instructions]
 
 
-def prompt_index(prompts: str, responses: Artifact, kinds: Sequence[str] = ()) -> PromptIndex:
+def prompt_index(
+    prompts: str, responses: Artifact, kinds: Sequence[str] = (), columns: ColumnNames = NO_MAP
+) -> PromptIndex:
     """Read the instructions of the languages that the responses are in.
 
     Raises:
@@ -37,7 +40,7 @@ def prompt_index(prompts: str, responses: Artifact, kinds: Sequence[str] = ()) -
     languages: dict[str, None] = {}
     for part in range(len(responses.parts)):
         languages |= dict.fromkeys(pc.unique(responses.read_part(part, ["language"]).column("language")).to_pylist())
-    table = load_prompts(prompts, tuple(languages)).table
+    table = load_prompts(prompts, tuple(languages), columns=columns).table
     check_english(prompts, table, kinds)
     return _ArrowIndex(table)
 

@@ -129,7 +129,7 @@ class ResponseReader:
         self.responses, self.settings, self._filter = responses, settings, filter_part
         self.translations = translations if needs_translations(settings.reward_kind[:1]) else None
         # Neighbouring rows ask for the same part: two are kept, for chosen and rejected may stand on either side of a cut.
-        columns = ["response", "token_ids", "character_count"]
+        columns = ["response", "token_ids", "character_count", "answer_start", "thought"]
         self.part = lru_cache(maxsize=2)(lambda index: responses.read_part(index, columns))
         self.filtered = lru_cache(maxsize=2)(self._filter_part)
 
@@ -258,6 +258,8 @@ def _preferences(
     for end, column, table in zip(("chosen", "rejected"), columns, responses, strict=True):
         values[end] = table.column("response")
         values[f"{end}_token_ids"] = table.column("token_ids")
+        values[f"{end}_answer_start"] = table.column("answer_start")
+        values[f"{end}_thought"] = table.column("thought")
         values[f"{end}_characters"] = table.column("character_count")
         values[f"{end}_index"] = samples.sample_index[column]
         values[f"{end}_reward"] = reward[rows, column]

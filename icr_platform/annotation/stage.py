@@ -56,7 +56,14 @@ from icr_platform.core.schemas import DROPS, LOGPROBS, PREFERENCES, RESPONSES, R
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.engines.execution.map_parts import check_execution, map_parts
 from icr_platform.engines.sampling.sampler import ignore_progress
-from icr_platform.models.loading import check_same_tokenisation, check_weights, load_config, load_model, load_tokenizer
+from icr_platform.models.loading import (
+    chat_of_helper,
+    check_same_tokenisation,
+    check_weights,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 
 _WORK_FOLDER = "work"
 _CHUNK = 1024  # prompts per part of preferences and drops
@@ -103,11 +110,11 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
     notes = check_same_tokenisation(config.policy, config.reference, config)
     kinds = config.reward_kind
     for model in (config.policy, config.reference, *([config.translator] if needs_translations(kinds) else [])):
-        load_tokenizer(model, config)
+        load_tokenizer(model, chat_of_helper(model, config) if model == config.translator else config)
         check_weights(model, config.trust_remote_code)
 
     responses = open_artifact(Path(config.responses), RESPONSES)
-    prompts = prompt_index(config.prompts, responses, config.reward_kind)
+    prompts = prompt_index(config.prompts, responses, config.reward_kind, config.prompt_columns)
     opened = [load_config(model, config.trust_remote_code) for model in (config.policy, config.reference)]
     sizes = [model.get_text_config().vocab_size for model in opened]
     check_responses(responses, prompts, min(sizes))
@@ -229,7 +236,9 @@ def _logprobs(work: _Work, translations: Artifact | None, name: str, model: str)
         responses = work.responses.read_part(part)
         english = translations.read_part(part).column("translation").to_pylist() if translations else None
         filtered = work.filtered(part, translations)
-        scored = scored_rows(responses, filtered, english, work.prompts, work.scored_kinds, work.config)
+        scored = scored_rows(
+            responses, filtered, english, work.prompts, work.scored_kinds, work.config, work.config.score
+        )
         digests = score_digests(responses, scored)
         # Row after row, kind after kind within a row, as `by_kind` lays a table out.
         known = np.full(len(digests), np.nan)

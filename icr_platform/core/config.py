@@ -149,14 +149,13 @@ class ChatSettings(Config):
     )
     system_prompt: SystemPrompt = setting(
         "",
-        "system message of every prompt that has none of its own; by language as a JSON object or a mapping: "
-        '{"default": "...", "sw": "..."}; the reward instruction, which is English, takes that of en',
+        'system message of prompts that have none; by language: {"default": "...", "sw": "..."}; the English reward instruction takes '
+        "that of en",
         later=True,
     )
     system_role: Literal["template", "fold"] = setting(
         "template",
-        "where a chat template has no place for a system message (Gemma 2); template: refuse it; fold: put it at the head of the "
-        "user's next message, after it an empty line",
+        "where a template takes no system message (Gemma 2); template: refuse it; fold: put it at the head of the user's next message",
         later=True,
     )
     chat_template_kwargs: TemplateArguments = setting(
@@ -185,6 +184,21 @@ class ChatSettings(Config):
 
 
 CHAT_DEFAULTS = ChatSettings()
+
+
+class ScoreSettings(Config):
+    """Which tokens of a response are scored and trained on, where a model thinks before it answers.
+
+    As `ChatSettings`, one for all stages: what the rewards ranked is what is trained on.
+    """
+
+    heading = INPUTS
+
+    score: Literal["answer", "whole"] = setting(
+        "answer",
+        "tokens of a response that are scored and trained on; answer: those behind the thought, which is their context; whole: all",
+        later=True,
+    )
 
 
 C = TypeVar("C", bound=Config)

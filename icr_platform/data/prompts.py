@@ -27,9 +27,11 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import ENGLISH, english_first, is_english, names_language, twice
 from icr_platform.core.languages import language_name
 from icr_platform.core.schemas import PROMPTS
+from icr_platform.data.column_map import NO_MAP, ColumnNames, refuse_map
 from icr_platform.data.row_fields import (
     ID_FIELDS,
     INPUT_FIELD,
+    ROW_GROUPS,
     SYSTEM_FIELDS,
     BadRow,
     Columns,
@@ -44,7 +46,7 @@ from icr_platform.data.sources import open_source
 from icr_platform.data.wording import left_out, shown
 
 _SOURCE_FIELDS = ("source", "dataset")
-_WANTED = Wanted("prompts", "'id' and 'instruction'")
+_WANTED = Wanted("prompts", "'id' and 'instruction'", ROW_GROUPS)
 _NAMED_IN_A_NOTE = 5
 _DIGITS_OF_A_DIGEST = 16
 
@@ -74,7 +76,9 @@ class PromptSet:
     notes: tuple[str, ...]
 
 
-def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = None) -> PromptSet:
+def load_prompts(
+    path: str, languages: Sequence[str] = (), limit: int | None = None, columns: ColumnNames = NO_MAP
+) -> PromptSet:
     """Read a prompt set.
 
     A language is read under its own tag, or under the only one in the source that means the same, which a note says. So is English:
@@ -84,6 +88,7 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
         path: see the module.
         languages: tags in the order wanted; empty: English first, then every other language of the source.
         limit: keep the first `limit` ids of the English file, or of each file where there is none.
+        columns: see `data.column_map`.
 
     Raises:
         InputError: nothing is there, a language is unknown, absent or there under several tags, no prompt is left, or a row has no
@@ -93,7 +98,7 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
         raise InputError(f"config: field 'limit' is {limit}; give at least 1, or none for all")
     for code in languages:
         language_name(code)
-    source = _open(path, languages)
+    source = _open(path, languages, columns)
     notes = list(source.notes)
     names = _names(source, languages, notes)
     if not names:
@@ -102,10 +107,10 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
     read = {*names.values(), english_name}
     unread = [name for name in source.names if name != UNNAMED and name not in read and not names_language(name)]
     notes += left_out(path, unread)
-    columns = Columns(path, (*_SOURCE_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD, *PROMPTS.schema.names))
+    seen = Columns(path, (*_SOURCE_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD, *PROMPTS.schema.names))
     english = None
     if english_name is not None:
-        english = _read_language(source, english_name, columns, may_lack_ids=len(read) == 1)
+        english = _read_language(source, english_name, seen, may_lack_ids=len(read) == 1)
         _note_digests(source, english_name, english, notes)
     else:
         notes.append(f"{path}: there is no English: rewards after the English instruction cannot be annotated")
@@ -114,7 +119,7 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
         if english is not None and name == english_name:
             rows = english
         else:
-            rows = _read_language(source, name, columns, may_lack_ids=english is None and len(names) == 1)
+            rows = _read_language(source, name, seen, may_lack_ids=english is None and len(names) == 1)
             if english is None:
                 _note_digests(source, name, rows, notes)
         kept = list(rows if english is None else english)[:limit]
@@ -130,7 +135,7 @@ def load_prompts(path: str, languages: Sequence[str] = (), limit: int | None = N
         raise InputError(
             f"{path}: empty prompt set, {' '.join(names)} have none of the first {len(kept)} English ids; add rows"
         )
-    return PromptSet(table, tuple(names), missing, (*notes, *columns.notes()))
+    return PromptSet(table, tuple(names), missing, (*notes, *seen.notes()))
 
 
 def _names(source: RowSource, languages: Sequence[str], notes: list[str]) -> dict[str, str]:
@@ -159,14 +164,15 @@ def _note_digests(source: RowSource, name: str, prompts: Mapping[str, Prompt], n
         notes.append(f"{source.where(name)}: rows have no id; each is named by a digest of its instruction")
 
 
-def _open(path: str, languages: Sequence[str]) -> RowSource:
+def _open(path: str, languages: Sequence[str], columns: ColumnNames) -> RowSource:
     if not path:
         raise InputError(
             "config: field 'prompts' is missing; give a folder of LANG.json(l), a Parquet file or a data set"
         )
     if Path(path).is_dir() and own_manifest(Path(path)) is not None:
+        refuse_map(path, columns)
         return _ArtifactRows.open(Path(path))
-    source = open_source(path, _WANTED, {ENGLISH, *languages} if languages else ())
+    source = open_source(path, _WANTED, {ENGLISH, *languages} if languages else (), columns=columns)
     if source.names == (UNNAMED,):
         row = next(source.rows(UNNAMED), None)
         columns = shown(list(row.fields)) if row else "none"

@@ -20,6 +20,15 @@ INPUT_FIELD = "input"
 SOURCE_FIELDS = ("source", "dataset", "datasplit")
 ABOUT_THE_ROW = frozenset({*ID_FIELDS, *SOURCE_FIELDS, *LANGUAGE_FIELDS, "generator", "model"})
 """Columns that say where a row is from; nobody misses them."""
+ROW_GROUPS = (
+    ID_FIELDS,
+    (*INSTRUCTION_FIELDS, *MESSAGE_FIELDS),
+    SYSTEM_FIELDS,
+    (INPUT_FIELD,),
+    SOURCE_FIELDS,
+    LANGUAGE_FIELDS,
+)
+"""Columns of a question that are read as one thing; see `row_sources.Wanted`."""
 _ROLES = {
     "user": "user", "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant",
     "chatgpt": "assistant", "bot": "assistant", "system": "system", "developer": "system",

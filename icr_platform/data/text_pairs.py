@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from icr_platform.data.row_fields import (
+    ID_FIELDS,
     INPUT_FIELD,
     INSTRUCTION_FIELDS,
     MESSAGE_FIELDS,
@@ -26,6 +27,7 @@ from icr_platform.data.row_fields import (
     messages_of,
     optional_text,
 )
+from icr_platform.data.row_sources import LANGUAGE_FIELDS
 from icr_platform.data.wording import shown
 
 _PAIRS = (
@@ -103,6 +105,12 @@ _CHOICES: tuple[tuple[str, str, str, Callable[[Any], int | None]], ...] = (
     ("answer_a", "answer_b", "winner", _is_a_or_b),
 )
 """Two responses, what says which is better, and how: 0 for the first, 1 for the second, None where it cannot be read."""
+PAIR_GROUPS: tuple[tuple[str, ...], ...] = (
+    (*INSTRUCTION_FIELDS, *MESSAGE_FIELDS, "history", "context", "post"), SYSTEM_FIELDS, (INPUT_FIELD,), ID_FIELDS, LANGUAGE_FIELDS,
+    *zip(*_SCORES, strict=True),
+)  # fmt: skip
+PAIR_LAYOUTS: tuple[tuple[str, ...], ...] = (*_PAIRS, *((first, second, label) for first, second, label, _ in _CHOICES))
+"""Columns by which a preference is read; see `row_sources.Wanted`."""
 
 
 def _number(value: Any) -> float | None:

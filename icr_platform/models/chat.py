@@ -284,8 +284,9 @@ def _rendered(
     forms: Forms,
     is_prompt: bool,
     day: date | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> str:
-    """Render the conversation as text; with `is_prompt`, up to where the assistant begins."""
+    """Render the conversation as text; with `is_prompt`, up to where the assistant begins. arguments: over those of the settings."""
     conversation: list[dict[str, Any]] = []
     for message in messages:
         content: Any = message["content"]
@@ -294,7 +295,8 @@ def _rendered(
         )
     # A variable hides the environment's function of that name, which reads the machine's clock.
     settings = settings_of(tokenizer)
-    variables: dict[str, Any] = settings.chat_template_kwargs | {"strftime_now": clock(day or settings.template_date)}
+    variables: dict[str, Any] = settings.chat_template_kwargs | dict(arguments or {})
+    variables["strftime_now"] = clock(day or settings.template_date)
     render: Any = tokenizer.apply_chat_template
     return str(render(conversation, tokenize=False, add_generation_prompt=is_prompt, **variables))
 
@@ -329,11 +331,16 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Conversation
 
 
 def encode_messages(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], day: date | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[dict[str, str]],
+    day: date | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Encode a conversation up to where the assistant begins. Control tokens that were typed in a message stay text.
 
-    day: what the template prints as today's date; None: as the tokenizer's settings say.
+    Args:
+        day: what the template prints as today's date; None: as the tokenizer's settings say.
+        arguments: of the template, over those of the tokenizer's settings.
 
     Raises:
         InputError: the template refuses such conversations, or loses the text of a message.
@@ -346,7 +353,7 @@ def encode_messages(
     if is_typed:
         messages = [message | {"content": control.masked(message["content"])} for message in messages]
     try:
-        text = _rendered(tokenizer, messages, forms, True, day)
+        text = _rendered(tokenizer, messages, forms, True, day, arguments)
     except Exception as error:
         raise RefusedTextError(_binding(tokenizer).model, messages[-1]["content"], _said(error)) from error
     ids = control.encode(text) if is_typed else tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -12,12 +12,20 @@ the first end after that. One that a user typed, or that an answer quotes, is te
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from icr_platform.models.chat import decode_response
+from icr_platform.core.conversations import Conversation
+from icr_platform.models.chat import (
+    RefusedTextError,
+    decode_response,
+    encode_messages,
+    encode_response,
+    template_arguments,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,6 +80,15 @@ _BARE_HARMONY = re.compile(
 )
 _TAIL = 48  # tokens at the end of a prompt in which a template's block and its white space fit
 _MARKERS = "_icr_thinking"
+_OFF: dict[
+    str, Any
+] = {  # of Qwen3, SmolLM3, GLM, Gemma 4, Hunyuan, ...; DeepSeek V3.1, Granite, Kimi; Command A; Seed-OSS
+    "enable_thinking": False,
+    "thinking": False,
+    "reasoning": False,
+    "thinking_budget": 0,
+}
+_QUESTION = [{"role": "user", "content": "Name a fruit."}]
 
 
 @dataclass(frozen=True)
@@ -192,10 +209,67 @@ def split_text(
     return TextSplit(None, text)
 
 
-def opens_thought(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int]) -> bool:
-    """Whether a prompt ends within a block that its template opened, so that a response begins as a thought."""
+def opens_thought(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int]) -> bool | None:
+    """Whether a prompt ends within a block that its template opened, so that a response begins as a thought (True), or behind one
+    that it closed again (False); None where its template leaves both to the model."""
     tail = _shown(tokenizer, list(prompt_ids)[-_TAIL:])
-    return any(_leaves_open(tail, marked) for marked in markers_of(tokenizer).styles)
+    found = (_leaves_open(tail, marked) for marked in markers_of(tokenizer).styles)
+    return next((is_open for is_open in found if is_open is not None), None)
+
+
+def thinking_off(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Find the arguments by which the tokenizer's chat template is told that nothing is to be thought; empty where it has none."""
+    taken = template_arguments(tokenizer) or frozenset()
+    found: dict[str, Any] = {}
+    for name, value in _OFF.items():
+        if name in taken:
+            with contextlib.suppress(RefusedTextError):
+                encode_messages(tokenizer, _QUESTION, arguments={name: value})
+                found[name] = value
+    return found
+
+
+def encode_answer_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Conversation) -> list[int]:
+    """Encode a prompt as `chat.encode_prompt`, such that the answer follows at once: nothing is thought.
+
+    The template is told so where it takes an argument for it; a block that it opens all the same is closed behind it, and gpt-oss's
+    answer is opened. For texts, such as translations, that no thought of the model led to.
+    """
+    messages = (Conversation(prompt) if isinstance(prompt, str) else prompt).messages
+    markers = markers_of(tokenizer)
+    if not markers:
+        return encode_messages(tokenizer, messages)
+    ids = encode_messages(tokenizer, messages, arguments=thinking_off(tokenizer))
+    if markers.has_channels:
+        final = _markup(tokenizer, "<|channel|>final<|message|>")
+        return ids if ids[-len(final) :] == final else ids + final
+    tail = _shown(tokenizer, ids[-_TAIL:])
+    opened = next((marked.style for marked in markers.styles if _leaves_open(tail, marked)), None)
+    return ids if opened is None else ids + _markup(tokenizer, f"\n{opened.closing}\n\n")
+
+
+def _markup(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def encode_thoughtful(
+    tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], thought: str, answer: str, finished: bool
+) -> list[int]:
+    """Encode a response of which the texts alone are known, between the markers that the model itself writes.
+
+    As `chat.encode_response`. Where there is no answer, the thought is left open; a tokenizer without markers gets the answer alone.
+    """
+    markers = markers_of(tokenizer)
+    if not markers:
+        return encode_response(tokenizer, answer, finished)
+    if markers.has_channels:
+        begin, end = "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"
+    else:
+        style = max(markers.styles, key=lambda marked: marked.in_template).style
+        is_open = opens_thought(tokenizer, prompt_ids)
+        begin, end = "" if is_open else f"{style.opening}{style.label}\n", f"\n{style.closing}\n\n"
+    thinking = _markup(tokenizer, begin) + encode_response(tokenizer, thought, finished=False)
+    return thinking + _markup(tokenizer, end) + encode_response(tokenizer, answer, finished) if answer else thinking
 
 
 def _shown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

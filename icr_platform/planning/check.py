@@ -252,7 +252,8 @@ def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, 
     from icr_platform.models.loading import load_tokenizer
 
     languages, limit = (config.eval_languages, config.eval_limit) if is_eval else (config.languages, config.limit)
-    prompts = load_prompts(path, languages, limit)
+    columns = config.eval_prompt_columns if is_eval else config.prompt_columns
+    prompts = load_prompts(path, languages, limit, columns)
     preflight.remarks.extend(prompts.notes)
     rows = prompts.table.to_pandas()
     tokenizer = load_tokenizer(policy, config)

@@ -144,7 +144,7 @@ def rehearse(
     """
     own = replace(session, options=RunOptions(tracking=False), work=scratch / "work", tracker=None)
     few = rehearsed(session, config, rehearsal, scratch)
-    prompts = load_prompts(few.prompts, few.languages, few.limit).table
+    prompts = load_prompts(few.prompts, few.languages, few.limit, few.prompt_columns).table
     languages = len(set(prompts["language"].to_pylist()))
     print(
         f"\nrehearsal: {few.limit} prompts in each of {languages} languages, {few.generate.samples} responses of up to "

@@ -17,6 +17,7 @@ from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.data.text_preferences import MOST_LEFT_OUT
+from icr_platform.engines.scoring.packing import Group
 from icr_platform.models.chat import Roles, encode_prompt, refusal_of_roles, settings_of
 from icr_platform.models.context import context_of
 from icr_platform.models.loading import load_config, load_tokenizer
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _TOKEN_COLUMNS = ("chosen_token_ids", "rejected_token_ids")
+_START_COLUMNS = ("chosen_answer_start", "rejected_answer_start")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class TrainingPairs:
     prompt_ids, chosen_ids, rejected_ids: [P] token ids; a sequence is prompt_ids followed by chosen_ids or rejected_ids.
     left_out: pairs longer than the limit, or whose conversation the chat template refuses, counted per language.
     refused: of those the latter, counted by what the template says.
+    chosen_starts, rejected_starts: [P] index of the first id that is scored and trained on; those before it, a thought, are
+        context. Empty: 0.
     """
 
     languages: Sequence[str]
@@ -44,15 +48,22 @@ class TrainingPairs:
     rejected_ids: Sequence[Sequence[int]]
     left_out: Mapping[str, int]
     refused: Mapping[str, int] = field(default_factory=dict)
+    chosen_starts: Sequence[int] = ()
+    rejected_starts: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
+
+    def group(self, row: int) -> Group:
+        """A pair as the scorer takes it: a prompt with its chosen and its rejected response."""
+        starts = (self.chosen_starts[row], self.rejected_starts[row]) if self.chosen_starts else ()
+        return Group(self.prompt_ids[row], (self.chosen_ids[row], self.rejected_ids[row]), starts)
 
 
 def read_pairs(config: TrainConfig) -> TrainingPairs:
     """Read the pairs that a training is configured with; raises InputError as `load_pairs` does."""
     preferences = open_artifact(Path(config.preferences), PREFERENCES)
-    return load_pairs(preferences, load_tokenizer(config.policy, config), longest_sequence(config))
+    return load_pairs(preferences, load_tokenizer(config.policy, config), longest_sequence(config), config.score)
 
 
 def longest_sequence(config: TrainConfig) -> int:
@@ -60,13 +71,16 @@ def longest_sequence(config: TrainConfig) -> int:
     return min(config.max_length, context_of(load_config(config.policy, config.trust_remote_code)) or config.max_length)
 
 
-def load_pairs(preferences: Artifact, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TrainingPairs:
-    """Read the pairs whose longer sequence has at most `max_length` tokens, and count the others.
+def load_pairs(
+    preferences: Artifact, tokenizer: PreTrainedTokenizerBase, max_length: int, score: str = "answer"
+) -> TrainingPairs:
+    """Read the pairs whose longer sequence has at most `max_length` tokens, and count the others. score: see `ScoreSettings`.
 
     Raises:
         InputError: no pair is short enough, or the chat template refuses the conversations of more than MOST_LEFT_OUT of them.
     """
-    rows = preferences.read(["language", "instruction", "messages", *_TOKEN_COLUMNS]).to_pydict()
+    names = ["language", "instruction", "messages", *_TOKEN_COLUMNS, *_START_COLUMNS]
+    rows = preferences.read(names).to_pydict()
     languages: list[str] = []
     prompts: list[list[int]] = []
     chosen: list[list[int]] = []
@@ -74,8 +88,9 @@ def load_pairs(preferences: Artifact, tokenizer: PreTrainedTokenizerBase, max_le
     left_out: Counter[str] = Counter()
     refusal = cache(lambda roles: refusal_of_roles(tokenizer, roles))
     refused: Counter[str] = Counter()
-    columns = (rows[name] for name in ("language", "instruction", "messages", *_TOKEN_COLUMNS))
-    for language, instruction, messages, chosen_ids, rejected_ids in zip(*columns, strict=True):
+    starts: list[tuple[int, int]] = []
+    columns = (rows[name] for name in names)
+    for language, instruction, messages, chosen_ids, rejected_ids, *of_pair in zip(*columns, strict=True):
         asked = settings_of(tokenizer).asked(Conversation.of(instruction, messages), language)
         if why := refusal(asked.roles):
             refused[why] += 1
@@ -89,13 +104,16 @@ def load_pairs(preferences: Artifact, tokenizer: PreTrainedTokenizerBase, max_le
         prompts.append(prompt_ids)
         chosen.append(chosen_ids)
         rejected.append(rejected_ids)
+        starts.append((of_pair[0] or 0, of_pair[1] or 0) if score == "answer" else (0, 0))
     require_few_refused(refused, preferences.rows, str(preferences.folder))
     if not prompts:
         raise InputError(
             f"{preferences.folder}: each of its {preferences.rows} pairs is longer than max_length={max_length} tokens; "
             "raise --max-length"
         )
-    return TrainingPairs(languages, prompts, chosen, rejected, dict(sorted(left_out.items())), dict(refused))
+    counts = dict(sorted(left_out.items()))
+    of_chosen, of_rejected = zip(*starts, strict=True) if any(map(any, starts)) else ((), ())
+    return TrainingPairs(languages, prompts, chosen, rejected, counts, dict(refused), of_chosen, of_rejected)
 
 
 def require_few_refused(refused: Mapping[str, int], total: int, where: str) -> None:
@@ -120,16 +138,23 @@ def check_conversations(
 
 
 def check_pairs(preferences: Artifact, vocabulary: int) -> None:
-    """Raise InputError, naming part, row and field, for no pairs, an empty response, or a token id that the model lacks."""
+    """Raise InputError, naming part, row and field, for no pairs, an empty response or answer, or a token id that the model lacks."""
     if preferences.rows == 0:
         raise InputError(f"{preferences.folder}: contains no preference pairs; annotate's table of drops says why")
     for index, path in enumerate(preferences.parts):
-        part = preferences.read_part(index, _TOKEN_COLUMNS)
-        for name in _TOKEN_COLUMNS:
-            ids = part[name].combine_chunks()
+        part = preferences.read_part(index, [*_TOKEN_COLUMNS, *_START_COLUMNS])
+        for name, start_name in zip(_TOKEN_COLUMNS, _START_COLUMNS, strict=True):
+            ids, starts = part[name].combine_chunks(), part[start_name].combine_chunks()
             row = _first_row(pc.equal(pc.list_value_length(ids), 0))
             if row is not None:
                 raise InputError(f"{path}: row {row}: field {name!r} is empty; run annotate again")
+            within = pc.and_(pc.greater_equal(starts, 0), pc.less(starts, pc.list_value_length(ids)))
+            row = _first_row(pc.invert(pc.fill_null(within, True)))
+            if row is not None:
+                raise InputError(
+                    f"{path}: row {row}: field {start_name!r} is {starts[row]}, and {name!r} has {len(ids[row])} tokens: there is no "
+                    "answer to train on; run annotate again"
+                )
             outside = pc.or_(pc.less(ids.flatten(), 0), pc.greater_equal(ids.flatten(), vocabulary))
             position = _first_row(outside)
             if position is not None:

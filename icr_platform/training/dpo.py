@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import logsigmoid
 from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
-from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from icr_platform.core.arrays import Floats
 from icr_platform.core.errors import IcrError
@@ -42,7 +42,20 @@ _PAIR_FIGURES = ("rewards/accuracies", "rewards/margins", "rewards/chosen", "rew
 _LOGGED = ("loss", "grad_norm", "learning_rate", *_PAIR_FIGURES)
 _WEIGHT = "pair_weight"
 _FLOATS = (_WEIGHT, "ref_chosen_logps", "ref_rejected_logps")
+_STARTS = ("chosen_start", "rejected_start")
 _POINTS = 200  # of the loss curve, at most about this many
+
+
+class PairCollator(DataCollatorForPreference):
+    """TRL's collator, whose completion mask begins where a response is trained on: behind a thought, which is context."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = super().torch_call(examples)
+        for half, name in enumerate(_STARTS):
+            for row, example in enumerate(examples):
+                first = len(example["prompt_ids"])
+                batch["completion_mask"][half * len(examples) + row, first : first + example.get(name, 0)] = 0
+        return batch
 
 
 class PairTrainer(DPOTrainer):
@@ -54,12 +67,19 @@ class PairTrainer(DPOTrainer):
         # Over the pairs since the last point of the curve: the figures, and how many pairs there were.
         self._sums = torch.zeros(len(_PAIR_FIGURES) + 1, dtype=torch.float64)
         super().__init__(**parts)
+        self.data_collator = PairCollator(**vars(self.data_collator))  # in the place of TRL's own, as TRL sets it up
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset  # it has prompt_ids, chosen_ids, rejected_ids: tokenising text again could give other ids
 
     def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
         return dataset  # it has ref_chosen_logps, ref_rejected_logps from our scorer
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep where responses are trained on, too; other columns than these are taken off a data set."""
+        super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call]
+        known: list[str] = self._signature_columns or []
+        self._signature_columns = [*known, *(name for name in _STARTS if name not in known)]
 
     def _send_telemetry(self) -> None:
         """Send nothing: what is trained stays on the machine."""
@@ -288,6 +308,8 @@ def build_trainer(
         "chosen_ids": pairs.chosen_ids,
         "rejected_ids": pairs.rejected_ids,
     }
+    if pairs.chosen_starts:
+        columns |= dict(zip(_STARTS, (pairs.chosen_starts, pairs.rejected_starts), strict=True))
     if reference_logprobs is not None:
         columns["ref_chosen_logps"] = reference_logprobs[:, 0]
         columns["ref_rejected_logps"] = reference_logprobs[:, 1]

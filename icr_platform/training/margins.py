@@ -31,7 +31,7 @@ def sampled_groups(pairs: TrainingPairs) -> list[Group]:
     """Take at most `SAMPLE` pairs at even distances, each as a prompt with its chosen and its rejected response."""
     count = min(SAMPLE, len(pairs))
     rows = [i * len(pairs) // count for i in range(count)]
-    return [Group(pairs.prompt_ids[row], (pairs.chosen_ids[row], pairs.rejected_ids[row])) for row in rows]
+    return [pairs.group(row) for row in rows]
 
 
 def trained_log_ratio(config: TrainConfig, groups: list[Group], model: PreTrainedModel) -> float | None:

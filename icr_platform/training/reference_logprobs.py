@@ -44,15 +44,12 @@ def store_reference_logprobs(path: Path, logprobs: Floats) -> None:
 def score_pairs(config: TrainConfig, pairs: TrainingPairs, model: PreTrainedModel) -> Floats:
     """Score the chosen and rejected responses under `model`, which is moved to the configured device.
 
-    Returns: [P, 2] nats, float64: log-probabilities, summed over all tokens of a response.
+    Returns: [P, 2] nats, float64: log-probabilities, summed over the tokens of a response that are trained on.
     """
-    from icr_platform.engines.scoring.logprobs import CompletionScorer, Group
+    from icr_platform.engines.scoring.logprobs import CompletionScorer
     from icr_platform.training.weights import autocast
 
-    groups = [
-        Group(prompt, (chosen, rejected))
-        for prompt, chosen, rejected in zip(pairs.prompt_ids, pairs.chosen_ids, pairs.rejected_ids, strict=True)
-    ]
+    groups = [pairs.group(row) for row in range(len(pairs))]
     place: Any = resolve_device(config.device)
     scorer = CompletionScorer(model.to(place))
     with meter("score under the reference", 2 * len(groups)) as bar, autocast(config):

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from safetensors import safe_open
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from icr_platform.core.artifacts import open_artifact
-from icr_platform.core.errors import IcrError
+from icr_platform.core.artifacts import ArtifactWriter, open_artifact
+from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.core.stage_protocol import ignore_metrics
 from icr_platform.models.chat import encode_prompt
 from icr_platform.models.loading import load_model, load_tokenizer
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve
-from icr_platform.training.dataset import TrainingPairs, load_pairs
+from icr_platform.training.dataset import TrainingPairs, check_pairs, load_pairs
 from icr_platform.training.dpo import PairTrainer, _gathered_state, build_trainer, rate_shares, train
+from icr_platform.training.margins import sampled_groups
 from icr_platform.training.reference_logprobs import score_pairs
 from icr_platform.training.weights import load_trainable, save_model, trained_model
 
@@ -391,3 +394,76 @@ def test_long_pairs_are_left_out_whole_and_counted(
     kept = [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
     assert list(pairs.chosen_ids) == [row["chosen_token_ids"] for row in kept]
     assert len(pairs) + sum(pairs.left_out.values()) == len(rows)
+
+
+def thoughtful(pairs: TrainingPairs) -> TrainingPairs:
+    """Pairs whose responses begin with a thought of some tokens, or none."""
+    chosen = [row % 3 for row in range(len(pairs))]
+    rejected = [min(2 * (row % 2), len(ids) - 1) for row, ids in enumerate(pairs.rejected_ids)]
+    return replace(pairs, chosen_starts=chosen, rejected_starts=rejected)
+
+
+def test_thoughts_are_context_in_every_term_of_the_loss(
+    tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path
+) -> None:
+    """The mask, TRL's own reference, precomputed ones and the margins, against sums over the answer's tokens alone."""
+    thinking, config = thoughtful(pairs), config_for(tiny_models, beta=0.3, gamma=0.7)
+    policy, reference = (load_model(str(path), "float32", "cpu") for path in tiny_models)
+    per_pair, theirs = [], []
+    for i in range(4):
+        sides = (
+            (thinking.chosen_ids[i], thinking.chosen_starts[i]),
+            (thinking.rejected_ids[i], thinking.rejected_starts[i]),
+        )
+        with torch.no_grad():
+            ours, refs = (
+                [naive_token_logprobs(model, list(pairs.prompt_ids[i]), list(ids))[start:] for ids, start in sides]
+                for model in (policy, reference)
+            )
+        theirs.append([float(ref.sum()) for ref in refs])
+        margin = (ours[0].sum() - refs[0].sum()) - (ours[1].sum() - refs[1].sum())
+        per_pair.append(-torch.nn.functional.logsigmoid(0.3 * margin) - 0.7 * ours[0].mean())
+    expected = float(torch.stack(per_pair).mean())
+
+    scored = score_pairs(config, thinking, reference)
+    np.testing.assert_allclose(scored[:4], theirs, atol=1e-4)
+    for name, logprobs in (("in every step", None), ("precomputed", scored)):
+        trainer = build_trainer(config, thinking, logprobs, tmp_path / name)
+        batch = first_batch(trainer, 4)
+        for row, (ids, start) in enumerate(zip(thinking.chosen_ids[:4], thinking.chosen_starts[:4], strict=True)):
+            first = len(pairs.prompt_ids[row])
+            assert batch["completion_mask"][row].nonzero().flatten().tolist() == [
+                *range(first + start, first + len(ids))
+            ]
+            assert int(batch["attention_mask"][row].sum()) == first + len(ids), "a thought is seen"
+        assert float(trainer.compute_loss(trainer.model, batch).detach()) == pytest.approx(expected, abs=1e-5)
+        trainer.train()  # the loader keeps the columns that it needs
+    assert [group.starts for group in sampled_groups(thinking)] == list(
+        zip(thinking.chosen_starts, thinking.rejected_starts, strict=True)
+    )
+
+
+def test_the_loss_mask_follows_score(tiny_model: Path, make_preferences: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_preferences(tmp_path / "preferences", tiny_model, 6)
+    rows = open_artifact(folder, PREFERENCES).read().to_pylist()
+    for number, row in enumerate(rows):
+        row["chosen_answer_start"] = 1 if number % 2 else None
+
+    def artifact(name: str) -> Any:
+        writer = ArtifactWriter(tmp_path / name, PREFERENCES, "of the test")
+        writer.write_part(0, pa.Table.from_pylist(rows, schema=PREFERENCES.schema))
+        return writer.close(1)
+
+    thinking, tokenizer = artifact("thinking"), load_tokenizer(str(tiny_model))
+    read = load_pairs(thinking, tokenizer, 4096)
+    assert list(read.chosen_starts) == [number % 2 for number in range(len(rows))]
+    assert set(read.rejected_starts) == {0}
+    whole = load_pairs(thinking, tokenizer, 4096, "whole")
+    assert whole.chosen_starts == ()
+    assert whole == load_pairs(open_artifact(folder, PREFERENCES), tokenizer, 4096)
+    check_pairs(thinking, len(tokenizer))
+    rows[2]["rejected_answer_start"] = len(rows[2]["rejected_token_ids"])
+    with pytest.raises(
+        InputError, match=r"row 2: field 'rejected_answer_start' is \d+, and 'rejected_token_ids' has \d+ tokens"
+    ):
+        check_pairs(artifact("empty"), len(tokenizer))

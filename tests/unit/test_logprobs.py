@@ -451,6 +451,45 @@ def test_every_token_is_predicted_once_and_none_is_computed_twice() -> None:
         assert finished == sum(bool(y) for y in completions)
 
 
+@pytest.mark.parametrize("make", [llama, mistral_with_window, gemma2])
+@pytest.mark.parametrize("tokens", [1, 3, 7, 50, 4096])
+def test_context_at_the_head_of_completions_is_seen_and_not_scored(
+    make: Callable[[], PreTrainedModel], tokens: int
+) -> None:
+    """Thoughts of several lengths, none and whole completions, in packs cut within them; windows are shorter than some."""
+    torch.manual_seed(0)
+    model = make().eval()
+    starts = [(2, 1, 0, 39), (3,), (1, 0, 0, 9), (), (0,)]
+    groups = [Group(*group[:2], of_group) for group, of_group in zip(GROUPS, starts, strict=True)]
+    expected = []
+    for group in groups:
+        # log p(y | x, z) = log p(z y | x) - log p(z | x)
+        whole = naive(model, Group(group.prompt_ids, group.completions))
+        context = [y[:start] for y, start in zip(group.completions, group.starts, strict=True)]
+        expected.append(whole - naive(model, Group(group.prompt_ids, context)))
+    scorer = CompletionScorer(model)
+    scorer.pack_tokens = tokens
+    assert scorer.packed
+    assert_equal_per_token(scorer.score(groups), expected, GROUPS)
+    scorer.packed = False
+    assert_equal_per_token(scorer.score(groups), expected, GROUPS)
+
+
+def test_context_needs_no_logits() -> None:
+    groups = [Group([8, 9], [[1, 2, 3, 4], [5, 6], [7]], [2, 2, 0])]
+    predicted = [
+        (target, owner) for pack in packs(groups, 3) for target, owner in zip(pack.target, pack.owner, strict=True)
+    ]
+    assert sorted(predicted) == [(3, 0), (4, 0), (7, 2)]
+    assert sum(len(pack.input_ids) for pack in packs(groups, 3)) == 2 + 3, (
+        "[5, 6] is context alone: nothing of it is computed"
+    )
+    assert sum(pack.finished for pack in packs(groups, 3)) == 2
+    assert [list(packs([Group([8], [[1, 2]], [2])], 3))] == [[]]
+    with pytest.raises(ValueError, match="zip"):
+        list(packs([Group([8], [[1, 2]], [1, 2])], 3))
+
+
 def test_empty_completion_has_no_nats_and_empty_prompt_is_an_error() -> None:
     model = llama()
     assert completion_logprobs(model, [Group([1], [[], []])])[0].tolist() == [0.0, 0.0]

@@ -10,8 +10,10 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.parts import load_part
 from icr_platform.engines.sampling.sampler import Sampler
 from icr_platform.engines.sampling.settings import SAMPLERS
+from icr_platform.engines.sampling.thoughts import ThoughtfulSampler
 from icr_platform.models.chat import USER, Roles, require_roles
 from icr_platform.models.loading import load_tokenizer
+from icr_platform.models.thinking import markers_of
 
 if TYPE_CHECKING:
     from icr_platform.engines.sampling.settings import SamplingSettings
@@ -27,7 +29,7 @@ def sampler_place(name: str) -> str:
 
 
 def make_sampler(settings: SamplingSettings, policy: str, chat: ChatSettings = CHAT_DEFAULTS) -> Sampler:
-    """Load the engine that `settings.sampler` names.
+    """Load the engine that `settings.sampler` names. The text of its samples is the answer, whatever the model thinks before it.
 
     chat: what the policy's chat template is rendered with.
 
@@ -41,7 +43,8 @@ def make_sampler(settings: SamplingSettings, policy: str, chat: ChatSettings = C
             f"config: field 'sampler' is {settings.sampler!r}, which gives a {type(sampler).__name__} without a method "
             "sample_shards; let it be a Sampler (see engines/sampling/sampler.py)"
         )
-    return sampler
+    tokenizer = load_tokenizer(policy, chat)
+    return ThoughtfulSampler(sampler, tokenizer) if markers_of(tokenizer) else sampler
 
 
 def check_policy(settings: SamplingSettings, policy: str, chat: ChatSettings, roles: Sequence[Roles] = (USER,)) -> None:

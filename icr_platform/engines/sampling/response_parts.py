@@ -96,6 +96,8 @@ def _responses(
     ]
     asked, texts = [request.language for request, *_ in rows], [sample.text for *_, sample in rows]
     identified = identifier.of_answers(asked, texts)
+    thoughts = [sample.thought for *_, sample in rows]
+    thought_in = iter(identifier([thought for thought in thoughts if thought is not None]))
     columns = {
         "language": asked,
         "prompt_id": [request.prompt_id for request, *_ in rows],
@@ -109,6 +111,11 @@ def _responses(
         "detected_language": [found.language for found in identified],
         "language_confidence": [found.confidence for found in identified],
         "input_digest": [digest for _, digest, *_ in rows],
+        "answer_start": pa.array([sample.answer_start for *_, sample in rows], pa.int32()),
+        "thought": pa.array(thoughts, pa.string()),
+        "thought_language": pa.array(
+            [None if thought is None else next(thought_in).language for thought in thoughts], pa.string()
+        ),
     }
     return completed(pa.table(columns), RESPONSES)
 

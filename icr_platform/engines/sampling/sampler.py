@@ -75,12 +75,17 @@ class Sample:
     token_ids: up to and including the token it stopped on; without padding.
     finish_reason: 'stop' when the model ended its turn, 'length' when it ran into the token limit.
     token_ids_source: 'sampler', or 'retokenised' when the engine returned text only.
+    answer_start: index in token_ids of the answer, which `text` is; None where nothing stands before it. An engine gives the whole
+        text, and `thoughts` tells its thought and its answer apart.
+    thought: the text before the answer; None where nothing was thought.
     """
 
     text: str
     token_ids: list[int]
     finish_reason: Literal["stop", "length"]
     token_ids_source: Literal["sampler", "retokenised"] = "sampler"
+    answer_start: int | None = None
+    thought: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ ids, they must be those that the policy's tokenizer gives; where it does not, a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.faults import ENDPOINT_ERROR, TOO_LONG
 from icr_platform.core.secrets import has_secret, shown_url
+from icr_platform.core.spoken_messages import Spoken
 from icr_platform.engines.endpoints.accepted_parameters import AcceptedParameters
 from icr_platform.engines.endpoints.chat_client import ChatClient, Endpoint, run_all
 from icr_platform.engines.endpoints.replies import (
@@ -52,6 +54,7 @@ from icr_platform.models.chat import (
     settings_of,
 )
 from icr_platform.models.loading import load_tokenizer
+from icr_platform.models.thinking import TextSplit, encode_thoughtful, markers_of, opens_thought, split_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -163,23 +166,38 @@ class ServerSampler(Sampler):
             raise MalformedReplyError(f"ended for the reason {said!r}")
         if reason in ("tool_calls", "function_call"):
             raise MalformedReplyError("the model calls a tool, though it was given none")
-        text = said_in(message).text
-        ids = _ids(choice.get("token_ids"))
+        spoken = said_in(message)
+        text, ids = spoken.text, _ids(choice.get("token_ids"))
         source: Literal["sampler", "retokenised"] = (
-            "sampler" if ids is not None and (ids or not text) else "retokenised"
+            "sampler" if ids is not None and (ids or not (text or spoken.thought)) else "retokenised"
         )
         if source == "sampler" and ids is not None:
             text = decode_response(self.tokenizer, ids)
         is_told = reason in _STOPS | _LENGTHS
         finished = reason in _STOPS if is_told else self._seems_finished(text, ids, max_tokens)
         if source == "retokenised" or ids is None:
-            ids = encode_response(self.tokenizer, text, finished=finished)
+            ids = self._encoded(request, spoken, finished)
         sample = Sample(text, ids, "stop" if finished else "length", source)
+        if spoken.thought and not markers_of(self.tokenizer):  # none of the ids stands for it
+            sample = replace(sample, thought=spoken.thought, answer_start=0)
         if not is_told:
             raise MalformedReplyError(f"ended for the reason {said!r}", instead=sample)
         if source == "retokenised" and is_null(message):
             raise MalformedReplyError("the answer is null", instead=sample)
         return sample
+
+    def _encoded(self, request: Request, spoken: Spoken, finished: bool) -> list[int]:
+        """The ids of a response whose text alone is known: with what the model thought, which the server gives apart or leaves in the
+        text, between the model's own markers."""
+        if not markers_of(self.tokenizer):
+            return encode_response(self.tokenizer, spoken.text, finished=finished)
+        prompt = encode_messages(self.tokenizer, request.messages)
+        told = TextSplit(spoken.thought, spoken.text)
+        if not spoken.thought:
+            told = split_text(self.tokenizer, spoken.text, opens_thought(self.tokenizer, prompt))
+            if told.answer == spoken.text:
+                return encode_response(self.tokenizer, spoken.text, finished=finished)
+        return encode_thoughtful(self.tokenizer, prompt, told.thought or "", told.answer, finished)
 
     def _seems_finished(self, text: str, ids: list[int] | None, max_tokens: int) -> bool:
         """Whether a response whose end nobody explains ended by itself: on an end-of-turn token, or before its limit."""

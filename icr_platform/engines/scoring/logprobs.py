@@ -1,8 +1,9 @@
 """Completion log-probabilities of token ids under a model.
 
 The score of a completion y after a prompt x is `log p(y | x)`, the sum over *all* tokens of y, the first and the
-end-of-turn token included, of their log-probabilities in nats (arXiv 2503.04647, equation 1). It does not depend on what
-else is scored with it, up to rounding in the model's own precision: below 2e-5 nats per token in float32.
+end-of-turn token included, of their log-probabilities in nats (arXiv 2503.04647, equation 1); of a completion that begins with
+context, such as a thought z, `log p(y | x, z)` over the tokens behind it. It does not depend on what else is scored with it, up
+to rounding in the model's own precision: below 2e-5 nats per token in float32.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def completion_logprobs(model: PreTrainedModel, groups: Sequence[Group], *, batc
         batch_tokens: tokens that go through the model together, at most.
 
     Returns:
-        One [N] float64 array per group: nats, summed over all tokens of each completion. A completion without tokens has
-        log-probability 0.0 by definition, which is not a score: filter such samples first.
+        One [N] float64 array per group: nats, summed over all tokens of each completion, from its group's `starts` on. A completion
+        without such tokens has log-probability 0.0 by definition, which is not a score: filter such samples first.
 
     Raises:
         ValueError: a prompt without tokens.
@@ -120,7 +121,14 @@ class CompletionScorer:
         counts = [len(group.completions) for group in groups]
         known, unknown = self._within_embeddings(groups)
         sums = self._sums(known, say)
-        is_scored = np.array([len(completion) > 0 for group in known for completion in group.completions], dtype=bool)
+        is_scored = np.array(
+            [
+                start < len(completion)
+                for group in known
+                for completion, start in zip(group.completions, group.first_scored, strict=True)
+            ],
+            dtype=bool,
+        )
         self._has_worked |= not bool(np.isnan(sums[is_scored]).all())
         if not self._has_worked and is_scored.any():
             raise not_finite(self.model)
@@ -138,7 +146,7 @@ class CompletionScorer:
             has_prompt = is_known(group.prompt_ids)
             outside = [not (has_prompt and is_known(completion)) for completion in group.completions]
             completions = [[] if out else one for one, out in zip(group.completions, outside, strict=True)]
-            kept.append(Group(group.prompt_ids, completions) if any(outside) else group)
+            kept.append(group._replace(completions=completions) if any(outside) else group)
             unknown += outside
         return kept, np.array(unknown, dtype=bool)
 
@@ -151,11 +159,10 @@ class CompletionScorer:
                 if self.packed:
                     self._score_packs(packs(groups, self.pack_tokens), sums, told)
                 else:
-                    pairs = [(group.prompt_ids, completion) for group in groups for completion in group.completions]
                     with _evaluating(self.model, None):
-                        for owner, (prompt_ids, completion) in enumerate(pairs):
-                            sums[owner] = self._score_one(prompt_ids, completion)
-                            told(1, len(completion))
+                        for owner, (prompt_ids, completion, start) in enumerate(_one_by_one(groups)):
+                            sums[owner] = self._score_one(prompt_ids, completion, start)
+                            told(1, len(completion) - start)
             except torch.OutOfMemoryError:
                 if self.pack_tokens // 2 < _SMALLEST_PACK:
                     raise
@@ -199,17 +206,18 @@ class CompletionScorer:
             pieces.append(_log_softmax_at(logits, row, target))
         return torch.cat(pieces).cpu().numpy() if pieces else np.zeros(0)
 
-    def _score_one(self, prompt_ids: Sequence[int], completion: Sequence[int]) -> float:
-        if not len(completion):
+    def _score_one(self, prompt_ids: Sequence[int], completion: Sequence[int], start: int = 0) -> float:
+        if start >= len(completion):
             return 0.0
         if not len(prompt_ids):
             raise ValueError("a prompt without tokens predicts nothing: render it with the chat template")
         ids = torch.tensor([[*prompt_ids, *completion]], device=self.device)
-        logits = self.model(input_ids=ids, use_cache=False).logits[0, len(prompt_ids) - 1 : -1]
+        first = len(prompt_ids) + start
+        logits = self.model(input_ids=ids, use_cache=False).logits[0, first - 1 : -1]
         total = 0.0
-        for start in range(0, len(completion), self._rows_at_once):
-            chunk = logits[start : start + self._rows_at_once].clone()  # as they are overwritten
-            target = ids[0, len(prompt_ids) + start :][: len(chunk)].to(chunk.device)
+        for done in range(0, len(logits), self._rows_at_once):
+            chunk = logits[done : done + self._rows_at_once].clone()  # as they are overwritten
+            target = ids[0, first + done :][: len(chunk)].to(chunk.device)
             total += float(_log_softmax_at(chunk, torch.arange(len(chunk), device=chunk.device), target).sum())
         return total
 
@@ -219,7 +227,7 @@ class CompletionScorer:
             Group(
                 [i % vocabulary for i in prompt], [[i % vocabulary for i in completion] for completion in completions]
             )
-            for prompt, completions in _PROBE
+            for prompt, completions, _ in _PROBE
         ]
         exact = self.model.dtype == torch.float32
         return self._deviates(probe, 3, relative=0.02, absolute=1e-3 if exact else 0.25)
@@ -228,7 +236,7 @@ class CompletionScorer:
         """In what packs deviate from the model's own eager forward by more than a share of a score, and nats, a completion."""
         expected, seen = (np.zeros(sum(len(group.completions) for group in groups)) for _ in range(2))
         with _evaluating(self.model, "eager"):
-            expected[:] = [self._score_one(group.prompt_ids, y) for group in groups for y in group.completions]
+            expected[:] = [self._score_one(*one) for one in _one_by_one(groups)]
         try:
             self._score_packs(packs(groups, pack_tokens), seen, _say_nothing)
         except NotPackableError as error:
@@ -279,6 +287,13 @@ def _why_not_by_copy(model: PreTrainedModel) -> str | None:
         except NoCopyError as error:
             _decided[key] = str(error)
     return _decided[key]
+
+
+def _one_by_one(groups: Sequence[Group]) -> Iterator[tuple[Sequence[int], Sequence[int], int]]:
+    """Prompt, completion and first scored token of all completions, group after group."""
+    for group in groups:
+        for completion, start in zip(group.completions, group.first_scored, strict=True):
+            yield group.prompt_ids, completion, start
 
 
 def _say_nothing(completions: int, tokens: int) -> None:

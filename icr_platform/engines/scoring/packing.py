@@ -40,10 +40,27 @@ TokenIds = Sequence[int]
 
 
 class Group(NamedTuple):
-    """One prompt with its completions, as token ids."""
+    """One prompt with its completions, as token ids.
+
+    starts: index in each completion of the first token that is scored; the tokens before it, such as a thought, are context. Empty: 0.
+    """
 
     prompt_ids: TokenIds
     completions: Sequence[TokenIds]
+    starts: Sequence[int] = ()
+
+    @property
+    def first_scored(self) -> list[int]:
+        """`starts`, of completions that have a token there; where a completion has none, its length."""
+        starts = self.starts or [0] * len(self.completions)
+        return [min(start, len(completion)) for start, completion in zip(starts, self.completions, strict=True)]
+
+    @property
+    def scored(self) -> int:
+        """Tokens of completions that are scored."""
+        return sum(
+            len(completion) - start for completion, start in zip(self.completions, self.first_scored, strict=True)
+        )
 
 
 class Segment(NamedTuple):
@@ -90,18 +107,21 @@ class Pack:
         self.position_ids.extend(range(past_length, past_length + len(tokens)))
         self.segments.append(Segment(segment_id, start, len(self.input_ids), past, past_length))
 
-    def predict(self, first_row: int, targets: TokenIds, owner: int, ends: bool) -> None:
-        """Let rows from first_row on predict targets, one each; `ends`: the last one ends its completion."""
-        self.row.extend(range(first_row, first_row + len(targets)))
-        self.target.extend(targets)
-        self.owner.extend([owner] * len(targets))
+    def predict(self, first_row: int, targets: TokenIds, owner: int, ends: bool, context: int = 0) -> None:
+        """Let rows from first_row on predict targets, one each, but for the first `context` targets; `ends`: the last one ends its
+        completion."""
+        left_out = min(max(context, 0), len(targets))
+        self.row.extend(range(first_row + left_out, first_row + len(targets)))
+        self.target.extend(targets[left_out:])
+        self.owner.extend([owner] * (len(targets) - left_out))
         self.finished += ends
 
 
 def packs(groups: Sequence[Group], tokens: int) -> Iterator[Pack]:
     """Cut groups into packs of `tokens` rows, the last one shorter. No token is computed twice, none is padding.
 
-    Every completion token is predicted exactly once: the first by the prompt's last token, the others by the one before.
+    Every completion token is predicted exactly once: the first by the prompt's last token, the others by the one before; but not those
+    before its group's `starts`, of which only keys and values are needed. A completion with nothing to score is left out.
     Yields each pack as soon as it is full, so that memory contains one.
 
     Raises:
@@ -110,12 +130,16 @@ def packs(groups: Sequence[Group], tokens: int) -> Iterator[Pack]:
     pack, segment_id, first_owner = Pack(), 0, 0
     for group in groups:
         prompt, completions = group.prompt_ids, group.completions
-        is_scored = any(len(completion) for completion in completions)
+        starts, is_scored = group.first_scored, group.scored > 0
         if is_scored and not len(prompt):
             raise ValueError("a prompt without tokens predicts nothing: render it with the chat template")
         prompt_segments: tuple[int, ...] = ()
-        # A completion's last token predicts nothing, so it is not computed; nor is a prompt whose completions are all empty.
-        sequences = [prompt, *(completion[:-1] for completion in completions)] if is_scored else []
+        # A completion's last token predicts nothing, so it is not computed; nor is what nothing is scored of.
+        computed = (
+            completion[:-1] if start < len(completion) else []
+            for completion, start in zip(completions, starts, strict=True)
+        )
+        sequences = [prompt, *computed] if is_scored else []
         for number, sequence in enumerate(sequences, start=-1):  # -1 is the prompt, the others count completions
             past, past_length, done = prompt_segments, 0 if number < 0 else len(prompt), 0
             while done < len(sequence):
@@ -128,14 +152,15 @@ def packs(groups: Sequence[Group], tokens: int) -> Iterator[Pack]:
                 if number >= 0:
                     completion, first_row = completions[number], len(pack.input_ids) - size
                     ends = done + size + 1 == len(completion)
-                    pack.predict(first_row, completion[done + 1 : done + 1 + size], first_owner + number, ends)
+                    targets = completion[done + 1 : done + 1 + size]
+                    pack.predict(first_row, targets, first_owner + number, ends, starts[number] - done - 1)
                 past, segment_id, done = (*past, segment_id), segment_id + 1, done + size
             if number < 0:
                 prompt_segments = past
-                for index, completion in enumerate(completions):
-                    if len(completion):
+                for index, (completion, start) in enumerate(zip(completions, starts, strict=True)):
+                    if start < len(completion):
                         ends = len(completion) == 1
-                        pack.predict(len(pack.input_ids) - 1, completion[:1], first_owner + index, ends)
+                        pack.predict(len(pack.input_ids) - 1, completion[:1], first_owner + index, ends, start)
         first_owner += len(completions)
     if pack.input_ids:
         yield pack
