@@ -69,7 +69,7 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
             f"config: field 'reference_outputs' is missing for the {config.judge} judge; give --reference-outputs"
         )
     asked = check_judge(config, template)
-    prompts = load_prompts(config.prompts, config.languages, config.limit)
+    prompts = load_prompts(config.prompts, config.languages, config.limit, config.prompt_columns)
     said: tuple[str, ...] = ()
     if not config.outputs:
         said = check_prompts(
@@ -81,13 +81,19 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         instructions[row["language"]][row["prompt_id"]] = row["instruction"]
     references = (
         load_reference_outputs(
-            config.reference_outputs, instructions, identify, unknown=identify.unknown(prompts.languages)
+            config.reference_outputs,
+            instructions,
+            identify,
+            unknown=identify.unknown(prompts.languages),
+            columns=config.reference_columns,
         )
         if config.reference_outputs
         else None
     )
     # The model's own outputs may well be in a wrong language or empty: that is measured, not refused.
-    outputs = load_reference_outputs(config.outputs, instructions, may_be_empty=True) if config.outputs else None
+    outputs = None
+    if config.outputs:
+        outputs = load_reference_outputs(config.outputs, instructions, may_be_empty=True, columns=config.output_columns)
     control, unused = _read_control(config, instructions)
     if outputs and outputs.identifier not in (None, config.language_identifier):
         by = f"by {config.language_identifier} instead of {outputs.identifier}"
