@@ -52,6 +52,9 @@ Settings = dict[str, Any]
 Known = Mapping[str, str]
 _PACKAGE = "icr_platform"
 _KEY = ["language", "prompt_id"]
+_LATER = ("messages", "thought", "thought_language", "thought_token_count")
+"""Columns of outputs that came later: where they are null, an output is what it was before."""
+_ASKED = ("instruction", "english_instruction", "messages", "english_messages")
 _ROWS_AT_ONCE = 4096
 _BY_RESOLUTION = ("dtype", "server_url", "server_model", "server_identity", "judge_identity")
 _COLUMNS = ("prompt_columns", "preference_columns", "reference_columns", "output_columns")
@@ -193,7 +196,7 @@ def _generate(config: GenerateConfig, known: Known) -> _Basis:
     settings = _settings(config, *_BY_ROWS, *_unused_sampling(config)) | _sampling(config, config.policy)
     return _Basis(
         settings=settings,
-        inputs={"policy": policy, "prompts": _rows_digest(_table_rows(prompts))},
+        inputs={"policy": policy, "prompts": _rows_digest(_prompt_rows(prompts))},
         rows={"responses": settings | {"policy": policy}},
         row_modules={"responses": ("engines.sampling.response_parts", "models.loading")},
         cut=_cut(_table_rows(prompts.select(_KEY)), config.shard_prompts),
@@ -231,7 +234,7 @@ def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
     draws = any(REWARD_KINDS[kind].draw for kind in config.reward_kind)
     models = {"policy": _model(config.policy, known), "reference": _model(config.reference, known)}
     translator = {"translator": _model(config.translator, known)} if translates else {}
-    prompts = _rows_digest(_table_rows(_answered(config.prompts, responses, config.prompt_columns)))
+    prompts = _rows_digest(_prompt_rows(_answered(config.prompts, responses, config.prompt_columns)))
     settings = _settings(config, *_COLUMNS, *(() if draws else ("seed",)), *(() if translates else _TRANSLATION))
     computed = _compute(config.dtype, config.device)
     made = {name: value for name, value in settings.items() if name not in _SELECTION} | computed | translator
@@ -249,15 +252,13 @@ def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
 
 
 def _answered(prompts: str, responses: Artifact, columns: ColumnNames) -> pa.Table:
-    """Language, id and both instructions of the prompts that have responses."""
+    """Language, id and both conversations of the prompts that have responses."""
     from icr_platform.data.prompts import load_prompts
 
     parts = (responses.read_part(index, _KEY) for index in range(len(responses.parts)))
     keys = pa.concat_tables(part.group_by(_KEY, use_threads=False).aggregate([]) for part in parts)
     languages = keys.column("language").unique().to_pylist()
-    table = load_prompts(prompts, languages, columns=columns).table.select(
-        [*_KEY, "instruction", "english_instruction"]
-    )
+    table = load_prompts(prompts, languages, columns=columns).table.select([*_KEY, *_ASKED])
     return table.join(keys, _KEY, join_type="left semi")
 
 
@@ -324,7 +325,7 @@ def _eval(config: EvalConfig, known: Known) -> _Basis:
         inputs = {"policy": _model(config.policy, known)}
         outputs = _sampled(config) | inputs
         answered = {(language, prompt_id) for language, ids in instructions.items() for prompt_id in ids}
-    inputs["prompts"] = _rows_digest(row for row in _table_rows(table) if row[:2] in answered)
+    inputs["prompts"] = _rows_digest(row for row in _prompt_rows(table) if row[:2] in answered)
     if config.judge != NO_JUDGE:
         references = _output_rows(
             config.reference_outputs, config.reference_columns, instructions, is_whole=False, may_be_empty=False
@@ -377,7 +378,7 @@ def _judge(config: EvalConfig, known: Known) -> tuple[Settings, dict[str, str]]:
     from icr_platform.engines.judging.api_judge import judge_server
     from icr_platform.engines.judging.pairwise import load_template
 
-    unread = {*SamplingSettings.model_fields, *_BY_ROWS, *_LENGTH_CONTROL}
+    unread = {*SamplingSettings.model_fields, *_BY_ROWS, *_LENGTH_CONTROL, "system_prompt"}
     if config.judge in _SEED_PICKS_ORDERS:  # of any other judge it is not known what it looks at
         unread |= {*(("seed",) if config.both_orders else ()), *(() if config.judge == "openai" else _ASKING)}
     judged = {name: value for name, value in _settings(config).items() if name not in unread}
@@ -511,6 +512,12 @@ def _table_rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
+def _prompt_rows(prompts: pa.Table) -> Iterator[tuple[Any, ...]]:
+    """Rows of prompts whose last columns are `messages` and `english_messages`; a single turn is what it was before there were these."""
+    for row in _table_rows(prompts):
+        yield row[:-2] if row[-2:] == (None, None) else row
+
+
 def _output_rows(
     source: str,
     columns: ColumnNames,
@@ -532,10 +539,12 @@ def _output_rows(
         return
     artifact = open_artifact(Path(source), OUTPUTS)
     text = (*_KEY, "sample_index", "output")
-    told = [name for name in OUTPUTS.schema.names if name not in (*text, "instruction", "input_digest")]
-    columns = [*text, *told] if is_whole else list(text)
+    told = [name for name in OUTPUTS.schema.names if name not in (*text, *_LATER, "instruction", "input_digest")]
+    columns = [*text, *told, *_LATER] if is_whole else list(text)
     for index in range(len(artifact.parts)):
         for row in _table_rows(artifact.read_part(index, columns)):
+            if is_whole and not any(row[-len(_LATER) :]):
+                row = row[: -len(_LATER)]
             if row[1] in instructions.get(row[0], {}):
                 yield row
 
