@@ -79,18 +79,18 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
     instructions: dict[str, dict[str, str]] = {language: {} for language in prompts.languages}
     for row in prompts.table.select(["language", "prompt_id", "instruction"]).to_pylist():
         instructions[row["language"]][row["prompt_id"]] = row["instruction"]
+    # A file of outputs is looked at as one of any language, which for those of rare ones says another language.
+    unchecked = [*identify.unknown(prompts.languages), *identify.among_all(prompts.languages)]
     references = (
-        load_reference_outputs(
-            config.reference_outputs, instructions, identify, unknown=identify.unknown(prompts.languages)
-        )
+        load_reference_outputs(config.reference_outputs, instructions, identify, unknown=unchecked)
         if config.reference_outputs
         else None
     )
     # The model's own outputs may well be in a wrong language or empty: that is measured, not refused.
     outputs = load_reference_outputs(config.outputs, instructions, may_be_empty=True) if config.outputs else None
     control, unused = _read_control(config, instructions)
-    if outputs and outputs.identifier not in (None, config.language_identifier):
-        by = f"by {config.language_identifier} instead of {outputs.identifier}"
+    if outputs and outputs.identifier not in (None, identify.name):
+        by = f"by {identify.name} instead of {outputs.identifier}"
         unused += (f"{config.outputs}: its languages are not used, they are identified again {by}",)
     return EvaluationInputs(
         config=config,

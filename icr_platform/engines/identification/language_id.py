@@ -180,6 +180,10 @@ def model_path(name: str) -> Path | None:
     return Path(name).expanduser() if name.endswith((".bin", ".ftz")) else None
 
 
+def is_model(name: str) -> bool:
+    return model_path(name) is not None
+
+
 def identity_of(name: str) -> str:
     """What an identifier is known by in records and identities: its name, a model by its content, wherever it lies.
 

@@ -74,7 +74,7 @@ def fasttext_model(path: Path) -> Made:
         labels = [label for _, label in model.predict("a\n", 10**6, -1.0, "strict")]
     except (ValueError, RuntimeError, MemoryError) as error:
         raise InputError(
-            f"{path}: not a fastText model that identifies languages ({str(error).splitlines()[0][:120]}); give one such as GlotLID's model.bin"
+            f"{path}: not a fastText model that identifies languages ({str(error)[:120] or type(error).__name__}); give one such as GlotLID's model.bin"
         ) from error
     ours = {label: comparable(label.removeprefix(_LABEL)) for label in labels}
     if not set(ours.values()) - {UNDETERMINED}:
