@@ -149,14 +149,13 @@ class ChatSettings(Config):
     )
     system_prompt: SystemPrompt = setting(
         "",
-        "system message of every prompt that has none of its own; by language as a JSON object or a mapping: "
-        '{"default": "...", "sw": "..."}; the reward instruction, which is English, takes that of en',
+        'system message of prompts that have none; by language: {"default": "...", "sw": "..."}; the English reward instruction takes '
+        "that of en",
         later=True,
     )
     system_role: Literal["template", "fold"] = setting(
         "template",
-        "where a chat template has no place for a system message (Gemma 2); template: refuse it; fold: put it at the head of the "
-        "user's next message, after it an empty line",
+        "where a template takes no system message (Gemma 2); template: refuse it; fold: put it at the head of the user's next message",
         later=True,
     )
     chat_template_kwargs: TemplateArguments = setting(

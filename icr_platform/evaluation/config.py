@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import BeforeValidator
 
 from icr_platform.core.config import INPUTS, WHERE, ChatSettings, Languages, OptionalInt, setting, split_at_commas
+from icr_platform.core.mappings import ColumnMap
 from icr_platform.engines.judging.settings import JudgeSettings, PairwiseJudgeSettings, PairwiseJudging
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.models.settings import ModelPlace
@@ -41,12 +42,15 @@ class EvalConfig(PairwiseJudging, EvalSettings):  # type: ignore[misc]  # of the
 
     policy: str = setting("", "model to evaluate", "model")
     prompts: str = setting("", "evaluation prompts", "input")
+    prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction": "prompt"}', later=True)
     outputs: str = setting(
         "", "outputs to judge instead of sampling any: artifact, or files as reference_outputs", "input"
     )
     reference_outputs: str = setting(
         "", "outputs to compare with: folder of LANG.json(l), path with {language} in it, or outputs artifact", "input"
     )
+    output_columns: ColumnMap = setting({}, 'columns to read, as in {"output": "response"}', later=True)
+    reference_columns: ColumnMap = setting({}, 'columns to read, as in {"output": "response"}', later=True)
     languages: Languages = setting((), "language codes, comma-separated; empty: every language of the prompts")
     limit: OptionalInt = setting(None, "prompts per language, the first ones; none: all")
     dry_run: bool = setting(False, "print what judging would ask and cost, and stop", "place")

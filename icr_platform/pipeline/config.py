@@ -17,6 +17,7 @@ from icr_platform.core.config import (
     validate,
 )
 from icr_platform.core.errors import InputError
+from icr_platform.core.mappings import ColumnMap
 from icr_platform.core.parts import Worlds
 from icr_platform.core.yaml_files import read_yaml
 from icr_platform.engines.sampling.settings import SamplingSettings
@@ -37,13 +38,16 @@ class IterateConfig(ChatSettings, ScoreSettings):
     policy: str = setting("", "pi_0: the reference aligned on English preferences only", "model")
     reference: str = setting("", "pi_ref: the SFT model", "model")
     prompts: str = setting("", "training prompts", "input")
+    prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction": "prompt"}', later=True)
     languages: Languages = setting((), "training languages; empty: every language of the prompts")
     limit: OptionalInt = setting(None, "training prompts per language, the first ones; none: all")
     reward_reference: Literal["initial", "previous"] = setting(
         "initial", "reference of the reward: pi_ref, or the policy before (an ablation of the paper)"
     )
     eval_prompts: str = setting("", "evaluation prompts; empty: no evaluation", "input")
+    eval_prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction": "prompt"}', later=True)
     reference_outputs: str = setting("", "outputs that the policy is compared with", "input")
+    reference_columns: ColumnMap = setting({}, 'columns to read, as in {"output": "response"}', later=True)
     eval_languages: Languages = setting((), "evaluation languages; empty: every language of the evaluation prompts")
     eval_limit: OptionalInt = setting(None, "evaluation prompts per language; none: all")
     seed: int = setting(42, "seed of everything; each iteration derives its own", ge=0)
@@ -98,7 +102,12 @@ class IterateConfig(ChatSettings, ScoreSettings):
         return values if section is None else values | {name: getattr(section, name) for name in names(section)}
 
 
-_EVALUATION = {"prompts": "eval_prompts", "languages": "eval_languages", "limit": "eval_limit"}
+_EVALUATION = {
+    "prompts": "eval_prompts",
+    "languages": "eval_languages",
+    "limit": "eval_limit",
+    "prompt_columns": "eval_prompt_columns",
+}
 """Fields of `eval` that have another name here, where training has prompts too."""
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.parts import split_world
 from icr_platform.core.schemas import PROMPTS
@@ -31,8 +32,8 @@ class EvalPrompts(NamedTuple):
 
     table: pa.Table
     """As schemas.PROMPTS, empty when they cannot be read."""
-    english: Mapping[str, str]
-    """English instruction by prompt id."""
+    english: Mapping[str, Conversation]
+    """English instruction, and what comes before it, by prompt id."""
     note: str
 
 
@@ -61,8 +62,12 @@ def _eval_prompts(path: str, modified: float) -> EvalPrompts:
         table = load_prompts(path).table
     except (InputError, OSError) as error:
         return EvalPrompts(EMPTY, {}, f"The evaluation prompts cannot be read: {error}.")
-    texts = zip(table["prompt_id"].to_pylist(), table["english_instruction"].to_pylist(), strict=True)
-    return EvalPrompts(table, {prompt_id: text for prompt_id, text in texts if text is not None}, "")
+    columns = (table[name].to_pylist() for name in ("prompt_id", "english_instruction", "english_messages"))
+    said = [row for row in zip(*columns, strict=True) if row[1] is not None]
+    return EvalPrompts(table, {key: Conversation.of(text, messages) for key, text, messages in said}, "")
+
+
+NO_ENGLISH = Conversation("")
 
 
 _remembered: dict[tuple[str, float, str, str], ReferenceOutputs] = {}

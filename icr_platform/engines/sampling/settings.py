@@ -53,6 +53,22 @@ class SamplingSettings(ExecutionSettings, ModelPlace, FaultSettings):
     temperature: float = setting(0.9, "sampling temperature; 0 is greedy", ge=0)
     top_p: float = setting(1.0, "nucleus: smallest set of tokens with this probability", gt=0, le=1)
     top_k: int = setting(0, "only the k likeliest tokens; 0: all", ge=0)
+    min_p: float = setting(
+        0.0, "only tokens with this share of the likeliest one's probability; 0: all", later=True, ge=0, le=1
+    )
+    presence_penalty: float = setting(
+        0.0, "taken off the logit of each token that the response has already", later=True, ge=-2, le=2
+    )
+    frequency_penalty: float = setting(
+        0.0, "taken off a token's logit each time that the response has had it", later=True, ge=-2, le=2
+    )
+    repetition_penalty: float = setting(
+        1.0,
+        "divides the logit, if above 0, of each token that prompt or response has already, and multiplies it below; 1: off",
+        later=True,
+        gt=0,
+        le=2,
+    )
     max_tokens: int = setting(2400, "new tokens at most", ge=1)
     sampler: Annotated[str, Named(tuple(SAMPLERS))] = setting(
         "transformers",
