@@ -64,6 +64,7 @@ Made = tuple[Iterable[str], Callable[[str], Identified]]
 """What an identifier's function (codes) gives: the labels that it can answer with, in its spelling or ours, and what identifies a text.
 codes are those of the languages to choose among; those of `libraries` also take None, for all that they know."""
 MODEL_PREFIX = "fasttext:"
+_MODEL_PLACE = "icr_platform.engines.identification.libraries:fasttext_model"
 
 
 @dataclass(frozen=True)
@@ -201,9 +202,8 @@ def identity_of(name: str) -> str:
 
 
 def _from_model(name: str, path: Path) -> Identifier:
-    from icr_platform.engines.identification.libraries import fasttext_model
-
     known_by = identity_of(name)
+    fasttext_model = load_part("language_identifier", _MODEL_PLACE, "path")
     try:
         return _all_of(known_by, fasttext_model(path))
     except ImportError as error:
