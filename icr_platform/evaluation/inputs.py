@@ -68,7 +68,7 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         raise InputError(
             f"config: field 'reference_outputs' is missing for the {config.judge} judge; give --reference-outputs"
         )
-    check_judge(config, template)
+    asked = check_judge(config, template)
     prompts = load_prompts(config.prompts, config.languages, config.limit, config.prompt_columns)
     said: tuple[str, ...] = ()
     if not config.outputs:
@@ -108,7 +108,7 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         outputs=outputs,
         template=template,
         control=control,
-        unused=said + unused,
+        unused=said + asked + unused,
     )
 
 

@@ -69,6 +69,7 @@ _SELECTION = frozenset({
 _TRANSLATION = ("translation_max_tokens",)
 _LENGTH_CONTROL = ("lc_cross_validation",)
 _SEED_PICKS_ORDERS = ("logprob", "openai")
+_POLICYS_OWN = {"chat_template_kwargs", "system_prompt", "system_role"}  # and not the judge's
 _ASKING = ("judge_api_model", "judge_answer", "judge_samples")
 # Of an accelerate configuration: where its processes run and find each other.
 _LAUNCH_PLACES = frozenset({
@@ -383,6 +384,7 @@ def _judge(config: EvalConfig, known: Known) -> tuple[Settings, dict[str, str]]:
     unread = {*SamplingSettings.model_fields, *_BY_ROWS, *_LENGTH_CONTROL, "system_prompt"}
     if config.judge in _SEED_PICKS_ORDERS:  # of any other judge it is not known what it looks at
         unread |= {*(("seed",) if config.both_orders else ()), *(() if config.judge == "openai" else _ASKING)}
+        unread |= _POLICYS_OWN if config.judge == "openai" else {"system_prompt"}
     judged = {name: value for name, value in _settings(config).items() if name not in unread}
     inputs: dict[str, str] = {}
     judged["wording"] = load_template(config.judge_template).messages
