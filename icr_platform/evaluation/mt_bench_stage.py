@@ -23,7 +23,7 @@ from icr_platform.engines.endpoints.chat_client import Failure, ask_all, check_e
 from icr_platform.engines.endpoints.replies import Reply
 from icr_platform.engines.endpoints.reply_cache import ReplyCache
 from icr_platform.engines.execution.map_parts import check_execution, map_parts, worker_count
-from icr_platform.engines.judging.api_judge import confirmed_endpoint, endpoint_of
+from icr_platform.engines.judging.api_judge import asked_with, confirmed_endpoint, endpoint_of
 from icr_platform.engines.sampling.choice import check_policy, engine_notes, make_sampler
 from icr_platform.engines.sampling.prompt_checks import check_prompts
 from icr_platform.engines.sampling.response_parts import engine_gpus
@@ -225,7 +225,8 @@ def _grade(
     graded = [(question, turn) for question, turn in turns if question.key in spoken]
     messages = [grading_messages(question, spoken[question.key], turn) for question, turn in graded]
     cache = ReplyCache(config.cache_folder)
-    replies: list[Reply | Failure] = ask_all(confirmed_endpoint(config), cache, messages, PARAMETERS)
+    parameters = asked_with(PARAMETERS, config.judge_chat_template_kwargs)
+    replies: list[Reply | Failure] = ask_all(confirmed_endpoint(config), cache, messages, parameters)
     cache.close()
     grades = {(question.key, turn): grade(reply) for (question, turn), reply in zip(graded, replies, strict=True)}
     rows = []
