@@ -54,9 +54,6 @@ CASES = (
         (1 + 8 + 1 + 1 + 1) + (1 + 9 + 1 + 5 + 1), True,
     ),
     Case("gpt-oss", LOW, "<|channel|>final<|message|>ANSWER<|return|>", 1 + 5 + 1, False),
-    Case("gemma-3", {}, "ANSWER<end_of_turn>", None, False),
-    Case("llama-3.2", {}, "ANSWER<|eot_id|>", None, False),
-    Case("mistral-small-3", {}, "ANSWER</s>", None, False),
 )  # fmt: skip
 IDS = [f"{case.family}-{'thinks' if case.thinks else 'answers'}" for case in CASES]
 
