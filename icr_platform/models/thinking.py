@@ -272,6 +272,15 @@ def encode_thoughtful(
     return thinking + _markup(tokenizer, end) + encode_response(tokenizer, answer, finished) if answer else thinking
 
 
+def end_marker(tokenizer: PreTrainedTokenizerBase) -> int | str | None:
+    """What ends the thoughts that the template knows of, as a token or, where it is written with several, as text; None for none."""
+    markers = markers_of(tokenizer)
+    if markers.has_channels:
+        return int(tokenizer.get_vocab()["<|message|>"])  # the last one begins the answer
+    known = [marked for marked in markers.styles if marked.in_template]
+    return (known[0].style.closing if known[0].closing is None else known[0].closing) if known else None
+
+
 def end_of_thought(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int]) -> list[int]:
     """The ids to put behind a prompt so that the answer comes next: they end the block that the template opened, are an empty block where
     the template asks for one in words, and begin what the answer stands in; none where the answer comes next anyway.
