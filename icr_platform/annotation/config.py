@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import BeforeValidator
 
 from icr_platform.annotation.reward_kinds import REWARD_KINDS
-from icr_platform.core.config import INPUTS, WHERE, ChatSettings, OptionalFloat, ScoreSettings, setting, split_at_commas
+from icr_platform.core.config import (
+    INPUTS,
+    WHERE,
+    ChatSettings,
+    OptionalFloat,
+    PinnedInputs,
+    ScoreSettings,
+    setting,
+    split_at_commas,
+)
 from icr_platform.core.faults import FaultSettings
+from icr_platform.core.mappings import ColumnMap
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.models.settings import ModelPlace
 
@@ -52,7 +62,7 @@ class AnnotateSettings(ExecutionSettings, ModelPlace, FaultSettings):
     batch_tokens: int = setting(8192, "tokens scored together, padding included", "place", ge=1)
 
 
-class AnnotateConfig(ChatSettings, ScoreSettings, AnnotateSettings):
+class AnnotateConfig(ChatSettings, ScoreSettings, AnnotateSettings, PinnedInputs):
     """annotate: responses -> rewards, preferences, drops."""
 
     heading = INPUTS
@@ -61,6 +71,7 @@ class AnnotateConfig(ChatSettings, ScoreSettings, AnnotateSettings):
     policy: str = setting("", "English-aligned model pi_t", "model")
     reference: str = setting("", "the reference pi_ref of the policy", "model")
     prompts: str = setting("", "prompts that the responses answer", "input")
+    prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction": "prompt"}', later=True)
     responses: str = setting("", "responses artifact", "input")
     seed: int = setting(42, f"seed of the {_DRAWN} kind", ge=0)
     output: str = setting(

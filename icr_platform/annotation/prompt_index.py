@@ -12,22 +12,25 @@ from icr_platform.annotation.reward_kinds import REWARD_KINDS
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
+from icr_platform.data.column_map import NO_MAP, ColumnNames
 from icr_platform.data.prompts import load_prompts
 
 _BATCH = 4096
 
 
 class Instructions(NamedTuple):
-    """A prompt in the response's language and in English."""
+    """A prompt in the response's language and in English; None where there is no English."""
 
     native: Conversation
-    english: Conversation
+    english: Conversation | None
 
 
 PromptIndex = Mapping[tuple[str, str], Instructions]
 
 
-def prompt_index(prompts: str, responses: Artifact, kinds: Sequence[str] = ()) -> PromptIndex:
+def prompt_index(
+    prompts: str, responses: Artifact, kinds: Sequence[str] = (), columns: ColumnNames = NO_MAP
+) -> PromptIndex:
     """Read the instructions of the languages that the responses are in.
 
     Raises:
@@ -37,7 +40,7 @@ def prompt_index(prompts: str, responses: Artifact, kinds: Sequence[str] = ()) -
     languages: dict[str, None] = {}
     for part in range(len(responses.parts)):
         languages |= dict.fromkeys(pc.unique(responses.read_part(part, ["language"]).column("language")).to_pylist())
-    table = load_prompts(prompts, tuple(languages)).table
+    table = load_prompts(prompts, tuple(languages), columns=columns).table
     check_english(prompts, table, kinds)
     return _ArrowIndex(table)
 
@@ -74,8 +77,11 @@ class _ArrowIndex(Mapping[tuple[str, str], Instructions]):
 
     def __getitem__(self, key: tuple[str, str]) -> Instructions:
         row = self._row.get(key[0], {})[key[1]]
-        native, english = (Conversation.of(*(column[row].as_py() for column in texts)) for texts in self._texts)
-        return Instructions(native, english)
+        (native, messages), (english, english_messages) = (
+            [column[row].as_py() for column in texts] for texts in self._texts
+        )
+        counterpart = None if english is None else Conversation.of(english, english_messages)
+        return Instructions(Conversation.of(native, messages), counterpart)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, tuple) and key[1] in self._row.get(key[0], {})

@@ -114,7 +114,7 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
         check_weights(model, config.trust_remote_code)
 
     responses = open_artifact(Path(config.responses), RESPONSES)
-    prompts = prompt_index(config.prompts, responses, config.reward_kind)
+    prompts = prompt_index(config.prompts, responses, config.reward_kind, config.prompt_columns)
     opened = [load_config(model, config.trust_remote_code) for model in (config.policy, config.reference)]
     sizes = [model.get_text_config().vocab_size for model in opened]
     check_responses(responses, prompts, min(sizes))

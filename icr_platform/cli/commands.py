@@ -63,11 +63,11 @@ def run(argv: list[str]) -> int:
             _flush(sys.stdout)
             return status
         except (Exception, KeyboardInterrupt, SystemExit, Terminated) as error:  # noqa: BLE001 - said below, in one line
-            return _say(error)
+            return _say(error, argv[:1])
 
 
-def _say(error: BaseException) -> int:
-    """Say in one line on stderr what ended the command, with the traceback before it if ICR_DEBUG is set; return its exit status."""
+def _say(error: BaseException, command: Sequence[str]) -> int:
+    """Say in one line on stderr what ended a command, with the traceback before it if ICR_DEBUG is set; return its exit status."""
     if isinstance(error, SystemExit) and not isinstance(error.code, str):
         raise error
     if os.environ.get("ICR_DEBUG", "") not in ("", "0"):
@@ -75,6 +75,8 @@ def _say(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):  # `icr ... | head` has read enough
         return 1
     kept = "finished work is kept, and the same command continues it"
+    if command == ["check"]:
+        kept = "nothing of it is kept"
     line, status = {
         KeyboardInterrupt: (f"interrupted; {kept}", 130),
         Terminated: (f"terminated; {kept}", 143),
@@ -285,6 +287,10 @@ def _check(arguments: list[str]) -> int:
     add_flags(parser, ITERATE.name, shown=None)
     given = vars(parser.parse_args(arguments))
     rehearsal = Rehearsal(given.pop("rehearse"), given.pop("rehearse_tokens"))
+    if rehearsal.prompts < 0 or rehearsal.tokens < 1:
+        raise InputError(
+            "icr check: --rehearse and --rehearse-tokens take numbers from 1 on; give as many as a few minutes allow"
+        )
     fields = ("calibrate", "gpus", "gpu", "response_tokens", "verbose")
     prediction = Prediction(**{name: given.pop(name) for name in fields})
     config, options = configured(ITERATE.name, given)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
+
+from icr_platform.core.mappings import read_mapping
 
 _EXAMPLE = '{"enable_thinking": false}'
 _DEEPEST = 20
@@ -35,30 +36,13 @@ def _template_arguments(value: object) -> object:
     >>> _template_arguments(""), _template_arguments(None)
     ({}, {})
     """
-    if value is None or (isinstance(value, str) and value.strip().lower() in ("", "none", "null")):
-        return {}
-    if isinstance(value, str):
-        try:
-            value = json.loads(value, object_pairs_hook=_object)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"not JSON ({error}); write an object such as {_EXAMPLE}") from None
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
-    if not isinstance(value, Mapping):
-        raise ValueError(f"not a mapping; write an object such as {_EXAMPLE}")
-    for name in value:
+    given = read_mapping(value, _EXAMPLE)
+    for name in given:
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"{name!r} is not the name of a variable; write one such as {_EXAMPLE}")
         if name in _TAKEN:
             raise ValueError(f"{name!r} cannot be given to a chat template: {_TAKEN[name]}")
-    return {name: _plain(item, name, 1) for name, item in value.items()}
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{twice[0]!r} is given twice")
-    return dict(pairs)
+    return {name: _plain(item, name, 1) for name, item in given.items()}
 
 
 def _plain(value: Any, place: str, depth: int) -> Any:

@@ -21,18 +21,20 @@ from icr_platform.core.language_tags import find_name
 from icr_platform.core.languages import UNDETERMINED, counts_as, too_short
 from icr_platform.core.schemas import OUTPUTS
 from icr_platform.core.spoken_messages import TEXT_PARTS, THOUGHT_FIELDS, spoken_in, thought_text
+from icr_platform.data.column_map import NO_MAP, ColumnNames, refuse_map
 from icr_platform.data.row_fields import (
+    HISTORY_FIELDS,
     INPUT_FIELD,
+    ROW_GROUPS,
     SYSTEM_FIELDS,
     BadRow,
     Columns,
     identity_of,
-    messages_of,
     refused,
     text_fault,
-    turn_of,
 )
 from icr_platform.data.row_files import SourceRow
+from icr_platform.data.row_messages import messages_of, turn_of
 from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, name_in
 from icr_platform.data.sources import open_source
 from icr_platform.data.wording import shown
@@ -52,8 +54,8 @@ FACTS = (
 IDENTIFIER = "language_identifier"
 """The manifest of an outputs artifact says under this key what identified its languages."""
 _PROBES = 60  # outputs whose language is identified, spread over the file: enough to find the file of another language
-_WANTED = Wanted("reference outputs", "id, instruction and output")
 _OUTPUT_FIELDS = ("output", "response", "completion", "generation", "generated_text", "answer")
+_WANTED = Wanted("reference outputs", "id, instruction and output", (_OUTPUT_FIELDS, *ROW_GROUPS))
 _ASKED_FIELDS = ("instruction", "prompt", "question", "query", "messages", "conversations")
 
 
@@ -109,6 +111,7 @@ def load_reference_outputs(
     identify: Identify | None = None,
     may_be_empty: bool = False,
     unknown: Collection[str] = (),
+    columns: ColumnNames = NO_MAP,
 ) -> ReferenceOutputs:
     """Read the reference outputs of all prompts.
 
@@ -118,18 +121,21 @@ def load_reference_outputs(
         identify: identifies languages; without it a file in another language is recognised by its instructions only.
         may_be_empty: accept empty outputs, which a model under evaluation may well write.
         unknown: languages that `identify` does not know, whose files are not checked with it.
+        columns: see `data.column_map`.
 
     Raises:
         InputError: one line that names file, row, field and fix: a damaged file, a row without an output, an empty output, a
             duplicate row, rows of another language or prompt set.
     """
     if own_manifest(Path(source)) is not None:
+        refuse_map(source, columns)
         return _load_artifact(Path(source), instructions)
-    opened = open_source(source, _WANTED, list(instructions))
+    opened = open_source(source, _WANTED, list(instructions), columns=columns)
     outputs: dict[tuple[str, str], tuple[str, ...]] = {}
     facts: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {}
     notes = list(opened.notes)
-    columns = Columns(source, (*_OUTPUT_FIELDS, *_ASKED_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD, *THOUGHT_FIELDS))
+    read = (*_OUTPUT_FIELDS, *_ASKED_FIELDS, *SYSTEM_FIELDS, *HISTORY_FIELDS, INPUT_FIELD, *THOUGHT_FIELDS)
+    seen = Columns(source, read)
     for language in instructions:
         # One file without a word on languages is read where one language is asked for.
         is_only = opened.names == (UNNAMED,) and len(instructions) == 1
@@ -140,12 +146,12 @@ def load_reference_outputs(
             raise InputError(
                 f"{path}: no such file; add reference outputs in {language!r} or leave it out of --languages; found: {found}"
             )
-        joined = _join(path, list(_rows(opened, name, may_be_empty, columns)), language, instructions, notes)
+        joined = _join(path, list(_rows(opened, name, may_be_empty, seen)), language, instructions, notes)
         if identify is not None and language not in unknown:
             _check_language(path, language, [row.text for row in joined.values()], identify)
         outputs |= {(language, prompt_id): (row.text,) for prompt_id, row in joined.items()}
         facts |= {(language, prompt_id): (row.facts,) for prompt_id, row in joined.items() if row.told_apart}
-    return ReferenceOutputs(outputs, (*notes, *columns.notes()), facts)
+    return ReferenceOutputs(outputs, (*notes, *seen.notes()), facts)
 
 
 def _load_artifact(folder: Path, instructions: Instructions) -> ReferenceOutputs:
@@ -230,8 +236,9 @@ def _output(row: SourceRow, may_be_empty: bool) -> _FileOutput:
         )
     # What is called otherwise may be a prompt as a model saw it, with a template around it: it serves where there is no id.
     if identity is None or asked == "instruction":
-        turn = turn_of({name: fields.get(name) for name in (*_ASKED_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD)})
-        return _FileOutput(row.where, identity, turn.text, split.answer, thought, split.is_cut, told_apart)
+        names = (*_ASKED_FIELDS, *SYSTEM_FIELDS, *HISTORY_FIELDS, INPUT_FIELD)
+        turn = turn_of({name: fields.get(name) for name in names}, may_be_answered=True)
+        return _FileOutput(row.where, identity, turn.asked.instruction, split.answer, thought, split.is_cut, told_apart)
     return _FileOutput(row.where, identity, None, split.answer, thought, split.is_cut, told_apart)
 
 

@@ -30,13 +30,16 @@ _SHARD = re.compile(r"[-_.]\d{3,6}[-_]of[-_]\d{3,6}$")
 
 
 class Wanted(NamedTuple):
-    """What a source should contain, for messages.
+    """What a source should contain.
 
-    what: such as "prompts". fields: of a row.
+    what: such as "prompts", for messages. fields: of a row, for messages.
+    groups: columns that a map may name; the names of a group are read as one thing. layouts: columns that belong together.
     """
 
     what: str
     fields: str
+    groups: tuple[tuple[str, ...], ...] = ()
+    layouts: tuple[tuple[str, ...], ...] = ()
 
 
 class RowSource(Protocol):

@@ -21,8 +21,9 @@ from icr_platform.core.artifacts import MANIFEST, PLAN, Artifact, ArtifactWriter
 from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import ENGLISH, english_first, names_language, twice
 from icr_platform.core.schemas import PREFERENCES
+from icr_platform.data.column_map import NO_MAP, ColumnNames
 from icr_platform.data.hub_sets import folder_set_of, hub_set_of
-from icr_platform.data.row_fields import BadRow, Columns
+from icr_platform.data.row_fields import ID_FIELDS, BadRow, Columns, identity_of
 from icr_platform.data.row_sources import (
     LANGUAGE_FIELDS,
     UNNAMED,
@@ -31,7 +32,7 @@ from icr_platform.data.row_sources import (
     language_of,
 )
 from icr_platform.data.sources import open_source
-from icr_platform.data.text_pairs import FIELDS, Texts, TiedRow, texts_of
+from icr_platform.data.text_pairs import FIELDS, PAIR_GROUPS, PAIR_LAYOUTS, Texts, TiedRow, texts_of
 from icr_platform.data.wording import left_out
 from icr_platform.models.chat import encode_response
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 MOST_LEFT_OUT = 0.1
 """Share of rows that may be unusable; a file with more is refused, since it is probably not what it is taken for."""
-_WANTED = Wanted("preferences", "prompt, chosen and rejected")
+_WANTED = Wanted("preferences", "prompt, chosen and rejected", PAIR_GROUPS, PAIR_LAYOUTS)
 _ROWS_AT_ONCE = 4096
 _NAMED_IN_A_NOTE = 3
 
@@ -85,17 +86,18 @@ def is_text(source: str) -> bool:
     return path.exists() or path.is_symlink() or "{language}" in source or is_set
 
 
-def read_text_preferences(source: str) -> TextPreferences:
+def read_text_preferences(source: str, columns: ColumnNames = NO_MAP) -> TextPreferences:
     """Read pairs of texts: a file, a folder of one file per language, or a data set.
 
-    A row without a language is in that of its file's name, or English. Rows that cannot be used are left out and counted.
+    A row without a language is in that of its file's name, or English. Rows that cannot be used are left out and counted. Pairs are
+    named by the numbers of their rows, or by the ids that a map of the columns names (see `data.column_map`).
 
     Raises:
         InputError: nothing can be read, no pair is left, or more than MOST_LEFT_OUT of the rows cannot be used.
     """
-    opened = open_source(source, _WANTED, sorts=False)
+    opened = open_source(source, _WANTED, sorts=False, columns=columns)
     languages = _languages(opened)
-    reader = _Reader(source)
+    reader = _Reader(source, has_ids=not columns.keys().isdisjoint(ID_FIELDS))
     for name in languages:
         reader.read(opened, name)
     unknown = [name for name in opened.names if name not in languages]
@@ -119,7 +121,8 @@ def _languages(opened: RowSource) -> list[str]:
 class _Reader:
     """Collects the pairs of a source, and what is wrong with the rest."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, has_ids: bool) -> None:
+        self._has_ids = has_ids
         self._source = source
         self._pairs: list[TextPair] = []
         self._scores: list[tuple[float, float] | None] = []
@@ -135,6 +138,7 @@ class _Reader:
             self._rows += 1
             try:
                 texts = texts_of(row.fields)
+                key = identity_of(row.fields) if self._has_ids else None
             except TiedRow:
                 self._ties += 1
                 self._columns.see(part, row.fields)
@@ -145,14 +149,17 @@ class _Reader:
                 continue
             self._columns.see(part, row.fields, texts.remarks, texts.columns)
             said = next((row.fields[field] for field in LANGUAGE_FIELDS if row.fields.get(field)), name or ENGLISH)
-            self._add(f"row-{row.number}", language_of(str(said)), texts)
+            self._add(key or f"row-{row.number}", language_of(str(said)), texts)
 
     def _add(self, prompt_id: str, language: str, texts: Texts) -> None:
         key = prompt_id
         while (language, key) in self._ids:  # of another file of the same language
             key = f"{prompt_id}-{len(self._pairs)}"
         self._ids.add((language, key))
-        self._pairs.append(TextPair(key, texts.instruction, texts.chosen, texts.rejected, language=language))
+        asked = texts.asked
+        self._pairs.append(
+            TextPair(key, asked.instruction, texts.chosen, texts.rejected, language=language, messages=asked.json)
+        )
         self._scores.append(texts.scores)
 
     def result(self, notes: list[str]) -> TextPreferences:
@@ -239,7 +246,7 @@ def _rows(pairs: Iterable[TextPair], tokenizer: PreTrainedTokenizerBase) -> Iter
         ]
 
 
-def tokenise(source: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Artifact:
+def tokenise(source: str, folder: Path, tokenizer: PreTrainedTokenizerBase, columns: ColumnNames = NO_MAP) -> Artifact:
     """Write the preferences artifact of a source of texts to `folder`."""
-    read = read_text_preferences(source)
+    read = read_text_preferences(source, columns)
     return write_text_preferences(read.pairs, folder, tokenizer, read.digest, read.notes)

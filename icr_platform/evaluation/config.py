@@ -6,7 +6,17 @@ from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator
 
-from icr_platform.core.config import INPUTS, WHERE, ChatSettings, Languages, OptionalInt, setting, split_at_commas
+from icr_platform.core.config import (
+    INPUTS,
+    WHERE,
+    ChatSettings,
+    Languages,
+    OptionalInt,
+    PinnedInputs,
+    setting,
+    split_at_commas,
+)
+from icr_platform.core.mappings import ColumnMap
 from icr_platform.engines.judging.settings import JudgeSettings, PairwiseJudgeSettings, PairwiseJudging
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.models.settings import ModelPlace
@@ -33,7 +43,7 @@ class EvalSettings(PairwiseJudgeSettings, SamplingSettings):
     )
 
 
-class EvalConfig(PairwiseJudging, EvalSettings):  # type: ignore[misc]  # of the model_construct that pydantic's plugin adds
+class EvalConfig(PairwiseJudging, EvalSettings, PinnedInputs):  # type: ignore[misc]  # of the model_construct that pydantic's plugin adds
     """eval: policy -> outputs, judgments, scores."""
 
     heading = INPUTS
@@ -41,12 +51,15 @@ class EvalConfig(PairwiseJudging, EvalSettings):  # type: ignore[misc]  # of the
 
     policy: str = setting("", "model to evaluate", "model")
     prompts: str = setting("", "evaluation prompts", "input")
+    prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction": "prompt"}', later=True)
     outputs: str = setting(
         "", "outputs to judge instead of sampling any: artifact, or files as reference_outputs", "input"
     )
     reference_outputs: str = setting(
         "", "outputs to compare with: folder of LANG.json(l), path with {language} in it, or outputs artifact", "input"
     )
+    output_columns: ColumnMap = setting({}, 'columns to read, as in {"output": "response"}', later=True)
+    reference_columns: ColumnMap = setting({}, 'columns to read, as in {"output": "response"}', later=True)
     languages: Languages = setting((), "language codes, comma-separated; empty: every language of the prompts")
     limit: OptionalInt = setting(None, "prompts per language, the first ones; none: all")
     dry_run: bool = setting(False, "print what judging would ask and cost, and stop", "place")
@@ -69,7 +82,7 @@ class MtBenchSettings(JudgeSettings, SamplingSettings):
     max_tokens: int = setting(1024, "new tokens of a turn at most", ge=1)
 
 
-class MtBenchConfig(ChatSettings, MtBenchSettings):
+class MtBenchConfig(ChatSettings, MtBenchSettings, PinnedInputs):
     """mt_bench: policy -> two-turn answers, graded 1 to 10 by the judge behind judge_url (arXiv 2306.05685)."""
 
     heading = INPUTS

@@ -68,8 +68,8 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         raise InputError(
             f"config: field 'reference_outputs' is missing for the {config.judge} judge; give --reference-outputs"
         )
-    check_judge(config, template)
-    prompts = load_prompts(config.prompts, config.languages, config.limit)
+    asked = check_judge(config, template)
+    prompts = load_prompts(config.prompts, config.languages, config.limit, config.prompt_columns)
     said: tuple[str, ...] = ()
     if not config.outputs:
         said = check_prompts(
@@ -79,18 +79,26 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
     instructions: dict[str, dict[str, str]] = {language: {} for language in prompts.languages}
     for row in prompts.table.select(["language", "prompt_id", "instruction"]).to_pylist():
         instructions[row["language"]][row["prompt_id"]] = row["instruction"]
+    # A file of outputs is looked at as one of any language, which for those of rare ones says another language.
+    unchecked = [*identify.unknown(prompts.languages), *identify.among_all(prompts.languages)]
     references = (
         load_reference_outputs(
-            config.reference_outputs, instructions, identify, unknown=identify.unknown(prompts.languages)
+            config.reference_outputs,
+            instructions,
+            identify,
+            unknown=unchecked,
+            columns=config.reference_columns,
         )
         if config.reference_outputs
         else None
     )
     # The model's own outputs may well be in a wrong language or empty: that is measured, not refused.
-    outputs = load_reference_outputs(config.outputs, instructions, may_be_empty=True) if config.outputs else None
+    outputs = None
+    if config.outputs:
+        outputs = load_reference_outputs(config.outputs, instructions, may_be_empty=True, columns=config.output_columns)
     control, unused = _read_control(config, instructions)
-    if outputs and outputs.identifier not in (None, config.language_identifier):
-        by = f"by {config.language_identifier} instead of {outputs.identifier}"
+    if outputs and outputs.identifier not in (None, identify.name):
+        by = f"by {identify.name} instead of {outputs.identifier}"
         unused += (f"{config.outputs}: its languages are not used, they are identified again {by}",)
     return EvaluationInputs(
         config=config,
@@ -100,7 +108,7 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         outputs=outputs,
         template=template,
         control=control,
-        unused=said + unused,
+        unused=said + asked + unused,
     )
 
 

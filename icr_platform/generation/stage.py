@@ -48,7 +48,7 @@ def read(config: GenerateConfig) -> GenerateInputs:
             fit into its context.
     """
     require(config, "generate")
-    prompts = load_prompts(config.prompts, config.languages, config.limit)
+    prompts = load_prompts(config.prompts, config.languages, config.limit, config.prompt_columns)
     check_execution(config)
     check_policy(config, config.policy, config)
     check = check_prompts(config, config.policy, config, requests_of(prompts.table, config), config.max_dropped)

@@ -38,6 +38,14 @@ from icr_platform.models.checkpoint_weights import (
 from icr_platform.models.devices import BALANCED, require_device, resolve_device, resolve_dtype
 from icr_platform.models.hub import is_hub_name, model_file, origin_of
 from icr_platform.models.loading_errors import explained
+from icr_platform.models.multimodal import (
+    auto_class,
+    is_multimodal,
+    leave_out_towers,
+    names_of,
+    restore_logit_scale,
+    towers,
+)
 from icr_platform.models.removed_weights import removed_weights, require_weights
 from icr_platform.models.vocabulary import compare, require_embeddings
 
@@ -55,6 +63,7 @@ _OTHER_TASKS = {
     "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES": "a classifier",
     "MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES": "a classifier",
 }
+_PROCESSOR_TEMPLATE = "chat_template.json"  # of a processor of images or sound; a tokenizer does not look there
 
 
 def check_model_path(model: str) -> None:
@@ -106,6 +115,8 @@ def read_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTok
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source.name, trust_remote_code=trust_remote_code, **source.options
         )
+    if not tokenizer.chat_template and (path := model_file(model, _PROCESSOR_TEMPLATE)):
+        tokenizer.chat_template = read_settings(path).get("chat_template")  # Mistral Small 3.1 has it there alone
     return tokenizer
 
 
@@ -139,27 +150,30 @@ def load_config(model: str, trust_remote_code: bool = False) -> Any:
 
 
 def load_model(
-    model: str, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False
+    model: str, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False, whole: bool = False
 ) -> PreTrainedModel:
     """Load a causal language model in evaluation mode onto its device; raises InputError when that is not possible.
 
     An adapter is merged into its base model's weights, so that the result is a plain model, as fast as any.
+
+    Args:
+        whole: with the towers of a multimodal model, which texts do not pass; only a checkpoint needs them.
     """
     import torch
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     check_model_path(model)
     require_device(device)  # an impossible one is said before gigabytes are read
     require_weights(model)
-    require_causal(base_of(model), load_config(model, trust_remote_code))
+    config = load_config(model, trust_remote_code)
+    require_causal(base_of(model), config)
     adapter = read_adapter(model)
     wanted = resolve_dtype(dtype, device)
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # a log file keeps a bar per checkpoint file as noise
     source = origin_of(base_of(model))
     load: Any = partial(
-        AutoModelForCausalLM.from_pretrained,
+        auto_class(config, whole).from_pretrained,
         source.name,
         **source.options,
         dtype=torch.float32 if adapter else wanted,  # adapters are added in float32: bfloat16 rounds small ones away
@@ -169,6 +183,12 @@ def load_model(
     loaded, unexpected = load_whole(base_of(model), load)
     if unexpected:
         print(left_over(base_of(model), unexpected), file=sys.stderr, flush=True)
+    if is_multimodal(loaded.config) and not whole:
+        from icr_platform.models.small_copy import towers_are_idle
+
+        restore_logit_scale(loaded)
+        if towers_are_idle(type(loaded), loaded.config):
+            leave_out_towers(loaded)
     if adapter:
         loaded = merge_adapter(loaded, adapter).to(wanted)
     is_placed = hasattr(loaded, "hf_device_map")  # accelerate spread it over devices
@@ -213,7 +233,14 @@ def check_weights(model: str, trust_remote_code: bool = False, is_loaded_by_vllm
         raise InputError(f"{adapter.folder / ADAPTER_WEIGHTS}: missing; fetch the adapter again")
     if adapter and (adapter.folder / ADAPTER_WEIGHTS).exists():
         add_adapter(skeleton, adapter, read_headers([adapter.folder / ADAPTER_WEIGHTS]))
-    return (left_over(base, unexpected),) if unexpected else ()
+    notes = (left_over(base, unexpected),) if unexpected else ()
+    if is_multimodal(skeleton.config):
+        beside = ", ".join(towers(skeleton))
+        notes += (
+            f"{base}: a multimodal {type(skeleton).__name__}, used as a model of text; {beside} take no part, and training "
+            "saves them as they are",
+        )
+    return notes
 
 
 def require_causal(model: str, config: Any) -> None:
@@ -223,20 +250,20 @@ def require_causal(model: str, config: Any) -> None:
     fix = "choose a causal language model, such as a LlamaForCausalLM"
     named = list(getattr(config, "architectures", None) or ())
     causal = set(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    # Some models that see or hear are listed among those of speech, too.
+    causal |= {
+        name for value in modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.values() for name in names_of(value)
+    }
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(f"{model}: {config.model_type!r} is an encoder-decoder ({first_names(named)}); {fix}")
     for mapping, task in _OTHER_TASKS.items():
-        others = {name for value in getattr(modeling_auto, mapping, {}).values() for name in _names(value)} - causal
+        others = {name for value in getattr(modeling_auto, mapping, {}).values() for name in names_of(value)} - causal
         if named and set(named) <= others:
             raise InputError(f"{model}: a {first_names(named)} (config.json) is {task}; {fix}")
-    if not is_causal(config) and not _brings_code(config):
+    if not (is_causal(config) or is_multimodal(config) or _brings_code(config)):
         raise InputError(
             f"{model}: transformers {_transformers_version()} has no causal language model of type {config.model_type!r}; {fix}"
         )
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _transformers_version() -> str:
@@ -309,8 +336,10 @@ def check_same_tokenisation(policy: str, reference: str, chat: ChatSettings = CH
 
 
 def parameter_count(model: str, trust_remote_code: bool = False) -> int:
-    """Count the parameters of a model from its config alone."""
+    """Count the parameters of a model from its config alone; of a multimodal one, those that a text passes."""
     skeleton = on_meta_device(model, load_config(model, trust_remote_code), trust_remote_code)
+    if is_multimodal(skeleton.config):
+        leave_out_towers(skeleton)
     tied_once = {id(parameter): parameter for parameter in skeleton.parameters()}
     return int(sum(parameter.numel() for parameter in tied_once.values()))
 
@@ -325,15 +354,19 @@ def is_causal(config: Any) -> bool:
 def on_meta_device(model: str, config: Any, trust_remote_code: bool) -> PreTrainedModel:
     """Build the model without weights; raises InputError when its config does not describe one."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     revision = origin_of(base_of(model)).revision
     code = {"code_revision": revision} if revision and trust_remote_code and _brings_code(config) else {}
     with explained(model, "config", "correct its config.json"), torch.device("meta"):
-        skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=trust_remote_code, **code
-        )
+        skeleton: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code, **code)
     return skeleton
+
+
+def recommended_sampling(model: str) -> dict[str, float]:
+    """Read the numbers that a model's generation config names, such as its temperature; none where it has no such file."""
+    path = model_file(base_of(model), GENERATION)
+    values = read_settings(path) if path is not None else {}
+    return {name: value for name, value in values.items() if type(value) in (int, float)}
 
 
 def generation_eos(model: str, trust_remote_code: bool = False) -> list[int]:

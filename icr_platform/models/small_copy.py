@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from icr_platform.models.multimodal import is_multimodal, leave_out_towers, towers
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -41,7 +43,7 @@ FIRST_ID = 16  # ids from here on mean nothing special to the copy
 _HIDDEN, _HEADS, _HEAD = 64, 4, 16
 _MOST_PARAMETERS = 10**8
 # What attributes of configs are called. Sizes that belong together get the same cut in every family.
-_LAYERS = re.compile(r"^(n|num|encoder|decoder|num_encoder|num_decoder)_(hidden_)?layers?$|^num_blocks$")
+_LAYERS = re.compile(r"^(n|num|encoder|decoder|num_encoder|num_decoder)_(hidden_)?layers?$|^num_blocks$|^depth$")
 _PERIODS = re.compile(r"(period|interval|_step|every_n_layers|layer_freq|sliding_window_pattern)$")
 _FIRST_LAYERS = re.compile(r"^(first_k_dense_replace|num_dense_layers|moe_layer_start_index)$")
 _HEAD_COUNT = re.compile(r"(^n_heads?|(^|_)heads|num_query_groups)(_per_layer)?$")
@@ -82,12 +84,18 @@ def small_copy(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         NoCopyError: none of these can be built and run, or it would have more than 100 million parameters.
     """
+    return random_copy(type(model), model.config)
+
+
+def random_copy(kind: type[PreTrainedModel], config: Any) -> PreTrainedModel:
+    """Build the small copy of a model of a class and a config, of which there need be no weights; see `small_copy`."""
     why: list[str] = []
     # A narrow copy fails where sizes that belong together have names unknown here. Then images and speech are cut as well,
-    # and finally no width is cut.
-    for narrow in ("text", "all", "none"):
+    # and finally no width is cut. Towers that no text passes are not built at all where the model runs without them.
+    ways: list[tuple[Literal["text", "all", "none"], bool]] = [("text", True)] if is_multimodal(config) else []
+    for narrow, without_towers in (*ways, ("text", False), ("all", False), ("none", False)):
         try:
-            built = build_random(type(model), small_config(model.config, narrow))
+            built = build_random(kind, small_config(config, narrow), without_towers=without_towers)
             ids = torch.arange(FIRST_ID, FIRST_ID + 2 * WINDOW)[None]
             if not bool(built(input_ids=ids, use_cache=False).logits.isfinite().all()):
                 raise NoCopyError("its outputs are not finite")
@@ -98,25 +106,53 @@ def small_copy(model: PreTrainedModel) -> PreTrainedModel:
     raise NoCopyError(f"a small copy of it does not run ({why[0]})")
 
 
+_idle: dict[tuple[type, str], bool] = {}
+
+
+def towers_are_idle(kind: type[PreTrainedModel], config: Any) -> bool:
+    """Whether texts pass a multimodal model of this class and config without its towers, as a small copy shows.
+
+    Nearly all do. Where they do not, as where the code asks a tower for its device, the towers stay in memory.
+    """
+    key = (kind, config.to_json_string(use_diff=False))
+    if key not in _idle:
+        try:
+            _idle[key] = not towers(random_copy(kind, config))
+        except NoCopyError:
+            _idle[key] = False
+    return _idle[key]
+
+
 def text_ropes(config: Any) -> list[dict[str, Any]]:
     """List the rotary embeddings that a config describes: one, or one for each type of layer."""
     rope = getattr(config, "rope_parameters", None) or {}
     return [one for one in (rope, *rope.values()) if isinstance(one, dict)]
 
 
-def build_random(kind: type[PreTrainedModel], config: Any, seed: int = 0) -> PreTrainedModel:
+def build_random(
+    kind: type[PreTrainedModel], config: Any, seed: int = 0, without_towers: bool = False
+) -> PreTrainedModel:
     """Build a float32 model of a class and a small config, every parameter random.
+
+    without_towers: of a multimodal model only what a text passes; its towers, which keep their widths, take no memory.
 
     Raises:
         NoCopyError: it would have more than 100 million parameters.
     """
     with torch.device("meta"):
-        size = sum(parameter.numel() for parameter in kind(copy.deepcopy(config)).parameters())
+        skeleton = kind(copy.deepcopy(config))
+    if without_towers:
+        leave_out_towers(skeleton)
+    size = sum(parameter.numel() for parameter in skeleton.parameters())
     if size > _MOST_PARAMETERS:
         raise NoCopyError(f"{size / 1e6:.0f} million parameters")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        built: PreTrainedModel = kind(config).float().eval().requires_grad_(False)
+        built: PreTrainedModel = skeleton.to_empty(device="cpu") if without_towers else kind(config)
+        if without_towers:
+            built.init_weights()  # which also computes the frequencies of rotary embeddings and the like
+            built.tie_weights()
+        built = built.float().eval().requires_grad_(False)
         for parameter in built.parameters():
             # What starts as a constant (norms, biases, sinks) moves too; of matrices, attention gets far from uniform.
             if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
@@ -158,7 +194,7 @@ def _numbers(config: Any) -> Iterator[tuple[str, int]]:
 
 def _cut_layers(config: Any) -> None:
     """Leave as many layers as show every kind of layer and every step of a pattern once, at least two."""
-    depth = getattr(config, "num_hidden_layers", None)
+    depth = getattr(config, "num_hidden_layers", getattr(config, "depth", None))  # `depth` is what towers call it
     if not isinstance(depth, int):
         return
     lists = {

@@ -9,11 +9,15 @@ below, which are assumptions and named as such wherever they are used.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from icr_platform.annotation.reward_kinds import scored_kinds
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SCORE_MFU = 0.5
 TRAIN_MFU = 0.35
@@ -28,11 +32,15 @@ _BYTES_PER_REWARD = 40
 PROCESS_BYTES = 800 * 10**6  # Python with torch, transformers and a language identifier
 _LONG_PROMPT = 4  # times the mean length
 _JUDGE_SECONDS = 2.0  # of one answer
+# What configs call the experts of a layer, those of them that a token goes to, and models the experts that are chosen among.
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_EXPERTS_OF_A_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
+_IS_ROUTED = re.compile(r"(^|\.)experts\.")
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What decides cost. matmul: parameters that multiply every token, so all but a separate input embedding.
+    """What decides cost. matmul: parameters that multiply a token: all but a separate input embedding, and experts it does not go to.
 
     key_value: numbers kept per token and layer for the attention of later tokens.
     """
@@ -140,21 +148,34 @@ class Prompts:
     mean_tokens: float
 
 
-def model_shape(config: Any, parameters: int) -> ModelShape:
-    """The shape of a transformers config whose model has `parameters` parameters."""
+def model_shape(config: Any, parameters: int, idle: int = 0) -> ModelShape:
+    """The shape of a transformers config whose model has `parameters` parameters, `idle` of which a token does not go through."""
     text = config.get_text_config()
     heads = text.num_attention_heads
     head = getattr(text, "head_dim", None) or text.hidden_size // heads
     embedding = 0 if getattr(text, "tie_word_embeddings", False) else text.vocab_size * text.hidden_size
     return ModelShape(
         parameters=parameters,
-        matmul=parameters - embedding,
+        matmul=parameters - embedding - idle,
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         key_value=2 * (getattr(text, "num_key_value_heads", None) or heads) * head,
         vocabulary=text.vocab_size,
     )
+
+
+def idle_parameters(model: PreTrainedModel) -> int:
+    """Parameters of a mixture's experts that a token does not go through, from a model without weights; 0 of other models."""
+    text = model.config.get_text_config()
+    experts, used = (
+        next((value for name in names if isinstance(value := getattr(text, name, None), int)), 0)
+        for names in (_EXPERTS, _EXPERTS_OF_A_TOKEN)
+    )
+    if not 0 < used < experts:
+        return 0
+    size = sum(one.numel() for name, one in model.named_parameters() if _IS_ROUTED.search(name))
+    return size - size * used // experts
 
 
 def rates_on_paper(shape: ModelShape, device: Device, context: float, checkpointing: bool) -> Rates:

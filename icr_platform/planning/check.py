@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import pyarrow as pa
 
 from icr_platform.annotation.reward_kinds import needs_translations
-from icr_platform.core.config import require
+from icr_platform.core.config import ChatSettings, require
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds
 from icr_platform.core.writable import check_writable_folder
@@ -36,6 +36,7 @@ from icr_platform.planning.capacity import (
     Work,
     disk_of,
     disk_of_iterations,
+    idle_parameters,
     memory_of,
     model_shape,
     rates_on_paper,
@@ -43,7 +44,7 @@ from icr_platform.planning.capacity import (
     training_files,
     works,
 )
-from icr_platform.planning.model_facts import POLICY, REFERENCE, Use, show_models
+from icr_platform.planning.model_facts import JUDGE, POLICY, REFERENCE, TRANSLATOR, Use, show_models
 from icr_platform.planning.rehearsal import NO_REHEARSAL, Rehearsal, rehearse
 from icr_platform.planning.scratch import scratch_folder
 from icr_platform.planning.units import duration, size
@@ -156,7 +157,6 @@ class Checked(NamedTuple):
 def _check_inputs(
     preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction
 ) -> Checked | None:
-    from icr_platform.models.loading import load_config, parameter_count
     from icr_platform.pipeline.iterate import check_english, check_models
 
     resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))
@@ -167,7 +167,7 @@ def _check_inputs(
     preflight.remarks += preflight.attempt(lambda: check_models(session, resolved)) or ()
     preflight.attempt(lambda: check_english(resolved))
     _check_stages(preflight, session, resolved, prediction)
-    size = preflight.attempt(lambda: parameter_count(resolved.policy, resolved.trust_remote_code))
+    shape = preflight.attempt(lambda: _shape(resolved.policy, resolved))
     training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
     evaluation = read = None
     if resolved.eval_prompts:
@@ -175,9 +175,8 @@ def _check_inputs(
         evaluation = preflight.attempt(
             lambda: _count(preflight, resolved.policy, resolved.eval_prompts, resolved, True)
         )
-    if size is None or training is None or preflight.problems:
+    if shape is None or training is None or preflight.problems:
         return None
-    shape = model_shape(load_config(resolved.policy, resolved.trust_remote_code), size)
     rates, source = _rates(resolved, shape, training, prediction)
     plans = plan(resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction)
     for name, counts in (("training", training), ("evaluation", evaluation)):
@@ -193,9 +192,18 @@ def _check_inputs(
     return Checked(resolved, plans)
 
 
+def _shape(model: str, chat: ChatSettings) -> ModelShape:
+    from icr_platform.models.adapters import base_of
+    from icr_platform.models.loading import load_config, on_meta_device, parameter_count
+
+    config = load_config(model, chat.trust_remote_code)
+    skeleton = on_meta_device(base_of(model), config, chat.trust_remote_code)
+    return model_shape(config, parameter_count(model, chat.trust_remote_code), idle_parameters(skeleton))
+
+
 def _uses(session: Session, config: IterateConfig, plans: list[StagePlan], prediction: Prediction) -> list[Use]:
     """The models of a run, and the memory that each takes at the peak of its stages."""
-    from icr_platform.models.loading import chat_of_helper, load_config, parameter_count
+    from icr_platform.models.loading import chat_of_helper, parameter_count
 
     device, _ = _devices(prediction)
 
@@ -209,15 +217,15 @@ def _uses(session: Session, config: IterateConfig, plans: list[StagePlan], predi
     of_policy = [f"{plan.work.stage} {size(plan.memory_bytes)}" for plan in plans]
     uses = [Use(POLICY, config.policy, config, [f"{', '.join(of_policy)} at their peak"])]
     scoring = next(plan for plan in plans if plan.work.stage == "annotate")
-    count = parameter_count(config.reference, config.trust_remote_code)
-    shape = model_shape(load_config(config.reference, config.trust_remote_code), count)
-    taken = memory_of(scoring.work, config, shape, bytes_each(config.annotate.dtype), device, 1)
+    taken = memory_of(
+        scoring.work, config, _shape(config.reference, config), bytes_each(config.annotate.dtype), device, 1
+    )
     uses.append(Use(REFERENCE, config.reference, config, [f"annotate {size(taken)} at its peak"]))
     helpers = {}
     if needs_translations(config.annotate.reward_kind):
-        helpers["translator"] = (config.annotate.translator, config.annotate.dtype)
+        helpers[TRANSLATOR] = (config.annotate.translator, config.annotate.dtype)
     if config.eval_prompts and config.eval.judge == "logprob":
-        helpers["judge"] = (config.eval.judge_model, config.eval.dtype)
+        helpers[JUDGE] = (config.eval.judge_model, config.eval.dtype)
     for purpose, (name, dtype) in helpers.items():
         model = session.resolver.local(name, config.seed)
         uses.append(Use(purpose, model, chat_of_helper(model, config), [weights(model, dtype)]))
@@ -252,7 +260,8 @@ def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, 
     from icr_platform.models.loading import load_tokenizer
 
     languages, limit = (config.eval_languages, config.eval_limit) if is_eval else (config.languages, config.limit)
-    prompts = load_prompts(path, languages, limit)
+    columns = config.eval_prompt_columns if is_eval else config.prompt_columns
+    prompts = load_prompts(path, languages, limit, columns)
     preflight.remarks.extend(prompts.notes)
     rows = prompts.table.to_pandas()
     tokenizer = load_tokenizer(policy, config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from icr_platform.annotation.reward_kinds import scored_kinds, scoring_conversat
 from icr_platform.core.config import ChatSettings
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
+from icr_platform.engines.judging.pairwise import Pair, load_template, orders_of
 from icr_platform.engines.sampling.sampler import requests_of
 from icr_platform.models.adapters import base_of
 from icr_platform.models.chat import stop_ids
@@ -22,6 +23,7 @@ from icr_platform.models.context import context_of
 from icr_platform.models.hub import model_file
 from icr_platform.models.loading import generation_eos, load_config, load_tokenizer, on_meta_device, quantisation
 from icr_platform.pipeline.config import IterateConfig
+from icr_platform.planning.capacity import idle_parameters
 from icr_platform.planning.habits import habits, rendered
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ _SHOWN_OF_A_MESSAGE = 130  # characters: the reward instruction's language among
 _LINES_OF_A_PROMPT = 3
 _MARGIN = 16
 
-POLICY, REFERENCE = "policy", "reference"
+POLICY, REFERENCE, TRANSLATOR, JUDGE = "policy", "reference", "translator", "judge"
 PROMPTS = "prompts"
 _AS_IT_IS: dict[str, Any] = {
     "break_on_hyphens": False,
@@ -82,7 +84,7 @@ def kind_of(model: Opened) -> list[str]:
     text = model.config.get_text_config()
     parameters = {id(one): one.numel() for one in model.skeleton.parameters()}
     total = sum(parameters.values())
-    active = total - _idle_experts(model)
+    active = total - idle_parameters(model.skeleton)
     line = f"{model.config.model_type} ({type(model.skeleton).__name__}), {_millions(total)} parameters"
     if active < total:
         line += f", of which {_millions(active)} work on a token"
@@ -94,21 +96,6 @@ def kind_of(model: Opened) -> list[str]:
         name = method.get("quant_method") if isinstance(method, dict) else getattr(method, "quant_method", "?")
         found.append(f"its weights are quantised ({name})")
     return found
-
-
-def _idle_experts(model: Opened) -> int:
-    """Parameters of the experts that a token does not go through."""
-    text = model.config.get_text_config()
-    experts = _first(text, ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"))
-    used = _first(text, ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts"))
-    if not experts or not used or used >= experts:
-        return 0
-    size = sum(one.numel() for name, one in model.skeleton.named_parameters() if ".experts." in name)
-    return size - size * used // experts
-
-
-def _first(config: Any, names: Iterable[str]) -> int:
-    return next((value for name in names if isinstance(value := getattr(config, name, None), int)), 0)
 
 
 def sampling_of(model: Opened, settings: SamplingSettings) -> list[str]:
@@ -208,7 +195,7 @@ def terminal_width() -> int:
 
 @dataclass(frozen=True)
 class Use:
-    """What a model is used for. purpose: policy, reference, translator, judge. memory: what it takes, by stage."""
+    """What a model is used for. purpose: one of the four above. memory: what it takes, by stage."""
 
     purpose: str
     model: str
@@ -237,33 +224,44 @@ def facts_of(config: IterateConfig, use: Use, prompts: pa.Table, is_whole: bool)
     model = Opened.of(use.model, use.chat)
     facts: Facts = {"kind": kind_of(model), "context": [context(model)], "memory": list(use.memory)}
     facts["chat"] = habits(model.tokenizer, model.name)
+    width = None if is_whole else _LINES_OF_A_PROMPT * (terminal_width() - _MARGIN)
     if use.purpose == POLICY:
         facts["generate"] = sampling_of(model, config.generate)
         if config.eval_prompts and (evaluated := sampling_of(model, config.eval)) != facts["generate"]:
             facts["eval"] = evaluated
     if use.purpose in (POLICY, REFERENCE):
         facts["annotate"] = [scoring_of(model, config.annotate.batch_tokens)]
-        facts[PROMPTS] = _prompts(
-            model, config, prompts, None if is_whole else _LINES_OF_A_PROMPT * (terminal_width() - _MARGIN)
-        )
+        facts[PROMPTS] = _prompts(model, config, prompts, width)
+    if use.purpose == JUDGE:
+        facts[PROMPTS] = [_question(model, config, prompts, width)]
     return facts
 
 
 def _prompts(model: Opened, config: IterateConfig, prompts: pa.Table, width: int | None) -> list[str]:
     """A prompt in each language, and what the responses to it are scored after where that is another one."""
     found, scored = [], []
+    column = max(3, *(len(language) for language in prompts["language"].to_pylist()))
     kind = next(iter(scored_kinds(config.annotate.reward_kind)), None)
     for request, row in zip(requests_of(prompts, config), prompts.to_pylist(), strict=True):
         asked = shown_prompt(model, request.messages, width)
-        found.append(f"{request.language:<3} {asked}")
+        found.append(f"{request.language:<{column}} {asked}")
         if kind is not None:
             native = Conversation.of(row["instruction"], row["messages"])
             english = Conversation.of(row["english_instruction"], row["english_messages"])
             u = scoring_conversation(kind, request.language, native, english, config)
             after = shown_prompt(model, u.messages, width)
             if after != asked:
-                scored.append(f"{request.language:<3} {after}")
+                scored.append(f"{request.language:<{column}} {after}")
     return [*found, *([f"responses are scored after ({kind}):", *scored] if scored else [])]
+
+
+def _question(model: Opened, config: IterateConfig, prompts: pa.Table, width: int | None) -> str:
+    """What the local judge is asked of the first prompt, with words in place of both outputs."""
+    row = prompts.slice(0, 1).to_pylist()[0]
+    asked = Conversation.of(row["instruction"], row["messages"]).text
+    pair = Pair(row["language"], row["prompt_id"], 0, asked, "(the output of the policy)", "(the reference output)")
+    (order, *_) = orders_of(pair, config.eval.both_orders, config.seed)
+    return shown_prompt(model, load_template(config.eval.judge_template).render(pair, order), width)
 
 
 def print_facts(heading: str, facts: Facts, known: Sequence[Facts]) -> None:

@@ -21,7 +21,6 @@ import pyarrow.compute as pc
 
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.config import Config
-from icr_platform.core.errors import IcrError
 from icr_platform.core.failures import failure
 from icr_platform.core.progress import Measured, recorded
 from icr_platform.core.schemas import PREFERENCES
@@ -31,6 +30,7 @@ from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.runner import run_stage
 from icr_platform.pipeline.session import RunOptions, Session, StageRun
 from icr_platform.planning.capacity import StagePlan, Work
+from icr_platform.planning.judge_cost import estimate
 from icr_platform.planning.peak_memory import Peak, peak_memory
 from icr_platform.planning.seen import Seen, seen
 from icr_platform.planning.units import duration, size
@@ -95,11 +95,10 @@ def rehearsed(session: Session, config: IterateConfig, rehearsal: Rehearsal, scr
     def few(count: int | None) -> int:
         return min(count or rehearsal.prompts, rehearsal.prompts)
 
-    generate, annotate, train, evaluate = (
-        # Inputs of the sections, such as a judge's model, may lie in MLflow, which the rehearsal does not open.
-        session.resolver.resolve(section, config.seed)
-        for section in (config.generate, config.annotate, config.train, config.eval)
-    )
+    # Inputs of the sections, such as a judge's model, may lie in MLflow, which the rehearsal does not open.
+    resolver, seed = session.resolver, config.seed
+    generate, annotate = resolver.resolve(config.generate, seed), resolver.resolve(config.annotate, seed)
+    train, evaluate = resolver.resolve(config.train, seed), resolver.resolve(config.eval, seed)
     all_kept = {"max_dropped": 100.0}
     return config.model_copy(
         update={
@@ -144,18 +143,23 @@ def rehearse(
     """
     own = replace(session, options=RunOptions(tracking=False), work=scratch / "work", tracker=None)
     few = rehearsed(session, config, rehearsal, scratch)
-    prompts = load_prompts(few.prompts, few.languages, few.limit).table
+    prompts = load_prompts(few.prompts, few.languages, few.limit, few.prompt_columns).table
     languages = len(set(prompts["language"].to_pylist()))
     print(
         f"\nrehearsal: {few.limit} prompts in each of {languages} languages, {few.generate.samples} responses of up to "
         f"{few.generate.max_tokens} tokens each, one training step; nothing is logged or kept"
     )
     if few.eval_prompts and few.eval.judge == "openai":
-        print(f"the judge {few.eval.judge_api_model} is asked, which may cost; --eval-judge none leaves it out")
+        asked = estimate(few.eval_config(few.policy))
+        price = f", about {asked.price:.2g} US dollars" if asked.price else ""
+        print(
+            f"the judge {few.eval.judge_api_model} is asked {asked.requests} questions{price}, for each of two policies; "
+            "--eval-judge none leaves it out"
+        )
     rehearsing = Rehearsing(own, config, Arm(few, few, None, [few.policy]), prompts, scratch)
     rehearsing.run()
     rehearsing.conclude(plans)
-    return rehearsing.failed[0].exit_status if rehearsing.failed else 0
+    return rehearsing.failed[0] if rehearsing.failed else 0
 
 
 @dataclass
@@ -172,7 +176,7 @@ class Rehearsing:
     prompts: pa.Table
     scratch: Path
     passed: list[Passed] = field(default_factory=list)
-    failed: list[IcrError] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
 
     def run(self) -> None:
         """Rehearse every stage that can be; one that fails takes those that need its artifact with it, and no others."""
@@ -190,7 +194,11 @@ class Rehearsing:
             rates = [one.whole(work) for one in self.passed if one.stage == work.stage]
             times[work.stage] = max((rate for rate in rates if rate is not None), default=None)
         if all(time is not None for time in times.values()):
-            each = ", ".join(f"{stage} {duration(time or 0)}" for stage, time in times.items())
+            predicted = {
+                plan.work.stage: f" (predicted: {duration(plan.seconds)})" if plan.seconds is not None else ""
+                for plan in plans
+            }
+            each = ", ".join(f"{stage} {duration(time or 0)}{predicted[stage]}" for stage, time in times.items())
             total = duration(self.given.iterations * sum(time or 0 for time in times.values()))
             print(f"at this speed an iteration takes {each}; all iterations {total}; full batches are faster")
         for iteration, stage, warning in dict.fromkeys(
@@ -238,7 +246,7 @@ class Rehearsing:
             said = " ".join(str(known).replace(f"{self.scratch}{os.sep}", "").split())
             print(f"{heading} {duration(time.monotonic() - start):>7}  FAILED", flush=True)
             print(f"icr: rehearsal of {stage} in iteration {iteration}: {said}", file=sys.stderr, flush=True)
-            self.failed.append(known)
+            self.failed.append(known.exit_status)  # the error itself would keep its models in memory
             return None
         sampling = self.arm.config.eval if stage == "eval" else self.arm.config.generate
         found = seen(stage, self.given, sampling.max_tokens, done.result)

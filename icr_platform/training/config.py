@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from icr_platform.core.config import INPUTS, WHERE, ChatSettings, ScoreSettings, setting
+from icr_platform.core.config import INPUTS, WHERE, ChatSettings, PinnedInputs, ScoreSettings, setting
+from icr_platform.core.mappings import ColumnMap
 from icr_platform.models.settings import ModelPlace
 
 
@@ -55,7 +56,7 @@ class TrainSettings(ModelPlace):
     accelerate_config: str = setting("", "accelerate config file: train through `accelerate launch`", "place")
 
 
-class TrainConfig(ChatSettings, ScoreSettings, TrainSettings):
+class TrainConfig(ChatSettings, ScoreSettings, TrainSettings, PinnedInputs):
     """train: preferences -> checkpoint."""
 
     heading = INPUTS
@@ -66,6 +67,7 @@ class TrainConfig(ChatSettings, ScoreSettings, TrainSettings):
     preferences: str = setting(
         "", "preferences artifact, or texts: a file, a folder of LANG.jsonl, a hub data set", "input"
     )
+    preference_columns: ColumnMap = setting({}, 'columns to read, as in {"chosen": "meta.best"}', later=True)
     seed: int = setting(42, "seed of data order and adapters", ge=0)
     output: str = setting(
         "", "folder of the checkpoint; empty: a work folder, which is emptied once MLflow has the checkpoint", "place"

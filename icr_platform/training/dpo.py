@@ -20,14 +20,17 @@ from torch.nn.functional import logsigmoid
 from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
+from trl.trainer.utils import add_fused_lm_head
 
 from icr_platform.core.arrays import Floats
-from icr_platform.core.errors import IcrError
+from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.progress import Meter, meter
 from icr_platform.models.adapters import adapters_alone, new_adapters
 from icr_platform.models.devices import resolve_device
 from icr_platform.models.loading import load_tokenizer
+from icr_platform.models.multimodal import is_multimodal, restore_logit_scale
 from icr_platform.models.not_finite import not_finite
+from icr_platform.models.small_copy import FIRST_ID, VOCABULARY, NoCopyError, small_copy
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import TrainingPairs
@@ -298,6 +301,9 @@ def build_trainer(
     from datasets import Dataset
 
     args = arguments(config, work, len(pairs), reference_logprobs is not None)
+    policy = policy if policy is not None else load_trainable(config.policy, config)
+    if is_multimodal(policy.config):
+        _require_own_logprobs(policy)
     reference = None
     if reference_logprobs is None and config.dpo_reference == "initial":
         reference = load_trainable(config.reference, config)
@@ -315,7 +321,7 @@ def build_trainer(
         columns["ref_rejected_logps"] = reference_logprobs[:, 1]
     trainer = PairTrainer(
         config,
-        model=policy if policy is not None else load_trainable(config.policy, config),
+        model=policy,
         ref_model=reference,
         args=args,
         train_dataset=Dataset.from_dict(columns),
@@ -324,6 +330,28 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _require_own_logprobs(model: PreTrainedModel) -> None:
+    """Refuse a multimodal model of which TRL, which computes logits from the head's weights, gets others than its own code.
+
+    Raises:
+        InputError: it does, on a small copy.
+    """
+    try:
+        copy = small_copy(model)
+    except NoCopyError:  # then there is nothing to compare
+        return
+    restore_logit_scale(copy)
+    ids = torch.arange(FIRST_ID, VOCABULARY)[None]
+    own = copy(input_ids=ids, use_cache=False).logits.log_softmax(-1)[:, :-1].gather(-1, ids[:, 1:, None])
+    add_fused_lm_head(copy)
+    fused = copy(input_ids=ids, labels=ids, use_cache=False, fused_lm_head=True).log_probs
+    if not torch.allclose(fused, own[..., 0], atol=1e-3):
+        raise InputError(
+            f"{model.name_or_path}: TRL computes other log-probabilities for a {type(model).__name__} than the model itself; train "
+            "its text alone, saved by itself"
+        )
 
 
 def train(

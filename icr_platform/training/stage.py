@@ -21,6 +21,7 @@ from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.core.secrets import redact
 from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.data.column_map import refuse_map
 from icr_platform.data.text_preferences import is_text, read_text_preferences, tokenise
 from icr_platform.models.adapters import base_of
 from icr_platform.models.chat import require_system_prompt
@@ -59,8 +60,10 @@ def read(config: TrainConfig) -> TrainConfig:
     vocabulary = check_settings(config)
     asked: Iterable[tuple[str, str, str | None]]
     if is_text(config.preferences):
-        asked = [(p.language, p.instruction, p.messages) for p in read_text_preferences(config.preferences).pairs]
+        texts = read_text_preferences(config.preferences, config.preference_columns)
+        asked = [(pair.language, pair.instruction, pair.messages) for pair in texts.pairs]
     else:
+        refuse_map(config.preferences, config.preference_columns)
         preferences = open_artifact(Path(config.preferences), PREFERENCES)
         check_pairs(preferences, vocabulary)
         columns = preferences.read(["language", "instruction", "messages"])
@@ -154,7 +157,8 @@ def _fill(work: Path, config: TrainConfig, context: StageContext) -> None:
     start = time.monotonic()
     text_notes: list[str] = []
     if is_text(config.preferences):
-        artifact = tokenise(config.preferences, work / "preferences", load_tokenizer(config.policy, config))
+        tokenizer = load_tokenizer(config.policy, config)
+        artifact = tokenise(config.preferences, work / "preferences", tokenizer, config.preference_columns)
         text_notes = list(artifact.extra.get("notes", ()))
         config = config.model_copy(update={"preferences": str(artifact.folder)})
     pairs = read_pairs(config)

@@ -19,9 +19,11 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from icr_platform.core.errors import IcrError
-from icr_platform.models.adapters import merge_trained, new_adapters
+from icr_platform.models.adapters import base_of, merge_trained, new_adapters
 from icr_platform.models.devices import resolve_device, resolve_dtype
+from icr_platform.models.hub import model_file
 from icr_platform.models.loading import load_config, load_model, load_tokenizer, on_meta_device
+from icr_platform.models.multimodal import PROCESSOR_FILES, freeze_all_but_text, is_multimodal, put_into_whole
 from icr_platform.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ def load_trainable(model: str, config: TrainConfig) -> PreTrainedModel:
         name = str(precision(config).weights).removeprefix("torch.")
         loaded = load_model(model, name, "cpu", config.trust_remote_code)
     _make_saveable(loaded)
+    if is_multimodal(loaded.config):
+        freeze_all_but_text(loaded)
     if loaded.base_model is loaded and hasattr(loaded, "model"):
         # Llama 4's class names its body otherwise than it calls it, and TRL's loss asks for the body by that name.
         loaded.base_model_prefix = "model"
@@ -137,24 +141,25 @@ def _why_nothing_moved(config: TrainConfig, curve: Sequence[Mapping[str, float]]
 def save_model(config: TrainConfig, model: PreTrainedModel, folder: Path) -> None:
     """Write a trained model in the configured precision, with the policy's tokenizer; `folder` appears once it is complete.
 
+    A multimodal policy is written as what it is, with its towers as they were and the files of its processor.
+
     Raises:
         IcrError: in that precision no weight differs from the policy's, or one is not finite.
     """
     saved = model
     stored = stored_dtype(config.policy, config.trust_remote_code)
+    dtype = stored if config.save_dtype == "stored" else torch.float32
+    name = str(dtype).removeprefix("torch.")
     with without_bars():
-        if config.save_dtype == "stored" and stored != torch.float32:
-            name = str(stored).removeprefix("torch.")
+        if dtype != torch.float32 or is_multimodal(load_config(config.policy, config.trust_remote_code)):
             # Keeps in float32 what its architecture keeps there.
-            saved = load_model(config.policy, name, "cpu", config.trust_remote_code)
+            saved = load_model(config.policy, name, "cpu", config.trust_remote_code, whole=True)
             _make_saveable(saved)
-            state = model.state_dict()
-            if not _differs(saved.state_dict(), state):
+            if not put_into_whole(saved, model):
                 raise IcrError(
                     f"train: the weights moved, but none by enough to differ in {name}, in which they would be saved; "
                     "use --save-dtype trained or raise --learning-rate"
                 )
-            saved.load_state_dict(state)
             if not all(torch.isfinite(tensor).all() for tensor in saved.state_dict().values()):
                 raise IcrError(f"train: a weight is too large for {name}; use --save-dtype trained")
         # Under another name until all is in it: a kill must not leave half a model that looks like one.
@@ -162,6 +167,10 @@ def save_model(config: TrainConfig, model: PreTrainedModel, folder: Path) -> Non
         shutil.rmtree(unfinished, ignore_errors=True)
         saved.save_pretrained(unfinished)
     load_tokenizer(config.policy, config).save_pretrained(unfinished)
+    if is_multimodal(saved.config):
+        for processor in PROCESSOR_FILES:
+            if path := model_file(base_of(config.policy), processor):
+                shutil.copyfile(path, unfinished / processor)
     unfinished.rename(folder)
 
 

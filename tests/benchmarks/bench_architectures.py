@@ -119,7 +119,15 @@ def through_the_stages(family: str, kind: Any, config_class: type[Any], data: Da
     except Exception as error:  # noqa: BLE001 - whatever a family's code raises
         outcome.because = f"not built: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
         return outcome
-    common: dict[str, Any] = {"policy": policy, "device": "cpu", "dtype": "float32"}
+    run_stages(outcome, policy, reference, data, work)
+    return outcome
+
+
+def run_stages(
+    outcome: Outcome, policy: str, reference: str, data: Data, work: Path, common: Any = (), training_settings: Any = ()
+) -> None:
+    """Run two models through all stages. common, training_settings: of every stage, and of the training, on top of these."""
+    common = {"policy": policy, "device": "cpu", "dtype": "float32", **dict(common)}
     sampling: dict[str, Any] = {
         "language_identifier": IDENTIFIER, "prompts": str(data.prompts), "languages": ("en",), "samples": 2,
         "max_tokens": 5, "batch_size": 4,
@@ -142,6 +150,7 @@ def through_the_stages(family: str, kind: Any, config_class: type[Any], data: Da
                 learning_rate=1e-3,
                 schedule="constant",
                 gradient_checkpointing=False,
+                **dict(training_settings),
             ),
         ),
         "eval": (
@@ -163,11 +172,10 @@ def through_the_stages(family: str, kind: Any, config_class: type[Any], data: Da
             crashed(outcome, name, error, work)
             continue
         try:
-            stage.run(inputs, StageContext(work / name, f"{family}-{name}"))
+            stage.run(inputs, StageContext(work / name, f"{outcome.family}-{name}"))
             setattr(outcome, name, "pass")
         except Exception as error:  # noqa: BLE001 - that is what is looked for
             crashed(outcome, name, error, work)
-    return outcome
 
 
 def crashed(outcome: Outcome, stage: str, error: Exception, work: Path) -> None:

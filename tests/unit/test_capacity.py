@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.models.loading import load_config, load_tokenizer, parameter_count
@@ -22,6 +22,7 @@ from icr_platform.planning.capacity import (
     StagePlan,
     Work,
     disk_of_iterations,
+    idle_parameters,
     model_shape,
     rates_on_paper,
     seconds_of,
@@ -50,6 +51,26 @@ def test_matmul_parameters_are_what_a_token_is_multiplied_by(
     cache = loaded(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values
     kept = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
     assert kept == 3 * shape.layers * shape.key_value
+
+
+def test_experts_that_a_token_does_not_go_to_cost_memory_and_no_time() -> None:
+    """2 of 8 experts work; attention, router and shared expert always do."""
+    small: dict[str, Any] = {
+        "vocab_size": 400,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    mixture = AutoModelForCausalLM.from_config(
+        MixtralConfig(**small, num_key_value_heads=4, num_local_experts=8, num_experts_per_tok=2)
+    )
+    idle = 2 * 6 * (3 * 32 * 64)  # layers, idle experts, their three matrices
+    assert idle_parameters(mixture) == idle
+    total = mixture.num_parameters()
+    shape = model_shape(mixture.config, total, idle)
+    assert (shape.parameters, shape.matmul) == (total, total - 400 * 32 - idle)
+    assert idle_parameters(AutoModelForCausalLM.from_config(LlamaConfig(**small))) == 0
 
 
 def test_tokens_are_counted_stage_by_stage() -> None:

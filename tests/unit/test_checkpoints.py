@@ -184,10 +184,11 @@ REFUSED: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("LlamaForSequenceClassification", "reward model"),
     ),
     "CLIP": (of_type("clip", "CLIPModel"), ("no causal language model of type 'clip'",)),
-    "vision and language": (
-        of_type("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
-        ("no causal language model of type 'qwen2_5_vl'",),
+    "text of a model that sees": (
+        of_type("qwen2_5_vl_text", "Qwen2_5_VLTextModel"),
+        ("no causal language model of type 'qwen2_5_vl_text'",),
     ),
+    "captions of images alone": (of_type("pix2struct", "Pix2StructForConditionalGeneration"), ("encoder-decoder",)),
     # weights
     "weights missing": (without(WEIGHTS), ("model.safetensors: missing",)),
     "weights half": (cut(WEIGHTS, 0.5), ("model.safetensors", "fetch it again")),

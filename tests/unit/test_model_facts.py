@@ -23,6 +23,7 @@ from icr_platform.core.schemas import PROMPTS
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.planning.habits import habits
 from icr_platform.planning.model_facts import (
+    JUDGE,
     POLICY,
     REFERENCE,
     Facts,
@@ -102,7 +103,7 @@ def test_settings_change_what_is_said(family: str, settings: dict[str, Any], lin
     assert not any(one.startswith("enable_thinking") for one in said)
 
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 400,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -206,6 +207,18 @@ def test_prompts_show_their_tokens_and_the_rewarded_instruction(tmp_path: Path) 
     assert facts(model, whole=True, annotate={"reward_kind": "random"})["prompts"] == found[:2]
     system = facts(model, whole=True, system_prompt={"es": "Sé breve."})["prompts"]
     assert system[1].startswith(r"es  <|im_start|>system\nSé breve.<|im_end|>\n<|im_start|>user")
+
+
+def test_a_local_judge_shows_a_question(tmp_path: Path) -> None:
+    model = without_weights(tmp_path / "model", MODELS["llama"][0])
+    config = IterateConfig.model_validate({"policy": model, "reference": model, "eval": {"judge": "logprob"}})
+    found = facts_of(config, Use(JUDGE, model, config, ["little"]), ASKED, True)
+    (shown,) = found["prompts"]
+    assert shown.startswith("<|im_start|>")
+    assert (
+        shown.index("Name a fruit.") < shown.index("(the output of the policy)") < shown.index("(the reference output)")
+    )
+    assert set(found) == {"kind", "context", "memory", "chat", "prompts"}
 
 
 def test_long_prompts_are_cut_in_their_middle_and_whole_ones_shown_on_request(tmp_path: Path) -> None:

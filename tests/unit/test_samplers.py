@@ -18,16 +18,16 @@ import numpy as np
 import pytest
 import torch
 
-from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
+from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings, validate
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.faults import TOO_LONG
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.demo import IDENTIFIER
 from icr_platform.engines.sampling import transformers_sampler
-from icr_platform.engines.sampling.choice import check_policy, make_sampler
+from icr_platform.engines.sampling.choice import check_policy, engine_notes, make_sampler
 from icr_platform.engines.sampling.sampler import Dropped, Request, Sample, row_seed
 from icr_platform.engines.sampling.settings import SamplingSettings
-from icr_platform.engines.sampling.transformers_sampler import TransformersSampler, uniforms
+from icr_platform.engines.sampling.transformers_sampler import Row, TransformersSampler, uniforms
 from icr_platform.evaluation import mt_bench_stage
 from icr_platform.evaluation import stage as evaluation
 from icr_platform.evaluation.config import EvalConfig, MtBenchConfig
@@ -53,9 +53,12 @@ def sampler_of(model: Path, **settings: Any) -> TransformersSampler:
     return sampler
 
 
-def exact_probabilities(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -> np.ndarray:
-    """[vocabulary], token by token: the k likeliest, of those the fewest that hold top_p, renormalised."""
+def exact_probabilities(
+    logits: torch.Tensor, temperature: float, top_k: int, top_p: float, min_p: float = 0.0
+) -> np.ndarray:
+    """[vocabulary], token by token: those of min_p, of these the k likeliest, of those the fewest that hold top_p, renormalised."""
     scaled = logits.double().numpy() / temperature
+    scaled[np.exp(scaled - scaled.max()) < min_p] = -np.inf
     order = sorted(range(len(scaled)), key=lambda token: -scaled[token])[: top_k or None]
     kept = np.exp(scaled[order] - scaled[order[0]])
     kept /= kept.sum()
@@ -66,14 +69,40 @@ def exact_probabilities(logits: torch.Tensor, temperature: float, top_k: int, to
     return result / result.sum()
 
 
+def naively_penalised(
+    logits: torch.Tensor,
+    prompt: Sequence[int],
+    response: Sequence[int],
+    repetition_penalty: float = 1.0,
+    frequency_penalty: float = 0.0,
+    presence_penalty: float = 0.0,
+) -> torch.Tensor:
+    """Token by token, by the definitions of OpenAI's API (frequency, presence) and of CTRL (repetition, arXiv 1909.05858)."""
+    result = logits.clone()
+    for token in {*prompt, *response}:
+        result[token] = result[token] / repetition_penalty if result[token] > 0 else result[token] * repetition_penalty
+    for token in set(response):
+        result[token] -= frequency_penalty * list(response).count(token) + presence_penalty
+    return result
+
+
 @torch.inference_mode()
-def exact_pairs(model: Path, request: Request, temperature: float, top_k: int, top_p: float) -> dict[Any, float]:
+def exact_pairs(
+    model: Path,
+    request: Request,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float = 0.0,
+    **penalties: float,
+) -> dict[Any, float]:
     """Probability of every first two tokens, without cache, batch or padding; one token where it ends the turn."""
     tokenizer, network = load_tokenizer(str(model)), load_model(str(model), "float32", "cpu")
     prompt = encode_prompt(tokenizer, request.instruction)
 
     def after(ids: list[int]) -> np.ndarray:
-        return exact_probabilities(network(torch.tensor([ids])).logits[0, -1], temperature, top_k, top_p)
+        logits = naively_penalised(network(torch.tensor([ids])).logits[0, -1], prompt, ids[len(prompt) :], **penalties)
+        return exact_probabilities(logits, temperature, top_k, top_p, min_p)
 
     result: dict[Any, float] = {}
     first = after(prompt)
@@ -87,19 +116,24 @@ def exact_pairs(model: Path, request: Request, temperature: float, top_k: int, t
 
 
 @pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.7, 0, 1.0), (1.0, 5, 1.0), (1.3, 0, 0.6), (0.9, 20, 0.8)]
-)
+    ("temperature", "top_k", "top_p", "others"),
+    [
+        (1.0, 0, 1.0, {}), (0.7, 0, 1.0, {}), (1.0, 5, 1.0, {}), (1.3, 0, 0.6, {}), (0.9, 20, 0.8, {}),
+        (1.3, 0, 1.0, {"min_p": 0.1}), (1.5, 7, 0.9, {"min_p": 0.05}),
+        (1.0, 0, 0.9, {"repetition_penalty": 1.4}), (0.8, 30, 1.0, {"presence_penalty": 1.5, "frequency_penalty": -0.5}),
+    ],
+)  # fmt: skip
 def test_tokens_come_from_the_exact_distribution(
-    tiny_model: Path, temperature: float, top_k: int, top_p: float
+    tiny_model: Path, temperature: float, top_k: int, top_p: float, others: dict[str, float]
 ) -> None:
     draws = 3000
     sampler = sampler_of(
-        tiny_model, temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=2, batch_size=1500
+        tiny_model, temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=2, batch_size=1500, **others
     )  # fmt: skip
     # Padding and batch-mates must not matter: a batch holds the prompt beside a longer one.
     samples = answers(sampler.sample(REQUESTS[:2], draws, seed=7))[0]
     seen = Counter(tuple(sample.token_ids) for sample in samples)
-    expected = exact_pairs(tiny_model, REQUESTS[0], temperature, top_k, top_p)
+    expected = exact_pairs(tiny_model, REQUESTS[0], temperature, top_k, top_p, **others)
     assert set(seen) <= set(expected)
     frequent = {pair: p * draws for pair, p in expected.items() if p * draws >= 5}
     observed = [seen[pair] for pair in frequent] + [draws - sum(seen[pair] for pair in frequent)]
@@ -109,10 +143,51 @@ def test_tokens_come_from_the_exact_distribution(
     assert statistic < freedom + 4 * (2 * freedom) ** 0.5  # chi-square: mean = freedom, variance = 2 * freedom
 
 
+def test_penalties_are_those_of_a_loop_over_tokens() -> None:
+    random, device = np.random.default_rng(0), torch.device("cpu")
+    for repetition, frequency, presence in [(1.3, 0.0, 0.0), (0.6, 0.7, 0.0), (1.0, -1.2, 2.0), (2.0, 2.0, -2.0)]:
+        settings = SamplingSettings(
+            repetition_penalty=repetition, frequency_penalty=frequency, presence_penalty=presence
+        )
+        prompts = [random.integers(0, 12, size).tolist() for size in (1, 5, 3)]
+        rows = [Row(tuple(prompt), 0, 9, 1.0) for prompt in prompts]
+        penalties = transformers_sampler.make_penalties(settings, rows, 12, device)
+        assert penalties is not None
+        responses: list[list[int]] = [[], [], []]
+        for alive in ([0, 1, 2], [0, 1, 2], [0, 2], [0, 2], [2], [2]):  # rows leave as they end
+            logits = torch.from_numpy(random.normal(size=(len(alive), 12)) * 3).float()
+            seen = penalties.apply(logits, torch.tensor(alive))
+            for place, row in enumerate(alive):
+                expected = naively_penalised(
+                    logits[place], prompts[row], responses[row], repetition, frequency, presence
+                )
+                assert torch.allclose(seen[place], expected, atol=1e-5), (row, responses)
+            tokens = random.integers(0, 12, len(alive)).tolist()
+            penalties.add(torch.tensor(alive), torch.tensor(tokens))
+            for row, token in zip(alive, tokens, strict=True):
+                responses[row].append(token)
+    assert transformers_sampler.make_penalties(SamplingSettings(), rows, 12, device) is None
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.0, 1.5])
+def test_a_greedy_row_with_a_repetition_penalty_is_what_generate_gives(tiny_model: Path, penalty: float) -> None:
+    model, tokenizer = load_model(str(tiny_model), "float32", "cpu"), load_tokenizer(str(tiny_model))
+    settings = {"temperature": 0, "repetition_penalty": penalty, "max_tokens": 30}
+    together = answers(sampler_of(tiny_model, **settings).sample(REQUESTS, 1, seed=0))
+    for request, samples in zip(REQUESTS, together, strict=True):
+        prompt = torch.tensor([encode_prompt(tokenizer, request.instruction)])
+        output = model.generate(prompt, do_sample=False, repetition_penalty=penalty, max_new_tokens=30)
+        assert samples[0].token_ids == output[0, prompt.shape[1] :].tolist()
+
+
 def test_a_row_depends_on_its_seed_alone(tiny_model: Path) -> None:
     together = answers(sampler_of(tiny_model, max_tokens=20, batch_size=64).sample(REQUESTS, 4, seed=3))
+    penalties = {"repetition_penalty": 1.2, "presence_penalty": 0.5, "frequency_penalty": 0.3, "min_p": 0.02}
+    penalised = sampler_of(tiny_model, max_tokens=20, batch_size=64, **penalties).sample(REQUESTS, 4, seed=3)
     for batch_size in (1, 3):
         assert sampler_of(tiny_model, max_tokens=20, batch_size=batch_size).sample(REQUESTS, 4, seed=3) == together
+        alone = sampler_of(tiny_model, max_tokens=20, batch_size=batch_size, **penalties)
+        assert alone.sample(REQUESTS, 4, seed=3) == penalised
     sampler = sampler_of(tiny_model, max_tokens=20)
     assert sampler.sample(REQUESTS[2:], 2, seed=3) == [samples[:2] for samples in together[2:]]
     assert sampler.sample(REQUESTS, 4, seed=4) != together
@@ -623,3 +698,34 @@ def test_an_endpoint_that_is_down_altogether_is_waited_for(
         IcrError, match=r"has not answered for \d s .*finished work is kept, run the same command again"
     ):
         ask(endpoint, tiny_model, samples=1, server_retries=0, server_patience=0.2)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"min_p": -0.1}, {"min_p": 1.1}, {"presence_penalty": 2.1}, {"frequency_penalty": -3}, {"repetition_penalty": 0},
+     {"repetition_penalty": float("nan")}, {"top_k": -1}],
+)  # fmt: skip
+def test_a_setting_out_of_its_range_is_refused(values: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=next(iter(values))):
+        validate(SamplingSettings, values, "config")
+
+
+def test_a_server_is_sent_the_penalties_that_are_asked_for(endpoint: Endpoint, tiny_model: Path) -> None:
+    asked = {"min_p": 0.1, "presence_penalty": 0.5, "frequency_penalty": 0.25, "repetition_penalty": 1.1, "top_k": 5}
+    for settings in ({}, asked):
+        settings = {"sampler": "server", "server_url": endpoint.url, "server_model": "m", **settings}
+        make_sampler(SamplingSettings.model_validate(settings), str(tiny_model)).sample(REQUESTS[:1], 1, seed=0)
+    plain, penalised = endpoint.bodies[0], endpoint.bodies[-1]
+    assert not plain.keys() & asked.keys()
+    assert {name: penalised[name] for name in asked} == asked
+
+
+def test_advice_that_is_not_followed_is_said(tiny_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    advice = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0, "do_sample": True, "repetition_penalty": 1.0}
+    (model / "generation_config.json").write_text(json.dumps(advice))
+    settings = SamplingSettings(top_k=20)
+    assert engine_notes(settings, str(model), CHAT_DEFAULTS) == (
+        f"{model}: its generation_config.json recommends temperature 0.6, top_p 0.95; the settings decide: temperature 0.9, top_p 1",
+    )
+    assert engine_notes(SamplingSettings(), str(tiny_model), CHAT_DEFAULTS) == ()

@@ -12,11 +12,13 @@ from icr_platform.engines.sampling.sampler import Sampler
 from icr_platform.engines.sampling.settings import SAMPLERS
 from icr_platform.engines.sampling.thoughts import ThoughtfulSampler
 from icr_platform.models.chat import USER, Roles, require_roles
-from icr_platform.models.loading import load_tokenizer
+from icr_platform.models.loading import load_tokenizer, recommended_sampling
 from icr_platform.models.thinking import markers_of
 
 if TYPE_CHECKING:
     from icr_platform.engines.sampling.settings import SamplingSettings
+
+_ADVISED = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
 
 
 def sampler_place(name: str) -> str:
@@ -70,8 +72,20 @@ def engine_notes(settings: SamplingSettings, policy: str, chat: ChatSettings) ->
     Raises:
         InputError, IcrError: see `server_sampler.server_notes`.
     """
+    advised = _advice(settings, policy)
     notes = SAMPLERS[settings.sampler].notes if settings.sampler in SAMPLERS else ""
     if not notes:
-        return ()
+        return advised
     said: tuple[str, ...] = load_part("sampler", notes, "settings", "policy", "chat")(settings, policy, chat)
-    return said
+    return (*advised, *said)
+
+
+def _advice(settings: SamplingSettings, policy: str) -> tuple[str, ...]:
+    """Say which values of the policy's generation config, its makers' advice, the settings do not follow."""
+    advised = {name: value for name, value in recommended_sampling(policy).items() if name in _ADVISED}
+    apart = {name: value for name, value in advised.items() if value != getattr(settings, name)}
+    if not apart:
+        return ()
+    theirs = ", ".join(f"{name} {value:g}" for name, value in apart.items())
+    ours = ", ".join(f"{name} {getattr(settings, name):g}" for name in apart)
+    return (f"{policy}: its generation_config.json recommends {theirs}; the settings decide: {ours}",)

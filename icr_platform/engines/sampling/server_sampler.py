@@ -67,6 +67,8 @@ _HANG_RETRIES = 3
 _STOPS = frozenset(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "complete"))
 _LENGTHS = frozenset(("length", "max_tokens", "max_length", "model_length", "max_output_tokens"))
 _BROKEN_OFF = frozenset(("abort", "error", "network_error", "insufficient_system_resource"))
+_OPTIONAL = {"top_k": 0, "min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0}
+"""What is sent where it is not off. top_k, min_p and repetition_penalty are vLLM's fields, not OpenAI's."""
 _SEED_BITS = 31  # what every server can parse
 _PROBE = Request("en", "probe", "Name a fruit.")
 
@@ -105,9 +107,10 @@ class ServerSampler(Sampler):
     ) -> Sampled:
         """See `Sampler.sample`."""
         client = ChatClient(self.endpoint, self.accepted, answered=True)
-        extra: dict[str, Any] = (
-            {"top_k": self.settings.top_k} if self.settings.top_k else {}
-        )  # vLLM's field, not OpenAI's
+        # Only what is asked for: an endpoint that does not know a field refuses it, and says so.
+        extra: dict[str, Any] = {
+            name: getattr(self.settings, name) for name, off in _OPTIONAL.items() if getattr(self.settings, name) != off
+        }
         if arguments := settings_of(self.tokenizer).chat_template_kwargs:
             extra["chat_template_kwargs"] = arguments
 

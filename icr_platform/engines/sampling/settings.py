@@ -8,7 +8,7 @@ from icr_platform.core.config import OptionalInt, setting
 from icr_platform.core.faults import FaultSettings
 from icr_platform.core.parts import Named, Part
 from icr_platform.engines.execution.settings import ExecutionSettings
-from icr_platform.engines.identification.language_id import IDENTIFIERS
+from icr_platform.engines.identification.language_id import IDENTIFIERS, is_model
 from icr_platform.models.settings import ModelPlace
 
 _HERE = "icr_platform.engines.sampling"
@@ -53,6 +53,22 @@ class SamplingSettings(ExecutionSettings, ModelPlace, FaultSettings):
     temperature: float = setting(0.9, "sampling temperature; 0 is greedy", ge=0)
     top_p: float = setting(1.0, "nucleus: smallest set of tokens with this probability", gt=0, le=1)
     top_k: int = setting(0, "only the k likeliest tokens; 0: all", ge=0)
+    min_p: float = setting(
+        0.0, "only tokens with this share of the likeliest one's probability; 0: all", later=True, ge=0, le=1
+    )
+    presence_penalty: float = setting(
+        0.0, "taken off the logit of each token that the response has already", later=True, ge=-2, le=2
+    )
+    frequency_penalty: float = setting(
+        0.0, "taken off a token's logit each time that the response has had it", later=True, ge=-2, le=2
+    )
+    repetition_penalty: float = setting(
+        1.0,
+        "divides the logit, if above 0, of each token that prompt or response has already, and multiplies it below; 1: off",
+        later=True,
+        gt=0,
+        le=2,
+    )
     max_tokens: int = setting(2400, "new tokens at most", ge=1)
     sampler: Annotated[str, Named(tuple(SAMPLERS))] = setting(
         "transformers",
@@ -77,12 +93,14 @@ class SamplingSettings(ExecutionSettings, ModelPlace, FaultSettings):
     server_patience: float = setting(
         600.0, "seconds to wait for an endpoint that answers nobody any more, for the server sampler", "place", ge=0
     )
-    language_identifier: Annotated[str, Named(tuple(IDENTIFIERS))] = setting(
-        "langid",
-        "offline library that identifies a response's language ("
-        + "; ".join(f"{name}: {part.doc}" for name, part in IDENTIFIERS.items())
-        + "); MODULE:NAME: your own, importable from the folder you call from: "
-        "NAME(codes) gives the codes that it knows and a function from a text to (code, probability)",
+    language_identifier: Annotated[str, Named(tuple(IDENTIFIERS), is_model, "fasttext:PATH of a fastText model, ")] = (
+        setting(
+            "langid",
+            "offline library that identifies a response's language ("
+            + "; ".join(f"{name}: {part.doc}" for name, part in IDENTIFIERS.items())
+            + "); fasttext:PATH: a fastText model such as GlotLID or OpenLID; MODULE:NAME: your own, importable from the folder you call from: "
+            "NAME(codes) gives the codes that it knows and a function from a text to (code, probability)",
+        )
     )
     batch_size: int = setting(64, "sequences decoded together, for the transformers sampler", "place", ge=1)
     shard_prompts: int = setting(64, "prompts of one language per shard, the unit of resume", "place", ge=1)

@@ -67,13 +67,70 @@ def uniforms(seeds: Sequence[int], length: int) -> Tensor:
     return torch.from_numpy((raw >> np.uint64(12)) * 2.0**-52)
 
 
+class Penalties:
+    """What is taken off the logits of tokens that a row has already, as vLLM defines it; a row's own tokens alone count.
+
+    Repetition looks at the prompt and the response, frequency and presence at the response. A logit l of a token that the
+    response has n times becomes `l / repetition - n * frequency - presence`, with `l * repetition` where l is below 0.
+
+    >>> penalties = Penalties([[0, 1]], 4, repetition=2.0, frequency=0.5, presence=1.0, device=torch.device("cpu"))
+    >>> penalties.add(torch.tensor([0]), torch.tensor([2]))
+    >>> penalties.add(torch.tensor([0]), torch.tensor([2]))
+    >>> penalties.apply(torch.tensor([[3.0, -3.0, 3.0, 3.0]]), torch.tensor([0])).tolist()
+    [[1.5, -6.0, -0.5, 3.0]]
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        vocabulary: int,
+        repetition: float,
+        frequency: float,
+        presence: float,
+        device: torch.device,
+    ) -> None:
+        self._repetition, self._frequency, self._presence = repetition, frequency, presence
+        self._counts = torch.zeros((len(prompts), vocabulary), dtype=torch.int32, device=device)  # in the response
+        self._in_prompt = torch.zeros((len(prompts), vocabulary), dtype=torch.bool, device=device)
+        for row, prompt in enumerate(prompts):
+            self._in_prompt[row, torch.tensor(list(prompt), device=device)] = True
+
+    def apply(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """[rows, vocabulary] penalised logits of these rows."""
+        logits, counts = logits.float(), self._counts[rows]
+        is_seen = (counts > 0) | self._in_prompt[rows]
+        repeated = torch.where(logits > 0, logits / self._repetition, logits * self._repetition)
+        penalised = torch.where(is_seen, repeated, logits)
+        return penalised - self._frequency * counts - self._presence * (counts > 0)
+
+    def add(self, rows: Tensor, tokens: Tensor) -> None:
+        """Count a token of each of these rows, which must be different ones."""
+        self._counts[rows, tokens.clamp(min=0)] += 1
+
+
+def make_penalties(
+    settings: SamplingSettings, rows: Sequence[Row], vocabulary: int, device: torch.device
+) -> Penalties | None:
+    """The penalties of a batch; None where all are off."""
+    if settings.repetition_penalty == 1 and not settings.frequency_penalty and not settings.presence_penalty:
+        return None
+    return Penalties(
+        [row.prompt_ids for row in rows],
+        vocabulary,
+        settings.repetition_penalty,
+        settings.frequency_penalty,
+        settings.presence_penalty,
+        device,
+    )
+
+
 def choose_tokens(logits: Tensor, uniform: Tensor, warpers: LogitsProcessorList | None) -> Tensor:
     """One token a row, by inversion of the cumulative distribution of the warped logits.
 
     Args:
         logits: [rows, vocabulary].
         uniform: [rows] in [0, 1).
-        warpers: temperature, top-k, top-p; None takes the likeliest token.
+        warpers: temperature, min-p, top-k, top-p; None takes the likeliest token.
 
     Returns:
         [rows] token ids; -1 where the logits are not finite.
@@ -89,14 +146,22 @@ def choose_tokens(logits: Tensor, uniform: Tensor, warpers: LogitsProcessorList 
 
 
 def make_warpers(settings: SamplingSettings) -> LogitsProcessorList | None:
-    """Temperature, then top-k, then top-p, as in `generate`; None for temperature 0, which is greedy."""
-    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+    """Temperature, then min-p, top-k and top-p, as in vLLM; None for temperature 0, which is greedy."""
+    from transformers import (
+        LogitsProcessorList,
+        MinPLogitsWarper,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
 
     if settings.temperature == 0:
         return None
     warpers = LogitsProcessorList()
     if settings.temperature != 1:
         warpers.append(TemperatureLogitsWarper(settings.temperature))
+    if settings.min_p:
+        warpers.append(MinPLogitsWarper(settings.min_p))
     if settings.top_k:
         warpers.append(TopKLogitsWarper(settings.top_k))
     if settings.top_p < 1:
@@ -193,7 +258,7 @@ class TransformersSampler(Sampler):
         """Token ids of every row, all of one temperature; None, and half the batch size from now on, when the GPU's memory does not hold them."""
         try:
             warpers = make_warpers(self.settings.model_copy(update={"temperature": rows[0].temperature}))
-            return decode(self.model, rows, warpers, self.stops, self.batching)
+            return decode(self.model, rows, warpers, self.stops, self.batching, self.settings)
         except torch.OutOfMemoryError as error:
             if len(rows) == 1:
                 raise IcrError(
@@ -211,8 +276,11 @@ def decode(
     warpers: LogitsProcessorList | None,
     stops: Collection[int],
     batching: Batching,
+    settings: SamplingSettings,
 ) -> list[list[int]]:
     """Sample every row to its stop token or its budget; a single row where the model does not continue several together.
+
+    settings: whose penalties apply.
 
     Returns:
         per row its token ids, the stop token included; none where the model gave logits that are not finite.
@@ -225,9 +293,13 @@ def decode(
     state: Continuation = begin(model, [row.prompt_ids for row in rows], batching)
     most_prompt = max(len(row.prompt_ids) for row in rows)
     alive = torch.arange(len(rows), device=device)
+    penalties = make_penalties(settings, rows, state.logits.shape[-1], device)
     for step in range(steps):
-        token = choose_tokens(state.logits, stream[alive, step], warpers)
+        logits = state.logits if penalties is None else penalties.apply(state.logits, alive)
+        token = choose_tokens(logits, stream[alive, step], warpers)
         tokens[alive, step] = token
+        if penalties is not None:
+            penalties.add(alive, token)
         tokens[alive[token < 0]] = -1  # what it sampled before that is given up
         ended = torch.isin(token, stop_tokens) | (budgets[alive] <= step + 1) | (token < 0)
         if ended.any():
