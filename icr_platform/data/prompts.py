@@ -178,9 +178,9 @@ def _open(path: str, languages: Sequence[str], columns: ColumnNames) -> RowSourc
     source = open_source(path, _WANTED, {ENGLISH, *languages} if languages else (), columns=columns)
     if source.names == (UNNAMED,):
         row = next(source.rows(UNNAMED), None)
-        columns = shown(list(row.fields)) if row else "none"
+        found = shown(list(row.fields)) if row else "none"
         raise InputError(
-            f"{path}: is one file; give its folder, with one file per language, or add a column 'language'; found: {columns}"
+            f"{path}: is one file; give its folder, with one file per language, or add a column 'language'; found: {found}"
         )
     return source
 
