@@ -33,7 +33,7 @@ from icr_platform.core.parts import module_of
 from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
 from icr_platform.data.column_map import ColumnNames
 from icr_platform.engines.endpoints.served_model import served_model
-from icr_platform.engines.identification.language_id import identifier_place
+from icr_platform.engines.identification.language_id import identifier_place, identity_of
 from icr_platform.engines.judging.choice import judge_place
 from icr_platform.engines.judging.settings import NO_JUDGE
 from icr_platform.engines.sampling.choice import sampler_place
@@ -69,6 +69,7 @@ _SELECTION = frozenset({
 _TRANSLATION = ("translation_max_tokens",)
 _LENGTH_CONTROL = ("lc_cross_validation",)
 _SEED_PICKS_ORDERS = ("logprob", "openai")
+_POLICYS_OWN = {"chat_template_kwargs", "system_prompt", "system_role"}  # and not the judge's
 _ASKING = ("judge_api_model", "judge_answer", "judge_samples")
 # Of an accelerate configuration: where its processes run and find each other.
 _LAUNCH_PLACES = frozenset({
@@ -170,7 +171,9 @@ def _digest(values: Settings) -> str:
 def _settings(config: Config, *without: str) -> Settings:
     """The settings by value, but for those that enter otherwise and those named."""
     left_out = {*_BY_RESOLUTION, *without}
-    return {name: value for name, value in identifying(config).items() if name not in left_out}
+    found = {name: value for name, value in identifying(config).items() if name not in left_out}
+    # A model of languages by what is in it, wherever it lies.
+    return {name: identity_of(value) if name == "language_identifier" else value for name, value in found.items()}
 
 
 @singledispatch
@@ -318,7 +321,7 @@ def _eval(config: EvalConfig, known: Known) -> _Basis:
             _output_rows(config.outputs, config.output_columns, instructions, is_whole=True, may_be_empty=True)
         )
         inputs = {"outputs": _rows_digest(given)}
-        outputs: Settings = {"given": True, "language_identifier": config.language_identifier}
+        outputs: Settings = {"given": True, "language_identifier": identity_of(config.language_identifier)}
         # Of a prompt without an output nothing is read further.
         answered = {(language, prompt_id) for language, prompt_id, *_ in given}
     else:
@@ -381,6 +384,7 @@ def _judge(config: EvalConfig, known: Known) -> tuple[Settings, dict[str, str]]:
     unread = {*SamplingSettings.model_fields, *_BY_ROWS, *_LENGTH_CONTROL, "system_prompt"}
     if config.judge in _SEED_PICKS_ORDERS:  # of any other judge it is not known what it looks at
         unread |= {*(("seed",) if config.both_orders else ()), *(() if config.judge == "openai" else _ASKING)}
+        unread |= _POLICYS_OWN if config.judge == "openai" else {"system_prompt"}
     judged = {name: value for name, value in _settings(config).items() if name not in unread}
     inputs: dict[str, str] = {}
     judged["wording"] = load_template(config.judge_template).messages

@@ -103,7 +103,7 @@ def test_settings_change_what_is_said(family: str, settings: dict[str, Any], lin
     assert not any(one.startswith("enable_thinking") for one in said)
 
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 400,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -186,7 +186,7 @@ def test_recommended_sampling_is_set_against_ours(tmp_path: Path) -> None:
     )
     assert found["generate"][1:] == [
         "a response ends at <|endoftext|> (0), <|im_end|> (2)",
-        "its generation_config.json recommends temperature 0.6, top_k 20; this run takes temperature 0.9, top_k 0",
+        "its generation_config.json recommends temperature 0.6, top_k 20; the settings decide: temperature 0.9, top_k 0",
     ]
     assert found["eval"] == found["generate"][:2]  # nothing differs
 
