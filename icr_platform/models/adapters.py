@@ -12,6 +12,7 @@ from icr_platform.models.checkpoint_files import ADAPTER_SETTINGS, read_settings
 from icr_platform.models.checkpoint_weights import count_of, first_names
 from icr_platform.models.hub import is_hub_name, is_on_hub, model_file
 from icr_platform.models.loading_errors import explained, first_line
+from icr_platform.models.quantised import is_in_bits
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +109,7 @@ def add_adapter(model: Any, adapter: Adapter, state: Mapping[str, torch.Tensor])
 
 
 def merge_adapter(model: Any, adapter: Adapter) -> Any:
-    """Add an adapter's weights to those of its base model; what returns is a plain model.
+    """Add an adapter's weights to those of its base model; what returns is a plain model, unless its weights are quantised.
 
     Raises:
         InputError: the adapter's weights cannot be loaded, or do not fit the model.
@@ -117,7 +118,10 @@ def merge_adapter(model: Any, adapter: Adapter) -> Any:
 
     with explained(str(adapter.folder), "adapter weights", "check the folder"):
         state = load_peft_weights(str(adapter.folder), device="cpu")
-    merged = add_adapter(model, adapter, state).merge_and_unload()
+    wrapped = add_adapter(model, adapter, state)
+    if is_in_bits(model):
+        return wrapped.get_base_model()  # whose layers have the adapter beside their weights
+    merged = wrapped.merge_and_unload()
     return merged.requires_grad_(True)  # peft froze it
 
 

@@ -24,6 +24,7 @@ from icr_platform.models.devices import resolve_device, resolve_dtype
 from icr_platform.models.hub import model_file
 from icr_platform.models.loading import load_config, load_model, load_tokenizer, on_meta_device
 from icr_platform.models.multimodal import PROCESSOR_FILES, freeze_all_but_text, is_multimodal, put_into_whole
+from icr_platform.models.quantised import NONE, plain
 from icr_platform.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -68,10 +69,14 @@ def without_bars() -> Iterator[None]:
 
 
 def load_trainable(model: str, config: TrainConfig) -> PreTrainedModel:
-    """Load a model in the precision in which it is trained and scored, on the CPU: the trainer places it, or shards it."""
+    """Load a model in the precision in which it is trained and scored, on the CPU: the trainer places it, or shards it.
+
+    Quantised weights, over which adapters are trained, are where they will stay.
+    """
     with without_bars():
         name = str(precision(config).weights).removeprefix("torch.")
-        loaded = load_model(model, name, "cpu", config.trust_remote_code)
+        place = "cpu" if config.quantization == NONE else resolve_device(config.device)
+        loaded = load_model(model, name, place, config.trust_remote_code, quantization=config.quantization)
     _make_saveable(loaded)
     if is_multimodal(loaded.config):
         freeze_all_but_text(loaded)
@@ -104,7 +109,8 @@ def trained_model(config: TrainConfig, state: Weights, curve: Sequence[Mapping[s
     if broken:
         raise IcrError(f"train: weights such as {broken[0]} are not finite after the last step; lower --learning-rate")
     with without_bars():
-        model: Any = load_model(config.policy, "float32", "cpu", config.trust_remote_code)
+        # Adapters over quantised weights are added to those that were quantised, or where there are none to what the bits mean.
+        model: Any = plain(load_model(config.policy, "float32", "cpu", config.trust_remote_code), torch.float32)
     _make_saveable(model)
     if config.lora_rank:
         model, moved = merge_trained(model, new_adapters(config.lora_rank, config.lora_alpha), state)
