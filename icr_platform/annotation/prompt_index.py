@@ -19,10 +19,10 @@ _BATCH = 4096
 
 
 class Instructions(NamedTuple):
-    """A prompt in the response's language and in English."""
+    """A prompt in the response's language and in English; None where there is no English."""
 
     native: Conversation
-    english: Conversation
+    english: Conversation | None
 
 
 PromptIndex = Mapping[tuple[str, str], Instructions]
@@ -77,8 +77,11 @@ class _ArrowIndex(Mapping[tuple[str, str], Instructions]):
 
     def __getitem__(self, key: tuple[str, str]) -> Instructions:
         row = self._row.get(key[0], {})[key[1]]
-        native, english = (Conversation.of(*(column[row].as_py() for column in texts)) for texts in self._texts)
-        return Instructions(native, english)
+        (native, messages), (english, english_messages) = (
+            [column[row].as_py() for column in texts] for texts in self._texts
+        )
+        counterpart = None if english is None else Conversation.of(english, english_messages)
+        return Instructions(Conversation.of(native, messages), counterpart)
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, tuple) and key[1] in self._row.get(key[0], {})

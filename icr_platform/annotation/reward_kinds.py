@@ -15,6 +15,7 @@ from statistics import NormalDist
 
 from icr_platform.core.config import ChatSettings
 from icr_platform.core.conversations import Conversation
+from icr_platform.core.language_tags import ENGLISH
 from icr_platform.core.languages import reward_instruction
 
 
@@ -24,7 +25,6 @@ class RewardKind:
 
     name: in settings, tables and metrics.
     instruction: (language, native instruction, English instruction) -> the instruction u that policy and reference score after.
-    is_native: u follows the messages of the prompt's own language, a system message included, and not those of English.
     of_translation: the English translation of the response is scored in its place; English responses stand for themselves.
     draw: (seed, language, prompt id, sample index) -> the reward, without a model.
     remark: what the help of the setting adds to the name.
@@ -32,14 +32,13 @@ class RewardKind:
 
     name: str
     instruction: Callable[[str, str, str], str] | None = None
-    is_native: bool = False
     of_translation: bool = False
     draw: Callable[[int, str, str, int], float] | None = None
     remark: str = ""
 
     @property
     def needs_english(self) -> bool:
-        """Whether the instruction u has the English instruction in it."""
+        """Whether the instruction u has the English instruction in it, and so follows the English messages."""
         return self.instruction is not None and _PROBE in self.instruction("es", "", _PROBE)
 
 
@@ -57,7 +56,7 @@ def random_reward(seed: int, language: str, prompt_id: str, sample_index: int) -
 
 _ROWS = (
     RewardKind("cross-lingual", instruction=lambda language, native, english: reward_instruction(language, english)),
-    RewardKind("multilingual", instruction=lambda language, native, english: native, is_native=True),
+    RewardKind("multilingual", instruction=lambda language, native, english: native),
     RewardKind("translate", instruction=lambda language, native, english: english, of_translation=True),
     RewardKind("random", draw=random_reward, remark="a control"),
 )
@@ -98,7 +97,7 @@ def scoring_instruction(name: str, language: str, instruction: str, english_inst
 
 
 def scoring_conversation(
-    name: str, language: str, native: Conversation, english: Conversation, chat: ChatSettings
+    name: str, language: str, native: Conversation, english: Conversation | None, chat: ChatSettings
 ) -> Conversation:
     """The conversation that policy and reference score a response after: u, and what comes before it.
 
@@ -110,6 +109,7 @@ def scoring_conversation(
     >>> scoring_conversation("cross-lingual", "es", *prompt, ChatSettings()).history == system
     True
     """
-    u = scoring_instruction(name, language, native.instruction, english.instruction)
-    before, spoken = (native, language) if REWARD_KINDS[name].is_native else (english, "en")
-    return chat.asked(before._replace(instruction=u), spoken)
+    u = scoring_instruction(name, language, native.instruction, english.instruction if english else "")
+    if english is None or not REWARD_KINDS[name].needs_english:
+        return chat.asked(native._replace(instruction=u), language)
+    return chat.asked(english._replace(instruction=u), ENGLISH)

@@ -249,9 +249,9 @@ def _preferences(
         "language": [samples.language] * len(ids),
         "prompt_id": ids,
         "instruction": [both.native.instruction for both in instructions],
-        "english_instruction": [both.english.instruction for both in instructions],
+        "english_instruction": [both.english and both.english.instruction for both in instructions],
         "messages": pa.array([both.native.json for both in instructions], pa.string()),
-        "english_messages": pa.array([both.english.json for both in instructions], pa.string()),
+        "english_messages": pa.array([both.english and both.english.json for both in instructions], pa.string()),
         "margin": pairs.selection.margin[rows],
         "length_penalty_alpha": np.full(len(ids), pairs.alpha),
     }

@@ -125,7 +125,8 @@ def _read(given: str) -> Tag | None:
     except (ValueError, LookupError):  # LanguageTagError is a ValueError
         return None
     code = parsed.language or ""
-    if not is_known or code in _NO_LANGUAGE or code in _OF_TABLES or "qaa" <= code <= "qtz":
+    is_private = code.startswith("x-") or "qaa" <= code <= "qtz" or parsed.territory in ("XX", "ZZ", "AA")
+    if not is_known or is_private or code in _NO_LANGUAGE or code in _OF_TABLES or text.lower() in _OFTEN_MEANT:
         return None
     language = parsed.prefer_macrolanguage().language or code
     return Tag(
@@ -322,6 +323,8 @@ def _named(name: str) -> str | None:
     """The tag of a language by its name, in English or its own, also with a typing error where one language is near."""
     from langcodes import Language
 
+    if len(name) < 4 and name.isascii():
+        return None  # a code that is wrong; many short words are the name of some language
     try:
         found = _read(Language.find(name, "en").to_tag())
     except LookupError:

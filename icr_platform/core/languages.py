@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -178,6 +179,69 @@ def _is_same_language(wanted: _Compared, found: _Compared) -> bool:
 
 def _is_alike(tag: _Compared, whole: str) -> bool:
     return tag.code not in _NOT_ALIKE and tag.written in {"", *_ALIKE[whole]}
+
+
+@lru_cache(maxsize=65536)
+def is_told_by(asked: str, label: str) -> bool:
+    """Whether an identifier that has `label` can tell texts in the language that was asked for from others.
+
+    It can where the label counts as the language, and where it knows the script: a label without one is of texts in the usual one.
+    Cyrillic Uzbek is taken for Kazakh by who knows the Latin one only. Chinese labels are of both scripts.
+
+    >>> is_told_by("swh_Latn", "sw"), is_told_by("zh-Hant", "zh"), is_told_by("uz-Cyrl", "uz"), is_told_by("uz-Cyrl", "uzn_Cyrl")
+    (True, True, False, True)
+    """
+    if not counts_as(asked, label):
+        return False
+    if asked in NAMES or not is_tag(asked) or not is_tag(label):
+        return True
+    wanted, found = read_tag(asked).written.lower(), read_tag(label).written.lower()
+    if {wanted, found} <= {*_ALIKE["zh"], ""}:
+        return True
+    # Of the sisters only some are written in Latin, and those are why a label counts.
+    return not wanted or not found or _ONE_SCRIPT.get(wanted, wanted) == _ONE_SCRIPT.get(found, found)
+
+
+def comparable(label: str) -> str:
+    """The shortest tag of what an identifier's label says: without a usual script, and 'und' for what is not a language.
+
+    >>> [comparable(label) for label in ("swh_Latn", "arb_Arab", "zho_Hans", "cmn_Hani", "srp_Cyrl", "ckb", "zxx_Zxxx")]
+    ['sw', 'ar', 'zh-Hans', 'zh', 'sr-Cyrl', 'ckb', 'und']
+    """
+    if not is_tag(label):
+        return UNDETERMINED
+    read = read_tag(label)
+    is_usual = read.script in ("", "Hani", read.usual_script)
+    says_script = read.script if not is_usual or (read.language in _SCRIPT_IS_SAID and read.script != "Hani") else ""
+    return f"{read.language}-{says_script}" if says_script else read.language
+
+
+def in_script(label: str, asked: str, text: str) -> str:
+    """The label with the script of the text, where a certain script was asked for and the text is in another one.
+
+    Identifiers without scripts in their labels take Serbian for Serbian in both of its scripts. Traditional and simplified Chinese
+    are one script to Unicode.
+
+    >>> in_script("sr", "sr-Latn", "Добар дан"), in_script("sr", "sr-Latn", "Dobar dan"), in_script("sr", "sr", "Добар дан")
+    ('sr-Cyrl', 'sr', 'sr')
+    """
+    if asked in NAMES or not is_tag(asked) or not is_tag(label) or read_tag(label).script:
+        return label
+    wanted = read_tag(asked).script
+    if wanted not in _SCRIPTS.values() or not counts_as(asked, label):
+        return label
+    names = [unicodedata.name(character, "").split(" ")[0] for character in text if character.isalpha()]
+    seen = Counter(script for name in names if (script := _SCRIPTS.get(name)))
+    script, count = seen.most_common(1)[0] if seen else (wanted, 0)
+    return f"{label}-{script}" if script != wanted and 2 * count > len(names) else label
+
+
+_SCRIPTS = {
+    "LATIN": "Latn", "CYRILLIC": "Cyrl", "ARABIC": "Arab", "DEVANAGARI": "Deva", "BENGALI": "Beng", "GURMUKHI": "Guru",
+    "MEETEI": "Mtei", "HEBREW": "Hebr", "MONGOLIAN": "Mong", "TIFINAGH": "Tfng", "GREEK": "Grek", "GEORGIAN": "Geor",
+    "ETHIOPIC": "Ethi", "THAANA": "Thaa", "NKO": "Nkoo", "ADLAM": "Adlm", "OL": "Olck", "TIBETAN": "Tibt", "ARMENIAN": "Armn",
+}  # fmt: skip
+"""Scripts by the first word of their letters' names."""
 
 
 def reward_instruction(language: str, english_instruction: str) -> str:

@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,9 +93,13 @@ class Named:
     """Annotates a setting that may have one of these names, or MODULE:NAME, or the name of a world with a part for the setting.
 
     The last is replaced by the place of that part: what a configuration contains never depends on the worlds.
+
+    other: whether a text of another form is a value, too. said: what that is, for the message.
     """
 
     names: tuple[str, ...]
+    other: Callable[[str], bool] | None = None
+    said: str = ""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return AfterValidator(self._check).__get_pydantic_core_schema__(source, handler)
@@ -106,9 +110,9 @@ class Named:
         parts = {name: world.parts[field] for name, world in worlds.items() if field in world.parts}
         if value in parts:
             return parts[value].place
-        if value in self.names or is_place(value):
+        if value in self.names or is_place(value) or (self.other is not None and self.other(value)):
             return value
-        raise ValueError(f"should be one of {', '.join((*self.names, *parts))}, or your own as MODULE:NAME")
+        raise ValueError(f"should be one of {', '.join((*self.names, *parts))}, {self.said}or your own as MODULE:NAME")
 
 
 def make_importable(folder: Path) -> None:

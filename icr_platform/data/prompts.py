@@ -5,11 +5,11 @@ They may lie in
 - a path with `{language}` in it;
 - one file with a `language` column;
 - a `prompts` artifact of an earlier run (a folder with `manifest.json`);
-- a hub data set (`owner/name`, `owner/name:configuration:split`), or the folder of a saved one, whose configurations or splits are
-  named by language or whose rows have a `language` column. Of several splits the first of train, test and validation is read.
+- a hub data set (`owner/name@revision:configuration:split`), or the folder of one (`data.hub_sets`), whose configurations or splits
+  are named by language or whose rows have a `language` column. Of several splits the first of train, test and validation is read.
 
-A row has an instruction, an id (text or whole number) and, optionally, the name of the data set that it comes from;
-`data.row_fields` lists what their columns may be called.
+A row has an instruction, or a conversation that ends with one, an id (text or whole number) and, optionally, the name of the data
+set that it comes from; `data.row_messages` and `data.row_fields` list what their columns may be called.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from icr_platform.core.artifacts import completed, open_artifact, own_manifest, text_digest
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import ENGLISH, english_first, is_english, names_language, twice
 from icr_platform.core.languages import language_name
@@ -38,9 +39,9 @@ from icr_platform.data.row_fields import (
     checked,
     identity_of,
     refused,
-    turn_of,
 )
 from icr_platform.data.row_files import SourceRow
+from icr_platform.data.row_messages import turn_of
 from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, name_in
 from icr_platform.data.sources import open_source
 from icr_platform.data.wording import left_out, shown
@@ -55,7 +56,7 @@ class Prompt(NamedTuple):
     """One row of a prompt source. `where` names its file and row, for messages; `is_named` whether it has an id of its own."""
 
     prompt_id: str
-    instruction: str
+    asked: Conversation
     source: str
     where: str
     is_named: bool
@@ -107,7 +108,8 @@ def load_prompts(
     read = {*names.values(), english_name}
     unread = [name for name in source.names if name != UNNAMED and name not in read and not names_language(name)]
     notes += left_out(path, unread)
-    seen = Columns(path, (*_SOURCE_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD, *PROMPTS.schema.names))
+    own = [name for name in PROMPTS.schema.names if name != "messages"]  # which is read where it asks
+    seen = Columns(path, (*_SOURCE_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD, *own))
     english = None
     if english_name is not None:
         english = _read_language(source, english_name, seen, may_lack_ids=len(read) == 1)
@@ -124,6 +126,7 @@ def load_prompts(
                 _note_digests(source, name, rows, notes)
         kept = list(rows if english is None else english)[:limit]
         tables.append(_aligned(language, rows, english, kept))
+        notes += _other_turns(source.where(name), [rows[key] for key in kept if key in rows], english or rows)
         absent = tuple(prompt_id for prompt_id in kept if prompt_id not in rows)
         if absent:
             missing[language] = absent
@@ -175,9 +178,9 @@ def _open(path: str, languages: Sequence[str], columns: ColumnNames) -> RowSourc
     source = open_source(path, _WANTED, {ENGLISH, *languages} if languages else (), columns=columns)
     if source.names == (UNNAMED,):
         row = next(source.rows(UNNAMED), None)
-        columns = shown(list(row.fields)) if row else "none"
+        found = shown(list(row.fields)) if row else "none"
         raise InputError(
-            f"{path}: is one file; give its folder, with one file per language, or add a column 'language'; found: {columns}"
+            f"{path}: is one file; give its folder, with one file per language, or add a column 'language'; found: {found}"
         )
     return source
 
@@ -203,16 +206,16 @@ def _read_language(source: RowSource, language: str, columns: Columns, may_lack_
                 )
             if key is not None and not is_named:
                 raise BadRow("has an id while rows before it have none; give every row one")
-            name = key or text_digest(turn.text)[:_DIGITS_OF_A_DIGEST]
+            name = key or text_digest(*turn.asked.identity)[:_DIGITS_OF_A_DIGEST]
             origin = next((str(row.fields[field]) for field in _SOURCE_FIELDS if row.fields.get(field) is not None), "")
             source_name = checked("source", origin, "name the data set") if origin.strip() else origin
         except BadRow as error:
             raise refused(row, error) from None
-        columns.see(part, row.fields, turn.remarks, [turn.column])
+        columns.see(part, row.fields, turn.remarks, turn.columns)
         if name in prompts:
-            field = f"field 'id' {key!r}" if key else f"field {turn.column!r}"
+            field = f"field 'id' {key!r}" if key else f"field {turn.columns[0]!r}"
             raise InputError(f"{row.where}: {field} is a duplicate of {prompts[name].where}; remove one of the rows")
-        prompts[name] = Prompt(name, turn.text, source_name, row.where, key is not None)
+        prompts[name] = Prompt(name, turn.asked, source_name, row.where, key is not None)
     if not prompts:
         raise InputError(f"{source.where(language)}: empty prompt set; add rows with 'id' and 'instruction'")
     return prompts
@@ -231,12 +234,13 @@ class _ArtifactRows:
         table = open_artifact(folder, PROMPTS).read()
         if any(map(is_english, pc.unique(table["language"]).to_pylist())):
             return cls(str(folder), table)
-        # A run without English wrote the English instruction of every id, if it had one, into its other languages' rows.
-        rows = table.filter(pc.is_valid(table["english_instruction"])).to_pylist()
-        english = {row["prompt_id"]: row["english_instruction"] for row in rows}
+        # A run without English wrote the English of every id, if it had one, into its other languages' rows.
+        found = table.filter(pc.is_valid(table["english_instruction"])).to_pylist()
+        english = {row["prompt_id"]: (row["english_instruction"], row["english_messages"]) for row in found}
+        names = ("instruction", "messages", "english_instruction", "english_messages")
         rows = [
-            {"language": ENGLISH, "prompt_id": key, "instruction": text, "english_instruction": text, "source": ""}
-            for key, text in english.items()
+            {"language": ENGLISH, "prompt_id": key, "source": ""} | dict(zip(names, said * 2, strict=True))
+            for key, said in english.items()
         ]
         added = pa.Table.from_pylist(rows, schema=PROMPTS.schema)
         return cls(str(folder), pa.concat_tables([table, added]))
@@ -251,7 +255,22 @@ class _ArtifactRows:
     def rows(self, language: str) -> Iterator[SourceRow]:
         numbers = pc.indices_nonzero(pc.equal(self.table["language"], language))
         for number, row in zip(numbers.to_pylist(), self.table.take(numbers).to_pylist(), strict=True):
+            # Its texts were read before: one that looks like a transcript is not taken for one now.
+            row["messages"] = Conversation.of(row.pop("instruction"), row["messages"]).messages
             yield SourceRow(f"{self.path}: row {number + 1}", row, number + 1)
+
+
+def _other_turns(where: str, prompts: Sequence[Prompt], english: Mapping[str, Prompt]) -> list[str]:
+    """A note on conversations whose English counterpart has other turns: it is English after which rewards are scored."""
+    other = [prompt for prompt in prompts if prompt.asked.roles != english[prompt.prompt_id].asked.roles]
+    if not other:
+        return []
+    first = other[0].prompt_id
+    roles = [", ".join(asked.roles) for asked in (other[0].asked, english[first].asked)]
+    return [
+        f"{where}: {len(other)} of {len(prompts)} prompts have other messages than their English rows, after which rewards are scored; "
+        f"the first is {first!r}: {roles[0]}, in English {roles[1]}"
+    ]
 
 
 def _aligned(
@@ -267,8 +286,12 @@ def _aligned(
     columns = {
         "language": [language] * len(chosen),
         "prompt_id": [prompt.prompt_id for prompt in chosen],
-        "instruction": [prompt.instruction for prompt in chosen],
-        "english_instruction": [english[prompt.prompt_id].instruction if english else None for prompt in chosen],
+        "instruction": [prompt.asked.instruction for prompt in chosen],
+        "english_instruction": [english[prompt.prompt_id].asked.instruction if english else None for prompt in chosen],
         "source": [prompt.source for prompt in chosen],
+        "messages": pa.array([prompt.asked.json for prompt in chosen], pa.string()),
+        "english_messages": pa.array(
+            [english[prompt.prompt_id].asked.json if english else None for prompt in chosen], pa.string()
+        ),
     }
     return completed(pa.table(columns), PROMPTS)

@@ -23,18 +23,18 @@ from icr_platform.core.schemas import OUTPUTS
 from icr_platform.core.spoken_messages import TEXT_PARTS, THOUGHT_FIELDS, spoken_in, thought_text
 from icr_platform.data.column_map import NO_MAP, ColumnNames, refuse_map
 from icr_platform.data.row_fields import (
+    HISTORY_FIELDS,
     INPUT_FIELD,
     ROW_GROUPS,
     SYSTEM_FIELDS,
     BadRow,
     Columns,
     identity_of,
-    messages_of,
     refused,
     text_fault,
-    turn_of,
 )
 from icr_platform.data.row_files import SourceRow
+from icr_platform.data.row_messages import messages_of, turn_of
 from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, name_in
 from icr_platform.data.sources import open_source
 from icr_platform.data.wording import shown
@@ -134,7 +134,8 @@ def load_reference_outputs(
     outputs: dict[tuple[str, str], tuple[str, ...]] = {}
     facts: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {}
     notes = list(opened.notes)
-    seen = Columns(source, (*_OUTPUT_FIELDS, *_ASKED_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD, *THOUGHT_FIELDS))
+    read = (*_OUTPUT_FIELDS, *_ASKED_FIELDS, *SYSTEM_FIELDS, *HISTORY_FIELDS, INPUT_FIELD, *THOUGHT_FIELDS)
+    seen = Columns(source, read)
     for language in instructions:
         # One file without a word on languages is read where one language is asked for.
         is_only = opened.names == (UNNAMED,) and len(instructions) == 1
@@ -235,8 +236,9 @@ def _output(row: SourceRow, may_be_empty: bool) -> _FileOutput:
         )
     # What is called otherwise may be a prompt as a model saw it, with a template around it: it serves where there is no id.
     if identity is None or asked == "instruction":
-        turn = turn_of({name: fields.get(name) for name in (*_ASKED_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD)})
-        return _FileOutput(row.where, identity, turn.text, split.answer, thought, split.is_cut, told_apart)
+        names = (*_ASKED_FIELDS, *SYSTEM_FIELDS, *HISTORY_FIELDS, INPUT_FIELD)
+        turn = turn_of({name: fields.get(name) for name in names}, may_be_answered=True)
+        return _FileOutput(row.where, identity, turn.asked.instruction, split.answer, thought, split.is_cut, told_apart)
     return _FileOutput(row.where, identity, None, split.answer, thought, split.is_cut, told_apart)
 
 

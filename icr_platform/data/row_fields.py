@@ -1,11 +1,11 @@
-"""What a row says, whatever its columns are called: its id, its instruction, a conversation of one turn, the columns nobody reads."""
+"""What a row says, whatever its columns are called: its id, its texts, the columns nobody reads."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from icr_platform.core.errors import InputError
 from icr_platform.data.row_files import SourceRow
@@ -15,7 +15,8 @@ from icr_platform.data.wording import short, shown
 ID_FIELDS = ("prompt_id", "id", "instruction_id", "question_id", "uid", "uuid", "key", "_id", "example_id", "idx")
 INSTRUCTION_FIELDS = ("instruction", "prompt", "question", "query", "inputs", "text")
 MESSAGE_FIELDS = ("messages", "conversations", "conversation")
-SYSTEM_FIELDS = ("system", "system_prompt")
+SYSTEM_FIELDS = ("system", "system_prompt", "system_message")
+HISTORY_FIELDS = ("history", "chat_history")
 INPUT_FIELD = "input"
 SOURCE_FIELDS = ("source", "dataset", "datasplit")
 ABOUT_THE_ROW = frozenset({*ID_FIELDS, *SOURCE_FIELDS, *LANGUAGE_FIELDS, "generator", "model"})
@@ -24,39 +25,21 @@ ROW_GROUPS = (
     ID_FIELDS,
     (*INSTRUCTION_FIELDS, *MESSAGE_FIELDS),
     SYSTEM_FIELDS,
+    HISTORY_FIELDS,
     (INPUT_FIELD,),
     SOURCE_FIELDS,
     LANGUAGE_FIELDS,
 )
 """Columns of a question that are read as one thing; see `row_sources.Wanted`."""
-_ROLES = {
-    "user": "user", "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant",
-    "chatgpt": "assistant", "bot": "assistant", "system": "system", "developer": "system",
-}  # fmt: skip
-_ASKING_FIELDS = (*INSTRUCTION_FIELDS, *MESSAGE_FIELDS, INPUT_FIELD)
-_REMARKS = {
-    "system": "a system text, which was put before the instruction, after it an empty line",
+REMARKS = {
+    "system": "a system text, which is a message of its own before the instruction",
+    "history": "earlier turns, which are asked with the instruction",
+    "transcript": "a transcript of Human: and Assistant:, which is read as a conversation",
     "input": "an 'input', which was put behind the instruction, after an empty line",
     "answer": "an answer after the instruction, which is not used",
 }
-_ONE_TURN = "conversations of several turns are not read, keep one turn"
 _LARGEST_WHOLE = 2**53
 _LONGEST_ID = 1000  # characters
-
-
-class Message(NamedTuple):
-    """role: user, assistant or system."""
-
-    role: str
-    text: str
-
-
-class Turn(NamedTuple):
-    """An instruction as it is asked, the column it stands in, and which of `_REMARKS` apply."""
-
-    text: str
-    column: str
-    remarks: tuple[str, ...]
 
 
 class BadRow(Exception):  # noqa: N818 - becomes an InputError or a row that is left out
@@ -88,7 +71,7 @@ class Columns:
         joined = [
             f"{part}: {counts[name]:,} rows have {what}"
             for part, counts in self._remarks.items()
-            for name, what in _REMARKS.items()
+            for name, what in REMARKS.items()
             if counts[name]
         ]
         unused: dict[tuple[str, ...], list[str]] = {}
@@ -138,82 +121,6 @@ def identity_of(fields: Mapping[str, Any]) -> str | None:
             raise BadRow(f"field {name!r} has {len(str(value)):,} characters; give an id of at most {_LONGEST_ID:,}")
         return str(value)
     return None
-
-
-def messages_of(value: Any) -> list[Message] | None:
-    """A conversation in the layout of OpenAI (role, content) or ShareGPT (from, value); None where it is not a list of messages.
-
-    Raises:
-        BadRow: a message has an unknown role, or something other than text.
-    """
-    if isinstance(value, Mapping):
-        value = [value]
-    if not isinstance(value, list) or not value or not all(isinstance(item, Mapping) for item in value):
-        return None
-    messages = []
-    for item in value:
-        said = item.get("role", item.get("from"))
-        role = _ROLES.get(str(said).lower())
-        if role is None:
-            raise BadRow(f"a message is from {short(repr(said))}; known roles are user, assistant and system")
-        content = item.get("content", item.get("value"))
-        if isinstance(content, list):  # parts, as multimodal models take them
-            parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
-            content = "\n".join(parts) if all(isinstance(part, str) for part in parts) else None  # type: ignore[arg-type]
-        if not isinstance(content, str):
-            raise BadRow(f"a message of the {role} is not text; remove the row")
-        messages.append(Message(role, content))
-    return messages
-
-
-def turn_of(fields: Mapping[str, Any]) -> Turn:
-    """The instruction of a row that asks once.
-
-    A system text is put before it and Alpaca's `input` behind it, each with an empty line between.
-
-    Raises:
-        BadRow: no column contains an instruction, it is empty or not text, or the conversation has several turns.
-    """
-    column = next((name for name in _ASKING_FIELDS if fields.get(name) is not None), None)
-    if column is None:
-        raise BadRow(
-            f"field 'instruction' is missing; found: {shown(list(fields))}; known: {', '.join(_ASKING_FIELDS[:-1])}; write the instruction or "
-            "remove the row"
-        )
-    check_no_history(fields)
-    value, system, answer = fields[column], "", ""
-    if (messages := messages_of(value)) is not None:
-        system, value, answer = conversation_of(messages)
-    text = checked(column, value, "write the instruction or remove the row")
-    before = [given for given in (system, *(optional_text(fields, name) for name in SYSTEM_FIELDS)) if given]
-    context = optional_text(fields, INPUT_FIELD) if column != INPUT_FIELD else ""
-    behind = [context] if context and context not in text else []  # some files repeat it within the instruction
-    applies = {"system": before, "input": behind, "answer": answer}
-    return Turn("\n\n".join([*before, text, *behind]), column, tuple(name for name, value in applies.items() if value))
-
-
-def check_no_history(fields: Mapping[str, Any]) -> None:
-    """Raise BadRow for a row that keeps earlier turns in a list of its own, as LLaMA-Factory's Alpaca layout does."""
-    if isinstance(fields.get("history"), list) and fields["history"]:
-        raise BadRow(f"field 'history' contains earlier turns; {_ONE_TURN}")
-
-
-def conversation_of(messages: Sequence[Message]) -> tuple[str, str, str]:
-    """System text, the user's one turn, and the assistant's answer to it ('' where there is none).
-
-    Raises:
-        BadRow: there are several turns, or none of the user.
-    """
-    turns = [message for message in messages if message.role != "system"]
-    system = "\n\n".join(message.text for message in messages if message.role == "system" and message.text.strip())
-    roles = [message.role for message in turns]
-    if roles not in (["user"], ["user", "assistant"]):
-        if roles.count("user") > 1 or len(turns) > 2:
-            raise BadRow(
-                f"is a conversation of {len(turns)} messages; conversations of several turns are not read, keep one turn"
-            )
-        raise BadRow("the conversation has no turn of the user; write one")
-    return system, turns[0].text, turns[1].text if len(turns) > 1 else ""
 
 
 def checked(name: str, value: Any, fix: str) -> str:

@@ -4,28 +4,35 @@
   only there (implicit prompts);
 - transcripts, `\\n\\nHuman: ... \\n\\nAssistant: ...` in both (HH-RLHF);
 - two responses and which is better (PKU-SafeRLHF, SHP, AlpacaFarm, Chatbot Arena, HelpSteer3).
+
+Both responses answer one conversation of any number of turns: they may differ in the last turn only.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from icr_platform.core.conversations import ASSISTANT, SYSTEM, USER, Conversation
 from icr_platform.data.row_fields import (
+    HISTORY_FIELDS,
     ID_FIELDS,
     INPUT_FIELD,
     INSTRUCTION_FIELDS,
     MESSAGE_FIELDS,
     SYSTEM_FIELDS,
     BadRow,
-    Message,
-    check_no_history,
     checked,
-    conversation_of,
-    messages_of,
     optional_text,
+)
+from icr_platform.data.row_messages import (
+    Message,
+    history_of,
+    listed,
+    messages_of,
+    prompt_of,
+    transcript_of,
 )
 from icr_platform.data.row_sources import LANGUAGE_FIELDS
 from icr_platform.data.wording import shown
@@ -40,8 +47,6 @@ _SCORES = (
     ("rating_chosen", "rating_rejected"), ("chosen_reward", "rejected_reward"),
 )  # fmt: skip
 _PROMPT_FIELDS = (*INSTRUCTION_FIELDS, "history", "context", "post", "input")
-_ROLES = {"Human": "user", "Assistant": "assistant"}
-_SPEAKER = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant):[ ]?")
 FIELDS = frozenset({
     *(name for names in (*_PAIRS, *_SCORES) for name in names), *MESSAGE_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD,
 })  # fmt: skip
@@ -51,10 +56,10 @@ FIELDS = frozenset({
 class Texts(NamedTuple):
     """A preference as its row says it.
 
-    scores: of chosen and rejected, where the row has both. columns: that were read. remarks: as in `row_fields.Turn`.
+    scores: of chosen and rejected, where the row has both. columns: that were read. remarks: as in `row_messages.Turn`.
     """
 
-    instruction: str
+    asked: Conversation
     chosen: str
     rejected: str
     scores: tuple[float, float] | None
@@ -133,7 +138,6 @@ def texts_of(fields: Mapping[str, Any]) -> Texts:
         BadRow: what is wrong, naming the field; TiedRow for a row that prefers neither.
     """
     names, chosen, rejected, more = _responses(fields)
-    check_no_history(fields)
     turns = {name: _conversation(value, name) for name, value in zip(names, (chosen, rejected), strict=True)}
     # Next to whole conversations in both, `messages` repeats the chosen one.
     is_short = all(len(said) == 1 for said in turns.values())
@@ -145,30 +149,39 @@ def texts_of(fields: Mapping[str, Any]) -> Texts:
             f"field 'prompt' is missing, empty or not text; found: {shown(list(fields))}; known: {', '.join(_PROMPT_FIELDS)}, or "
             "conversations in chosen and rejected"
         )
+    earlier = history_of(fields, prompt_name or "")
+    more += tuple(name for name in HISTORY_FIELDS if isinstance(fields.get(name), list))
     before, answers = [], []
     for name, said in turns.items():
-        if said[-1].role != "assistant":
+        if said[-1].role != ASSISTANT:
             raise BadRow(f"field {name!r} ends with a message of the {said[-1].role}; end it with the response")
         answers.append(checked(name, said[-1].text, "give a string or one message"))
-        before.append(_history(asked, said[:-1], name, prompt_name))
+        before.append(_before(asked, said[:-1], name, prompt_name))
     if before[0] != before[1]:
-        raise BadRow(f"fields {names[0]!r} and {names[1]!r} answer different conversations; pairs share one prompt")
-    system, instruction, answered = conversation_of(before[0])
-    if answered:
+        raise BadRow(
+            f"fields {names[0]!r} and {names[1]!r} answer different conversations; pairs share one prompt, and differ in the last turn "
+            "only"
+        )
+    if before[0][-1].role == ASSISTANT:
         raise BadRow("the conversation before the responses ends with the assistant; end it with the user")
-    instruction = checked(prompt_name or names[0], instruction, "write the instruction or remove the row")
-    systems = [text for text in (system, *(optional_text(fields, name) for name in SYSTEM_FIELDS)) if text]
-    context = optional_text(fields, INPUT_FIELD) if prompt_name != INPUT_FIELD else ""
-    behind = [context] if context and context not in instruction else []
     if answers[0] == answers[1]:
         raise BadRow(f"field {names[0]!r} equals {names[1]!r}; remove the row")
+    systems = [text for name in SYSTEM_FIELDS if (text := optional_text(fields, name))]
+    behind = optional_text(fields, INPUT_FIELD) if prompt_name != INPUT_FIELD else ""
+    conversation = prompt_of([*earlier, *before[0]], prompt_name or names[0], systems, behind)
+    has_system = conversation.roles[0] == SYSTEM
+    remarks = {
+        "system": has_system,
+        "history": len(conversation.history) > has_system,
+        "input": behind and behind not in before[0][-1].text,
+    }
     return Texts(
-        "\n\n".join([*dict.fromkeys(systems), instruction, *behind]),
+        conversation,
         answers[0],
         answers[1],
         _scores(fields),
         frozenset({*names, *more, *([prompt_name] if prompt_name else [])}),
-        tuple(name for name, value in (("system", systems), ("input", behind)) if value),
+        tuple(name for name, value in remarks.items() if value),
     )
 
 
@@ -200,11 +213,15 @@ def _responses(fields: Mapping[str, Any]) -> tuple[tuple[str, str], Any, Any, tu
 
 def _conversation(value: Any, name: str) -> list[Message]:
     """A field as messages: a text is one of the user in a prompt and of the assistant in a response, unless it is a transcript."""
-    role = "user" if name in (*_PROMPT_FIELDS, *MESSAGE_FIELDS) else "assistant"
+    is_prompt = name in (*_PROMPT_FIELDS, *MESSAGE_FIELDS)
+    role = USER if is_prompt else ASSISTANT
+    value = listed(value, name)
     if isinstance(value, str):
-        if value.lstrip().startswith(("Human:", "Assistant:")) and _SPEAKER.search(value):
-            return _transcript(value, name)
-        return [Message(role, value)] if value.strip() else _empty(name)
+        said = transcript_of(value)
+        # An `Assistant:` with nothing behind it ends a prompt.
+        if said and said[-1].role == ASSISTANT and not said[-1].text.strip() and is_prompt:
+            said.pop()
+        return said or ([Message(role, value)] if value.strip() else _empty(name))
     if isinstance(value, Mapping) and "role" not in value and "from" not in value and "content" in value:
         return [Message(role, value["content"])] if isinstance(value["content"], str) else _empty(name)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
@@ -216,6 +233,8 @@ def _conversation(value: Any, name: str) -> list[Message]:
         and not {"role", "from"} & set(value[0])
     ):
         return _conversation(value[0], name)
+    if name in HISTORY_FIELDS and isinstance(value, list):
+        return history_of({name: value}) or _empty(name)
     return messages_of(value) or _empty(name)
 
 
@@ -223,28 +242,23 @@ def _empty(name: str) -> list[Message]:
     raise BadRow(f"field {name!r} is missing or not text; give a string or one message")
 
 
-def _transcript(text: str, name: str) -> list[Message]:
-    """`\\n\\nHuman: a\\n\\nAssistant: b` as messages; an `Assistant:` with nothing behind it, which ends a prompt, is none."""
-    pieces = _SPEAKER.split(text)
-    said = [Message(_ROLES[role], spoken) for role, spoken in zip(pieces[1::2], pieces[2::2], strict=True)]
-    if said and said[-1].role == "assistant" and not said[-1].text.strip() and name in _PROMPT_FIELDS:
-        said.pop()
-    return said or _empty(name)
+def _before(asked: Sequence[Message], inside: Sequence[Message], name: str, prompt_name: str | None) -> list[Message]:
+    """The conversation before a response: as the prompt says it, as the response's own messages do, or both alike.
 
-
-def _history(asked: Sequence[Message], inside: Sequence[Message], name: str, prompt_name: str | None) -> list[Message]:
-    """The conversation before a response: as the prompt says it, as the response's own messages do, or both alike."""
-    if not inside:
-        return list(asked)
-    turns = [message for message in inside if message.role != "system"]
-    given = [message for message in asked if message.role != "system"]
+    A prompt of one turn may be the first or the last turn of the user in the messages.
+    """
+    turns = [message for message in inside if message.role != SYSTEM]
+    given = [message for message in asked if message.role != SYSTEM]
     if not turns:
         return [*inside, *asked]
-    if given and [(m.role, m.text.split()) for m in given] != [(m.role, m.text.split()) for m in turns]:
-        if len(turns) > len(given) and len(given) == 1:
-            raise BadRow(f"field {name!r} is a conversation of several turns, which are not read; keep one turn")
+    said, inner = ([(message.role, message.text.split()) for message in each] for each in (given, turns))
+    is_part = len(said) == 1 and said[0] in (inner[0], inner[-1])
+    if given and said != inner and not is_part:
         raise BadRow(f"field {name!r} answers another instruction than field {prompt_name!r} contains; correct one")
-    return list(inside) if any(message.role == "system" for message in inside) or not asked else list(asked)
+    if (is_part and said != inner) or not asked:
+        systems = [] if any(message.role == SYSTEM for message in inside) else [m for m in asked if m.role == SYSTEM]
+        return [*systems, *inside]
+    return list(inside) if any(message.role == SYSTEM for message in inside) else list(asked)
 
 
 def _scores(fields: Mapping[str, Any]) -> tuple[float, float] | None:

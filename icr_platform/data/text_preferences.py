@@ -156,7 +156,10 @@ class _Reader:
         while (language, key) in self._ids:  # of another file of the same language
             key = f"{prompt_id}-{len(self._pairs)}"
         self._ids.add((language, key))
-        self._pairs.append(TextPair(key, texts.instruction, texts.chosen, texts.rejected, language=language))
+        asked = texts.asked
+        self._pairs.append(
+            TextPair(key, asked.instruction, texts.chosen, texts.rejected, language=language, messages=asked.json)
+        )
         self._scores.append(texts.scores)
 
     def result(self, notes: list[str]) -> TextPreferences:

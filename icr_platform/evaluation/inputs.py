@@ -68,7 +68,7 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         raise InputError(
             f"config: field 'reference_outputs' is missing for the {config.judge} judge; give --reference-outputs"
         )
-    check_judge(config, template)
+    asked = check_judge(config, template)
     prompts = load_prompts(config.prompts, config.languages, config.limit, config.prompt_columns)
     said: tuple[str, ...] = ()
     if not config.outputs:
@@ -79,12 +79,14 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
     instructions: dict[str, dict[str, str]] = {language: {} for language in prompts.languages}
     for row in prompts.table.select(["language", "prompt_id", "instruction"]).to_pylist():
         instructions[row["language"]][row["prompt_id"]] = row["instruction"]
+    # A file of outputs is looked at as one of any language, which for those of rare ones says another language.
+    unchecked = [*identify.unknown(prompts.languages), *identify.among_all(prompts.languages)]
     references = (
         load_reference_outputs(
             config.reference_outputs,
             instructions,
             identify,
-            unknown=identify.unknown(prompts.languages),
+            unknown=unchecked,
             columns=config.reference_columns,
         )
         if config.reference_outputs
@@ -95,8 +97,8 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
     if config.outputs:
         outputs = load_reference_outputs(config.outputs, instructions, may_be_empty=True, columns=config.output_columns)
     control, unused = _read_control(config, instructions)
-    if outputs and outputs.identifier not in (None, config.language_identifier):
-        by = f"by {config.language_identifier} instead of {outputs.identifier}"
+    if outputs and outputs.identifier not in (None, identify.name):
+        by = f"by {identify.name} instead of {outputs.identifier}"
         unused += (f"{config.outputs}: its languages are not used, they are identified again {by}",)
     return EvaluationInputs(
         config=config,
@@ -106,7 +108,7 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         outputs=outputs,
         template=template,
         control=control,
-        unused=said + unused,
+        unused=said + asked + unused,
     )
 
 

@@ -23,7 +23,7 @@ from icr_platform.engines.endpoints.chat_client import Failure, ask_all, check_e
 from icr_platform.engines.endpoints.replies import Reply
 from icr_platform.engines.endpoints.reply_cache import ReplyCache
 from icr_platform.engines.execution.map_parts import check_execution, map_parts, worker_count
-from icr_platform.engines.judging.api_judge import confirmed_endpoint, endpoint_of
+from icr_platform.engines.judging.api_judge import asked_with, confirmed_endpoint, endpoint_of
 from icr_platform.engines.sampling.choice import check_policy, engine_notes, make_sampler
 from icr_platform.engines.sampling.prompt_checks import check_prompts
 from icr_platform.engines.sampling.response_parts import engine_gpus
@@ -76,7 +76,7 @@ def read(config: MtBenchConfig) -> MtBenchInputs:
     questions = load_questions(config.questions, languages, config.reference_answers, notes)
     answers = None
     if config.answers:
-        answers = load_answers(config.answers, languages)
+        answers = load_answers(config.answers, languages, notes)
         missing = unanswered(questions, answers)
         if missing:
             raise InputError(
@@ -158,6 +158,12 @@ def run(inputs: MtBenchInputs, context: StageContext) -> StageResult:
             f"all are kept in {ratings.folder}"
         )
     notes = [*inputs.notes, *served]
+    graded = frame[frame["outcome"] != NO_ANSWER]
+    if empty := int((graded["answer"].str.strip() == "").sum()):
+        notes.append(
+            f"{empty} of {len(graded)} answers are empty, and are graded as such; of a model that thinks they may have been cut within "
+            "the thought: give more --max-tokens"
+        )
     for language, without in dropped.groupby("language", sort=False):
         notes += fault_notes(str(language), Counter(without["reason"]), "questions", "ratings")
     return StageResult({"ratings": ratings.folder}, metrics, {"mt_bench_categories": categories}, tuple(notes))
@@ -225,7 +231,8 @@ def _grade(
     graded = [(question, turn) for question, turn in turns if question.key in spoken]
     messages = [grading_messages(question, spoken[question.key], turn) for question, turn in graded]
     cache = ReplyCache(config.cache_folder)
-    replies: list[Reply | Failure] = ask_all(confirmed_endpoint(config), cache, messages, PARAMETERS)
+    parameters = asked_with(PARAMETERS, config.judge_chat_template_kwargs)
+    replies: list[Reply | Failure] = ask_all(confirmed_endpoint(config), cache, messages, parameters)
     cache.close()
     grades = {(question.key, turn): grade(reply) for (question, turn), reply in zip(graded, replies, strict=True)}
     rows = []

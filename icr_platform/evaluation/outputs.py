@@ -44,7 +44,7 @@ def write_outputs(
     """
     slices = list(prompt_slices(inputs.prompts.table, config.shard_prompts))
     left, own = unanswered_parts(len(slices), writer, drops)
-    identifier: str | None = config.language_identifier
+    identifier: str | None = inputs.identify.name
     if inputs.outputs is not None:
         # An artifact's rows keep the languages they came with, unless another identifier is asked for; files have none.
         keep = inputs.outputs.is_artifact and inputs.outputs.identifier in (None, identifier)

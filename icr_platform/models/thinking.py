@@ -272,6 +272,37 @@ def encode_thoughtful(
     return thinking + _markup(tokenizer, end) + encode_response(tokenizer, answer, finished) if answer else thinking
 
 
+def end_marker(tokenizer: PreTrainedTokenizerBase) -> int | str | None:
+    """What ends the thoughts that the template knows of, as a token or, where it is written with several, as text; None for none."""
+    markers = markers_of(tokenizer)
+    if markers.has_channels:
+        return int(tokenizer.get_vocab()["<|message|>"])  # the last one begins the answer
+    known = [marked for marked in markers.styles if marked.in_template]
+    return (known[0].style.closing if known[0].closing is None else known[0].closing) if known else None
+
+
+def end_of_thought(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int]) -> list[int]:
+    """The ids to put behind a prompt so that the answer comes next: they end the block that the template opened, are an empty block where
+    the template asks for one in words, and begin what the answer stands in; none where the answer comes next anyway.
+    """
+    markers, prompt = markers_of(tokenizer), _shown(tokenizer, prompt_ids)
+    text = ""
+    if markers.has_channels and not prompt.endswith("<|message|>"):
+        text = "<|channel|>final<|message|>"
+    for marked in markers.styles:
+        style, is_open = marked.style, _leaves_open(prompt, marked)
+        # As templates write an empty block: `<think>\n\n</think>\n\n`, but `<|channel>thought\n<channel|>`.
+        if is_open:
+            text = f"\n{style.closing}\n\n" if prompt.endswith("\n") and not style.label else style.closing
+        elif is_open is None and style.opening in prompt and style.closing in prompt:
+            text = f"{style.opening}\n\n{style.closing}\n\n"
+        if is_open is not None and style.closing == "<|END_THINKING|>" and not prompt.endswith("<|START_RESPONSE|>"):
+            text += "<|START_RESPONSE|>"
+        if text or is_open is False:
+            break
+    return [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]] if text else []
+
+
 def _shown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The text with its special tokens."""
     text: Any = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)

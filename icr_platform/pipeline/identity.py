@@ -33,7 +33,7 @@ from icr_platform.core.parts import module_of
 from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
 from icr_platform.data.column_map import ColumnNames
 from icr_platform.engines.endpoints.served_model import served_model
-from icr_platform.engines.identification.language_id import identifier_place
+from icr_platform.engines.identification.language_id import identifier_place, identity_of
 from icr_platform.engines.judging.choice import judge_place
 from icr_platform.engines.judging.settings import NO_JUDGE
 from icr_platform.engines.sampling.choice import sampler_place
@@ -52,6 +52,9 @@ Settings = dict[str, Any]
 Known = Mapping[str, str]
 _PACKAGE = "icr_platform"
 _KEY = ["language", "prompt_id"]
+_LATER = ("messages", "thought", "thought_language", "thought_token_count")
+"""Columns of outputs that came later: where they are null, an output is what it was before."""
+_ASKED = ("instruction", "english_instruction", "messages", "english_messages")
 _ROWS_AT_ONCE = 4096
 _BY_RESOLUTION = ("dtype", "server_url", "server_model", "server_identity", "judge_identity")
 _COLUMNS = ("prompt_columns", "preference_columns", "reference_columns", "output_columns")
@@ -66,6 +69,7 @@ _SELECTION = frozenset({
 _TRANSLATION = ("translation_max_tokens",)
 _LENGTH_CONTROL = ("lc_cross_validation",)
 _SEED_PICKS_ORDERS = ("logprob", "openai")
+_POLICYS_OWN = {"chat_template_kwargs", "system_prompt", "system_role"}  # and not the judge's
 _ASKING = ("judge_api_model", "judge_answer", "judge_samples")
 # Of an accelerate configuration: where its processes run and find each other.
 _LAUNCH_PLACES = frozenset({
@@ -167,7 +171,9 @@ def _digest(values: Settings) -> str:
 def _settings(config: Config, *without: str) -> Settings:
     """The settings by value, but for those that enter otherwise and those named."""
     left_out = {*_BY_RESOLUTION, *without}
-    return {name: value for name, value in identifying(config).items() if name not in left_out}
+    found = {name: value for name, value in identifying(config).items() if name not in left_out}
+    # A model of languages by what is in it, wherever it lies.
+    return {name: identity_of(value) if name == "language_identifier" else value for name, value in found.items()}
 
 
 @singledispatch
@@ -193,7 +199,7 @@ def _generate(config: GenerateConfig, known: Known) -> _Basis:
     settings = _settings(config, *_BY_ROWS, *_unused_sampling(config)) | _sampling(config, config.policy)
     return _Basis(
         settings=settings,
-        inputs={"policy": policy, "prompts": _rows_digest(_table_rows(prompts))},
+        inputs={"policy": policy, "prompts": _rows_digest(_prompt_rows(prompts))},
         rows={"responses": settings | {"policy": policy}},
         row_modules={"responses": ("engines.sampling.response_parts", "models.loading")},
         cut=_cut(_table_rows(prompts.select(_KEY)), config.shard_prompts),
@@ -231,7 +237,7 @@ def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
     draws = any(REWARD_KINDS[kind].draw for kind in config.reward_kind)
     models = {"policy": _model(config.policy, known), "reference": _model(config.reference, known)}
     translator = {"translator": _model(config.translator, known)} if translates else {}
-    prompts = _rows_digest(_table_rows(_answered(config.prompts, responses, config.prompt_columns)))
+    prompts = _rows_digest(_prompt_rows(_answered(config.prompts, responses, config.prompt_columns)))
     settings = _settings(config, *_COLUMNS, *(() if draws else ("seed",)), *(() if translates else _TRANSLATION))
     computed = _compute(config.dtype, config.device)
     made = {name: value for name, value in settings.items() if name not in _SELECTION} | computed | translator
@@ -249,15 +255,13 @@ def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
 
 
 def _answered(prompts: str, responses: Artifact, columns: ColumnNames) -> pa.Table:
-    """Language, id and both instructions of the prompts that have responses."""
+    """Language, id and both conversations of the prompts that have responses."""
     from icr_platform.data.prompts import load_prompts
 
     parts = (responses.read_part(index, _KEY) for index in range(len(responses.parts)))
     keys = pa.concat_tables(part.group_by(_KEY, use_threads=False).aggregate([]) for part in parts)
     languages = keys.column("language").unique().to_pylist()
-    table = load_prompts(prompts, languages, columns=columns).table.select(
-        [*_KEY, "instruction", "english_instruction"]
-    )
+    table = load_prompts(prompts, languages, columns=columns).table.select([*_KEY, *_ASKED])
     return table.join(keys, _KEY, join_type="left semi")
 
 
@@ -317,14 +321,14 @@ def _eval(config: EvalConfig, known: Known) -> _Basis:
             _output_rows(config.outputs, config.output_columns, instructions, is_whole=True, may_be_empty=True)
         )
         inputs = {"outputs": _rows_digest(given)}
-        outputs: Settings = {"given": True, "language_identifier": config.language_identifier}
+        outputs: Settings = {"given": True, "language_identifier": identity_of(config.language_identifier)}
         # Of a prompt without an output nothing is read further.
         answered = {(language, prompt_id) for language, prompt_id, *_ in given}
     else:
         inputs = {"policy": _model(config.policy, known)}
         outputs = _sampled(config) | inputs
         answered = {(language, prompt_id) for language, ids in instructions.items() for prompt_id in ids}
-    inputs["prompts"] = _rows_digest(row for row in _table_rows(table) if row[:2] in answered)
+    inputs["prompts"] = _rows_digest(row for row in _prompt_rows(table) if row[:2] in answered)
     if config.judge != NO_JUDGE:
         references = _output_rows(
             config.reference_outputs, config.reference_columns, instructions, is_whole=False, may_be_empty=False
@@ -377,9 +381,10 @@ def _judge(config: EvalConfig, known: Known) -> tuple[Settings, dict[str, str]]:
     from icr_platform.engines.judging.api_judge import judge_server
     from icr_platform.engines.judging.pairwise import load_template
 
-    unread = {*SamplingSettings.model_fields, *_BY_ROWS, *_LENGTH_CONTROL}
+    unread = {*SamplingSettings.model_fields, *_BY_ROWS, *_LENGTH_CONTROL, "system_prompt"}
     if config.judge in _SEED_PICKS_ORDERS:  # of any other judge it is not known what it looks at
         unread |= {*(("seed",) if config.both_orders else ()), *(() if config.judge == "openai" else _ASKING)}
+        unread |= _POLICYS_OWN if config.judge == "openai" else {"system_prompt"}
     judged = {name: value for name, value in _settings(config).items() if name not in unread}
     inputs: dict[str, str] = {}
     judged["wording"] = load_template(config.judge_template).messages
@@ -511,6 +516,12 @@ def _table_rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
+def _prompt_rows(prompts: pa.Table) -> Iterator[tuple[Any, ...]]:
+    """Rows of prompts whose last columns are `messages` and `english_messages`; a single turn is what it was before there were these."""
+    for row in _table_rows(prompts):
+        yield row[:-2] if row[-2:] == (None, None) else row
+
+
 def _output_rows(
     source: str,
     columns: ColumnNames,
@@ -532,10 +543,12 @@ def _output_rows(
         return
     artifact = open_artifact(Path(source), OUTPUTS)
     text = (*_KEY, "sample_index", "output")
-    told = [name for name in OUTPUTS.schema.names if name not in (*text, "instruction", "input_digest")]
-    columns = [*text, *told] if is_whole else list(text)
+    told = [name for name in OUTPUTS.schema.names if name not in (*text, *_LATER, "instruction", "input_digest")]
+    columns = [*text, *told, *_LATER] if is_whole else list(text)
     for index in range(len(artifact.parts)):
         for row in _table_rows(artifact.read_part(index, columns)):
+            if is_whole and not any(row[-len(_LATER) :]):
+                row = row[: -len(_LATER)]
             if row[1] in instructions.get(row[0], {}):
                 yield row
 

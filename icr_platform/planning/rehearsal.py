@@ -95,11 +95,10 @@ def rehearsed(session: Session, config: IterateConfig, rehearsal: Rehearsal, scr
     def few(count: int | None) -> int:
         return min(count or rehearsal.prompts, rehearsal.prompts)
 
-    generate, annotate, train, evaluate = (
-        # Inputs of the sections, such as a judge's model, may lie in MLflow, which the rehearsal does not open.
-        session.resolver.resolve(section, config.seed)
-        for section in (config.generate, config.annotate, config.train, config.eval)
-    )
+    # Inputs of the sections, such as a judge's model, may lie in MLflow, which the rehearsal does not open.
+    resolver, seed = session.resolver, config.seed
+    generate, annotate = resolver.resolve(config.generate, seed), resolver.resolve(config.annotate, seed)
+    train, evaluate = resolver.resolve(config.train, seed), resolver.resolve(config.eval, seed)
     all_kept = {"max_dropped": 100.0}
     return config.model_copy(
         update={

@@ -97,7 +97,7 @@ def _texts(
     for language, own in rows[~is_empty].groupby("language", sort=False):
         told_apart = own[own["detected_language"] != UNDETERMINED]
         right = sum(counts_as(str(language), code) for code in told_apart["detected_language"])
-        if language in unknown or not len(told_apart):
+        if str(language) in unknown or not len(told_apart):
             continue
         foreign.append(f"{language} {right}/{len(told_apart)}")
         if not right:

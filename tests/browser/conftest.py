@@ -28,6 +28,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
         "small": synthetic_runs.small_run(tracker, folder / "artifacts").run_id,
         "payload": synthetic_runs.payload_run(tracker, folder / "artifacts").run_id,
         "thinking": synthetic_runs.thinking_run(tracker, folder / "artifacts").run_id,
+        "conversations": synthetic_runs.conversations_run(tracker, folder / "artifacts").run_id,
         "long": synthetic_runs.long_run(tracker, folder / "artifacts").run_id,
         **synthetic_runs.broken_runs(tracker, folder / "artifacts"),
     }

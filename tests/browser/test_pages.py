@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support import synthetic_runs
 from tests.support.inspector import READY, Server, go, serial, wait_change
 
 pytestmark = pytest.mark.browser
@@ -264,3 +265,50 @@ def test_without_thoughts_pages_say_nothing_of_them(server: Server, open_page: C
         tab = open_page(server.link(page, "small", iteration=2, id="p1", id_language="ar"))
         assert tab.locator(".thought").count() == 0
         assert "hought" not in tab.inner_text("#main")
+
+
+@pytest.mark.parametrize(
+    ("page", "params"),
+    [
+        ("pairs", {"id_language": "ar"}),
+        ("regressions", {"id_language": "ar", "base": 1}),
+        ("regressions", {"id_language": "ar", "base": 1, "measure": "reward"}),
+    ],
+)
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_conversation_stands_folded_above_its_last_turn(
+    server: Server, open_page: Callable[..., Any], screenshots: Path, page: str, params: dict[str, Any], width: int
+) -> None:
+    tab = open_page(server.link(page, "conversations", iteration=2, id="p1", **params), width)
+    folds = tab.locator(".card details.earlier")
+    assert folds.count() == 2, "in English and in the prompt's language"
+    assert folds.nth(0).get_attribute("open") is None, "closed until somebody opens it"
+    assert "No lists." not in tab.inner_text("#main")
+    for number in range(2):
+        folds.nth(number).locator("summary").focus()
+        tab.keyboard.press("Enter")
+        assert "5 earlier messages" in folds.nth(number).inner_text()
+    roles = folds.nth(1).locator("h3").all_inner_texts()
+    assert roles == ["System", "User", "Assistant", "User", "Assistant"]
+    words = synthetic_runs.WORDS
+    for fold, language, direction in zip((folds.nth(0), folds.nth(1)), ("en", "ar"), ("ltr", "rtl"), strict=True):
+        texts = fold.locator(".text")
+        assert texts.nth(0).inner_text() == "Answer in one sentence. <b>No lists.</b>", "markup is text"
+        assert texts.nth(1).inner_text() == f"{words[language][2]}?"
+        assert texts.nth(1).evaluate("element => getComputedStyle(element).direction") == direction
+    tab.screenshot(
+        path=screenshots / f"conversation-{page}-{params.get('measure', 'judge')}-{width}.png", full_page=True
+    )
+    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "the page scrolls sideways"
+    tab = open_page(server.link(page, "conversations", iteration=2, id="p0", **params), width)
+    assert tab.locator("details.earlier").count() == 0
+
+
+def test_pairs_are_found_by_earlier_turns_and_listed_by_the_last(server: Server, open_page: Callable[..., Any]) -> None:
+    spanish = synthetic_runs.WORDS["es"]
+    tab = open_page(server.link("pairs", "conversations", iteration=2, language="es", q=f"{spanish[2]}?"))
+    rows = tab.locator("table.list tbody tr")
+    assert {text.split()[0] for text in rows.locator("td.id").all_inner_texts()} <= {"p1", "p3"}
+    assert all(spanish[2] + "?" not in text for text in rows.locator("td.snippet").all_inner_texts())
+    tab = open_page(server.link("pairs", "conversations", iteration=2, language="es", q="assistant"))
+    assert "There is nothing to show" in tab.inner_text("#main"), "the names of roles are no text"

@@ -168,3 +168,23 @@ def test_blind_reviewers_see_thoughts_folded_alike(
     before = shown(tab)
     press(tab, "1")
     assert shown(tab) != before, "keys go on working after a thought was opened"
+
+
+def test_reviewers_see_the_conversation_before_an_instruction(
+    server: Server, open_page: Callable[..., Any], screenshots: Path
+) -> None:
+    for queue in ("random", "regressions"):
+        link = server.link("spot-check", "conversations", overlap=0, language="th", iteration=2, queue=queue)
+        tab = open_page(link, fresh=True, width=390 if queue == "random" else 1440)
+        sign_in(tab, f"Tara {queue}")
+        seen = set()
+        while tab.locator("[data-item]").count() and len(seen) < 2:
+            if tab.locator("#main details.earlier").count():
+                summary = tab.locator("#main details.earlier summary").first
+                seen.add(int(summary.inner_text().split()[0]))
+                summary.focus()
+                tab.keyboard.press("Enter")
+                tab.screenshot(path=screenshots / f"conversation-spot-check-{queue}-{len(seen)}.png", full_page=True)
+            press(tab, "1")
+        assert seen <= {1, 2, 5}
+        assert seen

@@ -125,6 +125,21 @@ def test_endpoints_without_logprobs_are_told_what_to_do(serve: Serve, tmp_path: 
         ask(endpoint, tmp_path / "cache", 3)
 
 
+def test_endpoints_that_take_no_template_arguments_are_told_apart_from_those_that_do(
+    serve: Serve, tmp_path: Path
+) -> None:
+    off = {"enable_thinking": False}
+    behaviour, endpoint = serve()
+    judge = ApiJudge(endpoint, ReplyCache(tmp_path / "cache"), DEFAULT_TEMPLATE, True, 0, 0, template_arguments=off)
+    list(judge.judge([[Pair("es", "1", 0, "Nombra una fruta.", "a", "b")]]))
+    assert all(request["chat_template_kwargs"] == off for request in behaviour.seen)
+    _, endpoint = serve(refused=("chat_template_kwargs",))
+    judge = ApiJudge(endpoint, ReplyCache(tmp_path / "other"), DEFAULT_TEMPLATE, True, 0, 0, template_arguments=off)
+    with pytest.raises(InputError, match="takes no arguments of chat templates; leave") as caught:
+        list(judge.judge([[Pair("es", "1", 0, "Nombra una fruta.", "a", "b")]]))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_wrong_key_stops_at_once_and_is_not_repeated(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

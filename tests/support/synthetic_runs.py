@@ -20,6 +20,7 @@ import pyarrow as pa
 from icr_platform.annotation.length_control import fit_alpha
 from icr_platform.annotation.pairs import select_pairs, text_codes
 from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.schemas import TABLES
 from icr_platform.evaluation.scores import (
     LengthControl,
@@ -211,6 +212,29 @@ def with_thoughts(data: IterationData, think: Thinking, language: str = "en") ->
     return data
 
 
+Before = Callable[[str, str], tuple[tuple[str, str], ...]]
+"""(role, text) of the messages before an instruction, of (language, prompt id)."""
+
+
+def with_history(data: IterationData, before: Before) -> IterationData:
+    """The tables as they are where the instructions end conversations."""
+
+    def fields(language: str, row: dict[str, Any], instruction: str, prefix: str = "") -> dict[str, Any]:
+        history = before(language, row["prompt_id"])
+        return {f"{prefix}messages": Conversation(row[instruction], history).json}
+
+    for name in ("prompts", "preferences", "outputs"):
+        if name not in data.tables:
+            continue
+        rows = [row for part in data.tables[name] for row in part.to_pylist()]
+        for row in rows:
+            row |= fields(row["language"], row, "instruction")
+            if name != "outputs":
+                row |= fields("en", row, "english_instruction", "english_")
+        data.tables[name] = [table_of(name, rows)]
+    return data
+
+
 def merged(*parts: IterationData) -> IterationData:
     whole = IterationData()
     for part in parts:
@@ -361,6 +385,33 @@ def thinking_run(tracker: Tracker, folder: Path) -> RunHandle:
     return log_arm(tracker, "synthetic-thinking", iterations, folder)
 
 
+def conversations_run(tracker: Tracker, folder: Path) -> RunHandle:
+    """Two iterations whose prompts, but for p0, end conversations; p2 has a system message alone."""
+    prompts = small_prompts(4)
+    system = ("system", "Answer in one sentence. <b>No lists.</b>")
+
+    def before(language: str, prompt_id: str) -> tuple[tuple[str, str], ...]:
+        words = WORDS[language]
+        turns = (
+            ("user", f"{words[2]}?"),
+            ("assistant", " ".join(words * 6)),
+            ("user", words[3]),
+            ("assistant", words[1]),
+        )
+        return {"p0": (), "p1": (system, *turns), "p2": (system,), "p3": turns[:2]}[prompt_id]
+
+    place = write_prompt_files(folder / "conversation-prompts", prompts, before)
+    params = {"prompts": str(place)}
+    iterations = {}
+    for t in (1, 2):
+        outcome = merged(
+            evaluated(prompts, first_answer(50 + t), first_answer(99), 0.6 * t, 70 + t, params),
+            sampled(prompts, small_answers(10 + t), 20 + t, ("cross-lingual",)),
+        )
+        iterations[t] = with_history(outcome, before)
+    return log_arm(tracker, "synthetic-conversations", iterations, folder)
+
+
 def long_run(tracker: Tracker, folder: Path) -> RunHandle:
     """Long texts, evaluated on prompts and against reference outputs that are another run's artifacts."""
     prompts = [Prompt(code, f"p{i}", WORDS[code][i % 4], WORDS["en"][i % 4]) for code in ("en", "th") for i in range(4)]
@@ -382,11 +433,13 @@ def _judged_long(
     return evaluated(prompts, lambda p: answers(p)[t], lambda p: answers(p)[0], 0.0, t, params)
 
 
-def write_prompt_files(folder: Path, prompts: Sequence[Prompt]) -> Path:
+def write_prompt_files(folder: Path, prompts: Sequence[Prompt], before: Before = lambda *_: ()) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for language in dict.fromkeys(prompt.language for prompt in prompts):
         rows = [
-            {"id": p.prompt_id, "instruction": p.instruction, "dataset": p.source}
+            {"id": p.prompt_id, "messages": Conversation(p.instruction, history).messages, "dataset": p.source}
+            if (history := before(language, p.prompt_id))
+            else {"id": p.prompt_id, "instruction": p.instruction, "dataset": p.source}
             for p in prompts
             if p.language == language
         ]
@@ -524,7 +577,7 @@ def payloads() -> list[str]:
 
 
 def payload_run(tracker: Tracker, folder: Path) -> RunHandle:
-    """Every payload as instruction, English instruction, responses, thoughts, prompt id, source, language, drop reason and detail."""
+    """Every payload as instruction, English instruction, messages before them, responses, thoughts, prompt id, source, language, drop reason and detail."""
     texts = payloads()
     prompts = [
         Prompt("es" if i % 4 else text[:300], f"{i}:{text}"[:2000], text, text, text[:500])
@@ -547,6 +600,11 @@ def payload_run(tracker: Tracker, folder: Path) -> RunHandle:
     samples.metrics = {}
     instructions = {(p.language, p.prompt_id): p.instruction for p in prompts}
     samples = with_thoughts(samples, lambda language, prompt_id, index: instructions[language, prompt_id], "<b>")
+    texts_of = {p.prompt_id: p.instruction for p in prompts}
+    samples = with_history(
+        samples,
+        lambda _, prompt_id: (("system", texts_of[prompt_id]), ("user", "x"), ("assistant", texts_of[prompt_id])),
+    )
     params = {"reference_outputs": "/nowhere/<img src=x onerror=window.__hit=1>", "prompts": "/nowhere"}
     iterations = {}
     for t in range(2):

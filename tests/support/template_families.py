@@ -6,6 +6,7 @@ by hand; what the family's tokenizer has as one token (`<think>` in Qwen3, not i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -117,12 +118,19 @@ def chat_template(family: str) -> str:
     """Read the family's template."""
     name = FAMILIES[family].template
     if name.startswith("trl/"):
-        return distribution("trl").locate_file(f"trl/chat_templates/{name[4:]}.jinja").read_text(encoding="utf-8")
+        return Path(str(distribution("trl").locate_file(f"trl/chat_templates/{name[4:]}.jinja"))).read_text(
+            encoding="utf-8"
+        )
     return (Path(__file__).with_name("templates") / f"{name}.jinja").read_text(encoding="utf-8").removesuffix("\n")
 
 
-def family_tokenizer(family: str, settings: ChatSettings | None = None) -> PreTrainedTokenizerFast:
-    """Make a tokenizer of the family, whose texts are 256 bytes; with `settings`, it renders with them."""
+def family_tokenizer(
+    family: str, settings: ChatSettings | None = None, pieces: Iterable[str] = ()
+) -> PreTrainedTokenizerFast:
+    """Make a tokenizer of the family, whose texts are bytes; with `settings`, it renders with them.
+
+    pieces: texts that are one token too, as a larger vocabulary has them.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -134,7 +142,7 @@ def family_tokenizer(family: str, settings: ChatSettings | None = None) -> PreTr
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    core.add_tokens([AddedToken(token, special=False, normalized=False) for token in plain])
+    core.add_tokens([AddedToken(token, special=False, normalized=False) for token in (*plain, *pieces)])
     pad = next((token for token in ("<pad>", "<|endoftext|>") if token in special), eos)
     named = {} if bos is None else {"bos_token": bos}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=eos, pad_token=pad, **named)

@@ -55,7 +55,7 @@ def test_matmul_parameters_are_what_a_token_is_multiplied_by(
 
 def test_experts_that_a_token_does_not_go_to_cost_memory_and_no_time() -> None:
     """2 of 8 experts work; attention, router and shared expert always do."""
-    small = {
+    small: dict[str, Any] = {
         "vocab_size": 400,
         "hidden_size": 32,
         "intermediate_size": 64,

@@ -237,6 +237,12 @@ CHANGING: list[tuple[str, str, dict[str, Any], Edit | None, dict[str, Any]]] = [
     ("vllm's context", "generate", {"sampler": "vllm"}, None, {"sampler": "vllm", "max_model_len": 512}),
     ("engine", "generate", {}, None, {"sampler": "vllm"}),
     ("rank of adapters", "train", {}, None, {"lora_rank": 8}),
+    ("what a judge's template is told", "eval", {"judge": "openai", "judge_identity": "j"}, None,
+     {"judge_chat_template_kwargs": {"enable_thinking": False}}),
+    ("what a grader's template is told", "mt_bench", {"judge_identity": "j"}, None,
+     {"judge_chat_template_kwargs": {"enable_thinking": False}}),
+    ("what the policy's template is told, for a local judge", "eval",
+     {"judge": "logprob", "judge_model": "judge", "outputs": "given"}, None, {"chat_template_kwargs": {"enable_thinking": False}}),
     ("a question", "mt_bench", {"judge_identity": "j"}, lambda r: replace_in(r / "questions/en.jsonl", '"a"', '"c"'), {}),
     ("a task's file", "benchmarks", {"task_folder": "tasks"}, lambda r: write(r / "tasks/own.yaml", "task: b"), {}),
 ]  # fmt: skip
@@ -308,6 +314,11 @@ UNCHANGING: list[tuple[str, str, dict[str, Any], Edit | None, dict[str, Any]]] =
     ("requests at once", "eval", {"judge": "openai", "judge_identity": "j"}, None,
      {"judge": "openai", "judge_identity": "j", "judge_concurrency": 2, "judge_retries": 1, "judge_url": "http://x:1/v1"}),
     ("who samples where outputs are given", "eval", {"outputs": "given"}, None, {"temperature": 0.1, "sampler": "vllm"}),
+    ("what the policy's template is told, for an endpoint that judges given outputs", "eval",
+     {"judge": "openai", "judge_identity": "j", "outputs": "given"}, None,
+     {"judge": "openai", "judge_identity": "j", "outputs": "given", "chat_template_kwargs": {"enable_thinking": False}}),
+    ("a judge's template is told nothing", "eval", {"judge": "openai", "judge_identity": "j"}, None,
+     {"judge": "openai", "judge_identity": "j", "judge_chat_template_kwargs": {}}),
     ("the judge where there is none", "eval", {"judge": "none"}, None, {"judge": "none", "both_orders": False}),
     ("the reference that DPO does not use", "train", {}, None, {"reference": "reference"}),
     ("seed of rewards that are not random", "annotate", {}, None, {"seed": 43}),
@@ -370,7 +381,14 @@ def test_every_setting_is_looked_at_by_the_work_of_its_stage(world: Path, monkey
         "mt_bench": {"judge_identity": "j", "sampler": "vllm"},
         "benchmarks": {},
     }
-    not_read = {"languages", "limit", "server_model", "server_identity"}  # the rows are; of the server sampler only
+    columns = {f"{name}_columns" for name in ("prompt", "preference", "reference", "output")}
+    not_read = {
+        "languages",
+        "limit",
+        "server_model",
+        "server_identity",
+        *columns,
+    }  # the rows are; of the server sampler only
     others = {"tasks": ("a",), "families": ("arc",), "languages": ("es",), "judge": "none", "sampler": "transformers"}
     for stage, settings in all_read.items():
         config = config_of(stage, world, **settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,11 +11,10 @@ import pytest
 
 from icr_platform.engines.endpoints.replies import MalformedReplyError, Reply, parse_completion, reply_from_json
 from icr_platform.engines.judging.judge_replies import parse_winner, preference_from_logprobs, preference_from_samples
-from icr_platform.engines.judging.local_judge import LocalJudge, begins_with_reasoning
+from icr_platform.engines.judging.local_judge import LocalJudge
 from icr_platform.engines.judging.pairwise import MODEL_FIRST, REFERENCE_FIRST, Judgment, Pair, Template
 from icr_platform.evaluation.judgments import judgments_table
 from icr_platform.evaluation.mt_bench import grade, parse_rating
-from icr_platform.models.loading import load_tokenizer
 
 PAIRS = [Pair("es", f"p{i}", 0, "Nombra una fruta.", "manzana", "pera") for i in range(3)]
 SHORT = Template((("user", "{instruction}\nm: {output_m}\nM: {output_M}\nm or M?"),))
@@ -243,18 +241,6 @@ def test_a_local_judge_that_gives_its_labels_nothing_or_nan_fails_every_pair(tin
     assert {judgment.outcome for judgment in judgments} == {"no_logprob"}
     assert {judgment.preference for judgment in judgments} == {None}
     assert "come out as nan" in judgments[0].detail
-
-
-@pytest.mark.parametrize(("opening", "reasons"), [("<think>\n", True), ("<think>\n\n</think>\n\n", False), ("", False)])
-def test_a_local_judge_whose_template_opens_its_reasoning_is_refused(
-    tiny_model: Path, tmp_path: Path, opening: str, reasons: bool
-) -> None:
-    folder = tmp_path / "judge"
-    shutil.copytree(tiny_model, folder)
-    template = folder / "chat_template.jinja"
-    text = template.read_text(encoding="utf-8")
-    template.write_text(text.replace("{% endif %}", opening + "{% endif %}"), encoding="utf-8")
-    assert begins_with_reasoning(load_tokenizer(str(folder))) == reasons
 
 
 class Careless:

@@ -103,7 +103,7 @@ def test_settings_change_what_is_said(family: str, settings: dict[str, Any], lin
     assert not any(one.startswith("enable_thinking") for one in said)
 
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 400,
     "hidden_size": 32,
     "intermediate_size": 64,

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import PROMPTS
 from icr_platform.data.prompts import load_prompts
@@ -206,13 +208,13 @@ ASKED: dict[str, tuple[dict[str, object], str, tuple[str, ...]]] = {
     "alpaca": ({"instruction": "Do.", "input": "x", "output": "y"}, "Do.\n\nx", ("1 rows have an 'input'", "columns not used: output")),
     "alpaca, empty input": ({"instruction": "Do.", "input": ""}, "Do.", ()),
     "alpaca, input repeated": ({"instruction": "Do: x", "input": "x"}, "Do: x", ()),
-    "system": ({"system": "Be brief.", "instruction": "Do."}, "Be brief.\n\nDo.", ("1 rows have a system text",)),
+    "system": ({"system": "Be brief.", "instruction": "Do."}, "Do.", ("1 rows have a system text",)),
     "messages": ({"messages": [user("Do.")]}, "Do.", ()),
     "messages with an answer": (
         {"messages": [user("Do."), {"role": "assistant", "content": "Done."}]}, "Do.", ("an answer after the instruction, which is not used",)
     ),
     "messages with a system": (
-        {"messages": [{"role": "system", "content": "S."}, user("Do.")]}, "S.\n\nDo.", ("1 rows have a system text",)
+        {"messages": [{"role": "system", "content": "S."}, user("Do.")]}, "Do.", ("1 rows have a system text",)
     ),
     "prompt of messages": ({"prompt": [user("Do.")]}, "Do.", ()),
     "sharegpt": ({"conversations": [{"from": "human", "value": "Do."}, {"from": "gpt", "value": "Done."}]}, "Do.", ("an answer",)),
@@ -234,12 +236,107 @@ def test_an_instruction_is_found_whatever_it_is_called(
         assert note in said
 
 
+def answered(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+BEFORE = (("user", "Hi"), ("assistant", "Hello."))
+TURNS = [user("Hi"), answered("Hello."), user("Do.")]
+SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}, {"from": "human", "value": "Do."}]
+SYSTEM = (("system", "S."),)
+CONVERSATIONS: dict[str, tuple[dict[str, object], Conversation]] = {
+    # What a row contains beside its id, and the conversation that it asks.
+    "messages": ({"messages": TURNS}, Conversation("Do.", BEFORE)),
+    "conversations": ({"conversations": SHAREGPT}, Conversation("Do.", BEFORE)),
+    "conversations, answered": ({"conversations": [*SHAREGPT, {"from": "gpt", "value": "Done."}]}, Conversation("Do.", BEFORE)),
+    "WildChat, LMSYS": ({"conversation": [*TURNS, answered("Done.")], "model": "x", "turn": 2}, Conversation("Do.", BEFORE)),
+    "prompt as a list": ({"prompt": TURNS}, Conversation("Do.", BEFORE)),
+    "an answer that is empty": ({"messages": [*TURNS, answered(" ")]}, Conversation("Do.", BEFORE)),
+    "WildBench": ({"conversation_input": TURNS}, Conversation("Do.", BEFORE)),
+    "HelpSteer3": ({"context": TURNS}, Conversation("Do.", BEFORE)),
+    "messages as JSON": ({"messages": json.dumps(TURNS)}, Conversation("Do.", BEFORE)),
+    "messages as pandas writes them": ({"messages": str(TURNS)}, Conversation("Do.", BEFORE)),
+    "history of pairs": ({"instruction": "Do.", "history": [["Hi", "Hello."]]}, Conversation("Do.", BEFORE)),
+    "history of messages": ({"instruction": "Do.", "history": TURNS[:2]}, Conversation("Do.", BEFORE)),
+    "history of named pairs": ({"query": "Do.", "history": [{"prompt": "Hi", "response": "Hello."}]}, Conversation("Do.", BEFORE)),
+    "no history": ({"instruction": "Do.", "history": []}, Conversation("Do.")),
+    "history, input and system": (
+        {"instruction": "Do:", "input": "x", "system": "S.", "history": [["Hi", "Hello."]]}, Conversation("Do:\n\nx", SYSTEM + BEFORE),
+    ),
+    "transcript": ({"prompt": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Do.\n\nAssistant:"}, Conversation("Do.", BEFORE)),
+    "transcript of one turn": ({"prompt": "\n\nHuman: Do.\n\nAssistant:"}, Conversation("Do.")),
+    "a text about a human": ({"prompt": "Human: who is one?"}, Conversation("Human: who is one?")),
+    "system": ({"messages": [{"role": "system", "content": "S."}, *TURNS]}, Conversation("Do.", SYSTEM + BEFORE)),
+    "system_prompt": ({"system_prompt": "S.", "prompt": "Do."}, Conversation("Do.", SYSTEM)),
+    "developer": ({"messages": [{"role": "developer", "content": "S."}, user("Do.")]}, Conversation("Do.", SYSTEM)),
+    "system twice": ({"system": "S.", "messages": [{"role": "system", "content": "S."}, user("Do.")]}, Conversation("Do.", SYSTEM)),
+    "empty system": ({"messages": [{"role": "system", "content": ""}, user("Do.")]}, Conversation("Do.")),
+    "system in between": (
+        {"messages": [*TURNS[:2], {"role": "system", "content": "S."}, user("Do.")]}, Conversation("Do.", BEFORE + SYSTEM),
+    ),
+    "roles in capitals": ({"messages": [{"role": "User", "content": "Do."}]}, Conversation("Do.")),
+    "a greeting first": ({"conversations": [{"from": "gpt", "value": "Hello."}, SHAREGPT[2]]}, Conversation("Do.", BEFORE[1:])),
+    "two turns of the user": ({"messages": [user("Hi"), user("Do.")]}, Conversation("Do.", BEFORE[:1])),
+    "prompt beside its conversation": ({"prompt": "Do.", "messages": TURNS}, Conversation("Do.", BEFORE)),
+    "prompt that begins a conversation": ({"prompt": "Hi", "messages": [*TURNS, answered("Done.")]}, Conversation("Hi")),
+    "Arena-Hard": ({"turns": [{"content": "Do."}], "cluster": "c"}, Conversation("Do.")),
+    "turns": ({"turns": ["Do."]}, Conversation("Do.")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "asked"), CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_a_conversation_is_found_in_every_layout(
+    tmp_path: Path, fields: dict[str, object], asked: Conversation
+) -> None:
+    write(tmp_path / "en.jsonl", json.dumps({"id": 1} | fields))
+    [prompt] = load_prompts(str(tmp_path)).table.to_pylist()
+    assert Conversation.of(prompt["instruction"], prompt["messages"]) == asked
+    assert prompt["english_messages"] == prompt["messages"] == asked.json
+
+
+def test_a_language_has_its_conversation_beside_the_english_one(tmp_path: Path) -> None:
+    write(tmp_path / "en.jsonl", json.dumps({"id": 1, "messages": TURNS}), json.dumps({"id": 2, "messages": TURNS}))
+    write(
+        tmp_path / "es.jsonl",
+        json.dumps({"id": 1, "messages": [user("Hola"), answered("Buenas."), user("Haz.")]}),
+        json.dumps({"id": 2, "instruction": "Haz."}),
+    )
+    found = load_prompts(str(tmp_path), ["es"])
+    rows = found.table.to_pylist()
+    assert [Conversation.of(row["instruction"], row["messages"]).roles for row in rows] == [
+        ("user", "assistant", "user"),
+        ("user",),
+    ]
+    assert {row["english_messages"] for row in rows} == {Conversation("Do.", BEFORE).json}
+    assert any(
+        "1 of 2 prompts have other messages than their English rows, after which rewards are scored; the first is '2': user, in English user"
+        in note
+        for note in found.notes
+    )
+    # The artifact says the same, English included, which it does not contain.
+    writer = ArtifactWriter(tmp_path / "prompts", PROMPTS, "f")
+    writer.write_part(0, found.table)
+    writer.close(1)
+    again = load_prompts(str(tmp_path / "prompts"))
+    assert again.table.filter(pc.equal(again.table["language"], "es")).to_pylist() == rows
+
+
 NOT_ASKED: list[tuple[dict[str, object], str]] = [
     ({"output": "x"}, "'instruction' is missing; found: id, output; known: instruction, prompt"),
-    ({"messages": [user("a"), {"role": "assistant", "content": "b"}, user("c")]}, "conversation of 3 messages; .*several turns"),
-    ({"instruction": "a", "history": [["b", "c"]]}, "'history' contains earlier turns"),
     ({"messages": [{"role": "assistant", "content": "b"}]}, "no turn of the user"),
-    ({"messages": [{"role": "tool", "content": "b"}]}, "a message is from 'tool'"),
+    ({"messages": [{"role": "tool", "content": "b"}]}, "a message is from 'tool'; .*calls of tools are not read"),
+    ({"messages": [user("a"), {"role": "assistant", "content": None, "tool_calls": [{}]}]}, "a message is from 'assistant'; .*calls of tools"),
+    ({"messages": [user("a"), {"role": "narrator", "content": "b"}]}, "a message is from 'narrator'; known roles"),
+    ({"messages": [*TURNS, answered("Done.")]}, "'messages' is a conversation that ends on a turn of the assistant; end it on the user's"),
+    ({"prompt": [*TURNS, answered("Done.")]}, "'prompt' is a conversation that ends on a turn of the assistant"),
+    ({"messages": [user("a"), {"role": "system", "content": "s"}]}, "ends with a message of the system; end it with the user's"),
+    ({"messages": [{"role": "system", "content": "s"}]}, "no turn of the user"),
+    ({"messages": [user("a"), answered(""), user("c")]}, "a message of the assistant is empty"),
+    ({"messages": [user("a"), answered("b\0"), user("c")]}, r"'messages' contains U\+0000"),
+    ({"messages": "[{'role': 'user'"}, "'messages' begins as a list of messages and is not JSON"),
+    ({"turns": ["a", "b"]}, "'turns' has 2 turns of the user and no answers between them; ask them with icr mt-bench"),
+    ({"prompt": ["a", "b"]}, "'prompt' has 2 turns of the user"),
+    ({"instruction": "a", "history": ["b", "c"]}, r"'history' contains 'b'; give earlier turns as \[question, answer\]"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not text"),
     ({"messages": []}, "'messages' is not text"),
     ({"instruction": ["a"]}, "'instruction' is not text"),

@@ -228,7 +228,7 @@ def test_a_prompt_is_what_the_family_writes(family: str, keywords: dict[str, Any
     # Each control token is one id, everything else a byte; BOS is there as often as the template writes it.
     bytes_, control = len(prompt.encode()), 0
     for token in (*FAMILIES[family].special, *FAMILIES[family].plain):
-        assert ids.count(tokenizer.convert_tokens_to_ids(token)) == prompt.count(token)
+        assert ids.count(tokenizer.get_vocab()[token]) == prompt.count(token)
         bytes_ -= prompt.count(token) * len(token.encode())
         control += prompt.count(token)
     assert len(ids) == bytes_ + control
@@ -352,6 +352,37 @@ def test_thought_and_answer_are_told_apart_by_the_familys_own_markers(
     ids = [int(token) for token in tokenizer(response, add_special_tokens=False)["input_ids"]]
     assert answer_start(tokenizer, prompt, ids) == Split(start, is_cut)
     assert read_response(tokenizer, prompt, ids) == Reading(thought, answer, start, is_cut)
+
+
+# Granite's tags are text: its tokens end within them and beyond them. pieces that are tokens, response, thought, answer, its first token
+PIECES: tuple[tuple[tuple[str, ...], str, str, str, int], ...] = (
+    (
+        ("think", "response", "><", ".</"), "<think>Two and two.</think><response>Son 4.</response>", _THOUGHT, _ANSWER,
+        len(("<", "think", ">")) + 11 + len((".</", "think", "><", "response", ">")),
+    ),
+    (
+        ("think", "</", ">\n\n"), "<think>\nTwo.\n</think>\n\nSon 4.", "Two.", _ANSWER,
+        len(("<", "think", ">", "\n")) + 4 + len(("\n", "</", "think", ">\n\n")),
+    ),
+    # The token that closes the tag begins the answer: it is the answer's, and the tag's end is not in its text.
+    (("think", "</", ">S"), "<think>Two.</think>Son 4.", "Two.", _ANSWER, len(("<", "think", ">")) + 4 + len(("</", "think"))),
+    ((), "<think>🙂 два</think>Сын ก.", "🙂 два", "Сын ก.", 7 + (4 + 1 + 6) + 8),
+    ((), "<think>Two.</think>  \u3000ก 4.", "Two.", "ก 4.", 7 + 4 + 8 + (1 + 1 + 3)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pieces", "response", "thought", "answer", "start"), PIECES, ids=["wrapped", "breaks", "across", "emoji", "space"]
+)
+def test_markers_that_are_no_tokens_of_their_own_are_found_within_others(
+    pieces: tuple[str, ...], response: str, thought: str, answer: str, start: int
+) -> None:
+    settings = ChatSettings(template_date=DAY, chat_template_kwargs={"thinking": True})
+    tokenizer = family_tokenizer("granite-3.3", settings, pieces)
+    ids = [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    assert read_response(tokenizer, encode_messages(tokenizer, conversation(ONE)), ids) == Reading(
+        thought, answer, start, False
+    )
 
 
 def test_a_system_prompt_is_refused_where_the_template_has_no_place_for_it() -> None:

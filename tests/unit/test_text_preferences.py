@@ -13,6 +13,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from icr_platform.core.artifacts import text_digest
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.data.text_preferences import TextPair, is_text, read_text_preferences, tokenise
 from icr_platform.models.chat import end_of_turn_id
@@ -106,26 +108,69 @@ def test_every_layout_says_the_same_pair(tmp_path: Path, row: Row) -> None:
     assert pair == TextPair("row-1", Q, A, B)
 
 
-JOINED: list[tuple[Row, str, str]] = [
-    ({"system": "Be brief.", "question": Q, "chosen": A, "rejected": B}, f"Be brief.\n\n{Q}", "1 rows have a system text"),
-    ({"instruction": "Translate.", "input": "pomme", "chosen": A, "rejected": B}, "Translate.\n\npomme", "1 rows have an 'input'"),
-    ({"prompt": [system("Be brief."), user(Q)], "chosen": A, "rejected": B}, f"Be brief.\n\n{Q}", "a system text"),
+BRIEF = (("system", "Be brief."),)
+JOINED: list[tuple[Row, Conversation, str]] = [
+    ({"system": "Be brief.", "question": Q, "chosen": A, "rejected": B}, Conversation(Q, BRIEF), "1 rows have a system text"),
+    ({"instruction": "Translate.", "input": "pomme", "chosen": A, "rejected": B}, Conversation("Translate.\n\npomme"), "1 rows have an 'input'"),
+    ({"prompt": [system("Be brief."), user(Q)], "chosen": A, "rejected": B}, Conversation(Q, BRIEF), "a system text"),
     ({"prompt": Q, "chosen": [system("Be brief."), user(Q), assistant(A)], "rejected": [system("Be brief."), user(Q), assistant(B)]},
-     f"Be brief.\n\n{Q}", "a system text"),
-    ({"prompt": Q, "chosen": [system("S"), assistant(A)], "rejected": [system("S"), assistant(B)]}, f"S\n\n{Q}", "a system text"),
+     Conversation(Q, BRIEF), "a system text"),
+    ({"prompt": Q, "chosen": [system("Be brief."), assistant(A)], "rejected": [system("Be brief."), assistant(B)]},
+     Conversation(Q, BRIEF), "a system text"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("row", "instruction", "note"), JOINED)
-def test_what_stands_beside_an_instruction_is_joined_to_it_and_said(
-    tmp_path: Path, row: Row, instruction: str, note: str
+@pytest.mark.parametrize(("row", "asked", "note"), JOINED)
+def test_what_stands_beside_an_instruction_is_asked_with_it_and_said(
+    tmp_path: Path, row: Row, asked: Conversation, note: str
 ) -> None:
     [pair], notes = read(row, folder=tmp_path)
-    assert (pair.instruction, pair.chosen, pair.rejected) == (instruction, A, B)
+    assert (Conversation.of(pair.instruction, pair.messages), pair.chosen, pair.rejected) == (asked, A, B)
     assert any(note in line for line in notes)
 
 
 TWO_TURNS = [user("Hello."), assistant("Hi."), user(Q)]
+BEFORE = (("user", "Hello."), ("assistant", "Hi."))
+HH = f"\n\nHuman: Hello.\n\nAssistant: Hi.\n\nHuman: {Q}\n\nAssistant:"
+TURNS: dict[str, Row] = {
+    "prompt of messages": {"prompt": TWO_TURNS, "chosen": A, "rejected": B},
+    "trl conversational": {"prompt": TWO_TURNS, "chosen": [assistant(A)], "rejected": [assistant(B)]},
+    "implicit prompt": {"chosen": [*TWO_TURNS, assistant(A)], "rejected": [*TWO_TURNS, assistant(B)]},
+    "the first turn as prompt": {"prompt": "Hello.", "chosen": [*TWO_TURNS, assistant(A)], "rejected": [*TWO_TURNS, assistant(B)]},
+    "the last turn as prompt": {"prompt": Q, "chosen": [*TWO_TURNS, assistant(A)], "rejected": [*TWO_TURNS, assistant(B)]},
+    "all of it twice": {"prompt": TWO_TURNS, "chosen": [*TWO_TURNS, assistant(A)], "rejected": [*TWO_TURNS, assistant(B)]},
+    "hh": {"chosen": f"{HH} {A}", "rejected": f"{HH} {B}"},
+    "hh with a prompt": {"prompt": HH, "chosen": A, "rejected": B},
+    "hh with a prompt and transcripts": {"prompt": HH, "chosen": f"{HH} {A}", "rejected": f"{HH} {B}"},
+    "sharegpt": {
+        "conversations": [{"from": "human", "value": "Hello."}, {"from": "gpt", "value": "Hi."}, {"from": "human", "value": Q}],
+        "chosen": {"from": "gpt", "value": A}, "rejected": {"from": "gpt", "value": B},
+    },
+    "history of pairs": {"instruction": Q, "history": [["Hello.", "Hi."]], "chosen": A, "rejected": B},
+    "history of messages": {"prompt": Q, "history": TWO_TURNS[:2], "chosen": A, "rejected": B},
+    "helpsteer3": {"context": TWO_TURNS, "response1": A, "response2": B, "overall_preference": -2},
+    "arena": {"conversation_a": [*TWO_TURNS, assistant(A)], "conversation_b": [*TWO_TURNS, assistant(B)], "winner": "model_a"},
+    "messages as JSON": {"messages": json.dumps(TWO_TURNS), "chosen": A, "rejected": B},
+    "messages as pandas writes them": {"messages": str(TWO_TURNS), "chosen": A, "rejected": B},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", TURNS.values(), ids=TURNS)
+def test_every_layout_says_the_same_conversation(tmp_path: Path, row: Row) -> None:
+    [pair], notes = read(row, folder=tmp_path)
+    assert pair == TextPair("row-1", Q, A, B, messages=Conversation(Q, BEFORE).json)
+    assert notes == (f"{tmp_path / 'pairs.jsonl'}: 1 rows have earlier turns, which are asked with the instruction",)
+
+
+def test_the_digest_of_pairs_of_one_turn_is_that_of_before(tmp_path: Path) -> None:
+    """Of a training on these pairs by an earlier version."""
+    found = read_text_preferences(str(write(tmp_path / "pairs.jsonl", LAYOUTS["trl"])))
+    before = text_digest(json.dumps(["", Q, A, B, 1.0, 0.0, "en"]))
+    assert found.digest == before
+    longer = read_text_preferences(str(write(tmp_path / "longer.jsonl", TURNS["hh"])))
+    assert longer.digest != before
+
+
 BAD: list[tuple[object, str]] = [
     ("{", "not valid JSON"),
     ([1], "not a JSON object"),
@@ -139,12 +184,15 @@ BAD: list[tuple[object, str]] = [
     ({"prompt": "x\0", "chosen": "y", "rejected": "z"}, r"'prompt' contains U\+0000"),
     ({"text": "x", "label": 1}, "no columns with two responses; found: text, label; known: prompt with chosen/rejected"),
     ({"prompt": "x", "completion": "y", "label": True}, "as KTO takes it"),
-    ({"prompt": TWO_TURNS, "chosen": A, "rejected": B}, "conversation of 3 messages; conversations of several turns"),
-    ({"chosen": [*TWO_TURNS, assistant(A)], "rejected": [*TWO_TURNS, assistant(B)]}, "several turns"),
-    ({"prompt": "Hello.", "chosen": [*TWO_TURNS, assistant(A)], "rejected": [*TWO_TURNS, assistant(B)]}, "several turns"),
-    ({"chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d", "rejected": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: e"},
-     "several turns"),
-    ({"instruction": Q, "history": [["a", "b"]], "chosen": A, "rejected": B}, "'history' contains earlier turns; .* several turns"),
+    ({"prompt": [*TWO_TURNS, assistant(A)], "chosen": A, "rejected": B}, "ends with the assistant; end it with the user"),
+    ({"prompt": "Another?", "chosen": [*TWO_TURNS, assistant(A)], "rejected": [*TWO_TURNS, assistant(B)]}, "another instruction"),
+    ({"prompt": [user("x"), *TWO_TURNS], "chosen": [*TWO_TURNS, assistant(A)], "rejected": [*TWO_TURNS, assistant(B)]}, "another instruction"),
+    ({"chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d", "rejected": "\n\nHuman: a\n\nAssistant: B\n\nHuman: c\n\nAssistant: e"},
+     "answer different conversations; pairs share one prompt, and differ in the last turn only"),
+    ({"chosen": [*TWO_TURNS, assistant(A)], "rejected": [*TWO_TURNS[:1], assistant(B)]}, "different conversations"),
+    ({"prompt": [user("a"), assistant(""), user("c")], "chosen": A, "rejected": B}, "a message of the assistant is empty"),
+    ({"prompt": [user("a"), assistant("\0"), user("c")], "chosen": A, "rejected": B}, r"'prompt' contains U\+0000"),
+    ({"instruction": Q, "history": [["a", None]], "chosen": A, "rejected": B}, r"'history' contains \['a', None\]; give earlier turns as"),
     ({"chosen": [user("a"), assistant("b")], "rejected": [user("c"), assistant("d")]}, "answer different conversations"),
     ({"prompt": Q, "chosen": [user("Other?"), assistant(A)], "rejected": [user("Other?"), assistant(B)]}, "another instruction"),
     ({"prompt": Q, "chosen": [user(Q)], "rejected": [user(Q)]}, "ends with a message of the user"),

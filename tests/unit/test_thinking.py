@@ -12,10 +12,12 @@ from icr_platform.models.thinking import (
     STYLES,
     Reading,
     answer_start,
+    end_marker,
     markers_of,
     read_response,
     split_text,
 )
+from tests.support.template_families import family_tokenizer
 from tests.support.tiny_models import CHATML, chatml_tokenizer
 
 END = "<|im_end|>"
@@ -231,3 +233,15 @@ def test_a_text_that_is_cut_within_its_thought_has_no_answer() -> None:
 def test_a_tokenizer_without_markers_has_none() -> None:
     assert not markers_of(tokenizer_of())
     assert [marked.style for marked in markers_of(tokenizer_of(tokens=THINK)).styles] == [STYLES[0]]
+
+
+@pytest.mark.parametrize(
+    ("family", "marker"),
+    [
+        ("qwen3", "</think>"), ("ministral-3-reasoning", "[/THINK]"), ("gpt-oss", "<|message|>"), ("seed-oss", "</seed:think>"),
+        ("qwen2.5", None), ("llama-3.2", None), ("gemma-3", None),
+    ],
+)  # fmt: skip
+def test_a_benchmark_reads_answers_behind_the_marker_that_the_template_knows(family: str, marker: str | None) -> None:
+    tokenizer: Any = family_tokenizer(family)
+    assert end_marker(tokenizer) == (None if marker is None else tokenizer.convert_tokens_to_ids(marker))

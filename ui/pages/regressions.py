@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from ui.html.charts import interval_bar
 from ui.html.rendering import render
 from ui.html.word_diff import Diff, word_diff
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import regressions_data, sources
+from ui.tables.conversations import history_in
 from ui.tables.pairs_data import pair_of
 from ui.tables.queries import ResultRow
 from ui.tables.regressions_data import OUTCOMES, PAGE_ROWS, Comparison, Filter, Slice
@@ -151,17 +153,17 @@ def _detail(inspector: Inspector, view: View, compared: Compared, wanted: Filter
     near = regressions_data.neighbours(inspector.engine, compared.comparison, wanted, view.rank, language, view.id)
     is_judge = view.measure == "judge"
     if is_judge:
-        instruction, rows = _output_rows(inspector, compared, language, view.id)
-        english = sources.eval_prompts(inspector.catalogue, compared.after).english.get(view.id, "")
+        asked, rows = _output_rows(inspector, compared, language, view.id)
+        english = sources.eval_prompts(inspector.catalogue, compared.after).english.get(view.id, sources.NO_ENGLISH)
     else:
-        instruction, english, rows = _sample_rows(inspector, compared, language, view.id)
+        asked, english, rows = _sample_rows(inspector, compared, language, view.id)
     return render(
         "regression_detail",
         view=view,
         language=language,
         near=near,
         list_start=(near["place"] - 1) // PAGE_ROWS * PAGE_ROWS if near else 0,
-        instruction=instruction,
+        asked=asked,
         english=english,
         numbers=(compared.before.number, compared.after.number),
         rows=rows,
@@ -171,10 +173,10 @@ def _detail(inspector: Inspector, view: View, compared: Compared, wanted: Filter
 
 def _output_rows(
     inspector: Inspector, compared: Compared, language: str, prompt_id: str
-) -> tuple[str, list[SampleRow]]:
-    """Instruction, and both iterations' outputs side by side, sample by sample."""
+) -> tuple[Conversation, list[SampleRow]]:
+    """What was asked, and both iterations' outputs side by side, sample by sample."""
     engine, catalogue = inspector.engine, inspector.catalogue
-    instruction, sides = "", []
+    asked, sides = sources.NO_ENGLISH, []
     for t in (compared.before, compared.after):
         found = regressions_data.outputs_of(engine, catalogue.artifact(t, "outputs"), language, prompt_id)
         if not found:
@@ -191,21 +193,21 @@ def _output_rows(
                 for row in found
             }
         )
-        instruction = found[0]["instruction"]
+        asked = Conversation(found[0]["instruction"], history_in(found[0]))
     rows = []
     for index in sorted({*sides[0], *sides[1]}):
         before, after = sides[0].get(index), sides[1].get(index)
         reference = sources.reference_output(engine, catalogue, compared.after, language, prompt_id, index)
         diff = word_diff(before.text if before else "", after.text if after else "")
         rows.append(SampleRow(before, after, diff, reference))
-    return instruction, rows
+    return asked, rows
 
 
 def _sample_rows(
     inspector: Inspector, compared: Compared, language: str, prompt_id: str
-) -> tuple[str, str, list[SampleRow]]:
-    """Instruction, its English, and the best samples of both iterations."""
-    sides, instruction, english = [], "", ""
+) -> tuple[Conversation, Conversation, list[SampleRow]]:
+    """What was asked, its English, and the best samples of both iterations."""
+    sides, asked, english = [], sources.NO_ENGLISH, sources.NO_ENGLISH
     for t in (compared.before, compared.after):
         try:
             pair = pair_of(inspector.engine, inspector.pair_tables(t), language, prompt_id)
@@ -218,6 +220,7 @@ def _sample_rows(
             "character_count": pair["chosen_characters"], "finish_reason": "stop", "detected_language": language
         }  # fmt: skip
         sides.append(Output(pair["chosen"], facts, [], pair["chosen_reward"], thought_in(pair, "chosen")))
-        instruction, english = pair["instruction"], pair["english_instruction"]
+        asked = Conversation(pair["instruction"], history_in(pair))
+        english = Conversation(pair["english_instruction"] or "", history_in(pair, "english_"))
     before, after = sides
-    return instruction, english, [SampleRow(before, after, word_diff(before.text, after.text), None)]
+    return asked, english, [SampleRow(before, after, word_diff(before.text, after.text), None)]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import TableSchema
 from ui.review.items import facts_of, item_of
@@ -42,7 +43,7 @@ def export(tables: RunTables, arm: ArmRecord, verdicts: Sequence[Verdict]) -> li
             if judged.preferred:
                 facts = facts_of(tables, arm, item_of(judged.verdict))
                 texts = {side.name: side.text for side in (facts.first, facts.second)}
-                file.write(trl_row(facts.instruction, texts, judged.preferred) + "\n")
+                file.write(trl_row(facts.asked, texts, judged.preferred) + "\n")
     files = [folder / name for name in ("verdicts.csv", "verdicts.parquet", "preferences-trl.jsonl")]
     for path in files:  # reviewers' names and notes; the folder is its owner's alone from the start
         path.chmod(0o600)
@@ -64,7 +65,7 @@ def _is_formula(value: object) -> bool:
     return isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
 
 
-def trl_row(instruction: str, texts: dict[str, str], preferred: str) -> str:
+def trl_row(asked: Conversation, texts: dict[str, str], preferred: str) -> str:
     """One line of TRL's conversational preference format: prompt, chosen, rejected, each a list of messages.
 
     Args:
@@ -73,7 +74,7 @@ def trl_row(instruction: str, texts: dict[str, str], preferred: str) -> str:
     (rejected,) = [text for name, text in texts.items() if name != preferred]
     return json.dumps(
         {
-            "prompt": [{"role": "user", "content": instruction}],
+            "prompt": asked.messages,
             "chosen": [{"role": "assistant", "content": texts[preferred]}],
             "rejected": [{"role": "assistant", "content": rejected}],
         },

@@ -7,9 +7,11 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from ui.review.verdicts import Verdict
 from ui.tables import pairs_data, regressions_data, sources
+from ui.tables.conversations import history_in
 from ui.tables.run_tables import RunTables
 from ui.tables.runs import ArmRecord
 from ui.tables.thoughts import Thought, thought_in
@@ -49,8 +51,8 @@ class Side(NamedTuple):
 class Facts(NamedTuple):
     """What an item shows; `first` is the side that the run prefers (chosen) or that came later (after)."""
 
-    instruction: str
-    english: str
+    asked: Conversation
+    english: Conversation
     first: Side
     second: Side
     margin: float | None
@@ -84,12 +86,14 @@ def _pair_facts(tables: RunTables, arm: ArmRecord, item: Item) -> Facts:
         Side(name, pair[name], pair[f"{name}_reward"] - alpha * pair[f"{name}_characters"], thought_in(pair, name))
         for name in ("chosen", "rejected")
     ]
-    return Facts(pair["instruction"], pair["english_instruction"], sides[0], sides[1], pair["margin"])
+    asked = Conversation(pair["instruction"], history_in(pair))
+    english = Conversation(pair["english_instruction"] or "", history_in(pair, "english_"))
+    return Facts(asked, english, sides[0], sides[1], pair["margin"])
 
 
 def _output_facts(tables: RunTables, arm: ArmRecord, item: Item) -> Facts:
     engine, catalogue = tables.engine, tables.catalogue
-    sides, instruction = [], ""
+    sides, asked = [], sources.NO_ENGLISH
     for name, number in (("after", item.iteration), ("before", item.base)):
         iteration = arm.iteration(number or 0)
         found = regressions_data.outputs_of(
@@ -105,9 +109,9 @@ def _output_facts(tables: RunTables, arm: ArmRecord, item: Item) -> Facts:
         values = [row["preference"] for row in judgments if row["sample_index"] == shown["sample_index"]]
         score = None if not values or None in values else sum(values) / len(values)
         sides.append(Side(name, shown["output"], score, thought_in(shown)))
-        instruction = shown["instruction"]
-    english = sources.eval_prompts(catalogue, arm.iteration(item.iteration)).english.get(item.prompt_id, "")
-    return Facts(instruction, english, sides[0], sides[1], None)
+        asked = Conversation(shown["instruction"], history_in(shown))
+    prompts = sources.eval_prompts(catalogue, arm.iteration(item.iteration))
+    return Facts(asked, prompts.english.get(item.prompt_id, sources.NO_ENGLISH), sides[0], sides[1], None)
 
 
 def to_token(values: dict[str, Any], item: Item) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from icr_platform.core.artifacts import MANIFEST, Artifact, read_json
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import DROPS
+from ui.tables.conversations import SEARCHED, History, history_in
 from ui.tables.queries import QueryEngine, ResultRow, is_part, like_pattern, numbered_parts, parts_of
 from ui.tables.thoughts import thought_in
 from ui.tables.view import View
@@ -42,7 +43,8 @@ class PairPage(NamedTuple):
 class PairDetail:
     """One prompt: its pair (None when it was dropped), all samples with rewards by kind, and what was dropped.
 
-    A sample's `thought` is a `Thought`, or None where nothing was thought.
+    A sample's `thought` is a `Thought`, or None where nothing was thought. history, english_history: (role, text) of the messages
+    before the instruction and before its English counterpart.
     """
 
     language: str
@@ -54,6 +56,8 @@ class PairDetail:
     samples: list[ResultRow]
     kinds: list[str]
     drops: list[ResultRow] = field(default_factory=list)
+    history: History = ()
+    english_history: History = ()
 
 
 class Condition(NamedTuple):
@@ -189,10 +193,11 @@ def conditions(engine: QueryEngine, tables: PairTables, view: View) -> Condition
         pattern = like_pattern(view.q)
         language = "language = ? AND" if view.language else ""
         sql = f"""(i.language, i.prompt_id) IN (
-            SELECT (language, prompt_id) FROM read_parquet(?)
-            WHERE {language} (instruction ILIKE ? ESCAPE '!' OR english_instruction ILIKE ? ESCAPE '!' OR prompt_id = ?)
+            SELECT (language, prompt_id) FROM {SEARCHED}
+            WHERE {language} (instruction ILIKE ? ESCAPE '!' OR english_instruction ILIKE ? ESCAPE '!' OR before ILIKE ? ESCAPE '!'
+                              OR prompt_id = ?)
             UNION ALL SELECT (language, prompt_id) FROM read_parquet(?) WHERE {language} response ILIKE ? ESCAPE '!')"""
-        asked = [_files(tables.prompts), *own_language, pattern, pattern, view.q]
+        asked = [_files(tables.prompts), *own_language, pattern, pattern, pattern, view.q]
         add(sql, *asked, _files(tables.responses), *own_language, pattern)
     return Condition(" AND ".join(clauses), parameters)
 
@@ -252,7 +257,7 @@ def pair_detail(engine: QueryEngine, tables: PairTables, language: str, prompt_i
     prompt = prompts[0]
     return PairDetail(
         language, prompt_id, prompt["instruction"], prompt["english_instruction"], prompt["source"],
-        pairs[0] if pairs else None, samples, kinds, drops,
+        pairs[0] if pairs else None, samples, kinds, drops, history_in(prompt), history_in(prompt, "english_"),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ pages say so and do without them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.parts import split_world
 from icr_platform.core.schemas import PROMPTS
@@ -31,8 +33,8 @@ class EvalPrompts(NamedTuple):
 
     table: pa.Table
     """As schemas.PROMPTS, empty when they cannot be read."""
-    english: Mapping[str, str]
-    """English instruction by prompt id."""
+    english: Mapping[str, Conversation]
+    """English instruction, and what comes before it, by prompt id."""
     note: str
 
 
@@ -52,20 +54,25 @@ def eval_prompts(catalogue: Catalogue, iteration: IterationRecord) -> EvalPrompt
     if not Path(path).is_absolute() or not _exists(path):
         note = f"The evaluation prompts ({path or 'not recorded'}) are not on this machine."
         return EvalPrompts(EMPTY, {}, note)
-    return _eval_prompts(path, Path(path).stat().st_mtime)  # a file that was changed is read again
+    column_map = _column_map(iteration, "prompt_columns")
+    return _eval_prompts(path, Path(path).stat().st_mtime, column_map)  # a file that was changed is read again
 
 
 @lru_cache(maxsize=8)
-def _eval_prompts(path: str, modified: float) -> EvalPrompts:
+def _eval_prompts(path: str, modified: float, column_map: str) -> EvalPrompts:
     try:
-        table = load_prompts(path).table
+        table = load_prompts(path, columns=json.loads(column_map)).table
     except (InputError, OSError) as error:
         return EvalPrompts(EMPTY, {}, f"The evaluation prompts cannot be read: {error}.")
-    texts = zip(table["prompt_id"].to_pylist(), table["english_instruction"].to_pylist(), strict=True)
-    return EvalPrompts(table, {prompt_id: text for prompt_id, text in texts if text is not None}, "")
+    columns = (table[name].to_pylist() for name in ("prompt_id", "english_instruction", "english_messages"))
+    said = [row for row in zip(*columns, strict=True) if row[1] is not None]
+    return EvalPrompts(table, {key: Conversation.of(text, messages) for key, text, messages in said}, "")
 
 
-_remembered: dict[tuple[str, float, str, str], ReferenceOutputs] = {}
+NO_ENGLISH = Conversation("")
+
+
+_remembered: dict[tuple[str, float, str, str, str], ReferenceOutputs] = {}
 
 
 def reference_output(
@@ -83,7 +90,8 @@ def reference_output(
         place = path.replace("{language}", language)
         if not Path(place).is_absolute() or not _exists(place):
             return ReferenceText(None, f"The reference outputs ({path or 'none recorded'}) are not on this machine.")
-        key = (path, Path(place).stat().st_mtime, language, outputs.digest)
+        column_map = _column_map(iteration, "reference_columns")
+        key = (path, Path(place).stat().st_mtime, language, outputs.digest, column_map)
         found = _remembered.get(key)
         if found is None:
             # Joined to the prompts that were answered, as `icr eval` did: by the instruction where a file has no ids.
@@ -91,11 +99,17 @@ def reference_output(
             asked = {row["prompt_id"]: row["instruction"] for row in engine.select(sql, [parts_of(outputs), language])}
             if len(_remembered) >= _KEPT:
                 _remembered.clear()
-            found = _remembered[key] = load_reference_outputs(path, {language: asked})
+            found = _remembered[key] = load_reference_outputs(path, {language: asked}, columns=json.loads(column_map))
     except (IcrError, OSError) as error:
         return ReferenceText(None, f"The reference outputs cannot be read: {error}.")
     text = found.get(language, prompt_id, sample_index)
     return ReferenceText(text, "" if text is not None else "The reference outputs have none for this prompt.")
+
+
+def _column_map(iteration: IterationRecord, name: str) -> str:
+    """The map by which the columns of an input were read, as JSON; `{}` where there was none, or no such setting yet."""
+    stage = iteration.stages.get("eval")
+    return (stage.holder.params if stage else {}).get(f"eval.{name}") or "{}"
 
 
 def _local(catalogue: Catalogue, iteration: IterationRecord, name: str) -> str:

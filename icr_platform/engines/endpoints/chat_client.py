@@ -36,7 +36,10 @@ _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_RETRY_AFTER = 0.5, 30.0, 600.0  # seconds
 _RETRIES_BEFORE_FIRST_REPLY = 2
 _RETRIES_OF_DOUBT = 3  # of a reply that may be meant, such as an empty one
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_LOGPROBS = ("logprobs", "top_logprobs")
+_FIXES = dict.fromkeys(("logprobs", "top_logprobs"), "it gives no log-probabilities; use --judge-answer structured") | {
+    "chat_template_kwargs": "it takes no arguments of chat templates; leave chat_template_kwargs, or the judge's, out"
+}
+"""What to do where an endpoint refuses a parameter that it cannot be asked without."""
 _MAY_DROP = frozenset({"response_format"})  # a judge's messages ask for JSON as well
 
 Message = dict[str, str]
@@ -391,8 +394,7 @@ class ChatClient:
         refused = refused_parameter(message, body.get("param"), sent)
         if refused is not None and self.accepted.learn(refused, sent):
             return _Retry(detail, adapted=True)
-        fix = "it gives no log-probabilities; use --judge-answer structured" if refused in _LOGPROBS else ""
-        return _Retry(detail, limit=endpoint.refusal_retries, fix=fix)
+        return _Retry(detail, limit=endpoint.refusal_retries, fix=_FIXES.get(refused or "", ""))
 
     def _clean(self, text: str) -> str:
         """One short line, without the key."""

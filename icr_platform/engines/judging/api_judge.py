@@ -82,6 +82,11 @@ def check(settings: PairwiseJudgeSettings, template: Template) -> None:
     check_endpoint(endpoint_of(settings))
 
 
+def asked_with(parameters: Mapping[str, Any], template_arguments: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The parameters of a request, with the arguments of the judge's chat template where there are any: most endpoints take none."""
+    return {**parameters, "chat_template_kwargs": dict(template_arguments)} if template_arguments else parameters
+
+
 def outcome_of(failure: Failure) -> str:
     """The outcome of a judgment whose question was not answered.
 
@@ -100,6 +105,7 @@ class ApiJudge:
         both_orders, seed: see `orders_of`.
         samples: answers sampled per pair and order as JSON; 0 reads the labels' log-probabilities instead.
         min_mass: probability that both labels must hold together, where log-probabilities are read.
+        template_arguments: sent as `chat_template_kwargs`, if there are any.
     """
 
     def __init__(
@@ -111,9 +117,11 @@ class ApiJudge:
         seed: int,
         samples: int,
         min_mass: float = MIN_MASS,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         self.endpoint, self.cache, self.template, self.min_mass = endpoint, cache, template, min_mass
         self.both_orders, self.seed, self.samples = both_orders, seed, samples
+        self.parameters = asked_with(STRUCTURED_PARAMETERS if samples else LOGPROB_PARAMETERS, template_arguments)
         self.has_answers = False
 
     @classmethod
@@ -127,11 +135,10 @@ class ApiJudge:
         endpoint = confirmed_endpoint(settings) if is_asked else assumed_endpoint(settings)
         samples = settings.judge_samples if settings.judge_answer == "structured" else 0
         cache = ReplyCache(settings.cache_folder)
-        return cls(endpoint, cache, template, settings.both_orders, seed, samples, settings.judge_min_mass)
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        return STRUCTURED_PARAMETERS if self.samples else LOGPROB_PARAMETERS
+        return cls(
+            endpoint, cache, template, settings.both_orders, seed, samples, settings.judge_min_mass,
+            settings.judge_chat_template_kwargs,
+        )  # fmt: skip
 
     def questions(self, pair: Pair) -> list[tuple[str, list[Message]]]:
         """(order, messages) of every question that a pair needs."""

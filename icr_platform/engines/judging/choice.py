@@ -38,11 +38,14 @@ def make_judge(settings: PairwiseJudging, template: Template, seed: int) -> Judg
     return judge
 
 
-def check_judge(settings: PairwiseJudging, template: Template) -> None:
-    """Raise InputError when the judge that `settings.judge` names cannot work here; loads no weights."""
-    if settings.judge == NO_JUDGE:
-        return
+def check_judge(settings: PairwiseJudging, template: Template) -> tuple[str, ...]:
+    """Raise InputError when the judge that `settings.judge` names cannot work here; loads no weights.
+
+    Returns:
+        notes on what is not asked as it is configured.
+    """
     if settings.judge in JUDGES:
-        load_part("judge", JUDGES[settings.judge].check, "settings", "template")(settings, template)
-    else:
+        return tuple(load_part("judge", JUDGES[settings.judge].check, "settings", "template")(settings, template) or ())
+    if settings.judge != NO_JUDGE:
         load_part("judge", settings.judge, "settings", "template", "seed")
+    return ()

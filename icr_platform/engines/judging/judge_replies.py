@@ -14,17 +14,19 @@ VERDICT_FORMS = '{"winner": "m"} or {"winner": "M"}'
 """What a structured answer is asked to be."""
 
 
-_NAME = r"(?:seed:|ant)?(?:think|thinking|thoughts?|reason|reasoning|reasoning_content|analysis|reflection|scratchpad)"
+_NAME = r"(?:seed:|longcat_|ant)?(?:think|thinking|thoughts?|reason|reasoning|reasoning_content|analysis|reflection|scratchpad)"
 _DECODER = json.JSONDecoder(strict=False)  # models write line breaks into JSON's texts
 
 
 _TAG = re.compile(
-    rf"(?P<open><\s*{_NAME}(?:\s[^<>]*)?(?<!/)>|\[THINK\]|<\|channel>|<\|begin_of_thought\|>|<\|START_THINKING\|>|◁think▷)"
-    rf"|(?P<close><\s*/\s*{_NAME}\s*>|\[/THINK\]|<channel\|>|<\|end_of_thought\|>|<\|END_THINKING\|>|◁/think▷)",
+    rf"(?P<open><\s*{_NAME}(?:\s[^<>]*)?(?<!/)>|\[THINK\]|<\|channel>|<\|begin_of_thought\|>|<\|START_THINKING\|>|◁think▷"
+    r"|<\|inner_prefix\|>|<unused94>|Here is my thought process:)"
+    rf"|(?P<close><\s*/\s*{_NAME}\s*>|\[/THINK\]|<channel\|>|<\|end_of_thought\|>|<\|END_THINKING\|>|◁/think▷"
+    r"|<\|inner_suffix\|>|<unused95>|Here is my response:)",
     re.IGNORECASE,
 )
-"""Where models begin and end their reasoning: Qwen and DeepSeek, Seed, Magistral, Gemma, OpenThinker, Command, Kimi; and as prompts
-ask others to, with attributes or spaces in the tag."""
+"""Where models begin and end their reasoning, as `models.thinking.STYLES` lists them; and as prompts ask others to, with attributes or
+spaces in the tag."""
 
 
 _FINAL_CHANNEL = re.compile(r"<\|channel\|>final[^<]*<\|message\|>|assistantfinal")

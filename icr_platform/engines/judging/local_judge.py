@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.core.errors import InputError
-from icr_platform.engines.judging.judge_replies import without_reasoning
+from icr_platform.engines.judging.judge_chat import load_judge_chat
 from icr_platform.engines.judging.pairwise import (
     LABELS,
     MIN_MASS,
@@ -19,11 +19,11 @@ from icr_platform.engines.judging.pairwise import (
     preference_from_labels,
 )
 from icr_platform.engines.judging.settings import PairwiseJudging
-from icr_platform.models.chat import encode_messages, require_roles
+from icr_platform.models.chat import encode_messages
 from icr_platform.models.context import context_of
 from icr_platform.models.hub import origin_of
 from icr_platform.models.left_padding import find_batching, next_logits
-from icr_platform.models.loading import check_weights, load_model, load_tokenizer
+from icr_platform.models.loading import check_weights, load_model
 from icr_platform.models.not_finite import are_finite, not_finite
 
 if TYPE_CHECKING:
@@ -47,25 +47,15 @@ def label_ids(tokenizer: PreTrainedTokenizerBase, label: str) -> list[int]:
     return found
 
 
-def begins_with_reasoning(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template itself opens the model's reasoning, so that the first token cannot be a verdict."""
-    question = "m or M?"
-    prompt = tokenizer.decode(encode_messages(tokenizer, [{"role": "user", "content": question}]))
-    return without_reasoning(str(prompt).rpartition(question)[2]) is None
-
-
-def check(settings: PairwiseJudging, template: Template) -> None:
-    """Raise InputError when the model is missing or incomplete, or its chat template does not fit the judge's task."""
+def check(settings: PairwiseJudging, template: Template) -> tuple[str, ...]:
+    """Say in what the judge is asked otherwise than configured; raise InputError when the model is missing or incomplete, or its
+    chat template does not fit the judge's task."""
     if not settings.judge_model:
         raise InputError("config: field 'judge_model' is missing for the logprob judge; give --judge-model")
-    tokenizer = load_tokenizer(settings.judge_model, settings)
-    require_roles(tokenizer, tuple(role for role, _ in template.messages))
+    roles = [role for role, _ in template.messages]
+    chat = load_judge_chat(settings.judge_model, roles, settings, settings.judge_chat_template_kwargs)
     check_weights(settings.judge_model, settings.trust_remote_code)
-    if begins_with_reasoning(tokenizer):
-        raise InputError(
-            f"{settings.judge_model}: its chat template opens the answer with reasoning, so its first token cannot be a verdict; choose "
-            "another judge_model, or serve this one and use --judge openai --judge-answer structured"
-        )
+    return chat.notes
 
 
 class LocalJudge:
@@ -77,7 +67,7 @@ class LocalJudge:
         both_orders, seed: see `orders_of`.
         dtype, device: see `models.load_model`.
         min_mass: probability that both labels must hold together.
-        chat: what its chat template is rendered with.
+        chat, template_arguments: what its chat template is rendered with, see `judge_chat.judge_chat`.
     """
 
     def __init__(
@@ -90,10 +80,12 @@ class LocalJudge:
         device: str,
         min_mass: float = MIN_MASS,
         chat: ChatSettings = CHAT_DEFAULTS,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         self.name, self.min_mass = Path(origin_of(model).name).name, min_mass
         self.template, self.both_orders, self.seed = template, both_orders, seed
-        self.tokenizer = load_tokenizer(model, chat)
+        roles = [role for role, _ in template.messages]
+        self.tokenizer, self.opening, _ = load_judge_chat(model, roles, chat, template_arguments or {})
         self.model = load_model(model, dtype, device, chat.trust_remote_code)
         self.batching = find_batching(self.model)
         self._has_worked = False
@@ -105,20 +97,26 @@ class LocalJudge:
         """The judge an evaluation asks for."""
         return cls(
             settings.judge_model, template, settings.both_orders, seed, settings.dtype, settings.device,
-            settings.judge_min_mass, settings,
+            settings.judge_min_mass, settings, settings.judge_chat_template_kwargs,
         )  # fmt: skip
 
     def judge(self, parts: Iterable[Sequence[Pair]]) -> Iterator[list[Judgment]]:
         """Yield the judgments of each part. No batch crosses parts, so a resumed run computes what the first would have."""
         for part in parts:
             asked = [(pair, order) for pair in part for order in orders_of(pair, self.both_orders, self.seed)]
-            prompts = [encode_messages(self.tokenizer, self.template.render(pair, order)) for pair, order in asked]
+            prompts = [
+                encode_messages(self.tokenizer, self.template.render(pair, order)) + self.opening
+                for pair, order in asked
+            ]
             found = iter(self._probabilities([ids for ids in prompts if len(ids) <= self.limit]))
             judgments = []
             for (pair, order), ids in zip(asked, prompts, strict=True):
                 if len(ids) <= self.limit:
-                    value, mass, outcome, detail = preference_from_labels(*next(found), order, self.min_mass)
+                    m, M, first = next(found)
+                    value, mass, outcome, detail = preference_from_labels(m, M, order, self.min_mass)
                     read = len(ids)
+                    if outcome == "parse_error":
+                        detail += f"; the answer begins {self.tokenizer.decode([first])!r}"
                 else:  # cut short, a prompt would lose an output: that pair has no judgment, and the others do
                     value, mass, outcome, read = None, None, "api_error", 0
                     detail = f"{len(ids)} tokens do not fit the judge's {self.limit}"
@@ -126,12 +124,12 @@ class LocalJudge:
                 judgments.append(Judgment(*key, value, mass, outcome, self.name, read, 0, detail))
             yield judgments
 
-    def _probabilities(self, prompts: list[list[int]]) -> list[tuple[float, float]]:
-        """Return (P(m), P(M)) of the token after each prompt, batched by length."""
+    def _probabilities(self, prompts: list[list[int]]) -> list[tuple[float, float, int]]:
+        """Return (P(m), P(M), the likeliest id) of the token after each prompt, batched by length."""
         import torch
 
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        found: list[tuple[float, float]] = [(0.0, 0.0)] * len(prompts)
+        found: list[tuple[float, float, int]] = [(0.0, 0.0, 0)] * len(prompts)
         start = 0
         while start < len(order):
             # As many as fit when padded to the longest, which sorting puts last; one always does.
@@ -147,7 +145,7 @@ class LocalJudge:
             # A label is whatever the tokenizer spells as m or M (`m`, ` m`), so its probability is a sum.
             probabilities = logits.double().softmax(-1).cpu()
             m, M = (probabilities[:, ids].sum(-1).tolist() for ids in self.labels)
-            for index, pair in zip(batch, zip(m, M, strict=True), strict=True):
-                found[index] = pair
+            for index, *probability, likeliest in zip(batch, m, M, probabilities.argmax(-1).tolist(), strict=True):
+                found[index] = (*probability, likeliest)
             start = stop
         return found

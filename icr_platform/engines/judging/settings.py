@@ -7,6 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from icr_platform.core.config import ChatSettings, Config, setting
 from icr_platform.core.parts import Named, Part
+from icr_platform.core.template_arguments import TemplateArguments
 from icr_platform.models.settings import ModelPlace
 
 NO_JUDGE = "none"
@@ -16,7 +17,8 @@ class BuiltInJudge(NamedTuple):
     """A judge that ships with the platform.
 
     part: called with (settings, template, seed), see `choice.make_judge`; its module identifies the judgments' code.
-    check: MODULE:NAME, called with (settings, template); raises InputError when the judge cannot work, and loads no weights.
+    check: MODULE:NAME, called with (settings, template); raises InputError when the judge cannot work, and loads no weights; may give
+        notes.
     """
 
     part: Part
@@ -51,6 +53,12 @@ class JudgeSettings(Config):
     judge_identity: str = setting(
         "",
         "identifies the endpoint's model; empty: what the endpoint says, or its address",
+    )
+    judge_chat_template_kwargs: TemplateArguments = setting(
+        {},
+        "arguments of the judge's chat template; an endpoint is sent them as chat_template_kwargs (vLLM, SGLang); a local judge is asked "
+        "with thinking off unless they say otherwise",
+        later=True,
     )
     judge_key_variable: str = setting("OPENAI_API_KEY", "environment variable that holds the endpoint's key", "place")
     judge_concurrency: int = setting(32, "requests that may run at once, over all workers", "place", ge=1)
