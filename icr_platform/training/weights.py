@@ -193,3 +193,13 @@ def adapter_parameters(policy: str, rank: int, trust_remote_code: bool = False) 
     head = skeleton.get_output_embeddings()
     linears = [module for module in skeleton.modules() if isinstance(module, torch.nn.Linear) and module is not head]
     return sum(rank * (linear.in_features + linear.out_features) for linear in linears)
+
+
+def fused_share(policy: str, trust_remote_code: bool = False) -> float:
+    """Measure the share of a policy's parameters in experts that are fused into one tensor for all; 0 where there are none."""
+    skeleton = on_meta_device(policy, load_config(policy, trust_remote_code), trust_remote_code)
+    sizes = {
+        id(one): (one.numel(), one.dim() == 3 and ".experts." in name) for name, one in skeleton.named_parameters()
+    }
+    fused = sum(count for count, is_fused in sizes.values() if is_fused)
+    return fused / sum(count for count, _ in sizes.values())
