@@ -138,6 +138,19 @@ def new_adapters(rank: int, alpha: float) -> Any:
     )
 
 
+def adapter_sizes(skeleton: Any, rank: int) -> tuple[int, int]:
+    """Count the parameters of new adapters on a model without weights, and those of fused experts that they do not reach.
+
+    peft reaches the fused experts of some families (Mixtral, OLMoE, Qwen3, DeepSeek) and not those of others (gpt-oss, Qwen2, Granite).
+    """
+    from peft import get_peft_model
+
+    named = dict(get_peft_model(skeleton, new_adapters(rank, 1.0)).named_parameters())
+    adapters = sum(one.numel() for name, one in named.items() if ".lora_" in name)
+    experts = {name: one for name, one in named.items() if one.dim() == 3 and ".experts." in name}
+    return adapters, sum(one.numel() for name, one in experts.items() if ".base_layer." not in name)
+
+
 def adapters_alone(model: Any, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Pick the adapters' tensors out of the state of a model that peft wrapped; any other model's state stays whole."""
     if not hasattr(model, "peft_config"):
@@ -166,6 +179,6 @@ def merge_trained(model: Any, settings: Any, state: Mapping[str, torch.Tensor]) 
         moved = any(
             not torch.equal(weight, weight + layer.get_delta_weight("default"))
             for layer in layers
-            for weight in [layer.get_base_layer().weight]
+            if isinstance(weight := getattr(layer.get_base_layer(), "weight", None), torch.Tensor)  # of experts none
         )
     return wrapped.merge_and_unload().requires_grad_(True), moved  # peft froze it

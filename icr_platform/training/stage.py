@@ -217,7 +217,7 @@ def _notes(config: TrainConfig, pairs: TrainingPairs) -> list[str]:
     """Say which pairs, which weights and which GPUs were not used."""
     import torch
 
-    from icr_platform.training.weights import fused_share
+    from icr_platform.training.weights import unreached_share
 
     notes = []
     notes += [f"{count} pairs were left out: {why}" for why, count in pairs.refused.items()]
@@ -227,11 +227,11 @@ def _notes(config: TrainConfig, pairs: TrainingPairs) -> list[str]:
         limit = longest_sequence(config)
         name = "max_length" if limit == config.max_length else "the policy's max_position_embeddings"
         notes.append(f"{total} pairs are longer than {limit} tokens ({name}) and were left out: {by_language}")
-    share = fused_share(config.policy, config.trust_remote_code) if config.lora_rank else 0.0
+    share = unreached_share(config.policy, config.trust_remote_code) if config.lora_rank else 0.0
     if share:
         notes.append(
-            f"LoRA trains the linear layers; the experts, {share:.0%} of the policy's parameters, are fused into tensors that it does "
-            "not reach and stay as they were"
+            f"LoRA trains linear layers; the experts, {share:.0%} of the policy's parameters, are fused into tensors that it does not "
+            "reach in this family, and stay as they were"
         )
     gpus = torch.cuda.device_count() if resolve_device(config.device).startswith("cuda") else 0
     if gpus > 1 and not config.accelerate_config:

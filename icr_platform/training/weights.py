@@ -19,11 +19,17 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from icr_platform.core.errors import IcrError
-from icr_platform.models.adapters import base_of, merge_trained, new_adapters
+from icr_platform.models.adapters import adapter_sizes, base_of, merge_trained, new_adapters
 from icr_platform.models.devices import resolve_device, resolve_dtype
 from icr_platform.models.hub import model_file
 from icr_platform.models.loading import load_config, load_model, load_tokenizer, on_meta_device
-from icr_platform.models.multimodal import PROCESSOR_FILES, freeze_all_but_text, is_multimodal, put_into_whole
+from icr_platform.models.multimodal import (
+    PROCESSOR_FILES,
+    freeze_all_but_text,
+    is_multimodal,
+    leave_out_towers,
+    put_into_whole,
+)
 from icr_platform.models.quantised import NONE, plain
 from icr_platform.training.config import TrainConfig
 
@@ -188,18 +194,15 @@ def stored_dtype(policy: str, trust_remote_code: bool = False) -> torch.dtype:
 
 
 def adapter_parameters(policy: str, rank: int, trust_remote_code: bool = False) -> int:
-    """Count the parameters of LoRA adapters of `rank` on every linear layer but the LM head, without loading weights."""
+    """Count the parameters of LoRA adapters of `rank`, without loading weights."""
     skeleton = on_meta_device(policy, load_config(policy, trust_remote_code), trust_remote_code)
-    head = skeleton.get_output_embeddings()
-    linears = [module for module in skeleton.modules() if isinstance(module, torch.nn.Linear) and module is not head]
-    return sum(rank * (linear.in_features + linear.out_features) for linear in linears)
+    if is_multimodal(skeleton.config):
+        leave_out_towers(skeleton)
+    return adapter_sizes(skeleton, rank)[0]
 
 
-def fused_share(policy: str, trust_remote_code: bool = False) -> float:
-    """Measure the share of a policy's parameters in experts that are fused into one tensor for all; 0 where there are none."""
+def unreached_share(policy: str, trust_remote_code: bool = False) -> float:
+    """Measure the share of a policy's parameters in fused experts that adapters do not reach."""
     skeleton = on_meta_device(policy, load_config(policy, trust_remote_code), trust_remote_code)
-    sizes = {
-        id(one): (one.numel(), one.dim() == 3 and ".experts." in name) for name, one in skeleton.named_parameters()
-    }
-    fused = sum(count for count, is_fused in sizes.values() if is_fused)
-    return fused / sum(count for count, _ in sizes.values())
+    whole = sum({id(one): one.numel() for one in skeleton.parameters()}.values())
+    return adapter_sizes(skeleton, 1)[1] / whole

@@ -199,19 +199,42 @@ def test_without_bitsandbytes_the_setting_is_refused_before_work(
         check_weights(str(tiny_model), quantization="nf4")
 
 
-def test_lora_on_a_mixture_says_that_it_does_not_reach_fused_experts(data: Data, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "reached"), [("Mixtral", True), ("GptOss", False)])
+def test_lora_reaches_the_fused_experts_of_a_mixture_or_says_that_it_does_not(
+    family: str, reached: bool, data: Data, tmp_path: Path
+) -> None:
     import json
 
-    from transformers import MixtralConfig, MixtralForCausalLM
+    import transformers
 
     from tests.benchmarks.bench_architectures import save
 
-    policy = save(tmp_path / "policy", MixtralForCausalLM, MixtralConfig, 1)
+    kind, config = getattr(transformers, f"{family}ForCausalLM"), getattr(transformers, f"{family}Config")
+    policy = save(tmp_path / "policy", kind, config, 1)
     checkpoint = through(policy, policy, data, tmp_path, lora_rank=2)
     before, after = (load_model(str(model), "float32", "cpu").state_dict() for model in (policy, checkpoint))
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert any("self_attn" in name for name in moved)
-    assert not any(".experts." in name for name in moved)
-    [note] = [one for one in json.loads((checkpoint / "manifest.json").read_text())["extra"]["notes"] if "LoRA" in one]
-    experts = sum(tensor.numel() for name, tensor in before.items() if ".experts." in name)
-    assert f"{experts / sum(tensor.numel() for tensor in before.values()):.0%} of the policy's parameters" in note
+    assert any(name.endswith("experts.gate_up_proj") for name in moved) is reached
+    notes = [one for one in json.loads((checkpoint / "manifest.json").read_text())["extra"]["notes"] if "LoRA" in one]
+    assert len(notes) == (0 if reached else 1)
+    assert reached or "fused into tensors that it does not reach" in notes[0]
+
+
+def test_adapters_on_fused_experts_are_merged_into_them() -> None:
+    from peft import get_peft_model
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    from icr_platform.models.adapters import adapters_alone, merge_trained, new_adapters
+    from icr_platform.models.small_copy import build_random, small_config
+
+    small = small_config(MixtralConfig())
+    wrapped = get_peft_model(build_random(MixtralForCausalLM, small), new_adapters(2, 4.0))
+    for name, parameter in wrapped.named_parameters():
+        if ".lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    merged, moved = merge_trained(
+        build_random(MixtralForCausalLM, small), new_adapters(2, 4.0), adapters_alone(wrapped, wrapped.state_dict())
+    )
+    assert moved
+    assert torch.allclose(logits(merged), logits(wrapped.eval()), atol=1e-4)
