@@ -228,7 +228,8 @@ def _uses(session: Session, config: IterateConfig, plans: list[StagePlan], predi
         helpers[JUDGE] = (config.eval.judge_model, config.eval.dtype)
     for purpose, (name, dtype) in helpers.items():
         model = session.resolver.local(name, config.seed)
-        uses.append(Use(purpose, model, chat_of_helper(model, config), [weights(model, dtype)]))
+        chat = config if purpose == JUDGE else chat_of_helper(model, config)  # a judge's is found from its template
+        uses.append(Use(purpose, model, chat, [weights(model, dtype)]))
     return uses
 
 
