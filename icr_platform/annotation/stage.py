@@ -51,6 +51,7 @@ from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, open
 from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.faults import FAULTS, fault_notes, require_few_faults
+from icr_platform.core.language_tags import ENGLISH
 from icr_platform.core.part_job import Advance, Make, PartJob, TakenPart
 from icr_platform.core.schemas import DROPS, LOGPROBS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
 from icr_platform.core.stage_protocol import StageContext, StageResult
@@ -118,6 +119,11 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
     opened = [load_config(model, config.trust_remote_code) for model in (config.policy, config.reference)]
     sizes = [model.get_text_config().vocab_size for model in opened]
     check_responses(responses, prompts, min(sizes))
+    needs_english = any(REWARD_KINDS[kind].needs_english for kind in config.reward_kind)
+    if config.system_prompt and needs_english and not config.system_prompt_in(ENGLISH):
+        notes += (
+            "config: field 'system_prompt' has neither 'en' nor 'default': English instructions are scored without it",
+        )
     inputs = AnnotateInputs(config, responses, prompts, ContextFit(config, prompts), notes)
     found = [result for part in range(len(responses.parts)) for result in inputs.filtered(part)]
     first = next((result.detail for result in found if result.reason in FAULTS), "")

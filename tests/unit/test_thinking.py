@@ -186,6 +186,21 @@ def test_markers_within_other_tokens_are_text_where_the_tokenizer_has_them_as_to
     assert read_response(tokenizer, [], ids) == Reading("</think>", "Hola", len(spelt) + 2)
 
 
+def test_markers_that_a_model_spells_though_its_tokenizer_has_them_as_tokens() -> None:
+    tokenizer = tokenizer_of(tokens=THINK)
+
+    def spelt(text: str) -> list[int]:
+        return [token for letter in text for token in tokenizer(letter)["input_ids"]]
+
+    opening = tokenizer.convert_tokens_to_ids(THINK[0])
+    for ids in (spelt("<think>x</think>Hola"), [opening, *spelt("x</think>Hola")]):
+        read = read_response(tokenizer, [], ids)
+        assert (read.thought, read.answer, read.is_cut) == ("x", "Hola", False)
+        assert tokenizer.decode(ids[read.answer_start :]) == "Hola"
+    assert read_response(tokenizer, [], [opening, *spelt("x")]).is_cut
+    assert read_response(tokenizer, [], spelt("a</think>\nb")) == Reading(None, "a</think>\nb", None)
+
+
 def test_a_token_that_ends_the_marker_and_begins_the_answer_is_the_answers() -> None:
     tokenizer = tokenizer_of(tokens=(">H",), history="</think>")
     ids = tokenizer("<think>x</think>Hola")["input_ids"]
