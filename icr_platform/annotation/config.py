@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import BeforeValidator
 
 from icr_platform.annotation.reward_kinds import REWARD_KINDS
-from icr_platform.core.config import INPUTS, WHERE, ChatSettings, OptionalFloat, ScoreSettings, setting, split_at_commas
+from icr_platform.core.config import (
+    INPUTS,
+    WHERE,
+    ChatSettings,
+    OptionalFloat,
+    PinnedInputs,
+    ScoreSettings,
+    setting,
+    split_at_commas,
+)
 from icr_platform.core.faults import FaultSettings
 from icr_platform.core.mappings import ColumnMap
 from icr_platform.engines.execution.settings import ExecutionSettings
@@ -53,7 +62,7 @@ class AnnotateSettings(ExecutionSettings, ModelPlace, FaultSettings):
     batch_tokens: int = setting(8192, "tokens scored together, padding included", "place", ge=1)
 
 
-class AnnotateConfig(ChatSettings, ScoreSettings, AnnotateSettings):
+class AnnotateConfig(ChatSettings, ScoreSettings, AnnotateSettings, PinnedInputs):
     """annotate: responses -> rewards, preferences, drops."""
 
     heading = INPUTS

@@ -29,6 +29,7 @@ from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import nearest, spelled, twice
 from icr_platform.core.languages import is_language
+from icr_platform.core.mappings import Pins
 from icr_platform.core.parts import Named, Worlds
 from icr_platform.core.secrets import redact
 from icr_platform.core.template_arguments import TemplateArguments
@@ -145,7 +146,7 @@ class ChatSettings(Config):
 
     template_date: CalendarDay = setting(
         date(2026, 1, 1),
-        "the day that chat templates print as today's (Llama 3.2, Mistral Small 3, Granite, gpt-oss, ...)",
+        "today, as chat templates print it (Llama 3.2, gpt-oss)",
     )
     system_prompt: SystemPrompt = setting(
         "",
@@ -155,7 +156,7 @@ class ChatSettings(Config):
     )
     system_role: Literal["template", "fold"] = setting(
         "template",
-        "where a template takes no system message (Gemma 2); template: refuse it; fold: put it at the head of the user's next message",
+        "a system message that a template has no place for (Gemma 2) is refused; fold: it heads the user's next message",
         later=True,
     )
     chat_template_kwargs: TemplateArguments = setting(
@@ -186,6 +187,14 @@ class ChatSettings(Config):
 CHAT_DEFAULTS = ChatSettings()
 
 
+class PinnedInputs(Config):
+    """Inputs whose files must be those that were meant."""
+
+    heading, place_heading = INPUTS, INPUTS
+
+    pins: Pins = setting({}, "SHA-256 of files of the inputs, by their paths", "place")
+
+
 class ScoreSettings(Config):
     """Which tokens of a response are scored and trained on, where a model thinks before it answers.
 
@@ -196,7 +205,7 @@ class ScoreSettings(Config):
 
     score: Literal["answer", "whole"] = setting(
         "answer",
-        "tokens of a response that are scored and trained on; answer: those behind the thought, which is their context; whole: all",
+        "tokens that are scored and trained on; answer: those behind the thought; whole: all",
         later=True,
     )
 

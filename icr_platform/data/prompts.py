@@ -5,8 +5,8 @@ They may lie in
 - a path with `{language}` in it;
 - one file with a `language` column;
 - a `prompts` artifact of an earlier run (a folder with `manifest.json`);
-- a hub data set (`owner/name`, `owner/name:configuration:split`), or the folder of a saved one, whose configurations or splits are
-  named by language or whose rows have a `language` column. Of several splits the first of train, test and validation is read.
+- a hub data set (`owner/name@revision:configuration:split`), or the folder of one (`data.hub_sets`), whose configurations or splits
+  are named by language or whose rows have a `language` column. Of several splits the first of train, test and validation is read.
 
 A row has an instruction, or a conversation that ends with one, an id (text or whole number) and, optionally, the name of the data
 set that it comes from; `data.row_messages` and `data.row_fields` list what their columns may be called.
@@ -178,9 +178,9 @@ def _open(path: str, languages: Sequence[str], columns: ColumnNames) -> RowSourc
     source = open_source(path, _WANTED, {ENGLISH, *languages} if languages else (), columns=columns)
     if source.names == (UNNAMED,):
         row = next(source.rows(UNNAMED), None)
-        columns = shown(list(row.fields)) if row else "none"
+        found = shown(list(row.fields)) if row else "none"
         raise InputError(
-            f"{path}: is one file; give its folder, with one file per language, or add a column 'language'; found: {columns}"
+            f"{path}: is one file; give its folder, with one file per language, or add a column 'language'; found: {found}"
         )
     return source
 

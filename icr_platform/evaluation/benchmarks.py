@@ -30,6 +30,7 @@ from icr_platform.models.devices import resolve_device, resolve_dtype
 from icr_platform.models.hub import origin_of
 from icr_platform.models.loading import check_weights, read_tokenizer
 from icr_platform.models.loading_errors import explained
+from icr_platform.models.thinking import end_marker
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -115,11 +116,13 @@ def language_of(task: str) -> str:
 
 
 class BenchmarksInputs(NamedTuple):
-    """The tasks to run, and notes on those that do not exist."""
+    """The tasks to run, and notes on those that do not exist. end_of_thought: behind which an answer that is generated begins; None
+    for a model that does not think."""
 
     config: BenchmarksConfig
     work: list[PlannedTask]
     notes: list[str]
+    end_of_thought: int | str | None
 
 
 def read(config: BenchmarksConfig) -> BenchmarksInputs:
@@ -127,9 +130,10 @@ def read(config: BenchmarksConfig) -> BenchmarksInputs:
     require(config, "benchmarks")
     if find_spec("lm_eval") is None:
         raise InputError("benchmarks: lm-eval is not installed; pip install 'icr-platform[benchmarks]'")
-    read_tokenizer(config.policy, config.trust_remote_code)
+    tokenizer = read_tokenizer(config.policy, config.trust_remote_code)
     check_weights(config.policy, config.trust_remote_code)
-    return BenchmarksInputs(config, *plan(config, set(_manager(config.task_folder).all_tasks)))
+    work, notes = plan(config, set(_manager(config.task_folder).all_tasks))
+    return BenchmarksInputs(config, work, notes, end_marker(tokenizer))
 
 
 def run(inputs: BenchmarksInputs, context: StageContext) -> StageResult:
@@ -138,7 +142,7 @@ def run(inputs: BenchmarksInputs, context: StageContext) -> StageResult:
     Raises:
         InputError: a task's data cannot be read.
     """
-    config, work, notes = inputs
+    config, work, notes, end_of_thought = inputs
     manager = _manager(config.task_folder)
     writer = ArtifactWriter(context.folder / "benchmarks", BENCHMARKS, context.fingerprint)
     left = [index for index in range(len(work)) if not writer.has_part(index)]
@@ -156,6 +160,7 @@ def run(inputs: BenchmarksInputs, context: StageContext) -> StageResult:
                 device=device,
                 batch_size=config.batch_size,
                 trust_remote_code=config.trust_remote_code,
+                think_end_token=end_of_thought,
             )
         # Again: what comes from the hub is in the cache now, and lm-eval would go on with random numbers for missing tensors.
         check_weights(config.policy, config.trust_remote_code)

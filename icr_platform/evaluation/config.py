@@ -6,7 +6,16 @@ from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator
 
-from icr_platform.core.config import INPUTS, WHERE, ChatSettings, Languages, OptionalInt, setting, split_at_commas
+from icr_platform.core.config import (
+    INPUTS,
+    WHERE,
+    ChatSettings,
+    Languages,
+    OptionalInt,
+    PinnedInputs,
+    setting,
+    split_at_commas,
+)
 from icr_platform.core.mappings import ColumnMap
 from icr_platform.engines.judging.settings import JudgeSettings, PairwiseJudgeSettings, PairwiseJudging
 from icr_platform.engines.sampling.settings import SamplingSettings
@@ -34,7 +43,7 @@ class EvalSettings(PairwiseJudgeSettings, SamplingSettings):
     )
 
 
-class EvalConfig(PairwiseJudging, EvalSettings):  # type: ignore[misc]  # of the model_construct that pydantic's plugin adds
+class EvalConfig(PairwiseJudging, EvalSettings, PinnedInputs):  # type: ignore[misc]  # of the model_construct that pydantic's plugin adds
     """eval: policy -> outputs, judgments, scores."""
 
     heading = INPUTS
@@ -73,7 +82,7 @@ class MtBenchSettings(JudgeSettings, SamplingSettings):
     max_tokens: int = setting(1024, "new tokens of a turn at most", ge=1)
 
 
-class MtBenchConfig(ChatSettings, MtBenchSettings):
+class MtBenchConfig(ChatSettings, MtBenchSettings, PinnedInputs):
     """mt_bench: policy -> two-turn answers, graded 1 to 10 by the judge behind judge_url (arXiv 2306.05685)."""
 
     heading = INPUTS

@@ -28,6 +28,7 @@ from icr_platform.engines.endpoints.replies import Reply
 from icr_platform.engines.judging.api_judge import outcome_of
 from icr_platform.engines.judging.judge_replies import last_verdict, why_unread
 from icr_platform.engines.sampling.sampler import Dropped
+from icr_platform.models.thinking import split_text
 
 TURNS = 2
 _QUESTIONS = Wanted("questions", "question_id, category and turns")
@@ -135,7 +136,7 @@ def load_questions(
     """
     questions = []
     opened = open_source(source, _QUESTIONS, languages)
-    answers = load_answers(references, languages) if references else {}
+    answers = load_answers(references, languages, notes) if references else {}
     for language in languages:
         seen: set[str] = set()
         for row in _rows(opened, language, languages, notes):
@@ -164,9 +165,16 @@ def load_questions(
     return questions
 
 
-def load_answers(source: str, languages: Sequence[str]) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Both turns' answers by (language, question_id); raises InputError for a damaged row or a question answered twice."""
+def load_answers(
+    source: str, languages: Sequence[str], notes: list[str] | None = None
+) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Both turns' answers by (language, question_id), without what was thought before them, which `notes` is told.
+
+    Raises:
+        InputError: a damaged row, or a question that is answered twice.
+    """
     found: dict[tuple[str, str], tuple[str, ...]] = {}
+    split = 0
     opened = open_source(source, _ANSWERS, languages)
     for language in languages:
         for row in _rows(opened, language, languages):
@@ -180,9 +188,14 @@ def load_answers(source: str, languages: Sequence[str]) -> dict[tuple[str, str],
             key = (language, _question_id(row, "write {question_id, choices}"))
             if key in found:
                 raise InputError(f"{row.where}: question {key[1]!r} was answered in a row before; remove one")
-            found[key] = turns
+            found[key] = tuple(split_text(None, turn).answer for turn in turns)
+            split += found[key] != turns
         if not any(key[0] == language for key in found):
             raise InputError(f"{opened.where(language)}: contains no answer; add rows with question_id and choices")
+    if split and notes is not None:
+        notes.append(
+            f"{source}: {split} of {len(found)} rows come with what was thought before the answers, which is left out"
+        )
     return found
 
 

@@ -76,7 +76,7 @@ def read(config: MtBenchConfig) -> MtBenchInputs:
     questions = load_questions(config.questions, languages, config.reference_answers, notes)
     answers = None
     if config.answers:
-        answers = load_answers(config.answers, languages)
+        answers = load_answers(config.answers, languages, notes)
         missing = unanswered(questions, answers)
         if missing:
             raise InputError(
@@ -158,6 +158,12 @@ def run(inputs: MtBenchInputs, context: StageContext) -> StageResult:
             f"all are kept in {ratings.folder}"
         )
     notes = [*inputs.notes, *served]
+    graded = frame[frame["outcome"] != NO_ANSWER]
+    if empty := int((graded["answer"].str.strip() == "").sum()):
+        notes.append(
+            f"{empty} of {len(graded)} answers are empty, and are graded as such; of a model that thinks they may have been cut within "
+            "the thought: give more --max-tokens"
+        )
     for language, without in dropped.groupby("language", sort=False):
         notes += fault_notes(str(language), Counter(without["reason"]), "questions", "ratings")
     return StageResult({"ratings": ratings.folder}, metrics, {"mt_bench_categories": categories}, tuple(notes))

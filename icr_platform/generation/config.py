@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from icr_platform.core.config import INPUTS, ChatSettings, Languages, OptionalInt, setting
+from icr_platform.core.config import INPUTS, ChatSettings, Languages, OptionalInt, PinnedInputs, setting
 from icr_platform.core.mappings import ColumnMap
 from icr_platform.engines.sampling.settings import SamplingSettings
 
 
-class GenerateConfig(ChatSettings, SamplingSettings):
+class GenerateConfig(ChatSettings, SamplingSettings, PinnedInputs):
     """generate: prompts -> responses."""
 
     heading = INPUTS

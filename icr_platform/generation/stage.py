@@ -62,7 +62,9 @@ def run(inputs: GenerateInputs, context: StageContext) -> StageResult:
     have no responses. Metrics, `NAME/LANG` and `NAME/mean` over languages: `tokens` (in all; no mean), `length/tokens` and
     `length/characters` (means per response), `truncated`, `empty` and `fidelity` (identified as the prompt's language; absent
     where the identifier does not know it) in percent of the responses; `tokens_per_second` when anything was sampled, and
-    `dropped/LANG` in percent of the prompts where any was dropped.
+    `dropped/LANG` in percent of the prompts where any was dropped. All are of the answers; where anything was thought before one there
+    are also `thought_tokens/mean/LANG` (per thought), `thought_language_share/LANG` (identified as the prompt's language, in percent of
+    the thoughts) and `thought_cut/LANG` (percent of the responses that ended within their thought), as in eval.
 
     Raises:
         IcrError: more prompts were dropped than `max_dropped` allows; everything is kept.
@@ -101,6 +103,9 @@ def _result(prompts: Artifact, responses: Artifact, drops: Artifact, throughput:
     summary = _summary(responses)
     metrics = {f"{name}/{language}": float(value) for name in summary for language, value in summary[name].items()}
     metrics |= {f"{name}/mean": float(value) for name, value in summary.drop(columns="tokens").mean().items()}
+    metrics |= {
+        f"{name}/{code}": float(value) for name, row in _thoughts(responses).items() for code, value in row.items()
+    }
     metrics = {name: value for name, value in metrics.items() if value == value}  # a figure may be undefined: NaN
     if throughput.seconds:
         metrics["tokens_per_second"] = throughput.tokens / throughput.seconds
@@ -161,5 +166,33 @@ def _summary(responses: Artifact) -> pd.DataFrame:
             "empty": total["empty"] * share,
             # A language that the identifier does not know would have a fidelity of 0, which says nothing of the policy.
             "fidelity": (total["faithful"] * share).where(~total.index.isin(unknown)),
+        }
+    )
+
+
+def _thoughts(responses: Artifact) -> pd.DataFrame:
+    """Figures of the thoughts by language, of languages in which anything was thought; see `run` for the columns. Reads part by part."""
+    names = ["language", "answer_start", "token_count", "thought_language"]
+    counted = []
+    for index in range(len(responses.parts)):
+        part: pd.DataFrame = responses.read_part(index, names).to_pandas()
+        has_thought = part["thought_language"].notna()
+        said = zip(part["language"], part["thought_language"], has_thought, strict=True)
+        figures = {
+            "rows": 1,
+            "thoughts": has_thought,
+            "tokens": part["answer_start"].where(has_thought, 0),
+            "same": [has and counts_as(asked, thought) for asked, thought, has in said],
+            "cut": part["answer_start"] == part["token_count"],
+        }
+        counted.append(part[["language"]].assign(**figures).groupby("language", sort=False).sum())
+    total = pd.concat(counted).groupby("language", sort=False).sum().astype(float).query("thoughts > 0 or cut > 0")
+    thoughts = total["thoughts"].where(total["thoughts"] > 0)
+    unknown = responses.extra.get("languages", {}).get("unknown", ())
+    return pd.DataFrame(
+        {
+            "thought_tokens/mean": total["tokens"] / thoughts,
+            "thought_language_share": (100 * total["same"] / thoughts).where(~total.index.isin(unknown)),
+            "thought_cut": 100 * total["cut"] / total["rows"],
         }
     )

@@ -162,14 +162,14 @@ def require_roles(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms:
     if forms is None:
         binding = _binding(tokenizer)
         raise InputError(
-            f"{binding.model}: field 'chat_template'{_template_name(tokenizer)}: of a conversation of {_shown(roles)}, "
+            f"{binding.model}: field 'chat_template'{_template_name(tokenizer)}: of a conversation of {shown_roles(roles)}, "
             f"{binding.reasons[roles]}; {_way_out(tokenizer, roles)}give the model a chat template that prints "
             "message['content'], text and nothing else"
         )
     return forms
 
 
-def _shown(roles: Roles) -> str:
+def shown_roles(roles: Roles) -> str:
     """Roles for a message, the first ones of many."""
     more = f", ... ({len(roles)} messages)" if len(roles) > _SHOWN_ROLES else ""
     return ", ".join(roles[:_SHOWN_ROLES]) + more

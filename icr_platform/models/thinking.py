@@ -181,8 +181,10 @@ def read_response(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int],
                 return found
         for marked in markers.styles:
             is_open = _leaves_open(tail, marked)
-            read = _read_ids if marked.opening is not None and marked.closing is not None else _read_pieces
-            found = read(tokenizer, marked, is_open, ids)
+            has_ids = marked.opening is not None and marked.closing is not None
+            found = (_read_ids if has_ids else _read_pieces)(tokenizer, marked, is_open, ids)
+            if has_ids and (found is None or found.is_cut):
+                found = _read_spelt(tokenizer, marked, is_open, ids) or found
             if found is not None:
                 return found
     return Reading(None, decode_response(tokenizer, ids), None)
@@ -270,6 +272,15 @@ def encode_thoughtful(
         begin, end = "" if is_open else f"{style.opening}{style.label}\n", f"\n{style.closing}\n\n"
     thinking = _markup(tokenizer, begin) + encode_response(tokenizer, thought, finished=False)
     return thinking + _markup(tokenizer, end) + encode_response(tokenizer, answer, finished) if answer else thinking
+
+
+def end_marker(tokenizer: PreTrainedTokenizerBase) -> int | str | None:
+    """What ends the thoughts that the template knows of, as a token or, where it is written with several, as text; None for none."""
+    markers = markers_of(tokenizer)
+    if markers.has_channels:
+        return int(tokenizer.get_vocab()["<|message|>"])  # the last one begins the answer
+    known = [marked for marked in markers.styles if marked.in_template]
+    return (known[0].style.closing if known[0].closing is None else known[0].closing) if known else None
 
 
 def end_of_thought(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int]) -> list[int]:
@@ -440,6 +451,18 @@ def _read_pieces(
     # A token may hold the end of the marker and the beginning of the answer: it is the answer's, its text is not.
     lead = text[len(_shown(tokenizer, ids[:start])) : block.answer].lstrip()
     return Reading(thought, _unwrapped(decode_response(tokenizer, ids[start:]).lstrip().removeprefix(lead)), start)
+
+
+def _read_spelt(
+    tokenizer: PreTrainedTokenizerBase, marked: _Marked, is_open: bool | None, ids: Sequence[int]
+) -> Reading | None:
+    """As `_read_pieces`, for a model that spells a marker which its tokenizer has as one token; None where it does not.
+
+    Some tokenizers find such a token in a text at its beginning only, and models that were trained on what they made of the rest do this.
+    """
+    text = _shown(tokenizer, ids)
+    begins = is_open or text.lstrip().startswith(marked.style.opening)
+    return _read_pieces(tokenizer, marked, is_open, ids) if begins and marked.style.closing in text else None
 
 
 def _tokens_before(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], position: int) -> int:

@@ -12,7 +12,9 @@ from icr_platform.core.config import (
     Config,
     Languages,
     OptionalInt,
+    PinnedInputs,
     ScoreSettings,
+    role,
     setting,
     validate,
 )
@@ -23,42 +25,41 @@ from icr_platform.core.yaml_files import read_yaml
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.evaluation.config import EvalConfig, EvalSettings
 from icr_platform.generation.config import GenerateConfig
+from icr_platform.pipeline.pins import pins_among
 from icr_platform.pipeline.stages import ITERATE, STAGES
 from icr_platform.training.config import TrainConfig, TrainSettings
 
 
-class IterateConfig(ChatSettings, ScoreSettings):
+class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     """iterate: T times generate, annotate, train, eval."""
 
     heading = INPUTS
     required: ClassVar[tuple[str, ...]] = ("policy", "reference", "prompts")
 
-    arm: str = setting("icr", "name of this arm of the experiment, for charts and tables", "place")
+    arm: str = setting("icr", "name of this arm, for charts", "place")
     iterations: int = setting(2, "iterations T", ge=1)
-    policy: str = setting("", "pi_0: the reference aligned on English preferences only", "model")
+    policy: str = setting("", "pi_0: aligned on English preferences only", "model")
     reference: str = setting("", "pi_ref: the SFT model", "model")
     prompts: str = setting("", "training prompts", "input")
     prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction": "prompt"}', later=True)
-    languages: Languages = setting((), "training languages; empty: every language of the prompts")
+    languages: Languages = setting((), "training languages; empty: all of the prompts")
     limit: OptionalInt = setting(None, "training prompts per language, the first ones; none: all")
     reward_reference: Literal["initial", "previous"] = setting(
-        "initial", "reference of the reward: pi_ref, or the policy before (an ablation of the paper)"
+        "initial", "reference of the reward: pi_ref, or the policy before"
     )
     eval_prompts: str = setting("", "evaluation prompts; empty: no evaluation", "input")
     eval_prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction": "prompt"}', later=True)
     reference_outputs: str = setting("", "outputs that the policy is compared with", "input")
     reference_columns: ColumnMap = setting({}, 'columns to read, as in {"output": "response"}', later=True)
-    eval_languages: Languages = setting((), "evaluation languages; empty: every language of the evaluation prompts")
-    eval_limit: OptionalInt = setting(None, "evaluation prompts per language; none: all")
-    seed: int = setting(42, "seed of everything; each iteration derives its own", ge=0)
+    eval_languages: Languages = setting((), "evaluation languages; empty: all of the prompts")
+    eval_limit: OptionalInt = setting(None, "prompts per language; none: all")
+    seed: int = setting(42, "seed; each iteration derives its own", ge=0)
     output: str = setting("", "folder of all artifacts; empty: a work folder", "place")
-    stage_processes: bool = setting(
-        False, "run each stage in a process of its own, whose end frees all GPU memory", "place"
-    )
+    stage_processes: bool = setting(False, "run each stage in a process of its own, to free GPU memory", "place")
     keep_checkpoints: Literal["all", "last", "best"] = setting(
         "all",
-        "trained weights to keep; the others are removed once nothing in this command needs them; best: of the highest mean win "
-        "rate, or the last where nothing was judged",
+        "trained weights to keep; others are removed once nothing here needs them; best: by mean win rate, or the last where nothing "
+        "was judged",
         "place",
     )
     generate: SamplingSettings = setting(SamplingSettings(), "settings of generate")
@@ -99,7 +100,12 @@ class IterateConfig(ChatSettings, ScoreSettings):
         shared = {field: renamed.get(field, field) for field in STAGES[stage].config.model_fields}
         values = {field: getattr(self, name) for field, name in shared.items() if name in names(self)}
         section = getattr(self, stage, None)
-        return values if section is None else values | {name: getattr(section, name) for name in names(section)}
+        if section is not None:
+            values |= {name: getattr(section, name) for name in names(section)}
+        if values.get("pins"):
+            inputs = [name for name, info in STAGES[stage].config.model_fields.items() if role(info) == "input"]
+            values["pins"] = pins_among(self.pins, [values.get(name, "") for name in inputs])
+        return values
 
 
 _EVALUATION = {

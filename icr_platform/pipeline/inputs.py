@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 from icr_platform.core.artifacts import text_digest
-from icr_platform.core.config import Config, leaves, role
+from icr_platform.core.config import Config, PinnedInputs, leaves, role
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds, load_part, split_world
 from icr_platform.core.secrets import HIDDEN, bare_url, redact, remember_secrets_of, shown_url
 from icr_platform.data import hub_sets
 from icr_platform.models.hub import pinned
+from icr_platform.pipeline.pins import check_pins
 
 if TYPE_CHECKING:
     from icr_platform.tracking.tracker import Tracker
@@ -46,7 +49,7 @@ class Resolver:
         fetch: False leaves artifacts of a remote store where they are: as `runs:/RUN_ID/NAME`, if their content is `known`.
 
         Raises:
-            InputError: a URI whose run, artifact or file does not exist.
+            InputError: a URI whose run, artifact or file does not exist; a file that is not the one that was pinned.
         """
         values = {}
         for name, info in leaves(type(config)):
@@ -60,7 +63,18 @@ class Resolver:
             elif value and role(info) in ("input", "model"):
                 place = self.local(str(value), seed) if fetch else self.reference(str(value), seed)
                 values[name] = _pinned(place) if role(info) == "model" else hub_sets.pinned(place)
+        if isinstance(config, PinnedInputs) and config.pins:
+            check_pins(config.pins, self._inputs(config, values, seed))
+            values["pins"] = {}  # they name files as the configuration did, not where they lie
         return config.model_copy(update=values)
+
+    def _inputs(self, config: Config, resolved: Mapping[str, Any], seed: int) -> dict[str, tuple[str, str]]:
+        """How each input was given and where it lies, those of sections included, by field."""
+        found = {}
+        for name, info in leaves(type(config)):
+            if role(info) == "input" and (given := str(attrgetter(name)(config))):
+                found[name] = (given, str(resolved.get(name) or self.local(given, seed)))
+        return found
 
     def local(self, uri: str, seed: int) -> str:
         """Local path of one path, URI or hub name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -38,6 +39,9 @@ from icr_platform.pipeline.work_place import WorkPlace, choose_place, locked, ma
 
 if TYPE_CHECKING:
     from icr_platform.tracking.run_handle import RunHandle
+
+
+_COMMIT = re.compile(r"@([0-9a-f]{40})(?=:|$)")  # behind a name on the hub
 
 
 def run_stage(
@@ -84,7 +88,13 @@ def run_stage(
             make_room(session, stage, identity, place)
             earlier = _earlier_rows(session, stage, identity, place.folder)
             unread = strict_digest(stage, resolved, known)
-            run = _start(session, stage, config, identity, place, parent, {"icr.unread": unread, **(tags or {})})
+            commits = commits_of(resolved)
+            told = {
+                "icr.unread": unread,
+                **{f"icr.commit.{name}": sha for name, sha in commits.items()},
+                **(tags or {}),
+            }
+            run = _start(session, stage, config, identity, place, parent, told)
             with track_status(run):
                 log = run.log_live if run else ignore_metrics
                 with run.system_metrics() if run else nullcontext():
@@ -161,8 +171,22 @@ def _start(
     run = session.tracker.start(stage, {**own, **rows, **code_tags(), **tags}, parent)
     run.log_params({f"{stage}.{name}": value for name, value in logged_params(config).items()})
     for name, digest in identity.inputs.items():
-        run.log_dataset(name, digest, str(getattr(config, name)), stage)
+        given, commit_sha = str(getattr(config, name)), tags.get(f"icr.commit.{name}")
+        is_said = commit_sha is None or str(commit_sha) in given
+        run.log_dataset(name, digest, given if is_said else f"{given} (commit {commit_sha})", stage)
     return run
+
+
+def commits_of(resolved: Config) -> dict[str, str]:
+    """The commits of the models and data sets on the hub that a resolved configuration names, by field."""
+    found = {}
+    for name, info in leaves(type(resolved)):
+        if role(info) in ("input", "model"):
+            value = str(getattr(resolved, name, ""))
+            commit_sha = _COMMIT.search(value)
+            if commit_sha and not Path(value).is_absolute():
+                found[name] = commit_sha[1]
+    return found
 
 
 def logged_params(config: Config) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from icr_platform.core.config import INPUTS, WHERE, ChatSettings, ScoreSettings, setting
+from icr_platform.core.config import INPUTS, WHERE, ChatSettings, PinnedInputs, ScoreSettings, setting
 from icr_platform.core.mappings import ColumnMap
 from icr_platform.models.settings import ModelPlace
 
@@ -56,7 +56,7 @@ class TrainSettings(ModelPlace):
     accelerate_config: str = setting("", "accelerate config file: train through `accelerate launch`", "place")
 
 
-class TrainConfig(ChatSettings, ScoreSettings, TrainSettings):
+class TrainConfig(ChatSettings, ScoreSettings, TrainSettings, PinnedInputs):
     """train: preferences -> checkpoint."""
 
     heading = INPUTS

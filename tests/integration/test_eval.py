@@ -71,6 +71,56 @@ def test_every_output_is_judged_in_both_orders_and_scored(settings: dict[str, ob
     assert int(result.tables["fidelity_confusion"]["outputs"].sum()) == len(outputs)
 
 
+def test_thoughts_change_no_judgment_and_no_figure_of_the_answers(settings: dict[str, object], tmp_path: Path) -> None:
+    """Outputs that come with a thought are judged exactly as their answers alone."""
+    answers = {"en": "A pear.", "es": "Una pera, o dos.", "de": "Eine Birne."}
+    results = {}
+    for name, thought in (("plain", ""), ("thinking", "<think>\nThe user wants a fruit. A pear?\n</think>\n\n")):
+        given = tmp_path / name
+        given.mkdir()
+        for path in Path(str(settings["prompts"])).glob("*.jsonl"):
+            rows = [json.loads(line)["id"] for line in path.read_text(encoding="utf-8").splitlines()]
+            outputs = [{"id": row, "output": thought + answers[path.stem]} for row in rows]
+            (given / f"{path.stem}.json").write_text(json.dumps(outputs), encoding="utf-8")
+        config = EvalConfig(**settings | {"outputs": str(given)})
+        results[name] = run(read(config), StageContext(tmp_path / "out" / name, "f"))
+        assert any("6 of 6 outputs come with what was thought" in note for note in results[name].notes) == bool(thought)
+    plain, thinking = results["plain"].metrics, results["thinking"].metrics
+    measured = {name for name in thinking if name.startswith("thought")}
+    assert {f"thought_{what}/{code}" for what in ("language_share", "cut") for code in answers} < measured
+    assert (thinking["thought_language_share/es"], thinking["thought_language_share/en"]) == (0.0, 100.0)
+    assert {name: value for name, value in thinking.items() if name not in measured} == plain
+    rows = open_artifact(tmp_path / "out" / "thinking" / "outputs", OUTPUTS).read().to_pylist()
+    assert {row["thought"] for row in rows} == {"The user wants a fruit. A pear?"}
+    assert {row["output"] for row in rows} == set(answers.values())
+    assert {row["thought_language"] for row in rows} == {"en"}
+    table = results["thinking"].tables["thought_languages"]
+    assert table[["asked", "detected", "outputs"]].to_numpy().tolist() == [
+        ["de", "en", 6],
+        ["en", "en", 6],
+        ["es", "en", 6],
+    ]
+
+
+def test_an_output_that_ends_within_its_thought_is_counted_as_such(settings: dict[str, object], tmp_path: Path) -> None:
+    policy = tmp_path / "thinks"
+    shutil.copytree(str(settings["policy"]), policy)
+    template = policy / "chat_template.jinja"
+    text = template.read_text(encoding="utf-8")
+    template.write_text(text.replace("{% endif %}", "<think>\n{% endif %}"), encoding="utf-8")
+    config = EvalConfig(**settings | {"policy": str(policy), "judge": "none", "samples": 1, "languages": "es"})
+    result = run(read(config), StageContext(tmp_path / "out", "f"))
+    rows = open_artifact(tmp_path / "out" / "outputs", OUTPUTS).read().to_pylist()
+    assert {(row["output"], row["character_count"], row["finish_reason"]) for row in rows} == {("", 0, "length")}
+    assert all(row["thought_token_count"] == row["token_count"] for row in rows), "every token was part of the thought"
+    thinking = [row for row in rows if row["thought"]]
+    assert result.metrics["truncated/es"] == 100.0
+    assert result.metrics["thought_cut/es"] == pytest.approx(100.0 * len(thinking) / len(rows))
+    assert any(
+        "ended within the thought: they have no answer, and are judged as empty outputs" in n for n in result.notes
+    )
+
+
 def test_a_finished_evaluation_is_read_not_computed_again(
     settings: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

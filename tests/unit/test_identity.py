@@ -381,7 +381,14 @@ def test_every_setting_is_looked_at_by_the_work_of_its_stage(world: Path, monkey
         "mt_bench": {"judge_identity": "j", "sampler": "vllm"},
         "benchmarks": {},
     }
-    not_read = {"languages", "limit", "server_model", "server_identity"}  # the rows are; of the server sampler only
+    columns = {f"{name}_columns" for name in ("prompt", "preference", "reference", "output")}
+    not_read = {
+        "languages",
+        "limit",
+        "server_model",
+        "server_identity",
+        *columns,
+    }  # the rows are; of the server sampler only
     others = {"tasks": ("a",), "families": ("arc",), "languages": ("es",), "judge": "none", "sampler": "transformers"}
     for stage, settings in all_read.items():
         config = config_of(stage, world, **settings)

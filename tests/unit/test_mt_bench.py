@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.engines.endpoints.chat_client import Failure
 from icr_platform.engines.endpoints.replies import Reply
 from icr_platform.engines.sampling.sampler import Advance, Request, Sample, Sampler, ignore_progress
+from icr_platform.engines.sampling.thoughts import ThoughtfulSampler
 from icr_platform.evaluation.config import MtBenchConfig
 from icr_platform.evaluation.mt_bench import (
     Question,
@@ -26,6 +28,7 @@ from icr_platform.evaluation.mt_bench import (
 )
 from icr_platform.evaluation.mt_bench_stage import sample_answers
 from icr_platform.report.figures import radar
+from tests.support.template_families import family_tokenizer
 
 QUESTIONS = [
     {"question_id": 81, "category": "writing", "turns": ["Escribe {algo}.", "Más corto."]},
@@ -150,3 +153,34 @@ def test_answers_are_sampled_at_their_categorys_temperature(switched: bool, expe
     assert answers["es", "2"] == ("2.1", "2.2")
     assert [request.temperature for request in sampler.asked] == expected * 2
     assert sampler.asked[4].history == (("user", "Uno."), ("assistant", "0.1"))
+
+
+def test_answers_are_read_without_what_was_thought_before_them(tmp_path: Path) -> None:
+    turns = ["<think>\nTwo?\n</think>\n\ncuatro", "siete"]
+    write(tmp_path / "es.jsonl", [{"question_id": 1, "choices": [{"turns": turns}]}])
+    notes: list[str] = []
+    assert load_answers(str(tmp_path), ["es"], notes) == {("es", "1"): ("cuatro", "siete")}
+    assert "1 of 1 rows come with what was thought before the answers" in notes[0]
+
+
+class Thinker(Sampler):
+    """Thinks in English before each answer, which is the question's id."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.asked: list[Request] = []
+
+    def sample(
+        self, requests: Sequence[Request], samples: int, seed: int, advance: Advance = ignore_progress
+    ) -> list[list[Sample]]:
+        self.asked += requests
+        texts = [f"<think>\nHmm.\n</think>\n\n{request.prompt_id}<|im_end|>" for request in requests]
+        return [[Sample(text, self.tokenizer(text)["input_ids"], "stop")] for text in texts]
+
+
+def test_the_second_turn_is_asked_in_sight_of_the_first_answer_without_its_thought() -> None:
+    engine = Thinker(family_tokenizer("qwen3"))
+    sampler = ThoughtfulSampler(engine, engine.tokenizer)
+    answers = sample_answers(sampler, [Question("es", "7", "math", ("Uno.", "Dos."))], MtBenchConfig())
+    assert answers["es", "7"] == ("7.1", "7.2")
+    assert engine.asked[1].history == (("user", "Uno."), ("assistant", "7.1"))

@@ -12,10 +12,12 @@ from icr_platform.models.thinking import (
     STYLES,
     Reading,
     answer_start,
+    end_marker,
     markers_of,
     read_response,
     split_text,
 )
+from tests.support.template_families import family_tokenizer
 from tests.support.tiny_models import CHATML, chatml_tokenizer
 
 END = "<|im_end|>"
@@ -184,6 +186,21 @@ def test_markers_within_other_tokens_are_text_where_the_tokenizer_has_them_as_to
     assert read_response(tokenizer, [], ids) == Reading("</think>", "Hola", len(spelt) + 2)
 
 
+def test_markers_that_a_model_spells_though_its_tokenizer_has_them_as_tokens() -> None:
+    tokenizer = tokenizer_of(tokens=THINK)
+
+    def spelt(text: str) -> list[int]:
+        return [token for letter in text for token in tokenizer(letter)["input_ids"]]
+
+    opening = tokenizer.convert_tokens_to_ids(THINK[0])
+    for ids in (spelt("<think>x</think>Hola"), [opening, *spelt("x</think>Hola")]):
+        read = read_response(tokenizer, [], ids)
+        assert (read.thought, read.answer, read.is_cut) == ("x", "Hola", False)
+        assert tokenizer.decode(ids[read.answer_start :]) == "Hola"
+    assert read_response(tokenizer, [], [opening, *spelt("x")]).is_cut
+    assert read_response(tokenizer, [], spelt("a</think>\nb")) == Reading(None, "a</think>\nb", None)
+
+
 def test_a_token_that_ends_the_marker_and_begins_the_answer_is_the_answers() -> None:
     tokenizer = tokenizer_of(tokens=(">H",), history="</think>")
     ids = tokenizer("<think>x</think>Hola")["input_ids"]
@@ -231,3 +248,15 @@ def test_a_text_that_is_cut_within_its_thought_has_no_answer() -> None:
 def test_a_tokenizer_without_markers_has_none() -> None:
     assert not markers_of(tokenizer_of())
     assert [marked.style for marked in markers_of(tokenizer_of(tokens=THINK)).styles] == [STYLES[0]]
+
+
+@pytest.mark.parametrize(
+    ("family", "marker"),
+    [
+        ("qwen3", "</think>"), ("ministral-3-reasoning", "[/THINK]"), ("gpt-oss", "<|message|>"), ("seed-oss", "</seed:think>"),
+        ("qwen2.5", None), ("llama-3.2", None), ("gemma-3", None),
+    ],
+)  # fmt: skip
+def test_a_benchmark_reads_answers_behind_the_marker_that_the_template_knows(family: str, marker: str | None) -> None:
+    tokenizer: Any = family_tokenizer(family)
+    assert end_marker(tokenizer) == (None if marker is None else tokenizer.convert_tokens_to_ids(marker))

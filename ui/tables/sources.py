@@ -6,6 +6,7 @@ pages say so and do without them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -53,13 +54,14 @@ def eval_prompts(catalogue: Catalogue, iteration: IterationRecord) -> EvalPrompt
     if not Path(path).is_absolute() or not _exists(path):
         note = f"The evaluation prompts ({path or 'not recorded'}) are not on this machine."
         return EvalPrompts(EMPTY, {}, note)
-    return _eval_prompts(path, Path(path).stat().st_mtime)  # a file that was changed is read again
+    column_map = _column_map(iteration, "prompt_columns")
+    return _eval_prompts(path, Path(path).stat().st_mtime, column_map)  # a file that was changed is read again
 
 
 @lru_cache(maxsize=8)
-def _eval_prompts(path: str, modified: float) -> EvalPrompts:
+def _eval_prompts(path: str, modified: float, column_map: str) -> EvalPrompts:
     try:
-        table = load_prompts(path).table
+        table = load_prompts(path, columns=json.loads(column_map)).table
     except (InputError, OSError) as error:
         return EvalPrompts(EMPTY, {}, f"The evaluation prompts cannot be read: {error}.")
     columns = (table[name].to_pylist() for name in ("prompt_id", "english_instruction", "english_messages"))
@@ -70,7 +72,7 @@ def _eval_prompts(path: str, modified: float) -> EvalPrompts:
 NO_ENGLISH = Conversation("")
 
 
-_remembered: dict[tuple[str, float, str, str], ReferenceOutputs] = {}
+_remembered: dict[tuple[str, float, str, str, str], ReferenceOutputs] = {}
 
 
 def reference_output(
@@ -88,7 +90,8 @@ def reference_output(
         place = path.replace("{language}", language)
         if not Path(place).is_absolute() or not _exists(place):
             return ReferenceText(None, f"The reference outputs ({path or 'none recorded'}) are not on this machine.")
-        key = (path, Path(place).stat().st_mtime, language, outputs.digest)
+        column_map = _column_map(iteration, "reference_columns")
+        key = (path, Path(place).stat().st_mtime, language, outputs.digest, column_map)
         found = _remembered.get(key)
         if found is None:
             # Joined to the prompts that were answered, as `icr eval` did: by the instruction where a file has no ids.
@@ -96,11 +99,17 @@ def reference_output(
             asked = {row["prompt_id"]: row["instruction"] for row in engine.select(sql, [parts_of(outputs), language])}
             if len(_remembered) >= _KEPT:
                 _remembered.clear()
-            found = _remembered[key] = load_reference_outputs(path, {language: asked})
+            found = _remembered[key] = load_reference_outputs(path, {language: asked}, columns=json.loads(column_map))
     except (IcrError, OSError) as error:
         return ReferenceText(None, f"The reference outputs cannot be read: {error}.")
     text = found.get(language, prompt_id, sample_index)
     return ReferenceText(text, "" if text is not None else "The reference outputs have none for this prompt.")
+
+
+def _column_map(iteration: IterationRecord, name: str) -> str:
+    """The map by which the columns of an input were read, as JSON; `{}` where there was none, or no such setting yet."""
+    stage = iteration.stages.get("eval")
+    return (stage.holder.params if stage else {}).get(f"eval.{name}") or "{}"
 
 
 def _local(catalogue: Catalogue, iteration: IterationRecord, name: str) -> str:
