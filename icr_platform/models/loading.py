@@ -233,7 +233,7 @@ def check_weights(model: str, trust_remote_code: bool = False, is_loaded_by_vllm
         raise InputError(f"{adapter.folder / ADAPTER_WEIGHTS}: missing; fetch the adapter again")
     if adapter and (adapter.folder / ADAPTER_WEIGHTS).exists():
         add_adapter(skeleton, adapter, read_headers([adapter.folder / ADAPTER_WEIGHTS]))
-    notes = (left_over(base, unexpected),) if unexpected else ()
+    notes: tuple[str, ...] = (left_over(base, unexpected),) if unexpected else ()
     if is_multimodal(skeleton.config):
         beside = ", ".join(towers(skeleton))
         notes += (
