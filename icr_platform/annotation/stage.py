@@ -112,7 +112,7 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
     kinds = config.reward_kind
     for model in (config.policy, config.reference, *([config.translator] if needs_translations(kinds) else [])):
         load_tokenizer(model, chat_of_helper(model, config) if model == config.translator else config)
-        check_weights(model, config.trust_remote_code)
+        check_weights(model, config.trust_remote_code, quantization=config.quantization)
 
     responses = open_artifact(Path(config.responses), RESPONSES)
     prompts = prompt_index(config.prompts, responses, config.reward_kind, config.prompt_columns)
@@ -269,7 +269,7 @@ def _load_scorer(config: AnnotateConfig, model: str) -> Make:
     from icr_platform.engines.scoring.logprobs import CompletionScorer
 
     tokenizer = load_tokenizer(model, config)
-    loaded = load_model(model, config.dtype, config.device, config.trust_remote_code)
+    loaded = load_model(model, config.dtype, config.device, config.trust_remote_code, quantization=config.quantization)
     scorer = CompletionScorer(loaded, config.batch_tokens)
 
     def score(shards: Iterable[_Shard], advance: Advance) -> Iterator[tuple[pa.Table]]:
