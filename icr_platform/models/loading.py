@@ -260,7 +260,7 @@ def check_weights(
         raise InputError(f"{adapter.folder / ADAPTER_WEIGHTS}: missing; fetch the adapter again")
     if adapter and (adapter.folder / ADAPTER_WEIGHTS).exists():
         add_adapter(skeleton, adapter, read_headers([adapter.folder / ADAPTER_WEIGHTS]))
-    notes = (left_over(base, unexpected),) if unexpected else ()
+    notes: tuple[str, ...] = (left_over(base, unexpected),) if unexpected else ()
     if is_multimodal(skeleton.config):
         beside = ", ".join(towers(skeleton))
         notes += (
