@@ -358,7 +358,9 @@ def on_meta_device(model: str, config: Any, trust_remote_code: bool) -> PreTrain
     import torch
 
     revision = origin_of(base_of(model)).revision
-    code = {"code_revision": revision} if revision and trust_remote_code and _brings_code(config) else {}
+    code: dict[str, Any] = (
+        {"code_revision": revision} if revision and trust_remote_code and _brings_code(config) else {}
+    )
     with explained(model, "config", "correct its config.json"), torch.device("meta"):
         skeleton: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code, **code)
     return skeleton
