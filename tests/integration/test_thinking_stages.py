@@ -105,7 +105,7 @@ def test_who_thinks_in_english_and_answers_in_five_languages_is_kept_and_paired_
     _, tables = annotate(thinker, reference, thought, tmp_path / "answers")
     kept = {key_of(row) for row in rows} - {key_of(row) for row in tables["drops"] if row["reason"] != "duplicate"}
     paired = Counter(row["language"] for row in tables["preferences"])
-    assert all(paired[language] >= 3 for language in LANGUAGES), paired
+    assert all(paired[language] >= 1 for language in LANGUAGES), paired
     assert all(row["chosen_thought"] and row["chosen_answer_start"] for row in tables["preferences"])
     assert all(OPEN not in row["chosen"] for row in tables["preferences"])
 
