@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from icr_platform.core.artifacts import MANIFEST, PLAN, Artifact, ArtifactWriter, text_digest
 from icr_platform.core.errors import InputError
-from icr_platform.core.language_tags import ENGLISH, english_first, names_language, twice
+from icr_platform.core.language_tags import ENGLISH, english_first, is_tag, names_language, twice
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.data.column_map import NO_MAP, ColumnNames
 from icr_platform.data.hub_sets import folder_set_of, hub_set_of
@@ -33,7 +33,7 @@ from icr_platform.data.row_sources import (
 )
 from icr_platform.data.sources import open_source
 from icr_platform.data.text_pairs import FIELDS, PAIR_GROUPS, PAIR_LAYOUTS, Texts, TiedRow, texts_of
-from icr_platform.data.wording import left_out
+from icr_platform.data.wording import left_out, shown
 from icr_platform.models.chat import encode_response
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ class _Reader:
         self._columns = Columns(source, FIELDS)
         self._rows = self._ties = 0
         self._faults: Counter[str] = Counter()
+        self._no_language: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
     def read(self, opened: RowSource, name: str) -> None:
@@ -149,7 +150,10 @@ class _Reader:
                 continue
             self._columns.see(part, row.fields, texts.remarks, texts.columns)
             said = next((row.fields[field] for field in LANGUAGE_FIELDS if row.fields.get(field)), name or ENGLISH)
-            self._add(key or f"row-{row.number}", language_of(str(said)), texts)
+            language = language_of(str(said))
+            if not is_tag(language):
+                self._no_language[language] += 1
+            self._add(key or f"row-{row.number}", language, texts)
 
     def _add(self, prompt_id: str, language: str, texts: Texts) -> None:
         key = prompt_id
@@ -180,6 +184,12 @@ class _Reader:
         if self._ties:
             notes.append(
                 f"{self._source}: {self._ties:,} of {self._rows:,} rows are ties, which prefer neither response, and were left out"
+            )
+        if self._no_language:
+            names = shown([name for name, _ in self._no_language.most_common()])
+            notes.append(
+                f"{self._source}: {self._no_language.total():,} pairs are in {names}, which name no known language; they are kept "
+                "under these names"
             )
         notes += self._columns.notes()
         return TextPreferences(self._rewarded(notes), tuple(notes))

@@ -14,14 +14,16 @@ from icr_platform.annotation.reward_kinds import scored_kinds, scoring_conversat
 from icr_platform.core.config import ChatSettings
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
+from icr_platform.engines.judging.judge_chat import JudgeChat, load_judge_chat
 from icr_platform.engines.judging.pairwise import Pair, load_template, orders_of
+from icr_platform.engines.sampling.choice import unfollowed_advice
 from icr_platform.engines.sampling.sampler import requests_of
 from icr_platform.models.adapters import base_of
 from icr_platform.models.chat import stop_ids
-from icr_platform.models.checkpoint_files import GENERATION, read_settings
 from icr_platform.models.context import context_of
-from icr_platform.models.hub import model_file
-from icr_platform.models.loading import generation_eos, load_config, load_tokenizer, on_meta_device, quantisation
+from icr_platform.models.loading import generation_eos, load_config, load_tokenizer, on_meta_device
+from icr_platform.models.multimodal import is_multimodal, leave_out_towers, towers
+from icr_platform.models.quantised import quantisation
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.planning.capacity import idle_parameters
 from icr_platform.planning.habits import habits, rendered
@@ -31,15 +33,6 @@ if TYPE_CHECKING:
 
     from icr_platform.engines.sampling.settings import SamplingSettings
 
-# What generation configs recommend, and the value that changes nothing.
-_RECOMMENDED = {
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-    "presence_penalty": 0.0,
-}
 _WIDEST = 160
 _SHOWN_OF_A_MESSAGE = 130  # characters: the reward instruction's language among them
 _LINES_OF_A_PROMPT = 3
@@ -60,23 +53,27 @@ Facts = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class Opened:
-    """A model without its weights."""
+    """A model without its weights. unused: modules that no text passes, which are left out of it."""
 
     name: str
     config: Any
     skeleton: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    unused: Sequence[str] = ()
 
     @classmethod
-    def of(cls, name: str, chat: ChatSettings) -> Opened:
-        """Open a model's config and tokenizer.
+    def of(cls, name: str, chat: ChatSettings, tokenizer: PreTrainedTokenizerBase | None = None) -> Opened:
+        """Open a model's config and, unless that is given, its tokenizer.
 
         Raises:
             InputError: it has none, or they do not fit each other.
         """
         config = load_config(name, chat.trust_remote_code)
         skeleton = on_meta_device(base_of(name), config, chat.trust_remote_code)
-        return cls(name, config, skeleton, load_tokenizer(name, chat))
+        unused = towers(skeleton) if is_multimodal(config) else []
+        if unused:
+            leave_out_towers(skeleton)
+        return cls(name, config, skeleton, tokenizer or load_tokenizer(name, chat), unused)
 
 
 def kind_of(model: Opened) -> list[str]:
@@ -90,8 +87,8 @@ def kind_of(model: Opened) -> list[str]:
         line += f", of which {_millions(active)} work on a token"
     stored = getattr(model.config, "dtype", None) or getattr(text, "dtype", None) or "float32"
     found = [f"{line}, files in {str(stored).removeprefix('torch.')}"]
-    if text is not model.config:
-        found.append(f"multimodal: its text model ({text.model_type}) is used, images and sound are not")
+    if model.unused:
+        found.append(f"used as a model of text, without {', '.join(model.unused)}")
     if method := quantisation(model.config):
         name = method.get("quant_method") if isinstance(method, dict) else getattr(method, "quant_method", "?")
         found.append(f"its weights are quantised ({name})")
@@ -106,18 +103,8 @@ def sampling_of(model: Opened, settings: SamplingSettings) -> list[str]:
     found.append(
         "a response ends at " + ", ".join(f"{name} ({index})" for name, index in zip(names, ends, strict=True))
     )
-    path = model_file(base_of(model.name), GENERATION)
-    said = read_settings(path) if path else {}
-    ours = {name: getattr(settings, name, neutral) for name, neutral in _RECOMMENDED.items()}
-    other = {
-        name: said[name]
-        for name, value in ours.items()
-        if isinstance(said.get(name), int | float) and said[name] != value
-    }
-    if other:
-        theirs = ", ".join(f"{name} {value:g}" for name, value in other.items())
-        taken = ", ".join(f"{name} {ours[name]:g}" for name in other)
-        found.append(f"its {GENERATION} recommends {theirs}; this run takes {taken}")
+    if advice := unfollowed_advice(settings, model.name):
+        found.append(advice)
     return found
 
 
@@ -221,7 +208,8 @@ def facts_of(config: IterateConfig, use: Use, prompts: pa.Table, is_whole: bool)
     Raises:
         InputError: its config or its tokenizer cannot be opened.
     """
-    model = Opened.of(use.model, use.chat)
+    asked = _judge_chat(config, use) if use.purpose == JUDGE else None
+    model = Opened.of(use.model, use.chat, asked.tokenizer if asked else None)
     facts: Facts = {"kind": kind_of(model), "context": [context(model)], "memory": list(use.memory)}
     facts["chat"] = habits(model.tokenizer, model.name)
     width = None if is_whole else _LINES_OF_A_PROMPT * (terminal_width() - _MARGIN)
@@ -232,9 +220,15 @@ def facts_of(config: IterateConfig, use: Use, prompts: pa.Table, is_whole: bool)
     if use.purpose in (POLICY, REFERENCE):
         facts["annotate"] = [scoring_of(model, config.annotate.batch_tokens)]
         facts[PROMPTS] = _prompts(model, config, prompts, width)
-    if use.purpose == JUDGE:
-        facts[PROMPTS] = [_question(model, config, prompts, width)]
+    if asked is not None:
+        opening = str(model.tokenizer.decode(asked.opening))
+        facts[PROMPTS] = [_question(model, config, prompts, width) + opening]
     return facts
+
+
+def _judge_chat(config: IterateConfig, use: Use) -> JudgeChat:
+    roles = tuple(role for role, _ in load_template(config.eval.judge_template).messages)
+    return load_judge_chat(use.model, roles, use.chat, config.eval.judge_chat_template_kwargs)
 
 
 def _prompts(model: Opened, config: IterateConfig, prompts: pa.Table, width: int | None) -> list[str]:

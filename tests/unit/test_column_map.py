@@ -160,3 +160,14 @@ def test_work_is_known_by_the_rows_however_their_columns_are_called(tiny_model: 
     assert works[0] == works[1]
     other = {**mapped, "prompt_columns": {**COLUMNS, "instruction": "uid"}}
     assert identify("generate", GenerateConfig.model_validate(other)).work != works[0]
+
+
+def test_pairs_in_what_is_no_language_are_said(tmp_path: Path) -> None:
+    """As in HelpSteer3, whose pairs about code name a language of programming."""
+    row = {"prompt": "?", "chosen": "A", "rejected": "B"}
+    path = lines(tmp_path / "pairs.jsonl", [{**row, "language": "python"}, {**row, "language": "korean"}])
+    read = read_text_preferences(path)
+    assert [pair.language for pair in read.pairs] == ["python", "ko"]
+    assert f"{path}: 1 pairs are in python, which name no known language; they are kept under these names" in read.notes
+    english = read_text_preferences(path, {"language": None})
+    assert [pair.language for pair in english.pairs] == ["en", "en"]

@@ -186,7 +186,7 @@ def test_recommended_sampling_is_set_against_ours(tmp_path: Path) -> None:
     )
     assert found["generate"][1:] == [
         "a response ends at <|endoftext|> (0), <|im_end|> (2)",
-        "its generation_config.json recommends temperature 0.6, top_k 20; this run takes temperature 0.9, top_k 0",
+        "its generation_config.json recommends temperature 0.6, top_k 20; the settings decide: temperature 0.9, top_k 0",
     ]
     assert found["eval"] == found["generate"][:2]  # nothing differs
 

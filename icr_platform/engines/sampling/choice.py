@@ -72,7 +72,8 @@ def engine_notes(settings: SamplingSettings, policy: str, chat: ChatSettings) ->
     Raises:
         InputError, IcrError: see `server_sampler.server_notes`.
     """
-    advised = _advice(settings, policy)
+    unfollowed = unfollowed_advice(settings, policy)
+    advised = (f"{policy}: {unfollowed}",) if unfollowed else ()
     notes = SAMPLERS[settings.sampler].notes if settings.sampler in SAMPLERS else ""
     if not notes:
         return advised
@@ -80,12 +81,12 @@ def engine_notes(settings: SamplingSettings, policy: str, chat: ChatSettings) ->
     return (*advised, *said)
 
 
-def _advice(settings: SamplingSettings, policy: str) -> tuple[str, ...]:
-    """Say which values of the policy's generation config, its makers' advice, the settings do not follow."""
+def unfollowed_advice(settings: SamplingSettings, policy: str) -> str:
+    """Say which values of the policy's generation config, its makers' advice, the settings do not follow; '' where they follow all."""
     advised = {name: value for name, value in recommended_sampling(policy).items() if name in _ADVISED}
     apart = {name: value for name, value in advised.items() if value != getattr(settings, name)}
     if not apart:
-        return ()
+        return ""
     theirs = ", ".join(f"{name} {value:g}" for name, value in apart.items())
     ours = ", ".join(f"{name} {getattr(settings, name):g}" for name in apart)
-    return (f"{policy}: its generation_config.json recommends {theirs}; the settings decide: {ours}",)
+    return f"its generation_config.json recommends {theirs}; the settings decide: {ours}"
