@@ -19,10 +19,18 @@ from icr_platform.annotation.reward_kinds import REWARD_KINDS, scored_kinds, sco
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.faults import TEMPLATE, TOO_LONG
 from icr_platform.core.language_tags import is_english
-from icr_platform.models.chat import encode_prompt, encode_response, refusal_of_roles, require_system_prompt
+from icr_platform.models.chat import (
+    USER,
+    Roles,
+    encode_prompt,
+    encode_response,
+    refusal_of_roles,
+    require_system_prompt,
+)
 from icr_platform.models.context import context_of
 from icr_platform.models.loading import load_config, load_tokenizer
 from icr_platform.models.thinking import encode_answer_prompt
+from icr_platform.models.vocabulary import require_same_rendering
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,7 +59,8 @@ class ContextFit:
                 (encode_answer_prompt if is_unthought else encode_prompt)(self._tokenizer, asked)
             )
         )
-        self._refusal = lru_cache(_KEPT_LENGTHS)(lambda roles: refusal_of_roles(self._tokenizer, roles))
+        self._models = (config.policy, config.reference)
+        self._refusal = lru_cache(_KEPT_LENGTHS)(self._refusal_of)
 
     def applied(
         self, rows: pa.Table, filtered: Sequence[FilterResult], translations: Sequence[str | None] | None = None
@@ -81,6 +90,15 @@ class ContextFit:
         if self.context is not None and longest > self.context:
             return FilterResult(TOO_LONG, f"{longest} tokens with the instruction, and the context is {self.context}")
         return None
+
+    def _refusal_of(self, roles: Roles) -> str:
+        """Why the template refuses such a conversation; '' where it does not. Raises InputError where the reference's differs."""
+        refusal = refusal_of_roles(self._tokenizer, roles)
+        if not refusal and roles != USER:
+            policy, reference = self._models
+            theirs = load_tokenizer(reference, self._chat)
+            require_same_rendering(policy, self._tokenizer, reference, theirs, roles)
+        return refusal
 
     def _lengths(
         self, asked: Mapping[str, Conversation], language: str, tokens: int, translation: str | None

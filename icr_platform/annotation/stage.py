@@ -51,6 +51,7 @@ from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, open
 from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.faults import FAULTS, fault_notes, require_few_faults
+from icr_platform.core.language_tags import ENGLISH
 from icr_platform.core.part_job import Advance, Make, PartJob, TakenPart
 from icr_platform.core.schemas import DROPS, LOGPROBS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
 from icr_platform.core.stage_protocol import StageContext, StageResult
@@ -111,13 +112,18 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
     kinds = config.reward_kind
     for model in (config.policy, config.reference, *([config.translator] if needs_translations(kinds) else [])):
         load_tokenizer(model, chat_of_helper(model, config) if model == config.translator else config)
-        check_weights(model, config.trust_remote_code)
+        check_weights(model, config.trust_remote_code, quantization=config.quantization)
 
     responses = open_artifact(Path(config.responses), RESPONSES)
     prompts = prompt_index(config.prompts, responses, config.reward_kind, config.prompt_columns)
     opened = [load_config(model, config.trust_remote_code) for model in (config.policy, config.reference)]
     sizes = [model.get_text_config().vocab_size for model in opened]
     check_responses(responses, prompts, min(sizes))
+    needs_english = any(REWARD_KINDS[kind].needs_english for kind in config.reward_kind)
+    if config.system_prompt and needs_english and not config.system_prompt_in(ENGLISH):
+        notes += (
+            "config: field 'system_prompt' has neither 'en' nor 'default': English instructions are scored without it",
+        )
     inputs = AnnotateInputs(config, responses, prompts, ContextFit(config, prompts), notes)
     found = [result for part in range(len(responses.parts)) for result in inputs.filtered(part)]
     first = next((result.detail for result in found if result.reason in FAULTS), "")
@@ -263,7 +269,7 @@ def _load_scorer(config: AnnotateConfig, model: str) -> Make:
     from icr_platform.engines.scoring.logprobs import CompletionScorer
 
     tokenizer = load_tokenizer(model, config)
-    loaded = load_model(model, config.dtype, config.device, config.trust_remote_code)
+    loaded = load_model(model, config.dtype, config.device, config.trust_remote_code, quantization=config.quantization)
     scorer = CompletionScorer(loaded, config.batch_tokens)
 
     def score(shards: Iterable[_Shard], advance: Advance) -> Iterator[tuple[pa.Table]]:

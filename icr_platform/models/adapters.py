@@ -12,6 +12,7 @@ from icr_platform.models.checkpoint_files import ADAPTER_SETTINGS, read_settings
 from icr_platform.models.checkpoint_weights import count_of, first_names
 from icr_platform.models.hub import is_hub_name, is_on_hub, model_file
 from icr_platform.models.loading_errors import explained, first_line
+from icr_platform.models.quantised import is_in_bits
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +109,7 @@ def add_adapter(model: Any, adapter: Adapter, state: Mapping[str, torch.Tensor])
 
 
 def merge_adapter(model: Any, adapter: Adapter) -> Any:
-    """Add an adapter's weights to those of its base model; what returns is a plain model.
+    """Add an adapter's weights to those of its base model; what returns is a plain model, unless its weights are quantised.
 
     Raises:
         InputError: the adapter's weights cannot be loaded, or do not fit the model.
@@ -117,7 +118,10 @@ def merge_adapter(model: Any, adapter: Adapter) -> Any:
 
     with explained(str(adapter.folder), "adapter weights", "check the folder"):
         state = load_peft_weights(str(adapter.folder), device="cpu")
-    merged = add_adapter(model, adapter, state).merge_and_unload()
+    wrapped = add_adapter(model, adapter, state)
+    if is_in_bits(model):
+        return wrapped.get_base_model()  # whose layers have the adapter beside their weights
+    merged = wrapped.merge_and_unload()
     return merged.requires_grad_(True)  # peft froze it
 
 
@@ -132,6 +136,19 @@ def new_adapters(rank: int, alpha: float) -> Any:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
+
+
+def adapter_sizes(skeleton: Any, rank: int) -> tuple[int, int]:
+    """Count the parameters of new adapters on a model without weights, and those of fused experts that they do not reach.
+
+    peft reaches the fused experts of some families (Mixtral, OLMoE, Qwen3, DeepSeek) and not those of others (gpt-oss, Qwen2, Granite).
+    """
+    from peft import get_peft_model
+
+    named = dict(get_peft_model(skeleton, new_adapters(rank, 1.0)).named_parameters())
+    adapters = sum(one.numel() for name, one in named.items() if ".lora_" in name)
+    experts = {name: one for name, one in named.items() if one.dim() == 3 and ".experts." in name}
+    return adapters, sum(one.numel() for name, one in experts.items() if ".base_layer." not in name)
 
 
 def adapters_alone(model: Any, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -162,6 +179,6 @@ def merge_trained(model: Any, settings: Any, state: Mapping[str, torch.Tensor]) 
         moved = any(
             not torch.equal(weight, weight + layer.get_delta_weight("default"))
             for layer in layers
-            for weight in [layer.get_base_layer().weight]
+            if isinstance(weight := getattr(layer.get_base_layer(), "weight", None), torch.Tensor)  # of experts none
         )
     return wrapped.merge_and_unload().requires_grad_(True), moved  # peft froze it

@@ -102,7 +102,9 @@ def bind(tokenizer: PreTrainedTokenizerBase, model: str, settings: ChatSettings)
 def _require_used(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise InputError for an argument that the template never looks at, such as one that is misspelt."""
     binding, variables = _binding(tokenizer), template_arguments(tokenizer)
-    for name in binding.settings.chat_template_kwargs if variables is not None else ():
+    if variables is None:
+        return
+    for name in binding.settings.chat_template_kwargs:
         if name not in variables:
             near = difflib.get_close_matches(name, variables, n=1, cutoff=0.6)
             known = f"nearest is {near[0]!r}" if near else f"it takes {', '.join(sorted(variables)) or 'none'}"
@@ -162,14 +164,14 @@ def require_roles(tokenizer: PreTrainedTokenizerBase, roles: Roles) -> Forms:
     if forms is None:
         binding = _binding(tokenizer)
         raise InputError(
-            f"{binding.model}: field 'chat_template'{_template_name(tokenizer)}: of a conversation of {_shown(roles)}, "
+            f"{binding.model}: field 'chat_template'{_template_name(tokenizer)}: of a conversation of {shown_roles(roles)}, "
             f"{binding.reasons[roles]}; {_way_out(tokenizer, roles)}give the model a chat template that prints "
             "message['content'], text and nothing else"
         )
     return forms
 
 
-def _shown(roles: Roles) -> str:
+def shown_roles(roles: Roles) -> str:
     """Roles for a message, the first ones of many."""
     more = f", ... ({len(roles)} messages)" if len(roles) > _SHOWN_ROLES else ""
     return ", ".join(roles[:_SHOWN_ROLES]) + more

@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 import torch
 from torch import Tensor
 
+from icr_platform.models.quantised import mixes_rows
 from icr_platform.models.small_copy import (
     FIRST_ID,
     ROPE_OF_THE_BATCH,
@@ -235,6 +236,8 @@ def find_batching(model: PreTrainedModel) -> Batching:
     if key not in _found:
         try:
             tried: Batching = _try(small_copy(model), _limit(model))
+            if mixed := mixes_rows(model.config):  # which the copy, of plain weights, does not show
+                tried = tried._replace(padding=mixed, rows=mixed)
         except NoCopyError as error:
             # Without a copy the model itself is tried, on a few tokens: too few to show that rows may share.
             tolerance = _NATS if model.dtype == torch.float32 else 0.25

@@ -6,7 +6,6 @@ the terminal, and take the answer from a pipe.
 
 from __future__ import annotations
 
-import copy
 import sys
 from functools import partial
 from pathlib import Path
@@ -45,6 +44,15 @@ from icr_platform.models.multimodal import (
     names_of,
     restore_logit_scale,
     towers,
+)
+from icr_platform.models.quantised import (
+    NONE,
+    bitsandbytes_config,
+    check_quantisation,
+    check_setting,
+    is_in_bits,
+    keep_precision,
+    quantisation,
 )
 from icr_platform.models.removed_weights import removed_weights, require_weights
 from icr_platform.models.vocabulary import compare, require_embeddings
@@ -150,13 +158,20 @@ def load_config(model: str, trust_remote_code: bool = False) -> Any:
 
 
 def load_model(
-    model: str, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False, whole: bool = False
+    model: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    whole: bool = False,
+    quantization: str = NONE,
 ) -> PreTrainedModel:
     """Load a causal language model in evaluation mode onto its device; raises InputError when that is not possible.
 
-    An adapter is merged into its base model's weights, so that the result is a plain model, as fast as any.
+    An adapter is merged into its base model's weights, so that the result is a plain model, as fast as any; over quantised weights,
+    which would round it, it stays beside them.
 
     Args:
+        quantization: of weights that are not quantised: none, nf4 or int8; such a model is in its place and keeps its precision.
         whole: with the towers of a multimodal model, which texts do not pass; only a checkpoint needs them.
     """
     import torch
@@ -169,6 +184,10 @@ def load_model(
     require_causal(base_of(model), config)
     adapter = read_adapter(model)
     wanted = resolve_dtype(dtype, device)
+    in_bits = quantization != NONE or bool(quantisation(config))
+    placement: Any = BALANCED if device == BALANCED and torch.cuda.is_available() else None
+    if quantization != NONE:
+        placement = placement or {"": resolve_device(device)}
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # a log file keeps a bar per checkpoint file as noise
     source = origin_of(base_of(model))
@@ -176,13 +195,17 @@ def load_model(
         auto_class(config, whole).from_pretrained,
         source.name,
         **source.options,
-        dtype=torch.float32 if adapter else wanted,  # adapters are added in float32: bfloat16 rounds small ones away
-        device_map=BALANCED if device == BALANCED and torch.cuda.is_available() else None,
+        # Adapters are added in float32: bfloat16 rounds small ones away.
+        dtype=torch.float32 if adapter and not in_bits else wanted,
+        device_map=placement,
+        **({} if quantization == NONE else {"quantization_config": bitsandbytes_config(quantization, wanted)}),
         trust_remote_code=trust_remote_code,
     )
     loaded, unexpected = load_whole(base_of(model), load)
     if unexpected:
         print(left_over(base_of(model), unexpected), file=sys.stderr, flush=True)
+    if is_in_bits(loaded):
+        keep_precision(loaded)
     if is_multimodal(loaded.config) and not whole:
         from icr_platform.models.small_copy import towers_are_idle
 
@@ -190,14 +213,17 @@ def load_model(
         if towers_are_idle(type(loaded), loaded.config):
             leave_out_towers(loaded)
     if adapter:
-        loaded = merge_adapter(loaded, adapter).to(wanted)
+        loaded = merge_adapter(loaded, adapter)
+        loaded = loaded if is_in_bits(loaded) else loaded.to(wanted)
     is_placed = hasattr(loaded, "hf_device_map")  # accelerate spread it over devices
     placed = loaded if is_placed else loaded.to(resolve_device(device))
     result: PreTrainedModel = placed.eval()
     return result
 
 
-def check_weights(model: str, trust_remote_code: bool = False, is_loaded_by_vllm: bool = False) -> tuple[str, ...]:
+def check_weights(
+    model: str, trust_remote_code: bool = False, is_loaded_by_vllm: bool = False, quantization: str = NONE
+) -> tuple[str, ...]:
     """Refuse a checkpoint that lacks tensors before any work, by the headers of its files; reads no weights.
 
     The tensors of quantised models, and of hub models that are not in the cache yet, are checked when they are loaded.
@@ -221,6 +247,7 @@ def check_weights(model: str, trust_remote_code: bool = False, is_loaded_by_vllm
     if is_loaded_by_vllm and (not is_causal(config) or quantisation(config)):
         return ()
     require_causal(base, config)
+    check_setting(base, config, quantization)
     if quantisation(config):
         check_quantisation(base, config)
         return ()
@@ -233,7 +260,7 @@ def check_weights(model: str, trust_remote_code: bool = False, is_loaded_by_vllm
         raise InputError(f"{adapter.folder / ADAPTER_WEIGHTS}: missing; fetch the adapter again")
     if adapter and (adapter.folder / ADAPTER_WEIGHTS).exists():
         add_adapter(skeleton, adapter, read_headers([adapter.folder / ADAPTER_WEIGHTS]))
-    notes = (left_over(base, unexpected),) if unexpected else ()
+    notes: tuple[str, ...] = (left_over(base, unexpected),) if unexpected else ()
     if is_multimodal(skeleton.config):
         beside = ", ".join(towers(skeleton))
         notes += (
@@ -300,31 +327,6 @@ def _weight_files(model: str) -> list[Path]:
     return shards if folder.is_dir() or all(path.exists() for path in shards) else []
 
 
-def quantisation(config: Any) -> Any:
-    """Return what a config says of quantised weights; None where they are not."""
-    return getattr(config, "quantization_config", None) or getattr(
-        config.get_text_config(), "quantization_config", None
-    )
-
-
-def check_quantisation(model: str, config: Any) -> bool:
-    """Whether a model's quantised weights become plain ones when they are loaded here.
-
-    Raises:
-        InputError: they cannot be loaded here: a library, or the accelerator that they need, is missing.
-    """
-    from transformers.quantizers.auto import AutoHfQuantizer
-
-    values = copy.deepcopy(quantisation(config))
-    method = values.get("quant_method") if isinstance(values, dict) else getattr(values, "quant_method", None)
-    with explained(model, f"weights, quantised by {method},", "choose the model that was quantised"):
-        if isinstance(values, dict) and not AutoHfQuantizer.supports_quant_method(values):
-            raise ValueError(f"transformers {_transformers_version()} does not know this method")
-        quantizer: Any = AutoHfQuantizer.from_config(values, pre_quantized=True)
-        quantizer.validate_environment(device_map=None, weights_only=True)
-    return bool(getattr(quantizer.quantization_config, "dequantize", False))
-
-
 def check_same_tokenisation(policy: str, reference: str, chat: ChatSettings = CHAT_DEFAULTS) -> tuple[str, ...]:
     """Raise InputError unless both models map every text to the same token ids, chat template included.
 
@@ -356,7 +358,9 @@ def on_meta_device(model: str, config: Any, trust_remote_code: bool) -> PreTrain
     import torch
 
     revision = origin_of(base_of(model)).revision
-    code = {"code_revision": revision} if revision and trust_remote_code and _brings_code(config) else {}
+    code: dict[str, Any] = (
+        {"code_revision": revision} if revision and trust_remote_code and _brings_code(config) else {}
+    )
     with explained(model, "config", "correct its config.json"), torch.device("meta"):
         skeleton: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code, **code)
     return skeleton

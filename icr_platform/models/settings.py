@@ -18,3 +18,9 @@ class ModelPlace(Config):
     device: str = setting(
         "auto", "torch device; auto: the GPU if there is one; balanced: the layers are spread over all GPUs", "place"
     )
+    quantization: Literal["none", "nf4", "int8"] = setting(
+        "none",
+        "bits in which the weights of policy and reference are kept in memory, by bitsandbytes (extra `quantized`); nf4: 4 (of which "
+        "train makes QLoRA), int8: 8; none: as `dtype` says, or as the checkpoint was quantised",
+        later=True,
+    )

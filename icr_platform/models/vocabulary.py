@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from icr_platform.core.errors import InputError
-from icr_platform.models.chat import encode_messages, encode_prompt
+from icr_platform.models.chat import Roles, encode_messages, encode_prompt, shown_roles
 from icr_platform.models.checkpoint_weights import first_names
 
 if TYPE_CHECKING:
@@ -92,6 +92,18 @@ def compare(
         return ()
     names = first_names([repr(token) for token in dict.fromkeys(alone)])
     return (f"{where}: special tokens that no text produces differ, which changes nothing: {names}",)
+
+
+def require_same_rendering(
+    policy: str, ours: PreTrainedTokenizerBase, reference: str, theirs: PreTrainedTokenizerBase, roles: Roles
+) -> None:
+    """Raise InputError unless both chat templates render a conversation of these roles alike, which `compare` looks at for one turn."""
+    messages = [{"role": role, "content": f"text {number}"} for number, role in enumerate(roles)]
+    if encode_messages(ours, messages) != encode_messages(theirs, messages):
+        raise InputError(
+            f"{policy} and {reference}: field 'chat_template' differs on a conversation of {shown_roles(roles)}; policy and reference "
+            "must share one chat template"
+        )
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

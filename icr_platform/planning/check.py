@@ -257,7 +257,7 @@ def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, 
     from icr_platform.data.prompts import load_prompts
     from icr_platform.engines.sampling.prompt_checks import check_prompts
     from icr_platform.engines.sampling.sampler import requests_of
-    from icr_platform.models.chat import encode_prompt, prints_date
+    from icr_platform.models.chat import encode_prompt, prints_date, refusal_of_roles
     from icr_platform.models.loading import load_tokenizer
 
     languages, limit = (config.eval_languages, config.eval_limit) if is_eval else (config.languages, config.limit)
@@ -275,7 +275,10 @@ def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, 
     found = check_prompts(sampling, policy, config, requests, sampling.max_dropped)
     preflight.remarks.extend((*found.notes, *found.dropped_notes))
     some = rows.groupby("language", sort=False).head(_PROMPTS_TOKENISED)
-    mean = sum(len(encode_prompt(tokenizer, text)) for text in some["instruction"]) / max(len(some), 1)
+    # Of a kind of conversation that the template refuses nothing is known; the samplers drop it.
+    asked = [requests[row].conversation for row in some.index]
+    sizes = [len(encode_prompt(tokenizer, each)) for each in asked if not refusal_of_roles(tokenizer, each.roles)]
+    mean = sum(sizes) / max(len(sizes), 1)
     counts = rows.groupby("language", sort=False).size()
     shuffled = some.sample(min(len(some), _CALIBRATION_PROMPTS), random_state=0)
     pairs = list(zip(shuffled["language"], shuffled["instruction"], strict=True))

@@ -21,8 +21,9 @@ from icr_platform.engines.sampling.sampler import requests_of
 from icr_platform.models.adapters import base_of
 from icr_platform.models.chat import stop_ids
 from icr_platform.models.context import context_of
-from icr_platform.models.loading import generation_eos, load_config, load_tokenizer, on_meta_device, quantisation
+from icr_platform.models.loading import generation_eos, load_config, load_tokenizer, on_meta_device
 from icr_platform.models.multimodal import is_multimodal, leave_out_towers, towers
+from icr_platform.models.quantised import quantisation
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.planning.capacity import idle_parameters
 from icr_platform.planning.habits import habits, rendered

@@ -30,6 +30,7 @@ from icr_platform.models.devices import resolve_device
 from icr_platform.models.loading import load_tokenizer
 from icr_platform.models.multimodal import is_multimodal, restore_logit_scale
 from icr_platform.models.not_finite import not_finite
+from icr_platform.models.quantised import is_in_bits
 from icr_platform.models.small_copy import FIRST_ID, VOCABULARY, NoCopyError, small_copy
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve
@@ -70,6 +71,12 @@ class PairTrainer(DPOTrainer):
         # Over the pairs since the last point of the curve: the figures, and how many pairs there were.
         self._sums = torch.zeros(len(_PAIR_FIGURES) + 1, dtype=torch.float64)
         super().__init__(**parts)
+        if is_in_bits(
+            self.accelerator.unwrap_model(self.model)
+        ):  # TRL makes adapters bfloat16, to which small steps are not added
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
         self.data_collator = PairCollator(**vars(self.data_collator))  # in the place of TRL's own, as TRL sets it up
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:

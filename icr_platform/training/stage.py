@@ -27,14 +27,13 @@ from icr_platform.models.adapters import base_of
 from icr_platform.models.chat import require_system_prompt
 from icr_platform.models.devices import resolve_device
 from icr_platform.models.loading import (
-    check_quantisation,
     check_same_tokenisation,
     check_weights,
     load_config,
     load_tokenizer,
-    quantisation,
 )
 from icr_platform.models.model_identity import model_identity
+from icr_platform.models.quantised import NONE, check_quantisation, method_of, quantisation
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve, final_figures, send_curve
@@ -83,17 +82,23 @@ def check_settings(config: TrainConfig) -> int:
     import torch
 
     require_system_prompt(load_tokenizer(config.policy, config))
-    check_weights(config.policy, config.trust_remote_code)
+    check_weights(config.policy, config.trust_remote_code, quantization=config.quantization)
     if config.dpo_reference == "initial":
         if not config.reference:
             raise InputError("config: field 'reference' is missing for dpo_reference=initial; give --reference")
         check_same_tokenisation(config.policy, config.reference, config)
-        check_weights(config.reference, config.trust_remote_code)
+        check_weights(config.reference, config.trust_remote_code, quantization=config.quantization)
     opened = load_config(config.policy, config.trust_remote_code)
-    if quantisation(opened) and not check_quantisation(base_of(config.policy), opened):
+    is_plain = not quantisation(opened) or check_quantisation(base_of(config.policy), opened)
+    if not config.lora_rank and not (is_plain and config.quantization == NONE):
         raise InputError(
-            f"{config.policy}: its weights are quantised, and training changes numbers; load it in transformers, call its dequantize() "
-            "and save it, or give the model that was quantised"
+            f"{config.policy}: its weights are quantised, and training changes numbers; train adapters over them with --lora-rank 16, or "
+            "give the model that was quantised"
+        )
+    if not is_plain and method_of(opened) != "bitsandbytes":
+        raise InputError(
+            f"{config.policy}: adapters over weights that were quantised by {method_of(opened)} cannot be added to them at the end; "
+            "give the model that was quantised, or one of bitsandbytes"
         )
     policy = opened.get_text_config()
     if config.router_loss and not hasattr(policy, "output_router_logits"):
@@ -209,8 +214,10 @@ def _provenance(config: TrainConfig, pairs: TrainingPairs, fingerprint: str) -> 
 
 
 def _notes(config: TrainConfig, pairs: TrainingPairs) -> list[str]:
-    """Say which pairs and which GPUs were not used."""
+    """Say which pairs, which weights and which GPUs were not used."""
     import torch
+
+    from icr_platform.training.weights import unreached_share
 
     notes = []
     notes += [f"{count} pairs were left out: {why}" for why, count in pairs.refused.items()]
@@ -220,6 +227,12 @@ def _notes(config: TrainConfig, pairs: TrainingPairs) -> list[str]:
         limit = longest_sequence(config)
         name = "max_length" if limit == config.max_length else "the policy's max_position_embeddings"
         notes.append(f"{total} pairs are longer than {limit} tokens ({name}) and were left out: {by_language}")
+    share = unreached_share(config.policy, config.trust_remote_code) if config.lora_rank else 0.0
+    if share:
+        notes.append(
+            f"LoRA trains linear layers; the experts, {share:.0%} of the policy's parameters, are fused into tensors that it does not "
+            "reach in this family, and stay as they were"
+        )
     gpus = torch.cuda.device_count() if resolve_device(config.device).startswith("cuda") else 0
     if gpus > 1 and not config.accelerate_config:
         notes.append(f"one of {gpus} visible GPUs was used; --accelerate-config trains on all of them")

@@ -19,11 +19,18 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from icr_platform.core.errors import IcrError
-from icr_platform.models.adapters import base_of, merge_trained, new_adapters
+from icr_platform.models.adapters import adapter_sizes, base_of, merge_trained, new_adapters
 from icr_platform.models.devices import resolve_device, resolve_dtype
 from icr_platform.models.hub import model_file
 from icr_platform.models.loading import load_config, load_model, load_tokenizer, on_meta_device
-from icr_platform.models.multimodal import PROCESSOR_FILES, freeze_all_but_text, is_multimodal, put_into_whole
+from icr_platform.models.multimodal import (
+    PROCESSOR_FILES,
+    freeze_all_but_text,
+    is_multimodal,
+    leave_out_towers,
+    put_into_whole,
+)
+from icr_platform.models.quantised import NONE, plain
 from icr_platform.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -68,10 +75,14 @@ def without_bars() -> Iterator[None]:
 
 
 def load_trainable(model: str, config: TrainConfig) -> PreTrainedModel:
-    """Load a model in the precision in which it is trained and scored, on the CPU: the trainer places it, or shards it."""
+    """Load a model in the precision in which it is trained and scored, on the CPU: the trainer places it, or shards it.
+
+    Quantised weights, over which adapters are trained, are where they will stay.
+    """
     with without_bars():
         name = str(precision(config).weights).removeprefix("torch.")
-        loaded = load_model(model, name, "cpu", config.trust_remote_code)
+        place = "cpu" if config.quantization == NONE else resolve_device(config.device)
+        loaded = load_model(model, name, place, config.trust_remote_code, quantization=config.quantization)
     _make_saveable(loaded)
     if is_multimodal(loaded.config):
         freeze_all_but_text(loaded)
@@ -104,7 +115,8 @@ def trained_model(config: TrainConfig, state: Weights, curve: Sequence[Mapping[s
     if broken:
         raise IcrError(f"train: weights such as {broken[0]} are not finite after the last step; lower --learning-rate")
     with without_bars():
-        model: Any = load_model(config.policy, "float32", "cpu", config.trust_remote_code)
+        # Adapters over quantised weights are added to those that were quantised, or where there are none to what the bits mean.
+        model: Any = plain(load_model(config.policy, "float32", "cpu", config.trust_remote_code), torch.float32)
     _make_saveable(model)
     if config.lora_rank:
         model, moved = merge_trained(model, new_adapters(config.lora_rank, config.lora_alpha), state)
@@ -182,8 +194,15 @@ def stored_dtype(policy: str, trust_remote_code: bool = False) -> torch.dtype:
 
 
 def adapter_parameters(policy: str, rank: int, trust_remote_code: bool = False) -> int:
-    """Count the parameters of LoRA adapters of `rank` on every linear layer but the LM head, without loading weights."""
+    """Count the parameters of LoRA adapters of `rank`, without loading weights."""
     skeleton = on_meta_device(policy, load_config(policy, trust_remote_code), trust_remote_code)
-    head = skeleton.get_output_embeddings()
-    linears = [module for module in skeleton.modules() if isinstance(module, torch.nn.Linear) and module is not head]
-    return sum(rank * (linear.in_features + linear.out_features) for linear in linears)
+    if is_multimodal(skeleton.config):
+        leave_out_towers(skeleton)
+    return adapter_sizes(skeleton, rank)[0]
+
+
+def unreached_share(policy: str, trust_remote_code: bool = False) -> float:
+    """Measure the share of a policy's parameters in fused experts that adapters do not reach."""
+    skeleton = on_meta_device(policy, load_config(policy, trust_remote_code), trust_remote_code)
+    whole = sum({id(one): one.numel() for one in skeleton.parameters()}.values())
+    return adapter_sizes(skeleton, 1)[1] / whole

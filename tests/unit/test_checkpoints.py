@@ -223,10 +223,6 @@ REFUSED: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "FSDP": (only("pytorch_model_fsdp_0/__0_0.distcp", ".metadata"), ("FSDP", "merge-weights")),
     # quantised weights, without the library or the accelerator that they need
-    "bitsandbytes": (
-        merged(CONFIG, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
-        ("bitsandbytes", "install"),
-    ),
     "GPTQ": (merged(CONFIG, quantization_config={"quant_method": "gptq", "bits": 4}), ("gptq", "install")),
     "AWQ": (merged(CONFIG, quantization_config={"quant_method": "awq", "bits": 4}), ("awq",)),
     "compressed tensors": (

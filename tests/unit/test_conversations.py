@@ -323,6 +323,33 @@ def test_conversations_go_through_all_stages(
     )
 
 
+def test_policy_and_reference_must_render_the_conversations_alike(
+    tiny_models: tuple[Path, Path], conversations: Path, tmp_path: Path
+) -> None:
+    """Templates that agree on one turn may differ on more."""
+    policy, reference = str(tiny_models[0]), tmp_path / "reference"
+    shutil.copytree(tiny_models[1], reference)
+    (reference / "chat_template.jinja").write_text(
+        CHATML.replace("{% for", "{{ '!' if messages | length > 1 }}{% for", 1)
+    )
+    made = generation.run(
+        generation.read(
+            GenerateConfig(
+                policy=policy, prompts=str(conversations), samples=2, max_tokens=3, language_identifier=IDENTIFIER
+            )
+        ),
+        StageContext(tmp_path / "generated", "f"),
+    ).artifacts
+    config = AnnotateConfig(
+        policy=policy, reference=str(reference), prompts=str(conversations), responses=str(made["responses"]),
+        drop_truncated=False, drop_wrong_language=False, drop_empty=False,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="'chat_template' differs on a conversation of system, user"):
+        annotation.read(config)
+    alike = config.model_copy(update={"reference": policy, "system_prompt": '{"es": "Breve."}'})
+    assert any("'system_prompt' has neither 'en' nor 'default'" in note for note in annotation.read(alike).notes)
+
+
 def test_prompts_whose_turns_a_template_refuses_are_dropped_and_counted(tiny_model: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)

@@ -54,6 +54,7 @@ from icr_platform.models.chat import (
     settings_of,
 )
 from icr_platform.models.loading import load_tokenizer
+from icr_platform.models.quantised import NONE
 from icr_platform.models.thinking import TextSplit, encode_thoughtful, markers_of, opens_thought, split_text
 
 if TYPE_CHECKING:
@@ -274,6 +275,10 @@ def check(settings: SamplingSettings, policy: str, chat: ChatSettings) -> None:
         raise InputError(
             f"config: field 'server_url' is {shown_url(settings.server_url)!r}; give the endpoint's base URL, such as "
             "http://localhost:8000/v1"
+        )
+    if settings.quantization != NONE:
+        raise InputError(
+            f"config: field 'quantization' is {settings.quantization!r}, and the endpoint decides how its model is loaded; leave it out"
         )
     if has_secret(settings.server_url):
         raise InputError("config: field 'server_url' holds a secret; put it in the environment variable OPENAI_API_KEY")

@@ -318,12 +318,14 @@ def decode(
 def load(settings: SamplingSettings, policy: str, chat: ChatSettings) -> TransformersSampler:
     """The sampler of these settings, with the policy's weights."""
     tokenizer = load_tokenizer(policy, chat)
-    model = load_model(policy, settings.dtype, settings.device, chat.trust_remote_code)
+    model = load_model(
+        policy, settings.dtype, settings.device, chat.trust_remote_code, quantization=settings.quantization
+    )
     return TransformersSampler(model, tokenizer, settings, generation_eos(policy, chat.trust_remote_code))
 
 
 def check(settings: SamplingSettings, policy: str, chat: ChatSettings) -> None:
     """Raise InputError when the policy's weight files are missing or incomplete."""
-    check_weights(policy, chat.trust_remote_code)
+    check_weights(policy, chat.trust_remote_code, quantization=settings.quantization)
     if settings.execution == "local":  # other machines have other devices
         require_device(settings.device)

@@ -40,6 +40,7 @@ from icr_platform.models.chat import decode_response, settings_of, stop_ids
 from icr_platform.models.devices import resolve_device, resolve_dtype
 from icr_platform.models.hub import origin_of
 from icr_platform.models.loading import check_weights, generation_eos, load_tokenizer
+from icr_platform.models.quantised import NONE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -208,6 +209,7 @@ async def _arguments(policy: str, settings: SamplingSettings, trust_remote_code:
         max_model_len=settings.max_model_len,
         trust_remote_code=trust_remote_code,
         enforce_eager=resolve_device("auto") == "cpu",
+        quantization=None if settings.quantization == NONE else "bitsandbytes",  # None: as the checkpoint says
         enable_prefix_caching=True,  # a prompt's samples share its computation
         generation_config="vllm",  # the model's own sampling defaults must not mix with ours
         disable_log_stats=True,
@@ -322,6 +324,12 @@ def load(settings: SamplingSettings, policy: str, chat: ChatSettings) -> VllmSam
 def check(settings: SamplingSettings, policy: str, chat: ChatSettings) -> None:
     """Raise InputError when vLLM is not installed, or the policy's weight files are missing or incomplete."""
     _require_vllm()
+    on_cpu = resolve_device("auto") == "cpu"
+    if settings.quantization == "int8" or (settings.quantization != NONE and on_cpu):
+        why = "vllm has no kernels for it on a CPU" if on_cpu else "vllm quantises to nf4 alone while it loads"
+        raise InputError(
+            f"config: field 'quantization' is {settings.quantization!r}, and {why}; give --sampler transformers, or leave it out"
+        )
     check_weights(policy, chat.trust_remote_code, is_loaded_by_vllm=True)
 
 

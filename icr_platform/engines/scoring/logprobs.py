@@ -26,6 +26,7 @@ from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
 from icr_platform.engines.scoring.packed_attention import KeyValue, NotPackableError, PackedLayout
 from icr_platform.engines.scoring.packing import Group, Pack, packs
 from icr_platform.models.not_finite import not_finite
+from icr_platform.models.quantised import mixes_rows
 from icr_platform.models.small_copy import (
     FIRST_ID,
     ROPE_OF_THE_BATCH,
@@ -356,6 +357,8 @@ def why_not_packed(model: PreTrainedModel) -> str | None:
 def _why_not_by_config(model: PreTrainedModel) -> str | None:
     """What a model's class and config say against packs: tokens meet elsewhere than in attention that knows of packs."""
     config = model.config.get_text_config()
+    if mixed := mixes_rows(model.config):
+        return mixed
     if not model._supports_attention_backend or not hasattr(model, model.base_model_prefix):
         return "its attention is not transformers' interface"
     other = set(getattr(config, "layer_types", None) or ()) - _PACKABLE_LAYERS
