@@ -43,7 +43,7 @@ class EvalSettings(PairwiseJudgeSettings, SamplingSettings):
     )
 
 
-class EvalConfig(PairwiseJudging, EvalSettings, PinnedInputs):  # type: ignore[misc]  # of the model_construct that pydantic's plugin adds
+class EvalConfig(PairwiseJudging, EvalSettings, PinnedInputs):
     """eval: policy -> outputs, judgments, scores."""
 
     heading = INPUTS

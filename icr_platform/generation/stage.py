@@ -178,7 +178,7 @@ def _thoughts(responses: Artifact) -> pd.DataFrame:
         part: pd.DataFrame = responses.read_part(index, names).to_pandas()
         has_thought = part["thought_language"].notna()
         said = zip(part["language"], part["thought_language"], has_thought, strict=True)
-        figures = {
+        figures: dict[str, Any] = {
             "rows": 1,
             "thoughts": has_thought,
             "tokens": part["answer_start"].where(has_thought, 0),

@@ -69,7 +69,7 @@ def names_of(value: Any) -> set[str]:
 
 def text_modules(model: PreTrainedModel) -> list[torch.nn.Module]:
     """List what a text passes: the decoder, the embedding of its tokens, and the head."""
-    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
+    decoder = model.get_decoder()
     found = (decoder, model.get_input_embeddings(), model.get_output_embeddings())
     return [module for module in found if module is not None]
 
@@ -123,7 +123,7 @@ def text_parameters(model: PreTrainedModel) -> int:
 
 def text_linears(model: PreTrainedModel, kinds: tuple[type, ...]) -> list[str]:
     """Name the linear layers of the decoder, for LoRA: the head and the towers are no targets."""
-    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
+    decoder = model.get_decoder()
     inner = {id(module) for module in decoder.modules()} - {id(model.get_output_embeddings())}
     return [name for name, module in model.named_modules() if id(module) in inner and isinstance(module, kinds)]
 

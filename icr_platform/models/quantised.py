@@ -14,6 +14,7 @@ from icr_platform.models.loading_errors import explained
 
 if TYPE_CHECKING:
     import torch
+    from torch.nn import Module
     from transformers import PreTrainedModel
 
 NONE = "none"
@@ -100,11 +101,12 @@ def mixes_rows(config: Any) -> str | None:
     return None
 
 
-def keep_precision(model: PreTrainedModel) -> None:
+def keep_precision(model: Module) -> None:
     """Let 4-bit layers compute on a CPU in the precision that they were given, when scoring as when training.
 
     bitsandbytes computes in bfloat16 there outside training, where the CPU can: a reference would be scored otherwise than trained on.
     """
+    module: Any
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -507,7 +507,8 @@ def _read_channels(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int]
     opened = list(prompt_ids)[-_TAIL:]
     # The header that the prompt began: `<|start|>assistant`, and perhaps a channel.
     opened = opened[len(opened) - opened[::-1].index(start) :] if start in opened else []
-    whole, thoughts, position = [*opened, *ids], [], 0
+    thoughts: list[str] = []
+    whole, position = [*opened, *ids], 0
     if channel not in whole and message not in whole:
         return None
     while message in whole[position:]:

@@ -51,7 +51,7 @@ class Resolver:
         Raises:
             InputError: a URI whose run, artifact or file does not exist; a file that is not the one that was pinned.
         """
-        values = {}
+        values: dict[str, object] = {}
         for name, info in leaves(type(config)):
             value = getattr(config, name, "") if "." not in name else ""
             if value and name in ("output", "judge_cache"):

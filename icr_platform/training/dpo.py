@@ -71,10 +71,10 @@ class PairTrainer(DPOTrainer):
         # Over the pairs since the last point of the curve: the figures, and how many pairs there were.
         self._sums = torch.zeros(len(_PAIR_FIGURES) + 1, dtype=torch.float64)
         super().__init__(**parts)
-        if is_in_bits(
-            self.accelerator.unwrap_model(self.model)
-        ):  # TRL makes adapters bfloat16, to which small steps are not added
-            for parameter in self.model.parameters():
+        model: Any = self.model
+        # TRL makes adapters bfloat16, to which small steps are not added.
+        if is_in_bits(self.accelerator.unwrap_model(model)):
+            for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
         self.data_collator = PairCollator(**vars(self.data_collator))  # in the place of TRL's own, as TRL sets it up
@@ -89,7 +89,7 @@ class PairTrainer(DPOTrainer):
         """Keep where responses are trained on, too; other columns than these are taken off a data set."""
         super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call]
         known: list[str] = self._signature_columns or []
-        self._signature_columns = [*known, *(name for name in _STARTS if name not in known)]
+        self._signature_columns: Any = [*known, *(name for name in _STARTS if name not in known)]
 
     def _send_telemetry(self) -> None:
         """Send nothing: what is trained stays on the machine."""

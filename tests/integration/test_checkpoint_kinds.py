@@ -52,7 +52,7 @@ def test_a_multimodal_checkpoint_is_used_as_a_model_of_text_and_stays_what_it_is
     policy, reference = tmp_path / "policy", tmp_path / "reference"
     before = save_tiny_multimodal(policy, family, seed=1)
     save_tiny_multimodal(reference, family, seed=2)
-    rank = {"lora_rank": 2} if family in ("gemma3", "smolvlm") else {}
+    rank: dict[str, Any] = {"lora_rank": 2} if family in ("gemma3", "smolvlm") else {}
     checkpoint = through(policy, reference, data, tmp_path, **rank)
 
     after = AutoModelForMultimodalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()

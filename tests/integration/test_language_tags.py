@@ -58,12 +58,12 @@ def test_thirty_tags_from_generate_to_the_inspector(
         prompts=str(prompts),
         languages=TAGS,
         seed=1,
-        generate={"samples": 3, "max_tokens": 12},  # type: ignore[arg-type]
-        annotate={"drop_wrong_language": False, "drop_truncated": False},  # type: ignore[arg-type]
-        train={"learning_rate": 1e-4, "batch_size": 16, "accumulation": 1},  # type: ignore[arg-type]
+        generate={"samples": 3, "max_tokens": 12},
+        annotate={"drop_wrong_language": False, "drop_truncated": False},
+        train={"learning_rate": 1e-4, "batch_size": 16, "accumulation": 1},
         eval_prompts=str(prompts),
         eval_languages=TAGS,
-        eval={"max_tokens": 4},  # type: ignore[arg-type]
+        eval={"max_tokens": 4},
     )
     arm = iterate(open_session(RunOptions()), config)
     assert arm.run is not None
@@ -96,14 +96,14 @@ def test_an_evaluation_set_in_one_language_has_no_english(tiny_models: tuple[Pat
     """What needs English says so before it works; all else works."""
     prompts = write_prompts(tmp_path / "prompts", ("mt",), count=3)
     common = {"policy": str(tiny_models[0]), "prompts": str(prompts), "samples": 3, "max_tokens": 12}
-    read = generation.read(GenerateConfig(**common))  # type: ignore[arg-type]
+    read = generation.read(GenerateConfig(**common))
     generated = generation.run(read, StageContext(tmp_path / "out", "f"))
     assert any("there is no English" in note for note in generated.notes)
     table = open_artifact(generated.artifacts["prompts"], PROMPTS).read()
     assert table["english_instruction"].null_count == 3
 
     done = evaluation.run(
-        evaluation.read(EvalConfig(**common, judge="none")),  # type: ignore[arg-type]
+        evaluation.read(EvalConfig(**common, judge="none")),
         StageContext(tmp_path / "eval", "f"),
     )
     assert open_artifact(done.artifacts["outputs"], OUTPUTS).read().num_rows == 9
@@ -116,8 +116,8 @@ def test_an_evaluation_set_in_one_language_has_no_english(tiny_models: tuple[Pat
     with pytest.raises(
         InputError, match=r"3 prompts in mt have no English instruction, which the cross-lingual reward"
     ) as caught:
-        annotation.read(AnnotateConfig(**annotated))  # type: ignore[arg-type]
+        annotation.read(AnnotateConfig(**annotated))
     assert "--reward-kind multilingual" in str(caught.value)
-    native = AnnotateConfig(**annotated, reward_kind=("multilingual",))  # type: ignore[arg-type]
+    native = AnnotateConfig(**annotated, reward_kind=("multilingual",))
     pairs = annotation.run(annotation.read(native), StageContext(tmp_path / "pairs", "f")).artifacts["preferences"]
     assert open_artifact(pairs, PREFERENCES).read()["english_instruction"].null_count == 3

@@ -59,7 +59,7 @@ def save_thinking_demo(folder: Path, steps: int, seed: int = 0) -> Path:
             response = hybrid(text, add_special_tokens=False)["input_ids"]
             inputs.append(torch.tensor([*prompt, *response]))
             labels.append(torch.tensor([*([-100] * len(prompt)), *response]))
-        ids = pad_sequence(inputs, batch_first=True, padding_value=int(tokenizer.pad_token_id))  # type: ignore[arg-type]
+        ids = pad_sequence(inputs, batch_first=True, padding_value=int(tokenizer.pad_token_id))
         model(input_ids=ids, labels=pad_sequence(labels, batch_first=True, padding_value=-100)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def saved(folder: Path, rows: Rows) -> str:
     return str(folder)
 
 
-def texts(path: str, columns: dict[str, str | None], languages: tuple[str, ...] = ()) -> list[tuple[str, str, str]]:
+def texts(path: str, columns: Mapping[str, str | None], languages: tuple[str, ...] = ()) -> list[tuple[str, str, str]]:
     table = load_prompts(path, languages, columns=columns).table
     return [(row["language"], row["prompt_id"], row["instruction"]) for row in table.to_pylist()]
 

@@ -532,7 +532,7 @@ def real_groups(shared_data: Path, model: Path, responses: int) -> list[Group]:
 
 def test_real_responses_under_a_tiny_model(shared_data: Path, tiny_model: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    groups = [Group(p[:200], [y[:300] for y in ys]) for p, ys in real_groups(shared_data, tiny_model, 50)]
+    groups = [Group(p[:200], [y[:300] for y in ys]) for p, ys, _ in real_groups(shared_data, tiny_model, 50)]
     assert_equal_per_token(completion_logprobs(model, groups), [naive(model, group) for group in groups], groups)
 
 
@@ -541,5 +541,5 @@ def test_real_responses_under_a_tiny_model(shared_data: Path, tiny_model: Path) 
 def test_200_real_responses_under_smollm2(shared_data: Path, smollm2: Path) -> None:
     """Five languages, responses up to 300 tokens; about 56,000 tokens, each side minutes."""
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
-    groups = [Group(prompt, [y[:300] for y in ys]) for prompt, ys in real_groups(shared_data, smollm2, 200)]
+    groups = [Group(prompt, [y[:300] for y in ys]) for prompt, ys, _ in real_groups(shared_data, smollm2, 200)]
     assert_equal_per_token(completion_logprobs(model, groups), [naive(model, group) for group in groups], groups)

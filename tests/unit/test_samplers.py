@@ -713,8 +713,8 @@ def test_a_setting_out_of_its_range_is_refused(values: dict[str, float]) -> None
 def test_a_server_is_sent_the_penalties_that_are_asked_for(endpoint: Endpoint, tiny_model: Path) -> None:
     asked = {"min_p": 0.1, "presence_penalty": 0.5, "frequency_penalty": 0.25, "repetition_penalty": 1.1, "top_k": 5}
     for settings in ({}, asked):
-        settings = {"sampler": "server", "server_url": endpoint.url, "server_model": "m", **settings}
-        make_sampler(SamplingSettings.model_validate(settings), str(tiny_model)).sample(REQUESTS[:1], 1, seed=0)
+        values: dict[str, object] = {"sampler": "server", "server_url": endpoint.url, "server_model": "m", **settings}
+        make_sampler(SamplingSettings.model_validate(values), str(tiny_model)).sample(REQUESTS[:1], 1, seed=0)
     plain, penalised = endpoint.bodies[0], endpoint.bodies[-1]
     assert not plain.keys() & asked.keys()
     assert {name: penalised[name] for name in asked} == asked
