@@ -171,7 +171,8 @@ def test_penalties_are_those_of_a_loop_over_tokens() -> None:
 
 @pytest.mark.parametrize("penalty", [0.7, 1.0, 1.5])
 def test_a_greedy_row_with_a_repetition_penalty_is_what_generate_gives(tiny_model: Path, penalty: float) -> None:
-    model, tokenizer = load_model(str(tiny_model), "float32", "cpu"), load_tokenizer(str(tiny_model))
+    model: Any = load_model(str(tiny_model), "float32", "cpu")
+    tokenizer = load_tokenizer(str(tiny_model))
     settings = {"temperature": 0, "repetition_penalty": penalty, "max_tokens": 30}
     together = answers(sampler_of(tiny_model, **settings).sample(REQUESTS, 1, seed=0))
     for request, samples in zip(REQUESTS, together, strict=True):
