@@ -40,7 +40,7 @@ class HubSet(NamedTuple):
     split: str = ""
 
     @property
-    def options(self) -> dict[str, str]:
+    def options(self) -> dict[str, Any]:
         """What the library's functions are given next to the name."""
         return {"revision": self.revision} if self.revision else {}
 

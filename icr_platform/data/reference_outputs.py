@@ -249,12 +249,12 @@ def _message_without_thought(value: Any) -> tuple[Any, str]:
         return value, ""
     content = last.get("content", last.get("value"))
     try:
-        spoken = spoken_in(last | {"content": content})
+        spoken = spoken_in({**last, "content": content})
     except ValueError:
         return value, ""  # whoever reads the message says what is wrong with it
     if isinstance(content, list):
         content = [part for part in content if part.get("type", "text") in TEXT_PARTS]
-    answer = last | {"content": "" if content is None and spoken.has_thought else content}
+    answer = {**last, "content": "" if content is None and spoken.has_thought else content}
     return [*value[:-1], answer] if isinstance(value, list) else answer, spoken.thought
 
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 from icr_platform.core.artifacts import ArtifactWriter
 from icr_platform.core.config import require
 from icr_platform.core.errors import InputError
+from icr_platform.core.language_tags import is_english, names_language, read_tag
 from icr_platform.core.languages import NAMES
 from icr_platform.core.progress import meter
 from icr_platform.core.schemas import BENCHMARKS
@@ -43,7 +44,16 @@ class Family(NamedTuple):
     metric: str
 
     def task(self, language: str) -> str:
-        return self.english if language == "en" else self.others.format(language=language)
+        """The task of a language by any of its tags; lm-eval names them by the shortest code, in the usual script.
+
+        >>> FAMILIES["arc"].task("swh_Latn"), FAMILIES["arc"].task("en-GB"), FAMILIES["arc"].task("zh-Hant")
+        ('arc_sw', 'arc_challenge', 'arc_zh-Hant')
+        """
+        if is_english(language):
+            return self.english
+        if language not in NAMES and (tag := read_tag(language)).written == read_tag(tag.language).usual_script:
+            language = tag.language
+        return self.others.format(language=language)
 
 
 FAMILIES: dict[str, Family] = {
@@ -101,7 +111,8 @@ def language_of(task: str) -> str:
     ('es', 'de', '')
     """
     parts = re.split(r"[_-]", task)[1:]
-    return next((part for part in reversed(parts) if part in NAMES), "")
+    # Short words of task names are codes of some language (`arc`, `nli`): only those of two letters are taken for one.
+    return next((part for part in reversed(parts) if part in NAMES or (len(part) == 2 and names_language(part))), "")
 
 
 class BenchmarksInputs(NamedTuple):

@@ -102,7 +102,9 @@ def bind(tokenizer: PreTrainedTokenizerBase, model: str, settings: ChatSettings)
 def _require_used(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise InputError for an argument that the template never looks at, such as one that is misspelt."""
     binding, variables = _binding(tokenizer), template_arguments(tokenizer)
-    for name in binding.settings.chat_template_kwargs if variables is not None else ():
+    if variables is None:
+        return
+    for name in binding.settings.chat_template_kwargs:
         if name not in variables:
             near = difflib.get_close_matches(name, variables, n=1, cutoff=0.6)
             known = f"nearest is {near[0]!r}" if near else f"it takes {', '.join(sorted(variables)) or 'none'}"

@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from icr_platform.models.checkpoint_files import ADAPTER_SETTINGS, CONFIG
 from icr_platform.models.loading_errors import explained
@@ -25,7 +25,7 @@ class Origin(NamedTuple):
     revision: str | None = None
 
     @property
-    def options(self) -> dict[str, str]:
+    def options(self) -> dict[str, Any]:
         """What `from_pretrained` is given next to the name."""
         return {"revision": self.revision} if self.revision else {}
 

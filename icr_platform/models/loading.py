@@ -260,7 +260,7 @@ def check_weights(
         raise InputError(f"{adapter.folder / ADAPTER_WEIGHTS}: missing; fetch the adapter again")
     if adapter and (adapter.folder / ADAPTER_WEIGHTS).exists():
         add_adapter(skeleton, adapter, read_headers([adapter.folder / ADAPTER_WEIGHTS]))
-    notes = (left_over(base, unexpected),) if unexpected else ()
+    notes: tuple[str, ...] = (left_over(base, unexpected),) if unexpected else ()
     if is_multimodal(skeleton.config):
         beside = ", ".join(towers(skeleton))
         notes += (
@@ -358,7 +358,9 @@ def on_meta_device(model: str, config: Any, trust_remote_code: bool) -> PreTrain
     import torch
 
     revision = origin_of(base_of(model)).revision
-    code = {"code_revision": revision} if revision and trust_remote_code and _brings_code(config) else {}
+    code: dict[str, Any] = (
+        {"code_revision": revision} if revision and trust_remote_code and _brings_code(config) else {}
+    )
     with explained(model, "config", "correct its config.json"), torch.device("meta"):
         skeleton: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code, **code)
     return skeleton

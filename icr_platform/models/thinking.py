@@ -151,10 +151,10 @@ def markers_of(tokenizer: PreTrainedTokenizerBase) -> Markers:
         source = "\n".join(map(str, template.values())) if isinstance(template, dict) else str(template)
         styles = []
         for style in STYLES:
-            ids = [vocabulary.get(marker) for marker in (style.opening, style.closing)]
+            opening, closing = vocabulary.get(style.opening), vocabulary.get(style.closing)
             in_template = style.opening in source or style.closing in source
-            if in_template or None not in ids:
-                styles.append(_Marked(style, *ids, in_template))
+            if in_template or None not in (opening, closing):
+                styles.append(_Marked(style, opening, closing, in_template))
         found = Markers(tuple(styles), all(marker in vocabulary for marker in _HARMONY))
         setattr(tokenizer, _MARKERS, found)
     return found

@@ -544,9 +544,9 @@ def _output_rows(
     artifact = open_artifact(Path(source), OUTPUTS)
     text = (*_KEY, "sample_index", "output")
     told = [name for name in OUTPUTS.schema.names if name not in (*text, *_LATER, "instruction", "input_digest")]
-    columns = [*text, *told, *_LATER] if is_whole else list(text)
+    wanted = [*text, *told, *_LATER] if is_whole else list(text)
     for index in range(len(artifact.parts)):
-        for row in _table_rows(artifact.read_part(index, columns)):
+        for row in _table_rows(artifact.read_part(index, wanted)):
             if is_whole and not any(row[-len(_LATER) :]):
                 row = row[: -len(_LATER)]
             if row[1] in instructions.get(row[0], {}):

@@ -177,7 +177,7 @@ def test_reviewers_see_the_conversation_before_an_instruction(
         link = server.link("spot-check", "conversations", overlap=0, language="th", iteration=2, queue=queue)
         tab = open_page(link, fresh=True, width=390 if queue == "random" else 1440)
         sign_in(tab, f"Tara {queue}")
-        seen = set()
+        seen: set[int] = set()
         while tab.locator("[data-item]").count() and len(seen) < 2:
             if tab.locator("#main details.earlier").count():
                 summary = tab.locator("#main details.earlier summary").first

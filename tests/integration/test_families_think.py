@@ -62,7 +62,7 @@ def taught(case: Case, policy: Path, reference: Path) -> tuple[str, str]:
     """A Llama of two layers that responds as the case says, with either answer, and one whose weights are a little off."""
     pieces = (ENGLISH, SPANISH, reward_instruction("es", ENGLISH), THOUGHT, *ANSWERS)
     tokenizer = family_tokenizer(case.family)
-    framing = tokenizer.decode(prompt_of(tokenizer, case, SPANISH)).replace(SPANISH, "\n")
+    framing = str(tokenizer.decode(prompt_of(tokenizer, case, SPANISH))).replace(SPANISH, "\n")
     for token in tokenizer.added_tokens_decoder.values():
         framing = framing.replace(token.content, "\n")
     # Lines of default system prompts are one token each, which is quicker to learn.
@@ -139,8 +139,8 @@ def test_a_family_thinks_or_answers_through_all_stages(case: Case, tmp_path: Pat
     common: dict[str, Any] = {"policy": policy, "chat_template_kwargs": case.keywords}
     asked: dict[str, Any] = {"prompts": str(prompts), "languages": "es", "max_tokens": 64}
 
-    config = GenerateConfig(**common, **asked, samples=8, temperature=0.5)
-    generation.run(generation.read(config), StageContext(tmp_path / "generate", "g"))
+    sampled = GenerateConfig(**common, **asked, samples=8, temperature=0.5)
+    generation.run(generation.read(sampled), StageContext(tmp_path / "generate", "g"))
     responses = rows_of(tmp_path / "generate", RESPONSES)
     assert len(responses) == 8
     for row in responses:
@@ -155,14 +155,14 @@ def test_a_family_thinks_or_answers_through_all_stages(case: Case, tmp_path: Pat
     model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
     prompt = prompt_of(AutoTokenizer.from_pretrained(policy), case, reward_instruction("es", ENGLISH))
     for score in ("answer", "whole"):
-        config = AnnotateConfig(
+        scored = AnnotateConfig(
             **common,
             reference=reference,
             prompts=str(prompts),
             responses=str(tmp_path / "generate/responses"),
             score=score,
         )
-        annotation.run(annotation.read(config), StageContext(tmp_path / score, score))
+        annotation.run(annotation.read(scored), StageContext(tmp_path / score, score))
         assert {drop["reason"] for drop in rows_of(tmp_path / score, DROPS)} == {"duplicate"}
         rewards = rows_of(tmp_path / score, REWARDS)
         assert sum(reward["policy_logprob"] is not None for reward in rewards) >= 2
@@ -176,13 +176,13 @@ def test_a_family_thinks_or_answers_through_all_stages(case: Case, tmp_path: Pat
     assert [pair["chosen_answer_start"], pair["rejected_answer_start"]] == [case.start] * 2
     assert [pair["chosen_thought"], pair["rejected_thought"]] == [THOUGHT if case.thinks else None] * 2
 
-    config = TrainConfig(
+    trained = TrainConfig(
         **common, preferences=str(tmp_path / "answer/preferences"), learning_rate=1e-3, warmup=0.0, batch_size=1, accumulation=1,
         gradient_checkpointing=False,
     )  # fmt: skip
-    training.run(training.read(config), StageContext(tmp_path / "train", "t"))
-    config = EvalConfig(**common | {"policy": str(tmp_path / "train/checkpoint")}, **asked, judge="none")
-    evaluation.run(evaluation.read(config), StageContext(tmp_path / "eval", "e"))
+    training.run(training.read(trained), StageContext(tmp_path / "train", "t"))
+    evaluated = EvalConfig(**common | {"policy": str(tmp_path / "train/checkpoint")}, **asked, judge="none")
+    evaluation.run(evaluation.read(evaluated), StageContext(tmp_path / "eval", "e"))
     (output,) = rows_of(tmp_path / "eval", OUTPUTS)
     assert output["output"] in ANSWERS
     assert (output["detected_language"], output["thought"]) == ("es", THOUGHT if case.thinks else None)

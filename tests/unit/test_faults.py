@@ -19,6 +19,7 @@ from icr_platform.annotation.filters import KEPT, FilterResult
 from icr_platform.annotation.prompt_index import Instructions
 from icr_platform.core.artifacts import Artifact, open_artifact
 from icr_platform.core.config import CHAT_DEFAULTS
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.faults import FAULTS, require_few_faults
 from icr_platform.core.schemas import DROPS, OUTPUTS, PREFERENCES, RESPONSES, REWARDS
@@ -341,7 +342,10 @@ def test_samples_that_do_not_fit_behind_the_english_instruction_are_dropped(
 
 def test_a_translation_that_does_not_fit_is_dropped_with_its_sample(tiny_model: Path) -> None:
     config = AnnotateConfig(policy=str(tiny_model), reference=str(tiny_model), reward_kind="translate,cross-lingual")
-    prompts = {("es", "p"): Instructions("Hola.", "Hi."), ("en", "p"): Instructions("Hi.", "Hi.")}
+    prompts = {
+        ("es", "p"): Instructions(Conversation("Hola."), Conversation("Hi.")),
+        ("en", "p"): Instructions(Conversation("Hi."), Conversation("Hi.")),
+    }
     fit = ContextFit(config, prompts)
     rows = pa.table({"language": ["es", "es", "es", "en"], "prompt_id": ["p"] * 4, "token_count": [5, 5, 600, 500]})
     texts = ["short", "fruta " * 600, "short", None]
@@ -355,7 +359,7 @@ def test_a_translation_that_does_not_fit_is_dropped_with_its_sample(tiny_model: 
 @pytest.mark.parametrize("tokens", [511, 512, 513])
 def test_a_sequence_may_fill_the_context_and_no_more(tokens: int, tiny_model: Path) -> None:
     config = AnnotateConfig(policy=str(tiny_model), reference=str(tiny_model), reward_kind="multilingual")
-    fit = ContextFit(config, {("en", "p"): Instructions("Hi.", "Hi.")})
+    fit = ContextFit(config, {("en", "p"): Instructions(Conversation("Hi."), Conversation("Hi."))})
     prompt = len(encode_prompt(load_tokenizer(str(tiny_model)), "Hi."))
     rows = pa.table({"language": ["en"], "prompt_id": ["p"], "token_count": [tokens - prompt]})
     ((reason, detail),) = fit.applied(rows, [KEPT])

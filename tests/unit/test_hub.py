@@ -80,8 +80,20 @@ def pairs(path, columns={}):
     assert is_text(path)
     return [(pair.language, pair.instruction, pair.chosen, pair.rejected) for pair in read_text_preferences(path, columns).pairs]
 
-def notes(path, columns={}):
-    return list(load_prompts(path, columns=columns).notes)
+def tracked(policy, prompts):
+    # What MLflow says of a generation: its parameter, the commits, and the inputs as they are named.
+    import os
+    from mlflow.tracking import MlflowClient
+    from icr_platform.cli.commands import run as icr
+
+    os.chdir(os.environ["HF_HOME"])
+    given = ["--policy", policy, "--prompts", prompts, "--samples", "1", "--max-tokens", "2", "--sampler", "transformers"]
+    assert icr(["generate", *given]) == 0
+    client = MlflowClient("sqlite:///mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("icr").experiment_id], "tags.`icr.stage` = 'generate'")
+    inputs = {item.dataset.name: item.dataset.source for item in run.inputs.dataset_inputs}
+    tags = [run.data.tags[f"icr.commit.{name}"] for name in ("policy", "prompts")]
+    return [run.data.params["generate.policy"], *tags, inputs["policy"], inputs["prompts"]]
 """
 EN, AR, HE = ([name, "q1", f"{name}: How much is 1 + 1?"] for name in LOCALES)
 ODD_ROWS = [["en", "u1", "en 1"], ["en", "u2", "en 2"], ["sw", "u1", "sw 1"], ["sw", "u2", "sw 2"]]
@@ -124,6 +136,9 @@ CASES: dict[str, Any] = {
     "pairs('org/helps')": [["en", "Why?", "Because.", "No."]],
     f"prompts('org/odd', {ODD_COLUMNS})": ODD_ROWS,
     f"[row[:1] + row[2:] for row in pairs('org/odd', {ODD_PAIRS})]": [[code, "Good.", "Bad."] for code in ("en", "sw")] * 2,
+    "tracked('org/model@v1.0', 'org/m-arena-2')": [
+        "org/model@v1.0", ONE, TWO, f"org/model@v1.0 (commit {ONE})", f"org/m-arena-2 (commit {TWO})",
+    ],
     "prompts('org/m-arena@v9')": "InputError: org/m-arena@v9: | no such branch, tag or commit",
     "prompts('org/m-arean')": "InputError: org/m-arean: | check the name",
     "prompts('org/gated')": "InputError: org/gated: | accept its terms",

@@ -93,7 +93,7 @@ def judge_chat(
             shared |= {name: value}
             break
     try:
-        bind(tokenizer, model, plain.model_copy(update={"chat_template_kwargs": shared | own}))
+        bind(tokenizer, model, plain.model_copy(update={"chat_template_kwargs": {**shared, **own}}))
         opening = end_of_thought(tokenizer, encode_messages(tokenizer, probe))
     except InputError as error:
         raise InputError(str(error).replace("'chat_template_kwargs'", "'judge_chat_template_kwargs'")) from error
