@@ -194,7 +194,9 @@ def stored_dtype(policy: str, trust_remote_code: bool = False) -> torch.dtype:
 
 
 def adapter_parameters(policy: str, rank: int, trust_remote_code: bool = False) -> int:
-    """Count the parameters of LoRA adapters of `rank`, without loading weights."""
+    """Count the parameters of LoRA adapters of `rank`, without loading weights; 0 of rank 0, which is none."""
+    if not rank:
+        return 0
     skeleton = on_meta_device(policy, load_config(policy, trust_remote_code), trust_remote_code)
     if is_multimodal(skeleton.config):
         leave_out_towers(skeleton)
