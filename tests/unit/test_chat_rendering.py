@@ -202,10 +202,10 @@ def test_rewards_do_not_move_at_midnight_and_do_with_the_setting(
         )  # fmt: skip
         set_clock(datetime(2026, 11, 25, 23, 59))
 
-        def load_later(model: str, *rest: Any) -> Any:
+        def load_later(model: str, *rest: Any, **named: Any) -> Any:
             if model == reference:
                 set_clock(between)
-            return load_model(model, *rest)
+            return load_model(model, *rest, **named)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(annotation, "load_model", load_later)

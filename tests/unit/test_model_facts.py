@@ -236,8 +236,9 @@ def test_long_prompts_are_cut_in_their_middle_and_whole_ones_shown_on_request(tm
 
 
 def test_what_a_second_model_has_in_common_is_said_by_a_word(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # a line a fact
     first = without_weights(tmp_path / "first", MODELS["llama"][0])
     second = without_weights(tmp_path / "second", LlamaConfig(**SMALL, num_key_value_heads=4))
     config = IterateConfig(policy=first, reference=second)
