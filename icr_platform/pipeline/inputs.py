@@ -17,6 +17,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds, load_part, split_world
 from icr_platform.core.secrets import HIDDEN, bare_url, redact, remember_secrets_of, shown_url
 from icr_platform.data import hub_sets
+from icr_platform.models import gguf
 from icr_platform.models.hub import pinned
 from icr_platform.pipeline.pins import check_pins
 
@@ -62,11 +63,16 @@ class Resolver:
                 values[name] = str(shipped if shipped.is_file() and not own.exists() else own)
             elif value and role(info) in ("input", "model"):
                 place = self.local(str(value), seed) if fetch else self.reference(str(value), seed)
-                values[name] = _pinned(place) if role(info) == "model" else hub_sets.pinned(place)
+                values[name] = self._model(place) if role(info) == "model" else hub_sets.pinned(place)
         if isinstance(config, PinnedInputs) and config.pins:
             check_pins(config.pins, self._inputs(config, values, seed))
             values["pins"] = {}  # they name files as the configuration did, not where they lie
         return config.model_copy(update=values)
+
+    def _model(self, place: str) -> str:
+        """A model as it is loaded: a GGUF file as a folder, a model on the hub at its commit."""
+        file = gguf.gguf_of(place)
+        return str(gguf.opened(file, self.work)) if file else _pinned(place)
 
     def _inputs(self, config: Config, resolved: Mapping[str, Any], seed: int) -> dict[str, tuple[str, str]]:
         """How each input was given and where it lies, those of sections included, by field."""
