@@ -47,6 +47,7 @@ from icr_platform.pipeline.code_digest import code_of, commit, modules_of
 from icr_platform.pipeline.identity import Identity, identify, strict_digest
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
+from icr_platform.training.config import TrainConfig
 
 LANGUAGES = ("en", "es", "de")
 IDS = ("p0", "p1", "p2", "p3")
@@ -581,7 +582,7 @@ def test_modules_and_settings_that_are_left_out_are_there_under_these_names() ->
     assert set(identity._SEED_PICKS_ORDERS) <= set(JUDGES)
     assert identity._SELECTION | set(identity._TRANSLATION) <= set(AnnotateConfig.model_fields)
     names = (*identity._LENGTH_CONTROL, *identity._ASKING, *identity._BY_RESOLUTION, *identity._BY_ROWS)
-    assert set(names) <= set(EvalConfig.model_fields)
+    assert set(names) <= set(EvalConfig.model_fields) | set(TrainConfig.model_fields)
 
 
 @pytest.mark.usefixtures("_fresh_code")
