@@ -68,7 +68,7 @@ def test_thirty_tags_from_generate_to_the_inspector(
     arm = iterate(open_session(RunOptions()), config)
     assert arm.run is not None
 
-    catalogue = Catalogue(TrackingReader(), tmp_path / "cache")
+    catalogue = Catalogue(TrackingReader(f"sqlite:///{tmp_path}/mlflow.db"), tmp_path / "cache")
     inspector = Inspector(catalogue, QueryEngine(), VerdictStore(str(tmp_path / "verdicts.db")))
     focus = inspector.focus(View())
     assert focus is not None
