@@ -192,13 +192,11 @@ def test_a_killed_rehearsal_leaves_nothing(preset: Callable[..., Path], number: 
     assert list(Path().iterdir()) == []
 
 
-def test_the_demo_is_rehearsed_within_a_minute(
+def test_the_demo_is_rehearsed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    start = time.process_time()
     assert commands.run(["check", "demo", "--rehearse", "2"]) == 0
-    assert time.process_time() - start < 60
     assert list(tmp_path.iterdir()) == []
     out = capsys.readouterr().out
     assert "rehearsal: all 8 stages passed" in out
