@@ -67,6 +67,7 @@ STAGE_CONFIGS = {
     "GenerateConfig",
     "AnnotateConfig",
     "TrainConfig",
+    "SftConfig",
     "EvalConfig",
     "MtBenchConfig",
     "BenchmarksConfig",
