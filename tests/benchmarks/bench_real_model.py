@@ -411,11 +411,13 @@ class Run:
             )
         folder = shared_folder()
         prompts = json.loads((folder / "prompts" / "x-alpacaeval" / f"{language}.json").read_text(encoding="utf-8"))
+        ids = {row["instruction"]: str(row["id"]) for row in prompts}
         outputs: dict[str, list[str]] = defaultdict(list)
         for model in MODELS:
             for row in json.loads((folder / "outputs" / language / f"{model}.json").read_text(encoding="utf-8")):
-                outputs[str(row["id"])].append(row["output"])
-        return {str(row["id"]): row["instruction"] for row in prompts}, outputs
+                if (found := ids.get(row["instruction"])) is not None:  # some files have no ids
+                    outputs[found].append(row["output"])
+        return {number: instruction for instruction, number in ids.items()}, outputs
 
     def tasks(self) -> dict[str, list[Task]]:
         """The tasks of each split, by the seed; constraints take turns."""
@@ -765,13 +767,12 @@ def cut_vocabulary(source: Path, folder: Path, texts: Sequence[str], rare: int) 
     for path in source.iterdir():
         if path.name in ("chat_template.jinja", "tokenizer_config.json"):
             shutil.copy(path, folder / path.name)
-    # A token of which there is no row: transformers would add it behind the others.
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    # The class of Gemma's tokenizer would add tokens that were cut, such as <mask>, behind the others, where the model has no rows.
     settings = {
         name: value
-        for name, value in settings.items()
+        for name, value in json.loads((folder / "tokenizer_config.json").read_text()).items()
         if not (isinstance(value, str) and name.endswith("_token") and value not in numbers)
-    }
+    } | {"tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "tokenizer.json").write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
     cut = AutoTokenizer.from_pretrained(folder)
