@@ -157,6 +157,18 @@ SCORES = _table(
     _column("flag", pa.string(), "why value deviates from its definition, '' when it does not"),
 )  # fmt: skip
 
+INSTRUCTION_CHECKS = _table(
+    "instruction_checks", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    _column("turn", pa.int32(), "from 1; the output of a later turn has the prompt id PROMPT_ID#TURN"),
+    _column("source", pa.string(), "variant or data set of the prompt, such as 'local' or 'mt'; '' when nothing names one"),
+    _column("instruction_id", pa.string(), "kind of the instruction, e.g. 'punctuation:no_comma'"),
+    _column("kwargs", pa.string(), "JSON object of the checker's arguments"),
+    _column("strict", pa.bool_(), "whether the output follows the instruction; null where that cannot be verified", True),
+    _column("loose", pa.bool_(), "whether it does in one of the forms that IFEval's loose criterion allows; null as strict", True),
+    _column("reason", pa.string(), "why it cannot be verified, '' where it is"),
+    _INPUT_DIGEST,
+)  # fmt: skip
+
 MT_BENCH = _table(
     "mt_bench", 2, _LANGUAGE, _column("question_id", pa.string(), "the question file's own id"),
     _column("category", pa.string(), "e.g. 'writing', 'math'"),
@@ -185,5 +197,6 @@ TABLES: dict[str, TableSchema] = {
     table.name: table
     for table in (
         PROMPTS, RESPONSES, LOGPROBS, TRANSLATIONS, REWARDS, PREFERENCES, DROPS, OUTPUTS, JUDGMENTS, SCORES,
+        INSTRUCTION_CHECKS,
     )
 }  # fmt: skip

@@ -101,6 +101,44 @@ class MtBenchConfig(ChatSettings, MtBenchSettings, PinnedInputs):
     )
 
 
+class InstructionsSettings(SamplingSettings):
+    """How answers to verifiable instructions are sampled: greedily, as IFEval does."""
+
+    heading = "sampling"
+
+    samples: int = setting(1, "answers per prompt", ge=1)
+    temperature: float = setting(0.0, "sampling temperature; 0 is greedy", ge=0)
+    max_tokens: int = setting(2048, "new tokens of a turn at most", ge=1)
+
+
+class InstructionsConfig(ChatSettings, InstructionsSettings, PinnedInputs):
+    """instructions: policy -> answers, and which verifiable instructions they follow (arXiv 2311.07911)."""
+
+    heading = INPUTS
+    required: ClassVar[tuple[str, ...]] = ("prompts",)
+
+    policy: str = setting("", "model to evaluate", "model")
+    prompts: str = setting(
+        "",
+        "prompts of IFEval, Marco-Bench-MIF or Multi-IF as they are: folder, file, path with {language}, hub data set",
+        "input",
+    )
+    prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction_id_list": "constraints"}')
+    outputs: str = setting("", "answers to check instead of sampling any: artifact, or files of rows", "input")
+    output_columns: ColumnMap = setting({}, 'columns to read, as in {"output": "response"}')
+    baseline: str = setting(
+        "",
+        "instruction_checks of an earlier run, as a folder or runs:/RUN/instruction_checks: differences are paired by prompt",
+        "input",
+    )
+    languages: Languages = setting((), "language codes, comma-separated; empty: every language of the prompts")
+    limit: OptionalInt = setting(None, "prompts per language, the first ones; none: all")
+    seed: int = setting(42, "seed of every answer, with language and prompt id", ge=0)
+    output: str = setting(
+        "", "folder of the artifacts; empty: a work folder, which is emptied once MLflow has them", "place"
+    )
+
+
 class BenchmarksSettings(ModelPlace):
     """Which of lm-eval's tasks are asked, and how."""
 

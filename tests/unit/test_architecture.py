@@ -69,6 +69,7 @@ STAGE_CONFIGS = {
     "TrainConfig",
     "EvalConfig",
     "MtBenchConfig",
+    "InstructionsConfig",
     "BenchmarksConfig",
     "IterateConfig",
 }
