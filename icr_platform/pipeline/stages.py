@@ -141,11 +141,20 @@ STAGES: dict[str, StageRow] = {
             artifacts=("ratings",),
         ),
         StageRow(
+            name="instructions",
+            help="check which verifiable instructions are followed: IFEval, Marco-Bench-MIF, Multi-IF",
+            config_class="icr_platform.evaluation.config:InstructionsConfig",
+            module="icr_platform.evaluation.instructions_stage",
+            artifacts=("instruction_outputs", "instruction_checks"),
+            unfinished=("instruction_drops",),
+        ),
+        StageRow(
             name="benchmarks",
-            help="measure knowledge with lm-eval: ARC, HellaSwag, MMLU, TruthfulQA per language",
+            help="measure knowledge with lm-eval, per language: ARC, MMLU, Global-MMLU, Belebele, MGSM, ..., and any task of it",
             config_class="icr_platform.evaluation.config:BenchmarksConfig",
             module="icr_platform.evaluation.benchmarks",
             artifacts=("benchmarks",),
+            unfinished=("benchmark_differences",),
         ),
     )
 }

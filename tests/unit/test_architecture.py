@@ -70,6 +70,7 @@ STAGE_CONFIGS = {
     "TrainConfig",
     "EvalConfig",
     "MtBenchConfig",
+    "InstructionsConfig",
     "BenchmarksConfig",
     "IterateConfig",
 }
