@@ -148,13 +148,38 @@ JUDGMENTS = _table(
     _INPUT_DIGEST,
 )  # fmt: skip
 
+CONFUSION = _table(
+    "confusion", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    _column("line_count", pa.int32(), "lines of the output with five words or more, which were identified; with 0 it is in no rate"),
+    _column("confused_lines", pa.list_(pa.int32()), "which lines of the output, split at '\\n', are in another language or none, from 0"),
+    _column("confused_languages", pa.list_(pa.string()), "what each of them was identified as, 'und' for nothing"),
+    _column(
+        "english_words", pa.list_(pa.string()),
+        "English words in its lines, each once; null where none was looked for: a line is confused, or the language has no word rate", True,
+    ),
+)  # fmt: skip
+
 SCORES = _table(
-    "scores", 1, _LANGUAGE,
+    "scores", 2, _LANGUAGE,
     _column("metric", pa.string(), "'win_rate', 'lc_win_rate', 'fidelity', ..."),
     _column("value", pa.float64(), "percent for rates, the metric's own unit otherwise", True),
     _column("standard_error", pa.float64(), "of value, same unit; null where none is defined", True),
     _column("n", pa.int64(), "judgments or outputs behind value"),
     _column("flag", pa.string(), "why value deviates from its definition, '' when it does not"),
+    _column("low", pa.float64(), "lower end of the 95% interval, same unit; null where it is that of standard_error, or none", True),
+    _column("high", pa.float64(), "upper end of the same", True),
+)  # fmt: skip
+
+INSTRUCTION_CHECKS = _table(
+    "instruction_checks", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    _column("turn", pa.int32(), "from 1; the output of a later turn has the prompt id PROMPT_ID#TURN"),
+    _column("source", pa.string(), "variant or data set of the prompt, such as 'local' or 'mt'; '' when nothing names one"),
+    _column("instruction_id", pa.string(), "kind of the instruction, e.g. 'punctuation:no_comma'"),
+    _column("kwargs", pa.string(), "JSON object of the checker's arguments"),
+    _column("strict", pa.bool_(), "whether the output follows the instruction; null where that cannot be verified", True),
+    _column("loose", pa.bool_(), "whether it does in one of the forms that IFEval's loose criterion allows; null as strict", True),
+    _column("reason", pa.string(), "why it cannot be verified, '' where it is"),
+    _INPUT_DIGEST,
 )  # fmt: skip
 
 MT_BENCH = _table(
@@ -173,17 +198,52 @@ MT_BENCH = _table(
 )  # fmt: skip
 
 BENCHMARKS = _table(
-    "benchmarks", 1, _LANGUAGE, _column("family", pa.string(), "'arc', 'hellaswag', ..., or the task's own name"),
+    "benchmarks", 2, _LANGUAGE, _column("family", pa.string(), "'arc', 'hellaswag', ..., or the task's own name"),
     _column("task", pa.string(), "lm-eval's task name"),
     _column("metric", pa.string(), "lm-eval's metric, e.g. 'acc_norm,none'"),
     _column("value", pa.float64(), "in the metric's own unit, usually a share in [0, 1]"),
     _column("standard_error", pa.float64(), "of value; null where lm-eval gives none", True),
     _column("n", pa.int64(), "documents scored"),
+    _column("in_chat", pa.bool_(), "asked with the chat template; null in older tables, which did not", True),
+    _column("other_metrics", pa.string(), "JSON object of the other metrics that the task reports, by lm-eval's name", True),
+    _column("faults", pa.string(), "JSON object: how many requests were not asked or answered as they should be, by reason", True),
+    _column(
+        "documents",
+        pa.list_(
+            pa.struct([
+                pa.field("task", pa.string()),  # of a group, the one that the document belongs to
+                pa.field("document", pa.int64()),  # lm-eval's doc_id
+                pa.field("digest", pa.string()),  # of the document, as lm-eval's doc_hash
+                pa.field("prompt_digest", pa.string()),  # of the prompt, examples and template included
+                pa.field("value", pa.float64()),  # of metric; null where it is not a number of one document
+                pa.field("answer", pa.string()),  # generated, or the likeliest choice
+                pa.field("target", pa.string()),
+            ])
+        ),
+        "results by document; null in older tables",
+        True,
+    ),
+    _INPUT_DIGEST,
+)  # fmt: skip
+
+BENCHMARK_DIFFERENCES = _table(
+    "benchmark_differences", 1, _LANGUAGE, _column("family", pa.string(), "as in benchmarks"),
+    _column("task", pa.string(), "lm-eval's task name"),
+    _column("metric", pa.string(), "lm-eval's metric"),
+    _column("baseline", pa.float64(), "mean over the documents that both have, of the baseline"),
+    _column("value", pa.float64(), "the same of this policy"),
+    _column("difference", pa.float64(), "value - baseline"),
+    _column("standard_error", pa.float64(), "of difference, paired by document; null for a single one", True),
+    _column("n", pa.int64(), "documents that both have"),
+    _column("better", pa.int64(), "documents on which this policy's value is the higher one"),
+    _column("worse", pa.int64(), "documents on which it is the lower one"),
+    _column("p_value", pa.float64(), "McNemar's exact test, two-sided; null where values are not 0 or 1", True),
 )  # fmt: skip
 
 TABLES: dict[str, TableSchema] = {
     table.name: table
     for table in (
-        PROMPTS, RESPONSES, LOGPROBS, TRANSLATIONS, REWARDS, PREFERENCES, DROPS, OUTPUTS, JUDGMENTS, SCORES,
+        PROMPTS, RESPONSES, LOGPROBS, TRANSLATIONS, REWARDS, PREFERENCES, DROPS, OUTPUTS, JUDGMENTS, CONFUSION, SCORES,
+        INSTRUCTION_CHECKS,
     )
 }  # fmt: skip

@@ -53,7 +53,7 @@ class StageRow(ConfiguredCommand):
 
     module: defines `read` and `run`.
     artifacts: folders that a finished stage leaves, as they are logged to MLflow.
-    unfinished: folders that it needs while it works, or that only some of its configurations leave.
+    unfinished: folders that it needs while it works, or that only some of its configurations, or versions, leave.
     begun: patterns of files that are worth going on from; empty: the parts in any of its folders.
     show: `MODULE:FUNCTION` that prints the result of the command to the terminal, given configuration and result.
     """
@@ -130,7 +130,7 @@ STAGES: dict[str, StageRow] = {
             config_class="icr_platform.evaluation.config:EvalConfig",
             module="icr_platform.evaluation.stage",
             artifacts=("outputs", "judgments", "scores"),
-            unfinished=("output_drops",),
+            unfinished=("output_drops", "confusion"),
             show="icr_platform.pipeline.score_tables:show_scores",
         ),
         StageRow(
@@ -141,11 +141,20 @@ STAGES: dict[str, StageRow] = {
             artifacts=("ratings",),
         ),
         StageRow(
+            name="instructions",
+            help="check which verifiable instructions are followed: IFEval, Marco-Bench-MIF, Multi-IF",
+            config_class="icr_platform.evaluation.config:InstructionsConfig",
+            module="icr_platform.evaluation.instructions_stage",
+            artifacts=("instruction_outputs", "instruction_checks"),
+            unfinished=("instruction_drops",),
+        ),
+        StageRow(
             name="benchmarks",
-            help="measure knowledge with lm-eval: ARC, HellaSwag, MMLU, TruthfulQA per language",
+            help="measure knowledge with lm-eval, per language: ARC, MMLU, Global-MMLU, Belebele, MGSM, ..., and any task of it",
             config_class="icr_platform.evaluation.config:BenchmarksConfig",
             module="icr_platform.evaluation.benchmarks",
             artifacts=("benchmarks",),
+            unfinished=("benchmark_differences",),
         ),
     )
 }
