@@ -7,12 +7,12 @@ here by its rules for abbreviations, initials, numbers and ellipses.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from functools import cache
 
 import regex
 
+from icr_platform.engines.segmentation.words import segmenter
 from icr_platform.evaluation.instruction_checks.arguments import Count
 from icr_platform.evaluation.instruction_checks.writing import UNSPACED
 
@@ -23,7 +23,8 @@ _WORD = regex.compile(_RUN)
 _APOSTROPHE_WORD = regex.compile(rf"{_RUN}(?:['’ʼ‘](?=\p{{L}}){_RUN})*")
 _ELIDES = frozenset({"fr", "it", "ca", "oc", "lij", "vec", "scn", "fur", "lmo", "pms", "wa", "co"})
 """Languages in which an apostrophe stands between two words; in all others it is a letter, or joins a word's ending to it."""
-_UNSPACED_RUN = re.compile(f"[{UNSPACED}\u0300-\u036f]+")
+_UNSPACED_RUN = re.compile(f"[{UNSPACED}]+")
+_THAI = re.compile("[\u0e01-\u0e5b]")
 _HAN_OR_KANA = re.compile(
     "[\u3005-\u3007\u3041-\u3096\u30a1-\u30fa\u30fc\uff66-\uff9f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
@@ -48,19 +49,27 @@ def words_of(text: str, language: str, prompt: str = "") -> Count:
     if language == "en":
         return Count.of(sum(1 for _ in _ENGLISH_WORD.finditer(text)))
     pattern = _WORD if language in _ELIDES else _APOSTROPHE_WORD
-    spaced = _UNSPACED_RUN.sub(" ", text)
-    least = most = sum(1 for _ in pattern.finditer(spaced))
+    count = Count.of(sum(1 for _ in pattern.finditer(_UNSPACED_RUN.sub(" ", text))))
     if language in ("zh", "yue", "ja") and _CHARACTERS.search(prompt):
-        return Count.of(most + sum(1 for _ in _HAN_OR_KANA.finditer(text)))
-    for run in _UNSPACED_RUN.findall(text):
-        count = _words_in(run, language)
-        least, most = least + count.least, most + count.most
-    return Count(least, most)
+        return count + Count.of(sum(1 for _ in _HAN_OR_KANA.finditer(text)))
+    return sum((_words_in(run, language) for run in _UNSPACED_RUN.findall(text)), start=count)
 
 
 def _words_in(run: str, language: str) -> Count:
-    letters = sum(1 for letter in run if unicodedata.category(letter)[0] in "LN")
-    return Count(min(letters, 1), letters)
+    letters = sum(1 for letter in run if letter.isalnum())
+    found = segmenter(_language_of(run, language))
+    if found.split is None:
+        return Count(min(letters, 1), letters, found.why)
+    return Count.of(sum(1 for word in found.split(run) if any(letter.isalnum() for letter in word)))
+
+
+def _language_of(run: str, language: str) -> str:
+    """The language whose words a run of unspaced letters has: that of the answer where it is written in them, else the script's own."""
+    if re.search("[\u3041-\u30fa]", run):
+        return "ja"
+    if re.search("[\u4e00-\u9fff]", run):
+        return language if language in ("zh", "yue", "ja") else "zh"
+    return language if language in ("km", "lo", "my", "bo", "shn") or not _THAI.search(run) else "th"
 
 
 _CLOSERS = "\"'”’»›)\\]」』】）》〉*_~`“"
@@ -201,14 +210,14 @@ def sentences_of(text: str, language: str) -> Count:
     >>> sentences_of("Dr. Ruiz paid 3.5 euros. Why? She was late...", "en").most, sentences_of("我来了。你呢？好！", "zh").most
     (3, 3)
     >>> sentences_of("ฉันไปตลาด แล้วกลับบ้าน", "th")
-    Count(least=1, most=2)
+    Count(least=1, most=2, why='no mark ends a sentence in this script')
     """
     ends = list(_ends(text, language))
     last = ends[-1] if ends else 0
     certain = len(ends) + bool(_LETTER.search(text, last))
     if _UNMARKED.search(text):
         pieces = sum(1 for piece in re.split(rf"\s+|[{_ALWAYS}!?]+", text) if _LETTER.search(piece))
-        return Count(certain, max(certain, pieces))
+        return Count(certain, max(certain, pieces), "no mark ends a sentence in this script")
     return Count.of(certain)
 
 
