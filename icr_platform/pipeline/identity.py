@@ -23,7 +23,6 @@ from typing import Any
 import pyarrow as pa
 
 from icr_platform.annotation.config import AnnotateConfig
-from icr_platform.annotation.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.core.artifacts import Artifact, open_artifact, own_manifest, text_digest
 from icr_platform.core.config import ChatSettings, Config, Role, identifying, leaves, role
 from icr_platform.core.errors import InputError
@@ -38,6 +37,7 @@ from icr_platform.engines.judging.choice import judge_place
 from icr_platform.engines.judging.settings import NO_JUDGE
 from icr_platform.engines.sampling.choice import sampler_place
 from icr_platform.engines.sampling.settings import SamplingSettings
+from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, MtBenchConfig
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.devices import resolve_device, resolve_dtype
@@ -76,7 +76,12 @@ _LAUNCH_PLACES = frozenset({
     "compute_environment", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "main_training_function",
     "rdzv_backend", "same_network", "gpu_ids", "enable_cpu_affinity", "debug", "commands", "command_file",
 })  # fmt: skip
-_SCORING: tuple[str, ...] = ("annotation.part_scoring", "engines.scoring.logprobs", "models.loading")
+_SCORING: tuple[str, ...] = (
+    "annotation.part_scoring",
+    "engines.scoring.model_scores",
+    "engines.scoring.logprobs",
+    "models.loading",
+)
 
 
 @dataclass(frozen=True)
@@ -244,13 +249,13 @@ def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
     rows = {f"{name}-logprobs": made | {"model": identity} for name, identity in models.items()}
     row_modules = dict.fromkeys(rows, _SCORING)
     if translates:
-        rows["translations"], row_modules["translations"] = made, ("annotation.translation",)
+        rows["translations"], row_modules["translations"] = made, ("engines.sampling.translation",)
     return _Basis(
         settings=settings | computed,
         inputs={**models, **translator, "prompts": prompts, "responses": responses.digest},
         rows=rows,
         row_modules=row_modules,
-        unused=[] if translates else ["annotation.translation", "engines.sampling"],
+        unused=[] if translates else ["engines.sampling"],
     )
 
 

@@ -514,9 +514,9 @@ CODE = [
     ("annotate", {}, "engines.scoring.logprobs", True),
     ("annotate", {}, "engines.scoring.packed_attention", True),
     ("annotate", {}, "annotation.length_control", True),
-    ("annotate", {}, "annotation.reward_kinds", True),
+    ("annotate", {}, "engines.scoring.reward_kinds", True),
     ("annotate", {}, "core.languages", True),
-    ("annotate", {}, "annotation.translation", False),
+    ("annotate", {}, "engines.sampling.translation", False),
     ("annotate", {}, "engines.sampling.transformers_sampler", False),
     ("annotate", {"reward_kind": "translate", "translator": "translator"}, "engines.sampling.transformers_sampler", True),
     ("train", {}, "training.dpo", True),
@@ -573,7 +573,9 @@ def test_modules_and_settings_that_are_left_out_are_there_under_these_names() ->
     """A module or a setting that is renamed would otherwise count again without a word."""
     named = {f"icr_platform.{module}" for module in identity._SCORING} | code_digest.PLUMBING
     named |= {row.module for row in STAGES.values()}
-    named |= {f"icr_platform.{module}" for module in ("generation", "annotation.translation", "evaluation.outputs")}
+    named |= {
+        f"icr_platform.{module}" for module in ("generation", "engines.sampling.translation", "evaluation.outputs")
+    }
     named |= {module_of(sampler.part.place) for sampler in SAMPLERS.values()}
     named |= {module_of(judge_place(name)) for name in JUDGES} | {
         module_of(part.place) for part in IDENTIFIERS.values()
