@@ -30,7 +30,7 @@ from icr_platform.core.languages import is_language
 from icr_platform.core.part_job import Make, PartJob, TakenPart
 from icr_platform.core.schemas import DROPS, LOGPROBS, REWARD_BENCH, TRANSLATIONS, TableSchema
 from icr_platform.core.stage_protocol import StageContext, StageResult
-from icr_platform.data.labelled_pairs import LabelledPair, UnusedRow, pairs_table, read_labelled_pairs
+from icr_platform.data.labelled_pairs import LabelledPair, UnusedRow, pairs_table
 from icr_platform.engines.execution.map_parts import check_execution, map_parts
 from icr_platform.engines.sampling import translation
 from icr_platform.engines.sampling.sampler import ignore_progress
@@ -46,6 +46,7 @@ from icr_platform.engines.scoring.reward_kinds import (
 from icr_platform.engines.scoring.settings import check_kinds
 from icr_platform.evaluation.reward_accuracy import is_right
 from icr_platform.evaluation.reward_bench_config import LENGTH, RewardBenchConfig
+from icr_platform.evaluation.reward_pairs import read_pairs
 from icr_platform.evaluation.reward_tables import (
     accuracy_metrics,
     accuracy_table,
@@ -130,20 +131,6 @@ def read(config: RewardBenchConfig) -> RewardBenchInputs:
     reasons = {kind: [_reason(kind, pair, config, limits) for pair in given.pairs] for kind in kinds}
     _check_reasons(config, given.pairs, reasons)
     return RewardBenchInputs(config, given.pairs, given.unused, reasons, limits, (*notes, *given.notes))
-
-
-class _Given(NamedTuple):
-    pairs: Sequence[LabelledPair]
-    unused: Sequence[UnusedRow]
-    notes: tuple[str, ...]
-
-
-def read_pairs(config: RewardBenchConfig) -> _Given:
-    """The pairs that are scored, by which the work is also known; raises InputError."""
-    read = read_labelled_pairs(
-        config.pairs, config.pair_columns, config.languages, config.limit, config.prompts, config.prompt_columns
-    )
-    return _Given(read.pairs, read.unused, read.notes)
 
 
 def _check_vocabulary(config: RewardBenchConfig, pairs: Sequence[LabelledPair]) -> None:
