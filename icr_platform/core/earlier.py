@@ -57,6 +57,7 @@ PLACES: dict[str, tuple[Place, ...]] = {
     "outputs": (Place("outputs"),),
     "judgments": (Place("judgments"),),
     "ratings": (Place("ratings"),),
+    "benchmarks": (Place("benchmarks"),),
     "pairs-policy-logprobs": (
         Place("reward_bench", "chosen_policy_logprob", "chosen_digest"),
         Place("reward_bench", "rejected_policy_logprob", "rejected_digest"),

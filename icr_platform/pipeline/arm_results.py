@@ -30,7 +30,7 @@ _REPORT, _REPORTING = (
     "icr.report",
     (
         "pipeline/arm.py", "pipeline/arm_results.py", "report/arm_report.py", "report/arm_report.html.j2", "report/leaderboard.py", "report/published.csv",
-        "report/iteration_metrics.py", "report/figures.py", "report/svg.py", "report/charts.css", "report/numbers.py", *_COMPARING,
+        "report/iteration_metrics.py", "report/evidence.py", "report/figures.py", "report/svg.py", "report/charts.css", "report/numbers.py", *_COMPARING,
     ),
 )  # fmt: skip
 
@@ -177,12 +177,14 @@ def _examples(arm: Arm, iteration: int) -> list[ExamplePair]:
 def _show(arm: Arm, report: Report) -> None:
     from rich.console import Console
 
-    from icr_platform.report.terminal_tables import terminal_table
+    from icr_platform.report.terminal_tables import evidence_terminal_tables, terminal_table
 
     prefix = "win_rate" if any("win_rate/mean" in measured.metrics for measured in report.iterations) else "fidelity"
     title = {"win_rate": "Win rate, %", "fidelity": "Outputs in the asked language, %"}[prefix]
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(terminal_table(report.iterations, prefix, title))
+    for table in evidence_terminal_tables(report.iterations):
+        console.print(table)
     if report.published:
         show_leaderboard(report, arm.run, console)
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
 
-from icr_platform.core.intervals import Z95
 from icr_platform.core.languages import language_label
-from icr_platform.report.iteration_metrics import IterationMetrics, languages_of, row_name
+from icr_platform.report.iteration_metrics import IterationMetrics, interval_of, languages_of, row_name
 from icr_platform.report.numbers import number
 from icr_platform.report.svg import Frame, axes, nice_ticks, path, svg
 
@@ -34,8 +33,8 @@ class LearningCurve(NamedTuple):
 class _Point(NamedTuple):
     x: int
     y: float
-    reach: float
-    """Half the 95% interval; 0 where there is no standard error."""
+    ends: tuple[float, float] | None = None
+    """Of the 95% interval; None where there is none."""
 
 
 def learning_curves(
@@ -55,7 +54,7 @@ def learning_curves(
     curves = {}
     for code in languages_of(iterations, prefix) if codes is None else codes:
         curve = [
-            _Point(t.iteration, t.metrics[f"{prefix}/{code}"], Z95 * t.metrics.get(f"{prefix}_se/{code}", 0.0))
+            _Point(t.iteration, t.metrics[f"{prefix}/{code}"], interval_of(t.metrics, prefix, code))
             for t in iterations
             if f"{prefix}/{code}" in t.metrics
         ]
@@ -65,13 +64,13 @@ def learning_curves(
         return []
     numbers = [t.iteration for t in iterations]
     theirs = {
-        code: [
-            _Point(t, value, 0.0) for (t, c), value in sorted((published or {}).items()) if c == code and t in numbers
-        ]
+        code: [_Point(t, value) for (t, c), value in sorted((published or {}).items()) if c == code and t in numbers]
         for code in curves
     }
     # From 0: an axis cut to the data would make every change look large.
-    tops = [point.y + point.reach for curve in (*curves.values(), *theirs.values()) for point in curve]
+    tops = [
+        point.ends[1] if point.ends else point.y for curve in (*curves.values(), *theirs.values()) for point in curve
+    ]
     top = max(*tops, _LEAST_PERCENT if unit == "%" else 0.0) * 1.05 or 1.0
     frame = Frame(260, 168, 38, 26, (min(numbers) - 0.2, max(numbers) + 0.2), (0.0, top))
     return [
@@ -88,10 +87,10 @@ def _learning_curve(
     parts = [axes(frame, [float(x) for x in range(min(numbers), max(numbers) + 1)], nice_ticks(*frame.y), 0)]
     line = [(frame.px(point.x), frame.py(point.y)) for point in curve]
     # An upper bound to the right and a lower one back to the left enclose the band.
-    banded = [point for point in curve if point.reach]
+    banded = [(frame.px(point.x), *map(frame.py, point.ends)) for point in curve if point.ends]
     if len(banded) > 1:
-        upper = [(frame.px(point.x), frame.py(point.y + point.reach)) for point in banded]
-        lower = [(frame.px(point.x), frame.py(point.y - point.reach)) for point in reversed(banded)]
+        upper = [(x, high) for x, _, high in banded]
+        lower = [(x, low) for x, low, _ in reversed(banded)]
         parts.append(Markup('<polygon class="band" points="{}"/>').format(path(upper + lower)))
     if len(line) > 1:
         start = Markup('<line class="start" x1="{}" x2="{}" y1="{y}" y2="{y}"/>')
@@ -99,8 +98,8 @@ def _learning_curve(
     parts.append(Markup('<polyline class="line" points="{}"/>').format(path(line)))
     for point, (x, y) in zip(curve, line, strict=True):
         told = f"iteration {point.x}: {number(point.y, digits)}{unit}"
-        if point.reach:
-            low, high = point.y - point.reach, point.y + point.reach
+        if point.ends:
+            low, high = point.ends
             told += f", 95% interval {number(low, digits)} to {number(high, digits)}"
             parts.append(
                 Markup('<line class="whisker" x1="{x}" x2="{x}" y1="{}" y2="{}"/>').format(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from icr_platform.core.intervals import Z95
 from icr_platform.core.language_tags import english_first
 from icr_platform.core.languages import is_language, language_label
 
@@ -63,3 +64,19 @@ def measured_of(iterations: Sequence[IterationMetrics], prefix: str, code: str) 
         found.append(Measured(value, measured.metrics.get(f"{prefix}_se/{code}"), change))
         before = value
     return found
+
+
+def interval_of(metrics: Mapping[str, float], prefix: str, code: str) -> tuple[float, float] | None:
+    """The 95% interval of the metric `prefix/code`: from its standard error, or the ends that were measured; None without either.
+
+    What stands behind the first name of a metric stays: `reward_accuracy/cross-lingual/es` ends at `reward_accuracy_low/cross-lingual/es`.
+
+    >>> interval_of({"b_low/x/es": 1.0, "b_high/x/es": 2.0}, "b/x", "es"), interval_of({"b/x/es": 1.5}, "b/x", "es")
+    ((1.0, 2.0), None)
+    """
+    metric, slash, variant = prefix.partition("/")
+    value, error = metrics.get(f"{prefix}/{code}"), metrics.get(f"{prefix}_se/{code}")
+    if value is not None and error:
+        return value - Z95 * error, value + Z95 * error
+    low, high = (metrics.get(f"{metric}_{end}{slash}{variant}/{code}") for end in ("low", "high"))
+    return (low, high) if low is not None and high is not None else None

@@ -8,6 +8,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
+from icr_platform.report.evidence import Seen, evidence_of
 from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, Measured, languages_of, measured_of, row_name
 from icr_platform.report.leaderboard import OWN
 
@@ -36,6 +37,44 @@ def _cell(measured: Measured, digits: int = 1) -> Text:
         text.append(
             f" {measured.change:+.1f}", "green" if measured.change > 0 else "red" if measured.change < 0 else ""
         )
+    return text
+
+
+def evidence_terminal_tables(iterations: Sequence[IterationMetrics]) -> list[Table]:
+    """What was seen without a judge: a row per language, from the first to the last iteration that has each figure."""
+    tables = []
+    for group, found in evidence_of(iterations):
+        main = [evidence for evidence in found if evidence.kind.is_main]
+        # Kinds with variants have many columns, and a table each; the others stand side by side.
+        plain = [evidence for evidence in main if not evidence.kind.named]
+        for kinds in (*([evidence] for evidence in main if evidence.kind.named), *([plain] if plain else [])):
+            named = kinds[0].kind.named
+            title = f"{group.title} {kinds[0].kind.title}, %" if named else f"{group.title} %"
+            table = Table(title=f"{title} (95% interval of the last)", title_justify="left")
+            table.add_column("Language")
+            columns = [(evidence, variant) for evidence in kinds for variant in evidence.variants]
+            for evidence, variant in columns:
+                table.add_column(variant or evidence.kind.title, justify="right")
+            cells = {(one.kind, row.variant, row.language): row.figures for one in kinds for row in one.rows}
+            for code in dict.fromkeys(row.language for one in kinds for row in one.rows):
+                own = [_first_and_last(cells.get((one.kind, variant, code), ())) for one, variant in columns]
+                table.add_row(Text(row_name(code), "bold" if code in MEANS else ""), *own)
+            tables.append(table)
+    return tables
+
+
+def _first_and_last(figures: Sequence[Seen]) -> Text:
+    """
+    >>> _first_and_last([Seen(70.0), Seen(72.06, (66.1, 77.2))]).plain
+    '70.0 > 72.1 (66-77)'
+    """
+    measured = [figure for figure in figures if figure.value is not None]
+    if not measured:
+        return Text("-")
+    values = [measured[0], measured[-1]] if len(measured) > 1 else measured
+    text = Text(" > ".join(f"{figure.value:.1f}" for figure in values))
+    if (ends := measured[-1].interval) is not None:
+        text.append(f" ({ends[0]:.0f}-{ends[1]:.0f})", "dim")
     return text
 
 

@@ -13,7 +13,12 @@ from rich.console import Console
 from icr_platform.report.arm_report import ExamplePair, Report, write_report
 from icr_platform.report.iteration_metrics import IterationMetrics, languages_of, measured_of
 from icr_platform.report.leaderboard import OWN, leaderboard, published, published_table
-from icr_platform.report.terminal_tables import eval_terminal_table, leaderboard_terminal_table, terminal_table
+from icr_platform.report.terminal_tables import (
+    eval_terminal_table,
+    evidence_terminal_tables,
+    leaderboard_terminal_table,
+    terminal_table,
+)
 
 HOSTILE = '</script><img src="https://evil.example/x.png"><script>alert(1)</script> & "quoted"'
 ITERATIONS = [
@@ -115,6 +120,62 @@ def test_the_tables_show_each_figure_with_its_error_and_its_change(tmp_path: Pat
     ]
     told = " ".join("".join(page.text).split())
     assert "Win rate · Mean 45.0 → 46.0 % +1.0 points over 2 iterations" in told
+
+
+def evidence(t: int) -> IterationMetrics:
+    """Two languages: the reward on labelled pairs and on its own samples, instructions, lines."""
+    found = {f"reward_accuracy/length/{code}": 55.0 for code in ("en", "es", "mean")}
+    for code, value in (("en", 80.0), ("es", 70.0), ("mean", 75.0)):
+        found[f"reward_accuracy/cross-lingual/{code}"] = value + t
+    found |= {"reward_accuracy_low/cross-lingual/es": 60.0 + t, "reward_accuracy_high/cross-lingual/es": 78.0 + t}
+    found |= {"line_pass_rate/es": 90.0, "line_pass_rate_low/es": 85.0, "line_pass_rate_high/es": 94.0}
+    found |= {"instruction_accuracy/strict/es": 50.0 + t, "instruction_accuracy/loose/es": 52.0 + t}
+    if t:
+        found["own_reward_accuracy/cross-lingual/es"] = 64.0
+        found |= {
+            f"instruction_accuracy_change{end}/strict/es": v for end, v in (("", 3.0), ("_low", 1.0), ("_high", 5.0))
+        }
+        found |= {
+            f"instruction_accuracy_change{end}/loose/es": v for end, v in (("", 2.0), ("_low", -1.0), ("_high", 5.0))
+        }
+    return IterationMetrics(t, found)
+
+
+def test_what_was_seen_without_a_judge_has_tables_with_intervals(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    page = page_of(path, Report("t", "a", [evidence(0), evidence(1)], published=False))
+    tables = [row for row in page.rows if row[0] != "Language"]
+    assert tables == [
+        ["English", "cross-lingual", "80.0", "81.0 +1.0"],
+        ["", "length", "55.0", "55.0 0.0"],
+        ["Spanish", "cross-lingual", "70.0 (60–78)", "71.0 (61–79) +1.0"],
+        ["", "length", "55.0", "55.0 0.0"],
+        ["Mean", "cross-lingual", "75.0", "76.0 +1.0"],
+        ["", "length", "55.0", "55.0 0.0"],
+        ["Spanish", "cross-lingual", "–", "64.0"],
+        ["Spanish", "strict", "50.0", "51.0 +3.0"],
+        ["", "loose", "52.0", "53.0 +2.0"],
+        ["Spanish", "90.0 (85–94)", "90.0 (85–94) 0.0"],
+    ]
+    html = path.read_text(encoding="utf-8")
+    assert '<small class="up">+3.0</small>' in html, "an interval without 0"
+    assert '<small class="">+2.0</small>' in html, "an interval with 0"
+    assert "Preferences, training and judge" not in page.headings, "nothing is listed twice"
+    assert [told for told, _ in page.dots if "71.0%" in told] == ["iteration 1: 71.0%, 95% interval 61.0 to 79.0"]
+
+
+def test_the_terminal_says_what_was_seen_without_a_judge() -> None:
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    for table in evidence_terminal_tables([evidence(0), evidence(1)]):
+        console.print(table)
+    lines = [" ".join(line.replace("│", " ").split()) for line in console.export_text().splitlines()]
+    assert [line for line in lines if line.startswith("Spanish")] == [
+        "Spanish 70.0 > 71.0 (61-79) 55.0 > 55.0",
+        "Spanish 64.0",
+        "Spanish 50.0 > 51.0 52.0 > 53.0",
+        "Spanish 90.0 > 90.0 (85-94)",
+    ]
+    assert evidence_terminal_tables([IterationMetrics(0, {"win_rate/es": 1.0})]) == []
 
 
 def test_the_curves_show_each_value_on_one_scale(tmp_path: Path) -> None:
