@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from icr_platform.core.artifacts import open_artifact, own_manifest
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import is_english
+from icr_platform.core.languages import too_short
 from icr_platform.core.schemas import OUTPUTS
 from icr_platform.data.column_map import NO_MAP, ColumnNames
 from icr_platform.data.labelled_pairs import LabelledPair, LabelledPairs, Side, UnusedRow
 from icr_platform.data.prompts import load_prompts
-from icr_platform.data.reference_outputs import Identify, load_reference_outputs
+from icr_platform.data.reference_outputs import load_reference_outputs
 from icr_platform.evaluation.corruptions import CORRUPTIONS, REFUSALS, Corruptions, GivenOutput, corrupt
 
 Asked = dict[tuple[str, str], tuple[Conversation, Conversation | None]]
 """By (language, prompt_id): a prompt in the language of its outputs and in English, None where there is no English."""
+_CONFIDENT = 0.5
 CORRUPTED = "corruptions"
 """The source of these pairs, in tables."""
 
@@ -26,7 +28,7 @@ CORRUPTED = "corruptions"
 def read_corruptions(
     outputs: str,
     seed: int,
-    identify: Identify,
+    identify: Callable[[Sequence[str], Sequence[str]], Sequence[tuple[str, float]]],
     *,
     columns: ColumnNames = NO_MAP,
     languages: Sequence[str] = (),
@@ -38,7 +40,7 @@ def read_corruptions(
 
     Args:
         outputs: an artifact, or files in any layout of `data.reference_outputs`. columns: their map.
-        identify: tells the languages of outputs of which nothing says it.
+        identify: (languages asked for, texts) -> language and confidence of each; for outputs of which nothing says their language.
         languages: to keep; empty: all that the outputs are in. limit: prompts per language, the first ones.
         prompts: that the outputs answer, with English; '' where the outputs say them in rows of their own. prompt_columns: their map.
 
@@ -51,20 +53,28 @@ def read_corruptions(
         instructions.setdefault(language, {})[prompt_id] = native.instruction
     given = load_reference_outputs(outputs, instructions, may_be_empty=True, columns=columns)
 
-    found = [
-        GivenOutput(
-            language, prompt_id, text, index, instructions[language][prompt_id], facts.get("finish_reason") == "length",
-            facts.get("detected_language"),
-        )
-        for language, prompt_id in given.outputs
-        for index, text, facts in given.samples(language, prompt_id)
-    ]  # fmt: skip
+    found: list[GivenOutput] = []
+    confidence: list[float | None] = []
+    for language, prompt_id in given.outputs:
+        for index, text, facts in given.samples(language, prompt_id):
+            is_cut, said = facts.get("finish_reason") == "length", facts.get("detected_language")
+            asked_for = instructions[language][prompt_id]
+            found.append(GivenOutput(language, prompt_id, text, index, asked_for, is_cut, said))
+            confidence.append(facts.get("language_confidence"))
     untold = [index for index, output in enumerate(found) if output.detected is None]
-    for index, (language, _) in zip(untold, identify([found[index].text for index in untold]), strict=True):
-        found[index] = found[index]._replace(detected=language)
+    told = identify([found[index].language for index in untold], [found[index].text for index in untold])
+    for index, identified in zip(untold, told, strict=True):
+        found[index], confidence[index] = found[index]._replace(detected=identified[0]), identified[1]
+    # As when samples are annotated: what is short, or hardly told, is not known to be in another language.
+    found = [
+        output._replace(detected=None) if (sure or 0.0) < _CONFIDENT or too_short(output.text) else output
+        for output, sure in zip(found, confidence, strict=True)
+    ]
     made = corrupt(found, seed)
     if not made.pairs:
-        raise InputError(f"{outputs}: no output can be corrupted in any way; {next(_notes(made, len(found)), 'there is none')}")
+        raise InputError(
+            f"{outputs}: no output can be corrupted in any way; {next(_notes(made, len(found)), 'there is none')}"
+        )
     pairs = [
         LabelledPair(
             pair.language, _pair_id(pair.prompt_id, pair.sample_index, pair.corruption), pair.prompt_id,
@@ -109,7 +119,9 @@ def _asked(
     kept: Asked = {}
     for language in languages:
         ids = [prompt_id for code, prompt_id in said if code == language]
-        kept |= {(language, prompt_id): (said[language, prompt_id], english.get(prompt_id)) for prompt_id in ids[:limit]}
+        kept |= {
+            (language, prompt_id): (said[language, prompt_id], english.get(prompt_id)) for prompt_id in ids[:limit]
+        }
     return kept, ()
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from icr_platform.core.artifacts import Artifact, open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import PREFERENCES, RESPONSES, REWARDS
-from icr_platform.data.column_map import NO_MAP, ColumnNames
+from icr_platform.data.column_map import ColumnNames
 from icr_platform.data.prompts import load_prompts
 from icr_platform.evaluation.own_samples import (
     Checker,
@@ -76,7 +76,9 @@ def read_annotated_samples(
         )
     of = scored.read(["language", "prompt_id"])
     if found.isdisjoint(zip(of["language"].to_pylist(), of["prompt_id"].to_pylist(), strict=True)):
-        raise InputError(f"{rewards}: contains no reward of the samples in {responses}; give what annotate made of them")
+        raise InputError(
+            f"{rewards}: contains no reward of the samples in {responses}; give what annotate made of them"
+        )
     return AnnotatedSamples(
         checker,
         make_checker(checker, prompts, languages, columns),
@@ -93,7 +95,9 @@ def sample_figures(samples: AnnotatedSamples) -> SampleFigures:
     Raises:
         InputError: the checker failed, or says nothing of any sample.
     """
-    parts = (samples.responses.read_part(index, [*_SAMPLE, "response"]) for index in range(len(samples.responses.parts)))
+    parts = (
+        samples.responses.read_part(index, [*_SAMPLE, "response"]) for index in range(len(samples.responses.parts))
+    )
     rows = (row for part in parts for batch in part.to_batches(1024) for row in batch.to_pylist())
     checked = checked_samples(samples.checker, samples.named, samples.prompts, rows)
     if checked["score"].isna().all():
@@ -124,7 +128,11 @@ def ranked_table(found: OwnSamples) -> pd.DataFrame:
                     "instruction_kind": row.instruction_kind,
                     "length_control": row.is_controlled,
                     **row.accuracy._asdict(),
-                    **({f"auc{end}": value for end, value in zip(("", "_low", "_high"), row.auc, strict=False)} if row.auc else {}),
+                    **(
+                        {f"auc{end}": value for end, value in zip(("", "_low", "_high"), row.auc, strict=False)}
+                        if row.auc
+                        else {}
+                    ),
                 }
             )
     return pd.DataFrame(rows)

@@ -17,6 +17,7 @@ from icr_platform.core.config import (
 from icr_platform.core.faults import FaultSettings
 from icr_platform.core.mappings import ColumnMap
 from icr_platform.engines.execution.settings import ExecutionSettings
+from icr_platform.engines.identification.language_id import IdentifierName
 from icr_platform.engines.sampling.settings import TranslatorSettings
 from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS
 from icr_platform.engines.scoring.settings import DRAWN, KINDS, RewardKinds, RewardSettings
@@ -67,6 +68,9 @@ class RewardBenchConfig(ChatSettings, ScoreSettings, RewardBenchSettings, Pinned
         "input",
     )
     corrupt_columns: ColumnMap = setting({}, 'columns to read, as in {"output": "response"}')
+    language_identifier: IdentifierName = setting(
+        "langid", "offline library that identifies the language of outputs to corrupt of which nothing says it"
+    )
     languages: Languages = setting((), "language codes, comma-separated; empty: every language of the pairs")
     limit: OptionalInt = setting(None, "pairs per language, the first ones; none: all", ge=1)
     seed: int = setting(42, f"seed of the {DRAWN} kind, and of corruptions", ge=0)

@@ -113,8 +113,10 @@ def read(config: RewardBenchConfig) -> RewardBenchInputs:
         InputError: what is wrong, where, and how to fix it; a kind that needs English, of which no pair has any; or more pairs than
             `max_dropped` allows do not fit into the context.
     """
-    if not config.pairs:
-        raise InputError("config: field 'pairs' is missing for reward-bench; give --pairs FILE")
+    if not (config.pairs or config.corrupt):
+        raise InputError(
+            "config: field 'pairs' is missing for reward-bench; give --pairs FILE, or --corrupt OUTPUTS to make pairs of outputs"
+        )
     for name in ("policy", "reference"):
         if not getattr(config, name):
             raise InputError(f"config: field {name!r} is missing for reward-bench; give --{name} MODEL")

@@ -75,7 +75,9 @@ def prepare(folder: Path, smollm2: Path, prompts: int, pairs: int, seed: int) ->
     tokenizer = Tokenizer.from_file(str(smollm2 / "tokenizer.json"))
     answers = {language: answers_in(language) for language in LANGUAGES}
     shared = [key for key in answers["en"] if all(key in answers[language] for language in LANGUAGES)]
-    usable = [key for key in shared if all(len(sentences(answers[code][key]["output"], code)) > 1 for code in LANGUAGES)]
+    usable = [
+        key for key in shared if all(len(sentences(answers[code][key]["output"], code)) > 1 for code in LANGUAGES)
+    ]
     length = {key: len(tokenizer.encode("".join(answers[code][key]["output"] for code in LANGUAGES))) for key in usable}
     test = sorted(usable, key=lambda key: length[key])[:prompts]
 
@@ -99,7 +101,10 @@ def prepare(folder: Path, smollm2: Path, prompts: int, pairs: int, seed: int) ->
     for language in LANGUAGES:
         asked_for = [answers[language][key] for key in test[: COSTLY.get(language)]]
         write(folder / "outputs" / f"{language}.json", asked_for)
-        write(folder / "prompts" / f"{language}.json", [{"id": r["id"], "instruction": r["instruction"]} for r in asked_for])
+        write(
+            folder / "prompts" / f"{language}.json",
+            [{"id": r["id"], "instruction": r["instruction"]} for r in asked_for],
+        )
 
 
 def answers_in(language: str) -> Rows:
