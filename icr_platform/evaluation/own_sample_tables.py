@@ -16,6 +16,7 @@ from icr_platform.core.schemas import PREFERENCES, RESPONSES, REWARDS
 from icr_platform.data.column_map import ColumnNames
 from icr_platform.data.prompts import load_prompts
 from icr_platform.evaluation.own_samples import (
+    LENGTH,
     Checker,
     OwnSamples,
     Prompt,
@@ -26,6 +27,8 @@ from icr_platform.evaluation.own_samples import (
 )
 from icr_platform.evaluation.sample_checkers import make_checker
 
+OWN_SAMPLES, BEFORE_LENGTH_CONTROL = "samples", "samples before length control"
+"""Sources of accuracies, beside pairs and corruptions."""
 _SAMPLE = ["language", "prompt_id", "sample_index"]
 _PAIR = ["language", "prompt_id", "chosen_index", "rejected_index", "chosen_reward", "length_penalty_alpha"]
 
@@ -43,9 +46,10 @@ class AnnotatedSamples:
 
 
 class SampleFigures(NamedTuple):
-    """What a stage logs of them; tables by name."""
+    """What a stage logs of them; accuracies: rows of the table of reward accuracy. tables: by name."""
 
     metrics: dict[str, float]
+    accuracies: list[dict[str, Any]]
     tables: dict[str, pd.DataFrame]
     notes: list[str]
 
@@ -113,7 +117,7 @@ def sample_figures(samples: AnnotatedSamples) -> SampleFigures:
         notes.append("the pairs were selected by none of these rewards: there are no figures after length control")
     selected = pd.DataFrame([_selected_row(pairs) for pairs in found.selected])
     tables = {"own_samples": ranked_table(found), **({"selected_pairs": selected} if len(selected) else {})}
-    return SampleFigures(own_sample_metrics(found), tables, notes)
+    return SampleFigures(own_sample_metrics(found), _accuracies(found), tables, notes)
 
 
 def ranked_table(found: OwnSamples) -> pd.DataFrame:
@@ -136,6 +140,26 @@ def ranked_table(found: OwnSamples) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _accuracies(found: OwnSamples) -> list[dict[str, Any]]:
+    """Of each reward after length control, if it is known, else before; length stands beside both."""
+    controlled = {row.kind for row in found.ranked if row.is_controlled}
+    return [
+        {
+            "language": row.language,
+            "category": row.instruction_kind,
+            "kind": row.kind,
+            "source": OWN_SAMPLES
+            if row.is_controlled or not controlled or row.kind == LENGTH
+            else BEFORE_LENGTH_CONTROL,
+            **row.accuracy._asdict(),
+            "label_ties": 0,
+            "decided_accuracy": row.accuracy.accuracy,
+        }
+        for row in found.ranked
+        if row.accuracy.n
+    ]
 
 
 def _selected_row(pairs: Any) -> dict[str, Any]:

@@ -31,14 +31,13 @@ from icr_platform.evaluation.reward_accuracy import (
     is_right,
     mean_accuracy,
 )
+from icr_platform.evaluation.reward_bench_config import LENGTH
 
 Prompt = Mapping[str, Any]
 Score = float | bool | None
 Checker = Callable[[str, Prompt, str], Score | Mapping[str, Score]]
 ALL = ""
 """The kind of instruction under which a prompt's instructions count together: a sample is as good as its worst one."""
-LENGTH = "length"
-"""The baseline beside the kinds of reward: the longer sample is the better one."""
 COMPLIES = 0.5
 """A score from here on counts as right where both samples of a pair have the same one."""
 _PROMPT, _SAMPLE = ["language", "prompt_id"], ["language", "prompt_id", "sample_index"]

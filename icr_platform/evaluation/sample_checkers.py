@@ -9,15 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from icr_platform.core.errors import InputError
-from icr_platform.core.parts import Named, load_part
+from icr_platform.core.parts import load_part
 from icr_platform.data.column_map import NO_MAP, ColumnNames
 from icr_platform.data.verifiable import Constraint, constraints_of
 from icr_platform.evaluation.instruction_checks.check import check
 from icr_platform.evaluation.own_samples import Checker
-
-INSTRUCTIONS = "instructions"
-CHECKER_NAMES = Named(("", INSTRUCTIONS))
-"""What the setting `checker` may be; a world may have one, too."""
+from icr_platform.evaluation.reward_bench_config import INSTRUCTIONS
 
 
 def make_checker(named: str, prompts: str, languages: Sequence[str], columns: ColumnNames = NO_MAP) -> Checker:
