@@ -10,6 +10,7 @@ from icr_platform.core.config import (
     INPUTS,
     WHERE,
     ChatSettings,
+    Config,
     Languages,
     OptionalInt,
     PinnedInputs,
@@ -22,7 +23,19 @@ from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.models.settings import ModelPlace
 
 
-class EvalSettings(PairwiseJudgeSettings, SamplingSettings):
+class ConfusionSettings(Config):
+    """What language confusion is measured with."""
+
+    heading = "language confusion"
+
+    confusion_words: str = setting(
+        "",
+        "file of English words, one a line, that word_pass_rate looks for; empty: the built-in list of 63,072 (SCOWL)",
+        "input",
+    )
+
+
+class EvalSettings(PairwiseJudgeSettings, SamplingSettings, ConfusionSettings):
     """How a policy is evaluated. Decoding as in the paper: temperature 0.6, top-p 0.9, 2048 tokens."""
 
     heading = "win rates"

@@ -40,6 +40,7 @@ from icr_platform.engines.sampling.choice import sampler_place
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.evaluation.benchmark_families import asks_in_chat
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, InstructionsConfig, MtBenchConfig
+from icr_platform.evaluation.confusion import english_words
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.devices import resolve_device, resolve_dtype
 from icr_platform.models.model_identity import model_identity
@@ -335,6 +336,9 @@ def _eval(config: EvalConfig, known: Known) -> _Basis:
             config.reference_outputs, config.reference_columns, instructions, is_whole=False, may_be_empty=False
         )
         inputs["reference_outputs"] = _rows_digest(row for row in references if row[:2] in answered)
+    if config.confusion_words:
+        words = english_words(config.confusion_words)
+        inputs["confusion_words"] = _rows_digest((word,) for word in words)
     basis = _Basis(
         settings=outputs,
         inputs=inputs,

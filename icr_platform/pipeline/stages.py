@@ -53,7 +53,7 @@ class StageRow(ConfiguredCommand):
 
     module: defines `read` and `run`.
     artifacts: folders that a finished stage leaves, as they are logged to MLflow.
-    unfinished: folders that it needs while it works, or that only some of its configurations leave.
+    unfinished: folders that it needs while it works, or that only some of its configurations, or versions, leave.
     begun: patterns of files that are worth going on from; empty: the parts in any of its folders.
     show: `MODULE:FUNCTION` that prints the result of the command to the terminal, given configuration and result.
     """
@@ -130,7 +130,7 @@ STAGES: dict[str, StageRow] = {
             config_class="icr_platform.evaluation.config:EvalConfig",
             module="icr_platform.evaluation.stage",
             artifacts=("outputs", "judgments", "scores"),
-            unfinished=("output_drops",),
+            unfinished=("output_drops", "confusion"),
             show="icr_platform.pipeline.score_tables:show_scores",
         ),
         StageRow(
