@@ -5,7 +5,7 @@ ICR_SMOLLM2=FOLDER ICR_SHARED=../shared python tests/benchmarks/bench_reward_cor
 `icr train` makes the policy: SmolLM2-135M-Instruct after one pass over English pairs of an answer of gpt-4-turbo and the same answer
 corrupted in one of five ways (never by an answer in another language, which no English pair could teach). `icr reward_bench --corrupt`
 then asks (policy, SmolLM2) about the answers of gpt-4-turbo to other prompts, the same in all nine languages: the shortest with two
-sentences or more (the first eight of them in Thai and Bengali, whose texts take SmolLM2 four times as many tokens). SmolLM2 was trained on
+sentences or more (half as many in Thai and Bengali, whose texts take SmolLM2 four times as many tokens). SmolLM2 was trained on
 English: how well the reward does elsewhere is what English pairs alone carry over.
 
 A run goes on where it was stopped. The CSV has a row for each language, corruption and kind, `length` (the longer one) among the kinds.
@@ -28,7 +28,7 @@ from tests.support.real_data import shared_folder
 
 LANGUAGES = ("en", "de", "es", "fr", "ru", "sw", "zh", "th", "bn")
 MODEL = "gpt-4-turbo-2024-04-09"
-COSTLY = {"th": 8, "bn": 8}
+COSTLY = ("th", "bn")
 TAUGHT = ("cut", "shuffled", "other-prompt", "looped", "number")
 COLUMNS = ("language", "corruption", "kind", "accuracy", "low", "high", "n", "ties")
 
@@ -98,7 +98,7 @@ def prepare(folder: Path, smollm2: Path, prompts: int, pairs: int, seed: int) ->
             rows.append({**asked, "chosen": pair.chosen, "rejected": pair.rejected})
     write(folder / "pairs" / "en.json", rows)
     for language in LANGUAGES:
-        asked_for = [answers[language][key] for key in test[: COSTLY.get(language)]]
+        asked_for = [answers[language][key] for key in test[: (len(test) + 1) // 2 if language in COSTLY else None]]
         write(folder / "outputs" / f"{language}.json", asked_for)
         write(
             folder / "prompts" / f"{language}.json",
