@@ -223,7 +223,7 @@ def sentences_of(text: str, language: str) -> Count:
     return Count.of(certain)
 
 
-_UNMARKED = re.compile("[\u0e01-\u0eff\u19e0-\u19ff\u1a20-\u1aad]{2}")
+_UNMARKED = re.compile("[\u0e01-\u0eff\u19e0-\u19ff\u1a20-\u1aad]")
 """Thai, Lao and Tai letters."""
 
 
