@@ -126,15 +126,15 @@ def compare(rows: Sequence[Row], baseline: Sequence[Row]) -> Comparison:
         other = before.get((row["family"], row["language"], row["task"]))
         pairs = _pairs(row, other) if other is not None else []
         if not pairs:
-            notes.append(f"benchmarks: {name} is not compared with the baseline, {_why_not(row, other)}")
+            notes.append(f"{name} is not compared with the baseline, {_why_not(row, other)}")
             continue
         if changed := sum(prompt != earlier for _, _, prompt, earlier in pairs):
             notes.append(
-                f"benchmarks: {name}: {changed} of {len(pairs)} documents were asked with another prompt in the baseline "
+                f"{name}: {changed} of {len(pairs)} documents were asked with another prompt in the baseline "
                 "(shots, chat template or its settings)"
             )
         if len(pairs) < len(row["documents"]):
-            notes.append(f"benchmarks: {name}: the baseline has {len(pairs)} of {len(row['documents'])} documents")
+            notes.append(f"{name}: the baseline has {len(pairs)} of {len(row['documents'])} documents")
         ours, theirs = (np.array([pair[side] for pair in pairs], np.float64) for side in (0, 1))
         difference = ours - theirs
         better, worse = int((difference > 0).sum()), int((difference < 0).sum())
