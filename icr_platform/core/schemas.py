@@ -148,13 +148,38 @@ JUDGMENTS = _table(
     _INPUT_DIGEST,
 )  # fmt: skip
 
+CONFUSION = _table(
+    "confusion", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    _column("line_count", pa.int32(), "lines of the output with five words or more, which were identified; with 0 it is in no rate"),
+    _column("confused_lines", pa.list_(pa.int32()), "which lines of the output, split at '\\n', are in another language or none, from 0"),
+    _column("confused_languages", pa.list_(pa.string()), "what each of them was identified as, 'und' for nothing"),
+    _column(
+        "english_words", pa.list_(pa.string()),
+        "English words in its lines, each once; null where none was looked for: a line is confused, or the language has no word rate", True,
+    ),
+)  # fmt: skip
+
 SCORES = _table(
-    "scores", 1, _LANGUAGE,
+    "scores", 2, _LANGUAGE,
     _column("metric", pa.string(), "'win_rate', 'lc_win_rate', 'fidelity', ..."),
     _column("value", pa.float64(), "percent for rates, the metric's own unit otherwise", True),
     _column("standard_error", pa.float64(), "of value, same unit; null where none is defined", True),
     _column("n", pa.int64(), "judgments or outputs behind value"),
     _column("flag", pa.string(), "why value deviates from its definition, '' when it does not"),
+    _column("low", pa.float64(), "lower end of the 95% interval, same unit; null where it is that of standard_error, or none", True),
+    _column("high", pa.float64(), "upper end of the same", True),
+)  # fmt: skip
+
+INSTRUCTION_CHECKS = _table(
+    "instruction_checks", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    _column("turn", pa.int32(), "from 1; the output of a later turn has the prompt id PROMPT_ID#TURN"),
+    _column("source", pa.string(), "variant or data set of the prompt, such as 'local' or 'mt'; '' when nothing names one"),
+    _column("instruction_id", pa.string(), "kind of the instruction, e.g. 'punctuation:no_comma'"),
+    _column("kwargs", pa.string(), "JSON object of the checker's arguments"),
+    _column("strict", pa.bool_(), "whether the output follows the instruction; null where that cannot be verified", True),
+    _column("loose", pa.bool_(), "whether it does in one of the forms that IFEval's loose criterion allows; null as strict", True),
+    _column("reason", pa.string(), "why it cannot be verified, '' where it is"),
+    _INPUT_DIGEST,
 )  # fmt: skip
 
 MT_BENCH = _table(
@@ -170,6 +195,30 @@ MT_BENCH = _table(
     _column("output_tokens", pa.int64(), "tokens the judge returned"),
     _column("detail", pa.string(), "the judge's explanation, or why the outcome is not 'ok'"),
     _INPUT_DIGEST,
+)  # fmt: skip
+
+REWARD_BENCH = _table(
+    "reward_bench", 1, _LANGUAGE,
+    _column("pair_id", pa.string(), "of the pair within its language"),
+    _column("prompt_id", pa.string(), "the same for all pairs of one prompt"),
+    _column("category", pa.string(), "what the pairs' source calls it, or the corruption; '' for none"),
+    _column("source", pa.string(), "'pairs' or 'corruptions'"),
+    _column("kind", pa.string(), "reward kind, or 'length': the baseline that prefers the longer response"),
+    _column("chosen_policy_logprob", pa.float64(), "nats, of the better response under the policy; null where no model scored it", True),
+    _column("chosen_reference_logprob", pa.float64(), "nats, the same under the reference", True),
+    _column("rejected_policy_logprob", pa.float64(), "nats, of the worse response under the policy", True),
+    _column("rejected_reference_logprob", pa.float64(), "nats, the same under the reference", True),
+    _column("chosen_reward", pa.float64(), "of the better response: implicit reward, or characters for 'length'; null where it has none", True),
+    _column("rejected_reward", pa.float64(), "of the worse response", True),
+    _column("margin", pa.float64(), "chosen_reward minus rejected_reward", True),
+    _column("is_right", pa.float64(), "1 where the better response has the higher reward, 0 where the lower, 0.5 where both have the same, "
+            "or where the pair's label is a tie; null where the kind could not score it", True),
+    _column("is_tie", pa.bool_(), "the label prefers neither response"),
+    _column("chosen_characters", pa.int32(), "Unicode code points"),
+    _column("rejected_characters", pa.int32(), "Unicode code points"),
+    _column("reason", pa.string(), "why is_right is null, as in a table of drops; '' where it is not"),
+    _column("chosen_digest", pa.binary(16), "what the log-probabilities of the better response were made from", True),
+    _column("rejected_digest", pa.binary(16), "the same of the worse response", True),
 )  # fmt: skip
 
 BENCHMARKS = _table(
@@ -218,6 +267,7 @@ BENCHMARK_DIFFERENCES = _table(
 TABLES: dict[str, TableSchema] = {
     table.name: table
     for table in (
-        PROMPTS, RESPONSES, LOGPROBS, TRANSLATIONS, REWARDS, PREFERENCES, DROPS, OUTPUTS, JUDGMENTS, SCORES,
+        PROMPTS, RESPONSES, LOGPROBS, TRANSLATIONS, REWARDS, PREFERENCES, DROPS, OUTPUTS, JUDGMENTS, CONFUSION, SCORES,
+        INSTRUCTION_CHECKS,
     )
 }  # fmt: skip

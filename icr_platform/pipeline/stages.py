@@ -53,7 +53,7 @@ class StageRow(ConfiguredCommand):
 
     module: defines `read` and `run`.
     artifacts: folders that a finished stage leaves, as they are logged to MLflow.
-    unfinished: folders that it needs while it works, or that only some of its configurations leave.
+    unfinished: folders that it needs while it works, or that only some of its configurations, or versions, leave.
     begun: patterns of files that are worth going on from; empty: the parts in any of its folders.
     show: `MODULE:FUNCTION` that prints the result of the command to the terminal, given configuration and result.
     """
@@ -125,12 +125,26 @@ STAGES: dict[str, StageRow] = {
             ),
         ),
         StageRow(
+            name="sft",
+            help="finetune a model, such as a base model, on responses: what the method starts from",
+            config_class="icr_platform.training.config:SftConfig",
+            module="icr_platform.training.sft_stage",
+            artifacts=("checkpoint",),
+            unfinished=("checkpoint.unfinished",),
+            begun=(
+                "checkpoint/*",
+                "checkpoint.unfinished/checkpoint-*",
+                "checkpoint.unfinished/trained.*",
+                "checkpoint.unfinished/model",
+            ),
+        ),
+        StageRow(
             name="eval",
             help="sample outputs, judge them against reference outputs, report win rates per language",
             config_class="icr_platform.evaluation.config:EvalConfig",
             module="icr_platform.evaluation.stage",
             artifacts=("outputs", "judgments", "scores"),
-            unfinished=("output_drops",),
+            unfinished=("output_drops", "confusion"),
             show="icr_platform.pipeline.score_tables:show_scores",
         ),
         StageRow(
@@ -139,6 +153,23 @@ STAGES: dict[str, StageRow] = {
             config_class="icr_platform.evaluation.config:MtBenchConfig",
             module="icr_platform.evaluation.mt_bench_stage",
             artifacts=("ratings",),
+        ),
+        StageRow(
+            name="reward_bench",
+            help="measure how often each kind of reward ranks the better response higher, on labelled pairs",
+            config_class="icr_platform.evaluation.reward_bench_config:RewardBenchConfig",
+            module="icr_platform.evaluation.reward_bench_stage",
+            artifacts=("reward_bench",),
+            unfinished=("reward_bench_drops", "translations", "work"),
+            show="icr_platform.pipeline.reward_bench_tables:show_reward_accuracy",
+        ),
+        StageRow(
+            name="instructions",
+            help="check which verifiable instructions are followed: IFEval, Marco-Bench-MIF, Multi-IF",
+            config_class="icr_platform.evaluation.config:InstructionsConfig",
+            module="icr_platform.evaluation.instructions_stage",
+            artifacts=("instruction_outputs", "instruction_checks"),
+            unfinished=("instruction_drops",),
         ),
         StageRow(
             name="benchmarks",
