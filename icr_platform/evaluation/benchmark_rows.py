@@ -6,6 +6,7 @@ import json
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -194,4 +195,4 @@ def mcnemar(better: int, worse: int) -> float:
     """
     n = better + worse
     tail = sum(math.comb(n, count) for count in range(min(better, worse) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return float(min(1, Fraction(2 * tail, 2**n)))

@@ -192,7 +192,7 @@ def test_an_earlier_artifact_is_the_baseline(own_task: BenchmarksConfig, measure
     table = result.tables["benchmark_differences"].set_index("family")
     before = measured.metrics["benchmark/belebele/de"]
     assert result.metrics["benchmark_difference/belebele/de"] == result.metrics["benchmark/belebele/de"] - before
-    assert table.loc["multiblimp", ["difference", "n", "better", "worse", "p_value"]].tolist() == [0.0, 2, 0, 0, 1.0]
+    assert table.loc["multiblimp"][["difference", "n", "better", "worse", "p_value"]].to_list() == [0.0, 2, 0, 0, 1.0]
     assert any("6 of 6 documents were asked with another prompt" in note for note in result.notes)
     assert not any("multiblimp" in note for note in result.notes if "another prompt" in note)
 
