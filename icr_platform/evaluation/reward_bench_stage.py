@@ -61,6 +61,7 @@ from icr_platform.models.loading import (
     load_config,
     load_tokenizer,
 )
+from icr_platform.report.calibration import calibration_page
 
 NO_ENGLISH, UNKNOWN_LANGUAGE, TRANSLATION = "no-english", "unknown-language", "translation"
 """Why a kind cannot score a pair, beside the faults of `core/faults`."""
@@ -71,6 +72,7 @@ TABLE_FILES = {
     "reward_calibration": "calibration.csv",
 }
 """Files of the artifact with all rows of a table, of which MLflow gets those that people look at."""
+CALIBRATION_PAGE = "calibration.html"
 _WORK_FOLDER = "work"
 _VALUES = TableSchema("values", 1, pa.schema([("logprob", pa.float64()), ("input_digest", pa.binary(16))]))
 
@@ -282,6 +284,8 @@ def run(inputs: RewardBenchInputs, context: StageContext) -> StageResult:
     for name, file in TABLE_FILES.items():
         with atomic_path(bench.folder / file) as temporary:
             tables[name].to_csv(temporary, index=False)
+    with atomic_path(bench.folder / CALIBRATION_PAGE) as temporary:
+        temporary.write_text(calibration_page(tables["reward_calibration"]), encoding="utf-8")
     drops = _write_drops(inputs, rows, context)
     if drops is not None:
         artifacts[DROPPED] = drops
