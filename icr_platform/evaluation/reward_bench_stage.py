@@ -63,6 +63,7 @@ from icr_platform.models.loading import (
     load_config,
     load_tokenizer,
 )
+from icr_platform.report.calibration import calibration_page
 
 NO_ENGLISH, UNKNOWN_LANGUAGE, TRANSLATION = "no-english", "unknown-language", "translation"
 """Why a kind cannot score a pair, beside the faults of `core/faults`."""
@@ -75,6 +76,7 @@ TABLE_FILES = {
     "selected_pairs": "selected_pairs.csv",
 }
 """Files of the artifact with all rows of a table, of which MLflow gets those that people look at."""
+CALIBRATION_PAGE = "calibration.html"
 _WORK_FOLDER = "work"
 _VALUES = TableSchema("values", 1, pa.schema([("logprob", pa.float64()), ("input_digest", pa.binary(16))]))
 
@@ -318,6 +320,8 @@ def run(inputs: RewardBenchInputs, context: StageContext) -> StageResult:
     for name, table in tables.items():
         with atomic_path(bench.folder / TABLE_FILES[name]) as temporary:
             table.to_csv(temporary, index=False)
+    with atomic_path(bench.folder / CALIBRATION_PAGE) as temporary:
+        temporary.write_text(calibration_page(tables["reward_calibration"]), encoding="utf-8")
     drops = _write_drops(inputs, rows, context)
     if drops is not None:
         artifacts[DROPPED] = drops
