@@ -155,12 +155,22 @@ STAGES: dict[str, StageRow] = {
             artifacts=("ratings",),
         ),
         StageRow(
+            name="reward_bench",
+            help="measure how often each kind of reward ranks the better response higher, on labelled pairs",
+            config_class="icr_platform.evaluation.reward_bench_config:RewardBenchConfig",
+            module="icr_platform.evaluation.reward_bench_stage",
+            artifacts=("reward_bench",),
+            unfinished=("reward_bench_drops", "translations", "work"),
+            show="icr_platform.pipeline.reward_bench_tables:show_reward_accuracy",
+        ),
+        StageRow(
             name="instructions",
             help="check which verifiable instructions are followed: IFEval, Marco-Bench-MIF, Multi-IF",
             config_class="icr_platform.evaluation.config:InstructionsConfig",
             module="icr_platform.evaluation.instructions_stage",
             artifacts=("instruction_outputs", "instruction_checks"),
             unfinished=("instruction_drops",),
+            show="icr_platform.pipeline.score_tables:show_instructions",
         ),
         StageRow(
             name="benchmarks",

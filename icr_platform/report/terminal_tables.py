@@ -119,6 +119,67 @@ def head_to_head_terminal_table(table: pd.DataFrame) -> Table:
     return shown
 
 
+def instructions_terminal_tables(scores: pd.DataFrame, kinds: pd.DataFrame) -> list[Table]:
+    """Verifiable instructions: a row per language and source (`evaluation.instruction_scores.score_table`), and the strict reading of
+    each kind by language (`kind_table`)."""
+    levels = (("prompt_accuracy", "Prompts"), ("instruction_accuracy", "Instructions"))
+    table = Table(title="Instructions followed, % (95% interval)", title_justify="left")
+    table.add_column("Language")
+    for heading in (
+        *(f"{name}, {reading}" for _, name in levels for reading in ("strict", "loose")),
+        "Unverified",
+        "Prompts",
+    ):
+        table.add_column(heading, justify="right")
+    for row in scores.to_dict("records"):
+        name = row_name(row["language"]) + (f" ({row['source']})" if row["source"] else "")
+        cells = [
+            _share(row[f"{level}/{reading}"], row[f"{level}_low/{reading}"], row[f"{level}_high/{reading}"])
+            for level, _ in levels
+            for reading in ("strict", "loose")
+        ]
+        table.add_row(name, *cells, f"{row['unverified']:.1f}", str(row["prompts"]))
+    languages = list(dict.fromkeys(zip(kinds["language"], kinds["source"], strict=True)))
+    by_kind = Table(title="Instructions followed by kind, strict, %", title_justify="left")
+    by_kind.add_column("Kind")
+    for language, source in languages:
+        by_kind.add_column(f"{language} {source}".strip(), justify="right")
+    cells_of = {(row["instruction_id"], row["language"], row["source"]): row for row in kinds.to_dict("records")}
+    for kind in sorted(kinds["instruction_id"].unique()):
+        found = (cells_of.get((kind, *place)) for place in languages)
+        by_kind.add_row(kind, *("-" if row is None or not row["n"] else f"{row['strict']:.0f}" for row in found))
+    return [table, by_kind]
+
+
+def instruction_changes_terminal_table(changes: pd.DataFrame) -> Table:
+    """The difference from an earlier policy, strict, per language: `evaluation.instruction_scores.change_table`."""
+    table = Table(title="Prompts followed, strict, against the baseline (paired by prompt)", title_justify="left")
+    for heading in ("Language", "Before, %", "After, %", "Points", "Gained", "Lost", "p, McNemar", "p, Holm", "n"):
+        table.add_column(heading, justify="left" if heading == "Language" else "right")
+    for row in changes[changes["reading"] == "strict"].to_dict("records"):
+        points = _share(row["difference"], row["low"], row["high"], "+.1f")
+        counts = (str(row["gained"]), str(row["lost"]))
+        chances = (f"{row['p_value']:.4f}", f"{row['adjusted_p_value']:.4f}")
+        rates = (f"{row['before']:.1f}", f"{row['after']:.1f}")
+        table.add_row(row_name(row["language"]), *rates, points, *counts, *chances, str(row["n"]))
+    return table
+
+
+def _share(value: float, low: float, high: float, form: str = ".1f") -> Text:
+    """
+    >>> _share(72.06, 66.1, 77.2).plain, _share(float("nan"), 0, 0).plain
+    ('72.1 (66-77)', '-')
+    >>> _share(-3.2, -8.4, 2.0, "+.1f").plain
+    '-3.2 (-8 to +2)'
+    """
+    if value != value:
+        return Text("-")
+    text = Text(f"{value:{form}}")
+    if low == low:
+        text.append(f" ({low:.0f}-{high:.0f})" if form == ".1f" else f" ({low:+.0f} to {high:+.0f})", "dim")
+    return text
+
+
 def leaderboard_terminal_table(table: pd.DataFrame) -> Table:
     """A leaderboard of win rates: the run's own rows are bold, and each row names its source."""
     codes = [name for name in table.columns if name not in ("model", "source")]
@@ -129,4 +190,62 @@ def leaderboard_terminal_table(table: pd.DataFrame) -> Table:
     for row in table.to_dict("records"):
         cells = ["-" if row[code] != row[code] else f"{row[code]:.2f}" for code in codes]
         shown.add_row(str(row["model"]), *cells, str(row["source"]), style="bold" if row["source"] == OWN else "")
+    return shown
+
+
+def reward_accuracy_terminal_tables(accuracy: pd.DataFrame, comparison: pd.DataFrame) -> list[Table]:
+    """Accuracy of each kind of reward: by language, by category, and the kinds against each other.
+
+    Args:
+        accuracy: as `evaluation.reward_tables.accuracy_table`. comparison: as `comparison_table`.
+    """
+    tables = []
+    for source, rows in accuracy.groupby("source", sort=False):
+        over_all = rows[rows["category"] == ""]
+        tables.append(_accuracies(over_all, "language", f"Reward accuracy, % ({source}; 95% interval)"))
+        means = rows[(rows["category"] != "") & rows["language"].isin(_means_of(rows))]
+        if len(means):
+            tables.append(_accuracies(means, "category", f"Reward accuracy by category, % ({source}; 95% interval)"))
+    together = comparison[comparison["language"].isin(["all", *_only(comparison["language"])])]
+    shown = Table(title="Kinds on the same pairs (difference in points; exact paired test)", title_justify="left")
+    for heading in ("Kind", "against", "Difference", "only the first right", "only the second", "p", "p, Holm", "n"):
+        shown.add_column(heading, justify="left" if heading in ("Kind", "against") else "right")
+    for row in together.to_dict("records"):
+        figures = (f"{row['difference']:+.1f}", str(row["first_only"]), str(row["second_only"]))
+        chances = (f"{float(row[name]):.4f}" for name in ("p_value", "p_holm"))
+        shown.add_row(row["first"], row["second"], *figures, *chances, str(row["n"]))
+    return [*tables, shown] if len(together) else tables
+
+
+def _only(languages: pd.Series) -> list[str]:
+    """The one language of a comparison that has no other."""
+    names = list(languages.unique())
+    return names if len(names) == 1 else []
+
+
+def _means_of(rows: pd.DataFrame) -> list[str]:
+    """The language whose rows say what holds over all."""
+    return ["mean"] if (rows["language"] == "mean").any() else list(rows["language"].unique())
+
+
+def _accuracies(rows: pd.DataFrame, by: str, title: str) -> Table:
+    kinds = list(dict.fromkeys(rows["kind"]))
+    shown = Table(title=title, title_justify="left")
+    shown.add_column(by.capitalize())
+    for kind in kinds:
+        shown.add_column(kind, justify="right")
+    shown.add_column("n", justify="right")
+    for name in dict.fromkeys(rows[by]):
+        cells = {row["kind"]: row for row in rows[rows[by] == name].to_dict("records")}
+        texts = [
+            f"{float(cell['accuracy']):.1f} ({float(cell['low']):.1f} to {float(cell['high']):.1f})"
+            if (cell := cells.get(kind))
+            else "-"
+            for kind in kinds
+        ]
+        shown.add_row(
+            Text(row_name(name), "bold" if name in MEANS else ""),
+            *texts,
+            str(max(int(cell["n"]) for cell in cells.values())),
+        )
     return shown

@@ -73,6 +73,7 @@ STAGE_CONFIGS = {
     "MtBenchConfig",
     "InstructionsConfig",
     "BenchmarksConfig",
+    "RewardBenchConfig",
     "IterateConfig",
 }
 KNOWN_STAGE_CONFIGS_IN_ENGINES: set[tuple[str, str]] = set()
