@@ -11,6 +11,7 @@ from markupsafe import Markup
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from ui.html.charts import interval_bar
+from ui.html.line_marks import MarkedText, marked
 from ui.html.rendering import render
 from ui.html.word_diff import Diff, word_diff
 from ui.pages.inspector import Content, Focus, Inspector
@@ -138,11 +139,12 @@ class Output(NamedTuple):
 
 
 class SampleRow(NamedTuple):
-    """The n-th output of both iterations, their diff and, where the judge had one, the reference output."""
+    """The n-th output of both iterations, their diff, the lines of each side and, where the judge had one, the reference output."""
 
     before: Output | None
     after: Output | None
     diff: Diff
+    lines: tuple[MarkedText, MarkedText]
     reference: ReferenceText | None
 
 
@@ -198,9 +200,18 @@ def _output_rows(
     for index in sorted({*sides[0], *sides[1]}):
         before, after = sides[0].get(index), sides[1].get(index)
         reference = sources.reference_output(engine, catalogue, compared.after, language, prompt_id, index)
-        diff = word_diff(before.text if before else "", after.text if after else "")
-        rows.append(SampleRow(before, after, diff, reference))
+        rows.append(_sample_row(inspector, language, before, after, reference))
     return asked, rows
+
+
+def _sample_row(
+    inspector: Inspector, language: str, before: Output | None, after: Output | None, reference: ReferenceText | None
+) -> SampleRow:
+    texts = [output.text if output else "" for output in (before, after)]
+    diff = word_diff(*texts)
+    foreign = [dict(inspector.marker(text, language)) for text in texts]
+    lines = (marked(diff.left, foreign[0]), marked(diff.right, foreign[1]))
+    return SampleRow(before, after, diff, lines, reference)
 
 
 def _sample_rows(
@@ -223,4 +234,4 @@ def _sample_rows(
         asked = Conversation(pair["instruction"], history_in(pair))
         english = Conversation(pair["english_instruction"] or "", history_in(pair, "english_"))
     before, after = sides
-    return asked, english, [SampleRow(before, after, word_diff(before.text, after.text), None)]
+    return asked, english, [_sample_row(inspector, language, before, after, None)]
