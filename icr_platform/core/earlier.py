@@ -45,6 +45,7 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "outputs": (("outputs", ""),),
     "judgments": (("judgments", ""),),
     "ratings": (("ratings", ""),),
+    "benchmarks": (("benchmarks", ""),),
 }
 """Where a stage's folder holds the rows of each kind of computation (`Identity.rows`): folder, and column of the value."""
 SAME_COMPUTATION = {"policy-logprobs": ("reference-logprobs",), "reference-logprobs": ("policy-logprobs",)}

@@ -173,12 +173,46 @@ MT_BENCH = _table(
 )  # fmt: skip
 
 BENCHMARKS = _table(
-    "benchmarks", 1, _LANGUAGE, _column("family", pa.string(), "'arc', 'hellaswag', ..., or the task's own name"),
+    "benchmarks", 2, _LANGUAGE, _column("family", pa.string(), "'arc', 'hellaswag', ..., or the task's own name"),
     _column("task", pa.string(), "lm-eval's task name"),
     _column("metric", pa.string(), "lm-eval's metric, e.g. 'acc_norm,none'"),
     _column("value", pa.float64(), "in the metric's own unit, usually a share in [0, 1]"),
     _column("standard_error", pa.float64(), "of value; null where lm-eval gives none", True),
     _column("n", pa.int64(), "documents scored"),
+    _column("in_chat", pa.bool_(), "asked with the chat template; null in older tables, which did not", True),
+    _column("other_metrics", pa.string(), "JSON object of the other metrics that the task reports, by lm-eval's name", True),
+    _column("faults", pa.string(), "JSON object: how many requests were not asked or answered as they should be, by reason", True),
+    _column(
+        "documents",
+        pa.list_(
+            pa.struct([
+                pa.field("task", pa.string()),  # of a group, the one that the document belongs to
+                pa.field("document", pa.int64()),  # lm-eval's doc_id
+                pa.field("digest", pa.string()),  # of the document, as lm-eval's doc_hash
+                pa.field("prompt_digest", pa.string()),  # of the prompt, examples and template included
+                pa.field("value", pa.float64()),  # of metric; null where it is not a number of one document
+                pa.field("answer", pa.string()),  # generated, or the likeliest choice
+                pa.field("target", pa.string()),
+            ])
+        ),
+        "results by document; null in older tables",
+        True,
+    ),
+    _INPUT_DIGEST,
+)  # fmt: skip
+
+BENCHMARK_DIFFERENCES = _table(
+    "benchmark_differences", 1, _LANGUAGE, _column("family", pa.string(), "as in benchmarks"),
+    _column("task", pa.string(), "lm-eval's task name"),
+    _column("metric", pa.string(), "lm-eval's metric"),
+    _column("baseline", pa.float64(), "mean over the documents that both have, of the baseline"),
+    _column("value", pa.float64(), "the same of this policy"),
+    _column("difference", pa.float64(), "value - baseline"),
+    _column("standard_error", pa.float64(), "of difference, paired by document; null for a single one", True),
+    _column("n", pa.int64(), "documents that both have"),
+    _column("better", pa.int64(), "documents on which this policy's value is the higher one"),
+    _column("worse", pa.int64(), "documents on which it is the lower one"),
+    _column("p_value", pa.float64(), "McNemar's exact test, two-sided; null where values are not 0 or 1", True),
 )  # fmt: skip
 
 TABLES: dict[str, TableSchema] = {

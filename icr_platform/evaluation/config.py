@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
@@ -101,32 +101,56 @@ class MtBenchConfig(ChatSettings, MtBenchSettings, PinnedInputs):
     )
 
 
+def _named(value: object) -> object:
+    """Names of families in whatever spelling papers have: Global-MMLU, MultiBLiMP."""
+    names = split_at_commas(value)
+    return (
+        tuple(name.lower().replace("-", "_") if isinstance(name, str) else name for name in names)
+        if isinstance(names, (list, tuple))
+        else names
+    )
+
+
+def _yes_or_no(value: object) -> object:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value  # as YAML reads the words
+
+
 class BenchmarksSettings(ModelPlace):
     """Which of lm-eval's tasks are asked, and how."""
 
     heading, place_heading = "tasks", WHERE
 
-    families: Annotated[tuple[str, ...], BeforeValidator(split_at_commas)] = setting(
-        ("arc", "hellaswag", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2"), "task families, comma-separated"
+    families: Annotated[tuple[str, ...], BeforeValidator(_named)] = setting(
+        ("arc", "hellaswag", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2"),
+        "task families, comma-separated; also global_mmlu, global_mmlu_full, include, belebele, mgsm, mgsm_direct, mgsm_en_cot, "
+        "multiblimp, xcopa",
     )
     tasks: Annotated[tuple[str, ...], BeforeValidator(split_at_commas)] = setting(
-        (), "lm-eval tasks by name, for instance of your own files; they come on top of the families"
+        (),
+        "lm-eval tasks, groups or tags by name, for instance of your own files; they come on top of the families",
     )
     task_folder: str = setting("", "folder of task YAML files of your own (dataset_path: json works offline)", "input")
     shots: OptionalInt = setting(None, "examples in the prompt; none: as each task says")
-    batch_size: int = setting(8, "requests scored together", "place", ge=1)
-    trust_remote_code: bool = setting(
-        False, "run the code that a model brings with it (auto_map in its config.json); read it first", "place"
+    chat: Annotated[Literal["auto", "yes", "no"], BeforeValidator(_yes_or_no)] = setting(
+        "auto",
+        "ask with the chat template; auto: the families that ask a question (global_mmlu, include, belebele, mgsm), where the model has "
+        "one",
+        later=True,
     )
+    max_tokens: OptionalInt = setting(
+        None, "tokens of a generated answer at most, its thought included; none: as each task says", later=True, ge=1
+    )
+    batch_size: int = setting(8, "requests scored together", "place", ge=1)
 
 
-class BenchmarksConfig(BenchmarksSettings):
+class BenchmarksConfig(ChatSettings, BenchmarksSettings):
     """benchmarks: what the policy knows, by lm-eval's multilingual tasks (extra `benchmarks`)."""
 
     heading = INPUTS
     required: ClassVar[tuple[str, ...]] = ("policy",)
 
     policy: str = setting("", "model to evaluate", "model")
+    baseline: str = setting("", "benchmarks artifact of another policy: paired differences from it", "input")
     languages: Languages = setting(("en", "es", "ru", "de", "fr"), "language codes, comma-separated")
     limit: OptionalInt = setting(None, "documents per task, the first ones; none: all")
     seed: int = setting(42, "seed of the choice of examples", ge=0)

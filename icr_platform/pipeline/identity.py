@@ -38,6 +38,7 @@ from icr_platform.engines.judging.choice import judge_place
 from icr_platform.engines.judging.settings import NO_JUDGE
 from icr_platform.engines.sampling.choice import sampler_place
 from icr_platform.engines.sampling.settings import SamplingSettings
+from icr_platform.evaluation.benchmark_families import asks_in_chat
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, MtBenchConfig
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.devices import resolve_device, resolve_dtype
@@ -435,7 +436,16 @@ def _benchmarks(config: BenchmarksConfig, known: Known) -> _Basis:
         inputs["task_folder"] = text_digest(
             *(part for name, path in files for part in (str(name), remembered_digest(path)))
         )
-    return _Basis(_settings(config) | _compute(config.dtype, config.device) | {"lm_eval": _tasks_version()}, inputs)
+    framing = ("chat", *ChatSettings.model_fields)
+    asked = _settings(config, *framing) | _compute(config.dtype, config.device) | {"lm_eval": _tasks_version()}
+    rows = {name: value for name, value in asked.items() if name not in ("families", "tasks", "languages")} | inputs
+    if asks_in_chat(
+        config
+    ):  # else a template leaves the result alone, and it is that of before there were these settings
+        asked |= {name: value for name, value in _settings(config).items() if name in framing} | {"chat": config.chat}
+    if config.baseline:
+        inputs |= {"baseline": _content_of("baseline", config.baseline, "input", known)}
+    return _Basis(asked, inputs, {"benchmarks": rows}, {"benchmarks": ("evaluation.benchmarks",)})
 
 
 def _tasks_version() -> str:

@@ -142,10 +142,11 @@ STAGES: dict[str, StageRow] = {
         ),
         StageRow(
             name="benchmarks",
-            help="measure knowledge with lm-eval: ARC, HellaSwag, MMLU, TruthfulQA per language",
+            help="measure knowledge with lm-eval, per language: ARC, MMLU, Global-MMLU, Belebele, MGSM, ..., and any task of it",
             config_class="icr_platform.evaluation.config:BenchmarksConfig",
             module="icr_platform.evaluation.benchmarks",
             artifacts=("benchmarks",),
+            unfinished=("benchmark_differences",),
         ),
     )
 }

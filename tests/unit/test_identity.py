@@ -380,7 +380,7 @@ def test_every_setting_is_looked_at_by_the_work_of_its_stage(world: Path, monkey
         "train": {"lora_rank": 8, "reference": "reference"},
         "eval": {"judge": "openai", "judge_identity": "j", "sampler": "vllm", "both_orders": False},
         "mt_bench": {"judge_identity": "j", "sampler": "vllm"},
-        "benchmarks": {},
+        "benchmarks": {"chat": "yes"},
     }
     columns = {f"{name}_columns" for name in ("prompt", "preference", "reference", "output")}
     not_read = {
