@@ -96,7 +96,7 @@ def read_text_preferences(source: str, columns: ColumnNames = NO_MAP) -> TextPre
         InputError: nothing can be read, no pair is left, or more than MOST_LEFT_OUT of the rows cannot be used.
     """
     opened = open_source(source, _WANTED, sorts=False, columns=columns)
-    languages = _languages(opened)
+    languages = languages_in(opened)
     reader = _Reader(source, has_ids=not columns.keys().isdisjoint(ID_FIELDS))
     for name in languages:
         reader.read(opened, name)
@@ -104,7 +104,8 @@ def read_text_preferences(source: str, columns: ColumnNames = NO_MAP) -> TextPre
     return reader.result([*opened.notes, *left_out(source, unknown)])
 
 
-def _languages(opened: RowSource) -> list[str]:
+def languages_in(opened: RowSource) -> list[str]:
+    """The parts of a source that are named by a language, English first; UNNAMED alone for rows of none. Raises InputError."""
     if opened.names == (UNNAMED,):
         return [UNNAMED]
     found = english_first(filter(names_language, opened.names))

@@ -141,6 +141,15 @@ STAGES: dict[str, StageRow] = {
             artifacts=("ratings",),
         ),
         StageRow(
+            name="reward_bench",
+            help="measure how often each kind of reward ranks the better response higher, on labelled pairs",
+            config_class="icr_platform.evaluation.reward_bench_config:RewardBenchConfig",
+            module="icr_platform.evaluation.reward_bench_stage",
+            artifacts=("reward_bench",),
+            unfinished=("reward_bench_drops", "translations", "work"),
+            show="icr_platform.pipeline.reward_bench_tables:show_reward_accuracy",
+        ),
+        StageRow(
             name="benchmarks",
             help="measure knowledge with lm-eval, per language: ARC, MMLU, Global-MMLU, Belebele, MGSM, ..., and any task of it",
             config_class="icr_platform.evaluation.config:BenchmarksConfig",

@@ -70,6 +70,7 @@ STAGE_CONFIGS = {
     "EvalConfig",
     "MtBenchConfig",
     "BenchmarksConfig",
+    "RewardBenchConfig",
     "IterateConfig",
 }
 KNOWN_STAGE_CONFIGS_IN_ENGINES: set[tuple[str, str]] = set()

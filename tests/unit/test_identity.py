@@ -40,6 +40,7 @@ from icr_platform.engines.judging.choice import judge_place
 from icr_platform.engines.judging.settings import JUDGES
 from icr_platform.engines.sampling.settings import SAMPLERS
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig
+from icr_platform.evaluation.reward_bench_config import RewardBenchConfig
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.model_identity import model_identity
 from icr_platform.pipeline import code_digest, identity
@@ -514,9 +515,9 @@ CODE = [
     ("annotate", {}, "engines.scoring.logprobs", True),
     ("annotate", {}, "engines.scoring.packed_attention", True),
     ("annotate", {}, "annotation.length_control", True),
-    ("annotate", {}, "annotation.reward_kinds", True),
+    ("annotate", {}, "engines.scoring.reward_kinds", True),
     ("annotate", {}, "core.languages", True),
-    ("annotate", {}, "annotation.translation", False),
+    ("annotate", {}, "engines.sampling.translation", False),
     ("annotate", {}, "engines.sampling.transformers_sampler", False),
     ("annotate", {"reward_kind": "translate", "translator": "translator"}, "engines.sampling.transformers_sampler", True),
     ("train", {}, "training.dpo", True),
@@ -573,7 +574,9 @@ def test_modules_and_settings_that_are_left_out_are_there_under_these_names() ->
     """A module or a setting that is renamed would otherwise count again without a word."""
     named = {f"icr_platform.{module}" for module in identity._SCORING} | code_digest.PLUMBING
     named |= {row.module for row in STAGES.values()}
-    named |= {f"icr_platform.{module}" for module in ("generation", "annotation.translation", "evaluation.outputs")}
+    named |= {
+        f"icr_platform.{module}" for module in ("generation", "engines.sampling.translation", "evaluation.outputs")
+    }
     named |= {module_of(sampler.part.place) for sampler in SAMPLERS.values()}
     named |= {module_of(judge_place(name)) for name in JUDGES} | {
         module_of(part.place) for part in IDENTIFIERS.values()
@@ -582,7 +585,9 @@ def test_modules_and_settings_that_are_left_out_are_there_under_these_names() ->
     assert set(identity._SEED_PICKS_ORDERS) <= set(JUDGES)
     assert identity._SELECTION | set(identity._TRANSLATION) <= set(AnnotateConfig.model_fields)
     names = (*identity._LENGTH_CONTROL, *identity._ASKING, *identity._BY_RESOLUTION, *identity._BY_ROWS)
-    assert set(names) <= set(EvalConfig.model_fields) | set(TrainConfig.model_fields)
+    assert set(names) <= {
+        *EvalConfig.model_fields, *TrainConfig.model_fields, *RewardBenchConfig.model_fields,
+    }  # fmt: skip
 
 
 @pytest.mark.usefixtures("_fresh_code")
