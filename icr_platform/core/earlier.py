@@ -57,6 +57,7 @@ PLACES: dict[str, tuple[Place, ...]] = {
     "outputs": (Place("outputs"),),
     "judgments": (Place("judgments"),),
     "ratings": (Place("ratings"),),
+    "instruction_outputs": (Place("instruction_outputs"),),
     "benchmarks": (Place("benchmarks"),),
     "pairs-policy-logprobs": (
         Place("reward_bench", "chosen_policy_logprob", "chosen_digest"),

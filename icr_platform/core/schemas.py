@@ -148,13 +148,38 @@ JUDGMENTS = _table(
     _INPUT_DIGEST,
 )  # fmt: skip
 
+CONFUSION = _table(
+    "confusion", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    _column("line_count", pa.int32(), "lines of the output with five words or more, which were identified; with 0 it is in no rate"),
+    _column("confused_lines", pa.list_(pa.int32()), "which lines of the output, split at '\\n', are in another language or none, from 0"),
+    _column("confused_languages", pa.list_(pa.string()), "what each of them was identified as, 'und' for nothing"),
+    _column(
+        "english_words", pa.list_(pa.string()),
+        "English words in its lines, each once; null where none was looked for: a line is confused, or the language has no word rate", True,
+    ),
+)  # fmt: skip
+
 SCORES = _table(
-    "scores", 1, _LANGUAGE,
+    "scores", 2, _LANGUAGE,
     _column("metric", pa.string(), "'win_rate', 'lc_win_rate', 'fidelity', ..."),
     _column("value", pa.float64(), "percent for rates, the metric's own unit otherwise", True),
     _column("standard_error", pa.float64(), "of value, same unit; null where none is defined", True),
     _column("n", pa.int64(), "judgments or outputs behind value"),
     _column("flag", pa.string(), "why value deviates from its definition, '' when it does not"),
+    _column("low", pa.float64(), "lower end of the 95% interval, same unit; null where it is that of standard_error, or none", True),
+    _column("high", pa.float64(), "upper end of the same", True),
+)  # fmt: skip
+
+INSTRUCTION_CHECKS = _table(
+    "instruction_checks", 1, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
+    _column("turn", pa.int32(), "from 1; the output of a later turn has the prompt id PROMPT_ID#TURN"),
+    _column("source", pa.string(), "variant or data set of the prompt, such as 'local' or 'mt'; '' when nothing names one"),
+    _column("instruction_id", pa.string(), "kind of the instruction, e.g. 'punctuation:no_comma'"),
+    _column("kwargs", pa.string(), "JSON object of the checker's arguments"),
+    _column("strict", pa.bool_(), "whether the output follows the instruction; null where that cannot be verified", True),
+    _column("loose", pa.bool_(), "whether it does in one of the forms that IFEval's loose criterion allows; null as strict", True),
+    _column("reason", pa.string(), "why it cannot be verified, '' where it is"),
+    _INPUT_DIGEST,
 )  # fmt: skip
 
 MT_BENCH = _table(
@@ -242,6 +267,7 @@ BENCHMARK_DIFFERENCES = _table(
 TABLES: dict[str, TableSchema] = {
     table.name: table
     for table in (
-        PROMPTS, RESPONSES, LOGPROBS, TRANSLATIONS, REWARDS, PREFERENCES, DROPS, OUTPUTS, JUDGMENTS, SCORES,
+        PROMPTS, RESPONSES, LOGPROBS, TRANSLATIONS, REWARDS, PREFERENCES, DROPS, OUTPUTS, JUDGMENTS, CONFUSION, SCORES,
+        INSTRUCTION_CHECKS,
     )
 }  # fmt: skip

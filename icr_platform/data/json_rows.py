@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,7 +29,9 @@ _LISTS_OF_ONE_ROW = frozenset(
 _LINES_BY_NAME = re.compile(r"\.(?:jsonl|ndjson|jsonlines)(?:\.|$)", re.IGNORECASE)
 
 
-def json_rows(path: Path, fields: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_rows(
+    path: Path, fields: str, bad_row: Callable[[int, str], None] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read the objects of a JSON file, each with its row number from 1: its line, or its place in the array.
 
     Files of other tools are taken as they are: a byte order mark, Windows' line ends, empty lines, a last line without an end,
@@ -38,6 +40,7 @@ def json_rows(path: Path, fields: str) -> Iterator[tuple[int, dict[str, Any]]]:
     Args:
         path: of the file.
         fields: what an object should contain, for messages.
+        bad_row: is told of each line of JSON lines that is not an object, which is then left out; without it such a line is refused.
 
     Raises:
         InputError: the file cannot be read, is not text or not JSON, a value is too large, or a row is not an object; names the row.
@@ -50,11 +53,15 @@ def json_rows(path: Path, fields: str) -> Iterator[tuple[int, dict[str, Any]]]:
         elif first == "{" and not _LINES_BY_NAME.search(path.name) and not _is_lines(path):
             rows = scanner.rows_inside(fields)
         else:
-            rows = _lines(path)
+            rows = _lines(path, bad_row)
         for number, row in rows:
-            if not isinstance(row, dict):
-                raise InputError(f"{path}: row {number}: is not a JSON object; write one with {fields}")
-            yield number, row
+            if isinstance(row, dict):
+                yield number, row
+                continue
+            fault = f"{path}: row {number}: is not a JSON object; write one with {fields}"
+            if bad_row is None or first == "[":
+                raise InputError(fault)
+            bad_row(number, fault)
 
 
 def _is_lines(path: Path) -> bool:
@@ -73,7 +80,7 @@ def _is_lines(path: Path) -> bool:
     return False
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+def _lines(path: Path, bad_row: Callable[[int, str], None] | None = None) -> Iterator[tuple[int, Any]]:
     for number, line in lines(path):
         text = line.strip()
         if text:
@@ -82,7 +89,10 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
             except (ValueError, RecursionError) as error:
                 is_cut = not line.endswith("\n") and number > 1
                 fix = "the file ends here and may be half-downloaded" if is_cut else "fix or remove the line"
-                raise InputError(f"{path}: row {number} is not valid JSON ({_reason(error)}); {fix}") from error
+                fault = f"{path}: row {number} is not valid JSON ({_reason(error)}); {fix}"
+                if bad_row is None:
+                    raise InputError(fault) from error
+                bad_row(number, fault)
 
 
 def parse_json(text: str) -> Any:

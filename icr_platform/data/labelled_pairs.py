@@ -25,7 +25,7 @@ from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import ENGLISH, find_name, is_english
 from icr_platform.core.languages import is_language
-from icr_platform.core.schemas import PREFERENCES
+from icr_platform.core.schemas import PREFERENCES, RESPONSES
 from icr_platform.core.visible_text import has_visible_character
 from icr_platform.data.column_map import NO_MAP, ColumnNames, refuse_map
 from icr_platform.data.prompts import load_prompts
@@ -415,13 +415,11 @@ def _kept(
 
 
 def pairs_table(pairs: Sequence[LabelledPair]) -> pa.Table:
-    """Key, text and side of the responses of [P] pairs: [2 P] rows, chosen (sample 0) before rejected (sample 1)."""
-    sides = [(pair, index, side) for pair in pairs for index, side in enumerate((pair.chosen, pair.rejected))]
-    return pa.table(
-        {
-            "language": pa.array([pair.language for pair, _, _ in sides], pa.string()),
-            "prompt_id": pa.array([pair.pair_id for pair, _, _ in sides], pa.string()),
-            "sample_index": pa.array([index for _, index, _ in sides], pa.int32()),
-            "response": pa.array([side.text for _, _, side in sides], pa.string()),
-        }
-    )
+    """Key and text of the responses of [P] pairs, as schemas.RESPONSES has them: [2 P] rows, chosen (sample 0) before rejected (sample 1)."""
+    rows = [
+        {"language": pair.language, "prompt_id": pair.pair_id, "sample_index": index, "response": side.text}
+        for pair in pairs
+        for index, side in enumerate((pair.chosen, pair.rejected))
+    ]
+    names = ("language", "prompt_id", "sample_index", "response")
+    return pa.Table.from_pylist(rows, schema=pa.schema([RESPONSES.schema.field(name) for name in names]))

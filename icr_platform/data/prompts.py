@@ -32,6 +32,8 @@ from icr_platform.data.column_map import NO_MAP, ColumnNames, refuse_map
 from icr_platform.data.row_fields import (
     ID_FIELDS,
     INPUT_FIELD,
+    KIND_FIELDS,
+    KWARGS_FIELDS,
     ROW_GROUPS,
     SYSTEM_FIELDS,
     BadRow,
@@ -47,7 +49,8 @@ from icr_platform.data.sources import open_source
 from icr_platform.data.wording import left_out, shown
 
 _SOURCE_FIELDS = ("source", "dataset")
-_WANTED = Wanted("prompts", "'id' and 'instruction'", ROW_GROUPS)
+_CHECKED_BY = (*KIND_FIELDS, *KWARGS_FIELDS)  # read by `data.verifiable`, where answers are checked
+_WANTED = Wanted("prompts", "'id' and 'instruction'", (*ROW_GROUPS, KIND_FIELDS, KWARGS_FIELDS))
 _NAMED_IN_A_NOTE = 5
 _DIGITS_OF_A_DIGEST = 16
 
@@ -109,7 +112,7 @@ def load_prompts(
     unread = [name for name in source.names if name != UNNAMED and name not in read and not names_language(name)]
     notes += left_out(path, unread)
     own = [name for name in PROMPTS.schema.names if name != "messages"]  # which is read where it asks
-    seen = Columns(path, (*_SOURCE_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD, *own))
+    seen = Columns(path, (*_SOURCE_FIELDS, *SYSTEM_FIELDS, INPUT_FIELD, *_CHECKED_BY, *own))
     english = None
     if english_name is not None:
         english = _read_language(source, english_name, seen, may_lack_ids=len(read) == 1)

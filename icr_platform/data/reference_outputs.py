@@ -55,7 +55,7 @@ IDENTIFIER = "language_identifier"
 """The manifest of an outputs artifact says under this key what identified its languages."""
 _PROBES = 60  # outputs whose language is identified, spread over the file: enough to find the file of another language
 _OUTPUT_FIELDS = ("output", "response", "completion", "generation", "generated_text", "answer")
-_WANTED = Wanted("reference outputs", "id, instruction and output", (_OUTPUT_FIELDS, *ROW_GROUPS))
+WANTED = Wanted("reference outputs", "id, instruction and output", (_OUTPUT_FIELDS, *ROW_GROUPS))
 _ASKED_FIELDS = ("instruction", "prompt", "question", "query", "messages", "conversations")
 
 
@@ -112,6 +112,7 @@ def load_reference_outputs(
     may_be_empty: bool = False,
     unknown: Collection[str] = (),
     columns: ColumnNames = NO_MAP,
+    opened: RowSource | None = None,
 ) -> ReferenceOutputs:
     """Read the reference outputs of all prompts.
 
@@ -122,6 +123,7 @@ def load_reference_outputs(
         may_be_empty: accept empty outputs, which a model under evaluation may well write.
         unknown: languages that `identify` does not know, whose files are not checked with it.
         columns: see `data.column_map`.
+        opened: the rows of `source`, where they need more than `open_source` to be told apart; else they are opened here.
 
     Raises:
         InputError: one line that names file, row, field and fix: a damaged file, a row without an output, an empty output, a
@@ -130,7 +132,7 @@ def load_reference_outputs(
     if own_manifest(Path(source)) is not None:
         refuse_map(source, columns)
         return _load_artifact(Path(source), instructions)
-    opened = open_source(source, _WANTED, list(instructions), columns=columns)
+    opened = opened or open_source(source, WANTED, list(instructions), columns=columns)
     outputs: dict[tuple[str, str], tuple[str, ...]] = {}
     facts: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {}
     notes = list(opened.notes)

@@ -18,6 +18,10 @@ MESSAGE_FIELDS = ("messages", "conversations", "conversation")
 SYSTEM_FIELDS = ("system", "system_prompt", "system_message")
 HISTORY_FIELDS = ("history", "chat_history")
 INPUT_FIELD = "input"
+KIND_FIELDS = ("instruction_id_list", "instruction_ids")
+KWARGS_FIELDS = ("kwargs", "instruction_kwargs")
+TRUTH_FIELD = "ground_truth"
+"""What a program can check the answer to a prompt by; `data.verifiable` reads it."""
 SOURCE_FIELDS = ("source", "dataset", "datasplit")
 ABOUT_THE_ROW = frozenset({*ID_FIELDS, *SOURCE_FIELDS, *LANGUAGE_FIELDS, "generator", "model"})
 """Columns that say where a row is from; nobody misses them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ def stem_of(name: str) -> str | None:
     return name[: found.start()] if found else None
 
 
-def file_rows(path: Path, fields: str) -> Iterator[SourceRow]:
+def file_rows(path: Path, fields: str, bad_row: Callable[[int, str], None] | None = None) -> Iterator[SourceRow]:
     """The rows of a file, read one after another; its memory does not grow with the file.
 
     The ending says the format, but Parquet and, under a name without one, JSON are known by how they begin. A row's number is what an editor or a spreadsheet shows: the line in JSON Lines, the header being row 1 in CSV.
@@ -57,6 +57,7 @@ def file_rows(path: Path, fields: str) -> Iterator[SourceRow]:
     Args:
         path: of the file.
         fields: what a row should contain, for messages.
+        bad_row: see `json_rows`.
 
     Raises:
         InputError: one line that names file and row: not readable, damaged, too large, or not rows.
@@ -76,7 +77,7 @@ def file_rows(path: Path, fields: str) -> Iterator[SourceRow]:
         for number, row in csv_rows(path, _SEPARATORS.get(ending, ",")):
             yield SourceRow(f"{path}: row {number}", row, number)
     else:
-        for number, row in json_rows(path, fields):
+        for number, row in json_rows(path, fields, bad_row):
             yield SourceRow(f"{path}: row {number}", row, number)
 
 

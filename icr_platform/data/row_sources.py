@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -34,12 +34,14 @@ class Wanted(NamedTuple):
 
     what: such as "prompts", for messages. fields: of a row, for messages.
     groups: columns that a map may name; the names of a group are read as one thing. layouts: columns that belong together.
+    bad_row: is told of lines that are not JSON, which are then left out (`json_rows`); without it they are refused.
     """
 
     what: str
     fields: str
     groups: tuple[tuple[str, ...], ...] = ()
     layouts: tuple[tuple[str, ...], ...] = ()
+    bad_row: Callable[[int, str], None] | None = None
 
 
 class RowSource(Protocol):
@@ -146,7 +148,7 @@ class _Files:
 
     def rows(self, language: str) -> Iterator[SourceRow]:
         for path in self.files[language]:
-            yield from file_rows(path, self.wanted.fields)
+            yield from file_rows(path, self.wanted.fields, self.wanted.bad_row)
 
 
 def _matches(template: str) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from icr_platform.core.config import (
     INPUTS,
     WHERE,
     ChatSettings,
+    Config,
     Languages,
     OptionalInt,
     PinnedInputs,
@@ -22,7 +23,19 @@ from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.models.settings import ModelPlace
 
 
-class EvalSettings(PairwiseJudgeSettings, SamplingSettings):
+class ConfusionSettings(Config):
+    """What language confusion is measured with."""
+
+    heading = "language confusion"
+
+    confusion_words: str = setting(
+        "",
+        "file of English words, one a line, that word_pass_rate looks for; empty: the built-in list of 63,072 (SCOWL)",
+        "input",
+    )
+
+
+class EvalSettings(PairwiseJudgeSettings, SamplingSettings, ConfusionSettings):
     """How a policy is evaluated. Decoding as in the paper: temperature 0.6, top-p 0.9, 2048 tokens."""
 
     heading = "win rates"
@@ -96,6 +109,44 @@ class MtBenchConfig(ChatSettings, MtBenchSettings, PinnedInputs):
     answers: str = setting("", "the model's answers in FastChat's layout, instead of sampling any", "input")
     languages: Languages = setting((), "language codes, comma-separated; empty: every file of the folder")
     seed: int = setting(42, "seed of every answer, with language, question and turn", ge=0)
+    output: str = setting(
+        "", "folder of the artifacts; empty: a work folder, which is emptied once MLflow has them", "place"
+    )
+
+
+class InstructionsSettings(SamplingSettings):
+    """How answers to verifiable instructions are sampled: greedily, as IFEval does."""
+
+    heading = "sampling"
+
+    samples: int = setting(1, "answers per prompt", ge=1)
+    temperature: float = setting(0.0, "sampling temperature; 0 is greedy", ge=0)
+    max_tokens: int = setting(2048, "new tokens of a turn at most", ge=1)
+
+
+class InstructionsConfig(ChatSettings, InstructionsSettings, PinnedInputs):
+    """instructions: policy -> answers, and which verifiable instructions they follow (arXiv 2311.07911)."""
+
+    heading = INPUTS
+    required: ClassVar[tuple[str, ...]] = ("prompts",)
+
+    policy: str = setting("", "model to evaluate", "model")
+    prompts: str = setting(
+        "",
+        "prompts of IFEval, Marco-Bench-MIF or Multi-IF as they are: folder, file, path with {language}, hub data set",
+        "input",
+    )
+    prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction_id_list": "constraints"}')
+    outputs: str = setting("", "answers to check instead of sampling any: artifact, or files of rows", "input")
+    output_columns: ColumnMap = setting({}, 'columns to read, as in {"output": "response"}')
+    baseline: str = setting(
+        "",
+        "instruction_checks of an earlier run, as a folder or runs:/RUN/instruction_checks: differences are paired by prompt",
+        "input",
+    )
+    languages: Languages = setting((), "language codes, comma-separated; empty: every language of the prompts")
+    limit: OptionalInt = setting(None, "prompts per language, the first ones; none: all")
+    seed: int = setting(42, "seed of every answer, with language and prompt id", ge=0)
     output: str = setting(
         "", "folder of the artifacts; empty: a work folder, which is emptied once MLflow has them", "place"
     )

@@ -21,6 +21,7 @@ from icr_platform.engines.sampling.choice import check_policy
 from icr_platform.engines.sampling.prompt_checks import check_prompts
 from icr_platform.engines.sampling.sampler import requests_of
 from icr_platform.evaluation.config import EvalConfig
+from icr_platform.evaluation.confusion import english_words, notes_on
 from icr_platform.evaluation.difficulty import Instructions, read_difficulty
 from icr_platform.evaluation.scores import LengthControl
 from icr_platform.evaluation.win_rate import check_anchors
@@ -43,12 +44,13 @@ class EvaluationInputs:
     outputs: ReferenceOutputs | None
     template: Template
     control: LengthControl
+    english: frozenset[str]
     unused: tuple[str, ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
         read = [source.notes for source in (self.outputs, self.references) if source is not None]
-        unknown = self.identify.notes(self.prompts.languages)
+        unknown = self.identify.notes(self.prompts.languages) + notes_on(self.prompts.languages)
         return (*self.prompts.notes, *unknown, *(note for notes in read for note in notes), *self.unused)
 
 
@@ -108,6 +110,7 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
         outputs=outputs,
         template=template,
         control=control,
+        english=english_words(config.confusion_words),
         unused=said + asked + unused,
     )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,9 +14,9 @@ from icr_platform.core.earlier import Earlier, with_earlier
 from icr_platform.core.faults import require_few_faults
 from icr_platform.core.part_job import Advance, Make, PartJob
 from icr_platform.core.schemas import OUTPUTS
-from icr_platform.data.reference_outputs import FACTS, IDENTIFIER
+from icr_platform.data.reference_outputs import FACTS, IDENTIFIER, ReferenceOutputs
 from icr_platform.engines.execution.map_parts import map_parts
-from icr_platform.engines.identification.language_id import make_identifier
+from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.response_parts import (
     engine_gpus,
@@ -25,7 +26,7 @@ from icr_platform.engines.sampling.response_parts import (
     take_prompts,
     unanswered_parts,
 )
-from icr_platform.evaluation.config import EvalConfig
+from icr_platform.evaluation.config import EvalConfig, InstructionsConfig
 from icr_platform.evaluation.inputs import EvaluationInputs
 
 _ASKED = ["language", "prompt_id", "instruction", "messages"]
@@ -46,24 +47,10 @@ def write_outputs(
     left, own = unanswered_parts(len(slices), writer, drops)
     identifier: str | None = inputs.identify.name
     if inputs.outputs is not None:
-        # An artifact's rows keep the languages they came with, unless another identifier is asked for; files have none.
-        keep = inputs.outputs.is_artifact and inputs.outputs.identifier in (None, identifier)
-        identifier = inputs.outputs.identifier if keep else identifier
+        identifier = identifier_of(inputs.outputs, inputs.identify)
         for index in left:
-            rows = [  # of the texts of a file it is not known how they ended or how many tokens they have: null
-                dict.fromkeys(FACTS) | prompt | facts | {"output": text, "character_count": len(text)}
-                for prompt in slices[index].select(_ASKED).to_pylist()
-                for _, text, facts in inputs.outputs.samples(prompt["language"], prompt["prompt_id"])
-            ]
-            unknown = [row for row in rows if not keep or row["detected_language"] is None]
-            found = inputs.identify.of_answers([row["language"] for row in unknown], [row["output"] for row in unknown])
-            for row, (code, confidence) in zip(unknown, found, strict=True):
-                row.update(detected_language=code, language_confidence=confidence)
-            thinking = [row for row in rows if row["thought"] and not (keep and row["thought_language"])]
-            told = inputs.identify([row["thought"] for row in thinking])
-            for row, (code, _) in zip(thinking, told, strict=True):
-                row.update(thought_language=code)
-            writer.write_part(index, pa.Table.from_pylist(rows, schema=OUTPUTS.schema))
+            rows = slices[index].select(_ASKED).to_pylist()
+            writer.write_part(index, given_outputs(rows, inputs.outputs, inputs.identify))
     else:
         total = inputs.prompts.table.num_rows * config.samples
         job = PartJob(
@@ -71,7 +58,7 @@ def write_outputs(
             writers=(drops, writer),
             parts=left,
             shard=slices.__getitem__,
-            load=partial(_load, config),
+            load=partial(load_sampling, config),
             rows=total,
             done=total - sum(slices[index].num_rows for index in left) * config.samples,
             gpus=engine_gpus(config),
@@ -85,7 +72,40 @@ def write_outputs(
     return outputs, dropped
 
 
-def _load(config: EvalConfig) -> Make:
+def identifier_of(outputs: ReferenceOutputs, identify: Identifier) -> str | None:
+    """What identifies the languages of given outputs. An artifact's rows keep those they came with, unless another identifier is asked
+    for; files have none."""
+    return outputs.identifier if _keeps_languages(outputs, identify) else identify.name
+
+
+def _keeps_languages(outputs: ReferenceOutputs, identify: Identifier) -> bool:
+    return outputs.is_artifact and outputs.identifier in (None, identify.name)
+
+
+def given_outputs(prompts: Sequence[Mapping[str, Any]], outputs: ReferenceOutputs, identify: Identifier) -> pa.Table:
+    """The given outputs of some prompts, as schemas.OUTPUTS, their languages identified where that is not known.
+
+    prompts: rows with language, prompt_id, instruction and messages.
+    """
+    keep = _keeps_languages(outputs, identify)
+    rows = [  # of the texts of a file it is not known how they ended or how many tokens they have: null
+        dict.fromkeys(FACTS) | prompt | facts | {"output": text, "character_count": len(text)}
+        for prompt in prompts
+        for _, text, facts in outputs.samples(prompt["language"], prompt["prompt_id"])
+    ]
+    unknown = [row for row in rows if not keep or row["detected_language"] is None]
+    found = identify.of_answers([row["language"] for row in unknown], [row["output"] for row in unknown])
+    for row, (code, confidence) in zip(unknown, found, strict=True):
+        row.update(detected_language=code, language_confidence=confidence)
+    thinking = [row for row in rows if row["thought"] and not (keep and row["thought_language"])]
+    told = identify([row["thought"] for row in thinking])
+    for row, (code, _) in zip(thinking, told, strict=True):
+        row.update(thought_language=code)
+    return pa.Table.from_pylist(rows, schema=OUTPUTS.schema)
+
+
+def load_sampling(config: EvalConfig | InstructionsConfig) -> Make:
+    """Load the sampler; slices of prompts (schemas.PROMPTS) become drops and outputs."""
     identify = make_identifier(config.language_identifier)
     sampler = make_sampler(config, config.policy, config)
 
@@ -100,9 +120,14 @@ def _load(config: EvalConfig) -> Make:
 
         for part in sample_parts(sampler, identify, seen(), config.samples, config.seed, advance, config):
             keys = list(zip(*(part.responses[name].to_pylist() for name in ("language", "prompt_id")), strict=True))
-            named = part.responses.rename_columns({"response": "output", "answer_start": "thought_token_count"})
-            for position, name in enumerate(("instruction", "messages")):
-                named = named.append_column(name, pa.array([asked[key][position] for key in keys], pa.string()))
-            yield part.drops, completed(named, OUTPUTS)
+            yield part.drops, as_outputs(part.responses, [asked[key] for key in keys])
 
     return make
+
+
+def as_outputs(responses: pa.Table, asked: Sequence[tuple[str, str | None]]) -> pa.Table:
+    """Responses (schemas.RESPONSES) as schemas.OUTPUTS; asked: the instruction and the messages of each."""
+    named = responses.rename_columns({"response": "output", "answer_start": "thought_token_count"})
+    for position, name in enumerate(("instruction", "messages")):
+        named = named.append_column(name, pa.array([row[position] for row in asked], pa.string()))
+    return completed(named, OUTPUTS)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from icr_platform.core.language_tags import english_first, is_english
+from icr_platform.core.language_tags import is_english
 from icr_platform.evaluation.comparison import holm
 from icr_platform.evaluation.reward_accuracy import (
     Accuracy,
@@ -60,8 +60,13 @@ def _by_category(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield from ((name, rows[rows["category"] == name]) for name in names)
 
 
+def _in_order(languages: pd.Series) -> list[str]:
+    """English first; what names no known language stands among the others."""
+    return sorted(languages.unique(), key=lambda name: (not is_english(name), name))
+
+
 def _accuracies(rows: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any]]]:
-    languages = english_first(rows["language"].unique())
+    languages = _in_order(rows["language"])
     for language in languages:
         yield language, _values(rows[rows["language"] == language], mean=False)
     if len(languages) > 1:
@@ -111,7 +116,7 @@ def comparison_table(rows: pd.DataFrame) -> pd.DataFrame:
     for source, group in given.groupby("source", sort=False):
         wide = group.pivot(index=["language", "prompt_id", "pair_id"], columns="kind", values="is_right").reset_index()
         kinds = list(dict.fromkeys(group["kind"]))
-        languages = english_first(wide["language"].unique())
+        languages = _in_order(wide["language"])
         for first, second in itertools.combinations(kinds, 2):
             both = wide[wide[first].notna() & wide[second].notna()]
             for language in [*languages, *([ALL] if len(languages) > 1 else [])]:
@@ -146,7 +151,7 @@ def calibration_table(rows: pd.DataFrame) -> pd.DataFrame:
     given = rows[rows["is_right"].notna() & ~rows["is_tie"].astype(bool) & (rows["kind"] != LENGTH)]
     found: list[dict[str, Any]] = []
     for (source, kind), group in given.groupby(["source", "kind"], sort=False):
-        languages = english_first(group["language"].unique())
+        languages = _in_order(group["language"])
         for language in [*languages, *([ALL] if len(languages) > 1 else [])]:
             members = group if language == ALL else group[group["language"] == language]
             bins = calibration(members["margin"], members["is_right"], members["prompt_id"].tolist())

@@ -32,7 +32,7 @@ MEAN, MEAN_NON_ENGLISH, ALL = "mean", "mean_non_english", "all"
 _LENGTHS = ["character_count", "reference_characters"]
 _AVERAGED = (
     "win_rate", "lc_win_rate", "fidelity", "truncated", "repetition", "length/characters", "length/ratio", "thought_tokens/mean",
-    "thought_language_share", "thought_cut",
+    "thought_language_share", "thought_cut", "line_pass_rate", "word_pass_rate",
 )  # fmt: skip
 _BOOTSTRAP = 500  # resamples of the prompts, each of which is refitted
 _C = (
@@ -49,6 +49,9 @@ class Score(NamedTuple):
     standard_error: float | None
     n: int
     flag: str
+    low: float | None = None
+    """Ends of the 95% interval, where it is not that of the standard error."""
+    high: float | None = None
 
 
 class LengthControl(NamedTuple):
@@ -300,7 +303,7 @@ def scores_table(scores: Iterable[Score]) -> pa.Table:
 
 
 def score_metrics(scores: Iterable[Score]) -> dict[str, float]:
-    """MLflow metrics: `win_rate/es`, `win_rate_se/es`, `length/characters/es`, `judge/failure_rate`, `win_rate_n/es`."""
+    """MLflow metrics: `win_rate/es`, `win_rate_se/es`, `line_pass_rate_low/es`, `length/characters/es`, `judge/failure_rate`, `win_rate_n/es`."""
     metrics: dict[str, float] = {}
     for score in scores:
         suffix = "" if score.language == ALL else f"/{score.language}"
@@ -308,6 +311,8 @@ def score_metrics(scores: Iterable[Score]) -> dict[str, float]:
             metrics[f"{score.metric}{suffix}"] = score.value
         if score.standard_error is not None:
             metrics[f"{score.metric}_se{suffix}"] = score.standard_error
+        if score.low is not None and score.high is not None:
+            metrics |= {f"{score.metric}_low{suffix}": score.low, f"{score.metric}_high{suffix}": score.high}
         if score.metric == "win_rate":
             metrics[f"win_rate_n{suffix}"] = float(score.n)
     return metrics
@@ -322,6 +327,8 @@ def people_table(scores: Iterable[Score]) -> pd.DataFrame:
         row[score.metric] = None if score.value is None else round(score.value, 3)
         if score.standard_error is not None:
             row[f"{score.metric} ±"] = round(score.standard_error, 3)
+        if score.low is not None and score.high is not None:
+            row[f"{score.metric} 95%"] = f"{score.low:.1f} to {score.high:.1f}"
         if score.metric == "lc_win_rate":
             row["lc_win_rate note"] = score.flag
     return pd.DataFrame(list(wide.values()))

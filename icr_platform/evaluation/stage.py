@@ -3,6 +3,7 @@
 Metrics, per language, with `mean` and `mean_non_english` over languages:
 `win_rate`, `lc_win_rate`, `fidelity`, `truncated`, `repetition` in percent (`_se`: standard error, clustered by prompt),
 `length/characters`, `length/ratio` (to the reference outputs), `win_rate_n` (prompts judged), `judge/failure_rate` in percent.
+`line_pass_rate` and `word_pass_rate`: of `confusion`, in percent, with ends of a 95% interval (`_low`, `_high`).
 `truncated` is absent where it is not known how the outputs ended; `dropped`, in percent of the prompts, where all have an output.
 Where something was thought before the answers: `thought_tokens/mean`, `thought_language_share` (percent of the thoughts in the
 language of the prompt) and `thought_cut` (percent of the outputs that ended within a thought). All other figures are of the answers.
@@ -20,12 +21,13 @@ import pandas as pd
 from icr_platform.core.artifacts import Artifact, ArtifactWriter, own_manifest
 from icr_platform.core.errors import IcrError
 from icr_platform.core.faults import fault_notes
-from icr_platform.core.schemas import DROPS, JUDGMENTS, OUTPUTS, SCORES
+from icr_platform.core.schemas import CONFUSION, DROPS, JUDGMENTS, OUTPUTS, SCORES
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.engines.judging.pairwise import LOW_MASS
 from icr_platform.engines.sampling.choice import engine_notes
 from icr_platform.evaluation.comparison_tables import head_to_head_table, judgments_by_language
 from icr_platform.evaluation.config import EvalConfig
+from icr_platform.evaluation.confusion_table import confusion_scores, write_confusion
 from icr_platform.evaluation.fidelity import Confusion, confusion_table
 from icr_platform.evaluation.inputs import EvaluationInputs, read_inputs
 from icr_platform.evaluation.judgments import write_judgments
@@ -44,7 +46,13 @@ from icr_platform.evaluation.scores import (
     with_means,
 )
 
-_TABLES = {"outputs": OUTPUTS, "output_drops": DROPS, "judgments": JUDGMENTS, "scores": SCORES}
+_TABLES = {
+    "outputs": OUTPUTS,
+    "output_drops": DROPS,
+    "judgments": JUDGMENTS,
+    "confusion": CONFUSION,
+    "scores": SCORES,
+}
 _LISTED = 1000  # rows of a table for people
 
 
@@ -69,7 +77,8 @@ def run(inputs: EvaluationInputs, context: StageContext) -> StageResult:
     outputs, drops = write_outputs(config, inputs, writers["outputs"], writers["output_drops"], context.earlier)
     dropped = drops.read().to_pandas()
     judgments = write_judgments(config, inputs, outputs, writers["judgments"], context.earlier)
-    scores = _score(inputs, outputs, judgments) + _dropped_scores(inputs, dropped)
+    confusion = write_confusion(outputs, writers["confusion"], inputs.english)
+    scores = _score(inputs, outputs, judgments, confusion) + _dropped_scores(inputs, dropped)
     # Cheap, and written each time: running the command again may have repaired judgments that had failed.
     writers["scores"].write_part(0, scores_table(scores))
     written = writers["scores"].close(1)
@@ -84,7 +93,12 @@ def run(inputs: EvaluationInputs, context: StageContext) -> StageResult:
     # Reference outputs that a run of ours made are another policy's: then the win rate is a head-to-head, with a test of 50%.
     if config.reference_outputs and own_manifest(Path(config.reference_outputs)) is not None and judgments.rows:
         tables["head_to_head"] = head_to_head_table(judgments_by_language(judgments))
-    artifacts = {"outputs": outputs.folder, "judgments": judgments.folder, "scores": written.folder}
+    artifacts = {
+        "outputs": outputs.folder,
+        "judgments": judgments.folder,
+        "confusion": confusion.folder,
+        "scores": written.folder,
+    }
     if len(dropped):
         artifacts["output_drops"] = drops.folder
         tables["output_drops"] = dropped.head(_LISTED)
@@ -106,11 +120,12 @@ def _confusion(outputs: Artifact, column: str) -> pd.DataFrame:
     return pd.DataFrame(cells[:_LISTED], columns=list(Confusion._fields))
 
 
-def _score(inputs: EvaluationInputs, outputs: Artifact, judgments: Artifact) -> list[Score]:
+def _score(inputs: EvaluationInputs, outputs: Artifact, judgments: Artifact, confusion: Artifact) -> list[Score]:
     """Every figure, from what the outputs say by themselves and from the judgments."""
     parts = [output_facts(outputs.read_part(index)) for index in range(len(outputs.parts))]
     facts = pd.concat(parts, ignore_index=True)
     scores = score_outputs(facts, inputs.identify.unknown(inputs.prompts.languages))
+    scores += confusion_scores(confusion.read_part(index) for index in range(len(confusion.parts)))
     judged = judgments.read().to_pandas()
     if not judged.empty:
         keys = judged[["language", "prompt_id", "sample_index"]].drop_duplicates().reset_index(drop=True)

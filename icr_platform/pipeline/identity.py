@@ -28,7 +28,7 @@ from icr_platform.core.config import ChatSettings, Config, Role, identifying, le
 from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.folder_content import content_files
-from icr_platform.core.parts import module_of
+from icr_platform.core.parts import is_place, module_of
 from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
 from icr_platform.data.column_map import ColumnNames
 from icr_platform.engines.endpoints.served_model import served_model
@@ -39,7 +39,8 @@ from icr_platform.engines.sampling.choice import sampler_place
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.evaluation.benchmark_families import asks_in_chat
-from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, MtBenchConfig
+from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, InstructionsConfig, MtBenchConfig
+from icr_platform.evaluation.confusion import english_words
 from icr_platform.evaluation.reward_bench_config import RewardBenchConfig
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.devices import resolve_device, resolve_dtype
@@ -165,9 +166,11 @@ def _part_modules(config: Config) -> dict[str, tuple[str, ...]]:
         is_given = getattr(config, "outputs", "") or getattr(config, "answers", "")
         sampler = () if is_given else (module_of(sampler_place(config.sampler)),)
         identifier = module_of(identifier_place(config.language_identifier))
-        found |= dict.fromkeys(("responses", "outputs", "ratings"), (*sampler, identifier))
+        found |= dict.fromkeys(("responses", "outputs", "ratings", "instruction_outputs"), (*sampler, identifier))
     if isinstance(config, AnnotateConfig) and needs_translations(config.reward_kind):
         found["translations"] = (module_of(sampler_place("transformers")),)
+    if isinstance(config, RewardBenchConfig) and is_place(config.checker):
+        found["reward_bench"] = (module_of(config.checker),)
     if isinstance(config, EvalConfig) and (place := judge_place(config.judge)):
         found["judgments"] = (module_of(place),)
     return found
@@ -343,6 +346,9 @@ def _eval(config: EvalConfig, known: Known) -> _Basis:
             config.reference_outputs, config.reference_columns, instructions, is_whole=False, may_be_empty=False
         )
         inputs["reference_outputs"] = _rows_digest(row for row in references if row[:2] in answered)
+    if config.confusion_words:
+        words = english_words(config.confusion_words)
+        inputs["confusion_words"] = _rows_digest((word,) for word in words)
     basis = _Basis(
         settings=outputs,
         inputs=inputs,
@@ -373,7 +379,7 @@ def _judged(config: EvalConfig, basis: _Basis, known: Known) -> _Basis:
     )
 
 
-def _sampled(config: EvalConfig) -> Settings:
+def _sampled(config: EvalConfig | InstructionsConfig) -> Settings:
     """What outputs are sampled with; nothing where they are given."""
     if config.outputs:
         return {}
@@ -442,12 +448,17 @@ def _reward_bench(config: RewardBenchConfig, known: Known) -> _Basis:
 
     pairs = read_pairs(config).pairs
     translates, draws = needs_translations(config.kinds), any(REWARD_KINDS[kind].draw for kind in config.kinds)
-    inputs = {"policy": _model(config.policy, known), "reference": _model(config.reference, known)}
+    inputs = {name: _model(getattr(config, name), known) for name in ("policy", "reference") if pairs}
     models = dict(inputs)
     if translates:
         inputs["translator"] = _model(config.translator, known)
     inputs["pairs"] = _rows_digest((pair.digest.hex(),) for pair in pairs)
-    unread = (*_BY_ROWS, *(() if draws else ("seed",)), *(() if translates else _TRANSLATION))
+    if config.checker:
+        # Samples and rewards by all that they are; of prompts also the instructions that they carry.
+        annotated = ("responses", "rewards", "preferences", "prompts")
+        inputs |= {n: _content_of(n, getattr(config, n), "input", known) for n in annotated if getattr(config, n)}
+    is_seeded = draws or bool(config.corrupt)
+    unread = (*_BY_ROWS, *(() if is_seeded else ("seed",)), *(() if translates else _TRANSLATION))
     computed = _compute(config.dtype, config.device)
     settings = _settings(config, *unread) | {"reward_kind": config.kinds}
     translator = {"translator": inputs["translator"]} if translates else {}
@@ -463,6 +474,36 @@ def _reward_bench(config: RewardBenchConfig, known: Known) -> _Basis:
         row_modules=row_modules,
         unused=[] if translates else ["engines.sampling"],
         cut=_cut(((pair.language, pair.pair_id) for pair in pairs), config.shard_pairs),
+    )
+
+
+@_basis.register
+def _instructions(config: InstructionsConfig, known: Known) -> _Basis:
+    from icr_platform.data.verifiable import load_verifiable
+    from icr_platform.evaluation.instructions_stage import load_given
+
+    asked = load_verifiable(config.prompts, config.languages, config.limit, config.prompt_columns)
+    said = ((*prompt.key, prompt.source, prompt.history, prompt.turns) for prompt in asked.prompts)
+    prompts = ([json.dumps(row, sort_keys=True, default=str)] for row in said)
+    inputs = {"prompts": _rows_digest(prompts)}
+    if config.baseline:
+        inputs["baseline"] = known.get(config.baseline) or artifact_identity(
+            Path(config.baseline), "instruction_checks"
+        )
+    if config.outputs:
+        given = load_given(config, asked)
+        rows = ((*key, given.samples(*key)) for key in given.outputs)
+        inputs["outputs"] = _rows_digest([json.dumps(row, sort_keys=True, default=repr)] for row in rows)
+        outputs: Settings = {"given": True, "language_identifier": identity_of(config.language_identifier)}
+    else:
+        inputs["policy"] = _model(config.policy, known)
+        outputs = _sampled(config) | {"policy": inputs["policy"]}
+    return _Basis(
+        settings=outputs,
+        inputs=inputs,
+        rows={"instruction_outputs": outputs},
+        row_modules={"instruction_outputs": ("evaluation.instruction_outputs", "models.loading")},
+        cut=_cut((prompt.key for prompt in asked.prompts), config.shard_prompts),
     )
 
 

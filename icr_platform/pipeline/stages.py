@@ -53,7 +53,7 @@ class StageRow(ConfiguredCommand):
 
     module: defines `read` and `run`.
     artifacts: folders that a finished stage leaves, as they are logged to MLflow.
-    unfinished: folders that it needs while it works, or that only some of its configurations leave.
+    unfinished: folders that it needs while it works, or that only some of its configurations, or versions, leave.
     begun: patterns of files that are worth going on from; empty: the parts in any of its folders.
     show: `MODULE:FUNCTION` that prints the result of the command to the terminal, given configuration and result.
     """
@@ -130,7 +130,7 @@ STAGES: dict[str, StageRow] = {
             config_class="icr_platform.evaluation.config:EvalConfig",
             module="icr_platform.evaluation.stage",
             artifacts=("outputs", "judgments", "scores"),
-            unfinished=("output_drops",),
+            unfinished=("output_drops", "confusion"),
             show="icr_platform.pipeline.score_tables:show_scores",
         ),
         StageRow(
@@ -148,6 +148,14 @@ STAGES: dict[str, StageRow] = {
             artifacts=("reward_bench",),
             unfinished=("reward_bench_drops", "translations", "work"),
             show="icr_platform.pipeline.reward_bench_tables:show_reward_accuracy",
+        ),
+        StageRow(
+            name="instructions",
+            help="check which verifiable instructions are followed: IFEval, Marco-Bench-MIF, Multi-IF",
+            config_class="icr_platform.evaluation.config:InstructionsConfig",
+            module="icr_platform.evaluation.instructions_stage",
+            artifacts=("instruction_outputs", "instruction_checks"),
+            unfinished=("instruction_drops",),
         ),
         StageRow(
             name="benchmarks",

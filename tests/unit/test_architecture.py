@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 # Whom each room may import, beside itself. A room is a folder of icr_platform/, of icr_platform/engines/ or of ui/.
 ENGINES = {
-    "engines.sampling", "engines.scoring", "engines.judging", "engines.identification", "engines.execution", "engines.endpoints",
+    "engines.sampling", "engines.scoring", "engines.judging", "engines.identification", "engines.segmentation", "engines.execution", "engines.endpoints",
 }  # fmt: skip
 STAGES = {"generation", "annotation", "training", "evaluation"}
 FLOOR = {"core", "models", "data"}  # what all four stages stand on, together with the engines
@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"core", "models"},
     "engines.execution": {"core"},
     "engines.identification": {"core"},
+    "engines.segmentation": {"core"},
     "engines.endpoints": {"core"},
     "engines.scoring": {"core", "models"},
     "engines.judging": {"core", "models", "engines.endpoints"},
@@ -69,6 +70,7 @@ STAGE_CONFIGS = {
     "TrainConfig",
     "EvalConfig",
     "MtBenchConfig",
+    "InstructionsConfig",
     "BenchmarksConfig",
     "RewardBenchConfig",
     "IterateConfig",

@@ -20,7 +20,15 @@ from icr_platform.core.schemas import DROPS, RESPONSES
 from icr_platform.engines.execution.map_parts import map_parts
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
-from icr_platform.engines.sampling.sampler import Dropped, Request, Sampled, Sampler, ignore_progress, requests_of
+from icr_platform.engines.sampling.sampler import (
+    Dropped,
+    Request,
+    Sample,
+    Sampled,
+    Sampler,
+    ignore_progress,
+    requests_of,
+)
 from icr_platform.engines.sampling.settings import SamplingSettings
 
 
@@ -85,33 +93,48 @@ def _drops(requests: Sequence[Request], sampled: Sampled) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=DROPS.schema)
 
 
+class SampledRow(NamedTuple):
+    """A sample with its key and the digest of what it was made from."""
+
+    language: str
+    prompt_id: str
+    sample_index: int
+    input_digest: bytes
+    sample: Sample
+
+
 def _responses(
     identifier: Identifier, requests: Sequence[Request], digests: Sequence[bytes], sampled: Sampled
 ) -> pa.Table:
     rows = [
-        (request, digest, index, sample)
+        SampledRow(request.language, request.prompt_id, index, digest, sample)
         for request, digest, results in zip(requests, digests, sampled, strict=True)
         if not isinstance(results, Dropped)
         for index, sample in enumerate(results)
     ]
-    asked, texts = [request.language for request, *_ in rows], [sample.text for *_, sample in rows]
+    return response_table(identifier, rows)
+
+
+def response_table(identifier: Identifier, rows: Sequence[SampledRow]) -> pa.Table:
+    """Samples as schemas.RESPONSES, with the languages of their answers and thoughts."""
+    asked, texts = [row.language for row in rows], [row.sample.text for row in rows]
     identified = identifier.of_answers(asked, texts)
-    thoughts = [sample.thought for *_, sample in rows]
+    thoughts = [row.sample.thought for row in rows]
     thought_in = iter(identifier([thought for thought in thoughts if thought is not None]))
     columns = {
         "language": asked,
-        "prompt_id": [request.prompt_id for request, *_ in rows],
-        "sample_index": [index for *_, index, _ in rows],
+        "prompt_id": [row.prompt_id for row in rows],
+        "sample_index": [row.sample_index for row in rows],
         "response": texts,
-        "token_ids": [sample.token_ids for *_, sample in rows],
-        "finish_reason": [sample.finish_reason for *_, sample in rows],
-        "token_ids_source": [sample.token_ids_source for *_, sample in rows],
-        "token_count": [len(sample.token_ids) for *_, sample in rows],
-        "character_count": [len(sample.text) for *_, sample in rows],
+        "token_ids": [row.sample.token_ids for row in rows],
+        "finish_reason": [row.sample.finish_reason for row in rows],
+        "token_ids_source": [row.sample.token_ids_source for row in rows],
+        "token_count": [len(row.sample.token_ids) for row in rows],
+        "character_count": [len(text) for text in texts],
         "detected_language": [found.language for found in identified],
         "language_confidence": [found.confidence for found in identified],
-        "input_digest": [digest for _, digest, *_ in rows],
-        "answer_start": pa.array([sample.answer_start for *_, sample in rows], pa.int32()),
+        "input_digest": [row.input_digest for row in rows],
+        "answer_start": pa.array([row.sample.answer_start for row in rows], pa.int32()),
         "thought": pa.array(thoughts, pa.string()),
         "thought_language": pa.array(
             [None if thought is None else next(thought_in).language for thought in thoughts], pa.string()
