@@ -127,7 +127,7 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
 
     def reward_bench_config(self, policy: str, reference: str) -> RewardBenchConfig:
         """reward_bench of one policy on the labelled pairs; reference: of its reward."""
-        own = {"policy": policy, "reference": reference}
+        own = {"policy": policy, "reference": reference, "checker": ""}
         return RewardBenchConfig.model_validate(self._of_stage("reward_bench") | own)
 
     def own_samples_config(self, responses: str, rewards: str, preferences: str, checker: str) -> RewardBenchConfig:
