@@ -27,6 +27,7 @@ from icr_platform.core.language_tags import ENGLISH, find_name, is_english
 from icr_platform.core.languages import is_language
 from icr_platform.core.schemas import PREFERENCES, RESPONSES
 from icr_platform.core.visible_text import has_visible_character
+from icr_platform.data.bad_rows import MOST_LEFT_OUT
 from icr_platform.data.column_map import NO_MAP, ColumnNames, refuse_map
 from icr_platform.data.prompts import load_prompts
 from icr_platform.data.row_fields import MESSAGE_FIELDS, ROW_GROUPS, BadRow, Columns, identity_of, optional_text
@@ -41,7 +42,7 @@ from icr_platform.data.text_pairs import (
     IdenticalRow,
     texts_of,
 )
-from icr_platform.data.text_preferences import MOST_LEFT_OUT, languages_in
+from icr_platform.data.text_preferences import languages_of
 from icr_platform.data.wording import left_out, shown
 
 ENGLISH_FIELDS = ("english_instruction", "english_prompt", "english_messages")
@@ -134,7 +135,7 @@ def read_labelled_pairs(
     opened = open_source(source, _WANTED, sorts=False, columns=columns)
     reader = _Reader(source, {})
     notes = list(opened.notes)
-    names = languages_in(opened)
+    names = languages_of(opened)
     notes += left_out(source, [name for name in opened.names if name not in names])
     if prompts:
         reader.english |= read_english(prompts, prompt_columns, notes)

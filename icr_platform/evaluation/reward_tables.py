@@ -52,12 +52,12 @@ def accuracy_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_category(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """All rows under '', and those of each category where there are several."""
+    """All rows under '', and those of each category where not all have the same; rows that name none are in the first only."""
     if len(rows):
         yield "", rows
     names = sorted(rows["category"].unique())
     if len(names) > 1:
-        yield from ((name, rows[rows["category"] == name]) for name in names)
+        yield from ((name, rows[rows["category"] == name]) for name in names if name)
 
 
 def _in_order(languages: pd.Series) -> list[str]:

@@ -47,7 +47,7 @@ from icr_platform.models.devices import resolve_device, resolve_dtype
 from icr_platform.models.model_identity import model_identity
 from icr_platform.pipeline.code_digest import Code, code_of
 from icr_platform.pipeline.stages import STAGES
-from icr_platform.training.config import TrainConfig
+from icr_platform.training.config import SftConfig, TrainConfig
 
 __all__ = ["ROW_INPUTS", "Code", "Identity", "artifact_identity", "identify", "strict_digest"]
 
@@ -61,10 +61,27 @@ _ASKED = ("instruction", "english_instruction", "messages", "english_messages")
 _ROWS_AT_ONCE = 4096
 _BY_RESOLUTION = ("dtype", "server_url", "server_model", "server_identity", "judge_identity")
 _COLUMNS = (
-    "prompt_columns", "preference_columns", "reference_columns", "output_columns", "pair_columns", "corrupt_columns",
-)  # fmt: skip
+    "prompt_columns",
+    "preference_columns",
+    "document_columns",
+    "reference_columns",
+    "output_columns",
+    "pair_columns",
+    "corrupt_columns",
+)
 _BY_ROWS = ("languages", "limit", *_COLUMNS)
-ROW_INPUTS = ("prompts", "responses", "outputs", "reference_outputs", "questions", "answers", "pairs", "corrupt")
+ROW_INPUTS = (
+    "prompts",
+    "documents",
+    "chat_template",
+    "responses",
+    "outputs",
+    "reference_outputs",
+    "questions",
+    "answers",
+    "pairs",
+    "corrupt",
+)
 """Inputs whose rows must be read to say what the work is; others are known by their digest."""
 # What only chooses among rewards that are there: a log-probability is the same under all of them.
 _SELECTION = frozenset({
@@ -76,6 +93,9 @@ _LENGTH_CONTROL = ("lc_cross_validation",)
 _SEED_PICKS_ORDERS = ("logprob", "openai")
 _POLICYS_OWN = {"chat_template_kwargs", "system_prompt", "system_role"}  # and not the judge's
 _ASKING = ("judge_api_model", "judge_answer", "judge_samples")
+# The two trainings share a job, which starts either.
+_OF_SFT = ("training.sft", "training.documents")
+_OF_DPO = ("training.dpo", "training.margins", "training.reference_logprobs")
 # Of an accelerate configuration: where its processes run and find each other.
 _LAUNCH_PLACES = frozenset({
     "compute_environment", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "main_training_function",
@@ -294,8 +314,22 @@ def _train(config: TrainConfig, known: Known) -> _Basis:
     return _Basis(
         settings=settings | _compute(config.dtype, config.device) | {"launch": launch},
         inputs=inputs,
-        unused=[] if has_texts else ["data.text_preferences"],
+        unused=[*_OF_SFT, *([] if has_texts else ["data.text_preferences"])],
     )
+
+
+@_basis.register
+def _sft(config: SftConfig, known: Known) -> _Basis:
+    from icr_platform.data.text_documents import read_text_documents
+    from icr_platform.models.checkpoint_files import read_template
+
+    texts = read_text_documents(config.documents, config.document_columns, config.prompts, config.prompt_columns)
+    inputs = {"policy": _model(config.policy, known), "documents": texts.digest}
+    if config.chat_template:
+        inputs["chat_template"] = text_digest(json.dumps(read_template(Path(config.chat_template))))
+    settings = _settings(config, *_COLUMNS, *(() if config.lora_rank else ("lora_alpha",)))
+    launch = _launch(Path(config.accelerate_config)) if config.accelerate_config else {}
+    return _Basis(settings | _compute(config.dtype, config.device) | {"launch": launch}, inputs, unused=_OF_DPO)
 
 
 def _launch(path: Path) -> Settings:

@@ -125,6 +125,20 @@ STAGES: dict[str, StageRow] = {
             ),
         ),
         StageRow(
+            name="sft",
+            help="finetune a model, such as a base model, on responses: what the method starts from",
+            config_class="icr_platform.training.config:SftConfig",
+            module="icr_platform.training.sft_stage",
+            artifacts=("checkpoint",),
+            unfinished=("checkpoint.unfinished",),
+            begun=(
+                "checkpoint/*",
+                "checkpoint.unfinished/checkpoint-*",
+                "checkpoint.unfinished/trained.*",
+                "checkpoint.unfinished/model",
+            ),
+        ),
+        StageRow(
             name="eval",
             help="sample outputs, judge them against reference outputs, report win rates per language",
             config_class="icr_platform.evaluation.config:EvalConfig",

@@ -14,7 +14,6 @@ A run goes on where it was stopped. The CSV has a row for each language, corrupt
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -23,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icr_platform.evaluation.corruptions import CORRUPTIONS, GivenOutput, corrupt
+from icr_platform.evaluation.corruptions import GivenOutput, corrupt
 from icr_platform.evaluation.sentences import sentences
 from tests.support.real_data import shared_folder
 

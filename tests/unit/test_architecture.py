@@ -68,6 +68,7 @@ STAGE_CONFIGS = {
     "GenerateConfig",
     "AnnotateConfig",
     "TrainConfig",
+    "SftConfig",
     "EvalConfig",
     "MtBenchConfig",
     "InstructionsConfig",

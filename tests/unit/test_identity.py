@@ -48,7 +48,7 @@ from icr_platform.pipeline.code_digest import code_of, commit, modules_of
 from icr_platform.pipeline.identity import Identity, identify, strict_digest
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
-from icr_platform.training.config import TrainConfig
+from icr_platform.training.config import SftConfig, TrainConfig
 
 LANGUAGES = ("en", "es", "de")
 IDS = ("p0", "p1", "p2", "p3")
@@ -111,6 +111,7 @@ def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_artifact(root / "responses", RESPONSES, samples)
     write_artifact(root / "sampled", OUTPUTS, samples)
     write_artifact(root / "preferences", PREFERENCES, keys)
+    write_rows(root / "documents.jsonl", [{"instruction": f"{key}?", "output": f"{key}!"} for key in IDS])
     (root / "launch.yaml").write_text("# two\nnum_processes: 2\ndistributed_type: MULTI_GPU\nmain_process_port: 0\n")
     (root / "difficulty.csv").write_text("id,instruction_difficulty\np0,0.5\np1,-0.25\n")
     content = "{instruction} {output_m} {output_M}"
@@ -126,6 +127,7 @@ def config_of(stage: str, root: Path, **over: Any) -> Any:
         "generate": {"policy": "policy", "prompts": "prompts"},
         "annotate": {"policy": "policy", "reference": "reference", "prompts": "prompts", "responses": "responses"},
         "train": {"policy": "policy", "preferences": "preferences"},
+        "sft": {"policy": "policy", "documents": "documents.jsonl"},
         "eval": {"policy": "policy", "prompts": "prompts", "reference_outputs": "references/{language}/model.json"},
         "mt_bench": {"policy": "policy", "questions": "questions"},
         "benchmarks": {"policy": "policy"},
@@ -586,7 +588,7 @@ def test_modules_and_settings_that_are_left_out_are_there_under_these_names() ->
     assert identity._SELECTION | set(identity._TRANSLATION) <= set(AnnotateConfig.model_fields)
     names = (*identity._LENGTH_CONTROL, *identity._ASKING, *identity._BY_RESOLUTION, *identity._BY_ROWS)
     assert set(names) <= {
-        *EvalConfig.model_fields, *TrainConfig.model_fields, *RewardBenchConfig.model_fields,
+        *EvalConfig.model_fields, *TrainConfig.model_fields, *SftConfig.model_fields, *RewardBenchConfig.model_fields,
     }  # fmt: skip
 
 
