@@ -304,6 +304,7 @@ def _inspector(tool: str, arguments: list[str]) -> int:
 
     from icr_platform.cli.flags import Parser
     from icr_platform.cli.worlds import WORLDS
+    from icr_platform.evaluation.confusion import mark
     from ui.server.app import launch, publish_verdicts
     from ui.server.options import InspectOptions
 
@@ -323,7 +324,7 @@ def _inspector(tool: str, arguments: list[str]) -> int:
     options = InspectOptions(**{option.name: getattr(given, option.name) for option in fields(InspectOptions)})
     _quiet_libraries()
     if tool == "inspect":
-        launch(options, WORLDS)
+        launch(options, WORLDS, mark)
     print(f"published {publish_verdicts(options, given.run)} verdicts to run {given.run}")
     return 0
 

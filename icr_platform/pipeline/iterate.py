@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from icr_platform.core.config import Config, without_secrets
 from icr_platform.core.errors import WeightsRemovedError
-from icr_platform.core.parts import Worlds, split_world
 from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.models.removed_weights import removed_weights
 from icr_platform.pipeline.arm import CONFIG, OWN_SAMPLES, STEP, Arm
@@ -26,6 +25,7 @@ from icr_platform.pipeline.arm_results import (
 )
 from icr_platform.pipeline.checkpoint_removal import checkpoints_to_give_up, give_up_checkpoint
 from icr_platform.pipeline.config import IterateConfig
+from icr_platform.pipeline.measures import check_measures, checker_of
 from icr_platform.pipeline.runner import code_tags, logged_params, run_stage, track_status
 from icr_platform.pipeline.session import Session, StageRun
 from icr_platform.tracking.model_registry import forget_iterations, register_checkpoint
@@ -50,6 +50,7 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
         if not session.resolver.known(resolved):  # models in a remote store are checked by the stages, which fetch them
             check_models(session, resolved)
             check_english(resolved)
+            check_measures(resolved)
         checker = checker_of(config, resolved, session.worlds)
         arm = Arm(config, resolved, _start(session, config), [resolved.policy], checker)
         with track_status(arm.run):
@@ -80,26 +81,6 @@ def check_english(config: IterateConfig) -> None:
     kinds = config.annotate.reward_kind
     if config.iterations and any(REWARD_KINDS[kind].needs_english for kind in kinds):
         check(config.prompts, load_prompts(config.prompts, config.languages, config.limit).table, kinds)
-
-
-def checker_of(given: IterateConfig, resolved: IterateConfig, worlds: Worlds) -> str:
-    """What says which of the policy's own samples are right: as `reward_bench.checker` names it; without that, the verifiable
-    instructions that the training prompts carry, or the part of the world that they are from; '' for nothing.
-
-    Raises:
-        InputError: the prompts carry instructions that cannot be read.
-    """
-    from icr_platform.data.prompts import load_prompts
-    from icr_platform.data.verifiable import constraints_of
-
-    if given.reward_bench.checker or not given.iterations:
-        return given.reward_bench.checker
-    found = split_world(given.prompts, worlds)
-    if found is not None:
-        part = found[0].parts.get("checker")
-        return part.place if part else ""
-    prompts = load_prompts(resolved.prompts, resolved.languages, resolved.limit, resolved.prompt_columns)
-    return "instructions" if constraints_of(resolved.prompts, prompts.languages, resolved.prompt_columns) else ""
 
 
 def check_models(session: Session, config: IterateConfig) -> tuple[str, ...]:

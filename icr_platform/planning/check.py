@@ -159,7 +159,8 @@ class Checked(NamedTuple):
 def _check_inputs(
     preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction
 ) -> Checked | None:
-    from icr_platform.pipeline.iterate import check_english, check_models, checker_of
+    from icr_platform.pipeline.iterate import check_english, check_models
+    from icr_platform.pipeline.measures import checker_of
 
     resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))
     if resolved is None:
@@ -178,7 +179,7 @@ def _check_inputs(
             lambda: _count(preflight, resolved.policy, resolved.eval_prompts, resolved, True)
         )
     checker = preflight.attempt(lambda: checker_of(config, resolved, session.worlds)) or ""
-    measured = _measures(preflight, resolved)
+    measured = _measures(preflight, session, resolved)
     if shape is None or training is None or preflight.problems:
         return None
     rates, source = _rates(resolved, shape, training, prediction)
@@ -201,12 +202,20 @@ def _check_inputs(
     return Checked(resolved, plans, checker)
 
 
-def _measures(preflight: Preflight, config: IterateConfig) -> list[str]:
+def _measures(preflight: Preflight, session: Session, config: IterateConfig) -> list[str]:
     """Check what else every policy is measured on, and count it: a line each."""
+    from icr_platform.pipeline.measures import check_measures
+
     arm, told = Arm(config, config, None, [config.policy]), []
+    known = len(preflight.problems)
+    preflight.attempt(lambda: check_measures(config))
+    if len(preflight.problems) > known:
+        return []
 
     def read(stage: str, stage_config: Config) -> Any:
-        found = preflight.attempt(lambda: STAGES[stage].load().read(stage_config))
+        found = preflight.attempt(
+            lambda: STAGES[stage].load().read(session.resolver.resolve(stage_config, config.seed))
+        )
         preflight.remarks += getattr(found, "notes", ())
         return found
 
