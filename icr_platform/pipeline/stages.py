@@ -146,7 +146,7 @@ STAGES: dict[str, StageRow] = {
             config_class="icr_platform.evaluation.config:InstructionsConfig",
             module="icr_platform.evaluation.instructions_stage",
             artifacts=("instruction_outputs", "instruction_checks"),
-            unfinished=("instruction_drops",),
+            unfinished=("instruction_drops", "instruction_confusion"),
         ),
         StageRow(
             name="benchmarks",
