@@ -94,8 +94,17 @@ def confusion_scores(parts: Iterable[pa.Table]) -> list[Score]:
     return scores
 
 
-def pass_rate_changes(before: Artifact, after: Artifact) -> pd.DataFrame:
+def confusion_parts(outputs: Artifact, english: Collection[str]) -> Iterator[pa.Table]:
+    """`confusion_rows` of an artifact of outputs, part by part: for outputs that an earlier version finished, which have no such table."""
+    for index in range(len(outputs.parts)):
+        yield confusion_rows(outputs.read_part(index, [*SAMPLE_KEY, _TEXT]), english)
+
+
+def pass_rate_changes(before: Iterable[pa.Table], after: Iterable[pa.Table]) -> pd.DataFrame:
     """What changed from one policy to another on the prompts that both answered, paired by prompt.
+
+    Args:
+        before, after: parts of schemas.CONFUSION.
 
     Returns:
         a row per metric and language: rates before and after in percent, difference in points with its 95% interval, p and Holm's p
@@ -103,7 +112,7 @@ def pass_rate_changes(before: Artifact, after: Artifact) -> pd.DataFrame:
         samples that count.
     """
     rates = [
-        pd.concat([_by_prompt(side.read_part(index)) for index in range(len(side.parts))]) for side in (before, after)
+        pd.concat([_by_prompt(CONFUSION.schema.empty_table()), *map(_by_prompt, side)]) for side in (before, after)
     ]
     rows = []
     for metric in (LINES, WORDS):
@@ -125,7 +134,7 @@ def pass_rate_changes(before: Artifact, after: Artifact) -> pd.DataFrame:
     return changes
 
 
-def change_metrics(changes: pd.DataFrame) -> dict[str, float]:
+def pass_rate_change_metrics(changes: pd.DataFrame) -> dict[str, float]:
     """`line_pass_rate_change/LANG` in points, with the ends of its interval and Holm's p, and the same of words; none that is not known."""
     ends = {"difference": "change", "low": "change_low", "high": "change_high", "adjusted_p_value": "change_p"}
     return {

@@ -15,7 +15,13 @@ from icr_platform.core.schemas import CONFUSION, OUTPUTS
 from icr_platform.engines.identification import line_language as lines
 from icr_platform.engines.segmentation import words
 from icr_platform.evaluation.confusion import Checked, Rule, check, english_words, mark, notes_on, rule_of
-from icr_platform.evaluation.confusion_table import confusion_rows, confusion_scores, write_confusion
+from icr_platform.evaluation.confusion_table import (
+    confusion_rows,
+    confusion_scores,
+    pass_rate_change_metrics,
+    pass_rate_changes,
+    write_confusion,
+)
 from icr_platform.evaluation.scores import Score
 from tests.support import confusion_benchmark
 from tests.support.real_data import shared_folder
@@ -298,6 +304,36 @@ def test_samples_of_one_prompt_that_always_agree_are_one_observation_each_prompt
     assert (every.low, every.high) == pytest.approx(wilson(4, 4))
     mixed = scored([("es", f"{i}", sample, (ES, EN)[sample]) for i in range(4) for sample in range(2)])
     assert mixed["line_pass_rate", "es"].low == pytest.approx(wilson(2, 4)[0])
+
+
+def test_two_policies_are_compared_prompt_by_prompt() -> None:
+    """Eight prompts in Russian, one of two samples; line and word rates differ on those that count on both sides only."""
+    feedback = f"{RU} И feedback для вас, конечно."
+    before = [RU, EN, EN, EN, EN, feedback, feedback, "да"]
+    after = [RU, RU, RU, RU, EN, RU, feedback, RU]
+    sides = [
+        [confusion_rows(outputs([("ru", f"{i}", 0, text) for i, text in enumerate(texts)]), english_words())]
+        for texts in (before, after)
+    ]
+    sides[0] += [confusion_rows(outputs([("es", "a", 0, ES), ("es", "a", 1, EN)]), english_words())]
+    sides[1] += [confusion_rows(outputs([("es", "a", 0, ES), ("es", "b", 0, ES), ("el", "a", 0, ES)]), english_words())]
+    changes = pass_rate_changes(*sides).set_index(["metric", "language"])
+    line = changes.loc[("line_pass_rate", "ru")]
+    assert [line[name] for name in ("before", "after", "n", "n_unpaired")] == pytest.approx([300 / 7, 600 / 7, 7, 1])
+    assert line["difference"] == pytest.approx(300 / 7)
+    assert line["low"] < line["difference"] < line["high"]
+    word = changes.loc[("word_pass_rate", "ru")]  # prompts 0, 5 and 6 pass by line on both sides
+    assert [word[name] for name in ("before", "after", "n", "n_unpaired")] == pytest.approx([100 / 3, 200 / 3, 3, 4])
+    spanish = changes.loc[("line_pass_rate", "es")]
+    assert [spanish[name] for name in ("before", "after", "difference", "n", "n_unpaired")] == [50, 100, 50, 1, 1]
+    assert ("line_pass_rate", "el") not in changes.index
+    metrics = pass_rate_change_metrics(changes.reset_index())
+    assert metrics["line_pass_rate_change/ru"] == pytest.approx(300 / 7)
+    assert metrics["line_pass_rate_change_low/ru"] == line["low"]
+    assert metrics["line_pass_rate_change_p/ru"] == line["adjusted_p_value"]
+    assert "line_pass_rate_change_low/es" not in metrics
+    assert pass_rate_changes([], []).empty
+    assert pass_rate_change_metrics(pass_rate_changes([], [])) == {}
 
 
 def test_where_nothing_can_be_counted_nothing_is_claimed() -> None:
