@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import ClassVar
 
-from pydantic import BeforeValidator
-
-from icr_platform.annotation.reward_kinds import REWARD_KINDS
 from icr_platform.core.config import (
     INPUTS,
     WHERE,
@@ -15,32 +12,22 @@ from icr_platform.core.config import (
     PinnedInputs,
     ScoreSettings,
     setting,
-    split_at_commas,
 )
 from icr_platform.core.faults import FaultSettings
 from icr_platform.core.mappings import ColumnMap
 from icr_platform.engines.execution.settings import ExecutionSettings
-from icr_platform.models.settings import ModelPlace
-
-if TYPE_CHECKING:
-    KindName = str
-else:  # Type checkers do not accept a computed Literal; at run time it refuses other names and lists the choices.
-    KindName = Literal[tuple(REWARD_KINDS)]
-
-RewardKinds = Annotated[tuple[KindName, ...], BeforeValidator(split_at_commas)]
-_KINDS = ", ".join(kind.name + (f" ({kind.remark})" if kind.remark else "") for kind in REWARD_KINDS.values())
-_DRAWN = ", ".join(kind.name for kind in REWARD_KINDS.values() if kind.draw)
+from icr_platform.engines.sampling.settings import TranslatorSettings
+from icr_platform.engines.scoring.settings import DRAWN, KINDS, RewardKinds, RewardSettings
 
 
-class AnnotateSettings(ExecutionSettings, ModelPlace, FaultSettings):
+class AnnotateSettings(RewardSettings, TranslatorSettings, ExecutionSettings, FaultSettings):
     """How responses are scored and pairs are selected (arXiv 2503.04647, section 3)."""
 
     heading, place_heading = "rewards and pairs", WHERE
 
     reward_kind: RewardKinds = setting(
-        ("cross-lingual",), f"kinds, comma-separated: {_KINDS}; the first makes the pairs"
+        ("cross-lingual",), f"kinds, comma-separated: {KINDS}; the first makes the pairs"
     )
-    beta: float = setting(0.1, "scale of the implicit reward beta * (log pi - log pi_ref)", gt=0)
     length_control: bool = setting(True, "subtract alpha * characters from the reward, with alpha fitted per language")
     alpha_min: float = setting(-1.0, "lower bound of alpha, reward per character")
     alpha_max: float = setting(1.0, "upper bound of alpha, reward per character")
@@ -55,11 +42,6 @@ class AnnotateSettings(ExecutionSettings, ModelPlace, FaultSettings):
     )
     minimal_margin: float = setting(0.0, "drop pairs unless their margin is above this", ge=0)
     upper_bound: float = setting(float("inf"), "choose only responses whose length-controlled reward is below this")
-    translator: str = setting(
-        "", "model that translates responses into English, for kinds that score translations", "model"
-    )
-    translation_max_tokens: int = setting(2400, "new tokens of a translation at most", ge=1)
-    batch_tokens: int = setting(8192, "tokens scored together, padding included", "place", ge=1)
 
 
 class AnnotateConfig(ChatSettings, ScoreSettings, AnnotateSettings, PinnedInputs):
@@ -73,7 +55,7 @@ class AnnotateConfig(ChatSettings, ScoreSettings, AnnotateSettings, PinnedInputs
     prompts: str = setting("", "prompts that the responses answer", "input")
     prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction": "prompt"}', later=True)
     responses: str = setting("", "responses artifact", "input")
-    seed: int = setting(42, f"seed of the {_DRAWN} kind", ge=0)
+    seed: int = setting(42, f"seed of the {DRAWN} kind", ge=0)
     output: str = setting(
         "", "folder of the artifacts; empty: a work folder, which is emptied once MLflow has them", "place"
     )

@@ -5,7 +5,6 @@ Filters of pairs (margin, upper bound, one survivor) are in `pairs`.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from icr_platform.annotation.config import AnnotateSettings
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.faults import TEMPLATE, TOO_LONG
 from icr_platform.core.languages import UNDETERMINED, counts_as, language_name, too_short
+from icr_platform.core.visible_text import has_visible_character
 from icr_platform.engines.identification.language_id import known_to_all
 
 EMPTY = "empty"
@@ -39,19 +39,6 @@ class FilterResult(NamedTuple):
 
 
 KEPT = FilterResult("", "")
-
-
-def has_visible_character(text: str) -> bool:
-    """Whether some character is neither white space nor a control or format character.
-
-    >>> has_visible_character(" \\n\\u200b"), has_visible_character(" .")
-    (False, True)
-    """
-    return any(unicodedata.category(character) not in _INVISIBLE for character in text)
-
-
-# Unicode's space separators, line and paragraph separators, control and format characters.
-_INVISIBLE = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})
 
 
 def unknown_languages(responses: Artifact) -> frozenset[str] | None:

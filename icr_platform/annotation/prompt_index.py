@@ -8,12 +8,12 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icr_platform.annotation.reward_kinds import REWARD_KINDS
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.data.column_map import NO_MAP, ColumnNames
 from icr_platform.data.prompts import load_prompts
+from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS
 
 _BATCH = 4096
 

@@ -33,13 +33,13 @@ from icr_platform.annotation.filters import (
 )
 from icr_platform.annotation.length_control import fit_alpha
 from icr_platform.annotation.pairs import PairSelection, near_duplicate, pair_candidates, select_pairs
-from icr_platform.annotation.part_scoring import SAMPLE_KEY, from_kinds
 from icr_platform.annotation.prompt_index import PromptIndex
-from icr_platform.annotation.reward_kinds import needs_translations
-from icr_platform.annotation.translation import FAILURES
 from icr_platform.core.arrays import AnyArray, Floats, Integers, Objects
 from icr_platform.core.artifacts import Artifact, completed
 from icr_platform.core.schemas import DROPS, PREFERENCES
+from icr_platform.engines.sampling.translation import FAILURES
+from icr_platform.engines.scoring.kind_scores import SAMPLE_KEY, from_kinds
+from icr_platform.engines.scoring.reward_kinds import needs_translations
 
 NEAR_DUPLICATE = "near-duplicate"
 _ABSENT, _KEPT = -1, 0

@@ -15,54 +15,44 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icr_platform.annotation import translation
 from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.annotation.context_fit import FIT_COLUMNS, ContextFit
 from icr_platform.annotation.filters import COLUMNS, FilterResult, filter_samples, unknown_languages, unknown_notes
-from icr_platform.annotation.part_scoring import (
-    SAMPLE_KEY,
-    Scored,
-    by_kind,
-    from_kinds,
-    implicit_reward,
-    logprob_table,
-    plan_part,
-    score_digests,
-    score_plan,
-    scored_rows,
-)
+from icr_platform.annotation.part_scoring import scored_rows
 from icr_platform.annotation.prompt_index import PromptIndex, prompt_index
 from icr_platform.annotation.response_checks import check_responses
-from icr_platform.annotation.reward_kinds import REWARD_KINDS, needs_translations, scored_kinds
 from icr_platform.annotation.selection import ResponseReader, collect_samples, select_language, write_chunk
 from icr_platform.annotation.summary import Written, annotation_metrics, summary_table
-from icr_platform.core.arrays import Floats
 from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact, read_parquet
 from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.faults import FAULTS, fault_notes, require_few_faults
 from icr_platform.core.language_tags import ENGLISH
-from icr_platform.core.part_job import Advance, Make, PartJob, TakenPart
+from icr_platform.core.part_job import Make, PartJob, TakenPart
 from icr_platform.core.schemas import DROPS, LOGPROBS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.engines.execution.map_parts import check_execution, map_parts
+from icr_platform.engines.sampling import translation
 from icr_platform.engines.sampling.sampler import ignore_progress
+from icr_platform.engines.scoring.kind_scores import SAMPLE_KEY, by_kind, from_kinds, implicit_reward
+from icr_platform.engines.scoring.model_scores import ScoreShard, free_gpu_memory, load_scorer, score_shard, taken_part
+from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations, scored_kinds
+from icr_platform.engines.scoring.settings import check_kinds
 from icr_platform.models.loading import (
     chat_of_helper,
     check_same_tokenisation,
     check_weights,
     load_config,
-    load_model,
     load_tokenizer,
 )
 
@@ -134,13 +124,7 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
 
 def check_settings(config: AnnotateConfig) -> None:
     """Raise InputError for settings that no responses could be annotated with."""
-    kinds = config.reward_kind
-    if not kinds or len(set(kinds)) < len(kinds):
-        raise InputError(f"config: field 'reward_kind' is {','.join(kinds)!r}; give one kind or several different ones")
-    if needs_translations(kinds) and not config.translator:
-        raise InputError(
-            "config: field 'translator' is missing for a reward kind that scores translations; give --translator MODEL"
-        )
+    check_kinds(config, config.translator)
     if not config.alpha_min <= config.alpha_max:
         raise InputError(
             f"config: field 'alpha_min' {config.alpha_min} is above 'alpha_max' {config.alpha_max}; give the lower first"
@@ -190,7 +174,9 @@ def _translate(work: _Work) -> Artifact:
     earlier = work.context.earlier.rows(TRANSLATIONS.name, TRANSLATIONS)
 
     def shard(part: int) -> translation.Texts:
-        return translation.texts_of(work.responses.read_part(part), work.filtered(part), earlier)
+        return translation.texts_of(
+            work.responses.read_part(part), [bool(result.reason) for result in work.filtered(part)], earlier
+        )
 
     def take(part: int) -> TakenPart | None:
         texts = shard(part)
@@ -198,7 +184,7 @@ def _translate(work: _Work) -> Artifact:
             return None
         return TakenPart((translation.translate_part(None, texts, ignore_progress),), len(texts.texts))
 
-    job = _job("translate", writer, work, 1, shard, partial(translation.load_translator, work.config))
+    job = _job("translate", writer, work, 1, shard, partial(translation.load_translator, work.config, work.config))
     return _write_parts(replace(job, take=take) if earlier else job, work)
 
 
@@ -219,76 +205,24 @@ def _rewards(work: _Work, translations: Artifact | None) -> Artifact:
     return writer.close(len(work.responses.parts))
 
 
-class _Shard(NamedTuple):
-    """What the scores of a part are made from.
-
-    keys: [R] rows of the responses, key columns only. scored: [R] for each kind. digests: [R * K], see `score_digests`.
-    known: [R] for each kind, log-probabilities that earlier work has; NaN where it has none.
-    """
-
-    keys: pa.Table
-    scored: Mapping[str, Sequence[Scored | None]]
-    digests: Sequence[bytes | None]
-    known: Mapping[str, Floats]
-
-
 def _logprobs(work: _Work, translations: Artifact | None, name: str, model: str) -> Artifact:
     """Score every part under one model, into the work folder; what earlier work has scored is taken from there."""
     folder = work.context.folder / _WORK_FOLDER / f"{name}-{LOGPROBS.name}"
     writer = ArtifactWriter(folder, LOGPROBS, work.context.fingerprint)
     earlier = work.context.earlier.rows(f"{name}-{LOGPROBS.name}", LOGPROBS)
 
-    def shard(part: int) -> _Shard:
+    def shard(part: int) -> ScoreShard:
         responses = work.responses.read_part(part)
         english = translations.read_part(part).column("translation").to_pylist() if translations else None
         filtered = work.filtered(part, translations)
         scored = scored_rows(
             responses, filtered, english, work.prompts, work.scored_kinds, work.config, work.config.score
         )
-        digests = score_digests(responses, scored)
-        # Row after row, kind after kind within a row, as `by_kind` lays a table out.
-        known = np.full(len(digests), np.nan)
-        taken = earlier.take(digests)
-        known[taken.item] = taken.rows.column("logprob").to_numpy()
-        by_kind = known.reshape(-1, len(scored)).T
-        return _Shard(responses.select(SAMPLE_KEY), scored, digests, dict(zip(scored, by_kind, strict=True)))
+        return score_shard(responses, scored, earlier)
 
-    def take(part: int) -> TakenPart | None:
-        found = shard(part)
-        for kind, listed in found.scored.items():
-            if np.isnan(found.known[kind])[[item is not None for item in listed]].any():
-                return None
-        return TakenPart((logprob_table(found.keys, found.known, found.digests),), len(found.digests))
-
-    load = partial(_load_scorer, work.config, model)
+    load = partial(load_scorer, work.config, work.config, model)
     job = _job(name, writer, work, len(work.scored_kinds), shard, load)
-    return _write_parts(replace(job, take=take) if earlier else job, work)
-
-
-def _load_scorer(config: AnnotateConfig, model: str) -> Make:
-    from icr_platform.engines.scoring.logprobs import CompletionScorer
-
-    tokenizer = load_tokenizer(model, config)
-    loaded = load_model(model, config.dtype, config.device, config.trust_remote_code, quantization=config.quantization)
-    scorer = CompletionScorer(loaded, config.batch_tokens)
-
-    def score(shards: Iterable[_Shard], advance: Advance) -> Iterator[tuple[pa.Table]]:
-        for keys, scored, digests, known in shards:
-            told = 0
-
-            def tell(rows: int, tokens: int) -> None:
-                nonlocal told
-                told += rows
-                advance(rows, tokens)
-
-            # Equal completions are scored once, and those that earlier work has not at all: `fresh` has a value for each row that needs one.
-            plan = plan_part(scored, tokenizer, {kind: ~np.isnan(values) for kind, values in known.items()})
-            fresh = score_plan(scorer, plan, tell)
-            values = {kind: np.where(np.isnan(known[kind]), fresh[kind], known[kind]) for kind in scored}
-            advance(len(digests) - told, 0)  # equal completions, known ones, and rows without a score
-            yield (logprob_table(keys, values, digests),)
-
-    return score
+    return _write_parts(replace(job, take=lambda part: taken_part(shard(part))) if earlier else job, work)
 
 
 def _job(
@@ -312,10 +246,7 @@ def _write_parts(job: PartJob, work: _Work) -> Artifact:
     if writer.complete:
         return open_artifact(writer.folder, writer.table)
     map_parts(job, work.config)
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # nothing refers to the model any more: its memory goes to the one that is loaded next
+    free_gpu_memory()
     return writer.close(len(work.responses.parts))
 
 

@@ -17,8 +17,8 @@ from icr_platform.annotation.filters import SAMPLE_REASONS
 from icr_platform.annotation.length_control import length_controlled
 from icr_platform.annotation.pairs import DROP_REASONS
 from icr_platform.annotation.selection import NEAR_DUPLICATE, LanguagePairs, LanguageSamples
-from icr_platform.annotation.translation import FAILURES, OK
 from icr_platform.core.faults import FAULTS
+from icr_platform.engines.sampling.translation import FAILURES, OK
 
 PROMPT_REASONS = (*DROP_REASONS, NEAR_DUPLICATE)
 # Quantiles, not mean and spread: margins have long tails, and one garbled pair would move a mean.

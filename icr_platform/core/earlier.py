@@ -31,25 +31,52 @@ _BYTES = 16
 
 
 class Source(NamedTuple):
-    """A folder of Parquet parts, finished or not, and the column that holds the value that is looked for ('' for whole rows)."""
+    """A folder of Parquet parts, finished or not, and the column that holds the value that is looked for ('' for whole rows).
+
+    digest: the column that says what the value was made from.
+    """
 
     folder: Path
     column: str = ""
+    digest: str = DIGEST
 
 
-PLACES: dict[str, tuple[tuple[str, str], ...]] = {
-    "responses": (("responses", ""),),
-    "translations": (("translations", ""),),
-    "policy-logprobs": (("rewards", "policy_logprob"), ("work/policy-logprobs", "logprob")),
-    "reference-logprobs": (("rewards", "reference_logprob"), ("work/reference-logprobs", "logprob")),
-    "outputs": (("outputs", ""),),
-    "judgments": (("judgments", ""),),
-    "ratings": (("ratings", ""),),
-    "instruction_outputs": (("instruction_outputs", ""),),
-    "benchmarks": (("benchmarks", ""),),
+class Place(NamedTuple):
+    """Where rows lie in a stage's folder: see `Source`, which a folder of the stage makes of it."""
+
+    name: str
+    column: str = ""
+    digest: str = DIGEST
+
+
+PLACES: dict[str, tuple[Place, ...]] = {
+    "responses": (Place("responses"),),
+    "translations": (Place("translations"),),
+    "policy-logprobs": (Place("rewards", "policy_logprob"), Place("work/policy-logprobs", "logprob")),
+    "reference-logprobs": (Place("rewards", "reference_logprob"), Place("work/reference-logprobs", "logprob")),
+    "outputs": (Place("outputs"),),
+    "judgments": (Place("judgments"),),
+    "ratings": (Place("ratings"),),
+    "instruction_outputs": (Place("instruction_outputs"),),
+    "benchmarks": (Place("benchmarks"),),
+    "pairs-policy-logprobs": (
+        Place("reward_bench", "chosen_policy_logprob", "chosen_digest"),
+        Place("reward_bench", "rejected_policy_logprob", "rejected_digest"),
+        Place("work/policy-logprobs", "logprob"),
+    ),
+    "pairs-reference-logprobs": (
+        Place("reward_bench", "chosen_reference_logprob", "chosen_digest"),
+        Place("reward_bench", "rejected_reference_logprob", "rejected_digest"),
+        Place("work/reference-logprobs", "logprob"),
+    ),
 }
 """Where a stage's folder holds the rows of each kind of computation (`Identity.rows`): folder, and column of the value."""
-SAME_COMPUTATION = {"policy-logprobs": ("reference-logprobs",), "reference-logprobs": ("policy-logprobs",)}
+SAME_COMPUTATION = {
+    "policy-logprobs": ("reference-logprobs",),
+    "reference-logprobs": ("policy-logprobs",),
+    "pairs-policy-logprobs": ("pairs-reference-logprobs",),
+    "pairs-reference-logprobs": ("pairs-policy-logprobs",),
+}
 """A model's log-probabilities are the same whichever of the two models it is."""
 
 
@@ -75,7 +102,7 @@ class EarlierRows:
         never: tuple[str, *tuple[str, ...]] | None = None,
     ) -> None:
         self._table, self._never = table, never
-        self._parts = [(path, source.column) for source in sources for path in _readable_parts(source.folder)]
+        self._parts = [(path, source) for source in sources for path in _readable_parts(source.folder)]
         self._read = lru_cache(maxsize=4)(self._rows_of)
         self._index: _Index | None = None
         self._gone: set[int] = set()
@@ -156,14 +183,15 @@ class EarlierRows:
             return None
 
     def _digests_of(self, part: int) -> pa.Table:
-        return _with_digest(self._parts[part][0], [self._never[0]] if self._never else [])
+        path, source = self._parts[part]
+        return _with_digest(path, [self._never[0]] if self._never else [], source.digest)
 
     def _rows_of(self, part: int) -> pa.Table:
-        path, column = self._parts[part]
+        path, (_, column, digest) = self._parts[part]
         if not column:
             return read_parquet(path, table=self._table)
         names = [*(name for name in self._table.schema.names if name not in ("logprob", DIGEST)), column]
-        return _with_digest(path, names).rename_columns({column: "logprob"}).select(self._table.schema.names)
+        return _with_digest(path, names, digest).rename_columns({column: "logprob"}).select(self._table.schema.names)
 
 
 class Taken(NamedTuple):
@@ -173,11 +201,12 @@ class Taken(NamedTuple):
     item: Ints
 
 
-def _with_digest(path: Path, names: Sequence[str]) -> pa.Table:
+def _with_digest(path: Path, names: Sequence[str], digest: str = DIGEST) -> pa.Table:
+    """The columns `names`, and the one called `digest` as DIGEST; null where an older table has none."""
     import pyarrow.parquet as pq
 
-    if DIGEST in pq.read_schema(path).names:
-        return read_parquet(path, [*names, DIGEST])
+    if digest in pq.read_schema(path).names:
+        return read_parquet(path, [*names, digest]).rename_columns({digest: DIGEST})
     rows = read_parquet(path, names)
     return rows.append_column(DIGEST, pa.nulls(rows.num_rows, pa.binary(_BYTES)))
 

@@ -197,6 +197,30 @@ MT_BENCH = _table(
     _INPUT_DIGEST,
 )  # fmt: skip
 
+REWARD_BENCH = _table(
+    "reward_bench", 1, _LANGUAGE,
+    _column("pair_id", pa.string(), "of the pair within its language"),
+    _column("prompt_id", pa.string(), "the same for all pairs of one prompt"),
+    _column("category", pa.string(), "what the pairs' source calls it, or the corruption; '' for none"),
+    _column("source", pa.string(), "'pairs' or 'corruptions'"),
+    _column("kind", pa.string(), "reward kind, or 'length': the baseline that prefers the longer response"),
+    _column("chosen_policy_logprob", pa.float64(), "nats, of the better response under the policy; null where no model scored it", True),
+    _column("chosen_reference_logprob", pa.float64(), "nats, the same under the reference", True),
+    _column("rejected_policy_logprob", pa.float64(), "nats, of the worse response under the policy", True),
+    _column("rejected_reference_logprob", pa.float64(), "nats, the same under the reference", True),
+    _column("chosen_reward", pa.float64(), "of the better response: implicit reward, or characters for 'length'; null where it has none", True),
+    _column("rejected_reward", pa.float64(), "of the worse response", True),
+    _column("margin", pa.float64(), "chosen_reward minus rejected_reward", True),
+    _column("is_right", pa.float64(), "1 where the better response has the higher reward, 0 where the lower, 0.5 where both have the same, "
+            "or where the pair's label is a tie; null where the kind could not score it", True),
+    _column("is_tie", pa.bool_(), "the label prefers neither response"),
+    _column("chosen_characters", pa.int32(), "Unicode code points"),
+    _column("rejected_characters", pa.int32(), "Unicode code points"),
+    _column("reason", pa.string(), "why is_right is null, as in a table of drops; '' where it is not"),
+    _column("chosen_digest", pa.binary(16), "what the log-probabilities of the better response were made from", True),
+    _column("rejected_digest", pa.binary(16), "the same of the worse response", True),
+)  # fmt: skip
+
 BENCHMARKS = _table(
     "benchmarks", 2, _LANGUAGE, _column("family", pa.string(), "'arc', 'hellaswag', ..., or the task's own name"),
     _column("task", pa.string(), "lm-eval's task name"),

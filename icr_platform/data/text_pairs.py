@@ -3,7 +3,7 @@
 - TRL's: `prompt`, `chosen`, `rejected`, as texts or messages, with the prompt repeated in the messages (UltraFeedback-binarized) or
   only there (implicit prompts);
 - transcripts, `\\n\\nHuman: ... \\n\\nAssistant: ...` in both (HH-RLHF);
-- two responses and which is better (PKU-SafeRLHF, SHP, AlpacaFarm, Chatbot Arena, HelpSteer3).
+- two responses and which is better (PKU-SafeRLHF, SHP, AlpacaFarm, Chatbot Arena, HelpSteer3), or a score of each.
 
 Both responses answer one conversation of any number of turns: they may differ in the last turn only.
 """
@@ -57,6 +57,7 @@ class Texts(NamedTuple):
     """A preference as its row says it.
 
     scores: of chosen and rejected, where the row has both. columns: that were read. remarks: as in `row_messages.Turn`.
+    is_tie: the row prefers neither, and chosen is the first of the two.
     """
 
     asked: Conversation
@@ -65,10 +66,15 @@ class Texts(NamedTuple):
     scores: tuple[float, float] | None
     columns: frozenset[str]
     remarks: tuple[str, ...]
+    is_tie: bool = False
 
 
 class TiedRow(BadRow):
     """The row says that neither response is better."""
+
+
+class IdenticalRow(BadRow):
+    """Both responses of the row are the same text."""
 
 
 def _is_0_or_1(value: Any) -> int | None:
@@ -110,11 +116,24 @@ _CHOICES: tuple[tuple[str, str, str, Callable[[Any], int | None]], ...] = (
     ("answer_a", "answer_b", "winner", _is_a_or_b),
 )
 """Two responses, what says which is better, and how: 0 for the first, 1 for the second, None where it cannot be read."""
+_GRADED: tuple[tuple[str, str, str, str], ...] = (
+    ("response_a", "response_b", "score_a", "score_b"),
+    ("response1", "response2", "score1", "score2"),
+    ("response_1", "response_2", "score_1", "score_2"),
+)
+"""Two responses, and the score of each: the higher is the better, equal ones are a tie."""
+RESPONSE_FIELDS = frozenset({
+    *(name for names in _PAIRS for name in names), *(name for names in (*_CHOICES, *_GRADED) for name in names[:2]),
+})  # fmt: skip
 PAIR_GROUPS: tuple[tuple[str, ...], ...] = (
     (*INSTRUCTION_FIELDS, *MESSAGE_FIELDS, "history", "context", "post"), SYSTEM_FIELDS, (INPUT_FIELD,), ID_FIELDS, LANGUAGE_FIELDS,
     *zip(*_SCORES, strict=True),
 )  # fmt: skip
-PAIR_LAYOUTS: tuple[tuple[str, ...], ...] = (*_PAIRS, *((first, second, label) for first, second, label, _ in _CHOICES))
+PAIR_LAYOUTS: tuple[tuple[str, ...], ...] = (
+    *_PAIRS,
+    *((first, second, label) for first, second, label, _ in _CHOICES),
+    *_GRADED,
+)
 """Columns by which a preference is read; see `row_sources.Wanted`."""
 
 
@@ -131,13 +150,18 @@ def _whole(value: Any) -> int:
     return int(number) if number is not None and number == int(number) else -1
 
 
-def texts_of(fields: Mapping[str, Any]) -> Texts:
+def texts_of(fields: Mapping[str, Any], keeps_ties: bool = False) -> Texts:
     """The preference of a row.
 
+    keeps_ties: a row that prefers neither is returned as a tie, not raised.
+
     Raises:
-        BadRow: what is wrong, naming the field; TiedRow for a row that prefers neither.
+        BadRow: what is wrong, naming the field; TiedRow for a row that prefers neither, IdenticalRow for one without a choice.
     """
-    names, chosen, rejected, more = _responses(fields)
+    names, more, is_tie = _responses(fields)
+    if is_tie and not keeps_ties:
+        raise TiedRow
+    chosen, rejected = (fields[name] for name in names)
     turns = {name: _conversation(value, name) for name, value in zip(names, (chosen, rejected), strict=True)}
     # Next to whole conversations in both, `messages` repeats the chosen one.
     is_short = all(len(said) == 1 for said in turns.values())
@@ -165,7 +189,7 @@ def texts_of(fields: Mapping[str, Any]) -> Texts:
     if before[0][-1].role == ASSISTANT:
         raise BadRow("the conversation before the responses ends with the assistant; end it with the user")
     if answers[0] == answers[1]:
-        raise BadRow(f"field {names[0]!r} equals {names[1]!r}; remove the row")
+        raise IdenticalRow(f"field {names[0]!r} equals {names[1]!r}; remove the row")
     systems = [text for name in SYSTEM_FIELDS if (text := optional_text(fields, name))]
     behind = optional_text(fields, INPUT_FIELD) if prompt_name != INPUT_FIELD else ""
     conversation = prompt_of([*earlier, *before[0]], prompt_name or names[0], systems, behind)
@@ -182,23 +206,33 @@ def texts_of(fields: Mapping[str, Any]) -> Texts:
         _scores(fields),
         frozenset({*names, *more, *([prompt_name] if prompt_name else [])}),
         tuple(name for name, value in remarks.items() if value),
+        is_tie,
     )
 
 
-def _responses(fields: Mapping[str, Any]) -> tuple[tuple[str, str], Any, Any, tuple[str, ...]]:
-    """Names and values of the chosen and the rejected response, and the column that said which is which."""
+def _responses(fields: Mapping[str, Any]) -> tuple[tuple[str, str], tuple[str, ...], bool]:
+    """Names of the chosen and the rejected response, the columns that said which is which, and whether they said neither."""
     for first, second in _PAIRS:
         if first in fields and second in fields:
-            return (first, second), fields[first], fields[second], ()
+            return (first, second), (), False
     for first, second, label, which in _CHOICES:
         if first in fields and second in fields and label in fields:
-            better = which(fields[label])
+            try:
+                better = which(fields[label])
+            except TiedRow:
+                return (first, second), (label,), True
             if better is None:
                 raise BadRow(
                     f"field {label!r} is {str(fields[label])[:40]!r}, which names neither {first} nor {second}; correct it"
                 )
-            names = (first, second) if better == 0 else (second, first)
-            return names, fields[names[0]], fields[names[1]], (label,)
+            return (first, second) if better == 0 else (second, first), (label,), False
+    for first, second, *labels in _GRADED:
+        if first in fields and second in fields and all(label in fields for label in labels):
+            grades = [_number(fields[label]) for label in labels]
+            if grades[0] is None or grades[1] is None:
+                label = labels[grades.index(None)]
+                raise BadRow(f"field {label!r} is {str(fields[label])[:40]!r}; give a number")
+            return (second, first) if grades[0] < grades[1] else (first, second), tuple(labels), grades[0] == grades[1]
     one = next((pair for pair in _PAIRS if pair[0] in fields or pair[1] in fields), None)
     if one and set(one) & set(fields):
         missing = one[1] if one[0] in fields else one[0]

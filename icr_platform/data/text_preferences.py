@@ -21,6 +21,7 @@ from icr_platform.core.artifacts import MANIFEST, PLAN, Artifact, ArtifactWriter
 from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import ENGLISH, english_first, is_tag, names_language, twice
 from icr_platform.core.schemas import PREFERENCES
+from icr_platform.data.bad_rows import BadRows
 from icr_platform.data.column_map import NO_MAP, ColumnNames
 from icr_platform.data.hub_sets import folder_set_of, hub_set_of
 from icr_platform.data.row_fields import ID_FIELDS, BadRow, Columns, identity_of
@@ -39,11 +40,8 @@ from icr_platform.models.chat import encode_response
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MOST_LEFT_OUT = 0.1
-"""Share of rows that may be unusable; a file with more is refused, since it is probably not what it is taken for."""
 _WANTED = Wanted("preferences", "prompt, chosen and rejected", PAIR_GROUPS, PAIR_LAYOUTS)
 _ROWS_AT_ONCE = 4096
-_NAMED_IN_A_NOTE = 3
 
 
 class TextPair(NamedTuple):
@@ -93,10 +91,10 @@ def read_text_preferences(source: str, columns: ColumnNames = NO_MAP) -> TextPre
     named by the numbers of their rows, or by the ids that a map of the columns names (see `data.column_map`).
 
     Raises:
-        InputError: nothing can be read, no pair is left, or more than MOST_LEFT_OUT of the rows cannot be used.
+        InputError: nothing can be read, no pair is left, or more than `bad_rows.MOST_LEFT_OUT` of the rows cannot be used.
     """
     opened = open_source(source, _WANTED, sorts=False, columns=columns)
-    languages = _languages(opened)
+    languages = languages_of(opened)
     reader = _Reader(source, has_ids=not columns.keys().isdisjoint(ID_FIELDS))
     for name in languages:
         reader.read(opened, name)
@@ -104,7 +102,12 @@ def read_text_preferences(source: str, columns: ColumnNames = NO_MAP) -> TextPre
     return reader.result([*opened.notes, *left_out(source, unknown)])
 
 
-def _languages(opened: RowSource) -> list[str]:
+def languages_of(opened: RowSource) -> list[str]:
+    """The names of a source under which rows are read: those that name a language, English first, or UNNAMED alone.
+
+    Raises:
+        InputError: none names one, or two name the same.
+    """
     if opened.names == (UNNAMED,):
         return [UNNAMED]
     found = english_first(filter(names_language, opened.names))
@@ -129,9 +132,8 @@ class _Reader:
         self._ids: set[tuple[str, str]] = set()
         self._columns = Columns(source, FIELDS)
         self._rows = self._ties = 0
-        self._faults: Counter[str] = Counter()
+        self._bad = BadRows(source)
         self._no_language: Counter[str] = Counter()
-        self._first: dict[str, str] = {}
 
     def read(self, opened: RowSource, name: str) -> None:
         part = opened.where(name)
@@ -145,8 +147,7 @@ class _Reader:
                 self._columns.see(part, row.fields)
                 continue
             except BadRow as error:
-                self._faults[str(error)] += 1
-                self._first.setdefault(str(error), row.where)
+                self._bad.add(str(error), row.where)
                 continue
             self._columns.see(part, row.fields, texts.remarks, texts.columns)
             said = next((row.fields[field] for field in LANGUAGE_FIELDS if row.fields.get(field)), name or ENGLISH)
@@ -167,20 +168,11 @@ class _Reader:
         self._scores.append(texts.scores)
 
     def result(self, notes: list[str]) -> TextPreferences:
-        faulty = sum(self._faults.values())
-        if faulty and faulty > MOST_LEFT_OUT * self._rows:
-            first = next(iter(self._first))
-            count = f"; {faulty:,} of {self._rows:,} rows cannot be used" if faulty > 1 else ""
-            raise InputError(f"{self._first[first]}: {first}{count}")
+        self._bad.require_few(self._rows)
         if not self._pairs:
             seen = f"all {self._rows:,} rows are ties" if self._rows else "it is empty"
             raise InputError(f"{self._source}: contains no pair, {seen}; give rows with {_WANTED.fields}")
-        if faulty:
-            faults = [
-                f"{count:,} because {fault} (first: {self._first[fault]})"
-                for fault, count in self._faults.most_common(_NAMED_IN_A_NOTE)
-            ]
-            notes.append(f"{self._source}: {faulty:,} of {self._rows:,} rows were left out: {'; '.join(faults)}")
+        notes += self._bad.notes(self._rows)
         if self._ties:
             notes.append(
                 f"{self._source}: {self._ties:,} of {self._rows:,} rows are ties, which prefer neither response, and were left out"

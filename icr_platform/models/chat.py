@@ -487,6 +487,35 @@ def encode_pair(prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Enc
     )
 
 
+def encode_turns(
+    tokenizer: PreTrainedTokenizerBase, asked: Conversation, response: str, last_only: bool = False
+) -> list[Encoded]:
+    """Encode a conversation and the response to it, with the mask on the assistant's turns: each after what the model is given there.
+
+    Returns: one sequence where each turn's prompt continues the turn before; several where it does not, as with templates that take
+        thoughts out of earlier turns.
+
+    last_only: mask the response alone. What the assistant says unasked, such as a greeting, is never masked.
+    """
+    answered = [
+        place
+        for place, role in enumerate(asked.roles)
+        if role == "assistant" and asked.roles[place - 1 : place] == USER and not last_only
+    ]
+    sequences: list[Encoded] = []
+    messages = [*asked.messages, {"role": "assistant", "content": response}]
+    for place in (*answered, len(messages) - 1):
+        prompt_ids = encode_messages(tokenizer, messages[:place])
+        turn = encode_pair(prompt_ids, encode_response(tokenizer, messages[place]["content"]))
+        before = sequences[-1] if sequences else Encoded([], [])
+        known = len(before.token_ids)
+        if known and prompt_ids[:known] == before.token_ids:
+            sequences[-1] = Encoded(turn.token_ids, [*before.completion_mask, *turn.completion_mask[known:]])
+        else:
+            sequences.append(turn)
+    return sequences
+
+
 def decode_response(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
     """Decode response ids without special tokens, and otherwise unchanged: nothing is stripped or cleaned up."""
     text: Any = tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -92,6 +92,38 @@ def read_settings(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_template(path: Path) -> Any:
+    """Read a chat template: a text of Jinja, the JSON of a tokenizer that has one (`tokenizer_config.json`), or a folder with either.
+
+    Raises:
+        InputError: nothing is there, or no template is in it.
+    """
+    if path.is_dir():
+        names = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+        found = [path / name for name in names if (path / name).is_file()]
+        if not found:
+            raise InputError(f"{path}: contains no chat template ({', '.join(names)}); give the file of one")
+        path = found[0]
+    if path.suffix == ".json":
+        template = read_settings(path).get("chat_template")
+        if isinstance(template, list):  # older tokenizers list several by name
+            template = {entry["name"]: entry["template"] for entry in template}
+        if not template:
+            raise InputError(
+                f"{path}: field 'chat_template' is missing; give a file of Jinja, or a tokenizer that has a template"
+            )
+        return template
+    with _readable(path):
+        _check_beginning(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: not text in UTF-8; give a chat template in Jinja") from None
+    if "messages" not in text:
+        raise InputError(f"{path}: not a chat template, since it names no `messages`; give a file of Jinja")
+    return text
+
+
 def _check_beginning(path: Path) -> None:
     with _readable(path):
         if not path.exists():  # the hub's cache is made of links, and its files may have been deleted

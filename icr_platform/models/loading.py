@@ -21,7 +21,7 @@ from icr_platform.models.adapters import (
     read_adapter,
 )
 from icr_platform.models.chat import bind, template_arguments
-from icr_platform.models.checkpoint_files import GENERATION, check_folder, other_kind, read_settings
+from icr_platform.models.checkpoint_files import GENERATION, check_folder, other_kind, read_settings, read_template
 from icr_platform.models.checkpoint_weights import (
     INDEX,
     INDICES,
@@ -82,16 +82,19 @@ def check_model_path(model: str) -> None:
         )
 
 
-def load_tokenizer(model: str, chat: ChatSettings = CHAT_DEFAULTS) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str, chat: ChatSettings = CHAT_DEFAULTS, template: str = "") -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder or hub name, with its chat template; an adapter may leave it to its base model.
 
     chat: what the template is rendered with, wherever the tokenizer goes, and whether the model's own code may run.
+    template: file of a chat template that takes the place of the model's.
 
     Raises:
         InputError: no such model, no tokenizer, no chat template or one that loses the instruction, or a token for which the
             model has no embedding.
     """
     tokenizer = read_tokenizer(model, chat.trust_remote_code)
+    if template:
+        tokenizer.chat_template = read_template(Path(template))
     bind(tokenizer, model, chat)
     require_embeddings(tokenizer, model, _embedding_rows(model))
     return tokenizer

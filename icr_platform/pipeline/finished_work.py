@@ -109,15 +109,17 @@ def stored_sources(tracker: Tracker, rows: Mapping[str, str], code: Mapping[str,
         # Newest first: a store of many runs must not cost more than the rows are worth.
         sources, fetched = [], 0
         for same in (name, *SAME_COMPUTATION.get(name, ())):
-            place, column = PLACES[same][0]
+            # What a finished stage leaves comes first; the others are folders that it worked in.
+            places = [place for place in PLACES[same] if place.name == PLACES[same][0].name]
             tags = {f"icr.rows.{same}": key} | ({f"icr.row_code.{same}": code[name]} if name in code else {})
             for run in tracker.find_tagged(tags, limit=_RUNS_OF_ROWS):
-                stored = tracker.stored(run, place)
+                stored = tracker.stored(run, places[0].name)
                 if stored is None or (stored.local is None and fetched == _FETCHED_FOR_ROWS):
                     continue
                 fetched += stored.local is None
                 try:
-                    sources.append(Source(stored.folder(), column))
+                    folder = stored.folder()
+                    sources += [Source(folder, place.column, place.digest) for place in places]
                 except IcrError as error:  # reusing rows only saves time: those that cannot be fetched are made again
                     print(f"{error}; its rows are not reused", file=sys.stderr, flush=True)
         found[name] = tuple(sources)

@@ -23,7 +23,6 @@ from typing import Any
 import pyarrow as pa
 
 from icr_platform.annotation.config import AnnotateConfig
-from icr_platform.annotation.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.core.artifacts import Artifact, open_artifact, own_manifest, text_digest
 from icr_platform.core.config import ChatSettings, Config, Role, identifying, leaves, role
 from icr_platform.core.errors import InputError
@@ -38,15 +37,17 @@ from icr_platform.engines.judging.choice import judge_place
 from icr_platform.engines.judging.settings import NO_JUDGE
 from icr_platform.engines.sampling.choice import sampler_place
 from icr_platform.engines.sampling.settings import SamplingSettings
+from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.evaluation.benchmark_families import asks_in_chat
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, InstructionsConfig, MtBenchConfig
 from icr_platform.evaluation.confusion import english_words
+from icr_platform.evaluation.reward_bench_config import RewardBenchConfig
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.devices import resolve_device, resolve_dtype
 from icr_platform.models.model_identity import model_identity
 from icr_platform.pipeline.code_digest import Code, code_of
 from icr_platform.pipeline.stages import STAGES
-from icr_platform.training.config import TrainConfig
+from icr_platform.training.config import SftConfig, TrainConfig
 
 __all__ = ["ROW_INPUTS", "Code", "Identity", "artifact_identity", "identify", "strict_digest"]
 
@@ -59,9 +60,28 @@ _LATER = ("messages", "thought", "thought_language", "thought_token_count")
 _ASKED = ("instruction", "english_instruction", "messages", "english_messages")
 _ROWS_AT_ONCE = 4096
 _BY_RESOLUTION = ("dtype", "server_url", "server_model", "server_identity", "judge_identity")
-_COLUMNS = ("prompt_columns", "preference_columns", "reference_columns", "output_columns")
+_COLUMNS = (
+    "prompt_columns",
+    "preference_columns",
+    "document_columns",
+    "reference_columns",
+    "output_columns",
+    "pair_columns",
+    "corrupt_columns",
+)
 _BY_ROWS = ("languages", "limit", *_COLUMNS)
-ROW_INPUTS = ("prompts", "responses", "outputs", "reference_outputs", "questions", "answers")
+ROW_INPUTS = (
+    "prompts",
+    "documents",
+    "chat_template",
+    "responses",
+    "outputs",
+    "reference_outputs",
+    "questions",
+    "answers",
+    "pairs",
+    "corrupt",
+)
 """Inputs whose rows must be read to say what the work is; others are known by their digest."""
 # What only chooses among rewards that are there: a log-probability is the same under all of them.
 _SELECTION = frozenset({
@@ -73,12 +93,20 @@ _LENGTH_CONTROL = ("lc_cross_validation",)
 _SEED_PICKS_ORDERS = ("logprob", "openai")
 _POLICYS_OWN = {"chat_template_kwargs", "system_prompt", "system_role"}  # and not the judge's
 _ASKING = ("judge_api_model", "judge_answer", "judge_samples")
+# The two trainings share a job, which starts either.
+_OF_SFT = ("training.sft", "training.documents")
+_OF_DPO = ("training.dpo", "training.margins", "training.reference_logprobs")
 # Of an accelerate configuration: where its processes run and find each other.
 _LAUNCH_PLACES = frozenset({
     "compute_environment", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "main_training_function",
     "rdzv_backend", "same_network", "gpu_ids", "enable_cpu_affinity", "debug", "commands", "command_file",
 })  # fmt: skip
-_SCORING: tuple[str, ...] = ("annotation.part_scoring", "engines.scoring.logprobs", "models.loading")
+_SCORING: tuple[str, ...] = (
+    "annotation.part_scoring",
+    "engines.scoring.model_scores",
+    "engines.scoring.logprobs",
+    "models.loading",
+)
 
 
 @dataclass(frozen=True)
@@ -246,13 +274,13 @@ def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
     rows = {f"{name}-logprobs": made | {"model": identity} for name, identity in models.items()}
     row_modules = dict.fromkeys(rows, _SCORING)
     if translates:
-        rows["translations"], row_modules["translations"] = made, ("annotation.translation",)
+        rows["translations"], row_modules["translations"] = made, ("engines.sampling.translation",)
     return _Basis(
         settings=settings | computed,
         inputs={**models, **translator, "prompts": prompts, "responses": responses.digest},
         rows=rows,
         row_modules=row_modules,
-        unused=[] if translates else ["annotation.translation", "engines.sampling"],
+        unused=[] if translates else ["engines.sampling"],
     )
 
 
@@ -284,8 +312,22 @@ def _train(config: TrainConfig, known: Known) -> _Basis:
     return _Basis(
         settings=settings | _compute(config.dtype, config.device) | {"launch": launch},
         inputs=inputs,
-        unused=[] if has_texts else ["data.text_preferences"],
+        unused=[*_OF_SFT, *([] if has_texts else ["data.text_preferences"])],
     )
+
+
+@_basis.register
+def _sft(config: SftConfig, known: Known) -> _Basis:
+    from icr_platform.data.text_documents import read_text_documents
+    from icr_platform.models.checkpoint_files import read_template
+
+    texts = read_text_documents(config.documents, config.document_columns, config.prompts, config.prompt_columns)
+    inputs = {"policy": _model(config.policy, known), "documents": texts.digest}
+    if config.chat_template:
+        inputs["chat_template"] = text_digest(json.dumps(read_template(Path(config.chat_template))))
+    settings = _settings(config, *_COLUMNS, *(() if config.lora_rank else ("lora_alpha",)))
+    launch = _launch(Path(config.accelerate_config)) if config.accelerate_config else {}
+    return _Basis(settings | _compute(config.dtype, config.device) | {"launch": launch}, inputs, unused=_OF_DPO)
 
 
 def _launch(path: Path) -> Settings:
@@ -432,6 +474,36 @@ def _mt_bench(config: MtBenchConfig, known: Known) -> _Basis:
         rows={"ratings": settings},
         row_modules={"ratings": ("evaluation.mt_bench_stage",)},
         cut=_cut((question.key for question in questions), 0),
+    )
+
+
+@_basis.register
+def _reward_bench(config: RewardBenchConfig, known: Known) -> _Basis:
+    from icr_platform.evaluation.reward_pairs import read_pairs
+
+    pairs = read_pairs(config).pairs
+    translates, draws = needs_translations(config.kinds), any(REWARD_KINDS[kind].draw for kind in config.kinds)
+    inputs = {"policy": _model(config.policy, known), "reference": _model(config.reference, known)}
+    models = dict(inputs)
+    if translates:
+        inputs["translator"] = _model(config.translator, known)
+    inputs["pairs"] = _rows_digest((pair.digest.hex(),) for pair in pairs)
+    unread = (*_BY_ROWS, *(() if draws else ("seed",)), *(() if translates else _TRANSLATION))
+    computed = _compute(config.dtype, config.device)
+    settings = _settings(config, *unread) | {"reward_kind": config.kinds}
+    translator = {"translator": inputs["translator"]} if translates else {}
+    made = {name: value for name, value in settings.items() if name not in _SELECTION} | computed | translator
+    rows = {f"pairs-{name}-logprobs": made | {"model": identity} for name, identity in models.items()}
+    row_modules: dict[str, Sequence[str]] = dict.fromkeys(rows, ("evaluation.reward_bench_stage",))
+    if translates:
+        rows["translations"], row_modules["translations"] = made, ("engines.sampling.translation",)
+    return _Basis(
+        settings=settings | computed,
+        inputs=inputs,
+        rows=rows,
+        row_modules=row_modules,
+        unused=[] if translates else ["engines.sampling"],
+        cut=_cut(((pair.language, pair.pair_id) for pair in pairs), config.shard_pairs),
     )
 
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icr_platform.annotation.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.core.config import Config, without_secrets
 from icr_platform.core.errors import WeightsRemovedError
+from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.models.removed_weights import removed_weights
 from icr_platform.pipeline.arm import CONFIG, Arm
 from icr_platform.pipeline.arm_results import (

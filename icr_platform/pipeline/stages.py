@@ -125,6 +125,20 @@ STAGES: dict[str, StageRow] = {
             ),
         ),
         StageRow(
+            name="sft",
+            help="finetune a model, such as a base model, on responses: what the method starts from",
+            config_class="icr_platform.training.config:SftConfig",
+            module="icr_platform.training.sft_stage",
+            artifacts=("checkpoint",),
+            unfinished=("checkpoint.unfinished",),
+            begun=(
+                "checkpoint/*",
+                "checkpoint.unfinished/checkpoint-*",
+                "checkpoint.unfinished/trained.*",
+                "checkpoint.unfinished/model",
+            ),
+        ),
+        StageRow(
             name="eval",
             help="sample outputs, judge them against reference outputs, report win rates per language",
             config_class="icr_platform.evaluation.config:EvalConfig",
@@ -139,6 +153,15 @@ STAGES: dict[str, StageRow] = {
             config_class="icr_platform.evaluation.config:MtBenchConfig",
             module="icr_platform.evaluation.mt_bench_stage",
             artifacts=("ratings",),
+        ),
+        StageRow(
+            name="reward_bench",
+            help="measure how often each kind of reward ranks the better response higher, on labelled pairs",
+            config_class="icr_platform.evaluation.reward_bench_config:RewardBenchConfig",
+            module="icr_platform.evaluation.reward_bench_stage",
+            artifacts=("reward_bench",),
+            unfinished=("reward_bench_drops", "translations", "work"),
+            show="icr_platform.pipeline.reward_bench_tables:show_reward_accuracy",
         ),
         StageRow(
             name="instructions",

@@ -139,11 +139,11 @@ def sources_in(
     found: dict[str, tuple[Source, ...]] = {}
     for name, key in rows.items():
         sources = [
-            Source(work.folder / place, column)
+            Source(work.folder / place.name, place.column, place.digest)
             for work in works
             for same in (name, *SAME_COMPUTATION.get(name, ()))
             if work.rows.get(same) == key and (name not in code or work.row_code.get(same) == code[name])
-            for place, column in PLACES.get(same, ())
+            for place in PLACES.get(same, ())
         ]
         found[name] = tuple(source for source in dict.fromkeys(sources) if source.folder.is_dir())
     return found

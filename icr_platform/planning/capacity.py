@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from icr_platform.annotation.reward_kinds import scored_kinds
+from icr_platform.engines.scoring.reward_kinds import scored_kinds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,11 +12,11 @@ from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from icr_platform.annotation.reward_kinds import needs_translations
 from icr_platform.core.config import ChatSettings, require
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds
 from icr_platform.core.writable import check_writable_folder
+from icr_platform.engines.scoring.reward_kinds import needs_translations
 from icr_platform.models.devices import resolve_dtype
 from icr_platform.pipeline.arm import Arm
 from icr_platform.pipeline.config import IterateConfig

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from icr_platform.annotation.reward_kinds import scored_kinds, scoring_conversation
 from icr_platform.core.config import ChatSettings
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
@@ -18,6 +17,7 @@ from icr_platform.engines.judging.judge_chat import JudgeChat, load_judge_chat
 from icr_platform.engines.judging.pairwise import Pair, load_template, orders_of
 from icr_platform.engines.sampling.choice import unfollowed_advice
 from icr_platform.engines.sampling.sampler import requests_of
+from icr_platform.engines.scoring.reward_kinds import scored_kinds, scoring_conversation
 from icr_platform.models.adapters import base_of
 from icr_platform.models.chat import stop_ids
 from icr_platform.models.context import context_of

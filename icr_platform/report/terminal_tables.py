@@ -130,3 +130,61 @@ def leaderboard_terminal_table(table: pd.DataFrame) -> Table:
         cells = ["-" if row[code] != row[code] else f"{row[code]:.2f}" for code in codes]
         shown.add_row(str(row["model"]), *cells, str(row["source"]), style="bold" if row["source"] == OWN else "")
     return shown
+
+
+def reward_accuracy_terminal_tables(accuracy: pd.DataFrame, comparison: pd.DataFrame) -> list[Table]:
+    """Accuracy of each kind of reward: by language, by category, and the kinds against each other.
+
+    Args:
+        accuracy: as `evaluation.reward_tables.accuracy_table`. comparison: as `comparison_table`.
+    """
+    tables = []
+    for source, rows in accuracy.groupby("source", sort=False):
+        over_all = rows[rows["category"] == ""]
+        tables.append(_accuracies(over_all, "language", f"Reward accuracy, % ({source}; 95% interval)"))
+        means = rows[(rows["category"] != "") & rows["language"].isin(_means_of(rows))]
+        if len(means):
+            tables.append(_accuracies(means, "category", f"Reward accuracy by category, % ({source}; 95% interval)"))
+    together = comparison[comparison["language"].isin(["all", *_only(comparison["language"])])]
+    shown = Table(title="Kinds on the same pairs (difference in points; exact paired test)", title_justify="left")
+    for heading in ("Kind", "against", "Difference", "only the first right", "only the second", "p", "p, Holm", "n"):
+        shown.add_column(heading, justify="left" if heading in ("Kind", "against") else "right")
+    for row in together.to_dict("records"):
+        figures = (f"{row['difference']:+.1f}", str(row["first_only"]), str(row["second_only"]))
+        chances = (f"{float(row[name]):.4f}" for name in ("p_value", "p_holm"))
+        shown.add_row(row["first"], row["second"], *figures, *chances, str(row["n"]))
+    return [*tables, shown] if len(together) else tables
+
+
+def _only(languages: pd.Series) -> list[str]:
+    """The one language of a comparison that has no other."""
+    names = list(languages.unique())
+    return names if len(names) == 1 else []
+
+
+def _means_of(rows: pd.DataFrame) -> list[str]:
+    """The language whose rows say what holds over all."""
+    return ["mean"] if (rows["language"] == "mean").any() else list(rows["language"].unique())
+
+
+def _accuracies(rows: pd.DataFrame, by: str, title: str) -> Table:
+    kinds = list(dict.fromkeys(rows["kind"]))
+    shown = Table(title=title, title_justify="left")
+    shown.add_column(by.capitalize())
+    for kind in kinds:
+        shown.add_column(kind, justify="right")
+    shown.add_column("n", justify="right")
+    for name in dict.fromkeys(rows[by]):
+        cells = {row["kind"]: row for row in rows[rows[by] == name].to_dict("records")}
+        texts = [
+            f"{float(cell['accuracy']):.1f} ({float(cell['low']):.1f} to {float(cell['high']):.1f})"
+            if (cell := cells.get(kind))
+            else "-"
+            for kind in kinds
+        ]
+        shown.add_row(
+            Text(row_name(name), "bold" if name in MEANS else ""),
+            *texts,
+            str(max(int(cell["n"]) for cell in cells.values())),
+        )
+    return shown

@@ -1,4 +1,4 @@
-"""What `icr train` can be asked for."""
+"""What `icr train` and `icr sft` can be asked for."""
 
 from __future__ import annotations
 
@@ -9,23 +9,11 @@ from icr_platform.core.mappings import ColumnMap
 from icr_platform.models.settings import ModelPlace
 
 
-class TrainSettings(ModelPlace):
-    """How the policy is trained: L_DPO(beta) + gamma * L_NLL(chosen) (METHOD, step 5)."""
+class OptimizerSettings(ModelPlace):
+    """How weights are trained, whatever the loss."""
 
     heading, place_heading = "training", WHERE
 
-    beta: float = setting(0.1, "beta of the DPO loss", gt=0)
-    gamma: float = setting(1.0, "weight of the likelihood of the chosen response", ge=0)
-    likelihood: Literal["pairs", "tokens"] = setting(
-        "pairs",
-        "what the likelihood term averages; pairs: each response's mean over its tokens, over the pairs of a step, as the paper's "
-        "implementation does; tokens: all tokens of batch_size pairs, as TRL does, so that the loss depends on batch_size",
-    )
-    router_loss: float = setting(0.0, "weight of the load-balancing loss of a mixture of experts' router; 0: off", ge=0)
-    dpo_reference: Literal["policy", "initial"] = setting(
-        "policy",
-        "reference of the DPO loss; policy: the policy at the start of training; initial: the model given as reference",
-    )
     learning_rate: float = setting(1e-7, "peak learning rate", gt=0)
     schedule: Literal["linear", "cosine", "constant"] = setting("linear", "learning rate after warm-up")
     warmup: float = setting(0.1, "share of steps that warm up, never all of them", ge=0, lt=1)
@@ -35,6 +23,7 @@ class TrainSettings(ModelPlace):
     max_length: int = setting(
         4096, "tokens of a prompt and its longer response; longer pairs are left out and counted", ge=2
     )
+    router_loss: float = setting(0.0, "weight of the load-balancing loss of a mixture of experts' router; 0: off", ge=0)
     lora_rank: int = setting(
         0, "rank of LoRA adapters, which are merged into the weights at the end; 0: all weights are trained", ge=0
     )
@@ -47,28 +36,110 @@ class TrainSettings(ModelPlace):
         "precision of the checkpoint; trained: float32, in which weights are trained; stored: that of the policy's files: bfloat16 "
         "takes half the space and rounds small changes away",
     )
+    save_steps: int = setting(100, "optimizer steps between checkpoints to resume from", "place", ge=1)
+    accelerate_config: str = setting("", "accelerate config file: train through `accelerate launch`", "place")
+
+
+class TrainSettings(OptimizerSettings):
+    """How the policy is trained: L_DPO(beta) + gamma * L_NLL(chosen) (METHOD, step 5)."""
+
+    heading, place_heading = "training", WHERE
+
+    beta: float = setting(0.1, "beta of the DPO loss", gt=0)
+    gamma: float = setting(1.0, "weight of the likelihood of the chosen response", ge=0)
+    likelihood: Literal["pairs", "tokens"] = setting(
+        "pairs",
+        "what the likelihood term averages; pairs: each response's mean over its tokens, over the pairs of a step, as the paper's "
+        "implementation does; tokens: all tokens of batch_size pairs, as TRL does, so that the loss depends on batch_size",
+    )
+    dpo_reference: Literal["policy", "initial"] = setting(
+        "policy",
+        "reference of the DPO loss; policy: the policy at the start of training; initial: the model given as reference",
+    )
     precompute_reference: Literal["auto", "yes", "no"] = setting(
         "auto",
         "score the pairs under the reference once, before training, so that training needs no second model in memory; auto: "
         "unless several training processes are faster at scoring them in every step",
     )
-    save_steps: int = setting(100, "optimizer steps between checkpoints to resume from", "place", ge=1)
-    accelerate_config: str = setting("", "accelerate config file: train through `accelerate launch`", "place")
 
 
-class TrainConfig(ChatSettings, ScoreSettings, TrainSettings, PinnedInputs):
+class PolicyTraining(ChatSettings, OptimizerSettings, PinnedInputs):
+    """What every training of a policy has.
+
+    stage: by which messages and metrics call it.
+    """
+
+    stage: ClassVar[str]
+    heading = INPUTS
+
+    policy: str = setting("", "model to start from, pi_t", "model")
+    seed: int = setting(42, "seed of data order and adapters", ge=0)
+    output: str = setting(
+        "", "folder of the checkpoint; empty: a work folder, which is emptied once MLflow has the checkpoint", "place"
+    )
+
+    @property
+    def own_template(self) -> str:
+        """The file of a chat template that takes the place of the policy's; '' for the policy's."""
+        return ""
+
+
+class TrainConfig(ScoreSettings, TrainSettings, PolicyTraining):
     """train: preferences -> checkpoint."""
 
+    stage = "train"
     heading = INPUTS
     required: ClassVar[tuple[str, ...]] = ("policy", "preferences")
 
-    policy: str = setting("", "model to start from, pi_t", "model")
     reference: str = setting("", "pi_ref; needed with dpo_reference=initial", "model")
     preferences: str = setting(
         "", "preferences artifact, or texts: a file, a folder of LANG.jsonl, a hub data set", "input"
     )
     preference_columns: ColumnMap = setting({}, 'columns to read, as in {"chosen": "meta.best"}', later=True)
-    seed: int = setting(42, "seed of data order and adapters", ge=0)
-    output: str = setting(
-        "", "folder of the checkpoint; empty: a work folder, which is emptied once MLflow has the checkpoint", "place"
+
+
+class SftConfig(PolicyTraining):
+    """sft: documents -> checkpoint. A document is a conversation and its response."""
+
+    stage = "sft"
+    heading = INPUTS
+    required: ClassVar[tuple[str, ...]] = ("policy", "documents")
+
+    policy: str = setting("", "model to start from, which may be a base model", "model")
+    documents: str = setting(
+        "",
+        "conversations with their responses: a file, a folder of LANG.jsonl or LANG/FILE.json, a hub data set, or the outputs or "
+        "preferences (the chosen responses) of an earlier run",
+        "input",
     )
+    document_columns: ColumnMap = setting(
+        {}, 'columns to read, as in {"instruction": "question", "output": "answers.0"}'
+    )
+    prompts: str = setting(
+        "", "prompts that the documents answer, joined by id, where their rows have no instruction", "input"
+    )
+    prompt_columns: ColumnMap = setting({}, 'columns of the prompts to read, as in {"instruction": "prompt"}')
+    chat_template: str = setting(
+        "",
+        "file of a chat template (Jinja) for a base model that has none, or in the place of the model's; it is saved with the checkpoint",
+        "input",
+    )
+    turns: Literal["all", "last"] = setting(
+        "all", "responses of a conversation that are learnt; all: every turn of the assistant; last: the last one"
+    )
+    packing: bool = setting(
+        False,
+        "fill sequences of max_length with several documents, which do not see each other, instead of padding them",
+    )
+    learning_rate: float = setting(2e-5, "peak learning rate", gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = setting("cosine", "learning rate after warm-up")
+    epochs: float = setting(1.0, "passes over all documents", gt=0)
+    batch_size: int = setting(
+        8, "documents (sequences, with packing) per device that go through the model together", ge=1
+    )
+    accumulation: int = setting(2, "batches whose gradients are added up for one optimizer step", ge=1)
+    max_length: int = setting(4096, "tokens of a document; longer ones are left out and counted", ge=2)
+
+    @property
+    def own_template(self) -> str:
+        return self.chat_template

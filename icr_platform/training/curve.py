@@ -66,12 +66,10 @@ def send_curve(rows: Iterable[LoggedStep], log: MetricLog) -> None:
         log({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
 
 
-def final_figures(rows: list[LoggedStep]) -> dict[str, float]:
-    """Average the last tenth of the logged steps, at least one: a single step is one batch, and noisy."""
+def final_figures(rows: list[LoggedStep], names: Mapping[str, str]) -> dict[str, float]:
+    """Average the last tenth of the logged steps, at least one: a single step is one batch, and noisy.
+
+    names: what each figure is called -> its metric in the curve.
+    """
     last = rows[-max(1, len(rows) // 10) :]
-    names = {
-        "train/final_loss": "train/loss",
-        "train/final_reward_accuracy": "train/rewards/accuracies",
-        "train/final_reward_margin": "train/rewards/margins",
-    }
     return {name: sum(row[key] for row in last) / len(last) for name, key in names.items()}

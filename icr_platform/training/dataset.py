@@ -16,12 +16,12 @@ from icr_platform.core.artifacts import Artifact, open_artifact
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import PREFERENCES
-from icr_platform.data.text_preferences import MOST_LEFT_OUT
+from icr_platform.data.bad_rows import MOST_LEFT_OUT
 from icr_platform.engines.scoring.packing import Group
 from icr_platform.models.chat import Roles, encode_prompt, refusal_of_roles, settings_of
 from icr_platform.models.context import context_of
 from icr_platform.models.loading import load_config, load_tokenizer
-from icr_platform.training.config import TrainConfig
+from icr_platform.training.config import PolicyTraining, TrainConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,7 +66,7 @@ def read_pairs(config: TrainConfig) -> TrainingPairs:
     return load_pairs(preferences, load_tokenizer(config.policy, config), longest_sequence(config), config.score)
 
 
-def longest_sequence(config: TrainConfig) -> int:
+def longest_sequence(config: PolicyTraining) -> int:
     """Tokens a sequence may have: max_length, or the policy's context where that is shorter."""
     return min(config.max_length, context_of(load_config(config.policy, config.trust_remote_code)) or config.max_length)
 
@@ -116,11 +116,11 @@ def load_pairs(
     return TrainingPairs(languages, prompts, chosen, rejected, counts, dict(refused), of_chosen, of_rejected)
 
 
-def require_few_refused(refused: Mapping[str, int], total: int, where: str) -> None:
-    """Raise InputError when the chat template refuses the conversations of more than MOST_LEFT_OUT of the pairs; refused: by what it says."""
+def require_few_refused(refused: Mapping[str, int], total: int, where: str, what: str = "pairs") -> None:
+    """Raise InputError when the chat template refuses the conversations of more than MOST_LEFT_OUT of them; refused: by what it says."""
     count = sum(refused.values())
     if count > MOST_LEFT_OUT * total:
-        raise InputError(f"{where}: {count:,} of {total:,} pairs cannot be asked: {next(iter(refused))}")
+        raise InputError(f"{where}: {count:,} of {total:,} {what} cannot be asked: {next(iter(refused))}")
 
 
 def check_conversations(

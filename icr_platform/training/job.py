@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from icr_platform.core.artifacts import atomic_path, write_json
 from icr_platform.core.stage_protocol import ignore_metrics
-from icr_platform.training.config import TrainConfig
+from icr_platform.training.config import PolicyTraining, SftConfig, TrainConfig
 from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import TrainingPairs, read_pairs
+from icr_platform.training.documents import TrainingDocuments, read_documents
 from icr_platform.training.launch import launch, read_accelerate_config, score_in_child
 from icr_platform.training.reference_logprobs import (
     precomputes,
@@ -45,6 +46,15 @@ def train_policy(config: TrainConfig, work: Path, pairs: TrainingPairs, curve: C
             policy = reference if config.dpo_reference == "policy" else None
         return _train(config, work, pairs, curve, policy)
 
+    return launched(config, work, curve, len(pairs), scores=not is_scored)
+
+
+def launched(config: PolicyTraining, work: Path, curve: Curve, rows: int, scores: bool = False) -> Weights:
+    """Train in the processes of the accelerate configuration; return the weights that the main one left.
+
+    Args:
+        rows: of an epoch. scores: whether the reference is scored before.
+    """
     # The main one of several processes leaves the weights in a file: only outside a process group, with nothing sharded, is
     # a model a plain one to write.
     import torch
@@ -52,26 +62,45 @@ def train_policy(config: TrainConfig, work: Path, pairs: TrainingPairs, curve: C
     if not (work / _STATE).exists():
         accelerate_config, job = Path(config.accelerate_config), work / _JOB
         processes = int(read_accelerate_config(accelerate_config)["num_processes"])
-        write_json(job, {"config": config.model_dump(mode="json")})
-        if precomputes(config, processes) and not is_scored:
+        write_json(job, {"stage": config.stage, "config": config.model_dump(mode="json")})
+        if scores and isinstance(config, TrainConfig) and precomputes(config, processes):
             score_in_child(job)
-        steps = config.epochs * len(pairs) / (processes * config.batch_size * config.accumulation)
+        steps = config.epochs * rows / (processes * config.batch_size * config.accumulation)
         launch(accelerate_config, job, curve, max(1, round(steps)))
     state: Weights = torch.load(work / _STATE, map_location="cpu", weights_only=True, mmap=True)
     return state
 
 
-def take_part(config: TrainConfig, work: Path) -> None:
+def take_part(config: TrainConfig | SftConfig, work: Path) -> None:
     """Train together with the other processes of a launch; the main one stores the weights."""
     import torch
     from accelerate import PartialState
 
     # The parent, which reads the curve along, is the one that logs it.
-    state = _train(config, work, read_pairs(config), Curve(work / CURVE, ignore_metrics), None)
+    curve = Curve(work / CURVE, ignore_metrics)
+    if isinstance(config, SftConfig):
+        from icr_platform.training.sft import train_documents
+
+        state = train_documents(config, read_documents(config), work, curve)
+    else:
+        state = _train(config, work, read_pairs(config), curve, None)
     if PartialState().is_main_process:
         with atomic_path(work / _STATE) as temporary:
             torch.save(state, temporary)
     PartialState().destroy_process_group()
+
+
+def train_on_documents(config: SftConfig, work: Path, documents: TrainingDocuments, curve: Curve) -> Weights:
+    """Train the policy on the documents, from where a killed training stopped; return its weights, of LoRA the adapters only.
+
+    Raises:
+        IcrError: the loss is not finite, memory is full, a training process died.
+    """
+    if config.accelerate_config:
+        return launched(config, work, curve, len(documents))
+    from icr_platform.training.sft import train_documents
+
+    return train_documents(config, documents, work, curve)
 
 
 def score_reference(config: TrainConfig, work: Path) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from icr_platform import __version__
 from icr_platform.core.config import role
-from icr_platform.training.config import TrainConfig
+from icr_platform.training.config import PolicyTraining, SftConfig, TrainConfig
 
 _ENGINES = ("trl", "transformers", "torch", "peft")
 _CITATION = """\
@@ -40,6 +40,21 @@ class Provenance:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class SftProvenance:
+    """As `Provenance`, of a checkpoint that was made from documents.
+
+    documents, left_out: numbers of sequences per language that were trained on, and of documents that are too long.
+    """
+
+    policy: str
+    policy_identity: str
+    documents_digest: str
+    documents: Mapping[str, int]
+    left_out: Mapping[str, int]
+    fingerprint: str
+
+
 def public_name(model: str) -> str:
     """A model's hub name, or its folder's own name: the path to it says something about a machine, not about the model."""
     return Path(model).resolve().name if Path(model).is_dir() else model
@@ -47,44 +62,91 @@ def public_name(model: str) -> str:
 
 def model_card(config: TrainConfig, made: Provenance, figures: Mapping[str, float]) -> str:
     """Write Markdown with a header for the hub. The same training gives the same card, byte for byte."""
-    languages = "".join(f"\n- {language}" for language in sorted(made.pairs))
     reference = "| DPO reference | the policy at the start of training | |"
     if made.reference:
         reference = f"| DPO reference | `{made.reference}` | `{made.reference_identity}` |"
-    pairs = "\n".join(
-        f"| {language} | {made.pairs.get(language, 0)} | {made.left_out.get(language, 0)} |"
-        for language in sorted({*made.pairs, *made.left_out})
+    return _card(
+        config,
+        tags=("dpo", "trl"),
+        title="A policy aligned by implicit cross-lingual rewarding",
+        intro="Trained with DPO and a likelihood term on the chosen responses, "
+        "`L_DPO(beta) + gamma * L_NLL(chosen)` ([arXiv 2503.04647](https://arxiv.org/abs/2503.04647), "
+        "[arXiv 2305.18290](https://arxiv.org/abs/2305.18290)).",
+        rows=(
+            f"| policy | `{made.policy}` | `{made.policy_identity}` |",
+            reference,
+            f"| preferences | {sum(made.pairs.values())} pairs | `{made.preferences_digest}` |",
+            f"| training | fingerprint | `{made.fingerprint}` |",
+        ),
+        counted=("pairs", made.pairs, made.left_out),
+        figures=figures,
+        citation=True,
     )
-    fields = TrainConfig.model_fields.items()
+
+
+def sft_card(config: SftConfig, made: SftProvenance, figures: Mapping[str, float]) -> str:
+    """Write the card of a policy that was finetuned on documents, as `model_card` does."""
+    return _card(
+        config,
+        tags=("sft", "trl"),
+        title="A policy finetuned on responses",
+        intro="Trained by supervised finetuning on the tokens of responses alone.",
+        rows=(
+            f"| policy | `{made.policy}` | `{made.policy_identity}` |",
+            f"| documents | {sum(made.documents.values())} sequences | `{made.documents_digest}` |",
+            f"| training | fingerprint | `{made.fingerprint}` |",
+        ),
+        counted=("documents", made.documents, made.left_out),
+        figures=figures,
+        citation=False,
+    )
+
+
+def _card(
+    config: PolicyTraining,
+    *,
+    tags: Sequence[str],
+    title: str,
+    intro: str,
+    rows: Sequence[str],
+    counted: tuple[str, Mapping[str, int], Mapping[str, int]],
+    figures: Mapping[str, float],
+    citation: bool,
+) -> str:
+    """The text of a card. rows: of the table of what it was made from. counted: what was trained on, and how much of it by language,
+    used and left out."""
+    what, used, left_out = counted
+    listed_tags = "".join(f"\n- {tag}" for tag in tags)
+    languages = "".join(f"\n- {language}" for language in sorted(used))
+    origins = "\n".join(rows)
+    counts = "\n".join(
+        f"| {language} | {used.get(language, 0)} | {left_out.get(language, 0)} |"
+        for language in sorted({*used, *left_out})
+    )
+    fields = type(config).model_fields.items()
     settings = "\n".join(f"| {name} | `{getattr(config, name)}` |" for name, info in fields if role(info) == "setting")
     measured = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(figures.items()))
     software = ", ".join([f"icr-platform {__version__}", *(f"{name} {version(name)}" for name in _ENGINES)])
+    cited = f"\n## Citation\n```bibtex\n{_CITATION}```\n" if citation else ""
     return f"""\
 ---
 library_name: transformers
-tags:
-- dpo
-- trl
+tags:{listed_tags}
 language:{languages}
 ---
 
-# A policy aligned by implicit cross-lingual rewarding
+# {title}
 
-Trained with DPO and a likelihood term on the chosen responses, \
-`L_DPO(beta) + gamma * L_NLL(chosen)` ([arXiv 2503.04647](https://arxiv.org/abs/2503.04647), \
-[arXiv 2305.18290](https://arxiv.org/abs/2305.18290)).
+{intro}
 
 ## Made from
 | | name | sha256 |
 |---|---|---|
-| policy | `{made.policy}` | `{made.policy_identity}` |
-{reference}
-| preferences | {sum(made.pairs.values())} pairs | `{made.preferences_digest}` |
-| training | fingerprint | `{made.fingerprint}` |
+{origins}
 
-| language | pairs | left out (too long) |
+| language | {what} | left out (too long) |
 |---|---|---|
-{pairs}
+{counts}
 
 ## Settings
 | field | value |
@@ -92,7 +154,7 @@ Trained with DPO and a likelihood term on the chosen responses, \
 {settings}
 
 ## Figures
-Means over the last tenth of the logged steps, on the training pairs.
+Means over the last tenth of the logged steps, on the training {what}.
 
 | figure | value |
 |---|---|
@@ -100,8 +162,4 @@ Means over the last tenth of the logged steps, on the training pairs.
 
 ## Software
 {software}
-
-## Citation
-```bibtex
-{_CITATION}```
-"""
+{cited}"""

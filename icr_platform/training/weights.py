@@ -31,10 +31,10 @@ from icr_platform.models.multimodal import (
     put_into_whole,
 )
 from icr_platform.models.quantised import NONE, plain
-from icr_platform.training.config import TrainConfig
+from icr_platform.training.config import PolicyTraining
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Weights = dict[str, torch.Tensor]
 
@@ -47,7 +47,7 @@ class Precision:
     autocast: torch.dtype | None
 
 
-def precision(config: TrainConfig) -> Precision:
+def precision(config: PolicyTraining) -> Precision:
     """Resolve the configured dtype as the module's docstring says."""
     compute = resolve_dtype(config.dtype, config.device)
     if compute == torch.float32:
@@ -55,7 +55,7 @@ def precision(config: TrainConfig) -> Precision:
     return Precision(compute if config.lora_rank else torch.float32, compute)
 
 
-def autocast(config: TrainConfig) -> contextlib.AbstractContextManager[Any]:
+def autocast(config: PolicyTraining) -> contextlib.AbstractContextManager[Any]:
     """Compute as the trainer does: for a scorer that must agree with it."""
     dtype = precision(config).autocast
     device = torch.device(resolve_device(config.device))
@@ -74,7 +74,12 @@ def without_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def load_trainable(model: str, config: TrainConfig) -> PreTrainedModel:
+def policy_tokenizer(config: PolicyTraining) -> PreTrainedTokenizerBase:
+    """Load the policy's tokenizer with the chat template that it is trained with."""
+    return load_tokenizer(config.policy, config, config.own_template)
+
+
+def load_trainable(model: str, config: PolicyTraining) -> PreTrainedModel:
     """Load a model in the precision in which it is trained and scored, on the CPU: the trainer places it, or shards it.
 
     Quantised weights, over which adapters are trained, are where they will stay.
@@ -101,7 +106,7 @@ def _make_saveable(model: PreTrainedModel) -> None:
         generation.do_sample = True
 
 
-def trained_model(config: TrainConfig, state: Weights, curve: Sequence[Mapping[str, float]]) -> PreTrainedModel:
+def trained_model(config: PolicyTraining, state: Weights, curve: Sequence[Mapping[str, float]]) -> PreTrainedModel:
     """Put the trained weights, or LoRA's adapters, into the policy, in float32 on the device of `state`.
 
     The policy is loaded afresh, so that its configs are its own: the trainer changed those of its copy (padding token).
@@ -113,7 +118,9 @@ def trained_model(config: TrainConfig, state: Weights, curve: Sequence[Mapping[s
     # Looked for before anything is written: a checkpoint with NaN loads without an error.
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise IcrError(f"train: weights such as {broken[0]} are not finite after the last step; lower --learning-rate")
+        raise IcrError(
+            f"{config.stage}: weights such as {broken[0]} are not finite after the last step; lower --learning-rate"
+        )
     with without_bars():
         # Adapters over quantised weights are added to those that were quantised, or where there are none to what the bits mean.
         model: Any = plain(load_model(config.policy, "float32", "cpu", config.trust_remote_code), torch.float32)
@@ -135,23 +142,28 @@ def _differs(before: Weights, after: Weights) -> bool:
     return any(not torch.equal(before[name], after[name].to(before[name])) for name in before)
 
 
-def _why_nothing_moved(config: TrainConfig, curve: Sequence[Mapping[str, float]]) -> str:
+def _why_nothing_moved(config: PolicyTraining, curve: Sequence[Mapping[str, float]]) -> str:
     """Tell from the gradients whether the pairs, the precision or the learning rate is to blame."""
-    said = f"train: {int(curve[-1]['step'])} steps changed no weight of the policy"
-    gradients = [row["train/grad_norm"] for row in curve if "train/grad_norm" in row]
+    said = f"{config.stage}: {int(curve[-1]['step'])} steps changed no weight of the policy"
+    name = f"{config.stage}/grad_norm"
+    gradients = [row[name] for row in curve if name in row]
     if gradients and not any(gradients):
         return (
-            f"{said}: every gradient is 0, as for pairs whose chosen and rejected tokens are the same; look at the pairs, or "
-            "give --gamma above 0"
+            f"{said}: every gradient is 0, as for pairs whose chosen and rejected tokens are the same; look at what it is trained on"
+            + (", or give --gamma above 0" if config.stage == "train" else "")
         )
     if not all(math.isfinite(size) for size in gradients):
-        return f"{said}: its gradients overflow in float16, and such steps are skipped; give --dtype bfloat16 or more pairs"
+        return (
+            f"{said}: its gradients overflow in float16, and such steps are skipped; give --dtype bfloat16 or more rows"
+        )
     scale = f", or --lora-alpha (now {config.lora_alpha:g})" if config.lora_rank else ""
     return f"{said}: at --learning-rate {config.learning_rate:g} each change is too small for float32 to add; raise it{scale}"
 
 
-def save_model(config: TrainConfig, model: PreTrainedModel, folder: Path) -> None:
+def save_model(config: PolicyTraining, model: PreTrainedModel, folder: Path, end_of_turn: int | None = None) -> None:
     """Write a trained model in the configured precision, with the policy's tokenizer; `folder` appears once it is complete.
+
+    end_of_turn: the token that it has learnt to end its turns with, on which it shall stop wherever it is run.
 
     A multimodal policy is written as what it is, with its towers as they were and the files of its processor.
 
@@ -169,16 +181,20 @@ def save_model(config: TrainConfig, model: PreTrainedModel, folder: Path) -> Non
             _make_saveable(saved)
             if not put_into_whole(saved, model):
                 raise IcrError(
-                    f"train: the weights moved, but none by enough to differ in {name}, in which they would be saved; "
+                    f"{config.stage}: the weights moved, but none by enough to differ in {name}, in which they would be saved; "
                     "use --save-dtype trained or raise --learning-rate"
                 )
             if not all(torch.isfinite(tensor).all() for tensor in saved.state_dict().values()):
-                raise IcrError(f"train: a weight is too large for {name}; use --save-dtype trained")
+                raise IcrError(f"{config.stage}: a weight is too large for {name}; use --save-dtype trained")
+        if end_of_turn is not None:
+            eos = saved.generation_config.eos_token_id
+            known = [] if eos is None else eos if isinstance(eos, list) else [eos]
+            saved.generation_config.eos_token_id = known if end_of_turn in known else [*known, end_of_turn]
         # Under another name until all is in it: a kill must not leave half a model that looks like one.
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         saved.save_pretrained(unfinished)
-    load_tokenizer(config.policy, config).save_pretrained(unfinished)
+    policy_tokenizer(config).save_pretrained(unfinished)
     if is_multimodal(saved.config):
         for processor in PROCESSOR_FILES:
             if path := model_file(base_of(config.policy), processor):

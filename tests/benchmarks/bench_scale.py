@@ -153,7 +153,7 @@ def run_annotate(folder: Path) -> None:
         responses=str(folder / "generate" / "responses"),
     )  # fmt: skip
     with (
-        mock.patch("icr_platform.annotation.stage.load_model", return_value=None),
+        mock.patch("icr_platform.engines.scoring.model_scores.load_model", return_value=None),
         mock.patch("icr_platform.engines.scoring.logprobs.CompletionScorer", RecordedScorer),
     ):
         run(read(config), StageContext(folder / "annotate", "scale"))

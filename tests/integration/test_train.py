@@ -48,7 +48,7 @@ import json, os, signal, sys
 from pathlib import Path
 from icr_platform.training.config import TrainConfig
 from icr_platform.core.stage_protocol import StageContext
-from icr_platform.training import dpo, stage
+from icr_platform.training import stage, trainer
 
 values, output, where, when, log = json.loads(sys.argv[1])
 
@@ -61,13 +61,13 @@ def record(metrics, step):
     if where == "step" and step == when:
         kill()
 
-mark = dpo.mark_whole
+mark = trainer.mark_whole
 def mark_or_kill(folder, processes):
     if where == "mark" and folder.name == f"checkpoint-{when}":
         (folder / "optimizer.pt").write_bytes(b"half")
         kill()
     mark(folder, processes)
-dpo.mark_whole = mark_or_kill
+trainer.mark_whole = mark_or_kill
 
 stage.run(stage.read(TrainConfig.model_validate(values)), StageContext(Path(output), "f", record))
 """

@@ -78,7 +78,7 @@ REWARD_KIND = Extension(
     most_files=2,
     edits=(
         Edit(
-            "icr_platform/annotation/reward_kinds.py",
+            "icr_platform/engines/scoring/reward_kinds.py",
             '    RewardKind("random", draw=random_reward,',
             '    RewardKind("brief", draw=lambda seed, language, prompt_id, sample_index: -float(sample_index)),\n'
             '    RewardKind("random", draw=random_reward,',

@@ -68,10 +68,12 @@ STAGE_CONFIGS = {
     "GenerateConfig",
     "AnnotateConfig",
     "TrainConfig",
+    "SftConfig",
     "EvalConfig",
     "MtBenchConfig",
     "InstructionsConfig",
     "BenchmarksConfig",
+    "RewardBenchConfig",
     "IterateConfig",
 }
 KNOWN_STAGE_CONFIGS_IN_ENGINES: set[tuple[str, str]] = set()

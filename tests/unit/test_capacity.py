@@ -30,7 +30,7 @@ from icr_platform.planning.capacity import (
     works,
 )
 from icr_platform.planning.check import Prediction, check
-from icr_platform.training import dpo, stage
+from icr_platform.training import stage, trainer
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.weights import adapter_parameters
 
@@ -152,7 +152,7 @@ def test_a_trainings_peak_on_the_disk_is_what_was_predicted(
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *given: (seen.append(bytes_in(tmp_path / "out")), real(*given))[1])
 
-    watched("mark_whole", dpo)  # when a resume point is written, before the one before it goes
+    watched("mark_whole", trainer)  # when a resume point is written, before the one before it goes
     watched("close_checkpoint", stage)
     result = stage.run(stage.read(config), StageContext(tmp_path / "out", "f"))
     assert len(result.tables["loss_curve"]) == 6

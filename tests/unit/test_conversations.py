@@ -12,7 +12,6 @@ import pytest
 
 from icr_platform.annotation import stage as annotation
 from icr_platform.annotation.config import AnnotateConfig
-from icr_platform.annotation.reward_kinds import scoring_conversation
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.config import ChatSettings, validate
 from icr_platform.core.conversations import Conversation
@@ -26,6 +25,7 @@ from icr_platform.engines.judging.pairwise import DEFAULT_TEMPLATE, MODEL_FIRST,
 from icr_platform.engines.sampling.prompt_checks import check_prompts
 from icr_platform.engines.sampling.sampler import requests_of
 from icr_platform.engines.sampling.settings import SamplingSettings
+from icr_platform.engines.scoring.reward_kinds import scoring_conversation
 from icr_platform.evaluation import stage as evaluation
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.inputs import read_inputs

@@ -26,9 +26,10 @@ from icr_platform.models.loading import load_model, load_tokenizer
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import TrainingPairs, check_pairs, load_pairs
-from icr_platform.training.dpo import PairTrainer, _gathered_state, build_trainer, rate_shares, train
+from icr_platform.training.dpo import PairTrainer, build_trainer, train
 from icr_platform.training.margins import sampled_groups
 from icr_platform.training.reference_logprobs import score_pairs
+from icr_platform.training.trainer import _gathered_state, rate_shares
 from icr_platform.training.weights import load_trainable, save_model, trained_model
 
 

@@ -40,6 +40,7 @@ from icr_platform.engines.judging.choice import judge_place
 from icr_platform.engines.judging.settings import JUDGES
 from icr_platform.engines.sampling.settings import SAMPLERS
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig
+from icr_platform.evaluation.reward_bench_config import RewardBenchConfig
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.model_identity import model_identity
 from icr_platform.pipeline import code_digest, identity
@@ -47,7 +48,7 @@ from icr_platform.pipeline.code_digest import code_of, commit, modules_of
 from icr_platform.pipeline.identity import Identity, identify, strict_digest
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
-from icr_platform.training.config import TrainConfig
+from icr_platform.training.config import SftConfig, TrainConfig
 
 LANGUAGES = ("en", "es", "de")
 IDS = ("p0", "p1", "p2", "p3")
@@ -110,6 +111,7 @@ def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_artifact(root / "responses", RESPONSES, samples)
     write_artifact(root / "sampled", OUTPUTS, samples)
     write_artifact(root / "preferences", PREFERENCES, keys)
+    write_rows(root / "documents.jsonl", [{"instruction": f"{key}?", "output": f"{key}!"} for key in IDS])
     (root / "launch.yaml").write_text("# two\nnum_processes: 2\ndistributed_type: MULTI_GPU\nmain_process_port: 0\n")
     (root / "english.txt").write_text("feedback\nmachine\n")
     (root / "difficulty.csv").write_text("id,instruction_difficulty\np0,0.5\np1,-0.25\n")
@@ -126,6 +128,7 @@ def config_of(stage: str, root: Path, **over: Any) -> Any:
         "generate": {"policy": "policy", "prompts": "prompts"},
         "annotate": {"policy": "policy", "reference": "reference", "prompts": "prompts", "responses": "responses"},
         "train": {"policy": "policy", "preferences": "preferences"},
+        "sft": {"policy": "policy", "documents": "documents.jsonl"},
         "eval": {"policy": "policy", "prompts": "prompts", "reference_outputs": "references/{language}/model.json"},
         "mt_bench": {"policy": "policy", "questions": "questions"},
         "benchmarks": {"policy": "policy"},
@@ -519,9 +522,9 @@ CODE = [
     ("annotate", {}, "engines.scoring.logprobs", True),
     ("annotate", {}, "engines.scoring.packed_attention", True),
     ("annotate", {}, "annotation.length_control", True),
-    ("annotate", {}, "annotation.reward_kinds", True),
+    ("annotate", {}, "engines.scoring.reward_kinds", True),
     ("annotate", {}, "core.languages", True),
-    ("annotate", {}, "annotation.translation", False),
+    ("annotate", {}, "engines.sampling.translation", False),
     ("annotate", {}, "engines.sampling.transformers_sampler", False),
     ("annotate", {"reward_kind": "translate", "translator": "translator"}, "engines.sampling.transformers_sampler", True),
     ("train", {}, "training.dpo", True),
@@ -578,7 +581,9 @@ def test_modules_and_settings_that_are_left_out_are_there_under_these_names() ->
     """A module or a setting that is renamed would otherwise count again without a word."""
     named = {f"icr_platform.{module}" for module in identity._SCORING} | code_digest.PLUMBING
     named |= {row.module for row in STAGES.values()}
-    named |= {f"icr_platform.{module}" for module in ("generation", "annotation.translation", "evaluation.outputs")}
+    named |= {
+        f"icr_platform.{module}" for module in ("generation", "engines.sampling.translation", "evaluation.outputs")
+    }
     named |= {module_of(sampler.part.place) for sampler in SAMPLERS.values()}
     named |= {module_of(judge_place(name)) for name in JUDGES} | {
         module_of(part.place) for part in IDENTIFIERS.values()
@@ -587,7 +592,9 @@ def test_modules_and_settings_that_are_left_out_are_there_under_these_names() ->
     assert set(identity._SEED_PICKS_ORDERS) <= set(JUDGES)
     assert identity._SELECTION | set(identity._TRANSLATION) <= set(AnnotateConfig.model_fields)
     names = (*identity._LENGTH_CONTROL, *identity._ASKING, *identity._BY_RESOLUTION, *identity._BY_ROWS)
-    assert set(names) <= set(EvalConfig.model_fields) | set(TrainConfig.model_fields)
+    assert set(names) <= {
+        *EvalConfig.model_fields, *TrainConfig.model_fields, *SftConfig.model_fields, *RewardBenchConfig.model_fields,
+    }  # fmt: skip
 
 
 @pytest.mark.usefixtures("_fresh_code")

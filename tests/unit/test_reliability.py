@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ui.review.reliability import cohen_kappa, krippendorff_alpha, verdicts_needed, wilson
+from icr_platform.core.intervals import wilson
+from ui.review.reliability import cohen_kappa, krippendorff_alpha, verdicts_needed
 
 
 def test_wilson_solves_its_own_equation() -> None:

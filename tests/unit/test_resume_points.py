@@ -86,5 +86,5 @@ def test_a_parent_follows_its_workers_curve(tmp_path: Path) -> None:
 
 def test_final_figures_are_means_over_the_last_tenth() -> None:
     rows = [{"step": step, **row(step)} for step in range(1, 31)]
-    assert final_figures(rows)["train/final_loss"] == 29.0
-    assert final_figures(rows[:4])["train/final_loss"] == 4.0
+    assert final_figures(rows, {"final": "train/loss"})["final"] == 29.0
+    assert final_figures(rows[:4], {"final": "train/loss"})["final"] == 4.0

@@ -8,9 +8,10 @@ import pytest
 
 from icr_platform.annotation.config import AnnotateSettings
 from icr_platform.annotation.diagnostics import length_correlation, reward_agreement, with_language_means
-from icr_platform.annotation.filters import filter_samples, has_visible_character
+from icr_platform.annotation.filters import filter_samples
 from icr_platform.annotation.part_scoring import implicit_reward
-from icr_platform.annotation.reward_kinds import random_reward, scoring_instruction
+from icr_platform.core.visible_text import has_visible_character
+from icr_platform.engines.scoring.reward_kinds import random_reward, scoring_instruction
 
 PREFIX_SPANISH = (
     "Please answer the following instruction using only Spanish, "

@@ -1,6 +1,6 @@
 """How well people agree with the implicit reward, the judge and length, and with each other. Pure.
 
-Wilson (1927) score intervals; Cohen (1960) kappa; Krippendorff's alpha for nominal data with missing values (Krippendorff,
+Cohen (1960) kappa; Krippendorff's alpha for nominal data with missing values (Krippendorff,
 "Computing Krippendorff's Alpha-Reliability", 2011).
 """
 
@@ -9,32 +9,8 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
-from icr_platform.core.intervals import Z95
-
-
-class Interval(NamedTuple):
-    """A share with its 95% interval, all in [0, 1]; n items."""
-
-    share: float
-    low: float
-    high: float
-    n: int
-
-
-def wilson(successes: float, n: int, z: float = Z95) -> Interval:
-    """Score interval of a share; NaN share and [0, 1] for n = 0.
-
-    >>> [round(x, 4) for x in wilson(81, 263)[1:3]]
-    [0.2553, 0.3662]
-    """
-    if n == 0:
-        return Interval(math.nan, 0.0, 1.0, 0)
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(share, max(0.0, centre - reach), min(1.0, centre + reach), n)
+from icr_platform.core.intervals import Z95, wilson
 
 
 def verdicts_needed(successes: float, n: int, half_width: float, z: float = Z95) -> int:

@@ -8,8 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from icr_platform.core.intervals import Interval, wilson
 from icr_platform.core.language_tags import is_english
-from ui.review.reliability import Interval, krippendorff_alpha, pairwise_kappas, verdicts_needed, wilson
+from ui.review.reliability import krippendorff_alpha, pairwise_kappas, verdicts_needed
 from ui.review.verdicts import CHOICES, DECIDED, Verdict
 
 SOURCES = {"reward": "Implicit reward", "judge": "Judge", "length": "Longer text"}

@@ -110,3 +110,14 @@ class SamplingSettings(ExecutionSettings, ModelPlace, FaultSettings):
     max_model_len: OptionalInt = setting(
         None, "tokens of prompt and response together, for vllm; none: the model's own"
     )
+
+
+class TranslatorSettings(ModelPlace):
+    """Who translates what is scored in English."""
+
+    heading = "translator"
+
+    translator: str = setting(
+        "", "model that translates responses into English, for kinds that score translations", "model"
+    )
+    translation_max_tokens: int = setting(2400, "new tokens of a translation at most", ge=1)

@@ -129,14 +129,21 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Count:
-    """How many there are: at least `least` and at most `most`, which are the same where counting is certain."""
+    """How many there are: at least `least` and at most `most`, which are the same where counting is certain.
+
+    why: they are not.
+    """
 
     least: int
     most: int
+    why: str = ""
 
     @staticmethod
     def of(number: int) -> Count:
         return Count(number, number)
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.least + other.least, self.most + other.most, self.why or other.why)
 
     def stands(self, relation: str, number: int, what: str) -> bool:
         """Whether the count stands in the relation to the number.
@@ -150,7 +157,7 @@ class Count:
         low, high = _RELATIONS[relation](self.least, number), _RELATIONS[relation](self.most, number)
         is_between = relation == "exactly" and self.least < number < self.most
         if low != high or is_between:
-            raise UnverifiedError(f"{what} cannot be counted exactly in this language")
+            raise UnverifiedError(f"{what} cannot be counted exactly: {self.why}")
         return low
 
 

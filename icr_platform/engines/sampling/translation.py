@@ -10,18 +10,17 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from icr_platform.annotation.config import AnnotateConfig
-from icr_platform.annotation.filters import FilterResult
-from icr_platform.annotation.filters import has_visible_character as is_visible
 from icr_platform.core.artifacts import row_digest
+from icr_platform.core.config import ChatSettings
 from icr_platform.core.earlier import EarlierRows
 from icr_platform.core.faults import FAULTS
 from icr_platform.core.language_tags import is_english
 from icr_platform.core.part_job import Make
 from icr_platform.core.schemas import TRANSLATIONS
+from icr_platform.core.visible_text import has_visible_character
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.sampler import Advance, Dropped, Request, Sampler
-from icr_platform.engines.sampling.settings import SamplingSettings
+from icr_platform.engines.sampling.settings import SamplingSettings, TranslatorSettings
 from icr_platform.models.loading import chat_of_helper
 
 INSTRUCTION = "Translate the following text into English. Answer with the translation only.\n\n{text}"
@@ -30,17 +29,17 @@ OK, IS_ENGLISH, FILTERED, EMPTY, TRUNCATED = "ok", "english", "filtered", "empty
 FAILURES = (EMPTY, TRUNCATED, *FAULTS)
 
 
-def load_translator(config: AnnotateConfig) -> Make:
+def load_translator(settings: TranslatorSettings, chat: ChatSettings) -> Make:
     """Load the model that translates, decoding greedily: parts, as `Texts`, to translations; InputError when it cannot be loaded."""
-    settings = SamplingSettings(
+    greedy = SamplingSettings(
         samples=1,
         temperature=0.0,
-        max_tokens=config.translation_max_tokens,
+        max_tokens=settings.translation_max_tokens,
         sampler="transformers",
-        dtype=config.dtype,
-        device=config.device,
+        dtype=settings.dtype,
+        device=settings.device,
     )
-    translator = make_sampler(settings, config.translator, chat_of_helper(config.translator, config))
+    translator = make_sampler(greedy, settings.translator, chat_of_helper(settings.translator, chat))
 
     def translate(parts: Iterable[Texts], advance: Advance) -> Iterator[tuple[pa.Table]]:
         for part in parts:
@@ -69,14 +68,14 @@ class Texts:
         return [row for row, outcome in enumerate(self.outcomes) if outcome == OK and row not in self.known]
 
 
-def texts_of(responses: pa.Table, filtered: Sequence[FilterResult], earlier: EarlierRows) -> Texts:
-    """Decide which rows of `responses` (schemas.RESPONSES) are sent: neither English ones nor those a filter dropped."""
+def texts_of(responses: pa.Table, is_dropped: Sequence[bool], earlier: EarlierRows) -> Texts:
+    """Decide which rows of `responses` (key and text of schemas.RESPONSES) are sent: neither English ones nor those that were dropped."""
     keys = responses.select(["language", "prompt_id", "sample_index"])
     rows = list(zip(*(column.to_pylist() for column in keys.columns), strict=True))
     texts = responses.column("response").to_pylist()
     outcomes = [
-        FILTERED if result.reason else IS_ENGLISH if is_english(language) else OK
-        for (language, _, _), result in zip(rows, filtered, strict=True)
+        FILTERED if dropped else IS_ENGLISH if is_english(language) else OK
+        for (language, _, _), dropped in zip(rows, is_dropped, strict=True)
     ]
     digests = [
         row_digest(*key, text) if outcome == OK else None
@@ -113,7 +112,7 @@ def translate_part(translator: Sampler | None, part: Texts, advance: Advance) ->
             # Half a translation would be scored as if it were what the response says.
             if sample.finish_reason == "length":
                 outcomes[row] = TRUNCATED
-            elif not is_visible(sample.text):
+            elif not has_visible_character(sample.text):
                 outcomes[row] = EMPTY
             else:
                 translations[row] = sample.text

@@ -1,0 +1,42 @@
+"""Which rewards are computed, and how."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BeforeValidator
+
+from icr_platform.core.config import WHERE, setting, split_at_commas
+from icr_platform.core.errors import InputError
+from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS
+from icr_platform.models.settings import ModelPlace
+
+if TYPE_CHECKING:
+    KindName = str
+else:  # Type checkers do not accept a computed Literal; at run time it refuses other names and lists the choices.
+    KindName = Literal[tuple(REWARD_KINDS)]
+
+RewardKinds = Annotated[tuple[KindName, ...], BeforeValidator(split_at_commas)]
+KINDS = ", ".join(kind.name + (f" ({kind.remark})" if kind.remark else "") for kind in REWARD_KINDS.values())
+DRAWN = ", ".join(kind.name for kind in REWARD_KINDS.values() if kind.draw)
+
+
+class RewardSettings(ModelPlace):
+    """How the implicit reward is computed (arXiv 2503.04647, equations 1 and 4)."""
+
+    heading, place_heading = "rewards", WHERE
+
+    reward_kind: RewardKinds = setting(("cross-lingual",), f"kinds, comma-separated: {KINDS}")
+    beta: float = setting(0.1, "scale of the implicit reward beta * (log pi - log pi_ref)", gt=0)
+    batch_tokens: int = setting(8192, "tokens scored together, padding included", "place", ge=1)
+
+
+def check_kinds(settings: RewardSettings, translator: str) -> None:
+    """Raise InputError for kinds that cannot be computed together, or lack the model that translates."""
+    kinds = settings.reward_kind
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise InputError(f"config: field 'reward_kind' is {','.join(kinds)!r}; give one kind or several different ones")
+    if any(REWARD_KINDS[kind].of_translation for kind in kinds) and not translator:
+        raise InputError(
+            "config: field 'translator' is missing for a reward kind that scores translations; give --translator MODEL"
+        )
