@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -177,6 +180,7 @@ def test_english_words(language: str, text: str, english: tuple[str, ...] | None
     [
         ("sn", "lid.176, which identifies lines, does not know Shona"),
         ("ny", "does not know Nyanja"),
+        ("klingon", "does not know klingon"),
         ("uz-Cyrl", "does not know Uzbek"),
         ("lo", "Lao is written without spaces between words"),
         ("km", "Khmer is written without spaces"),
@@ -210,6 +214,18 @@ def test_a_missing_library_is_named_and_other_languages_have_their_figures(monke
     finally:
         for cached in (words.segmenter, rule_of):
             cached.cache_clear()
+
+
+def test_libraries_of_words_leave_nothing_behind_and_say_nothing(tmp_path: Path) -> None:
+    """PyThaiNLP would make a folder in the person's home, jieba keeps its dictionary in the temporary one and says so."""
+    program = (
+        "from icr_platform.engines.segmentation.words import segmenter\n"
+        "for code, text in (('th', 'สวัสดีครับ'), ('zh', '你好世界'), ('ja', 'こんにちは')): print(len(list(segmenter(code).split(text))))"
+    )
+    environment = os.environ | {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout.split(), done.stderr) == (["2", "2", "1"], "")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("language", ["zh", "ja"])
