@@ -43,6 +43,7 @@ from icr_platform.evaluation.instruction_scores import (
     flip_table,
     kind_table,
     metrics_of,
+    read_checks,
     score_table,
     turn_table,
 )
@@ -181,7 +182,7 @@ def run(inputs: InstructionsInputs, context: StageContext) -> StageResult:
         listed = drops_writer.close([part for part in range(number + 1) if drops_writer.has_part(part)])
         dropped = listed.read()
 
-    frame = checks.read([name for name in INSTRUCTION_CHECKS.schema.names if name != "input_digest"]).to_pandas()
+    frame = read_checks(checks)
     scores, kinds, turns = score_table(frame), kind_table(frame), turn_table(frame)
     rates = with_means(confusion_scores(confusion.read_part(index) for index in range(len(confusion.parts))))
     metrics = metrics_of(frame, turns) | score_metrics(rates)
@@ -189,7 +190,7 @@ def run(inputs: InstructionsInputs, context: StageContext) -> StageResult:
     tables |= {"pass_rates": people_table(rates)} if rates else {}
     tables |= {"instruction_turns": turns} if len(turns) else {}
     if inputs.baseline is not None:
-        before = inputs.baseline.read(list(frame.columns)).to_pandas()
+        before = read_checks(inputs.baseline)
         changes = change_table(before, frame)
         metrics |= change_metrics(changes)
         tables |= {"instruction_changes": changes, "instruction_flips": flip_table(before, frame).head(_LISTED)}

@@ -38,6 +38,7 @@ from icr_platform.engines.judging.settings import NO_JUDGE
 from icr_platform.engines.sampling.choice import sampler_place
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations
+from icr_platform.engines.segmentation.words import libraries
 from icr_platform.evaluation.benchmark_families import asks_in_chat
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, InstructionsConfig, MtBenchConfig
 from icr_platform.evaluation.confusion import english_words
@@ -528,8 +529,9 @@ def _instructions(config: InstructionsConfig, known: Known) -> _Basis:
     else:
         inputs["policy"] = _model(config.policy, known)
         outputs = _sampled(config) | {"policy": inputs["policy"]}
+    words = {name: number for code in asked.languages for name, number in libraries(code).items()}
     return _Basis(
-        settings=outputs,
+        settings=outputs | {"words": words},
         inputs=inputs,
         rows={"instruction_outputs": outputs},
         row_modules={"instruction_outputs": ("evaluation.instruction_outputs", "models.loading")},

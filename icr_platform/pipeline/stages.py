@@ -170,6 +170,7 @@ STAGES: dict[str, StageRow] = {
             module="icr_platform.evaluation.instructions_stage",
             artifacts=("instruction_outputs", "instruction_checks"),
             unfinished=("instruction_drops", "instruction_confusion"),
+            show="icr_platform.pipeline.score_tables:show_instructions",
         ),
         StageRow(
             name="benchmarks",
