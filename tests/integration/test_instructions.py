@@ -14,7 +14,7 @@ import pytest
 from icr_platform.cli.commands import run as icr
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.errors import IcrError, InputError
-from icr_platform.core.schemas import DROPS, INSTRUCTION_CHECKS, OUTPUTS
+from icr_platform.core.schemas import CONFUSION, DROPS, INSTRUCTION_CHECKS, OUTPUTS
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.engines.sampling.sampler import Dropped
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
