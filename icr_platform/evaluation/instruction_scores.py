@@ -24,8 +24,10 @@ import numpy as np
 import pandas as pd
 
 from icr_platform.core.arrays import Floats
+from icr_platform.core.artifacts import Artifact
 from icr_platform.core.intervals import wilson_bounds
 from icr_platform.core.language_tags import is_english
+from icr_platform.core.schemas import INSTRUCTION_CHECKS
 from icr_platform.evaluation.comparison import bootstrap_mean, holm
 
 READINGS = ("strict", "loose")
@@ -43,6 +45,11 @@ class Accuracy(NamedTuple):
     low: float
     high: float
     n: int
+
+
+def read_checks(checks: Artifact) -> pd.DataFrame:
+    """The rows of an instruction_checks artifact, without the digests."""
+    return checks.read([name for name in INSTRUCTION_CHECKS.schema.names if name != "input_digest"]).to_pandas()
 
 
 def accuracy(
@@ -68,8 +75,10 @@ def accuracy(
         return Accuracy(math.nan, math.nan, math.nan, 0)
     groups = pd.Series([0] * n if group is None else list(group))
     weights = _weights(groups)
-    share = float((weights * values).sum())
-    means = pd.Series(values).groupby(groups, sort=False).transform("mean").to_numpy()
+    of_groups = pd.Series(values).groupby(groups, sort=False)
+    means = of_groups.transform("mean").to_numpy()
+    by_group = of_groups.mean()
+    share = float(by_group.groupby([_first(name) for name in by_group.index]).mean().mean())
     influence = pd.Series(weights * (values - means)).groupby(list(cluster)).sum().to_numpy()
     prompts, effective = len(influence), float(n)
     if prompts < n or groups.nunique() > 1:
@@ -80,9 +89,13 @@ def accuracy(
     return Accuracy(100 * share, 100 * low, 100 * high, n)
 
 
+def _first(group: Any) -> Any:
+    return group[0] if isinstance(group, tuple) else group
+
+
 def _weights(groups: pd.Series[Any]) -> Floats:
     """[n] weight of each item: groups weigh the same, and within a tuple's first element those of the second do."""
-    first = groups.map(lambda name: name[0] if isinstance(name, tuple) else name)
+    first = groups.map(_first)
     within = groups.groupby(first, sort=False).transform("nunique").to_numpy()
     sizes = groups.groupby(groups, sort=False).transform("size").to_numpy()
     weights: Floats = 1.0 / (first.nunique() * within * sizes)

@@ -63,6 +63,7 @@ from icr_platform.models.loading import (
     load_config,
     load_tokenizer,
 )
+from icr_platform.report.calibration import calibration_page
 
 NO_ENGLISH, UNKNOWN_LANGUAGE, TRANSLATION = "no-english", "unknown-language", "translation"
 """Why a kind cannot score a pair, beside the faults of `core/faults`."""
@@ -75,6 +76,7 @@ TABLE_FILES = {
     "selected_pairs": "selected_pairs.csv",
 }
 """Files of the artifact with all rows of a table, of which MLflow gets those that people look at."""
+CALIBRATION_PAGE = "calibration.html"
 _WORK_FOLDER = "work"
 _VALUES = TableSchema("values", 1, pa.schema([("logprob", pa.float64()), ("input_digest", pa.binary(16))]))
 
@@ -201,7 +203,7 @@ def _check_reasons(
             fits = ",".join(name for name in config.kinds if not REWARD_KINDS[name].needs_english)
             what = "has an English instruction" if NO_ENGLISH in foreign else "is in a known language"
             raise InputError(
-                f"{config.pairs}: none of {len(foreign):,} pairs that are not English {what}, which the {kind} reward is scored after; give "
+                f"{config.pairs or config.corrupt}: none of {len(foreign):,} pairs that are not English {what}, which the {kind} reward is scored after; give "
                 "--prompts with English rows of the same ids, a column 'english_instruction'"
                 + (f", or --reward-kind {fits}" if fits else "")
             )
@@ -318,6 +320,8 @@ def run(inputs: RewardBenchInputs, context: StageContext) -> StageResult:
     for name, table in tables.items():
         with atomic_path(bench.folder / TABLE_FILES[name]) as temporary:
             table.to_csv(temporary, index=False)
+    with atomic_path(bench.folder / CALIBRATION_PAGE) as temporary:
+        temporary.write_text(calibration_page(tables["reward_calibration"]), encoding="utf-8")
     drops = _write_drops(inputs, rows, context)
     if drops is not None:
         artifacts[DROPPED] = drops

@@ -38,6 +38,7 @@ from icr_platform.engines.judging.settings import NO_JUDGE
 from icr_platform.engines.sampling.choice import sampler_place
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations
+from icr_platform.engines.segmentation.words import libraries
 from icr_platform.evaluation.benchmark_families import asks_in_chat
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, InstructionsConfig, MtBenchConfig
 from icr_platform.evaluation.confusion import english_words
@@ -380,9 +381,7 @@ def _eval(config: EvalConfig, known: Known) -> _Basis:
             config.reference_outputs, config.reference_columns, instructions, is_whole=False, may_be_empty=False
         )
         inputs["reference_outputs"] = _rows_digest(row for row in references if row[:2] in answered)
-    if config.confusion_words:
-        words = english_words(config.confusion_words)
-        inputs["confusion_words"] = _rows_digest((word,) for word in words)
+    inputs |= _english(config.confusion_words)
     basis = _Basis(
         settings=outputs,
         inputs=inputs,
@@ -395,6 +394,11 @@ def _eval(config: EvalConfig, known: Known) -> _Basis:
         cut=_cut(_table_rows(table.select(_KEY)), config.shard_prompts),
     )
     return basis if config.judge == NO_JUDGE else _judged(config, basis, known)
+
+
+def _english(path: str) -> dict[str, str]:
+    """A list of words of one's own, by its words; the package's belongs to the code."""
+    return {"confusion_words": _rows_digest((word,) for word in english_words(path))} if path else {}
 
 
 def _judged(config: EvalConfig, basis: _Basis, known: Known) -> _Basis:
@@ -519,7 +523,7 @@ def _instructions(config: InstructionsConfig, known: Known) -> _Basis:
     asked = load_verifiable(config.prompts, config.languages, config.limit, config.prompt_columns)
     said = ((*prompt.key, prompt.source, prompt.history, prompt.turns) for prompt in asked.prompts)
     prompts = ([json.dumps(row, sort_keys=True, default=str)] for row in said)
-    inputs = {"prompts": _rows_digest(prompts)}
+    inputs = {"prompts": _rows_digest(prompts)} | _english(config.confusion_words)
     if config.baseline:
         inputs["baseline"] = known.get(config.baseline) or artifact_identity(
             Path(config.baseline), "instruction_checks"
@@ -532,8 +536,9 @@ def _instructions(config: InstructionsConfig, known: Known) -> _Basis:
     else:
         inputs["policy"] = _model(config.policy, known)
         outputs = _sampled(config) | {"policy": inputs["policy"]}
+    words = {name: number for code in asked.languages for name, number in libraries(code).items()}
     return _Basis(
-        settings=outputs,
+        settings=outputs | {"words": words},
         inputs=inputs,
         rows={"instruction_outputs": outputs},
         row_modules={"instruction_outputs": ("evaluation.instruction_outputs", "models.loading")},

@@ -148,6 +148,67 @@ def head_to_head_terminal_table(table: pd.DataFrame) -> Table:
     return shown
 
 
+def instructions_terminal_tables(scores: pd.DataFrame, kinds: pd.DataFrame) -> list[Table]:
+    """Verifiable instructions: a row per language and source (`evaluation.instruction_scores.score_table`), and the strict reading of
+    each kind by language (`kind_table`)."""
+    levels = (("prompt_accuracy", "Prompts"), ("instruction_accuracy", "Instructions"))
+    table = Table(title="Instructions followed, % (95% interval)", title_justify="left")
+    table.add_column("Language")
+    for heading in (
+        *(f"{name}, {reading}" for _, name in levels for reading in ("strict", "loose")),
+        "Unverified",
+        "Prompts",
+    ):
+        table.add_column(heading, justify="right")
+    for row in scores.to_dict("records"):
+        name = row_name(row["language"]) + (f" ({row['source']})" if row["source"] else "")
+        cells = [
+            _share(row[f"{level}/{reading}"], row[f"{level}_low/{reading}"], row[f"{level}_high/{reading}"])
+            for level, _ in levels
+            for reading in ("strict", "loose")
+        ]
+        table.add_row(name, *cells, f"{row['unverified']:.1f}", str(row["prompts"]))
+    languages = list(dict.fromkeys(zip(kinds["language"], kinds["source"], strict=True)))
+    by_kind = Table(title="Instructions followed by kind, strict, %", title_justify="left")
+    by_kind.add_column("Kind")
+    for language, source in languages:
+        by_kind.add_column(f"{language} {source}".strip(), justify="right")
+    cells_of = {(row["instruction_id"], row["language"], row["source"]): row for row in kinds.to_dict("records")}
+    for kind in sorted(kinds["instruction_id"].unique()):
+        found = (cells_of.get((kind, *place)) for place in languages)
+        by_kind.add_row(kind, *("-" if row is None or not row["n"] else f"{row['strict']:.0f}" for row in found))
+    return [table, by_kind]
+
+
+def instruction_changes_terminal_table(changes: pd.DataFrame) -> Table:
+    """The difference from an earlier policy, strict, per language: `evaluation.instruction_scores.change_table`."""
+    table = Table(title="Prompts followed, strict, against the baseline (paired by prompt)", title_justify="left")
+    for heading in ("Language", "Before, %", "After, %", "Points", "Gained", "Lost", "p, McNemar", "p, Holm", "n"):
+        table.add_column(heading, justify="left" if heading == "Language" else "right")
+    for row in changes[changes["reading"] == "strict"].to_dict("records"):
+        points = _share(row["difference"], row["low"], row["high"], "+.1f")
+        counts = (str(row["gained"]), str(row["lost"]))
+        chances = (f"{row['p_value']:.4f}", f"{row['adjusted_p_value']:.4f}")
+        rates = (f"{row['before']:.1f}", f"{row['after']:.1f}")
+        table.add_row(row_name(row["language"]), *rates, points, *counts, *chances, str(row["n"]))
+    return table
+
+
+def _share(value: float, low: float, high: float, form: str = ".1f") -> Text:
+    """
+    >>> _share(72.06, 66.1, 77.2).plain, _share(float("nan"), 0, 0).plain
+    ('72.1 (66-77)', '-')
+    >>> _share(-3.2, -8.4, 2.0, "+.1f").plain
+    '-3.2 (-8 to +2)'
+    """
+    if value != value:
+        return Text("-")
+    text = Text(f"{value:{form}}")
+    if low == low:
+        text.append(f" ({low:.0f}-{high:.0f})" if form == ".1f" else f" ({low:+.0f} to {high:+.0f})", "dim")
+    return text
+
+
 def leaderboard_terminal_table(table: pd.DataFrame) -> Table:
     """A leaderboard of win rates: the run's own rows are bold, and each row names its source."""
     codes = [name for name in table.columns if name not in ("model", "source")]

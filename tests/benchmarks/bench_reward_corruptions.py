@@ -3,9 +3,9 @@
 ICR_SMOLLM2=FOLDER ICR_SHARED=../shared python tests/benchmarks/bench_reward_corruptions.py FOLDER [--prompts 16] [--pairs 64] [--csv FILE]
 
 `icr train` makes the policy: SmolLM2-135M-Instruct after one pass over English pairs of an answer of gpt-4-turbo and the same answer
-corrupted in one of five ways (never by an answer in another language, which no English pair could teach). `icr reward_bench --corrupt`
+corrupted in one of five ways (never by an answer in another language, which no English pair could teach). `icr reward-bench --corrupt`
 then asks (policy, SmolLM2) about the answers of gpt-4-turbo to other prompts, the same in all nine languages: the shortest with two
-sentences or more (the first eight of them in Thai and Bengali, whose texts take SmolLM2 four times as many tokens). SmolLM2 was trained on
+sentences or more (half as many in Thai and Bengali, whose texts take SmolLM2 four times as many tokens). SmolLM2 was trained on
 English: how well the reward does elsewhere is what English pairs alone carry over.
 
 A run goes on where it was stopped. The CSV has a row for each language, corruption and kind, `length` (the longer one) among the kinds.
@@ -28,7 +28,7 @@ from tests.support.real_data import shared_folder
 
 LANGUAGES = ("en", "de", "es", "fr", "ru", "sw", "zh", "th", "bn")
 MODEL = "gpt-4-turbo-2024-04-09"
-COSTLY = {"th": 8, "bn": 8}
+COSTLY = ("th", "bn")
 TAUGHT = ("cut", "shuffled", "other-prompt", "looped", "number")
 COLUMNS = ("language", "corruption", "kind", "accuracy", "low", "high", "n", "ties")
 
@@ -55,16 +55,30 @@ def main() -> None:
         "--accumulation", "2", "--max-length", "512", "--output", str(folder / "policy"),
     )  # fmt: skip
     icr(
-        "reward_bench", "--policy", str(folder / "policy" / "checkpoint"), "--reference", smollm2,
+        "reward-bench", "--policy", str(folder / "policy" / "checkpoint"), "--reference", smollm2,
         "--corrupt", str(folder / "outputs"), "--prompts", str(folder / "prompts"), "--languages", ",".join(LANGUAGES),
         "--reward-kind", "cross-lingual", "--seed", str(given.seed), "--output", str(folder / "bench"),
     )  # fmt: skip
+    write_rows(folder / "bench" / "reward_bench" / "accuracy.csv", given.csv)
 
 
 def icr(*arguments: str) -> None:
     """Run a command as a person does."""
     print("icr", *arguments, flush=True)
     subprocess.run([sys.executable, "-m", "icr_platform", *arguments], check=True)
+
+
+def write_rows(accuracy: Path, table: Path) -> None:
+    """Keep the accuracies of the corruptions, by language and over languages."""
+    with accuracy.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["source"] == "corruptions" and row["category"]]
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            figures = {name: f"{float(row[name]):.1f}" for name in ("accuracy", "low", "high")}
+            kept = {name: row[name] for name in ("language", "kind", "n", "ties")}
+            writer.writerow({**kept, "corruption": row["category"], **figures})
 
 
 def prepare(folder: Path, smollm2: Path, prompts: int, pairs: int, seed: int) -> None:
@@ -98,7 +112,7 @@ def prepare(folder: Path, smollm2: Path, prompts: int, pairs: int, seed: int) ->
             rows.append({**asked, "chosen": pair.chosen, "rejected": pair.rejected})
     write(folder / "pairs" / "en.json", rows)
     for language in LANGUAGES:
-        asked_for = [answers[language][key] for key in test[: COSTLY.get(language)]]
+        asked_for = [answers[language][key] for key in test[: (len(test) + 1) // 2 if language in COSTLY else None]]
         write(folder / "outputs" / f"{language}.json", asked_for)
         write(
             folder / "prompts" / f"{language}.json",

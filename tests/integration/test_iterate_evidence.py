@@ -146,7 +146,7 @@ def check_metrics(arm: Any) -> None:
         ("prompt_accuracy_change/strict/en", [1, 2]),
         ("prompt_accuracy_change_since_0/strict/en", [1, 2]),
         ("unverified/es", [0, 1, 2]),
-        ("line_pass_rate/mean", [0, 1, 2]),
+        ("fidelity/mean", [0, 1, 2]),
     ):
         points = tracker.client.get_metric_history(arm.run.run_id, name)
         assert [point.step for point in points] == iterations, name

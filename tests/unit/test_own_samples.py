@@ -120,7 +120,7 @@ def test_accuracy_is_over_pairs_and_auc_over_prompts() -> None:
 def test_kinds_of_instructions_are_compared_by_themselves() -> None:
     found = own_samples(checked(), rewards({"cross-lingual": 1.0}))
     # Of `a` in prompt 2: 1 and 4 comply, 3 and 2 do not.
-    assert ranked(found, "es", "cross-lingual", "a").accuracy[0:4:3] == (100.0 * 4 / 6, 6)
+    assert ranked(found, "es", "cross-lingual", "a").accuracy[0:4:3] == (pytest.approx(100.0 * 4 / 6), 6)
     assert ranked(found, "es", "cross-lingual", "b").accuracy[0:4:3] == (25.0, 4)
     assert ranked(found, "de", "cross-lingual", "a").accuracy[0:4:3] == (75.0, 2)
     assert ranked(found, "de", "cross-lingual", "b").accuracy.n == 0
@@ -129,7 +129,7 @@ def test_kinds_of_instructions_are_compared_by_themselves() -> None:
 def test_the_longer_sample_is_the_baseline_and_ties_count_half() -> None:
     found = own_samples(checked(), rewards({"cross-lingual": 1.0}))
     # Prompt 1: 1 character against 1 and 2. Prompt 2: all have 2.
-    assert ranked(found, "es", "length").accuracy[0:5:4] == (100.0 * (0.5 + 0 + 1.5) / 5, 4)
+    assert ranked(found, "es", "length").accuracy[0:5:4] == (pytest.approx(100.0 * (0.5 + 0 + 1.5) / 5), 4)
     assert ranked(found, "de", "length").accuracy.accuracy == 100.0
 
 

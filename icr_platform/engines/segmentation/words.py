@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 
 from icr_platform.core.language_tags import is_tag, read_tag
 from icr_platform.core.languages import language_name
@@ -68,6 +70,32 @@ def segmenter(language: str) -> Segmenter:
     return Segmenter(_at_spaces)
 
 
+def libraries(language: str) -> dict[str, str]:
+    """Name and version of each library that finds the words of a language; '' for one that is not installed.
+
+    What is verified of a text depends on them. None is imported.
+
+    >>> libraries("es"), list(libraries("th"))
+    ({}, ['pythainlp'])
+    """
+    script = read_tag(language).written if is_tag(language) else ""
+    names: tuple[str, ...] = ()
+    if script in _HAN:
+        names = ("jieba",)
+    elif script in _JAPANESE:
+        names = ("fugashi", "unidic-lite")
+    elif script == "Thai" and read_tag(language).language == "th":
+        names = ("pythainlp",)
+    return {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
 def has_words(split: Split, text: str, count: int) -> bool:
     """Whether the text has `count` words or more.
 
@@ -120,6 +148,10 @@ def _mecab() -> Split:
 
 @cache
 def _thai() -> Split:
+    # Else its import makes a folder in the person's home. It refuses both names of this at once.
+    if "PYTHAINLP_READ_MODE" not in os.environ:
+        os.environ.setdefault("PYTHAINLP_READ_ONLY", "1")
+    os.environ.setdefault("PYTHAINLP_OFFLINE", "1")
     from pythainlp.tokenize import word_tokenize
 
     def split(text: str) -> Iterator[str]:

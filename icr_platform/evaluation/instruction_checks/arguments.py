@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from icr_platform.evaluation.instruction_checks.verdict import UnverifiedError
@@ -94,11 +95,11 @@ class Arguments:
 
     def number(self, name: str, *, least: int = 0) -> int:
         value = self._present(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:
+        if isinstance(value, bool) or not isinstance(value, Real) or float(value) != float(value) // 1:
             raise UnverifiedError(f"kwargs: {name!r} is {_shown(value)}, not a whole number")
         if value < least:
             raise UnverifiedError(f"kwargs: {name!r} is {_shown(value)}, below {least}")
-        return int(value)
+        return int(float(value))
 
     def text(self, name: str) -> str:
         value = self._present(name)
@@ -129,14 +130,21 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Count:
-    """How many there are: at least `least` and at most `most`, which are the same where counting is certain."""
+    """How many there are: at least `least` and at most `most`, which are the same where counting is certain.
+
+    why: they are not.
+    """
 
     least: int
     most: int
+    why: str = ""
 
     @staticmethod
     def of(number: int) -> Count:
         return Count(number, number)
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.least + other.least, self.most + other.most, self.why or other.why)
 
     def stands(self, relation: str, number: int, what: str) -> bool:
         """Whether the count stands in the relation to the number.
@@ -150,7 +158,7 @@ class Count:
         low, high = _RELATIONS[relation](self.least, number), _RELATIONS[relation](self.most, number)
         is_between = relation == "exactly" and self.least < number < self.most
         if low != high or is_between:
-            raise UnverifiedError(f"{what} cannot be counted exactly in this language")
+            raise UnverifiedError(f"{what} cannot be counted exactly: {self.why}")
         return low
 
 

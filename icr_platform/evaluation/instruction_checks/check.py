@@ -57,16 +57,28 @@ def check(instruction_id: str, kwargs: Any, text: str, language: str, prompt: st
     >>> check("change_case:english_capital", {}, "สวัสดี", "th")
     Verdict(followed=None, reason='Thai has no capital letters')
     """
-    return _checked(instruction_id, kwargs, [text], language, prompt)
+    checker = KINDS.get(instruction_id)
+    if checker is None:
+        return Verdict(None, f"{instruction_id!r} is not a kind of instruction that has a checker")
+    try:
+        # An argument that does not fit does so for every text, an empty one included.
+        is_followed = checker(Arguments.of(kwargs), Answer(text, base_language(language), prompt))
+    except UnverifiedError as error:
+        return Verdict(None, str(error))
+    return Verdict(is_followed and bool(text.strip()))
 
 
 def check_loosely(instruction_id: str, kwargs: Any, text: str, language: str, prompt: str = "") -> Verdict:
     """Whether a text follows an instruction once an introduction, a closing remark or Markdown's asterisks are taken from it.
 
-    IFEval's loose check: one of eight variants follows it. It is unverified where none follows it and one cannot be verified.
-    Arguments are those of `check`.
+    IFEval's loose check: one of eight variants follows it. What is unverified to the letter is so here, too, and a variant that leaves
+    too little to verify does not follow, so that both checks count the same answers. Arguments are those of `check`.
     """
-    return _checked(instruction_id, kwargs, list(variants(text)), language, prompt)
+    strict = check(instruction_id, kwargs, text, language, prompt)
+    if strict.followed is not False:
+        return strict
+    others = dict.fromkeys(variants(text))
+    return Verdict(any(check(instruction_id, kwargs, other, language, prompt).followed for other in others))
 
 
 def variants(text: str) -> Iterator[str]:
@@ -80,20 +92,3 @@ def variants(text: str) -> Iterator[str]:
     for variant in whole:
         yield variant
         yield variant.replace("*", "")
-
-
-def _checked(instruction_id: str, kwargs: Any, texts: list[str], language: str, prompt: str) -> Verdict:
-    checker = KINDS.get(instruction_id)
-    if checker is None:
-        return Verdict(None, f"{instruction_id!r} is not a kind of instruction that has a checker")
-    code, reason = base_language(language), ""
-    for text in dict.fromkeys(texts):
-        try:
-            is_followed = checker(Arguments.of(kwargs), Answer(text, code, prompt))
-        except UnverifiedError as error:
-            # An argument that does not fit does so for every text, an empty one included.
-            reason = reason or str(error)
-        else:
-            if is_followed and text.strip():
-                return Verdict(True)
-    return Verdict(None, reason) if reason else Verdict(False)

@@ -16,6 +16,7 @@ from icr_platform.evaluation.instruction_checks.verdict import Answer, Unverifie
 from icr_platform.evaluation.instruction_checks.writing import has_case, names_english
 
 _TOKEN = re.compile(r"[^\s,;:!?()\[\]{}\"“”„«»。，、！？；：…]+")
+_ENGLISH_TOKEN = re.compile(r"[^\s,;:!?()\[\]{}\"“”'’]+")
 
 
 def is_all_capital(arguments: Arguments, answer: Answer) -> bool:
@@ -30,7 +31,15 @@ def _is_all(answer: Answer, wanted: str, others: set[str]) -> bool:
     language = _language_with_case(answer)
     # ß has no capital that everyone writes, and ª and º are ordinals' signs.
     categories = {unicodedata.category(letter) for letter in answer.text if letter != "ß"}
-    return wanted in categories and not categories & others and is_in(language, answer.text.lower())
+    return wanted in categories and not categories & others and (language != "en" or _may_be_english(answer.text))
+
+
+def _may_be_english(text: str) -> bool:
+    """Whether it is, in small letters, which identifiers know best; a text too short to tell is taken by its letters alone."""
+    try:
+        return is_in("en", text.lower())
+    except UnverifiedError:
+        return True
 
 
 def _language_with_case(answer: Answer) -> str:
@@ -46,13 +55,13 @@ def _language_with_case(answer: Answer) -> str:
 
 
 def has_capital_words_often(arguments: Arguments, answer: Answer) -> bool:
+    """Counts words of capital letters only, "I" included. NLTK's words, which IFEval counts in English, end at an apostrophe."""
     relation, number = arguments.relation("capital_relation"), arguments.number("capital_frequency")
-    _language_with_case(answer)
-    return Count.of(sum(1 for token in _TOKEN.findall(answer.text) if _is_capital(token))).stands(
-        relation, number, "capital words"
-    )
+    token = _ENGLISH_TOKEN if _language_with_case(answer) == "en" else _TOKEN
+    count = sum(1 for word in token.findall(answer.text) if _is_capital(word))
+    return Count.of(count).stands(relation, number, "capital words")
 
 
-def _is_capital(token: str) -> bool:
-    categories = {unicodedata.category(letter) for letter in token if letter not in "ßªº"}
+def _is_capital(word: str) -> bool:
+    categories = {unicodedata.category(letter) for letter in word if letter not in "ßªº"}
     return "Lu" in categories and not categories & {"Ll", "Lt"}

@@ -7,12 +7,12 @@ here by its rules for abbreviations, initials, numbers and ellipses.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from functools import cache
 
 import regex
 
+from icr_platform.engines.segmentation.words import segmenter
 from icr_platform.evaluation.instruction_checks.arguments import Count
 from icr_platform.evaluation.instruction_checks.writing import UNSPACED
 
@@ -23,7 +23,8 @@ _WORD = regex.compile(_RUN)
 _APOSTROPHE_WORD = regex.compile(rf"{_RUN}(?:['’ʼ‘](?=\p{{L}}){_RUN})*")
 _ELIDES = frozenset({"fr", "it", "ca", "oc", "lij", "vec", "scn", "fur", "lmo", "pms", "wa", "co"})
 """Languages in which an apostrophe stands between two words; in all others it is a letter, or joins a word's ending to it."""
-_UNSPACED_RUN = re.compile(f"[{UNSPACED}\u0300-\u036f]+")
+_UNSPACED_RUN = re.compile(f"[{UNSPACED}]+")
+_THAI = re.compile("[\u0e01-\u0e5b]")
 _HAN_OR_KANA = re.compile(
     "[\u3005-\u3007\u3041-\u3096\u30a1-\u30fa\u30fc\uff66-\uff9f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
@@ -48,37 +49,47 @@ def words_of(text: str, language: str, prompt: str = "") -> Count:
     if language == "en":
         return Count.of(sum(1 for _ in _ENGLISH_WORD.finditer(text)))
     pattern = _WORD if language in _ELIDES else _APOSTROPHE_WORD
-    spaced = _UNSPACED_RUN.sub(" ", text)
-    least = most = sum(1 for _ in pattern.finditer(spaced))
+    count = Count.of(sum(1 for _ in pattern.finditer(_UNSPACED_RUN.sub(" ", text))))
     if language in ("zh", "yue", "ja") and _CHARACTERS.search(prompt):
-        return Count.of(most + sum(1 for _ in _HAN_OR_KANA.finditer(text)))
-    for run in _UNSPACED_RUN.findall(text):
-        count = _words_in(run, language)
-        least, most = least + count.least, most + count.most
-    return Count(least, most)
+        return count + Count.of(sum(1 for _ in _HAN_OR_KANA.finditer(text)))
+    return sum((_words_in(run, language) for run in _UNSPACED_RUN.findall(text)), start=count)
 
 
 def _words_in(run: str, language: str) -> Count:
-    letters = sum(1 for letter in run if unicodedata.category(letter)[0] in "LN")
-    return Count(min(letters, 1), letters)
+    letters = sum(1 for letter in run if letter.isalnum())
+    found = segmenter(_language_of(run, language))
+    if found.split is None:
+        return Count(min(letters, 1), letters, found.why)
+    return Count.of(sum(1 for word in found.split(run) if any(letter.isalnum() for letter in word)))
+
+
+def _language_of(run: str, language: str) -> str:
+    """The language whose words a run of unspaced letters has: that of the answer where it is written in them, else the script's own."""
+    if re.search("[\u3041-\u30fa]", run):
+        return "ja"
+    if re.search("[\u4e00-\u9fff]", run):
+        return language if language in ("zh", "yue", "ja") else "zh"
+    return language if language in ("km", "lo", "my", "bo", "shn") or not _THAI.search(run) else "th"
 
 
 _CLOSERS = "\"'”’»›)\\]」』】）》〉*_~`“"
 # Marks that end a sentence wherever they stand: of Chinese and Japanese, Devanagari and its neighbours, Urdu, Ethiopic, Armenian, Khmer,
 # Burmese, Tibetan, and question marks of Arabic. U+037E is the Greek one, which looks like a semicolon.
-_ALWAYS = "。！？｡．؟۔।॥።፧፨។៕។։။།༎‼⁇⁈⁉\u037e"
+_ALWAYS = "፡。！？｡．؟۔।॥።፧፨។៕។։။།༎‼⁇⁈⁉\u037e"
 _CLOSING = _CLOSERS.replace("\\", "")
+_NO_TABLE_ROW = re.compile(r"^(?![ \t]*\|).+$", re.MULTILINE)
+_TYPED_DANDA = re.compile("(?<=[\u0900-\u0dff]) ?[|]")
+"""A bar for the danda, which many keyboards lack."""
 _LETTER = regex.compile(r"[\p{L}\p{N}]")
 _WINDOW = 80  # characters: abbreviations are shorter, and slices of a whole text would take its square in time
-_END = re.compile(rf"[{_ALWAYS}.!?…]+[{_CLOSERS}]*")
+_END = re.compile(rf"(?:[{_ALWAYS[1:]}.!?…]|፡፡)+[{_CLOSERS}]*")
 _ELLIPSES = re.compile(r"^(?:\.{2,}|…+|(?:\. ?){2,})$")
 _ABBREVIATIONS: dict[str, frozenset[str]] = {
     language: frozenset(words.split())
     for language, words in {
-        "en": "mr mrs ms dr prof rev hon gen col capt lt sgt st sr jr gov sen rep pres supt vs etc e.g i.e cf fig figs no nos vol pp p "
-        "approx dept est inc ltd co corp bros u.s u.k u.n d.c a.m p.m ph.d b.c a.d jan feb mar apr jun jul aug sept sep oct nov dec "
-        "mon tue wed thu fri sat ave blvd rd mt ft al ed eds messrs univ assn calif mass minn pa tex va wash ariz colo conn fla ga ill "
-        "ind kan ky md mich mo n.y n.j n.c s.c tenn vt wis",
+    "en": "mr mrs ms dr prof gen col capt lt sgt st sen rep reps gov messrs adm maj jr sr inc ltd co corp cie bros cos vs chg dec feb jan "
+        "aug oct nov sept sep mon tues wed thu fri sat ga tenn minn okla ariz ore ill conn calif wash wis mich mass fla ala kan ky colo va "
+        "pa ct vt ft ave u.s u.k u.n u.s.a u.s.s.r d.c n.y n.j n.h n.c n.m s.c w.va l.a a.m p.m ph.d m.d a.d b.c e.g i.e cf fig no nos al",
         "de": "bzw usw z.b z d.h d u.a u s.o s.u o.ä o.g vgl evtl ggf ca etc dr prof hr fr nr str inkl exkl max min mio mrd tel abs art "
         "abb bspw sog allg geb gest jh jhd st ing dipl phil med rer nat hl usf i.d.r v.a u.u m.e bes engl dt zzgl abzgl mind jan feb "
         "mär apr jun jul aug sept okt nov dez mo di mi do fr sa so",
@@ -104,7 +115,7 @@ _ABBREVIATIONS: dict[str, frozenset[str]] = {
         "bn": "ডা ড মো প্রো সং পৃ",
         "sw": "bw bi dk prof mf n.k k.m k.v dkt mhe",
         "vi": "tp ts gs pgs ths tt v.v",
-        "id": "dr prof ir drs dra hj h jl no tgl dll dsb dst a.n u.p yth sdr",
+        "id": "rp dr prof ir drs dra hj h jl no tgl dll dsb dst a.n u.p yth sdr",
         "el": "κ κα κκ δρ π.χ μ.χ κ.λπ κ.ά δηλ βλ σελ αρ τηλ χλμ",
         "sr": "dr prof npr itd tj tzv str br god",
     }.items()
@@ -112,28 +123,84 @@ _ABBREVIATIONS: dict[str, frozenset[str]] = {
 _DOTTED_ORDINALS = frozenset(
     {"de", "da", "no", "nb", "nn", "fi", "et", "lv", "cs", "sk", "sl", "hr", "sr", "bs", "hu", "pl", "tr", "is"}
 )
-_TITLES = frozenset(
-    {
-        "mr",
-        "mrs",
-        "ms",
-        "dr",
-        "prof",
-        "rev",
-        "gen",
-        "col",
-        "capt",
-        "lt",
-        "sgt",
-        "gov",
-        "sen",
-        "rep",
-        "vs",
-        "e.g",
-        "i.e",
-        "cf",
-    }
+_STARTERS = frozenset(
+    [
+        "a",
+        "according",
+        "although",
+        "among",
+        "an",
+        "and",
+        "as",
+        "at",
+        "both",
+        "but",
+        "by",
+        "despite",
+        "each",
+        "every",
+        "for",
+        "from",
+        "he",
+        "her",
+        "his",
+        "how",
+        "however",
+        "i",
+        "if",
+        "in",
+        "indeed",
+        "instead",
+        "it",
+        "its",
+        "many",
+        "meanwhile",
+        "moreover",
+        "most",
+        "my",
+        "nevertheless",
+        "nonetheless",
+        "on",
+        "one",
+        "or",
+        "our",
+        "separately",
+        "she",
+        "similarly",
+        "since",
+        "so",
+        "some",
+        "that",
+        "the",
+        "their",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "those",
+        "though",
+        "thus",
+        "to",
+        "under",
+        "we",
+        "what",
+        "when",
+        "where",
+        "while",
+        "who",
+        "why",
+        "with",
+        "yet",
+        "you",
+        "your",
+    ]
 )
+"""Words that begin a sentence where one follows an abbreviation: what follows otherwise is a name. Of English."""
+_LAST = frozenset(
+    {"etc", "usw", "т.д", "т.п", "др", "ecc", "itd", "itp", "osv", "enz", "atd", "vb", "dll", "κ.λπ", "v.v", "и.т.д"}
+)
+"""Abbreviations that end what they belong to: a capital letter after them begins a sentence."""
 _EVERYWHERE = frozenset({"mr", "mrs", "dr", "prof", "vs", "etc"})
 
 
@@ -146,24 +213,29 @@ def sentences_of(text: str, language: str) -> Count:
     >>> sentences_of("Dr. Ruiz paid 3.5 euros. Why? She was late...", "en").most, sentences_of("我来了。你呢？好！", "zh").most
     (3, 3)
     >>> sentences_of("ฉันไปตลาด แล้วกลับบ้าน", "th")
-    Count(least=1, most=2)
+    Count(least=1, most=2, why='no mark ends a sentence in this script')
     """
+    if language == "el":
+        text = text.replace(";", "?")
+    text = _NO_TABLE_ROW.sub(lambda line: _TYPED_DANDA.sub("।", line.group()), text)
     ends = list(_ends(text, language))
     last = ends[-1] if ends else 0
     certain = len(ends) + bool(_LETTER.search(text, last))
     if _UNMARKED.search(text):
         pieces = sum(1 for piece in re.split(rf"\s+|[{_ALWAYS}!?]+", text) if _LETTER.search(piece))
-        return Count(certain, max(certain, pieces))
+        return Count(certain, max(certain, pieces), "no mark ends a sentence in this script")
     return Count.of(certain)
 
 
-_UNMARKED = re.compile("[\u0e01-\u0eff\u19e0-\u19ff\u1a20-\u1aad]{2}")
+_UNMARKED = re.compile("[\u0e01-\u0eff\u19e0-\u19ff\u1a20-\u1aad]")
 """Thai, Lao and Tai letters."""
 
 
 def _ends(text: str, language: str) -> Iterator[int]:
     """Where sentences end, after the mark and what closes with it."""
     last = 0
+    # Punkt ends English sentences before small letters, too; elsewhere they go on, unless the whole text is in small letters.
+    goes_on_small = language != "en" and text.lower() != text
     for found in _END.finditer(text):
         mark, after = found.group().rstrip(_CLOSING), text[found.end() : found.end() + _WINDOW]
         if not mark or not _LETTER.search(text, last, found.start()):
@@ -175,13 +247,19 @@ def _ends(text: str, language: str) -> Iterator[int]:
             is_inside = (mark == "．" and following[:1].isdigit()) or (
                 language == "ja" and found.group() != mark and following[:1] in tuple("とっはがをにのでも、")
             )
-        elif after and not (after[0].isspace() or _is_unspaced(after[0]) or (mark[0] in "!?" and after[0].isalpha())):
+        elif (after and not (after[0].isspace() or _is_unspaced(after[0]))) or (
+            goes_on_small and following[:1].islower()
+        ):
             is_inside = True
         elif _ELLIPSES.match(mark):
-            is_inside = bool(following) and not _starts_a_sentence(following)
+            is_inside = bool(following) and (not _starts_a_sentence(following) or following == after)
         else:
             before = text[max(last, found.start() - _WINDOW) : found.start()]
-            is_inside = mark[0] == "." and bool(following) and _goes_on(before, following, language)
+            is_inside = (
+                mark[0] == "."
+                and bool(following)
+                and _goes_on(before, after[: len(after) - len(following)], following, language)
+            )
         if not is_inside:
             yield end
             last = end
@@ -196,18 +274,38 @@ def _starts_a_sentence(following: str) -> bool:
     return first.isupper() or not first.isalpha() or first.lower() == first.upper()
 
 
-def _goes_on(before: str, following: str, language: str) -> bool:
-    """Whether the dot after `before` is that of an abbreviation, an initial or a number, and `following` is of the same sentence."""
+def _goes_on(before: str, gap: str, following: str, language: str) -> bool:
+    """Whether the dot after `before` is that of an abbreviation, an initial or a number, and `following`, after the gap, is of the
+    same sentence."""
     word = re.split(r"[\s(\[\"'«“„¿¡*_/—–-]", before)[-1]
-    is_first = before[: len(before) - len(word)].rpartition("\n")[2].strip(" \t*#>-") == ""
-    if word.isdigit():  # the number of an item, and German "am 3. Mai"
+    if word.isdigit():
+        if language == "en":  # Punkt takes the number of an item for a sentence, but before a small letter
+            return following[:1].islower() or following[:1] in tuple(",;:.!?")
+        # The number of an item, and German "am 3. Mai".
+        is_first = before[: -len(word)].rpartition("\n")[2].strip(" \t*#>-") == ""
         return is_first or (language in _DOTTED_ORDINALS and len(word) <= 2)
+    if _UNMARKED.match(word[-1:]):
+        return True  # Thai has dots in abbreviations only: พ.ศ., กทม.
     known = word.lower()
-    if len(word) == 1 and word.isalpha() and word.upper() != word.lower():
-        return (word.isupper() and word != "I") or known in _abbreviations(language)
-    if known in _abbreviations(language):
-        return language != "en" or known in _TITLES or not _starts_a_sentence(following)
-    return bool(regex.search(r"\p{L}\.\p{L}$", word)) and not _starts_a_sentence(following)
+    if (
+        len(word) > 1
+        and word.upper() == word.lower()
+        and not _UNSPACED_RUN.search(word)
+        and len(regex.findall(r"\X", word)) == 1
+    ):
+        return True  # an initial of a script without case: కె. విశ్వనాథ్
+    # An initial, and a part of т. е. or z. B.
+    is_initial = len(word) == 1 and (
+        (word.isupper() and not (language == "en" and word == "I")) or following[:1].islower()
+    )
+    if not is_initial and known not in _abbreviations(language):
+        return bool(regex.search(r"\p{L}\.\p{L}$", word)) and following[:1].islower()
+    if "\n" in gap or (known in _LAST and following[:1].isupper()):
+        return False
+    if language != "en":
+        return True
+    next_word = regex.match(r"\p{L}*", following)
+    return next_word is None or not next_word[0][:1].isupper() or next_word[0].lower() not in _STARTERS
 
 
 @cache
