@@ -14,6 +14,7 @@ A run goes on where it was stopped. The CSV has a row for each language, corrupt
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import subprocess
