@@ -45,11 +45,13 @@ from icr_platform.data.row_fields import (
     TRUTH_FIELD,
     BadRow,
     Columns,
+    checked,
     identity_of,
     refused,
+    text_fault,
 )
 from icr_platform.data.row_files import SourceRow, stem_of
-from icr_platform.data.row_messages import turn_of
+from icr_platform.data.row_messages import Turn, turn_of
 from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, language_of, name_in
 from icr_platform.data.sources import open_source
 from icr_platform.data.wording import left_out, short, shown
@@ -181,13 +183,17 @@ class _Part(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """What a row says. key: its own id; None where it has none."""
+    """What a row says. key: its own id; None where it has none. asked: the first turn, and how it is written."""
 
     key: str | None
     turns: tuple[CheckedTurn, ...]
-    asked: Conversation
+    said: Turn
     source: str
     where: str
+
+    @property
+    def asked(self) -> Conversation:
+        return self.said.asked
 
 
 @dataclass
@@ -218,14 +224,17 @@ class _Reader:
                 name = key or text_digest(*read.asked.identity)[:_DIGITS_OF_A_DIGEST]
                 if not any(turn.constraints for turn in read.turns):
                     reason = NO_INSTRUCTIONS
-                    raise BadRow(f"has no instruction to check; found: {shown(list(row.fields))}")
+                    raise BadRow(
+                        "has no instruction to check; add instruction_id_list and kwargs; found: "
+                        + shown(list(row.fields))
+                    )
                 if name in found:
                     reason = DUPLICATE
                     raise BadRow(f"key {name!r} is that of {found[name].where}, which is read")
             except BadRow as error:
                 self._leave_out(language, key or f"row {row.number}", reason, f"{row.where}: {error}")
                 continue
-            self.seen.see(where, row.fields)
+            self.seen.see(where, row.fields, read.said.remarks, read.said.columns)
             found[name] = read
         for number, fault in self.unreadable.items():
             self._leave_out(language, f"row {number}", UNREADABLE, fault)
@@ -385,7 +394,8 @@ class AnswerRows:
                 except BadRow as error:
                     raise refused(row, error) from None
                 ending = f"@{part.variant}"
-                if key is not None and (language, key) not in self.ids and (language, key + ending) in self.ids:
+                # A plain file may lie beside one of a variant: what answers the variant has its ending first.
+                if key is not None and part.variant and (language, key + ending) in self.ids:
                     key += ending
                 yield from _turns_of_answers(row, language, key, self.ids)
 
@@ -541,22 +551,23 @@ def _row_of(row: SourceRow, key: str | None, variant: str) -> _Row:
     """Raises BadRow where a turn or its instructions cannot be used."""
     fields = row.fields
     named = [fields[name] for name in SOURCE_FIELDS if fields.get(name)]
-    source = variant or next((str(value) for value in named), "")
+    source = variant or next((checked("source", str(value), "name the data set") for value in named), "")
     numbers = sorted({int(found[1]) for name in fields if (found := _TURN.fullmatch(name)) and found[2] == "prompt"})
     if not numbers:
-        asked = turn_of(fields).asked
-        return _Row(key, (CheckedTurn(asked.instruction, constraints_in(fields)),), asked, source, row.where)
+        turn = turn_of(fields)
+        checked_turn = CheckedTurn(turn.asked.instruction, constraints_in(fields))
+        return _Row(key, (checked_turn,), turn, source, row.where)
     said = {number: _parsed(fields[f"turn_{number}_prompt"]) for number in numbers}
     last = max((number for number in numbers if said[number] is not None), default=0)
     if numbers[0] != 1 or said[1] is None or any(said[number] is None for number in numbers if number < last):
         raise BadRow(f"turn_{last or 1}_prompt is there without the turns before it; write them or remove the row")
     others = {name: fields.get(name) for name in SYSTEM_FIELDS}
-    turns = [turn_of({"prompt": said[number], **(others if number == 1 else {})}).asked for number in numbers[:last]]
-    checked = [
-        CheckedTurn(turn.instruction, constraints_in(fields, f"turn_{number}_"))
+    turns = [turn_of({"prompt": said[number], **(others if number == 1 else {})}) for number in numbers[:last]]
+    followed = [
+        CheckedTurn(turn.asked.instruction, constraints_in(fields, f"turn_{number}_"))
         for number, turn in zip(numbers, turns, strict=False)
     ]
-    return _Row(key, tuple(checked), turns[0], source, row.where)
+    return _Row(key, tuple(followed), turns[0], source, row.where)
 
 
 def constraints_in(fields: Mapping[str, Any], before: str = "") -> tuple[Constraint, ...]:
@@ -608,6 +619,8 @@ def _kinds(value: Any, name: str) -> list[str]:
     found = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
     if not isinstance(found, list) or not all(isinstance(kind, str) and kind.strip() for kind in found):
         raise BadRow(f'field {name!r} is {short(repr(value))}; give a list such as ["punctuation:no_comma"]')
+    if fault := next(filter(None, map(text_fault, found)), ""):
+        raise BadRow(f"field {name!r} {fault}")
     return found
 
 
@@ -635,6 +648,8 @@ def _constraint(kind: str, kwargs: Any) -> Constraint:
         return Constraint(kind, {})
     if not isinstance(kwargs, Mapping):
         return Constraint(kind, {}, f"its kwargs are {short(repr(kwargs))}, not an object")
+    if fault := text_fault(json.dumps(kwargs, ensure_ascii=False, default=str)):
+        return Constraint(kind, {}, f"its kwargs: a text {fault}")
     return Constraint(kind, {str(name): _plain(value) for name, value in kwargs.items() if not _is_null(value)})
 
 

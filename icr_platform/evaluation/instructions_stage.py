@@ -130,7 +130,7 @@ def _unknown_kinds(asked: VerifiableSet) -> Iterator[str]:
         named = ", ".join(f"{kind!r} ({count})" for kind, count in list(unknown.items())[:_NAMED])
         more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
         yield (
-            f"{len(unknown)} kinds of instructions have no checker and are unverified: {named}{more}; known kinds: "
+            f"instructions of these kinds have no checker and are unverified: {named}{more}; known kinds: "
             f"{', '.join(sorted(KINDS))}"
         )
 
@@ -200,8 +200,9 @@ def _notes(scores: pd.DataFrame, kinds: pd.DataFrame) -> Iterator[str]:
         own = kinds[(kinds["language"] == language) & (kinds["unverified"] > 0)]
         if not len(own):
             continue
+        total = int(own["unverified"].sum() + of["instructions"].sum())
         most = own.sort_values("unverified", ascending=False).iloc[0]
         yield (
-            f"{language}: {int(own['unverified'].sum())} instructions cannot be verified and count neither way, most of them "
-            f"{most['instruction_id']!r} ({most['reason']}); {partly} outputs are judged on the others, {none} have no other"
+            f"{language}: {int(own['unverified'].sum())} of {total} instructions cannot be verified and count neither way, {most['unverified']} of "
+            f"them {most['instruction_id']!r} ({most['reason']}); {partly} outputs are judged on their other instructions, {none} have no other"
         )
