@@ -25,7 +25,8 @@ from icr_platform.core.faults import fault_notes
 from icr_platform.core.schemas import DROPS, INSTRUCTION_CHECKS, OUTPUTS
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.data.reference_outputs import WANTED, ReferenceOutputs, load_reference_outputs
-from icr_platform.data.verifiable import VerifiableSet, load_verifiable, open_answers, turn_key
+from icr_platform.data.verifiable import VerifiableSet, load_verifiable, turn_key
+from icr_platform.data.verifiable_answers import open_answers
 from icr_platform.engines.execution.map_parts import check_execution
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import check_policy, engine_notes

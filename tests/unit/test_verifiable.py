@@ -13,17 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from icr_platform.core.errors import InputError
+from icr_platform.data.constraints import Constraint, constraints_in
 from icr_platform.data.prompts import load_prompts
 from icr_platform.data.reference_outputs import WANTED, load_reference_outputs
-from icr_platform.data.verifiable import (
-    Constraint,
-    VerifiableSet,
-    constraints_in,
-    constraints_of,
-    language_and_variant,
-    load_verifiable,
-    open_answers,
-)
+from icr_platform.data.variant_parts import language_and_variant
+from icr_platform.data.verifiable import VerifiableSet, constraints_of, load_verifiable
+from icr_platform.data.verifiable_answers import open_answers
 
 COMMA, WORDS = "punctuation:no_comma", "length_constraints:number_words"
 AT_LEAST_3 = {"relation": "at least", "num_words": 3}
@@ -240,9 +235,19 @@ def test_multi_if_has_three_turns_whose_instructions_accumulate(form: str, tmp_p
 
 def test_turns_that_are_missing_in_between_are_a_row_left_out(tmp_path: Path) -> None:
     gap = MULTI_IF | {"key": "2", "turn_2_prompt": None}
-    found = load_verifiable(str(write(tmp_path / "a.jsonl", [MULTI_IF, gap])))
-    assert [row["prompt_id"] for row in found.left_out] == ["2"]
-    assert "turn_3_prompt is there without the turns before it" in str(found.left_out[0]["detail"])
+    absent = {name: value for name, value in MULTI_IF.items() if not name.startswith("turn_2")} | {"key": "3"}
+    rows = [MULTI_IF, gap, absent, MULTI_IF | {"key": "4"}]
+    found = load_verifiable(str(write(tmp_path / "a.jsonl", rows)))
+    assert [row["prompt_id"] for row in found.left_out] == ["2", "3"]
+    assert all("turn_3_prompt is there without the turns before it" in str(row["detail"]) for row in found.left_out)
+
+
+@pytest.mark.parametrize(
+    "text", ["[Title] Write on.", "{x} is a set. Why?", "[1, 2] is a list.", '{"a": 1} is JSON.', '{"a": 1}', "[]"]
+)
+def test_a_turn_may_begin_with_a_bracket(text: str, tmp_path: Path) -> None:
+    found = load_verifiable(str(write(tmp_path / "a.jsonl", [MULTI_IF | {"turn_1_prompt": text}])))
+    assert found.prompts[0].turns[0].text == text
 
 
 def a_folder(folder: Path) -> str:
