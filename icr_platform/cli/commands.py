@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 TOOLS = {
     "check": "check a configuration's inputs and say what it would take, without running anything",
     "inspect": "open the inspector in a browser: pairs, margins, regressions, spot-checks",
-    "verdicts": "`icr verdicts publish RUN`: add reviewers' verdicts to their MLflow run",
+    "verdicts": "`icr verdicts publish RUN` adds reviewers' verdicts to their MLflow run; `icr verdicts export RUN` writes them to files",
     "runs": "list arms; `icr runs delete ARM` and `icr runs clean` free what they take",
     "report": "`icr report RUN`: rebuild the report of an arm from its artifacts",
 }
@@ -299,19 +299,23 @@ def _check(arguments: list[str]) -> int:
 
 
 def _inspector(tool: str, arguments: list[str]) -> int:
-    """Serve the inspector until it is ended, or publish what reviewers said in it."""
+    """Serve the inspector until it is ended, or publish or export what reviewers said in it."""
     from dataclasses import fields
+    from pathlib import Path
 
     from icr_platform.cli.flags import Parser
     from icr_platform.cli.worlds import WORLDS
-    from ui.server.app import launch, publish_verdicts
+    from ui.server.app import export_verdicts, launch, publish_verdicts
     from ui.server.options import InspectOptions
 
     parser = Parser(f"icr {tool}", TOOLS[tool])
-    parser.usage = f"icr {tool}{' publish RUN' if tool == 'verdicts' else ''} [--FLAG VALUE ...]"
+    parser.usage = f"icr {tool}{' publish|export RUN' if tool == 'verdicts' else ''} [--FLAG VALUE ...]"
     if tool == "verdicts":
-        parser.add_argument("action", choices=["publish"])
+        parser.add_argument("action", choices=["publish", "export"])
         parser.add_argument("run", metavar="RUN", help="id of the MLflow run whose items were judged")
+        parser.add_argument(
+            "--output", metavar="DIR", default="verdicts", help="folder of the exported files (default: verdicts)"
+        )
     for option in fields(InspectOptions):
         shown = f" (default: {option.default})" if option.default else ""
         parser.add_argument(
@@ -324,7 +328,10 @@ def _inspector(tool: str, arguments: list[str]) -> int:
     _quiet_libraries()
     if tool == "inspect":
         launch(options, WORLDS)
-    print(f"published {publish_verdicts(options, given.run)} verdicts to run {given.run}")
+    elif given.action == "export":
+        print("\n".join(export_verdicts(options, given.run, Path(given.output))))
+    else:
+        print(f"published {publish_verdicts(options, given.run)} verdicts to run {given.run}")
     return 0
 
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 from icr_platform.core.artifacts import open_artifact, own_manifest, row_digest
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
-from icr_platform.core.language_tags import ENGLISH, find_name, is_english
+from icr_platform.core.language_tags import ENGLISH, find_name, is_english, names_language
 from icr_platform.core.languages import is_language
 from icr_platform.core.schemas import PREFERENCES, RESPONSES
 from icr_platform.core.visible_text import has_visible_character
@@ -31,6 +31,7 @@ from icr_platform.data.bad_rows import MOST_LEFT_OUT
 from icr_platform.data.column_map import NO_MAP, ColumnNames, refuse_map
 from icr_platform.data.prompts import load_prompts
 from icr_platform.data.row_fields import MESSAGE_FIELDS, ROW_GROUPS, BadRow, Columns, identity_of, optional_text
+from icr_platform.data.row_files import stem_of
 from icr_platform.data.row_messages import listed, turn_of
 from icr_platform.data.row_sources import LANGUAGE_FIELDS, UNNAMED, RowSource, Wanted, language_of
 from icr_platform.data.sources import open_source
@@ -210,8 +211,11 @@ class _Reader:
         self._columns = Columns(self.source, {*FIELDS, *ENGLISH_FIELDS, *CATEGORY_FIELDS, "margin"})
 
     def read(self, opened: RowSource, name: str) -> None:
+        # Of a file that is given by itself the name may say its language, as it does in a folder.
+        stem = language_of(stem_of(Path(self.source).name) or "")
+        unnamed = stem if names_language(stem) else ENGLISH
         for row in opened.rows(name):
-            said = next((row.fields[name] for name in LANGUAGE_FIELDS if row.fields.get(name)), name or ENGLISH)
+            said = next((row.fields[field] for field in LANGUAGE_FIELDS if row.fields.get(field)), name or unnamed)
             language, identity = language_of(str(said).strip()), ""
             rows_before = self._rows
             try:

@@ -8,6 +8,7 @@ it says nothing about real models. `world` has the tasks, `authors` the texts, `
 from icr_platform.core.parts import Part, World
 
 JUDGE, IDENTIFIER = "icr_platform.demo.judge:DemoJudge", "icr_platform.demo.identifier:identifier"
+CHECKER = "icr_platform.demo.checker:check"
 """What settings call the world's parts where the command line does not translate `demo`."""
 WORLD = World(
     name="demo",
@@ -20,6 +21,7 @@ WORLD = World(
     parts={
         "judge": Part(JUDGE, "the demo world's grader"),
         "language_identifier": Part(IDENTIFIER, "the demo world's exact one"),
+        "checker": Part(CHECKER, "the demo world's grader"),
     },
 )
 """What the command line hands in under the name `demo`."""

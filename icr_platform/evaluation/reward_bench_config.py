@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from icr_platform.core.config import (
     INPUTS,
@@ -16,10 +16,16 @@ from icr_platform.core.config import (
 )
 from icr_platform.core.faults import FaultSettings
 from icr_platform.core.mappings import ColumnMap
+from icr_platform.core.parts import Named
 from icr_platform.engines.execution.settings import ExecutionSettings
+from icr_platform.engines.identification.language_id import IdentifierName
 from icr_platform.engines.sampling.settings import TranslatorSettings
 from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS
 from icr_platform.engines.scoring.settings import DRAWN, KINDS, RewardKinds, RewardSettings
+
+INSTRUCTIONS = "instructions"
+"""The checker of the instructions in the prompts that a program can verify."""
+CHECKER_NAMES = Named(("", INSTRUCTIONS))
 
 LENGTH = "length"
 """The baseline beside the reward kinds: the longer response is the better."""
@@ -44,7 +50,7 @@ class RewardBenchSettings(RewardSettings, TranslatorSettings, ExecutionSettings,
 
 
 class RewardBenchConfig(ChatSettings, ScoreSettings, RewardBenchSettings, PinnedInputs):
-    """reward_bench: labelled pairs -> how often each kind of reward ranks the better response higher."""
+    """reward_bench: labelled pairs, outputs to corrupt, or annotated samples -> how often a reward ranks the better response higher."""
 
     heading = INPUTS
     required: ClassVar[tuple[str, ...]] = ()
@@ -67,6 +73,25 @@ class RewardBenchConfig(ChatSettings, ScoreSettings, RewardBenchSettings, Pinned
         "input",
     )
     corrupt_columns: ColumnMap = setting({}, 'columns to read, as in {"output": "response"}')
+    language_identifier: IdentifierName = setting(
+        "langid", "offline library that identifies the language of outputs to corrupt of which nothing says it"
+    )
+    responses: str = setting(
+        "",
+        "samples of the policy, to measure the reward of `annotate` on: where a checker says which are right",
+        "input",
+    )
+    rewards: str = setting("", "rewards of these samples, by `annotate`", "input")
+    preferences: str = setting(
+        "",
+        "pairs that `annotate` selected among them: gives figures after length control, and what was selected",
+        "input",
+    )
+    checker: Annotated[str, CHECKER_NAMES] = setting(
+        "",
+        "says which samples are right; instructions: those in the prompts that a program can verify; MODULE:NAME: your own function "
+        "(language, prompt, text), which gives a number in [0, 1], true or false, or None",
+    )
     languages: Languages = setting((), "language codes, comma-separated; empty: every language of the pairs")
     limit: OptionalInt = setting(None, "pairs per language, the first ones; none: all", ge=1)
     seed: int = setting(42, f"seed of the {DRAWN} kind, and of corruptions", ge=0)

@@ -44,10 +44,12 @@ from icr_platform.engines.scoring.reward_kinds import (
     scoring_conversation,
 )
 from icr_platform.engines.scoring.settings import check_kinds
+from icr_platform.evaluation.own_sample_tables import AnnotatedSamples, read_annotated_samples, sample_figures
 from icr_platform.evaluation.reward_accuracy import is_right
 from icr_platform.evaluation.reward_bench_config import LENGTH, RewardBenchConfig
 from icr_platform.evaluation.reward_pairs import read_pairs
 from icr_platform.evaluation.reward_tables import (
+    ACCURACY_COLUMNS,
     accuracy_metrics,
     accuracy_table,
     calibration_table,
@@ -61,6 +63,7 @@ from icr_platform.models.loading import (
     load_config,
     load_tokenizer,
 )
+from icr_platform.report.calibration import calibration_page
 
 NO_ENGLISH, UNKNOWN_LANGUAGE, TRANSLATION = "no-english", "unknown-language", "translation"
 """Why a kind cannot score a pair, beside the faults of `core/faults`."""
@@ -69,8 +72,11 @@ TABLE_FILES = {
     "reward_accuracy": "accuracy.csv",
     "reward_comparison": "comparison.csv",
     "reward_calibration": "calibration.csv",
+    "own_samples": "own_samples.csv",
+    "selected_pairs": "selected_pairs.csv",
 }
 """Files of the artifact with all rows of a table, of which MLflow gets those that people look at."""
+CALIBRATION_PAGE = "calibration.html"
 _WORK_FOLDER = "work"
 _VALUES = TableSchema("values", 1, pa.schema([("logprob", pa.float64()), ("input_digest", pa.binary(16))]))
 
@@ -95,6 +101,7 @@ class RewardBenchInputs:
     reasons: Mapping[str, Sequence[Reason]]
     limits: ContextLimits | None
     notes: tuple[str, ...] = ()
+    samples: AnnotatedSamples | None = None
 
     @property
     def parts(self) -> range:
@@ -113,8 +120,14 @@ def read(config: RewardBenchConfig) -> RewardBenchInputs:
         InputError: what is wrong, where, and how to fix it; a kind that needs English, of which no pair has any; or more pairs than
             `max_dropped` allows do not fit into the context.
     """
-    if not config.pairs:
-        raise InputError("config: field 'pairs' is missing for reward-bench; give --pairs FILE")
+    samples = _read_samples(config)
+    if not (config.pairs or config.corrupt):
+        if samples is None:
+            raise InputError(
+                "config: field 'pairs' is missing for reward-bench; give --pairs FILE, --corrupt OUTPUTS to make pairs of outputs, or "
+                "--responses, --rewards and --checker to measure a reward on a policy's own samples"
+            )
+        return RewardBenchInputs(config, (), (), {}, None, samples=samples)
     for name in ("policy", "reference"):
         if not getattr(config, name):
             raise InputError(f"config: field {name!r} is missing for reward-bench; give --{name} MODEL")
@@ -130,7 +143,23 @@ def read(config: RewardBenchConfig) -> RewardBenchInputs:
     limits = ContextLimits(config.policy, config.reference, config) if scored_kinds(kinds) else None
     reasons = {kind: [_reason(kind, pair, config, limits) for pair in given.pairs] for kind in kinds}
     _check_reasons(config, given.pairs, reasons)
-    return RewardBenchInputs(config, given.pairs, given.unused, reasons, limits, (*notes, *given.notes))
+    return RewardBenchInputs(config, given.pairs, given.unused, reasons, limits, (*notes, *given.notes), samples)
+
+
+def _read_samples(config: RewardBenchConfig) -> AnnotatedSamples | None:
+    """The policy's own samples, where the configuration gives any."""
+    given = {name: getattr(config, name) for name in ("checker", "responses", "rewards")}
+    if not any((*given.values(), config.preferences)):
+        return None
+    given["prompts"] = config.prompts
+    if missing := [name for name, value in given.items() if not value]:
+        raise InputError(
+            f"config: field {missing[0]!r} is missing to measure a reward on a policy's own samples; give --{missing[0]} beside "
+            f"{', '.join(name for name, value in given.items() if value) or 'preferences'}"
+        )
+    return read_annotated_samples(
+        config.checker, config.prompts, config.prompt_columns, config.responses, config.rewards, config.preferences
+    )
 
 
 def _check_vocabulary(config: RewardBenchConfig, pairs: Sequence[LabelledPair]) -> None:
@@ -174,7 +203,7 @@ def _check_reasons(
             fits = ",".join(name for name in config.kinds if not REWARD_KINDS[name].needs_english)
             what = "has an English instruction" if NO_ENGLISH in foreign else "is in a known language"
             raise InputError(
-                f"{config.pairs}: none of {len(foreign):,} pairs that are not English {what}, which the {kind} reward is scored after; give "
+                f"{config.pairs or config.corrupt}: none of {len(foreign):,} pairs that are not English {what}, which the {kind} reward is scored after; give "
                 "--prompts with English rows of the same ids, a column 'english_instruction'"
                 + (f", or --reward-kind {fits}" if fits else "")
             )
@@ -254,12 +283,12 @@ def run(inputs: RewardBenchInputs, context: StageContext) -> StageResult:
     writer = ArtifactWriter(context.folder / REWARD_BENCH.name, REWARD_BENCH, context.fingerprint)
     artifacts = {}
     translations = None
-    if needs_translations(inputs.config.kinds):
+    if inputs.pairs and needs_translations(inputs.config.kinds):
         translations = _translate(work)
         artifacts[TRANSLATIONS.name] = translations.folder
     if not writer.complete:
         scored = []
-        if work.scored_kinds:
+        if inputs.pairs and work.scored_kinds:
             models = {"policy": inputs.config.policy, "reference": inputs.config.reference}
             scored = [_logprobs(work, translations, name, model) for name, model in models.items()]
         for part in inputs.parts:
@@ -279,16 +308,27 @@ def run(inputs: RewardBenchInputs, context: StageContext) -> StageResult:
         "reward_comparison": comparison_table(rows),
         "reward_calibration": calibration_table(rows),
     }
-    for name, file in TABLE_FILES.items():
-        with atomic_path(bench.folder / file) as temporary:
-            tables[name].to_csv(temporary, index=False)
+    metrics = accuracy_metrics(tables["reward_accuracy"])
+    notes = [*inputs.notes, *_notes(rows)]
+    if inputs.samples is not None:
+        figures = sample_figures(inputs.samples)
+        metrics |= figures.metrics
+        notes += figures.notes
+        own = pd.DataFrame(figures.accuracies, columns=list(ACCURACY_COLUMNS))
+        tables["reward_accuracy"] = pd.concat([tables["reward_accuracy"], own]) if len(rows) else own
+        tables |= figures.tables
+    for name, table in tables.items():
+        with atomic_path(bench.folder / TABLE_FILES[name]) as temporary:
+            table.to_csv(temporary, index=False)
+    with atomic_path(bench.folder / CALIBRATION_PAGE) as temporary:
+        temporary.write_text(calibration_page(tables["reward_calibration"]), encoding="utf-8")
     drops = _write_drops(inputs, rows, context)
     if drops is not None:
         artifacts[DROPPED] = drops
-    missing = rows["is_right"].isna()
-    metrics = accuracy_metrics(tables["reward_accuracy"]) | {"reward_bench/dropped": 100.0 * float(missing.mean())}
-    notes = (*inputs.notes, *_notes(rows))
-    return StageResult(artifacts, metrics, {name: first_rows(table) for name, table in tables.items()}, notes)
+    if len(rows):
+        metrics["reward_bench/dropped"] = 100.0 * float(rows["is_right"].isna().mean())
+    shown = {name: first_rows(table) for name, table in tables.items() if len(table)}
+    return StageResult(artifacts, metrics, shown, tuple(notes))
 
 
 def _translate(work: _Work) -> Artifact:

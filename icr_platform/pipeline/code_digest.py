@@ -38,7 +38,7 @@ PLUMBING = frozenset(
         "engines.execution.map_parts", "engines.execution.ray_pool", "core.part_job", "engines.execution.part_worker", "engines.execution.shared_folder",  # where parts are made, not what is in them
         "core.secrets", "core.guarded_output",  # what people see
         "core.earlier",  # rows as they were made
-        "report.figures",  # draws what a stage measured
+        "report.figures", "report.calibration",  # draw what a stage measured
         "data.prompts", "data.verifiable", "data.constraints", "data.variant_parts", "data.verifiable_answers", "data.sources", "data.row_sources", "data.hub_sets", "data.text_pairs", "data.labelled_pairs", "data.bad_rows", "data.answered_rows", "data.text_documents", "data.row_files", "data.row_fields", "data.row_messages", "data.json_rows", "data.opened_files", "data.wording",  # readers: the rows they give are digested
         "annotation.prompt_index",  # the same
         "annotation.response_checks", "engines.sampling.prompt_checks",  # raise, or say something

@@ -28,7 +28,7 @@ from icr_platform.core.config import ChatSettings, Config, Role, identifying, le
 from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.folder_content import content_files
-from icr_platform.core.parts import module_of
+from icr_platform.core.parts import is_place, module_of
 from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
 from icr_platform.data.column_map import ColumnNames
 from icr_platform.engines.endpoints.served_model import served_model
@@ -190,6 +190,8 @@ def _part_modules(config: Config) -> dict[str, tuple[str, ...]]:
         found |= dict.fromkeys(("responses", "outputs", "ratings", "instruction_outputs"), (*sampler, identifier))
     if isinstance(config, AnnotateConfig) and needs_translations(config.reward_kind):
         found["translations"] = (module_of(sampler_place("transformers")),)
+    if isinstance(config, RewardBenchConfig) and is_place(config.checker):
+        found["reward_bench"] = (module_of(config.checker),)
     if isinstance(config, EvalConfig) and (place := judge_place(config.judge)):
         found["judgments"] = (module_of(place),)
     return found
@@ -481,12 +483,17 @@ def _reward_bench(config: RewardBenchConfig, known: Known) -> _Basis:
 
     pairs = read_pairs(config).pairs
     translates, draws = needs_translations(config.kinds), any(REWARD_KINDS[kind].draw for kind in config.kinds)
-    inputs = {"policy": _model(config.policy, known), "reference": _model(config.reference, known)}
+    inputs = {name: _model(getattr(config, name), known) for name in ("policy", "reference") if pairs}
     models = dict(inputs)
     if translates:
         inputs["translator"] = _model(config.translator, known)
     inputs["pairs"] = _rows_digest((pair.digest.hex(),) for pair in pairs)
-    unread = (*_BY_ROWS, *(() if draws else ("seed",)), *(() if translates else _TRANSLATION))
+    if config.checker:
+        # Samples and rewards by all that they are; of prompts also the instructions that they carry.
+        annotated = ("responses", "rewards", "preferences", "prompts")
+        inputs |= {n: _content_of(n, getattr(config, n), "input", known) for n in annotated if getattr(config, n)}
+    is_seeded = draws or bool(config.corrupt)
+    unread = (*_BY_ROWS, *(() if is_seeded else ("seed",)), *(() if translates else _TRANSLATION))
     computed = _compute(config.dtype, config.device)
     settings = _settings(config, *unread) | {"reward_kind": config.kinds}
     translator = {"translator": inputs["translator"]} if translates else {}

@@ -128,6 +128,10 @@ def test_figures_are_those_of_the_rows(measured: StageResult) -> None:
     length = rows[rows["kind"] == "length"].set_index(["language", "pair_id"])
     assert length.loc[("en", "q1"), "is_right"] == 1.0  # "A pear 1." is longer than "No 7"
     assert length.loc[("es", "q1"), "is_right"] == 0.0
+    page = (measured.artifacts["reward_bench"] / "calibration.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == len(measured.tables["reward_calibration"].groupby(["kind", "language"]))
+    assert "<script" not in page
+    assert "http://" not in page
     table = measured.tables["reward_accuracy"]
     assert set(table["category"]) == {"", "chat", "facts"}
     assert set(measured.tables["reward_comparison"]["second"]) == {"multilingual", "random", "length"}

@@ -58,10 +58,10 @@ def test_kwargs_that_do_not_fit_leave_it_unverified(kind: str) -> None:
     fitting = _FITTING.get(kind, {})
     for name, right in fitting.items():
         others = {key: value for key, value in fitting.items() if key != name}
-        for kwargs in (others, *({**others, name: value} for value in _UNFIT if not _is_like(value, right))):
+        for unfit in (others, *({**others, name: value} for value in _UNFIT if not _is_like(value, right))):
             for text in ("Tea is ready.", ""):
-                verdict = check(kind, kwargs, text, "en")
-                assert verdict.followed is None, (kwargs, text)
+                verdict = check(kind, unfit, text, "en")
+                assert verdict.followed is None, (unfit, text)
                 assert name in verdict.reason
     for kwargs in (7, ["a"], "not JSON"):
         assert fitting == {} or check(kind, kwargs, "Tea is ready.", "en").followed is None

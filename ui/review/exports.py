@@ -16,38 +16,64 @@ from icr_platform.core.artifacts import ArtifactWriter
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import TableSchema
-from ui.review.items import facts_of, item_of
+from ui.review.items import Facts, facts_of, item_of
 from ui.review.verdict_store import VerdictStore
-from ui.review.verdict_summary import by_item, verdict_metrics
+from ui.review.verdict_summary import Judged, by_item, verdict_metrics
 from ui.review.verdicts import COLUMNS, VERDICTS_SCHEMA, Verdict, verdicts_table
 from ui.tables.run_tables import RunTables
 from ui.tables.runs import ArmRecord
 
+LABELLED_PAIRS = "labelled-pairs.jsonl"
 VERDICTS = TableSchema("verdicts", 1, VERDICTS_SCHEMA)
 
 
-def export(tables: RunTables, arm: ArmRecord, verdicts: Sequence[Verdict]) -> list[str]:
-    """Paths of the verdicts as CSV and Parquet, and of the decided ones as a preference data set in TRL's format.
+def export(tables: RunTables, arm: ArmRecord, verdicts: Sequence[Verdict], folder: Path | None = None) -> list[str]:
+    """Paths of the verdicts as CSV and Parquet, of the decided ones as a preference data set in TRL's format, and of all judged items as
+    labelled pairs, which `icr reward-bench --pairs` reads.
+
+    folder: where to write; a new temporary one without it.
 
     Raises:
         InputError: there is no verdict.
     """
     if not verdicts:
         raise InputError("There are no verdicts to export yet; record some on Spot-check.")
-    folder = Path(tempfile.mkdtemp(prefix="icr-verdicts-"))
-    (folder / "verdicts.csv").write_text(to_csv(verdicts), encoding="utf-8")
-    pq.write_table(verdicts_table(verdicts), folder / "verdicts.parquet")
-    # Ties and draws are left out: DPO learns from a side that is better.
-    with (folder / "preferences-trl.jsonl").open("w", encoding="utf-8") as file:
+    folder = folder or Path(tempfile.mkdtemp(prefix="icr-verdicts-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / name for name in ("verdicts.csv", "verdicts.parquet", "preferences-trl.jsonl", LABELLED_PAIRS)]
+    for path in files:  # reviewers' names and notes are their owner's alone from the start
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
+    files[0].write_text(to_csv(verdicts), encoding="utf-8")
+    pq.write_table(verdicts_table(verdicts), files[1])
+    with files[2].open("w", encoding="utf-8") as preferences, files[3].open("w", encoding="utf-8") as labelled:
         for judged in by_item(verdicts):
+            facts = facts_of(tables, arm, item_of(judged.verdict))
+            texts = {side.name: side.text for side in (facts.first, facts.second)}
+            labelled.write(labelled_row(judged, facts) + "\n")
+            # Ties and draws are left out of preferences: DPO learns from a side that is better.
             if judged.preferred:
-                facts = facts_of(tables, arm, item_of(judged.verdict))
-                texts = {side.name: side.text for side in (facts.first, facts.second)}
-                file.write(trl_row(facts.asked, texts, judged.preferred) + "\n")
-    files = [folder / name for name in ("verdicts.csv", "verdicts.parquet", "preferences-trl.jsonl")]
-    for path in files:  # reviewers' names and notes; the folder is its owner's alone from the start
-        path.chmod(0o600)
+                preferences.write(trl_row(facts.asked, texts, judged.preferred) + "\n")
     return list(map(str, files))
+
+
+def labelled_row(judged: Judged, facts: Facts) -> str:
+    """One line of labelled pairs: both responses of an item and the side that most reviewers prefer; without one it is a tie."""
+    names = {facts.first.name: "a", facts.second.name: "b"}
+    english = facts.english
+    return json.dumps(
+        {
+            "id": judged.verdict.prompt_id,
+            "language": judged.verdict.language,
+            "category": judged.verdict.kind,
+            "messages": facts.asked.messages,
+            **({"english_messages": english.messages} if english.instruction else {}),
+            "response_a": facts.first.text,
+            "response_b": facts.second.text,
+            "winner": names.get(judged.preferred, "tie"),
+        },
+        ensure_ascii=False,
+    )
 
 
 def to_csv(verdicts: Iterable[Verdict]) -> str:

@@ -20,7 +20,7 @@ def build_agreement_controls(inspector: Inspector) -> None:
     """The buttons and what they do. The run is the one in the address, which the browser reads when a button is pressed."""
     place = gr.Textbox(visible="hidden", elem_id="place")
     with gr.Row(elem_id="agreement-bar"):
-        export = gr.Button("Export verdicts (CSV, Parquet, TRL)", elem_id="export")
+        export = gr.Button("Export verdicts (CSV, Parquet, TRL, labelled pairs)", elem_id="export")
         publish = gr.Button("Publish to the MLflow run", elem_id="publish")
     status = gr.HTML("", js_on_load=None, elem_id="agreement-status")
     files = gr.File(label="Exported files", file_count="multiple", visible=False, interactive=False, elem_id="exported")

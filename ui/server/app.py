@@ -14,7 +14,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds
 from icr_platform.tracking.reader import TrackingReader
 from ui.pages.inspector import Inspector
-from ui.review.exports import publish
+from ui.review.exports import export, publish
 from ui.review.verdict_store import VerdictStore
 from ui.server.options import InspectOptions
 from ui.tables.queries import QueryEngine
@@ -91,5 +91,18 @@ def publish_verdicts(options: InspectOptions, run_id: str) -> int:
     inspector = open_inspector(options)
     try:
         return publish(inspector, inspector.verdicts, run_id)
+    finally:
+        inspector.catalogue.close()
+
+
+def export_verdicts(options: InspectOptions, run_id: str, folder: Path) -> list[str]:
+    """`icr verdicts export RUN`: write each reviewer's last word, and the items with the majority's, to files. Returns their paths.
+
+    Raises:
+        InputError: no such run, or it has no verdicts.
+    """
+    inspector = open_inspector(options)
+    try:
+        return export(inspector, inspector.catalogue.arm(run_id), inspector.verdicts.current(run_id), folder)
     finally:
         inspector.catalogue.close()

@@ -30,12 +30,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.languages import NAMES, UNDETERMINED, in_script, is_told_by, language_name
-from icr_platform.core.parts import Part, is_place, load_part
+from icr_platform.core.parts import Named, Part, is_place, load_part
 
 IDENTIFIERS = {
     "langid": Part("icr_platform.engines.identification.libraries:langid", "py3langid"),
@@ -183,6 +183,10 @@ def model_path(name: str) -> Path | None:
 
 def is_model(name: str) -> bool:
     return model_path(name) is not None
+
+
+IdentifierName = Annotated[str, Named(tuple(IDENTIFIERS), is_model, "fasttext:PATH of a fastText model, ")]
+"""A setting that names an identifier."""
 
 
 def identity_of(name: str) -> str:

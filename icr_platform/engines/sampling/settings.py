@@ -8,7 +8,7 @@ from icr_platform.core.config import OptionalInt, setting
 from icr_platform.core.faults import FaultSettings
 from icr_platform.core.parts import Named, Part
 from icr_platform.engines.execution.settings import ExecutionSettings
-from icr_platform.engines.identification.language_id import IDENTIFIERS, is_model
+from icr_platform.engines.identification.language_id import IDENTIFIERS, IdentifierName
 from icr_platform.models.settings import ModelPlace
 
 _HERE = "icr_platform.engines.sampling"
@@ -93,14 +93,12 @@ class SamplingSettings(ExecutionSettings, ModelPlace, FaultSettings):
     server_patience: float = setting(
         600.0, "seconds to wait for an endpoint that answers nobody any more, for the server sampler", "place", ge=0
     )
-    language_identifier: Annotated[str, Named(tuple(IDENTIFIERS), is_model, "fasttext:PATH of a fastText model, ")] = (
-        setting(
-            "langid",
-            "offline library that identifies a response's language ("
-            + "; ".join(f"{name}: {part.doc}" for name, part in IDENTIFIERS.items())
-            + "); fasttext:PATH: a fastText model such as GlotLID or OpenLID; MODULE:NAME: your own, importable from the folder you call from: "
-            "NAME(codes) gives the codes that it knows and a function from a text to (code, probability)",
-        )
+    language_identifier: IdentifierName = setting(
+        "langid",
+        "offline library that identifies a response's language ("
+        + "; ".join(f"{name}: {part.doc}" for name, part in IDENTIFIERS.items())
+        + "); fasttext:PATH: a fastText model such as GlotLID or OpenLID; MODULE:NAME: your own, importable from the folder you call from: "
+        "NAME(codes) gives the codes that it knows and a function from a text to (code, probability)",
     )
     batch_size: int = setting(64, "sequences decoded together, for the transformers sampler", "place", ge=1)
     shard_prompts: int = setting(64, "prompts of one language per shard, the unit of resume", "place", ge=1)

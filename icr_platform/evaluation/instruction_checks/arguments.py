@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from icr_platform.evaluation.instruction_checks.verdict import UnverifiedError
@@ -94,11 +95,11 @@ class Arguments:
 
     def number(self, name: str, *, least: int = 0) -> int:
         value = self._present(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:
+        if isinstance(value, bool) or not isinstance(value, Real) or float(value) != float(value) // 1:
             raise UnverifiedError(f"kwargs: {name!r} is {_shown(value)}, not a whole number")
         if value < least:
             raise UnverifiedError(f"kwargs: {name!r} is {_shown(value)}, below {least}")
-        return int(value)
+        return int(float(value))
 
     def text(self, name: str) -> str:
         value = self._present(name)

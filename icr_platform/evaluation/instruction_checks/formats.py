@@ -10,10 +10,11 @@ from icr_platform.evaluation.instruction_checks.arguments import Arguments
 from icr_platform.evaluation.instruction_checks.verdict import Answer, UnverifiedError
 from icr_platform.evaluation.instruction_checks.writing import EDGE_QUOTES, phrase
 
-_PLACEHOLDER = re.compile(r"\[.*?\]|［.*?］|【.*?】|〔.*?〕")
-_ENGLISH_BULLET = re.compile(r"^\s*\*[^\*].*$|^\s*-.*$", re.MULTILINE)
+_PLACEHOLDER = re.compile(r"\[[^\[\]\n]*\]|［[^［］\n]*］|【[^【】\n]*】|〔[^〔〕\n]*〕")
+_ENGLISH_BULLETS = (re.compile(r"^[^\S\n]*\*[^*].*$", re.MULTILINE), re.compile(r"^[^\S\n]*-.*$", re.MULTILINE))
+# Not: a rule (---), and a line in italics. Dashes begin what is said in dialogues.
 _BULLET = re.compile(
-    r"^[ \t\u3000>]*(?:[*＊](?![*＊])[ \t\u3000]*\S|[-–—−][ \t\u3000]*[^\s\-–—−]|[•・･●○◦‣▪■□◆◇▶►➤·∙⁃※✓✔][ \t\u3000]*\S).*$",
+    r"^[ \t\u3000>]*(?:[*＊](?=[ \t\u3000]+\S)|[*＊](?=[^*＊\s][^*＊\n]*$)|-(?![-\s]*$)|[•・･●○◦‣▪■□◆◇▶►➤·∙⁃※✓✔])[^\n]*$",
     re.MULTILINE,
 )
 _HIGHLIGHT = re.compile(r"\*[^\n\*]*\*")
@@ -22,6 +23,25 @@ _TITLE = re.compile(r"<<[^\n]+>>|＜＜[^\n]+＞＞|≪[^\n]+≫|⟪[^\n]+⟫|�
 _TITLE_LINE = re.compile(r"^[ \t\u3000#*＊]*《[^\n《》]+》[ \t\u3000#*＊]*$", re.MULTILINE)
 _FENCE = re.compile(r"^```(?:json|Json|JSON)?|```$")
 _IFEVAL_OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
+_USUAL_OPTIONS = {
+    "ar": ("إجابتي هي نعم", "إجابتي هي لا", "إجابتي هي ربما"),
+    "bn": ("আমার উত্তর হ্যাঁ", "আমার উত্তর না", "আমার উত্তর হতে পারে", "আমার উত্তর হয়তো", "আমার উত্তর সম্ভবত"),
+    "ca": ("La meva resposta és sí", "La meva resposta és no", "La meva resposta és potser"),
+    "de": ("Meine Antwort ist ja", "Meine Antwort ist nein", "Meine Antwort ist vielleicht"),
+    "es": ("Mi respuesta es sí", "Mi respuesta es no", "Mi respuesta es tal vez", "Mi respuesta es quizás"),
+    "fr": ("Ma réponse est oui", "Ma réponse est non", "Ma réponse est peut-être"),
+    "hi": ("मेरा उत्तर हाँ है", "मेरा उत्तर नहीं है", "मेरा उत्तर शायद है", "मेरा जवाब हाँ है", "मेरा जवाब नहीं है", "मेरा जवाब शायद है"),
+    "it": ("La mia risposta è sì", "La mia risposta è no", "La mia risposta è forse"),
+    "ja": ("私の答えははい", "私の答えはいいえ", "私の答えは多分", "私の答えはたぶん"),
+    "ko": ("제 대답은 예", "제 대답은 아니", "제 대답은 아마", "내 대답은 예", "내 대답은 아니", "내 대답은 아마"),
+    "pt": ("Minha resposta é sim", "Minha resposta é não", "Minha resposta é talvez"),
+    "ru": ("Мой ответ — да", "Мой ответ — нет", "Мой ответ — может быть", "Мой ответ — возможно", "Мой ответ: да", "Мой ответ: нет", "Мой ответ: может быть"),
+    "sw": ("Jibu langu ni ndiyo", "Jibu langu ni hapana", "Jibu langu ni labda"),
+    "th": ("คำตอบของฉันคือใช่", "คำตอบของฉันคือไม่", "คำตอบของฉันคืออาจจะ"),
+    "tr": ("Cevabım evet", "Cevabım hayır", "Cevabım belki"),
+    "vi": ("Câu trả lời của tôi là có", "Câu trả lời của tôi là không", "Câu trả lời của tôi là có thể"),
+    "zh": ("我的答案是肯定的", "我的答案是否定的", "我的答案是也许", "我的答案是可能", "我的答案是是", "我的答案是否"),
+}  # fmt: skip
 _UNSEEN = "\ufeff\u200e\u200f\u200b \t\r\n"
 
 
@@ -31,8 +51,8 @@ def has_placeholders(arguments: Arguments, answer: Answer) -> bool:
 
 def has_bullets(arguments: Arguments, answer: Answer) -> bool:
     """Exactly so many lines that begin with a bullet. IFEval's are `*` and `-`, whatever follows a `-`; a number is not a bullet."""
-    bullet = _ENGLISH_BULLET if answer.is_english else _BULLET
-    return len(bullet.findall(answer.text)) == arguments.number("num_bullets")
+    bullets = _ENGLISH_BULLETS if answer.is_english else (_BULLET,)
+    return sum(len(bullet.findall(answer.text)) for bullet in bullets) == arguments.number("num_bullets")
 
 
 def has_highlights(arguments: Arguments, answer: Answer) -> bool:
@@ -81,12 +101,15 @@ def is_json(arguments: Arguments, answer: Answer) -> bool:
 def is_one_of_the_options(arguments: Arguments, answer: Answer) -> bool:
     """One of the options stands in the text: in English IFEval's, in every other language those that the prompt names.
 
+    Without a prompt they are translations of IFEval's.
+
     Raises:
         UnverifiedError: the prompt names none that can be told.
     """
-    options = _IFEVAL_OPTIONS if answer.is_english else options_of(answer.prompt, answer.language)
     if answer.is_english:
-        return any(option in answer.text for option in options)
+        return any(option in answer.text for option in _IFEVAL_OPTIONS)
+    usual = _USUAL_OPTIONS.get(answer.language, ())
+    options = usual if usual and not answer.prompt else options_of(answer.prompt, answer.language)
     text = phrase(answer.text, answer.language)
     return any(phrase(option, answer.language) in text for option in options)
 

@@ -14,7 +14,7 @@ import regex
 
 from icr_platform.evaluation.instruction_checks.arguments import Arguments, Count
 from icr_platform.evaluation.instruction_checks.verdict import Answer, UnverifiedError
-from icr_platform.evaluation.instruction_checks.writing import UNSPACED, folded, look_alikes, lower
+from icr_platform.evaluation.instruction_checks.writing import UNSPACED, VOWEL_POINTS, folded, look_alikes, lower
 
 _IS_UNSPACED = re.compile(f"[{UNSPACED}]")
 _ARABIC_ARTICLE = "(?:[وفبك]?ال|و?لل)"
@@ -66,26 +66,19 @@ def has_letter_often(arguments: Arguments, answer: Answer) -> bool:
         raise UnverifiedError(f"kwargs: 'letter' is {letter!r}, which is not one letter")
     count = _hangul_count(letter, answer.text)
     if count is None:
-        text, wanted = lower(answer.text, answer.language), lower(letter, answer.language)
-        if answer.language in _CYRILLIC:
-            text, wanted = look_alikes(text), look_alikes(wanted)
-        if not wanted.isascii() and unicodedata.normalize("NFKC", wanted) != wanted and len(wanted) == 1:
-            text, wanted = unicodedata.normalize("NFKC", text), unicodedata.normalize("NFKC", wanted)
-        elif _has_full_width(text):
-            text = unicodedata.normalize("NFKC", text)
-        # Marks that are of no script (accents) and nuktas make another letter.
-        count = len(
-            regex.findall(
-                regex.escape(wanted) + r"(?![\p{Script=Inherited}&&\p{Mn}]|[\u093c\u09bc\u0a3c\u0abc\u0b3c])",
-                text,
-                regex.V1,
-            )
-        )
+        text, wanted = _letters(answer.text, answer.language), _letters(letter, answer.language)
+        count = len(regex.findall(regex.escape(wanted) + _SAME_LETTER, text, regex.VERSION1))
     return Count.of(count).stands(relation, number, "letters")
 
 
-def _has_full_width(text: str) -> bool:
-    return bool(re.search("[！-～]", text))
+_SAME_LETTER = r"(?![\p{Script=Inherited}&&\p{Mn}]|[\u093c\u09bc\u0a3c\u0abc\u0b3c])"
+"""Nothing follows that makes another letter: an accent, which is of no script, or a nukta."""
+
+
+def _letters(text: str, language: str) -> str:
+    """Small letters in one encoding, full-width ones as others; ligatures and digraphs (ǆ) as the letters that they join."""
+    small = VOWEL_POINTS.sub("", lower(unicodedata.normalize("NFKC", text), language))
+    return look_alikes(small) if language in _CYRILLIC else small
 
 
 def _hangul_count(letter: str, text: str) -> int | None:

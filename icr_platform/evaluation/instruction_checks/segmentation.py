@@ -75,11 +75,11 @@ def _language_of(run: str, language: str) -> str:
 _CLOSERS = "\"'”’»›)\\]」』】）》〉*_~`“"
 # Marks that end a sentence wherever they stand: of Chinese and Japanese, Devanagari and its neighbours, Urdu, Ethiopic, Armenian, Khmer,
 # Burmese, Tibetan, and question marks of Arabic. U+037E is the Greek one, which looks like a semicolon.
-_ALWAYS = "。！？｡．؟۔।॥።፧፨។៕។։။།༎‼⁇⁈⁉\u037e"
+_ALWAYS = "፡。！？｡．؟۔।॥።፧፨។៕។։။།༎‼⁇⁈⁉\u037e"
 _CLOSING = _CLOSERS.replace("\\", "")
 _LETTER = regex.compile(r"[\p{L}\p{N}]")
 _WINDOW = 80  # characters: abbreviations are shorter, and slices of a whole text would take its square in time
-_END = re.compile(rf"[{_ALWAYS}.!?…]+[{_CLOSERS}]*")
+_END = re.compile(rf"(?:[{_ALWAYS[1:]}.!?…]|፡፡)+[{_CLOSERS}]*")
 _ELLIPSES = re.compile(r"^(?:\.{2,}|…+|(?:\. ?){2,})$")
 _ABBREVIATIONS: dict[str, frozenset[str]] = {
     language: frozenset(words.split())
@@ -212,6 +212,8 @@ def sentences_of(text: str, language: str) -> Count:
     >>> sentences_of("ฉันไปตลาด แล้วกลับบ้าน", "th")
     Count(least=1, most=2, why='no mark ends a sentence in this script')
     """
+    if language == "el":
+        text = text.replace(";", "?")
     ends = list(_ends(text, language))
     last = ends[-1] if ends else 0
     certain = len(ends) + bool(_LETTER.search(text, last))
@@ -228,6 +230,8 @@ _UNMARKED = re.compile("[\u0e01-\u0eff\u19e0-\u19ff\u1a20-\u1aad]{2}")
 def _ends(text: str, language: str) -> Iterator[int]:
     """Where sentences end, after the mark and what closes with it."""
     last = 0
+    # Punkt ends English sentences before small letters, too; elsewhere they go on, unless the whole text is in small letters.
+    goes_on_small = language != "en" and text.lower() != text
     for found in _END.finditer(text):
         mark, after = found.group().rstrip(_CLOSING), text[found.end() : found.end() + _WINDOW]
         if not mark or not _LETTER.search(text, last, found.start()):
@@ -239,10 +243,12 @@ def _ends(text: str, language: str) -> Iterator[int]:
             is_inside = (mark == "．" and following[:1].isdigit()) or (
                 language == "ja" and found.group() != mark and following[:1] in tuple("とっはがをにのでも、")
             )
-        elif after and not (after[0].isspace() or _is_unspaced(after[0])):
+        elif (after and not (after[0].isspace() or _is_unspaced(after[0]))) or (
+            goes_on_small and following[:1].islower()
+        ):
             is_inside = True
         elif _ELLIPSES.match(mark):
-            is_inside = bool(following) and not _starts_a_sentence(following)
+            is_inside = bool(following) and (not _starts_a_sentence(following) or following == after)
         else:
             before = text[max(last, found.start() - _WINDOW) : found.start()]
             is_inside = (
@@ -275,6 +281,13 @@ def _goes_on(before: str, gap: str, following: str, language: str) -> bool:
         is_first = before[: -len(word)].rpartition("\n")[2].strip(" \t*#>-") == ""
         return is_first or (language in _DOTTED_ORDINALS and len(word) <= 2)
     known = word.lower()
+    if (
+        len(word) > 1
+        and word.upper() == word.lower()
+        and not _UNSPACED_RUN.search(word)
+        and len(regex.findall(r"\X", word)) == 1
+    ):
+        return True  # an initial of a script without case: కె. విశ్వనాథ్
     # An initial, and a part of т. е. or z. B.
     is_initial = len(word) == 1 and (
         (word.isupper() and not (language == "en" and word == "I")) or following[:1].islower()

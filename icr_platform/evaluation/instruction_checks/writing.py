@@ -20,10 +20,10 @@ UNSPACED = (
 COMMAS = re.compile("[,،、，﹐﹑､፣՝߸꓾꘍꛵⸲⸴⹁⹌᠂᠈︐︑𑑍]")
 """Commas of every script: Unicode's `Terminal_Punctuation` whose names say comma, and the Armenian one."""
 _DOUBLE_QUOTES = {
-    '"': '"', "＂": "＂", "“": "”", "”": "”", "„": "“”\"", "«": "»", "»": "«»", "「": "」", "『": "』", "《": "》", "〝": "〞〟", "‟": "”",
+    '"': '"', "＂": "＂", "“": "”", "”": "”“", "„": "“”\"", "«": "»", "»": "«»", "「": "」", "『": "』", "״": "״", "〝": "〞〟", "‟": "”",
 }  # fmt: skip
 """Opening marks and those that may close what they opened, in some language."""
-_OPENS_NOTHING_IN_ENGLISH = frozenset("«»「『《„")
+_OPENS_NOTHING_IN_ENGLISH = frozenset("«»「『„")
 EDGE_QUOTES = "\"'“”„‟«»‹›‘’‚「」『』＂〝〞〟"
 _INVISIBLE = "\ufeff\u200e\u200f\u202a\u202b\u202c\u2066\u2067\u2068\u2069\u061c"
 _HOMOGLYPHS = str.maketrans("авсеһіјкмнорԛѕтухԝ", "abcehijkmhopqstyxw")
@@ -31,7 +31,7 @@ _HOMOGLYPHS = str.maketrans("авсеһіјкмнорԛѕтухԝ", "abcehijkmho
 
 _ENGLISH = re.compile(
     r"\benglish\b|\binglés\b|\banglais|\benglisch|\binglese\b|\binglês\b|\bengels\b|\bangiel|\banglick|\bangličtin|\bengleză\b|\bangol"
-    r"|\bengelsk|\bengelska\b|\benglanni|\bingilizce\b|\bbahasa inggris\b|\bkiingereza\b|\banglès\b|\btiếng anh\b|\bingles\b|\bturanci\b"
+    r"|\bengelsk|\bengelska\b|\benglanni|\b[iİ]ngilizce\b|\bbahasa inggris\b|\bkiingereza\b|\banglès\b|\btiếng anh\b|\bingles\b|\bturanci\b"
     r"|английск|англійськ|англиски|енглеск|αγγλικ|إنجليزي|انجليزي|إنكليزي|الإنجليزية|אנגלית|انگلیسی|انگریزی|अंग्रेज|अङ्ग्रेज|इंग्रजी"
     r"|ইংরেজি|ইংরেজী|ઇંગ્લિશ|અંગ્રેજી|ਅੰਗਰੇਜ਼ੀ|ஆங்கில|ఇంగ్లీష్|ఆంగ్ల|ಇಂಗ್ಲಿಷ್|ഇംഗ്ലീഷ|อังกฤษ|ອັງກິດ|អង់គ្លេស|အင်္ဂလိပ်|英文|英语|英語|영어|እንግሊዝኛ",
     re.IGNORECASE,
@@ -80,8 +80,10 @@ def lower(text: str, language: str) -> str:
     return unicodedata.normalize("NFC", text).lower().replace("i̇", "i").replace("ς", "σ")
 
 
-_ARABIC_MARKS = re.compile("[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u0640]")
-_HEBREW_MARKS = re.compile("[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7]")
+VOWEL_POINTS = re.compile(
+    "[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u0640\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7]"
+)
+"""Of Arabic, with its kashida, and of Hebrew: texts have them or not, and words are the same."""
 _GREEK_ACCENTS = re.compile("[\u0300\u0301\u0342]")
 
 
@@ -96,7 +98,7 @@ def folded(text: str, language: str) -> str:
     (True, True)
     """
     text = unicodedata.normalize("NFKC", text)
-    text = _HEBREW_MARKS.sub("", _ARABIC_MARKS.sub("", text))
+    text = VOWEL_POINTS.sub("", text)
     if language == "el":
         text = unicodedata.normalize("NFC", _GREEK_ACCENTS.sub("", unicodedata.normalize("NFD", text)))
     return lower(text, language).replace("ß", "ss").translate(_ALIKE)
