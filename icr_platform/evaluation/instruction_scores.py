@@ -212,9 +212,9 @@ def metrics_of(checks: pd.DataFrame, turns: pd.DataFrame) -> dict[str, float]:
                 metrics[f"{level}/{reading}/{name}"] = found.value
                 metrics[f"{level}_low/{reading}/{name}"] = found.low
                 metrics[f"{level}_high/{reading}/{name}"] = found.high
-    share = checks["strict"].isna().groupby(checks["language"], sort=False).mean().mul(100)
+    share = checks["strict"].isna().groupby(checks["language"], sort=False).mean().to_dict()
     for name, members in groups.items():
-        metrics[f"unverified/{name}"] = float(share[members].mean())
+        metrics[f"unverified/{name}"] = 100.0 * sum(share[code] for code in members) / len(members)
     for row in turns.to_dict("records"):
         for reading in READINGS:
             place = f"{reading}-turn-{row['turn']}/{row['language']}"
