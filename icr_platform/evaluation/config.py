@@ -114,7 +114,7 @@ class MtBenchConfig(ChatSettings, MtBenchSettings, PinnedInputs):
     )
 
 
-class InstructionsSettings(SamplingSettings):
+class InstructionsSettings(SamplingSettings, ConfusionSettings):
     """How answers to verifiable instructions are sampled: greedily, as IFEval does."""
 
     heading = "sampling"

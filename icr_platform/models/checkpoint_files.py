@@ -114,6 +114,7 @@ def read_template(path: Path) -> Any:
             )
         return template
     with _readable(path):
+        path.stat()
         _check_beginning(path)
         try:
             text = path.read_text(encoding="utf-8")

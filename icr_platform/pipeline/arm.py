@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from icr_platform.tracking.tracker import Run
 
 CONFIG = "config.json"
+_EVALS_TOO = ("line_pass_rate", "word_pass_rate")
 
 
 @dataclass
@@ -71,10 +72,11 @@ class Arm:
     def keep(self, iteration: int, stage: str, done: StageRun) -> None:
         """Take a finished stage in, and its figures under the names that people compare."""
         self.stages[iteration, stage] = done
-        prefix = (
-            "generate/" if stage == "generate" else ""
-        )  # the samples' lengths and fidelity; eval's are the outputs'
-        figures = {f"{prefix}{name}": value for name, value in done.result.metrics.items()}
+        # Lengths, fidelity and pass rates without a prefix are those of eval's outputs; other stages measure them on other prompts.
+        own = {"generate": "", "instructions": _EVALS_TOO}.get(stage, ())
+        figures = {
+            f"{stage}/{name}" if name.startswith(own) else name: value for name, value in done.result.metrics.items()
+        }
         self.metrics.setdefault(iteration, {}).update(figures)
 
 

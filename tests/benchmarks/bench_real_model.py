@@ -117,12 +117,11 @@ class Sizes:
     constraints: int = 2
     samples: int = 4
     max_tokens: int = 90
-    batch: int = 16
     rates: tuple[str, str, str] = ("1e-4", "3e-5", "2e-5")
     rare: int = RARE
 
 
-TINY = Sizes(sft=6, icr=3, test=3, samples=4, max_tokens=12, batch=8, rates=("1e-3", "1e-3", "1e-3"), rare=1)
+TINY = Sizes(sft=6, icr=3, test=3, samples=4, max_tokens=12, rates=("1e-3", "1e-3", "1e-3"), rare=1)
 
 
 class Constraint(NamedTuple):
@@ -225,7 +224,7 @@ class Task:
         raise ValueError(f"no answer to {self.id} in {language}")
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Run what is not finished, and write the rows."""
     parser = argparse.ArgumentParser()
     parser.add_argument("model", nargs="?", type=Path, help="folder of the base model, with a chat template")
@@ -238,7 +237,8 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_name("real_model.csv"))
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--cut", type=Path, help=argparse.SUPPRESS)  # a process of its own, whose end frees the memory
-    given = parser.parse_args()
+    given = parser.parse_args(words)
+    given.csv = given.csv.resolve()
     if given.cut:
         cut_vocabulary(
             given.model,
@@ -272,16 +272,14 @@ class Run:
         self.step("data", lambda: self.write_data(tasks))
         arms = [arm for arm in self.given.arms.split(",") if arm]
         rate_of_sft, rate_of_pairs, rate_of_icr = sizes.rates
-        resume = ("--save-steps", "10")
+        steps = ("--batch-size", "4", "--accumulation", "4", "--max-length", "512", "--save-steps", "5")
 
         self.icr(
-            "pi_ref", "sft", "--policy", base, "--documents", "sft", "--learning-rate", rate_of_sft, "--batch-size", str(sizes.batch),
-            "--accumulation", "1", "--max-length", "512", *resume,
+            "pi_ref", "sft", "--policy", base, "--documents", "sft", "--learning-rate", rate_of_sft, *steps,
         )  # fmt: skip
-        dpo = ("--batch-size", "4", "--accumulation", "4", "--max-length", "512", *resume)
         self.icr(
             "pi_0", "train", "--policy", self.policy("pi_ref"), "--preferences", "pairs.jsonl", "--learning-rate", rate_of_pairs,
-            "--epochs", "2", *dpo,
+            "--epochs", "2", *steps,
         )  # fmt: skip
         for arm in ("pi_ref", "pi_0"):
             self.sample_test(arm)
@@ -307,7 +305,7 @@ class Run:
             )  # fmt: skip
             self.icr(
                 arm, "train", "--policy", self.policy("pi_0"), "--preferences", f"{arm}-annotated/preferences", "--learning-rate",
-                rate_of_icr, *dpo,
+                rate_of_icr, *steps,
             )  # fmt: skip
             self.sample_test(arm)
         return self.measured(
@@ -348,12 +346,31 @@ class Run:
         )
 
     def command(self, *words: str) -> None:
-        """Run Python in the work folder; it dies with this process."""
+        """Run Python in the work folder, in a process that dies with this one; with --tiny in this one, where nothing takes memory."""
+        if self.given.tiny:
+            self.command_here(*words)
+            return
         here = os.pathsep.join(os.path.abspath(path or ".") for path in sys.path)
         environment = {**os.environ, "PYTHONPATH": here, "ICR_CACHE": str(self.work / "cache")}
         done = subprocess.run([sys.executable, *words], cwd=self.work, env=environment, preexec_fn=_die_with_parent)
         if done.returncode:
             sys.exit(f"{' '.join(words[:3])} ended with status {done.returncode}")
+
+    def command_here(self, *words: str) -> None:
+        """Run what `command` runs, in this process."""
+        from icr_platform.cli.commands import run
+
+        before = Path.cwd()
+        os.chdir(self.work)
+        try:
+            if words[0] == "-m":
+                status = run(list(words[2:]))
+                if status:
+                    sys.exit(f"{words[2]} ended with status {status}")
+            else:
+                main(words[1:])
+        finally:
+            os.chdir(before)
 
     def policy(self, name: str) -> str:
         return str(self.work / name / "checkpoint")
