@@ -26,7 +26,8 @@ from icr_platform.core.faults import fault_notes
 from icr_platform.core.schemas import CONFUSION, DROPS, INSTRUCTION_CHECKS, OUTPUTS
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.data.reference_outputs import WANTED, ReferenceOutputs, load_reference_outputs
-from icr_platform.data.verifiable import VerifiableSet, load_verifiable, open_answers, turn_key
+from icr_platform.data.verifiable import VerifiableSet, load_verifiable, turn_key
+from icr_platform.data.verifiable_answers import open_answers
 from icr_platform.engines.execution.map_parts import check_execution
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import check_policy, engine_notes
@@ -137,7 +138,7 @@ def _unknown_kinds(asked: VerifiableSet) -> Iterator[str]:
         named = ", ".join(f"{kind!r} ({count})" for kind, count in list(unknown.items())[:_NAMED])
         more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
         yield (
-            f"{len(unknown)} kinds of instructions have no checker and are unverified: {named}{more}; known kinds: "
+            f"instructions of these kinds have no checker and are unverified: {named}{more}; known kinds: "
             f"{', '.join(sorted(KINDS))}"
         )
 
@@ -215,8 +216,9 @@ def _notes(scores: pd.DataFrame, kinds: pd.DataFrame) -> Iterator[str]:
         own = kinds[(kinds["language"] == language) & (kinds["unverified"] > 0)]
         if not len(own):
             continue
+        total = int(own["unverified"].sum() + of["instructions"].sum())
         most = own.sort_values("unverified", ascending=False).iloc[0]
         yield (
-            f"{language}: {int(own['unverified'].sum())} instructions cannot be verified and count neither way, most of them "
-            f"{most['instruction_id']!r} ({most['reason']}); {partly} outputs are judged on the others, {none} have no other"
+            f"{language}: {int(own['unverified'].sum())} of {total} instructions cannot be verified and count neither way, {most['unverified']} of "
+            f"them {most['instruction_id']!r} ({most['reason']}); {partly} outputs are judged on their other instructions, {none} have no other"
         )
