@@ -209,9 +209,11 @@ def corpus() -> list[GivenOutput]:
 
 
 def outcome(result: Corruptions, language: str, prompt_id: str, corruption: str) -> str:
-    rows = [*result.pairs, *result.refusals]
-    (row,) = [row for row in rows if (row.language, row.prompt_id, row.corruption) == (language, prompt_id, corruption)]
-    return row.reason if hasattr(row, "reason") else row.rejected
+    key = (language, prompt_id, 0, corruption)
+    (found,) = [pair.rejected for pair in result.pairs if pair[:4] == key] + [
+        refusal.reason for refusal in result.refusals if refusal[:4] == key
+    ]
+    return found
 
 
 @pytest.mark.parametrize(
