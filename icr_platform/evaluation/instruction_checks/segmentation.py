@@ -77,6 +77,9 @@ _CLOSERS = "\"'”’»›)\\]」』】）》〉*_~`“"
 # Burmese, Tibetan, and question marks of Arabic. U+037E is the Greek one, which looks like a semicolon.
 _ALWAYS = "፡。！？｡．؟۔।॥።፧፨។៕។։။།༎‼⁇⁈⁉\u037e"
 _CLOSING = _CLOSERS.replace("\\", "")
+_NO_TABLE_ROW = re.compile(r"^(?![ \t]*\|).+$", re.MULTILINE)
+_TYPED_DANDA = re.compile("(?<=[\u0900-\u0dff]) ?[|]")
+"""A bar for the danda, which many keyboards lack."""
 _LETTER = regex.compile(r"[\p{L}\p{N}]")
 _WINDOW = 80  # characters: abbreviations are shorter, and slices of a whole text would take its square in time
 _END = re.compile(rf"(?:[{_ALWAYS[1:]}.!?…]|፡፡)+[{_CLOSERS}]*")
@@ -112,7 +115,7 @@ _ABBREVIATIONS: dict[str, frozenset[str]] = {
         "bn": "ডা ড মো প্রো সং পৃ",
         "sw": "bw bi dk prof mf n.k k.m k.v dkt mhe",
         "vi": "tp ts gs pgs ths tt v.v",
-        "id": "dr prof ir drs dra hj h jl no tgl dll dsb dst a.n u.p yth sdr",
+        "id": "rp dr prof ir drs dra hj h jl no tgl dll dsb dst a.n u.p yth sdr",
         "el": "κ κα κκ δρ π.χ μ.χ κ.λπ κ.ά δηλ βλ σελ αρ τηλ χλμ",
         "sr": "dr prof npr itd tj tzv str br god",
     }.items()
@@ -214,6 +217,7 @@ def sentences_of(text: str, language: str) -> Count:
     """
     if language == "el":
         text = text.replace(";", "?")
+    text = _NO_TABLE_ROW.sub(lambda line: _TYPED_DANDA.sub("।", line.group()), text)
     ends = list(_ends(text, language))
     last = ends[-1] if ends else 0
     certain = len(ends) + bool(_LETTER.search(text, last))
@@ -223,7 +227,7 @@ def sentences_of(text: str, language: str) -> Count:
     return Count.of(certain)
 
 
-_UNMARKED = re.compile("[\u0e01-\u0eff\u19e0-\u19ff\u1a20-\u1aad]{2}")
+_UNMARKED = re.compile("[\u0e01-\u0eff\u19e0-\u19ff\u1a20-\u1aad]")
 """Thai, Lao and Tai letters."""
 
 
@@ -280,6 +284,8 @@ def _goes_on(before: str, gap: str, following: str, language: str) -> bool:
         # The number of an item, and German "am 3. Mai".
         is_first = before[: -len(word)].rpartition("\n")[2].strip(" \t*#>-") == ""
         return is_first or (language in _DOTTED_ORDINALS and len(word) <= 2)
+    if _UNMARKED.match(word[-1:]):
+        return True  # Thai has dots in abbreviations only: พ.ศ., กทม.
     known = word.lower()
     if (
         len(word) > 1
