@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from icr_platform.core.artifacts import open_artifact, own_manifest
 from icr_platform.core.errors import InputError
-from icr_platform.core.language_tags import find_name
+from icr_platform.core.language_tags import find_name, names_language
 from icr_platform.core.languages import UNDETERMINED, counts_as, too_short
 from icr_platform.core.schemas import OUTPUTS
 from icr_platform.core.spoken_messages import TEXT_PARTS, THOUGHT_FIELDS, spoken_in, thought_text
@@ -154,6 +154,20 @@ def load_reference_outputs(
         outputs |= {(language, prompt_id): (row.text,) for prompt_id, row in joined.items()}
         facts |= {(language, prompt_id): (row.facts,) for prompt_id, row in joined.items() if row.told_apart}
     return ReferenceOutputs(outputs, (*notes, *seen.notes()), facts)
+
+
+def output_languages(source: str, columns: ColumnNames = NO_MAP) -> list[str]:
+    """The languages that there are outputs in; none where a path has {language} in it, or one file says nothing of any.
+
+    Raises:
+        InputError: nothing can be read.
+    """
+    if own_manifest(Path(source)) is not None:
+        languages = open_artifact(Path(source), OUTPUTS).read(["language"])["language"].to_pylist()
+        return list(dict.fromkeys(languages))
+    if "{language}" in source:
+        return []
+    return [name for name in open_source(source, WANTED, (), columns=columns).names if names_language(name)]
 
 
 def _load_artifact(folder: Path, instructions: Instructions) -> ReferenceOutputs:

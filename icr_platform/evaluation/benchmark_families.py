@@ -105,7 +105,9 @@ FAMILIES: dict[str, Family] = {
     "mgsm": Family("", "mgsm_native_cot_{language}", _MGSM, True, "[a-z]{2}"),
     "mgsm_direct": Family("", "mgsm_direct_{language}", _MGSM, True, "[a-z]{2}"),
     "mgsm_en_cot": Family("", "mgsm_en_cot_{language}", _MGSM, True, "[a-z]{2}"),
-    "multiblimp": Family("", "multiblimp_{language}", "acc", False, "[a-z]{3}", {"hr": "hbs", "bs": "hbs"}),
+    "multiblimp": Family(
+        "", "multiblimp_{language}", "acc", False, "[a-z]{3}", {"hr": "hbs", "bs": "hbs", "sr-Latn": "hbs"}
+    ),
     # In English the 100 validation questions of COPA, of which XCOPA is the translation.
     "xcopa": Family("copa", "xcopa_{language}", "acc", False, "[a-z]{2}"),
 }
@@ -149,7 +151,7 @@ def plan(
         found = {code: family.find(code, known) for code in config.languages}
         lacking = [code for code, task in found.items() if task is None]
         if lacking:
-            notes.append(f"benchmarks: {name} has no task in {', '.join(lacking)}; not measured there")
+            notes.append(f"{name} has no task in {', '.join(lacking)}; not measured there")
         work += [PlannedTask(name, code, task, family.metric) for code, task in found.items() if task is not None]
     for name in config.tasks:
         parts = parts_of(name)
@@ -161,7 +163,7 @@ def plan(
     once: dict[tuple[str, str], PlannedTask] = {}
     for item in work:
         if once.setdefault((item.family, item.language), item) is not item:
-            notes.append(f"benchmarks: {item.task} is named twice; measured once")
+            notes.append(f"{item.task} is named twice; measured once")
     if not once:
         raise InputError("config: fields 'families', 'tasks' and 'languages' leave no task; name at least one")
     return list(once.values()), notes

@@ -6,6 +6,7 @@ import json
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,15 +127,15 @@ def compare(rows: Sequence[Row], baseline: Sequence[Row]) -> Comparison:
         other = before.get((row["family"], row["language"], row["task"]))
         pairs = _pairs(row, other) if other is not None else []
         if not pairs:
-            notes.append(f"benchmarks: {name} is not compared with the baseline, {_why_not(row, other)}")
+            notes.append(f"{name} is not compared with the baseline, {_why_not(row, other)}")
             continue
         if changed := sum(prompt != earlier for _, _, prompt, earlier in pairs):
             notes.append(
-                f"benchmarks: {name}: {changed} of {len(pairs)} documents were asked with another prompt in the baseline "
+                f"{name}: {changed} of {len(pairs)} documents were asked with another prompt in the baseline "
                 "(shots, chat template or its settings)"
             )
         if len(pairs) < len(row["documents"]):
-            notes.append(f"benchmarks: {name}: the baseline has {len(pairs)} of {len(row['documents'])} documents")
+            notes.append(f"{name}: the baseline has {len(pairs)} of {len(row['documents'])} documents")
         ours, theirs = (np.array([pair[side] for pair in pairs], np.float64) for side in (0, 1))
         difference = ours - theirs
         better, worse = int((difference > 0).sum()), int((difference < 0).sum())
@@ -194,4 +195,4 @@ def mcnemar(better: int, worse: int) -> float:
     """
     n = better + worse
     tail = sum(math.comb(n, count) for count in range(min(better, worse) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    return float(min(1, Fraction(2 * tail, 2**n)))

@@ -75,9 +75,7 @@ def read(config: BenchmarksConfig) -> BenchmarksInputs:
         choices = [item for item in work if item.in_chat and not _is_generated(config, item.task.task)]
         if choices and markers_of(framing):
             names = ", ".join(dict.fromkeys(item.task.family for item in choices))
-            notes.append(
-                f"benchmarks: {names}: choices are scored where the answer begins, so nothing is thought before"
-            )
+            notes.append(f"{names}: choices are scored where the answer begins, so nothing is thought before")
     notes += _chat_notes(
         config, in_chat, [item.task.family for item in work if not item.in_chat], bool(tokenizer.chat_template)
     )
@@ -139,14 +137,12 @@ def _chat_notes(config: BenchmarksConfig, asked: list[str], plain: list[str], ha
     framed, bare = (", ".join(dict.fromkeys(names)) for names in (asked, plain))
     notes = []
     if framed:
-        notes.append(
-            f"benchmarks: asked with the chat template: {framed}" + (f"; as plain text: {bare}" if bare else "")
-        )
+        notes.append(f"asked with the chat template: {framed}" + (f"; as plain text: {bare}" if bare else ""))
     elif has_template and config.chat == "auto":
-        notes.append(f"benchmarks: asked as plain text: {bare}; --chat yes asks with the chat template")
+        notes.append(f"asked as plain text: {bare}; --chat yes asks with the chat template")
     given = [name for name in ("system_prompt", "chat_template_kwargs") if getattr(config, name)]
     if given and not asked:
-        notes.append(f"benchmarks: {' and '.join(given)} not used: no task is asked with the chat template")
+        notes.append(f"{' and '.join(given)} not used: no task is asked with the chat template")
     return notes
 
 
@@ -210,7 +206,7 @@ def item_digest(config: BenchmarksConfig, work: Work) -> bytes:
 
 def _failure(failed: list[tuple[str, InputError]], measured: int, folder: Path) -> InputError:
     (_, first), *others = failed
-    more = f"; nor could {', '.join(task for task, _ in others)}" if others else ""
+    more = f"; also of {', '.join(task for task, _ in others)}, the last: {others[-1][1]}" if others else ""
     kept = f"; the other {measured} are kept in {folder}" if measured else ""
     return InputError(f"{first}{more}{kept}")
 
@@ -254,11 +250,11 @@ def fault_notes(rows: list[Row]) -> list[str]:
     for row in rows:
         name = f"{row['family']}/{row['language']}".rstrip("/")
         for reason, count in json.loads(row["faults"] or "{}").items():
-            notes.append(f"benchmarks: {name}: {count} {reason}")
+            notes.append(f"{name}: {count} {reason}")
         metric = row["metric"].split(",")[0]
         same = [other for other in json.loads(row["other_metrics"] or "{}") if other.split(",")[0] == metric]
         if same:
-            notes.append(f"benchmarks: {name} is {row['metric']}; other_metrics of the table has {', '.join(same)}")
+            notes.append(f"{name} is {row['metric']}; other_metrics of the table has {', '.join(same)}")
     return notes
 
 

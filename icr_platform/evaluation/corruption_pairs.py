@@ -15,7 +15,7 @@ from icr_platform.core.schemas import OUTPUTS
 from icr_platform.data.column_map import NO_MAP, ColumnNames
 from icr_platform.data.labelled_pairs import LabelledPair, LabelledPairs, Side, UnusedRow
 from icr_platform.data.prompts import load_prompts
-from icr_platform.data.reference_outputs import load_reference_outputs
+from icr_platform.data.reference_outputs import load_reference_outputs, output_languages
 from icr_platform.evaluation.corruptions import CORRUPTIONS, REFUSALS, Corruptions, GivenOutput, corrupt
 
 Asked = dict[tuple[str, str], tuple[Conversation, Conversation | None]]
@@ -98,11 +98,9 @@ def _asked(
     prompt_columns: ColumnNames,
 ) -> tuple[Asked, tuple[str, ...]]:
     """The prompts of the outputs: those that are given, or those that the outputs say themselves; and notes on them."""
+    # Prompts of fewer languages than the outputs are refused, rather than outputs left out without a word.
+    languages = languages or output_languages(outputs, columns)
     is_artifact = own_manifest(Path(outputs)) is not None
-    if is_artifact:
-        names = ["language", "prompt_id", "instruction", "messages"]
-        rows = open_artifact(Path(outputs), OUTPUTS).read(names).to_pylist()
-        languages = languages or list(dict.fromkeys(row["language"] for row in rows))
     if prompts or not is_artifact:
         found = load_prompts(prompts or outputs, languages, limit, prompt_columns if prompts else columns)
         return {
@@ -114,6 +112,7 @@ def _asked(
             )
             for row in found.table.to_pylist()
         }, (found.notes if prompts else ())  # what is not used of outputs as prompts is used as outputs
+    rows = open_artifact(Path(outputs), OUTPUTS).read(["language", "prompt_id", "instruction", "messages"]).to_pylist()
     said = {(row["language"], row["prompt_id"]): Conversation.of(row["instruction"], row["messages"]) for row in rows}
     english = {prompt_id: asked for (language, prompt_id), asked in said.items() if is_english(language)}
     kept: Asked = {}

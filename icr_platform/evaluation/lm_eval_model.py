@@ -83,9 +83,7 @@ class PolicyModel(HFLM):  # type: ignore[misc]  # lm_eval has no types
         """What a person should know of how answers were generated."""
         if not self.unused:
             return []
-        return [
-            f"benchmarks: {', '.join(sorted(self.unused))} of generation_kwargs has no effect with the chat template"
-        ]
+        return [f"{', '.join(sorted(self.unused))} of generation_kwargs has no effect with the chat template"]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Frame a conversation; a last message of the assistant is the beginning of the answer."""

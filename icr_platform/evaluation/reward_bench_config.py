@@ -25,7 +25,7 @@ from icr_platform.engines.scoring.settings import DRAWN, KINDS, RewardKinds, Rew
 
 INSTRUCTIONS = "instructions"
 """The checker of the instructions in the prompts that a program can verify."""
-CHECKER_NAMES = Named(("", INSTRUCTIONS))
+CHECKER_NAMES = Named((INSTRUCTIONS,), lambda value: not value)
 
 LENGTH = "length"
 """The baseline beside the reward kinds: the longer response is the better."""

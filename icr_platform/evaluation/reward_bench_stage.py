@@ -203,7 +203,7 @@ def _check_reasons(
             fits = ",".join(name for name in config.kinds if not REWARD_KINDS[name].needs_english)
             what = "has an English instruction" if NO_ENGLISH in foreign else "is in a known language"
             raise InputError(
-                f"{config.pairs}: none of {len(foreign):,} pairs that are not English {what}, which the {kind} reward is scored after; give "
+                f"{config.pairs or config.corrupt}: none of {len(foreign):,} pairs that are not English {what}, which the {kind} reward is scored after; give "
                 "--prompts with English rows of the same ids, a column 'english_instruction'"
                 + (f", or --reward-kind {fits}" if fits else "")
             )

@@ -3,7 +3,7 @@
 ICR_SMOLLM2=FOLDER ICR_SHARED=../shared python tests/benchmarks/bench_reward_corruptions.py FOLDER [--prompts 16] [--pairs 64] [--csv FILE]
 
 `icr train` makes the policy: SmolLM2-135M-Instruct after one pass over English pairs of an answer of gpt-4-turbo and the same answer
-corrupted in one of five ways (never by an answer in another language, which no English pair could teach). `icr reward_bench --corrupt`
+corrupted in one of five ways (never by an answer in another language, which no English pair could teach). `icr reward-bench --corrupt`
 then asks (policy, SmolLM2) about the answers of gpt-4-turbo to other prompts, the same in all nine languages: the shortest with two
 sentences or more (half as many in Thai and Bengali, whose texts take SmolLM2 four times as many tokens). SmolLM2 was trained on
 English: how well the reward does elsewhere is what English pairs alone carry over.
@@ -14,6 +14,7 @@ A run goes on where it was stopped. The CSV has a row for each language, corrupt
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -55,16 +56,30 @@ def main() -> None:
         "--accumulation", "2", "--max-length", "512", "--output", str(folder / "policy"),
     )  # fmt: skip
     icr(
-        "reward_bench", "--policy", str(folder / "policy" / "checkpoint"), "--reference", smollm2,
+        "reward-bench", "--policy", str(folder / "policy" / "checkpoint"), "--reference", smollm2,
         "--corrupt", str(folder / "outputs"), "--prompts", str(folder / "prompts"), "--languages", ",".join(LANGUAGES),
         "--reward-kind", "cross-lingual", "--seed", str(given.seed), "--output", str(folder / "bench"),
     )  # fmt: skip
+    write_rows(folder / "bench" / "reward_bench" / "accuracy.csv", given.csv)
 
 
 def icr(*arguments: str) -> None:
     """Run a command as a person does."""
     print("icr", *arguments, flush=True)
     subprocess.run([sys.executable, "-m", "icr_platform", *arguments], check=True)
+
+
+def write_rows(accuracy: Path, table: Path) -> None:
+    """Keep the accuracies of the corruptions, by language and over languages."""
+    with accuracy.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["source"] == "corruptions" and row["category"]]
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            figures = {name: f"{float(row[name]):.1f}" for name in ("accuracy", "low", "high")}
+            kept = {name: row[name] for name in ("language", "kind", "n", "ties")}
+            writer.writerow({**kept, "corruption": row["category"], **figures})
 
 
 def prepare(folder: Path, smollm2: Path, prompts: int, pairs: int, seed: int) -> None:

@@ -243,6 +243,8 @@ CASES: tuple[Case, ...] = (
     Case(_SENTENCES, _least(2), "fa", "باران می‌بارد. چتر داری؟", _T, _T),
     Case(_SENTENCES, _less(2), "pl", "Mieszka tu np. dr Nowak, ur. w 1950 r. w Łodzi.", _T, _T),
     Case(_SENTENCES, _least(2), "th", "ฝนตกไหม? ตกหนักมาก!", _T, _T),
+    Case(_SENTENCES, _least(2), "th", "นัดเวลา 10.00 น. ที่ กทม. ปี พ.ศ. 2567", _N, _N),
+    Case(_SENTENCES, _least(2), "th", "The rain stopped. We went home.", _T, _T),
     Case(_SENTENCES, _least(2), "bo", "ང་བོད་ལ་འགྲོ། ཁྱེད་རང་ག་རེ་བྱེད།", _T, _T),
     Case(_SENTENCES, {"num_sentences": "3", "relation": "at least"}, "en", "One. Two. Three.", _N, _N),
     # Words.

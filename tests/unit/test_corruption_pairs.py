@@ -90,6 +90,17 @@ def test_files_with_prompts_beside_them_and_a_map_of_columns(tmp_path: Path) -> 
     checked(found)
 
 
+def test_prompts_of_more_languages_than_the_outputs_serve_and_of_fewer_are_refused(tmp_path: Path) -> None:
+    for language in TEXTS:
+        write(tmp_path / "outputs" / f"{language}.json", rows(language, "id", "output"))
+        write(tmp_path / "prompts" / f"{language}.json", rows(language, "id", "instruction"))
+    write(tmp_path / "english" / "en.json", rows("en", "id", "instruction"))
+    write(tmp_path / "prompts" / "fr.json", [{"id": "7", "instruction": "Quand ?"}])
+    checked(read_corruptions(str(tmp_path / "outputs"), 0, identify, prompts=str(tmp_path / "prompts")))
+    with pytest.raises(InputError, match="es"):
+        read_corruptions(str(tmp_path / "outputs"), 0, identify, prompts=str(tmp_path / "english"))
+
+
 def test_an_outputs_artifact_says_all_by_itself(tmp_path: Path) -> None:
     artifact(tmp_path / "outputs")
     checked(read_corruptions(str(tmp_path / "outputs"), 0, lambda languages, texts: []))

@@ -223,7 +223,7 @@ def sentences_of(text: str, language: str) -> Count:
     return Count.of(certain)
 
 
-_UNMARKED = re.compile("[\u0e01-\u0eff\u19e0-\u19ff\u1a20-\u1aad]{2}")
+_UNMARKED = re.compile("[\u0e01-\u0eff\u19e0-\u19ff\u1a20-\u1aad]")
 """Thai, Lao and Tai letters."""
 
 
@@ -280,6 +280,8 @@ def _goes_on(before: str, gap: str, following: str, language: str) -> bool:
         # The number of an item, and German "am 3. Mai".
         is_first = before[: -len(word)].rpartition("\n")[2].strip(" \t*#>-") == ""
         return is_first or (language in _DOTTED_ORDINALS and len(word) <= 2)
+    if _UNMARKED.match(word[-1:]):
+        return True  # Thai has dots in abbreviations only: พ.ศ., กทม.
     known = word.lower()
     if (
         len(word) > 1
