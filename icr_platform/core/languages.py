@@ -108,7 +108,9 @@ def language_in(metric: str) -> str:
     """
     prefix, _, last = metric.rpartition("/")
     # Many short words are codes of some language; those of training, the machine and single benchmarks are none.
-    is_of_language = prefix not in ("", "benchmark", "benchmark_se") and not prefix.startswith(("train", "system"))
+    is_of_language = prefix not in ("", "benchmark", "benchmark_se") and not prefix.startswith(
+        ("train", "sft", "system")
+    )
     return last if is_of_language and is_language(last) else ""
 
 

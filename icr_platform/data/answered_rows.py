@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from icr_platform.core.conversations import ASSISTANT, SYSTEM, USER, Conversation
+from icr_platform.core.conversations import ASSISTANT, SYSTEM, Conversation
 from icr_platform.core.spoken_messages import THOUGHT_FIELDS
 from icr_platform.data.row_fields import (
     HISTORY_FIELDS,
@@ -79,7 +79,7 @@ def _of_columns(fields: Mapping[str, Any], name: str) -> Answered:
     said, reasons = _answer(fields[name], name)
     answer = checked(name, said[-1].text, "write the response or remove the row")
     rest = {key: value for key, value in fields.items() if key not in ANSWER_FIELDS}
-    if any(message.role == USER for message in said):  # a whole conversation under the name of a response
+    if said[0].role != ASSISTANT:  # a whole conversation under the name of a response, which repeats the prompt
         return _checked(said, name, rest, frozenset({name}), reasons)
     try:
         turn = turn_of(rest, may_be_answered=True)
@@ -87,6 +87,9 @@ def _of_columns(fields: Mapping[str, Any], name: str) -> Answered:
         if any(rest.get(key) is not None for key in (*INSTRUCTION_FIELDS, *MESSAGE_FIELDS)):
             raise
         raise NoInstruction(answer, str(error)) from None
+    if len(said) > 1:  # the prompt goes on within the response
+        asked = [Message(message["role"], message["content"]) for message in turn.asked.messages]
+        return _checked([*asked, *said], name, {}, frozenset({name, *turn.columns}), reasons)
     reasons |= any(rest.get(key) for key in THOUGHT_FIELDS)
     remarks = (*(name for name in turn.remarks if name != "answer"), *([REASONING] if reasons else []))
     return Answered(turn.asked, answer, frozenset({name, *turn.columns}), remarks)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from icr_platform.core.artifacts import open_artifact, own_manifest, text_digest
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
-from icr_platform.core.language_tags import ENGLISH, find_name
+from icr_platform.core.language_tags import ENGLISH, find_name, is_tag
 from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
 from icr_platform.data.answered_rows import FIELDS, GROUPS, REASONING, UNANSWERED, Answered, NoInstruction, answered_of
 from icr_platform.data.bad_rows import BadRows
@@ -27,7 +27,7 @@ from icr_platform.data.row_sources import LANGUAGE_FIELDS, Wanted, language_of
 from icr_platform.data.sources import open_source
 from icr_platform.data.text_pairs import PAIR_LAYOUTS, TiedRow
 from icr_platform.data.text_preferences import languages_of
-from icr_platform.data.wording import left_out
+from icr_platform.data.wording import left_out, shown
 
 _WANTED = Wanted("documents", "instruction and output, messages, or prompt and completion", GROUPS, PAIR_LAYOUTS)
 _RESPONSE_COLUMNS = {OUTPUTS.name: "output", RESPONSES.name: "response", PREFERENCES.name: "chosen"}
@@ -110,6 +110,7 @@ class _Reader:
         self._columns = Columns(source, FIELDS)
         self._bad = BadRows(source)
         self._said: Counter[str] = Counter()
+        self._no_language: Counter[str] = Counter()
         self._rows = 0
         self.joined = 0
         """Rows whose instruction is that of a prompt."""
@@ -130,7 +131,9 @@ class _Reader:
             return
         kinds = (REASONING, UNANSWERED)
         self._columns.see(part, fields, [said for said in found.remarks if said not in kinds], found.columns)
-        self._said.update(f"{said}" for said in found.remarks if said in kinds)
+        self._said.update(said for said in found.remarks if said in kinds)
+        if not is_tag(language):
+            self._no_language[language] += 1
         self._documents.append(TextDocument(language, found.asked, found.answer))
 
     def _joined(self, fields: Mapping[str, Any], language: str) -> Answered:
@@ -151,7 +154,7 @@ class _Reader:
 
     def read_artifact(self, folder: Path) -> None:
         """Read the outputs, responses or chosen responses of an earlier run."""
-        table = str(json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("table"))
+        table = str((own_manifest(folder) or {}).get("table"))
         schema = next((one for one in (OUTPUTS, RESPONSES, PREFERENCES) if one.name == table), None)
         if schema is None:
             raise InputError(
@@ -195,5 +198,11 @@ class _Reader:
             raise InputError(f"{self._source}: contains no document, {seen}; give rows with {_WANTED.fields}")
         notes += self._bad.notes(self._rows)
         notes += [f"{self._source}: {count:,} of {self._rows:,} rows have {what}" for what, count in self._said.items()]
+        if self._no_language:
+            names = shown([name for name, _ in self._no_language.most_common()])
+            notes.append(
+                f"{self._source}: {self._no_language.total():,} documents are in {names}, which name no known language; they are kept "
+                "under these names"
+            )
         notes += self._columns.notes()
         return TextDocuments(self._documents, tuple(notes))

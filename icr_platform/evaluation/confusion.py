@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import is_tag, read_tag
-from icr_platform.core.languages import comparable, counts_as, in_script, language_name
+from icr_platform.core.languages import comparable, counts_as, in_script, language_label
 from icr_platform.engines.identification.line_language import knows, line_language
 from icr_platform.engines.segmentation.words import Split, has_words, segmenter
 
@@ -103,7 +103,7 @@ def rule_of(language: str) -> Rule | str:
     [True, True, True, False, False]
     """
     if not is_tag(language) or not knows(language):
-        return f"lid.176, which identifies lines, does not know {language_name(language)}"
+        return f"lid.176, which identifies lines, does not know {language_label(language)}"
     words = segmenter(language)
     if words.split is None:
         return words.why

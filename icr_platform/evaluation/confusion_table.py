@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,12 +15,14 @@ from icr_platform.core.artifacts import Artifact, ArtifactWriter
 from icr_platform.core.intervals import wilson_bounds
 from icr_platform.core.progress import meter
 from icr_platform.core.schemas import CONFUSION
+from icr_platform.evaluation.comparison import bootstrap_mean, holm
 from icr_platform.evaluation.confusion import Rule, check, rule_of
 from icr_platform.evaluation.prompt_preferences import PROMPT_KEY, SAMPLE_KEY
 from icr_platform.evaluation.scores import Score
 
 LINES, WORDS = "line_pass_rate", "word_pass_rate"
 _TEXT = "output"
+_CHANGES = ["metric", "language", "before", "after", "difference", "low", "high", "p_value", "n", "n_unpaired"]
 
 
 def confusion_rows(outputs: pa.Table, english: Collection[str]) -> pa.Table:
@@ -90,14 +94,80 @@ def confusion_scores(parts: Iterable[pa.Table]) -> list[Score]:
     return scores
 
 
+def confusion_parts(outputs: Artifact, english: Collection[str]) -> Iterator[pa.Table]:
+    """`confusion_rows` of an artifact of outputs, part by part: for outputs that an earlier version finished, which have no such table."""
+    for index in range(len(outputs.parts)):
+        yield confusion_rows(outputs.read_part(index, [*SAMPLE_KEY, _TEXT]), english)
+
+
+def pass_rate_changes(before: Iterable[pa.Table], after: Iterable[pa.Table]) -> pd.DataFrame:
+    """What changed from one policy to another on the prompts that both answered, paired by prompt.
+
+    Args:
+        before, after: parts of schemas.CONFUSION.
+
+    Returns:
+        a row per metric and language: rates before and after in percent, difference in points with its 95% interval, p and Holm's p
+        over the languages, n prompts compared, and n_unpaired that count on one side only. A prompt counts with the mean of its
+        samples that count.
+    """
+    rates = [
+        pd.concat([_by_prompt(CONFUSION.schema.empty_table()), *map(_by_prompt, side)]) for side in (before, after)
+    ]
+    rows = []
+    for metric in (LINES, WORDS):
+        both = pd.concat(
+            [rate[metric].rename(side) for rate, side in zip(rates, ("before", "after"), strict=True)], axis=1
+        )
+        for language, of in both.groupby(level="language", sort=False):
+            paired = of.dropna()
+            if paired.empty:
+                continue
+            found = bootstrap_mean(paired["after"] - paired["before"], limits=(-100.0, 100.0))
+            rows.append({
+                "metric": metric, "language": str(language), "before": paired["before"].mean(), "after": paired["after"].mean(),
+                "difference": found.mean, "low": found.low, "high": found.high, "p_value": found.p_value,
+                "n": len(paired), "n_unpaired": int(of.isna().any(axis=1).sum() - of.isna().all(axis=1).sum()),
+            })  # fmt: skip
+    changes = pd.DataFrame(rows, columns=_CHANGES)
+    changes["adjusted_p_value"] = changes.groupby("metric")["p_value"].transform(holm) if rows else None
+    return changes
+
+
+def pass_rate_change_metrics(changes: pd.DataFrame) -> dict[str, float]:
+    """`line_pass_rate_change/LANG` in points, with the ends of its interval and Holm's p, and the same of words; none that is not known."""
+    ends = {"difference": "change", "low": "change_low", "high": "change_high", "adjusted_p_value": "change_p"}
+    return {
+        f"{row['metric']}_{name}/{row['language']}": float(row[column])
+        for row in changes.to_dict("records")
+        for column, name in ends.items()
+        if math.isfinite(row[column])
+    }
+
+
+def _by_prompt(part: pa.Table) -> pd.DataFrame:
+    """By language and prompt id, percent of the samples that count which pass by line, and by word; NaN where none counts."""
+    flags = {
+        metric: pc.if_else(counts, pc.cast(passes, "float64"), None).to_numpy(zero_copy_only=False)
+        for metric, counts, passes in _passes(part)
+    }
+    rows = part.select(PROMPT_KEY).to_pandas().assign(**flags)
+    return 100 * rows.groupby(PROMPT_KEY, sort=False).mean()
+
+
+def _passes(part: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray, pa.ChunkedArray]]:
+    """By metric, whether each output counts, and whether it passes."""
+    lines = pc.greater(part["line_count"], 0)
+    clean = pc.and_(lines, pc.equal(pc.list_value_length(part["confused_lines"]), 0))
+    yield LINES, lines, clean
+    words = pc.and_(clean, pc.is_valid(part["english_words"]))
+    yield WORDS, words, pc.and_(words, pc.equal(pc.fill_null(pc.list_value_length(part["english_words"]), -1), 0))
+
+
 def _sums(part: pa.Table) -> Iterator[tuple[tuple[str, str], Floats]]:
     """By language and metric [6]: prompts, outputs that count (n), those that pass, and sums over the prompts of n * n, n * passed and
     passed * passed."""
-    lines = pc.greater(part["line_count"], 0)
-    clean = pc.and_(lines, pc.equal(pc.list_value_length(part["confused_lines"]), 0))
-    words = pc.and_(clean, pc.is_valid(part["english_words"]))
-    pure = pc.and_(words, pc.equal(pc.fill_null(pc.list_value_length(part["english_words"]), -1), 0))
-    for metric, counts, passes in ((LINES, lines, clean), (WORDS, words, pure)):
+    for metric, counts, passes in _passes(part):
         rows = part.select(PROMPT_KEY).append_column("n", counts.cast("int64"))
         rows = rows.append_column("passed", passes.cast("int64"))
         prompts = rows.group_by(PROMPT_KEY, use_threads=False).aggregate([("n", "sum"), ("passed", "sum")])

@@ -114,6 +114,7 @@ def read_template(path: Path) -> Any:
             )
         return template
     with _readable(path):
+        path.stat()
         _check_beginning(path)
         try:
             text = path.read_text(encoding="utf-8")
@@ -154,6 +155,8 @@ def other_kind(folder: Path) -> str:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename or path}: no such file; check the path") from error
     except OSError as error:
         raise InputError(
             f"{error.filename or path}: not readable ({error.strerror}); allow it or copy it again"

@@ -381,9 +381,7 @@ def _eval(config: EvalConfig, known: Known) -> _Basis:
             config.reference_outputs, config.reference_columns, instructions, is_whole=False, may_be_empty=False
         )
         inputs["reference_outputs"] = _rows_digest(row for row in references if row[:2] in answered)
-    if config.confusion_words:
-        words = english_words(config.confusion_words)
-        inputs["confusion_words"] = _rows_digest((word,) for word in words)
+    inputs |= _english(config.confusion_words)
     basis = _Basis(
         settings=outputs,
         inputs=inputs,
@@ -396,6 +394,11 @@ def _eval(config: EvalConfig, known: Known) -> _Basis:
         cut=_cut(_table_rows(table.select(_KEY)), config.shard_prompts),
     )
     return basis if config.judge == NO_JUDGE else _judged(config, basis, known)
+
+
+def _english(path: str) -> dict[str, str]:
+    """A list of words of one's own, by its words; the package's belongs to the code."""
+    return {"confusion_words": _rows_digest((word,) for word in english_words(path))} if path else {}
 
 
 def _judged(config: EvalConfig, basis: _Basis, known: Known) -> _Basis:
@@ -520,7 +523,7 @@ def _instructions(config: InstructionsConfig, known: Known) -> _Basis:
     asked = load_verifiable(config.prompts, config.languages, config.limit, config.prompt_columns)
     said = ((*prompt.key, prompt.source, prompt.history, prompt.turns) for prompt in asked.prompts)
     prompts = ([json.dumps(row, sort_keys=True, default=str)] for row in said)
-    inputs = {"prompts": _rows_digest(prompts)}
+    inputs = {"prompts": _rows_digest(prompts)} | _english(config.confusion_words)
     if config.baseline:
         inputs["baseline"] = known.get(config.baseline) or artifact_identity(
             Path(config.baseline), "instruction_checks"

@@ -169,7 +169,7 @@ STAGES: dict[str, StageRow] = {
             config_class="icr_platform.evaluation.config:InstructionsConfig",
             module="icr_platform.evaluation.instructions_stage",
             artifacts=("instruction_outputs", "instruction_checks"),
-            unfinished=("instruction_drops",),
+            unfinished=("instruction_drops", "instruction_confusion"),
             show="icr_platform.pipeline.score_tables:show_instructions",
         ),
         StageRow(

@@ -57,6 +57,14 @@ def texts_of(config: SftConfig) -> TextDocuments:
     return read_text_documents(config.documents, config.document_columns, config.prompts, config.prompt_columns)
 
 
+def epoch_rows(config: SftConfig, documents: TrainingDocuments) -> int:
+    """How many sequences an epoch has; with packing, about."""
+    if not config.packing:
+        return len(documents)
+    tokens = sum(len(one.token_ids) for one in documents.sequences)
+    return max(1, -(-tokens // longest_sequence(config)))
+
+
 def encode_documents(texts: TextDocuments, config: SftConfig) -> TrainingDocuments:
     """Encode documents; raises InputError as `read_documents` does."""
     tokenizer, longest = policy_tokenizer(config), longest_sequence(config)
@@ -76,8 +84,9 @@ def encode_documents(texts: TextDocuments, config: SftConfig) -> TrainingDocumen
             continue
         try:
             encoded = encode_turns(tokenizer, asked, answer, last_only=config.turns == "last")
-        except RefusedTextError as error:
-            refused[f"the chat template refuses a text of theirs ({error.reason})"] += 1
+        except InputError as error:
+            is_text = isinstance(error, RefusedTextError)
+            refused[f"the chat template refuses a text of theirs ({error.reason})" if is_text else str(error)] += 1
             left_out[language] += 1
             continue
         if any(len(one.token_ids) > longest for one in encoded):

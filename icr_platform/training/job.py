@@ -11,7 +11,7 @@ from icr_platform.core.stage_protocol import ignore_metrics
 from icr_platform.training.config import PolicyTraining, SftConfig, TrainConfig
 from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import TrainingPairs, read_pairs
-from icr_platform.training.documents import TrainingDocuments, read_documents
+from icr_platform.training.documents import TrainingDocuments, epoch_rows, read_documents
 from icr_platform.training.launch import launch, read_accelerate_config, score_in_child
 from icr_platform.training.reference_logprobs import (
     precomputes,
@@ -66,7 +66,7 @@ def launched(config: PolicyTraining, work: Path, curve: Curve, rows: int, scores
         if scores and isinstance(config, TrainConfig) and precomputes(config, processes):
             score_in_child(job)
         steps = config.epochs * rows / (processes * config.batch_size * config.accumulation)
-        launch(accelerate_config, job, curve, max(1, round(steps)))
+        launch(accelerate_config, job, curve, max(1, round(steps)), config.stage)
     state: Weights = torch.load(work / _STATE, map_location="cpu", weights_only=True, mmap=True)
     return state
 
@@ -97,7 +97,7 @@ def train_on_documents(config: SftConfig, work: Path, documents: TrainingDocumen
         IcrError: the loss is not finite, memory is full, a training process died.
     """
     if config.accelerate_config:
-        return launched(config, work, curve, len(documents))
+        return launched(config, work, curve, epoch_rows(config, documents))
     from icr_platform.training.sft import train_documents
 
     return train_documents(config, documents, work, curve)

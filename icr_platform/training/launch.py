@@ -60,32 +60,32 @@ def check_accelerate_config(path: Path, device: str) -> None:
         )
 
 
-def launch(accelerate_config: Path, job: Path, curve: Curve, steps: int) -> None:
+def launch(accelerate_config: Path, job: Path, curve: Curve, steps: int, stage: str) -> None:
     """Run the worker on `job` in every process of the config; forward its curve and, when it fails, its error.
 
-    steps: optimizer steps in all, for the progress bar.
+    steps: optimizer steps in all, for the progress bar. stage: by which messages call the training.
     """
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate_config),
         "--log_dir", str(job.parent / "torchrun"),  # or torchrun leaves a folder in the temporary one when it is killed
         "-m", "icr_platform.training.worker", str(job),
     ]  # fmt: skip
-    with meter("train", steps, curve.last_step) as bar:
+    with meter(stage, steps, curve.last_step) as bar:
 
         def follow() -> None:
             before = curve.last_step
             curve.follow()
             bar.advance(curve.last_step - before)
 
-        _run(command, job.parent, follow)
+        _run(command, job.parent, follow, stage)
 
 
 def score_in_child(job: Path) -> None:
     """Score the pairs under the reference in a process of its own, whose end frees its GPU memory."""
-    _run([sys.executable, "-m", "icr_platform.training.worker", str(job), "--score"], job.parent, lambda: None)
+    _run([sys.executable, "-m", "icr_platform.training.worker", str(job), "--score"], job.parent, lambda: None, "train")
 
 
-def _run(command: list[str], work: Path, look: Callable[[], None]) -> None:
+def _run(command: list[str], work: Path, look: Callable[[], None], stage: str) -> None:
     """Run `command` to its end, calling `look` now and then; it ends with this process, however that ends.
 
     Raises:
@@ -123,4 +123,4 @@ def _run(command: list[str], work: Path, look: Callable[[], None]) -> None:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     telling = [line.strip() for pattern in _TELLING for line in lines if pattern.match(line)]
     said = (telling or [line for line in lines if line.strip()] or ["nothing"])[-1]
-    raise IcrError(f"train: the training processes ended with status {status}, saying: {said}; see {log}")
+    raise IcrError(f"{stage}: the training processes ended with status {status}, saying: {said}; see {log}")

@@ -20,7 +20,7 @@ from icr_platform.models.small_copy import FIRST_ID, VOCABULARY, NoCopyError, sm
 from icr_platform.training.config import SftConfig
 from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import longest_sequence
-from icr_platform.training.documents import TrainingDocuments
+from icr_platform.training.documents import TrainingDocuments, epoch_rows
 from icr_platform.training.trainer import (
     PolicyTrainer,
     common_arguments,
@@ -43,7 +43,7 @@ class DocumentTrainer(PolicyTrainer, SFTTrainer):
     """TRL's trainer, fed with token ids and labels."""
 
 
-def arguments(config: SftConfig, work: Path, rows: int) -> TrlConfig:
+def arguments(config: SftConfig, work: Path, documents: TrainingDocuments) -> TrlConfig:
     """Make TRL's arguments for a training in `work`; sets up the process group when a launcher started this process."""
     made = TrlConfig(
         max_length=longest_sequence(config) if config.packing else None,  # too long documents are left out, never cut
@@ -51,7 +51,7 @@ def arguments(config: SftConfig, work: Path, rows: int) -> TrlConfig:
         pad_to_multiple_of=None,
         **common_arguments(config, work),
     )
-    finished: TrlConfig = settled(made, config, rows)
+    finished: TrlConfig = settled(made, config, epoch_rows(config, documents))
     return finished
 
 
@@ -63,7 +63,7 @@ def build_trainer(config: SftConfig, documents: TrainingDocuments, work: Path) -
     """
     from datasets import Dataset
 
-    args = arguments(config, work, len(documents))
+    args = arguments(config, work, documents)
     policy = load_trainable(config.policy, config)
     if is_multimodal(policy.config):
         require_own_logprobs(policy)

@@ -16,11 +16,11 @@ pi_1     one ICR iteration from pi_0: `icr generate`, `icr annotate` (cross-ling
 control  the same samples and steps, with random labels; multilingual (--arms): with the reward after the native instruction
 
 Compliance: the share of sampled answers to test prompts that comply; intervals of 95% by a bootstrap over test instructions. Reward
-accuracy: the share of labelled pairs under test instructions (an answer that complies, one that does not) whose first has the higher
+accuracy (`icr reward-bench`): the share of labelled pairs under test instructions (an answer that complies, one that does not) whose first has the higher
 reward of (pi_0, pi_ref), ties counted half, beside the log-likelihood under pi_0 alone and the longer one. Of the policy's own
 samples: the same for the pairs that annotate chose of which one answer complies, and over all such pairs of a prompt before length
-control. The translate kind needs a translator (--translator): none comes from where this runs offline, and answers are not translations
-of each other, so without one it is left out.
+control. The translate kind needs a translator (--translator), and without one it is left out: none is at hand offline, and answers are no
+translations of each other. Their forms are the same in all languages, so that the English figure is what a perfect translator could reach.
 
 Every step is skipped once it is finished. Rows of (seed, measure, arm) go to real_model.csv at the end, in the place of earlier ones.
 """
@@ -38,6 +38,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,8 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from filelock import FileLock
 
 from tests.support.real_data import shared_folder
 
@@ -117,12 +120,11 @@ class Sizes:
     constraints: int = 2
     samples: int = 4
     max_tokens: int = 90
-    batch: int = 16
     rates: tuple[str, str, str] = ("1e-4", "3e-5", "2e-5")
     rare: int = RARE
 
 
-TINY = Sizes(sft=6, icr=3, test=3, samples=4, max_tokens=12, batch=8, rates=("1e-3", "1e-3", "1e-3"), rare=1)
+TINY = Sizes(sft=6, icr=3, test=3, samples=4, max_tokens=12, rates=("1e-3", "1e-3", "1e-3"), rare=1)
 
 
 class Constraint(NamedTuple):
@@ -225,7 +227,7 @@ class Task:
         raise ValueError(f"no answer to {self.id} in {language}")
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Run what is not finished, and write the rows."""
     parser = argparse.ArgumentParser()
     parser.add_argument("model", nargs="?", type=Path, help="folder of the base model, with a chat template")
@@ -238,7 +240,8 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_name("real_model.csv"))
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--cut", type=Path, help=argparse.SUPPRESS)  # a process of its own, whose end frees the memory
-    given = parser.parse_args()
+    given = parser.parse_args(words)
+    given.csv = given.csv.resolve()
     if given.cut:
         cut_vocabulary(
             given.model,
@@ -272,16 +275,14 @@ class Run:
         self.step("data", lambda: self.write_data(tasks))
         arms = [arm for arm in self.given.arms.split(",") if arm]
         rate_of_sft, rate_of_pairs, rate_of_icr = sizes.rates
-        resume = ("--save-steps", "10")
+        steps = ("--batch-size", "4", "--accumulation", "4", "--max-length", "512", "--save-steps", "5")
 
         self.icr(
-            "pi_ref", "sft", "--policy", base, "--documents", "sft", "--learning-rate", rate_of_sft, "--batch-size", str(sizes.batch),
-            "--accumulation", "1", "--max-length", "512", *resume,
+            "pi_ref", "sft", "--policy", base, "--documents", "sft", "--learning-rate", rate_of_sft, *steps,
         )  # fmt: skip
-        dpo = ("--batch-size", "4", "--accumulation", "4", "--max-length", "512", *resume)
         self.icr(
             "pi_0", "train", "--policy", self.policy("pi_ref"), "--preferences", "pairs.jsonl", "--learning-rate", rate_of_pairs,
-            "--epochs", "2", *dpo,
+            "--epochs", "2", *steps,
         )  # fmt: skip
         for arm in ("pi_ref", "pi_0"):
             self.sample_test(arm)
@@ -290,8 +291,7 @@ class Run:
         rewarded = ("--policy", self.policy("pi_0"), "--reference", self.policy("pi_ref"))
         every = ("--no-drop-wrong-language", "--no-drop-truncated", "--no-drop-empty")
         self.icr(
-            "labelled-rewards", "annotate", *rewarded, "--prompts", "test", "--responses", "labelled", "--reward-kind", ",".join(kinds),
-            *helper, *every,
+            "accuracy", "reward-bench", *rewarded, "--pairs", "labelled", "--reward-kind", ",".join(kinds), *helper,
         )  # fmt: skip
 
         self.icr(
@@ -307,7 +307,7 @@ class Run:
             )  # fmt: skip
             self.icr(
                 arm, "train", "--policy", self.policy("pi_0"), "--preferences", f"{arm}-annotated/preferences", "--learning-rate",
-                rate_of_icr, *dpo,
+                rate_of_icr, *steps,
             )  # fmt: skip
             self.sample_test(arm)
         return self.measured(
@@ -348,12 +348,31 @@ class Run:
         )
 
     def command(self, *words: str) -> None:
-        """Run Python in the work folder; it dies with this process."""
+        """Run Python in the work folder, in a process that dies with this one; with --tiny in this one, where nothing takes memory."""
+        if self.given.tiny:
+            self.command_here(*words)
+            return
         here = os.pathsep.join(os.path.abspath(path or ".") for path in sys.path)
         environment = {**os.environ, "PYTHONPATH": here, "ICR_CACHE": str(self.work / "cache")}
         done = subprocess.run([sys.executable, *words], cwd=self.work, env=environment, preexec_fn=_die_with_parent)
         if done.returncode:
             sys.exit(f"{' '.join(words[:3])} ended with status {done.returncode}")
+
+    def command_here(self, *words: str) -> None:
+        """Run what `command` runs, in this process."""
+        from icr_platform.cli.commands import run
+
+        before = Path.cwd()
+        os.chdir(self.work)
+        try:
+            if words[0] == "-m":
+                status = run(list(words[2:]))
+                if status:
+                    sys.exit(f"{words[2]} ended with status {status}")
+            else:
+                main(words[1:])
+        finally:
+            os.chdir(before)
 
     def policy(self, name: str) -> str:
         return str(self.work / name / "checkpoint")
@@ -474,35 +493,20 @@ class Run:
             for task in tasks["sft"]
         ]
         write_lines(work / "pairs.jsonl", pairs)
-        labelled = [(language, task) for language in sorted(LANGUAGES) for task in tasks["test"]]
-        self.write_labelled(labelled)
-        return {"documents": len(tasks["sft"]) * len(LANGUAGES), "pairs": len(pairs), "labelled": len(labelled)}
-
-    def write_labelled(self, tasks: Sequence[tuple[str, Task]]) -> None:
-        """Labelled pairs as responses to test prompts: sample 0 complies, sample 1 does not."""
-        import pyarrow as pa
-
-        from icr_platform.core.artifacts import ArtifactWriter, completed
-        from icr_platform.core.schemas import RESPONSES
-        from icr_platform.models.chat import encode_response
-        from icr_platform.models.loading import load_tokenizer
-
-        tokenizer = load_tokenizer(str(self.work / "base"))
-        rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for language, task in tasks:
-            for index in range(2):
-                text = task.answer(language, index == 0, self.seed, "test")
-                ids = encode_response(tokenizer, text)
-                rows[language].append({
-                    "language": language, "prompt_id": task.id, "sample_index": index, "response": text, "token_ids": ids,
-                    "finish_reason": "stop", "token_ids_source": "retokenised", "token_count": len(ids), "character_count": len(text),
-                    "detected_language": language, "language_confidence": 1.0,
-                })  # fmt: skip
-        shutil.rmtree(self.work / "labelled", ignore_errors=True)
-        writer = ArtifactWriter(self.work / "labelled", RESPONSES, f"labelled {self.seed}")
-        for part, language in enumerate(sorted(rows)):
-            writer.write_part(part, completed(pa.Table.from_pylist(rows[language]), RESPONSES))
-        writer.close(len(rows))
+        for language in LANGUAGES:
+            labelled = [
+                {
+                    "id": task.id,
+                    "prompt": task.prompt(language),
+                    "english_instruction": task.prompt("en"),
+                    "chosen": task.answer(language, True, seed, "test"),
+                    "rejected": task.answer(language, False, seed, "test"),
+                    "category": task.constraint.kind,
+                }
+                for task in tasks["test"]
+            ]
+            write_lines(work / "labelled" / f"{language}.jsonl", labelled)
+        return {name: len(tasks[name]) for name in tasks}
 
     def measured(
         self, tasks: Mapping[str, Sequence[Task]], kinds: Sequence[str], rewarded: Sequence[str], arms: Sequence[str]
@@ -524,20 +528,15 @@ class Run:
         for arm in arms:
             against = compliance["pi_0"] if arm not in ("pi_ref", "pi_0") else None
             rows.append(about | {"measure": "compliance", "arm": arm} | figures(compliance[arm], self.seed, against))
-        rewards = table(self.work / "labelled-rewards" / "rewards")
-        characters = {
-            (row["language"], row["prompt_id"], row["sample_index"]): float(row["character_count"])
-            for row in table(self.work / "labelled")
-        }
-        for name, score in [
-            *((kind, keyed(rewards, kind, "reward")) for kind in kinds),
-            ("log-likelihood", keyed(rewards, "multilingual", "policy_logprob")),
-            ("the longer one", characters),
-        ]:
+        ranked = table(self.work / "accuracy" / "reward_bench")
+        judged = [(kind, kind, lambda row: row["is_right"]) for kind in kinds]
+        judged.append(("log-likelihood", "multilingual", _is_likelier))
+        judged.append(("the longer one", "length", lambda row: row["is_right"]))
+        for name, kind, is_right in judged:
             right = [
-                Graded(language, task.instruction, task.constraint.kind, higher(score, language, task.id, 0, 1))
-                for language in LANGUAGES
-                for task in tasks["test"]
+                Graded(row["language"], by_id[row["prompt_id"]].instruction, row["category"], is_right(row))
+                for row in ranked
+                if row["kind"] == kind and row["is_right"] is not None
             ]
             rows.append(about | {"measure": "accuracy on labelled pairs", "arm": name} | figures(right, self.seed))
         for arm in rewarded:
@@ -686,6 +685,12 @@ def higher(score: Score, language: str, prompt_id: str, first: int, second: int)
     return 0.5 if a == b else float(a > b)
 
 
+def _is_likelier(row: Mapping[str, Any]) -> float:
+    """Whether the better response has the higher log-probability under the policy alone."""
+    better, worse = row["chosen_policy_logprob"], row["rejected_policy_logprob"]
+    return 0.5 if better == worse else float(better > worse)
+
+
 def sentences_of(outputs: Sequence[str]) -> list[str]:
     """Plain sentences of real answers, each once."""
     found: dict[str, None] = {}
@@ -826,17 +831,18 @@ def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def replace_rows(path: Path, seed: int, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Put the rows of a seed into the CSV, in the place of those that it had."""
-    kept = []
-    if path.exists():
-        with path.open(encoding="utf-8", newline="") as stream:
-            kept = [row for row in csv.DictReader(stream) if row["seed"] != str(seed)]
-    temporary = path.with_suffix(".part")
-    with temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows([*kept, *rows])
-    temporary.replace(path)
+    """Put the rows of a seed into the CSV, in the place of those that it had. Another seed's may end at the same moment."""
+    with FileLock(Path(tempfile.gettempdir()) / f"{path.name}.lock"):
+        kept: list[Mapping[str, Any]] = []
+        if path.exists():
+            with path.open(encoding="utf-8", newline="") as stream:
+                kept = [row for row in csv.DictReader(stream) if row["seed"] != str(seed)]
+        temporary = path.with_suffix(".part")
+        with temporary.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", restval="")
+            writer.writeheader()
+            writer.writerows([*kept, *rows])
+        temporary.replace(path)
 
 
 def _die_with_parent() -> None:

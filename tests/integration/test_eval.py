@@ -17,12 +17,14 @@ import pytest
 
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.errors import InputError
-from icr_platform.core.schemas import JUDGMENTS, OUTPUTS, SCORES
+from icr_platform.core.schemas import CONFUSION, JUDGMENTS, OUTPUTS, SCORES
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.demo import IDENTIFIER, JUDGE
 from icr_platform.demo.world import write_prompts
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.stage import read, run
+from icr_platform.pipeline.finished_work import finished_artifacts
+from icr_platform.pipeline.stages import STAGES
 
 TEMPLATE = "- role: user\n  content: '{instruction} m: {output_m} M: {output_M} m or M?'\n"
 REFERENCE = {"en": "An apple.", "es": "Una manzana.", "de": "Ein Apfel."}
@@ -198,6 +200,8 @@ import json, sys
 from pathlib import Path
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.stage import read, run
+from icr_platform.pipeline.finished_work import finished_artifacts
+from icr_platform.pipeline.stages import STAGES
 from icr_platform.core.stage_protocol import StageContext
 run(read(EvalConfig(**json.loads(sys.argv[1]))), StageContext(Path(sys.argv[2]), "f"))
 """
@@ -245,3 +249,57 @@ def test_fidelity_is_absent_where_the_identifier_does_not_know_the_language(
     assert scores.loc["es", ["n", "flag"]].tolist() == [6, ""]
     assert scores.loc["sd", ["n", "flag"]].tolist() == [0, "the identifier does not know the language"]
     assert scores.loc["mean", "flag"] == "mean over 1 of 2 languages"
+
+
+def test_lines_and_words_in_another_language_are_scores(
+    settings: dict[str, object], tmp_path: Path, prompt_folder: Path
+) -> None:
+    """Given outputs of four languages: the rates, their intervals and means, the table of lines, notes; answers only."""
+    for code in ("ru", "sn"):
+        shutil.copy(prompt_folder / "es.jsonl", prompt_folder / f"{code}.jsonl")
+    ids = [json.loads(line)["id"] for line in (prompt_folder / "es.jsonl").read_text(encoding="utf-8").splitlines()]
+    spanish, english = "Esta es una respuesta bastante larga en español.", "This is quite a long answer in English."
+    russian = "Это довольно длинный ответ на русском языке."
+    texts = {
+        # What was thought in English before a Spanish answer is not measured.
+        "es": [f"<think>\n{english}\n</think>\n\n{spanish}", spanish, spanish, f"{spanish}\n{english}", english, "Sí."],
+        "ru": [russian, russian, russian, f"{russian} И feedback для вас, конечно.", russian, english],
+        "sn": [english] * 6,
+    }
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    for code, answers in texts.items():
+        rows = [{"id": key, "output": text} for key, text in zip(ids, answers, strict=True)]
+        (folder / f"{code}.json").write_text(json.dumps(rows), encoding="utf-8")
+    given = settings | {
+        "policy": "", "outputs": str(folder), "samples": 1, "judge": "none", "reference_outputs": "", "judge_model": "",
+        "languages": ("es", "ru", "sn"),
+    }  # fmt: skip
+    context = StageContext(tmp_path / "out", "f")
+    result = run(read(EvalConfig(**given)), context)
+    found = {name: value for name, value in result.metrics.items() if "pass_rate" in name}
+    assert {name: value for name, value in found.items() if "_low" not in name and "_high" not in name} == pytest.approx({
+        "line_pass_rate/es": 60.0, "line_pass_rate/ru": 100 * 5 / 6, "line_pass_rate/mean": (60 + 100 * 5 / 6) / 2,
+        "line_pass_rate/mean_non_english": (60 + 100 * 5 / 6) / 2,
+        "word_pass_rate/ru": 80.0, "word_pass_rate/mean": 80.0, "word_pass_rate/mean_non_english": 80.0,
+    })  # fmt: skip
+    assert found["line_pass_rate_low/es"] < 60 < found["line_pass_rate_high/es"]
+    assert [
+        note for note in result.notes if note.startswith("sn: lid.176, which identifies lines, does not know Shona")
+    ]
+    rows = open_artifact(result.artifacts["confusion"], CONFUSION).read().to_pylist()
+    marked = {(row["language"], row["prompt_id"]): row for row in rows}
+    assert len(rows) == 12
+    assert [marked["es", key]["confused_lines"] for key in ids] == [[], [], [], [1], [0], []]
+    assert [marked["ru", key]["english_words"] for key in ids] == [[], [], [], ["feedback"], [], None]
+
+    # Work that an earlier version finished has no such table: it is found all the same, and has one when the stage runs again.
+    shutil.rmtree(result.artifacts["confusion"])
+    assert finished_artifacts(context.folder, "f", STAGES["eval"].artifacts) is not None
+    assert run(read(EvalConfig(**given)), context).metrics == result.metrics
+
+    (tmp_path / "own.txt").write_text("respuesta\n", encoding="utf-8")
+    own = run(read(EvalConfig(**given, confusion_words=str(tmp_path / "own.txt"))), StageContext(tmp_path / "own", "g"))
+    assert own.metrics["word_pass_rate/ru"] == 100.0
+    with pytest.raises(InputError, match="give --confusion-words a text file"):
+        read(EvalConfig(**given, confusion_words=str(tmp_path / "gone.txt")))

@@ -14,7 +14,7 @@ import pytest
 from icr_platform.cli.commands import run as icr
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.errors import IcrError, InputError
-from icr_platform.core.schemas import DROPS, INSTRUCTION_CHECKS, OUTPUTS
+from icr_platform.core.schemas import CONFUSION, DROPS, INSTRUCTION_CHECKS, OUTPUTS
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.engines.sampling.sampler import Dropped
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
@@ -92,6 +92,11 @@ def test_every_output_is_checked_by_every_instruction_of_its_prompt(settings: di
     by_output = english.dropna(subset=["strict"]).groupby(["prompt_id", "sample_index"])["strict"].all()
     assert result.metrics["prompt_accuracy/strict/en"] == pytest.approx(100 * by_output.mean())
     assert 0 < result.metrics["prompt_accuracy/strict/mean"] < 100, "the tiny model follows some and not others"
+    rows = open_artifact(result.artifacts["instruction_confusion"], CONFUSION).read().to_pylist()
+    assert len(rows) == len(outputs), "all three languages have rates"
+    counted = [row for row in rows if row["language"] == "en" and row["line_count"]]
+    rate = 100 * sum(not row["confused_lines"] for row in counted) / len(counted) if counted else None
+    assert result.metrics.get("line_pass_rate/en") == (pytest.approx(rate) if counted else None)
     assert result.metrics["unverified/en"] == pytest.approx(100 / sum(map(len, KINDS)))
     for place in ("instruction_accuracy{}/strict/de", "prompt_accuracy{}/loose/mean_non_english"):
         assert (
@@ -102,12 +107,16 @@ def test_every_output_is_checked_by_every_instruction_of_its_prompt(settings: di
     assert [
         note
         for note in result.notes
-        if "1 kinds of instructions have no checker and are unverified: 'mine:rhymes' (3)" in note
+        if "instructions of these kinds have no checker and are unverified: 'mine:rhymes' (3)" in note
     ]
     assert [
-        note for note in result.notes if note.startswith("en: 2 instructions cannot be verified and count neither way")
+        note
+        for note in result.notes
+        if note.startswith("en: 2 of 18 instructions cannot be verified and count neither way")
     ]
-    assert set(result.artifacts) == {"instruction_outputs", "instruction_checks"}, "nothing was dropped"
+    assert set(result.artifacts) == {"instruction_outputs", "instruction_checks", "instruction_confusion"}, (
+        "nothing was dropped"
+    )
 
 
 class Killed(BaseException):
@@ -126,15 +135,15 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(
     def write_and_die(self: ArtifactWriter, index: int, table: Any) -> None:
         write_part(self, index, table)
         written.append((self.folder.name, index))
-        if len(written) in (2, 6, 12):  # of 9 parts of outputs and 9 of checks
+        if len(written) in (2, 6, 12, 22):  # of 9 parts of outputs, 9 of checks and 9 of lines
             raise Killed
 
     monkeypatch.setattr(ArtifactWriter, "write_part", write_and_die)
-    for _ in range(3):
+    for _ in range(4):
         with pytest.raises(Killed):
             done(settings, tmp_path / "killed")
     done(settings, tmp_path / "killed")
-    assert len(written) == len(set(written)) == 18, "no part was made twice"
+    assert len(written) == len(set(written)) == 27, "no part was made twice"
     assert digests(tmp_path / "killed") == digests(tmp_path / "calm")
 
 
@@ -321,6 +330,28 @@ def test_one_bad_row_is_listed_and_the_others_are_sampled(
     assert result.artifacts["instruction_drops"] == tmp_path / "out" / "instruction_drops"
     again = done(settings | {"languages": ("en", "es"), "limit": 2}, tmp_path / "out")
     assert again.metrics == result.metrics
+
+
+def test_an_answer_that_is_asked_for_in_another_language_is_not_confused(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    kind = "language:response_language"
+    long = {
+        "en": "The museum opens at nine in the morning and closes before dinner.",
+        "es": "El museo abre a las nueve de la mañana y cierra antes de la cena.",
+    }
+    rows = [
+        {"key": code, "prompt": "¿A qué hora abre?", "instruction_id_list": [kind], "kwargs": [{"language": code}]}
+        for code in long
+    ]
+    prompts = write(tmp_path / "p" / "es.jsonl", rows).parent
+    write(tmp_path / "o" / "es.jsonl", [{"key": code, "output": text} for code, text in long.items()])
+    over = {"policy": "", "prompts": str(prompts), "outputs": str(tmp_path / "o")}
+    result = done(settings | over, tmp_path / "out")
+    assert result.metrics["instruction_accuracy/strict/es"] == result.metrics["line_pass_rate/es"] == 100.0
+    assert any(
+        note.startswith("1 prompts ask for an answer in another language than their own") for note in result.notes
+    )
 
 
 @pytest.mark.parametrize(

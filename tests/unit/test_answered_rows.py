@@ -62,6 +62,7 @@ ROWS: dict[str, tuple[dict[str, Any], list[tuple[str, str]], str]] = {
         {"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "Ho."}]}]}, [("user", "Hi?")], "Ho.",
     ),
     "white space is kept": ({"prompt": " Hi? ", "completion": " Ho.\n"}, [("user", " Hi? ")], " Ho.\n"),
+    "a completion of several turns": ({"prompt": [USER], "completion": [ANSWER, *TWO_TURNS[2:]]}, [("user", "Hi?"), ("assistant", "Ho."), ("user", "And?")], "No."),
     "an output that is a conversation": ({"output": TWO_TURNS[:2]}, [("user", "Hi?")], "Ho."),
 }  # fmt: skip
 
@@ -112,7 +113,7 @@ def test_a_few_bad_rows_are_counted_and_many_are_an_error(tmp_path: Path) -> Non
     assert len(read.documents) == 20
     assert [note for note in read.notes if "1 of 21 rows were left out: 1 because field 'output' is empty" in note]
     many = write(tmp_path / "many.jsonl", [*GOOD[:3], {"instruction": "x?", "output": ""}])
-    with pytest.raises(InputError, match=r"many.jsonl: row 3: field 'output' is empty"):
+    with pytest.raises(InputError, match=r"many\.jsonl: row 4: field 'output' is empty"):
         read_text_documents(str(many))
 
 

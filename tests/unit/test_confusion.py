@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +18,13 @@ from icr_platform.core.schemas import CONFUSION, OUTPUTS
 from icr_platform.engines.identification import line_language as lines
 from icr_platform.engines.segmentation import words
 from icr_platform.evaluation.confusion import Checked, Rule, check, english_words, mark, notes_on, rule_of
-from icr_platform.evaluation.confusion_table import confusion_rows, confusion_scores, write_confusion
+from icr_platform.evaluation.confusion_table import (
+    confusion_rows,
+    confusion_scores,
+    pass_rate_change_metrics,
+    pass_rate_changes,
+    write_confusion,
+)
 from icr_platform.evaluation.scores import Score
 from tests.support import confusion_benchmark
 from tests.support.real_data import shared_folder
@@ -171,6 +180,7 @@ def test_english_words(language: str, text: str, english: tuple[str, ...] | None
     [
         ("sn", "lid.176, which identifies lines, does not know Shona"),
         ("ny", "does not know Nyanja"),
+        ("klingon", "does not know klingon"),
         ("uz-Cyrl", "does not know Uzbek"),
         ("lo", "Lao is written without spaces between words"),
         ("km", "Khmer is written without spaces"),
@@ -204,6 +214,18 @@ def test_a_missing_library_is_named_and_other_languages_have_their_figures(monke
     finally:
         for cached in (words.segmenter, rule_of):
             cached.cache_clear()
+
+
+def test_libraries_of_words_leave_nothing_behind_and_say_nothing(tmp_path: Path) -> None:
+    """PyThaiNLP would make a folder in the person's home, jieba keeps its dictionary in the temporary one and says so."""
+    program = (
+        "from icr_platform.engines.segmentation.words import segmenter\n"
+        "for code, text in (('th', 'สวัสดีครับ'), ('zh', '你好世界'), ('ja', 'こんにちは')): print(len(list(segmenter(code).split(text))))"
+    )
+    environment = os.environ | {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout.split(), done.stderr) == (["2", "2", "1"], "")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("language", ["zh", "ja"])
@@ -298,6 +320,36 @@ def test_samples_of_one_prompt_that_always_agree_are_one_observation_each_prompt
     assert (every.low, every.high) == pytest.approx(wilson(4, 4))
     mixed = scored([("es", f"{i}", sample, (ES, EN)[sample]) for i in range(4) for sample in range(2)])
     assert mixed["line_pass_rate", "es"].low == pytest.approx(wilson(2, 4)[0])
+
+
+def test_two_policies_are_compared_prompt_by_prompt() -> None:
+    """Eight prompts in Russian, one of two samples; line and word rates differ on those that count on both sides only."""
+    feedback = f"{RU} И feedback для вас, конечно."
+    before = [RU, EN, EN, EN, EN, feedback, feedback, "да"]
+    after = [RU, RU, RU, RU, EN, RU, feedback, RU]
+    sides = [
+        [confusion_rows(outputs([("ru", f"{i}", 0, text) for i, text in enumerate(texts)]), english_words())]
+        for texts in (before, after)
+    ]
+    sides[0] += [confusion_rows(outputs([("es", "a", 0, ES), ("es", "a", 1, EN)]), english_words())]
+    sides[1] += [confusion_rows(outputs([("es", "a", 0, ES), ("es", "b", 0, ES), ("el", "a", 0, ES)]), english_words())]
+    changes = pass_rate_changes(*sides).set_index(["metric", "language"])
+    line = changes.loc[("line_pass_rate", "ru")]
+    assert [line[name] for name in ("before", "after", "n", "n_unpaired")] == pytest.approx([300 / 7, 600 / 7, 7, 1])
+    assert line["difference"] == pytest.approx(300 / 7)
+    assert line["low"] < line["difference"] < line["high"]
+    word = changes.loc[("word_pass_rate", "ru")]  # prompts 0, 5 and 6 pass by line on both sides
+    assert [word[name] for name in ("before", "after", "n", "n_unpaired")] == pytest.approx([100 / 3, 200 / 3, 3, 4])
+    spanish = changes.loc[("line_pass_rate", "es")]
+    assert [spanish[name] for name in ("before", "after", "difference", "n", "n_unpaired")] == [50, 100, 50, 1, 1]
+    assert ("line_pass_rate", "el") not in changes.index
+    metrics = pass_rate_change_metrics(changes.reset_index())
+    assert metrics["line_pass_rate_change/ru"] == pytest.approx(300 / 7)
+    assert metrics["line_pass_rate_change_low/ru"] == line["low"]
+    assert metrics["line_pass_rate_change_p/ru"] == line["adjusted_p_value"]
+    assert "line_pass_rate_change_low/es" not in metrics
+    assert pass_rate_changes([], []).empty
+    assert pass_rate_change_metrics(pass_rate_changes([], [])) == {}
 
 
 def test_where_nothing_can_be_counted_nothing_is_claimed() -> None:

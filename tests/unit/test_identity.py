@@ -113,6 +113,7 @@ def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_artifact(root / "preferences", PREFERENCES, keys)
     write_rows(root / "documents.jsonl", [{"instruction": f"{key}?", "output": f"{key}!"} for key in IDS])
     (root / "launch.yaml").write_text("# two\nnum_processes: 2\ndistributed_type: MULTI_GPU\nmain_process_port: 0\n")
+    (root / "english.txt").write_text("feedback\nmachine\n")
     (root / "difficulty.csv").write_text("id,instruction_difficulty\np0,0.5\np1,-0.25\n")
     content = "{instruction} {output_m} {output_M}"
     (root / "wording.yaml").write_text(f"- role: user\n  content: '{content}'\n")
@@ -238,6 +239,8 @@ CHANGING: list[tuple[str, str, dict[str, Any], Edit | None, dict[str, Any]]] = [
     ("the English text of a prompt that is answered", "annotate", {},
      lambda r: replace_in(r / "prompts/en.jsonl", "en p1?", "x?"), {}),
     ("a difficulty", "eval", {"difficulty": "difficulty.csv"}, lambda r: replace_in(r / "difficulty.csv", "0.5", "0.6"), {}),
+    ("a list of English words", "eval", {}, None, {"confusion_words": "english.txt"}),
+    ("an English word", "eval", {"confusion_words": "english.txt"}, lambda r: replace_in(r / "english.txt", "machine", "engine"), {}),
     ("vllm's context", "generate", {"sampler": "vllm"}, None, {"sampler": "vllm", "max_model_len": 512}),
     ("engine", "generate", {}, None, {"sampler": "vllm"}),
     ("rank of adapters", "train", {}, None, {"lora_rank": 8}),
@@ -289,6 +292,8 @@ UNCHANGING: list[tuple[str, str, dict[str, Any], Edit | None, dict[str, Any]]] =
         ("eval", {"judge": "logprob", "judge_model": "judge", "judge_template": "wording.yaml", "difficulty": "difficulty.csv"}),
         ("mt_bench", {"judge_identity": "j"}), ("benchmarks", {"task_folder": "tasks"}),
     )),
+    ("the order of English words, and one that is too short", "eval", {"confusion_words": "english.txt"},
+     lambda r: (r / "words").write_text("machine\nis\nfeedback\n"), {"confusion_words": "words"}),
     ("a renamed folder", "eval", {"reference_outputs": "references"},
      lambda r: rename(r / "references", "r2"), {"reference_outputs": "r2"}),
     ("an unrelated file beside {language} inputs", "eval", {},

@@ -22,7 +22,7 @@ CONFIGS = Path(__file__).parents[2] / "projects" / "conf" / "accelerate"
 
 
 def run(work: Path, code: str) -> None:
-    launch._run([sys.executable, "-c", code], work, lambda: None)
+    launch._run([sys.executable, "-c", code], work, lambda: None, "train")
 
 
 def test_an_error_left_by_a_worker_is_raised_as_it_was(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     )
     parent = (
         "import sys; from pathlib import Path; from icr_platform.training import launch;"
-        f"launch._run([sys.executable, '-c', {worker!r}], Path({str(tmp_path)!r}), lambda: None)"
+        f"launch._run([sys.executable, '-c', {worker!r}], Path({str(tmp_path)!r}), lambda: None, 'train')"
     )
     process = subprocess.Popen([sys.executable, "-c", parent])
     pid_file = tmp_path / "pid"

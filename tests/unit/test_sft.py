@@ -275,7 +275,7 @@ def test_a_training_at_no_rate_says_so(values: dict[str, Any], tmp_path: Path) -
     from icr_platform.core.errors import IcrError
 
     with pytest.raises(IcrError, match=r"^sft: .* changed no weight of the policy.*--learning-rate"):
-        sft(values, tmp_path / "out", learning_rate=1e-12, epochs=1.0)
+        sft(values, tmp_path / "out", learning_rate=1e-30, epochs=1.0)
 
 
 def test_the_curve_is_sent(values: dict[str, Any], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -147,6 +148,10 @@ def _mecab() -> Split:
 
 @cache
 def _thai() -> Split:
+    # Else its import makes a folder in the person's home. It refuses both names of this at once.
+    if "PYTHAINLP_READ_MODE" not in os.environ:
+        os.environ.setdefault("PYTHAINLP_READ_ONLY", "1")
+    os.environ.setdefault("PYTHAINLP_OFFLINE", "1")
     from pythainlp.tokenize import word_tokenize
 
     def split(text: str) -> Iterator[str]:

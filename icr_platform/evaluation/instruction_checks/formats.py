@@ -62,7 +62,7 @@ def has_highlights(arguments: Arguments, answer: Answer) -> bool:
 
 
 def has_sections(arguments: Arguments, answer: Answer) -> bool:
-    """At least so many sections, each begun by the word and its number; in other languages than English also by a Roman or Chinese one."""
+    """At least so many sections, each begun by the word and its number; in other languages than English also a Roman, Chinese or Arabic one."""
     pattern = _section(arguments.text("section_spliter"), answer.is_english)
     return len(pattern.findall(answer.text)) >= arguments.number("num_sections")
 
@@ -72,7 +72,7 @@ def _section(word: str, is_english: bool) -> re.Pattern[str]:
     begin = re.escape(word)
     if is_english:
         return re.compile(rf"\s?{begin}\s?\d+\s?")
-    number = r"(?:\d+|[IVX]+\b|[一二三四五六七八九十]+)"
+    number = r"(?:\d+|[IVX]+\b|[一二三四五六七八九十]+|ال(?:أول|ثاني|ثالث|رابع|خامس|سادس|سابع|ثامن|تاسع|عاشر)ة?|الأولى)"
     # A word that the file has in small letters stands at the start of a line, where it has a large one.
     case = re.IGNORECASE if word == word.lower() else re.NOFLAG
     return re.compile(

@@ -18,6 +18,7 @@ from icr_platform.evaluation.instruction_checks.writing import UNSPACED, VOWEL_P
 
 _IS_UNSPACED = re.compile(f"[{UNSPACED}]")
 _ARABIC_ARTICLE = "(?:[وفبك]?ال|و?لل)"
+_KOREAN_PARTICLE = "(?:은|는|이|가|을|를|에|의|도|만|와|과|로|으로|에서|에게|부터|까지|처럼|보다|이나|나|이라|라)"
 _CYRILLIC = frozenset(["ru", "uk", "be", "bg", "sr", "mk", "kk", "ky", "mn", "tg"])
 
 
@@ -43,13 +44,15 @@ def _as_a_word(word: str, language: str) -> regex.Pattern[str]:
     r"""Finds a word that is not part of a longer one.
 
     `\b` would end words at the vowel signs of Bengali or Hindi, and finds no word within a run of Chinese or Thai, where any place may
-    be the end of one. Arabic writes the article, and what precedes it, together with its noun.
+    be the end of one. Arabic writes the article, and what precedes it, together with its noun, and Korean the particle.
     """
     inside = r"[\p{L}\p{M}\p{N}_]"
     before = "" if _IS_UNSPACED.match(word) else rf"(?<!{inside})"
     after = "" if _IS_UNSPACED.match(word[-1]) else rf"(?!{inside})"
     if language in ("ar", "arz", "apc", "ary") and before and not word.startswith("ال"):
         before = rf"{before}{_ARABIC_ARTICLE}?"
+    if language == "ko" and after:
+        after = rf"{_KOREAN_PARTICLE}?{after}"
     return regex.compile(before + regex.escape(word) + after)
 
 

@@ -77,6 +77,9 @@ _CLOSERS = "\"'”’»›)\\]」』】）》〉*_~`“"
 # Burmese, Tibetan, and question marks of Arabic. U+037E is the Greek one, which looks like a semicolon.
 _ALWAYS = "፡。！？｡．؟۔।॥።፧፨។៕។։။།༎‼⁇⁈⁉\u037e"
 _CLOSING = _CLOSERS.replace("\\", "")
+_NO_TABLE_ROW = re.compile(r"^(?![ \t]*\|).+$", re.MULTILINE)
+_TYPED_DANDA = re.compile("(?<=[\u0900-\u0dff]) ?[|]")
+"""A bar for the danda, which many keyboards lack."""
 _LETTER = regex.compile(r"[\p{L}\p{N}]")
 _WINDOW = 80  # characters: abbreviations are shorter, and slices of a whole text would take its square in time
 _END = re.compile(rf"(?:[{_ALWAYS[1:]}.!?…]|፡፡)+[{_CLOSERS}]*")
@@ -112,7 +115,7 @@ _ABBREVIATIONS: dict[str, frozenset[str]] = {
         "bn": "ডা ড মো প্রো সং পৃ",
         "sw": "bw bi dk prof mf n.k k.m k.v dkt mhe",
         "vi": "tp ts gs pgs ths tt v.v",
-        "id": "dr prof ir drs dra hj h jl no tgl dll dsb dst a.n u.p yth sdr",
+        "id": "rp dr prof ir drs dra hj h jl no tgl dll dsb dst a.n u.p yth sdr",
         "el": "κ κα κκ δρ π.χ μ.χ κ.λπ κ.ά δηλ βλ σελ αρ τηλ χλμ",
         "sr": "dr prof npr itd tj tzv str br god",
     }.items()
@@ -214,6 +217,7 @@ def sentences_of(text: str, language: str) -> Count:
     """
     if language == "el":
         text = text.replace(";", "?")
+    text = _NO_TABLE_ROW.sub(lambda line: _TYPED_DANDA.sub("।", line.group()), text)
     ends = list(_ends(text, language))
     last = ends[-1] if ends else 0
     certain = len(ends) + bool(_LETTER.search(text, last))

@@ -84,6 +84,8 @@ VOWEL_POINTS = re.compile(
     "[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u0640\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7]"
 )
 """Of Arabic, with its kashida, and of Hebrew: texts have them or not, and words are the same."""
+_LOAN_NUKTA = re.compile("(?<=[\u0915\u0916\u0917\u091c\u092b])\u093c")
+"""The dot of Hindi's loan sounds (क़ ख़ ग़ ज़ फ़), which many leave out; that of ड़ and ढ़ everyone writes."""
 _GREEK_ACCENTS = re.compile("[\u0300\u0301\u0342]")
 
 
@@ -94,11 +96,13 @@ def folded(text: str, language: str) -> str:
 
     >>> folded("STRASSE", "de") == folded("Straße", "de"), folded("ＪＡＶＡ", "zh"), folded("حِكْمَة", "ar") == folded("حكمة", "ar")
     (True, 'java', True)
+    >>> folded("ज़रूरी", "hi") == folded("जरूरी", "hi")
+    True
     >>> folded("ΑΘΗΝΑ", "el") == folded("Αθήνα", "el"), folded("cafe\u0301", "fr") == folded("Café", "fr")
     (True, True)
     """
     text = unicodedata.normalize("NFKC", text)
-    text = VOWEL_POINTS.sub("", text)
+    text = _LOAN_NUKTA.sub("", VOWEL_POINTS.sub("", text))
     if language == "el":
         text = unicodedata.normalize("NFC", _GREEK_ACCENTS.sub("", unicodedata.normalize("NFD", text)))
     return lower(text, language).replace("ß", "ss").translate(_ALIKE)
