@@ -305,6 +305,7 @@ def _inspector(tool: str, arguments: list[str]) -> int:
 
     from icr_platform.cli.flags import Parser
     from icr_platform.cli.worlds import WORLDS
+    from icr_platform.evaluation.confusion import mark
     from ui.server.app import export_verdicts, launch, publish_verdicts
     from ui.server.options import InspectOptions
 
@@ -327,7 +328,7 @@ def _inspector(tool: str, arguments: list[str]) -> int:
     options = InspectOptions(**{option.name: getattr(given, option.name) for option in fields(InspectOptions)})
     _quiet_libraries()
     if tool == "inspect":
-        launch(options, WORLDS)
+        launch(options, WORLDS, mark)
     elif given.action == "export":
         print("\n".join(export_verdicts(options, given.run, Path(given.output))))
     else:

@@ -12,12 +12,9 @@ A row that cannot be used is left out, counted and named: unlike preferences, ea
 
 from __future__ import annotations
 
-import ast
-import json
-import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,56 +24,46 @@ import pyarrow as pa
 from icr_platform.core.artifacts import own_manifest, text_digest
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
-from icr_platform.core.language_tags import ENGLISH, english_first, find_name, is_english, names_language, twice
+from icr_platform.core.language_tags import is_english
 from icr_platform.core.languages import language_name
 from icr_platform.core.schemas import PROMPTS
 from icr_platform.data.column_map import NO_MAP, ColumnNames
+from icr_platform.data.constraints import Constraint, constraints_in, parsed
 from icr_platform.data.row_fields import (
     HISTORY_FIELDS,
-    ID_FIELDS,
     INPUT_FIELD,
-    INSTRUCTION_FIELDS,
     KIND_FIELDS,
     KWARGS_FIELDS,
-    MESSAGE_FIELDS,
     ROW_GROUPS,
     SOURCE_FIELDS,
     SYSTEM_FIELDS,
     TRUTH_FIELD,
     BadRow,
     Columns,
+    checked,
     identity_of,
-    refused,
 )
-from icr_platform.data.row_files import SourceRow, stem_of
-from icr_platform.data.row_messages import turn_of
-from icr_platform.data.row_sources import UNNAMED, RowSource, Wanted, language_of, name_in
+from icr_platform.data.row_files import SourceRow
+from icr_platform.data.row_messages import Turn, turn_of
+from icr_platform.data.row_sources import RowSource, Wanted, name_in
 from icr_platform.data.sources import open_source
-from icr_platform.data.wording import left_out, short, shown
+from icr_platform.data.variant_parts import Part, chosen_parts, parts_of
+from icr_platform.data.wording import shown
 
 UNREADABLE, UNUSABLE, DUPLICATE, NO_INSTRUCTIONS = "unreadable", "unusable", "duplicate", "no-instructions"
 """Why a row was left out, as in the drops table."""
 _MOST_LEFT_OUT = 0.5
 """Share of a language's rows; above it, the columns are probably not those that were meant."""
-_TURN = re.compile(r"turn_(\d+)_(prompt|instruction_id_list|kwargs)")
-_TURNS_OF_A_MAP = 5
-_ANSWERS = ("response", "output", "answer", "completion", "generation")
-_ANSWER = re.compile(rf"turn_(\d+)_(?:{'|'.join(_ANSWERS)})")
-_LISTS = ("responses", "outputs", "answers")
-_ASKING = (*INSTRUCTION_FIELDS, *MESSAGE_FIELDS)
-"""What a row says of one prompt, and not of its turns."""
-_CUT = re.compile(r"[_\-. ]")
-_VARIANT_NOT_REGION = ("mt", "ht")
-"""Machine and human translation, which BCP 47 would take for Malta and Haiti."""
+TURN_FIELD = re.compile(r"turn_(\d+)_(prompt|instruction_id_list|kwargs)")
+TURNS_OF_A_MAP = 5
 _DIGITS_OF_A_DIGEST = 16
-_NO_TEXT = ("", "none", "null", "nan")
 
 
 def _wanted(unreadable: dict[int, str]) -> Wanted:
     """What a row should contain; the dictionary is told of lines that are not JSON."""
     of_turns = [
         (f"turn_{turn}_{what}",)
-        for turn in range(1, _TURNS_OF_A_MAP + 1)
+        for turn in range(1, TURNS_OF_A_MAP + 1)
         for what in ("prompt", "instruction_id_list", "kwargs")
     ]
     groups = (*ROW_GROUPS, KIND_FIELDS, KWARGS_FIELDS, (TRUTH_FIELD,), *of_turns)
@@ -95,18 +82,6 @@ def turn_key(prompt_id: str, turn: int) -> str:
     ('1000', '1000#3')
     """
     return prompt_id if turn == 1 else f"{prompt_id}#{turn}"
-
-
-class Constraint(NamedTuple):
-    """One instruction that can be checked.
-
-    kind: such as `punctuation:no_comma`. kwargs: of its checker, without those that are null.
-    fault: why the row does not say how to check it; '' where it does.
-    """
-
-    kind: str
-    kwargs: Mapping[str, Any]
-    fault: str = ""
 
 
 class CheckedTurn(NamedTuple):
@@ -172,22 +147,18 @@ class VerifiableSet:
         return pa.Table.from_pylist(rows, schema=PROMPTS.schema)
 
 
-class _Part(NamedTuple):
-    """A file, configuration, split or value of a column: its name, and the language and the variant that the name says."""
-
-    name: str
-    language: str
-    variant: str
-
-
 class _Row(NamedTuple):
-    """What a row says. key: its own id; None where it has none."""
+    """What a row says. key: its own id; None where it has none. asked: the first turn, and how it is written."""
 
     key: str | None
     turns: tuple[CheckedTurn, ...]
-    asked: Conversation
+    said: Turn
     source: str
     where: str
+
+    @property
+    def asked(self) -> Conversation:
+        return self.said.asked
 
 
 @dataclass
@@ -200,7 +171,7 @@ class _Reader:
     left_out: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def rows(self, part: _Part, language: str) -> dict[str, _Row]:
+    def rows(self, part: Part, language: str) -> dict[str, _Row]:
         """The usable rows of a part by key, in their order.
 
         Raises:
@@ -218,14 +189,17 @@ class _Reader:
                 name = key or text_digest(*read.asked.identity)[:_DIGITS_OF_A_DIGEST]
                 if not any(turn.constraints for turn in read.turns):
                     reason = NO_INSTRUCTIONS
-                    raise BadRow(f"has no instruction to check; found: {shown(list(row.fields))}")
+                    raise BadRow(
+                        "has no instruction to check; add instruction_id_list and kwargs; found: "
+                        + shown(list(row.fields))
+                    )
                 if name in found:
                     reason = DUPLICATE
                     raise BadRow(f"key {name!r} is that of {found[name].where}, which is read")
             except BadRow as error:
                 self._leave_out(language, key or f"row {row.number}", reason, f"{row.where}: {error}")
                 continue
-            self.seen.see(where, row.fields)
+            self.seen.see(where, row.fields, read.said.remarks, read.said.columns)
             found[name] = read
         for number, fault in self.unreadable.items():
             self._leave_out(language, f"row {number}", UNREADABLE, fault)
@@ -273,8 +247,8 @@ def load_verifiable(
         language_name(code)
     reader = _open(path, columns)
     notes = [*reader.source.notes]
-    parts = _parts(reader.source, languages, notes)
-    chosen = _chosen(reader.source, parts, languages, notes)
+    parts = parts_of(reader.source, languages, notes)
+    chosen = chosen_parts(reader.source, parts, languages, notes)
     english_part = next((part for part in parts if is_english(part.language) and not part.variant), None)
     english_part = english_part or next((part for part in parts if is_english(part.language)), None)
     read = {(language, part): reader.rows(part, language) for language, of in chosen.items() for part in of}
@@ -356,184 +330,6 @@ def _open(path: str, columns: ColumnNames) -> _Reader:
     return _Reader(source, unreadable, Columns(path, read))
 
 
-@dataclass(frozen=True)
-class AnswerRows:
-    """Rows of outputs under the ids of the turns that they answer, of files named by language and variant too."""
-
-    source: RowSource
-    parts: Mapping[str, Sequence[_Part]]
-    ids: Collection[tuple[str, str]]
-    notes: tuple[str, ...]
-
-    @property
-    def path(self) -> str:
-        return self.source.path
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self.parts)
-
-    def where(self, language: str) -> str:
-        first = next(iter(self.parts.get(language, ())), None)
-        return self.source.where(language if first is None else first.name)
-
-    def rows(self, language: str) -> Iterator[SourceRow]:
-        for part in self.parts[language]:
-            for row in self.source.rows(part.name):
-                try:
-                    key = identity_of(row.fields)
-                except BadRow as error:
-                    raise refused(row, error) from None
-                ending = f"@{part.variant}"
-                if key is not None and (language, key) not in self.ids and (language, key + ending) in self.ids:
-                    key += ending
-                yield from _turns_of_answers(row, language, key, self.ids)
-
-
-def open_answers(path: str, prompts: VerifiableSet, wanted: Wanted, columns: ColumnNames = NO_MAP) -> AnswerRows:
-    """Open files of outputs that answer verifiable prompts.
-
-    Args:
-        path: a folder, file, path with {language} or data set. prompts: that they answer. columns: see `data.column_map`.
-        wanted: what a row of outputs has. A row may also answer each turn in a column of its own (`turn_1_response`), or all
-            turns in a list (`responses`, `outputs`).
-
-    Raises:
-        InputError: nothing is there, or no part is in a language of the prompts.
-    """
-    of_turns = tuple((f"turn_{turn}_{name}",) for turn in range(1, _TURNS_OF_A_MAP + 1) for name in _ANSWERS)
-    source = open_source(path, wanted._replace(groups=(*wanted.groups, *of_turns, (_LISTS[0],))), columns=columns)
-    notes = [*source.notes]
-    parts = _parts(source, prompts.languages, notes)
-    chosen = {
-        language: [part for part in parts if part.language == name]
-        for language in prompts.languages
-        if (name := find_name(language, list(dict.fromkeys(part.language for part in parts)))) is not None
-    }
-    ids = {
-        (prompt.language, turn_key(prompt.prompt_id, turn))
-        for prompt in prompts.prompts
-        for turn in range(1, len(prompt.turns) + 1)
-    }
-    return AnswerRows(source, chosen, ids, tuple(notes))
-
-
-def _turns_of_answers(
-    row: SourceRow, language: str, key: str | None, ids: Collection[tuple[str, str]]
-) -> Iterator[SourceRow]:
-    """A row for each turn that it answers; one that answers the prompt stays as it is, under its key."""
-    fields = {name: value for name, value in row.fields.items() if not _TURN.fullmatch(name)}
-    answers: dict[int, Any] = {}
-    for name in _LISTS:
-        value = fields.get(name)
-        if isinstance(value, list) and value and not isinstance(value[0], Mapping) and name in fields:
-            answers = dict(enumerate(fields.pop(name), 1))
-            break
-    for name in list(fields):
-        if (found := _ANSWER.fullmatch(name)) is not None:
-            answers[int(found[1])] = fields.pop(name)
-    if not answers:
-        yield row._replace(fields=fields if key is None else {"prompt_id": key, **_without_ids(fields)})
-        return
-    if key is None:
-        raise InputError(f"{row.where}: answers several turns and has no id; add the prompt's key")
-    for turn, answer in sorted(answers.items()):
-        if answer is not None:
-            if (language, turn_key(key, turn)) not in ids and (language, key) in ids:
-                raise InputError(
-                    f"{row.where}: answers turn {turn} of {key!r}, which has fewer; give one answer to each turn"
-                )
-            others = {name: value for name, value in _without_ids(fields).items() if name not in _ASKING}
-            yield row._replace(fields={"prompt_id": turn_key(key, turn), **others, "output": answer})
-
-
-def _without_ids(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name not in ID_FIELDS}
-
-
-# Which part is in which language --------------------------------------------------------------------------------------------------
-
-
-def language_and_variant(name: str) -> tuple[str, str] | None:
-    """The language that a name says at its beginning or its end, and the variant that the rest of it says; None without a language.
-
-    >>> [language_and_variant(name) for name in ("es", "es_local", "zh_mt", "pt_BR", "mt", "zh-Hant_mt", "ifeval_fr", "train")]
-    [('es', ''), ('es', 'local'), ('zh', 'mt'), ('pt_BR', ''), ('mt', ''), ('zh-Hant', 'mt'), ('fr', 'ifeval'), None]
-    """
-    cuts = [found.start() for found in _CUT.finditer(name)]
-    last = name[cuts[-1] + 1 :] if cuts else ""
-    if names_language(language_of(name)) and last not in _VARIANT_NOT_REGION:
-        return language_of(name), ""
-    for cut in reversed(cuts):
-        if names_language(language := language_of(name[:cut])):
-            return language, name[cut + 1 :]
-    for cut in cuts:
-        if names_language(language := language_of(name[cut + 1 :])):
-            return language, name[:cut]
-    return None
-
-
-def _parts(source: RowSource, languages: Sequence[str], notes: list[str]) -> list[_Part]:
-    """The parts of a source that are in some language. Rows of a source that names none are in the one asked for, or in English."""
-    parts, unread = [], []
-    for name in source.names:
-        stem = name or stem_of(Path(source.path).name) or ""
-        said = language_and_variant(stem)
-        if said is not None:
-            parts.append(_Part(name, *said))
-        elif name != UNNAMED:
-            unread.append(name)
-        elif len(languages) > 1:
-            raise InputError(
-                f"{source.path}: nothing says which rows are in which of {', '.join(languages)}; add a column 'language', or give a "
-                "folder of LANG.jsonl"
-            )
-        else:
-            parts.append(_Part(name, languages[0] if languages else ENGLISH, ""))
-            if not languages:
-                notes.append(
-                    f"{source.path}: nothing says its language; read as {ENGLISH!r}, name another in --languages"
-                )
-    notes += left_out(source.path, unread)
-    if not parts:
-        raise InputError(f"{source.path}: nothing is named by a language; found: {shown(source.names)}")
-    return parts
-
-
-def _chosen(
-    source: RowSource, parts: Sequence[_Part], languages: Sequence[str], notes: list[str]
-) -> dict[str, list[_Part]]:
-    """The parts of each language that will be read, and notes on their variants."""
-    there = list(dict.fromkeys(part.language for part in parts))
-    chosen: dict[str, list[_Part]] = {}
-    if not languages and (same := twice(there)):
-        raise InputError(
-            f"{source.path}: {same[1]!r} is the language of {same[0]!r}, which is there too; choose one with --languages"
-        )
-    for language in dict.fromkeys(languages or english_first(there)):
-        try:
-            name = find_name(language, there)
-        except InputError as error:
-            raise InputError(f"{source.path}: {error}") from None
-        if name is None:
-            raise InputError(f"{source.path}: language {language!r} is missing; found: {shown(source.names)}; add it")
-        if name != language:
-            notes.append(f"{source.path}: {name!r} is read for {language!r}, the same language")
-        chosen[language] = [part for part in parts if part.language == name]
-    one = [(part.name or source.path, code, part.variant) for code, [part, *more] in chosen.items() if not more]
-    if named := [f"{name!r} is {code!r} ({variant})" for name, code, variant in one if variant]:
-        notes.append(f"{source.path}: files are named by language and variant: {', '.join(named)}")
-    for language, of in chosen.items():
-        if len(of) > 1:
-            names = [repr(part.name) for part in of]
-            endings = " and ".join(f"@{part.variant}" for part in of if part.variant)
-            notes.append(
-                f"{source.path}: {', '.join(names[:-1])} and {names[-1]} are all {language!r}: each is a source of its own, and ids "
-                f"end in {endings}; to read one only, write its place, as in {source.path}/{{language}}_{of[-1].variant}.jsonl"
-            )
-    return chosen
-
-
 # What a row says ------------------------------------------------------------------------------------------------------------------
 
 
@@ -541,129 +337,37 @@ def _row_of(row: SourceRow, key: str | None, variant: str) -> _Row:
     """Raises BadRow where a turn or its instructions cannot be used."""
     fields = row.fields
     named = [fields[name] for name in SOURCE_FIELDS if fields.get(name)]
-    source = variant or next((str(value) for value in named), "")
-    numbers = sorted({int(found[1]) for name in fields if (found := _TURN.fullmatch(name)) and found[2] == "prompt"})
+    source = variant or next((checked("source", str(value), "name the data set") for value in named), "")
+    numbers = sorted(
+        {int(found[1]) for name in fields if (found := TURN_FIELD.fullmatch(name)) and found[2] == "prompt"}
+    )
     if not numbers:
-        asked = turn_of(fields).asked
-        return _Row(key, (CheckedTurn(asked.instruction, constraints_in(fields)),), asked, source, row.where)
-    said = {number: _parsed(fields[f"turn_{number}_prompt"]) for number in numbers}
-    last = max((number for number in numbers if said[number] is not None), default=0)
-    if numbers[0] != 1 or said[1] is None or any(said[number] is None for number in numbers if number < last):
-        raise BadRow(f"turn_{last or 1}_prompt is there without the turns before it; write them or remove the row")
+        turn = turn_of(fields)
+        checked_turn = CheckedTurn(turn.asked.instruction, constraints_in(fields))
+        return _Row(key, (checked_turn,), turn, source, row.where)
+    said = {number: asked for number in numbers if (asked := _said(fields[f"turn_{number}_prompt"])) is not None}
+    if not said:
+        raise BadRow("field 'turn_1_prompt' is empty; write the prompt or remove the row")
+    if list(said) != list(range(1, len(said) + 1)):
+        raise BadRow(f"turn_{max(said)}_prompt is there without the turns before it; write them or remove the row")
     others = {name: fields.get(name) for name in SYSTEM_FIELDS}
-    turns = [turn_of({"prompt": said[number], **(others if number == 1 else {})}).asked for number in numbers[:last]]
-    checked = [
-        CheckedTurn(turn.instruction, constraints_in(fields, f"turn_{number}_"))
-        for number, turn in zip(numbers, turns, strict=False)
+    turns = [turn_of({"prompt": asked, **(others if number == 1 else {})}) for number, asked in said.items()]
+    followed = [
+        CheckedTurn(turn.asked.instruction, constraints_in(fields, f"turn_{number}_"))
+        for number, turn in enumerate(turns, 1)
     ]
-    return _Row(key, tuple(checked), turns[0], source, row.where)
+    return _Row(key, tuple(followed), turns[0], source, row.where)
 
 
-def constraints_in(fields: Mapping[str, Any], before: str = "") -> tuple[Constraint, ...]:
-    """The instructions of a row, or of one of its turns; none where it has no column of them.
-
-    before: stands before the names of the columns, such as `turn_1_`.
-
-    Raises:
-        BadRow: the column of kinds is not a list of texts.
-
-    >>> constraints_in({"instruction_id_list": ["a:b"], "kwargs": ['{"n": 3.0, "m": null}']})
-    (Constraint(kind='a:b', kwargs={'n': 3}, fault=''),)
-    """
-    given: Mapping[str, Any] = fields
-    truth = None if before else _parsed(fields.get(TRUTH_FIELD))
-    if not any(fields.get(name) is not None for name in KIND_FIELDS) and (found := _of_truth(truth)) is not None:
-        given = found
-    name = next((f"{before}{name}" for name in KIND_FIELDS if given.get(f"{before}{name}") is not None), "")
-    kinds = _kinds(given.get(name), name)
-    beside = next((given[f"{before}{name}"] for name in KWARGS_FIELDS if f"{before}{name}" in given), None)
-    listed = _listed_kwargs(beside, len(kinds))
-    if len(listed) != len(kinds):
-        # Nothing says which belong together: to judge by a guess would be to fail an answer for the file's fault.
-        fault = f"the row has {len(kinds)} instructions and {len(listed)} kwargs"
-        return tuple(Constraint(kind, {}, fault) for kind in kinds)
-    return tuple(_constraint(kind, kwargs) for kind, kwargs in zip(kinds, listed, strict=True))
-
-
-def _of_truth(truth: Any) -> Mapping[str, Any] | None:
-    """open-instruct's `ground_truth`, or a list of `{instruction_id, kwargs}`, as columns; None for another kind of truth."""
-    rows = [truth] if isinstance(truth, Mapping) else truth
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, Mapping) for row in rows):
-        return None
-    if not all("instruction_id" in row for row in rows):
-        return None
-    kinds: list[Any] = []
-    kwargs: list[Any] = []
-    for row in rows:
-        said, beside = _parsed(row["instruction_id"]), _parsed(row.get("kwargs"))
-        kinds += said if isinstance(said, list) else [said]
-        kwargs += beside if isinstance(beside, list) else [beside]
-    return {KIND_FIELDS[0]: kinds, KWARGS_FIELDS[0]: kwargs}
-
-
-def _kinds(value: Any, name: str) -> list[str]:
-    value = _parsed(value)
-    if value is None:
-        return []
-    found = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-    if not isinstance(found, list) or not all(isinstance(kind, str) and kind.strip() for kind in found):
-        raise BadRow(f'field {name!r} is {short(repr(value))}; give a list such as ["punctuation:no_comma"]')
-    return found
-
-
-def _listed_kwargs(value: Any, count: int) -> list[Any]:
-    """The kwargs of each of `count` instructions, not looked into yet."""
-    value = _parsed(value)
-    if value is None:
-        return [None] * count
-    if isinstance(value, Mapping):
-        columns = [item for item in value.values() if isinstance(item, list)]
-        if len(columns) == len(value) and value and {len(column) for column in columns} == {count}:
-            # `datasets` gives a list of structs as a struct of lists.
-            return [{name: column[index] for name, column in value.items()} for index in range(count)]
-        return [value]
-    return value if isinstance(value, list) else [value]
-
-
-def _constraint(kind: str, kwargs: Any) -> Constraint:
-    """An instruction; null stands for arguments of other kinds where a table has a column for each."""
+def _said(value: Any) -> Any:
+    """A turn of the user, which may be a message as JSON; None for none. A prompt may begin with a bracket as well."""
     try:
-        kwargs = _parsed(kwargs)
-    except BadRow as error:
-        return Constraint(kind, {}, f"its kwargs {error}")
-    if kwargs is None:
-        return Constraint(kind, {})
-    if not isinstance(kwargs, Mapping):
-        return Constraint(kind, {}, f"its kwargs are {short(repr(kwargs))}, not an object")
-    return Constraint(kind, {str(name): _plain(value) for name, value in kwargs.items() if not _is_null(value)})
-
-
-def _is_null(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _plain(value: Any) -> Any:
-    """Numbers of a column that has gaps are floats: 3.0 is 3."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _parsed(value: Any) -> Any:
-    """The value of a column; a text of JSON, or of Python as pandas writes it, is read; None for what says nothing.
-
-    Raises:
-        BadRow: a text begins as a list or an object and is neither.
-    """
-    if _is_null(value) or (isinstance(value, str) and value.strip().lower() in _NO_TEXT):
-        return None
-    if not isinstance(value, str) or value.strip()[0] not in "[{":
+        found = parsed(value)
+    except BadRow:
         return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        try:
-            return ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            raise BadRow(f"{short(value)!r} begins as JSON and is not; correct it") from None
+    first = found[0] if isinstance(found, list) and found else found
+    is_message = isinstance(first, Mapping) and not {"role", "content", "from", "value"}.isdisjoint(first)
+    return found if found is None or is_message else value
 
 
 def _notes_of_faults(path: str, prompts: Sequence[VerifiablePrompt]) -> Iterator[str]:

@@ -162,6 +162,9 @@ def _named(value: object) -> object:
     )
 
 
+FamilyNames = Annotated[tuple[str, ...], BeforeValidator(_named)]
+
+
 def _yes_or_no(value: object) -> object:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value  # as YAML reads the words
 
@@ -171,7 +174,7 @@ class BenchmarksSettings(ModelPlace):
 
     heading, place_heading = "tasks", WHERE
 
-    families: Annotated[tuple[str, ...], BeforeValidator(_named)] = setting(
+    families: FamilyNames = setting(
         ("arc", "hellaswag", "mmlu", "truthfulqa_mc1", "truthfulqa_mc2"),
         "task families, comma-separated; also global_mmlu, global_mmlu_full, include, belebele, mgsm, mgsm_direct, mgsm_en_cot, "
         "multiblimp, xcopa",

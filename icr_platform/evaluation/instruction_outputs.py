@@ -85,7 +85,14 @@ def write_instruction_outputs(
         map_parts(with_earlier(job, rows_of, partial(conversation_digests, later), take_prompts), config)
     dropped = drops.close([index for index in range(len(slices)) if drops.has_part(index)])
     outputs = writer.close(len(slices), {IDENTIFIER: identifier} if identifier else None)
-    counts = Counter(dropped.read(["reason"])["reason"].to_pylist())
+    of_prompt = {
+        (prompt.language, turn_key(prompt.prompt_id, number)): prompt.key
+        for prompt in asked.prompts
+        for number in range(1, len(prompt.turns) + 1)
+    }
+    # Each prompt once, however many of its turns and samples were dropped.
+    lost = {of_prompt[row["language"], row["prompt_id"]]: row["reason"] for row in dropped.read().to_pylist()}
+    counts = Counter(lost.values())
     kept = f"all others have their outputs in {writer.folder}"
     require_few_faults(counts, prompts.num_rows, config.max_dropped, "prompts", kept)
     return outputs, dropped

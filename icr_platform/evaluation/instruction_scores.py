@@ -49,7 +49,9 @@ class Accuracy(NamedTuple):
 
 def read_checks(checks: Artifact) -> pd.DataFrame:
     """The rows of an instruction_checks artifact, without the digests."""
-    return checks.read([name for name in INSTRUCTION_CHECKS.schema.names if name != "input_digest"]).to_pandas()
+    rows = checks.read([name for name in INSTRUCTION_CHECKS.schema.names if name != "input_digest"])
+    frame: pd.DataFrame = rows.to_pandas()
+    return frame
 
 
 def accuracy(
@@ -183,7 +185,7 @@ def turn_table(checks: pd.DataFrame) -> pd.DataFrame:
     rows = [
         {
             "language": language,
-            "turn": int(turn),
+            "turn": int(str(turn)),
             **_columns(LEVELS[1], "strict", of),
             **_columns(LEVELS[1], "loose", of),
         }
@@ -210,9 +212,9 @@ def metrics_of(checks: pd.DataFrame, turns: pd.DataFrame) -> dict[str, float]:
                 metrics[f"{level}/{reading}/{name}"] = found.value
                 metrics[f"{level}_low/{reading}/{name}"] = found.low
                 metrics[f"{level}_high/{reading}/{name}"] = found.high
-    share = 100.0 * checks["strict"].isna().groupby(checks["language"], sort=False).mean()
+    share = checks["strict"].isna().groupby(checks["language"], sort=False).mean().to_dict()
     for name, members in groups.items():
-        metrics[f"unverified/{name}"] = float(share[members].mean())
+        metrics[f"unverified/{name}"] = 100.0 * sum(share[code] for code in members) / len(members)
     for row in turns.to_dict("records"):
         for reading in READINGS:
             place = f"{reading}-turn-{row['turn']}/{row['language']}"
@@ -263,7 +265,8 @@ def mcnemar(gained: int, lost: int) -> float:
     """
     n, fewer = gained + lost, min(gained, lost)
     tail = sum(math.comb(n, count) for count in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**n)
+    p_value: float = 2 * tail / 2**n
+    return min(1.0, p_value)
 
 
 def shared_checks(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -351,8 +354,9 @@ def flip_table(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
         for table in (first, second)
     ]
     apart = (by_kind[1] - by_kind[0]).loc[lambda change: change != 0]
-    changed: Mapping[tuple[str, str], list[str]] = {}
-    changed = {key: sorted(of.index.get_level_values("instruction_id")) for key, of in apart.groupby(_KEY)}
+    changed: dict[tuple[str, str], list[str]] = {}
+    for language, prompt_id, kind in sorted(apart.index.to_list()):
+        changed.setdefault((language, prompt_id), []).append(kind)
     rows = list(_flips(flipped, changed))
     columns = ["language", "prompt_id", "kind", "before", "after", "instructions"]
     return pd.DataFrame(rows, columns=columns).sort_values("kind", ascending=False, kind="stable", ignore_index=True)

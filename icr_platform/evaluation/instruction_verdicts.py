@@ -11,7 +11,8 @@ import pyarrow as pa
 from icr_platform.core.artifacts import Artifact, ArtifactWriter, row_digest
 from icr_platform.core.progress import meter
 from icr_platform.core.schemas import INSTRUCTION_CHECKS
-from icr_platform.data.verifiable import CheckedTurn, Constraint, VerifiablePrompt, VerifiableSet, turn_key
+from icr_platform.data.constraints import Constraint
+from icr_platform.data.verifiable import CheckedTurn, VerifiablePrompt, VerifiableSet, turn_key
 from icr_platform.evaluation.instruction_checks import Verdict, check, check_loosely
 
 Turns = Mapping[tuple[str, str], tuple[VerifiablePrompt, int]]

@@ -196,14 +196,15 @@ def selected_pairs(checked: pd.DataFrame, preferences: pd.DataFrame) -> tuple[Se
     for language, rows in pairs.groupby("language", sort=False):
         seen = Counter(_outcome(*ends) for ends in zip(rows["chosen"], rows["rejected"], strict=True))
         decided = [1.0] * seen["right"] + [0.0] * seen["wrong"]
-        counts = (seen[name] for name in (*_OUTCOMES, "unknown"))
-        found.append(SelectedPairs(str(language), *counts, accuracy(decided)))
+        right, wrong, both, neither = (seen[name] for name in _OUTCOMES)
+        found.append(SelectedPairs(str(language), right, wrong, both, neither, seen["unknown"], accuracy(decided)))
     return tuple(found)
 
 
 def own_sample_metrics(found: OwnSamples) -> dict[str, float]:
     """`own_reward_accuracy/KIND/LANG` and `own_reward_auc/KIND/LANG` after length control, the same with `_raw` before it, and of the
-    selected pairs `selected_right/LANG`, `_wrong`, `_both` and `_neither`, and `selected_accuracy/LANG`; all in percent.
+    selected pairs `selected_right/LANG`, `_wrong`, `_both` and `_neither`, and `selected_accuracy/LANG`; all in percent, accuracies with
+    the ends of their intervals (`own_reward_accuracy_low/KIND/LANG`, `_high`).
 
     The length of a sample is compared before length control only, and stands beside both: `own_reward_accuracy/length/LANG`.
     """
@@ -212,7 +213,7 @@ def own_sample_metrics(found: OwnSamples) -> dict[str, float]:
         if row.instruction_kind == ALL and row.accuracy.n:
             suffixes = ("", "_raw") if row.kind == LENGTH else ("",) if row.is_controlled else ("_raw",)
             for suffix in suffixes:
-                metrics[f"own_reward_accuracy{suffix}/{row.kind}/{row.language}"] = row.accuracy.accuracy
+                metrics |= _with_ends(f"own_reward_accuracy{suffix}", f"{row.kind}/{row.language}", row.accuracy)
                 if row.auc is not None:
                     metrics[f"own_reward_auc{suffix}/{row.kind}/{row.language}"] = row.auc.auc
     aucs: dict[tuple[str, str], list[tuple[str, float]]] = {}
@@ -228,8 +229,12 @@ def own_sample_metrics(found: OwnSamples) -> dict[str, float]:
         if known:
             metrics |= {f"selected_{name}/{pairs.language}": 100.0 * getattr(pairs, name) / known for name in _OUTCOMES}
         if pairs.accuracy.n:
-            metrics[f"selected_accuracy/{pairs.language}"] = pairs.accuracy.accuracy
+            metrics |= _with_ends("selected_accuracy", pairs.language, pairs.accuracy)
     return metrics
+
+
+def _with_ends(metric: str, rest: str, found: Accuracy) -> dict[str, float]:
+    return {f"{metric}{end}/{rest}": value for end, value in zip(("", "_low", "_high"), found[:3], strict=True)}
 
 
 def upside_down_notes(found: OwnSamples) -> list[str]:

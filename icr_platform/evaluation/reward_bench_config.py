@@ -40,6 +40,11 @@ class RewardBenchSettings(RewardSettings, TranslatorSettings, ExecutionSettings,
         (),
         f"kinds, comma-separated: {KINDS}; empty: all of them, those that score translations where a translator is given",
     )
+    checker: Annotated[str, CHECKER_NAMES] = setting(
+        "",
+        "says which samples are right; instructions: those in the prompts that a program can verify; MODULE:NAME: your own function "
+        "(language, prompt, text), which gives a number in [0, 1], true or false, or None",
+    )
     shard_pairs: int = setting(256, "pairs per shard, the unit of resume", "place", ge=1)
 
     @property
@@ -86,11 +91,6 @@ class RewardBenchConfig(ChatSettings, ScoreSettings, RewardBenchSettings, Pinned
         "",
         "pairs that `annotate` selected among them: gives figures after length control, and what was selected",
         "input",
-    )
-    checker: Annotated[str, CHECKER_NAMES] = setting(
-        "",
-        "says which samples are right; instructions: those in the prompts that a program can verify; MODULE:NAME: your own function "
-        "(language, prompt, text), which gives a number in [0, 1], true or false, or None",
     )
     languages: Languages = setting((), "language codes, comma-separated; empty: every language of the pairs")
     limit: OptionalInt = setting(None, "pairs per language, the first ones; none: all", ge=1)

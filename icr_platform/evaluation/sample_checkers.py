@@ -11,7 +11,8 @@ from typing import Any
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import load_part
 from icr_platform.data.column_map import NO_MAP, ColumnNames
-from icr_platform.data.verifiable import Constraint, constraints_of
+from icr_platform.data.constraints import Constraint
+from icr_platform.data.verifiable import constraints_of
 from icr_platform.evaluation.instruction_checks.check import check
 from icr_platform.evaluation.own_samples import Checker
 from icr_platform.evaluation.reward_bench_config import INSTRUCTIONS

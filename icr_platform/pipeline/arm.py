@@ -11,7 +11,8 @@ from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.core.artifacts import file_digest, read_json, text_digest
 from icr_platform.core.config import validate
 from icr_platform.core.errors import InputError
-from icr_platform.evaluation.config import EvalConfig
+from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, InstructionsConfig
+from icr_platform.evaluation.reward_bench_config import RewardBenchConfig
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.finished_work import stage_from_store
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from icr_platform.tracking.run_handle import RunHandle
     from icr_platform.tracking.tracker import Run
 
-CONFIG = "config.json"
+CONFIG, STEP = "config.json", "icr.step"
+OWN_SAMPLES = "own_samples"
+"""The step of an iteration in which reward_bench looks at the policy's own samples; other steps have the names of their stages."""
 _EVALS_TOO = ("line_pass_rate", "word_pass_rate")
 
 
@@ -35,6 +38,8 @@ class Arm:
     config: IterateConfig
     run: RunHandle | None
     policies: list[str]
+    checker: str = ""
+    """What says which of the policy's own samples are right; '' for nothing."""
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     trainings: dict[int, TrainConfig] = field(default_factory=dict)
     stages: dict[tuple[int, str], StageRun] = field(default_factory=dict)
@@ -65,6 +70,28 @@ class Arm:
     def evaluating(self, iteration: int) -> EvalConfig:
         """eval of an iteration's policy, pi_0 of iteration 0."""
         return self.config.eval_config(self.policies[iteration])
+
+    def checking_own_samples(self, iteration: int) -> RewardBenchConfig:
+        """reward_bench of an iteration's samples and rewards, once they are annotated."""
+        responses = self.stages[iteration, "generate"].reference("responses")
+        annotated = self.stages[iteration, "annotate"]
+        rewards, preferences = annotated.reference("rewards"), annotated.reference("preferences")
+        return self.config.own_samples_config(responses, rewards, preferences, self.checker)
+
+    def benching(self, iteration: int) -> RewardBenchConfig:
+        """reward_bench of an iteration's policy, with the reference that its reward would have in the next iteration."""
+        reference = reward_reference(self.policies, self.config.reference, iteration + 1, self.config.reward_reference)
+        return self.config.reward_bench_config(self.policies[iteration], reference)
+
+    def following(self, iteration: int) -> InstructionsConfig:
+        """instructions of an iteration's policy."""
+        return self.config.instructions_config(self.policies[iteration])
+
+    def asking(self, iteration: int) -> BenchmarksConfig:
+        """benchmarks of an iteration's policy; later ones are compared with those of pi_0."""
+        first = self.stages.get((0, "benchmarks"))
+        config = self.config.benchmarks_config(self.policies[iteration])
+        return config.model_copy(update={"baseline": first.reference("benchmarks")}) if first and iteration else config
 
     def _seed(self, iteration: int) -> int:
         return iteration_seed(self.config.seed, iteration)
@@ -97,8 +124,8 @@ def arm_from_artifacts(session: Session, run_id: str) -> Arm:
     for iteration_run in tracker.children(run_id):
         iteration = int(iteration_run.data.tags["icr.iteration"])
         for stage_run in tracker.children(iteration_run.info.run_id):
-            stage = stage_run.data.tags["icr.stage"]
-            arm.keep(iteration, stage, stage_from_store(tracker, stage_run))
+            step = stage_run.data.tags.get(STEP, stage_run.data.tags["icr.stage"])
+            arm.keep(iteration, step, stage_from_store(tracker, stage_run))
     return arm
 
 

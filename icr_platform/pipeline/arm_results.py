@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from icr_platform.core.config import without_secrets
 from icr_platform.core.parts import split_world
 from icr_platform.pipeline.arm import Arm, arm_from_artifacts, earlier_run, key_of
 from icr_platform.pipeline.finished_work import notes_of
-from icr_platform.pipeline.session import Session
+from icr_platform.pipeline.session import Session, StageRun
 from icr_platform.tracking.final_metrics import final_metrics
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ _COMPARISON, _COMPARING = (
     "icr.comparison",
     ("evaluation/comparison.py", "evaluation/comparison_tables.py", "evaluation/prompt_preferences.py"),
 )
+_FOLLOWED, _FOLLOWING = "icr.instructions", ("evaluation/instruction_scores.py",)
+_CHANGE, _SINCE_START = "prompt_accuracy_change", "prompt_accuracy_change_since_0"
 _REPORT, _REPORTING = (
     "icr.report",
     (
@@ -52,21 +55,86 @@ def compare_with_previous(session: Session, arm: Arm, iteration: int, parent: Ru
         return
     evals = [arm.stages[t, "eval"] for t in (iteration - 1, iteration)]
     key = key_of(evals, _COMPARING)
-    earlier = earlier_run(session, evals, _COMPARISON, key)
-    found = final_metrics(earlier) if session.tracker is not None and earlier is not None else None
-    if parent is not None and earlier is not None and found is not None:
-        arm.metrics[iteration].update(found)
-        parent.set_tags({f"{_COMPARISON}_run": earlier.info.run_id})
+    if _take_earlier(session, arm, iteration, parent, evals, _COMPARISON, key, ("win_rate_change", "regressions/")):
         return
     before, after = (judgments_by_language(open_artifact(done.artifact("judgments"), JUDGMENTS)) for done in evals)
     differences, flips = difference_table(before, after), flip_table(before, after)
-    arm.changes[iteration] = change_metrics(differences, flips)
-    arm.metrics[iteration].update(arm.changes[iteration])
+    _keep_changes(arm, iteration, change_metrics(differences, flips))
     if parent is not None:
         parent.log_table(differences, "comparison")
         parent.log_table(flips, "flipped_prompts")
         parent.log_text(flips.to_csv(index=False), "flipped_prompts.csv")  # whole; a table holds 1,000 rows at most
         parent.set_tags({_COMPARISON: key})
+
+
+def compare_instructions(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
+    """Add paired differences in instructions followed: from the iteration before, and from pi_0 (`prompt_accuracy_change_since_0`).
+
+    What an earlier command computed from the same runs is not computed again.
+    """
+    from icr_platform.core.schemas import INSTRUCTION_CHECKS
+    from icr_platform.evaluation.instruction_scores import change_metrics, change_table, flip_table
+
+    if iteration == 0:
+        return
+    runs = [arm.stages[t, "instructions"] for t in (0, iteration - 1, iteration)]
+    key = key_of(runs, _FOLLOWING)
+    if _take_earlier(session, arm, iteration, parent, runs, _FOLLOWED, key, ("prompt_accuracy_change",)):
+        return
+    first, before, after = (
+        open_artifact(done.artifact("instruction_checks"), INSTRUCTION_CHECKS).read().to_pandas() for done in runs
+    )
+    changes, since_start = change_table(before, after), change_table(first, after)
+    _keep_changes(arm, iteration, change_metrics(changes))
+    _keep_changes(
+        arm,
+        iteration,
+        {f"{_SINCE_START}{name.removeprefix(_CHANGE)}": value for name, value in change_metrics(since_start).items()},
+    )
+    if parent is not None:
+        parent.log_table(changes, "instruction_changes")
+        parent.log_table(since_start, "instruction_changes_since_0")
+        parent.log_table(flip_table(before, after), "instruction_flips")
+        parent.set_tags({_FOLLOWED: key})
+
+
+def _take_earlier(
+    session: Session,
+    arm: Arm,
+    iteration: int,
+    parent: RunHandle | None,
+    stages: Sequence[StageRun],
+    tag: str,
+    key: str,
+    names: tuple[str, ...],
+) -> bool:
+    """Take the figures that an earlier command computed from the very same stage runs, and name its run; False without one.
+
+    names: how those figures' names begin, among all that the run compared.
+    """
+    earlier = earlier_run(session, stages, tag, key)
+    found = final_metrics(earlier) if earlier is not None else None
+    if parent is None or earlier is None or found is None:
+        return False
+    arm.metrics[iteration].update({name: value for name, value in found.items() if name.startswith(names)})
+    parent.set_tags({f"{tag}_run": earlier.info.run_id})
+    return True
+
+
+def _keep_changes(arm: Arm, iteration: int, figures: Mapping[str, float]) -> None:
+    arm.changes.setdefault(iteration, {}).update(figures)
+    arm.metrics[iteration].update(figures)
+
+
+def show_own_samples(iteration: int, metrics: Mapping[str, float]) -> None:
+    """Print how well the reward ranks the samples that an iteration is about to train on."""
+    from rich.console import Console
+
+    from icr_platform.report.terminal_tables import own_samples_terminal_table
+
+    table = own_samples_terminal_table(iteration, metrics)
+    if table.row_count:
+        Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def publish_figures(arm: Arm, iteration: int, parent: RunHandle | None) -> None:

@@ -39,7 +39,7 @@ PLUMBING = frozenset(
         "core.secrets", "core.guarded_output",  # what people see
         "core.earlier",  # rows as they were made
         "report.figures", "report.calibration",  # draw what a stage measured
-        "data.prompts", "data.verifiable", "data.sources", "data.row_sources", "data.hub_sets", "data.text_pairs", "data.labelled_pairs", "data.bad_rows", "data.answered_rows", "data.text_documents", "data.row_files", "data.row_fields", "data.row_messages", "data.json_rows", "data.opened_files", "data.wording",  # readers: the rows they give are digested
+        "data.prompts", "data.verifiable", "data.constraints", "data.variant_parts", "data.verifiable_answers", "data.sources", "data.row_sources", "data.hub_sets", "data.text_pairs", "data.labelled_pairs", "data.bad_rows", "data.answered_rows", "data.text_documents", "data.row_files", "data.row_fields", "data.row_messages", "data.json_rows", "data.opened_files", "data.wording",  # readers: the rows they give are digested
         "annotation.prompt_index",  # the same
         "annotation.response_checks", "engines.sampling.prompt_checks",  # raise, or say something
         "engines.endpoints.reply_cache", "engines.endpoints.served_model",  # the one keeps replies as they came, the other says whose they are

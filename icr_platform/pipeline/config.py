@@ -23,11 +23,30 @@ from icr_platform.core.mappings import ColumnMap
 from icr_platform.core.parts import Worlds
 from icr_platform.core.yaml_files import read_yaml
 from icr_platform.engines.sampling.settings import SamplingSettings
-from icr_platform.evaluation.config import EvalConfig, EvalSettings
+from icr_platform.evaluation.config import (
+    BenchmarksConfig,
+    BenchmarksSettings,
+    EvalConfig,
+    EvalSettings,
+    FamilyNames,
+    InstructionsConfig,
+    InstructionsSettings,
+)
+from icr_platform.evaluation.reward_bench_config import RewardBenchConfig, RewardBenchSettings
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.pipeline.pins import pins_among
 from icr_platform.pipeline.stages import ITERATE, STAGES
 from icr_platform.training.config import TrainConfig, TrainSettings
+
+
+class IteratedBenchmarks(BenchmarksSettings):
+    """Which of lm-eval's tasks every policy is asked; none unless they are named."""
+
+    families: FamilyNames = setting((), "task families that every policy is asked, comma-separated; empty: none")
+
+    @property
+    def are_asked(self) -> bool:
+        return bool(self.families or self.tasks)
 
 
 class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
@@ -53,6 +72,22 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     reference_columns: ColumnMap = setting({}, 'columns to read, as in {"output": "response"}', later=True)
     eval_languages: Languages = setting((), "evaluation languages; empty: all of the prompts")
     eval_limit: OptionalInt = setting(None, "prompts per language; none: all")
+    reward_pairs: str = setting(
+        "", "labelled pairs, on which the reward of every policy is measured; empty: it is not", "input", later=True
+    )
+    reward_pair_columns: ColumnMap = setting({}, 'columns to read, as in {"chosen": "better"}', later=True)
+    reward_pair_prompts: str = setting(
+        "", "English prompts by id, for reward_pairs that have no English of their own", "input", later=True
+    )
+    instruction_prompts: str = setting(
+        "",
+        "verifiable instructions, which every policy is to follow: IFEval, Marco-Bench-MIF, ...; empty: none",
+        "input",
+        later=True,
+    )
+    instruction_prompt_columns: ColumnMap = setting(
+        {}, 'columns to read, as in {"instruction_id_list": "constraints"}', later=True
+    )
     seed: int = setting(42, "seed; each iteration derives its own", ge=0)
     output: str = setting("", "folder of all artifacts; empty: a work folder", "place")
     stage_processes: bool = setting(False, "run each stage in a process of its own, to free GPU memory", "place")
@@ -66,6 +101,11 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     annotate: AnnotateSettings = setting(AnnotateSettings(), "settings of annotate")
     train: TrainSettings = setting(TrainSettings(), "settings of train")
     eval: EvalSettings = setting(EvalSettings(), "settings of eval")
+    reward_bench: RewardBenchSettings = setting(
+        RewardBenchSettings(), "settings of reward_bench; what is not given is as in annotate"
+    )
+    instructions: InstructionsSettings = setting(InstructionsSettings(), "settings of instructions")
+    benchmarks: IteratedBenchmarks = setting(IteratedBenchmarks(), "settings of benchmarks")
 
     def generate_config(self, policy: str, seed: int) -> GenerateConfig:
         """generate of one iteration, which samples from `policy`."""
@@ -85,6 +125,26 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
         """eval of one policy. All policies are evaluated with the same seed."""
         return EvalConfig.model_validate(self._of_stage("eval") | {"policy": policy})
 
+    def reward_bench_config(self, policy: str, reference: str) -> RewardBenchConfig:
+        """reward_bench of one policy on the labelled pairs; reference: of its reward."""
+        own = {"policy": policy, "reference": reference, "checker": ""}
+        return RewardBenchConfig.model_validate(self._of_stage("reward_bench") | own)
+
+    def own_samples_config(self, responses: str, rewards: str, preferences: str, checker: str) -> RewardBenchConfig:
+        """reward_bench of one iteration on the samples that annotate has scored."""
+        own = {"responses": responses, "rewards": rewards, "preferences": preferences, "checker": checker}
+        return RewardBenchConfig.model_validate(
+            {"prompts": self.prompts, "prompt_columns": self.prompt_columns, "seed": self.seed, **own}
+        )
+
+    def instructions_config(self, policy: str) -> InstructionsConfig:
+        """instructions of one policy. All policies answer with the same seed."""
+        return InstructionsConfig.model_validate(self._of_stage("instructions") | {"policy": policy})
+
+    def benchmarks_config(self, policy: str) -> BenchmarksConfig:
+        """benchmarks of one policy."""
+        return BenchmarksConfig.model_validate(self._of_stage("benchmarks") | {"policy": policy})
+
     def given_to(self, stage: str) -> dict[str, Any]:
         """What was set, and not left at its default, of the fields that a stage takes from here."""
         return self._of_stage(stage, only_given=True)
@@ -96,25 +156,35 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
             # `output` is for all artifacts of the arm; iterate gives each stage of each iteration a folder below it.
             return config.model_fields_set if only_given else set(type(config).model_fields) - {"output"}
 
-        renamed = _EVALUATION if stage == "eval" else {}
-        shared = {field: renamed.get(field, field) for field in STAGES[stage].config.model_fields}
+        fields = STAGES[stage].config.model_fields
+        shared = {field: _RENAMED.get(stage, {}).get(field, field) for field in fields}
         values = {field: getattr(self, name) for field, name in shared.items() if name in names(self)}
         section = getattr(self, stage, None)
         if section is not None:
-            values |= {name: getattr(section, name) for name in names(section)}
+            own = section.model_fields_set if stage == "reward_bench" else names(section)
+            if stage == "reward_bench":  # what annotate's rewards are computed with is what is to be measured
+                shared_names = fields.keys() & names(self.annotate) - {"reward_kind"}
+                values |= {name: getattr(self.annotate, name) for name in shared_names}
+            values |= {name: getattr(section, name) for name in own}
         if values.get("pins"):
             inputs = [name for name, info in STAGES[stage].config.model_fields.items() if role(info) == "input"]
             values["pins"] = pins_among(self.pins, [values.get(name, "") for name in inputs])
         return values
 
 
-_EVALUATION = {
-    "prompts": "eval_prompts",
-    "languages": "eval_languages",
-    "limit": "eval_limit",
-    "prompt_columns": "eval_prompt_columns",
-}
-"""Fields of `eval` that have another name here, where training has prompts too."""
+_OF_EVALUATION = {"languages": "eval_languages", "limit": "eval_limit"}
+_RENAMED = {
+    "eval": {**_OF_EVALUATION, "prompts": "eval_prompts", "prompt_columns": "eval_prompt_columns"},
+    "instructions": {
+        **_OF_EVALUATION, "prompts": "instruction_prompts", "prompt_columns": "instruction_prompt_columns",
+    },
+    "reward_bench": {
+        **_OF_EVALUATION, "pairs": "reward_pairs", "pair_columns": "reward_pair_columns", "prompts": "reward_pair_prompts",
+        "prompt_columns": "",
+    },
+    "benchmarks": _OF_EVALUATION,
+}  # fmt: skip
+"""By stage, its fields that have another name here, where training has prompts, languages and a limit too; '' for what is not given."""
 
 
 def load_preset(path: Path, stage: str, worlds: Worlds | None = None) -> dict[str, Any]:

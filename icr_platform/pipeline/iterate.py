@@ -14,15 +14,18 @@ from icr_platform.core.config import Config, without_secrets
 from icr_platform.core.errors import WeightsRemovedError
 from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.models.removed_weights import removed_weights
-from icr_platform.pipeline.arm import CONFIG, Arm
+from icr_platform.pipeline.arm import CONFIG, OWN_SAMPLES, STEP, Arm
 from icr_platform.pipeline.arm_results import (
+    compare_instructions,
     compare_with_previous,
     publish_figures,
     show_earlier_report,
+    show_own_samples,
     write_arm_report,
 )
 from icr_platform.pipeline.checkpoint_removal import checkpoints_to_give_up, give_up_checkpoint
 from icr_platform.pipeline.config import IterateConfig
+from icr_platform.pipeline.measures import check_measures, checker_of
 from icr_platform.pipeline.runner import code_tags, logged_params, run_stage, track_status
 from icr_platform.pipeline.session import Session, StageRun
 from icr_platform.tracking.model_registry import forget_iterations, register_checkpoint
@@ -47,15 +50,15 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
         if not session.resolver.known(resolved):  # models in a remote store are checked by the stages, which fetch them
             check_models(session, resolved)
             check_english(resolved)
-        arm = Arm(config, resolved, _start(session, config), [resolved.policy])
+            check_measures(resolved)
+        checker = checker_of(config, resolved, session.worlds)
+        arm = Arm(config, resolved, _start(session, config), [resolved.policy], checker)
         with track_status(arm.run):
             for iteration in range(config.iterations + 1):
                 with _iteration_run(session, arm, iteration) as parent:
                     if iteration > 0:
                         _improve(session, arm, iteration, parent)
-                    if resolved.eval_prompts:
-                        _stage(session, arm, iteration, "eval", parent, arm.evaluating(iteration))
-                        compare_with_previous(session, arm, iteration, parent)
+                    _measure(session, arm, iteration, parent)
                     publish_figures(arm, iteration, parent)
                     for given_up in checkpoints_to_give_up(resolved, iteration, arm.metrics):
                         give_up_checkpoint(session, arm, given_up)
@@ -126,9 +129,33 @@ def _improve(session: Session, arm: Arm, iteration: int, parent: RunHandle | Non
     generated = _stage(session, arm, iteration, "generate", parent, arm.generating(iteration))
     annotating = arm.annotating(iteration, generated.reference("responses"))
     annotated = _stage(session, arm, iteration, "annotate", parent, annotating)
+    _look_at_own_samples(session, arm, iteration, parent)
     arm.trainings[iteration] = arm.training(iteration, annotated.reference("preferences"))
     trained = _train(session, arm, iteration, parent)
     arm.policies.append(trained.reference("checkpoint"))
+
+
+def _look_at_own_samples(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
+    """Say how well the reward ranks the samples that the iteration is about to train on, where a checker knows which are right."""
+    if arm.checker:
+        checking = arm.checking_own_samples(iteration)
+        done = _stage(session, arm, iteration, "reward_bench", parent, checking, step=OWN_SAMPLES)
+        show_own_samples(iteration, done.result.metrics)
+
+
+def _measure(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
+    """Everything that is measured of pi_t: win rates, its reward on labelled pairs, instructions that it follows, what it knows."""
+    config = arm.config
+    if config.eval_prompts:
+        _stage(session, arm, iteration, "eval", parent, arm.evaluating(iteration))
+        compare_with_previous(session, arm, iteration, parent)
+    if config.reward_pairs:
+        _stage(session, arm, iteration, "reward_bench", parent, arm.benching(iteration))
+    if config.instruction_prompts:
+        _stage(session, arm, iteration, "instructions", parent, arm.following(iteration))
+        compare_instructions(session, arm, iteration, parent)
+    if config.benchmarks.are_asked:
+        _stage(session, arm, iteration, "benchmarks", parent, arm.asking(iteration))
 
 
 def _train(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> StageRun:
@@ -141,14 +168,23 @@ def _train(session: Session, arm: Arm, iteration: int, parent: RunHandle | None)
 
 
 def _stage(
-    session: Session, arm: Arm, iteration: int, stage: str, parent: RunHandle | None, config: Config
+    session: Session,
+    arm: Arm,
+    iteration: int,
+    stage: str,
+    parent: RunHandle | None,
+    config: Config,
+    step: str = "",
 ) -> StageRun:
-    """Run one stage of an iteration, and first train again the policies whose weights it needs and that were removed."""
-    output = arm.config.output
+    """Run one stage of an iteration, and first train again the policies whose weights it needs and that were removed.
+
+    step: what the stage is there, where an iteration has it twice.
+    """
+    output, name = arm.config.output, step or stage
     if output:
-        config = config.model_copy(update={"output": str(Path(output) / f"iteration-{iteration}" / stage)})
-    print(f"iteration {iteration}: {stage}", file=sys.stderr, flush=True)
-    tags = {"icr.arm": arm.config.arm, "icr.iteration": iteration}
+        config = config.model_copy(update={"output": str(Path(output) / f"iteration-{iteration}" / name)})
+    print(f"iteration {iteration}: {name}", file=sys.stderr, flush=True)
+    tags = {"icr.arm": arm.config.arm, "icr.iteration": iteration} | ({STEP: step} if step else {})
     own_process = arm.config.stage_processes
     try:
         done = run_stage(session, stage, config, parent=parent, tags=tags, own_process=own_process)
@@ -162,7 +198,7 @@ def _stage(
             raise
         config = config.model_copy(update=restored)
         done = run_stage(session, stage, config, parent=parent, tags=tags, own_process=own_process)
-    arm.keep(iteration, stage, done)
+    arm.keep(iteration, name, done)
     return done
 
 

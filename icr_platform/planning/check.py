@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from icr_platform.core.config import ChatSettings, require
+from icr_platform.core.config import ChatSettings, Config, require
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds
 from icr_platform.core.writable import check_writable_folder
@@ -136,7 +137,7 @@ def check(
             if preflight.attempt(lambda: require(config, "iterate")) is None and not preflight.problems:
                 checked = _check_inputs(preflight, session, config, prediction)
                 if rehearsal.prompts and checked is not None:
-                    return rehearse(session, checked.config, rehearsal, checked.plans, scratch)
+                    return rehearse(session, checked.config, rehearsal, checked.plans, scratch, checked.checker)
     for problem in preflight.problems:
         print(f"icr: {problem}", file=sys.stderr)
     return 2 if preflight.problems else 0
@@ -152,12 +153,14 @@ class Checked(NamedTuple):
 
     config: IterateConfig
     plans: list[StagePlan]
+    checker: str
 
 
 def _check_inputs(
     preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction
 ) -> Checked | None:
     from icr_platform.pipeline.iterate import check_english, check_models
+    from icr_platform.pipeline.measures import checker_of
 
     resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))
     if resolved is None:
@@ -175,6 +178,8 @@ def _check_inputs(
         evaluation = preflight.attempt(
             lambda: _count(preflight, resolved.policy, resolved.eval_prompts, resolved, True)
         )
+    checker = preflight.attempt(lambda: checker_of(config, resolved, session.worlds)) or ""
+    measured = _measures(preflight, session, resolved)
     if shape is None or training is None or preflight.problems:
         return None
     rates, source = _rates(resolved, shape, training, prediction)
@@ -183,13 +188,48 @@ def _check_inputs(
         if counts is not None:
             listed = ", ".join(f"{language} {n:,}" for language, n in counts.by_language.items())
             print(f"{name} prompts: {listed}; {counts.mean_tokens:.0f} tokens each")
+    for line in (
+        *measured,
+        *([f"own samples: {checker} says which are right, before each training"] if checker else []),
+    ):
+        print(line)
     # What the evaluation reads beside its prompts has notes of its own.
     for remark in dict.fromkeys([*preflight.remarks, *getattr(read, "notes", ())]):
         print(f"note: {remark}")
     show_models(resolved, _uses(session, resolved, plans, prediction), training.first, prediction.verbose)
     print()
     _print(session, resolved, plans, source, prediction)
-    return Checked(resolved, plans)
+    return Checked(resolved, plans, checker)
+
+
+def _measures(preflight: Preflight, session: Session, config: IterateConfig) -> list[str]:
+    """Check what else every policy is measured on, and count it: a line each."""
+    from icr_platform.pipeline.measures import check_measures
+
+    arm, told = Arm(config, config, None, [config.policy]), []
+    known = len(preflight.problems)
+    preflight.attempt(lambda: check_measures(config))
+    if len(preflight.problems) > known:
+        return []
+
+    def read(stage: str, stage_config: Config) -> Any:
+        found = preflight.attempt(
+            lambda: STAGES[stage].load().read(session.resolver.resolve(stage_config, config.seed))
+        )
+        preflight.remarks += getattr(found, "notes", ())
+        return found
+
+    def counted(name: str, languages: Iterable[str]) -> None:
+        listed = ", ".join(f"{language} {n:,}" for language, n in Counter(languages).items())
+        told.append(f"{name}: {listed}; of every policy")
+
+    if config.reward_pairs and (bench := read("reward_bench", arm.benching(0))) is not None:
+        counted("reward pairs", (pair.language for pair in bench.pairs))
+    if config.instruction_prompts and (follow := read("instructions", arm.following(0))) is not None:
+        counted("instruction prompts", (prompt.language for prompt in follow.asked.prompts))
+    if config.benchmarks.are_asked and (asked := read("benchmarks", arm.asking(0))) is not None:
+        counted("benchmark tasks", (task.language for task in asked.work))
+    return told
 
 
 def _shape(model: str, chat: ChatSettings) -> ModelShape:

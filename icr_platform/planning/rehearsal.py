@@ -25,7 +25,7 @@ from icr_platform.core.failures import failure
 from icr_platform.core.progress import Measured, recorded
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.data.prompts import load_prompts
-from icr_platform.pipeline.arm import Arm
+from icr_platform.pipeline.arm import OWN_SAMPLES, Arm
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.runner import run_stage
 from icr_platform.pipeline.session import RunOptions, Session, StageRun
@@ -99,6 +99,7 @@ def rehearsed(session: Session, config: IterateConfig, rehearsal: Rehearsal, scr
     resolver, seed = session.resolver, config.seed
     generate, annotate = resolver.resolve(config.generate, seed), resolver.resolve(config.annotate, seed)
     train, evaluate = resolver.resolve(config.train, seed), resolver.resolve(config.eval, seed)
+    bench, follow = resolver.resolve(config.reward_bench, seed), resolver.resolve(config.instructions, seed)
     all_kept = {"max_dropped": 100.0}
     return config.model_copy(
         update={
@@ -130,16 +131,27 @@ def rehearsed(session: Session, config: IterateConfig, rehearsal: Rehearsal, scr
                     "judge_cache": str(scratch / "judge"),
                 }
             ),
+            "reward_bench": bench.model_copy(update=all_kept),
+            "instructions": follow.model_copy(
+                update=all_kept | {"samples": 1, "max_tokens": min(follow.max_tokens, rehearsal.tokens)}
+            ),
+            "benchmarks": resolver.resolve(config.benchmarks, seed),
         }
     )
 
 
 def rehearse(
-    session: Session, config: IterateConfig, rehearsal: Rehearsal, plans: Sequence[StagePlan], scratch: Path
+    session: Session,
+    config: IterateConfig,
+    rehearsal: Rehearsal,
+    plans: Sequence[StagePlan],
+    scratch: Path,
+    checker: str = "",
 ) -> int:
     """Rehearse `config`, whose inputs are resolved, and print what was seen. Returns the exit status of the first stage that failed.
 
     session: that resolves inputs; nothing is logged to its tracker. plans: of the whole run. scratch: a folder that will be removed.
+    checker: of the policy's own samples; '' for none.
     """
     own = replace(session, options=RunOptions(tracking=False), work=scratch / "work", tracker=None)
     few = rehearsed(session, config, rehearsal, scratch)
@@ -156,7 +168,7 @@ def rehearse(
             f"the judge {few.eval.judge_api_model} is asked {asked.requests} questions{price}, for each of two policies; "
             "--eval-judge none leaves it out"
         )
-    rehearsing = Rehearsing(own, config, Arm(few, few, None, [few.policy]), prompts, scratch)
+    rehearsing = Rehearsing(own, config, Arm(few, few, None, [few.policy], checker), prompts, scratch)
     rehearsing.run()
     rehearsing.conclude(plans)
     return rehearsing.failed[0] if rehearsing.failed else 0
@@ -180,11 +192,10 @@ class Rehearsing:
 
     def run(self) -> None:
         """Rehearse every stage that can be; one that fails takes those that need its artifact with it, and no others."""
-        config = self.arm.config
         is_improved = self._improve(1)
-        for iteration in range(len(self.arm.policies) if config.eval_prompts else 0):
-            self._stage(iteration, "eval", self.arm.evaluating(iteration))
-        if is_improved and config.iterations > 1:
+        for iteration in range(len(self.arm.policies)):
+            self._measure(iteration)
+        if is_improved and self.arm.config.iterations > 1:
             self._improve(2)
 
     def conclude(self, plans: Sequence[StagePlan]) -> None:
@@ -210,6 +221,18 @@ class Rehearsing:
         else:
             print(f"rehearsal: all {len(self.passed)} stages passed", flush=True)
 
+    def _measure(self, iteration: int) -> None:
+        """What `iterate` measures of a policy."""
+        arm, config = self.arm, self.arm.config
+        if config.eval_prompts:
+            self._stage(iteration, "eval", arm.evaluating(iteration))
+        if config.reward_pairs:
+            self._stage(iteration, "reward_bench", arm.benching(iteration))
+        if config.instruction_prompts:
+            self._stage(iteration, "instructions", arm.following(iteration))
+        if config.benchmarks.are_asked:
+            self._stage(iteration, "benchmarks", arm.asking(iteration))
+
     def _improve(self, iteration: int) -> bool:
         """pi_{t-1} -> pi_t; whether there is a pi_t."""
         arm, preferences = self.arm, ""
@@ -217,6 +240,8 @@ class Rehearsing:
         if generated is not None:
             annotating = arm.annotating(iteration, generated.reference("responses"))
             annotated = self._stage(iteration, "annotate", annotating)
+            if annotated is not None and arm.checker:
+                self._stage(iteration, "reward_bench", arm.checking_own_samples(iteration), OWN_SAMPLES)
             if annotated is not None and open_artifact(annotated.artifact("preferences"), PREFERENCES).rows:
                 preferences = annotated.reference("preferences")
         if not preferences:
@@ -230,11 +255,15 @@ class Rehearsing:
             arm.policies.append(trained.reference("checkpoint"))
         return trained is not None
 
-    def _stage(self, iteration: int, stage: str, config: Config) -> StageRun | None:
-        """Run a stage, and print a line of what was seen; None where it failed, which is said on stderr as the stage itself would."""
-        print(f"rehearsal: iteration {iteration}, {stage}", file=sys.stderr, flush=True)
+    def _stage(self, iteration: int, stage: str, config: Config, step: str = "") -> StageRun | None:
+        """Run a stage, and print a line of what was seen; None where it failed, which is said on stderr as the stage itself would.
+
+        step: what the stage is there, where an iteration has it twice.
+        """
+        name = step or stage
+        print(f"rehearsal: iteration {iteration}, {name}", file=sys.stderr, flush=True)
         start = time.monotonic()
-        heading = f"iteration {iteration}  {stage:<9}"
+        heading = f"iteration {iteration}  {name:<9}"
         try:
             with recorded() as measured, peak_memory() as peak:
                 done = run_stage(self.session, stage, config, own_process=self.arm.config.stage_processes)
@@ -245,12 +274,14 @@ class Rehearsing:
             # What is kept there is gone by the time that anyone could look for it.
             said = " ".join(str(known).replace(f"{self.scratch}{os.sep}", "").split())
             print(f"{heading} {duration(time.monotonic() - start):>7}  FAILED", flush=True)
-            print(f"icr: rehearsal of {stage} in iteration {iteration}: {said}", file=sys.stderr, flush=True)
+            print(f"icr: rehearsal of {name} in iteration {iteration}: {said}", file=sys.stderr, flush=True)
             self.failed.append(known.exit_status)  # the error itself would keep its models in memory
             return None
-        sampling = self.arm.config.eval if stage == "eval" else self.arm.config.generate
+        self.arm.keep(iteration, name, done)
+        few = self.arm.config
+        sampling = {"eval": few.eval, "instructions": few.instructions}.get(stage, few.generate)
         found = seen(stage, self.given, sampling.max_tokens, done.result)
-        passed = Passed(iteration, stage, time.monotonic() - start, measured, peak, found)
+        passed = Passed(iteration, name, time.monotonic() - start, measured, peak, found)
         memory = size(peak.memory) + (f", GPU {size(peak.gpu)}" if peak.gpu else "")
         print(f"{heading} {duration(passed.seconds):>7}  {memory}  {found.told}", flush=True)
         for language, text in found.texts.items():

@@ -10,7 +10,7 @@ import pandas as pd
 
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.languages import UNDETERMINED, counts_as, language_name
-from icr_platform.core.schemas import DROPS, JUDGMENTS, OUTPUTS, PREFERENCES, RESPONSES, REWARDS
+from icr_platform.core.schemas import DROPS, INSTRUCTION_CHECKS, JUDGMENTS, OUTPUTS, PREFERENCES, RESPONSES, REWARDS
 from icr_platform.core.stage_protocol import StageResult
 from icr_platform.pipeline.config import IterateConfig
 
@@ -143,11 +143,51 @@ def _trained(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
     return Seen(", ".join(told), warnings)
 
 
+def _benched(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
+    """Accuracies on given pairs, or on the policy's own samples, of whatever languages there are means over."""
+    told = []
+    for metric, of in (("reward_accuracy", "labelled pairs"), ("own_reward_accuracy", "own samples")):
+        # The mean over languages comes last, and replaces them.
+        found = ((name.split("/"), value) for name, value in result.metrics.items())
+        shares = {parts[1]: value for parts, value in found if parts[0] == metric and parts[2] != "mean_non_english"}
+        if shares:
+            told.append(f"{of} ranked right: {', '.join(f'{kind} {value:.0f}%' for kind, value in shares.items())}")
+    if not told:
+        return Seen("no pair was compared", ("the reward was compared on no pair: see the notes of reward_bench",))
+    return Seen(f"{'; '.join(told)} (of so few it says nothing)")
+
+
+def _followed(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
+    columns = ["language", "output", "finish_reason", "token_count", "detected_language", "thought"]
+    rows = open_artifact(result.artifacts["instruction_outputs"], OUTPUTS).read(columns).to_pandas()
+    checks = open_artifact(result.artifacts["instruction_checks"], INSTRUCTION_CHECKS).read(["strict", "reason"])
+    verdicts, reasons = checks["strict"].to_pylist(), checks["reason"].to_pylist()
+    # Instructions ask for lengths, cases and languages of all kinds: what language an answer is in is looked at in `eval`.
+    texts = _texts(rows, "output", [], rows["language"].unique(), tokens, config.instructions.max_tokens)
+    unverified = [reason for reason, verdict in zip(reasons, verdicts, strict=True) if verdict is None]
+    told = f"{texts.told}; {verdicts.count(True)} of {len(verdicts) - len(unverified)} instructions followed"
+    if not unverified:
+        return Seen(told, texts.warnings, texts.texts)
+    told += f", {len(unverified)} unverified"
+    warnings = texts.warnings
+    if len(unverified) == len(verdicts):
+        warnings += (f"no instruction can be verified: {_counted(unverified)}",)
+    return Seen(told, warnings, texts.texts)
+
+
+def _asked(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
+    shares = [value for name, value in result.metrics.items() if name.startswith("benchmark/")]
+    return Seen(f"{len(shares)} figures of benchmarks (of so few documents they say nothing)")
+
+
 _BY_STAGE: dict[str, Callable[[IterateConfig, int, StageResult], Seen]] = {
     "generate": _generated,
     "annotate": _annotated,
     "train": _trained,
     "eval": _evaluated,
+    "reward_bench": _benched,
+    "instructions": _followed,
+    "benchmarks": _asked,
 }
 
 

@@ -17,8 +17,8 @@ import jinja2
 from icr_platform.core.artifacts import atomic_path
 from icr_platform.core.language_tags import html_lang, is_english, is_right_to_left
 from icr_platform.core.languages import language_in
-from icr_platform.report.evidence import Evidence, evidence_of, is_evidence
-from icr_platform.report.figures import LearningCurve, learning_curves
+from icr_platform.report.evidence import evidence_of, is_evidence
+from icr_platform.report.figures import LearningCurve, evidence_curves, learning_curves
 from icr_platform.report.iteration_metrics import (
     MEANS,
     IterationMetrics,
@@ -119,7 +119,7 @@ def write_report(path: Path, report: Report) -> None:
         curves=[(kind, curves) for kind in _KINDS if kind.chart and (curves := _curves(report, kind))],
         tables=[(kind, rows) for kind, rows in tables if rows],
         evidence=[
-            (group, [(one, _evidence_curves(iterations, one)) for one in found])
+            (group, [(one, evidence_curves(iterations, one)) for one in found])
             for group, found in evidence_of(iterations)
         ],
         other_metrics=_other_metrics(iterations),
@@ -140,15 +140,6 @@ def _curves(report: Report, kind: _Kind) -> list[LearningCurve]:
         return []
     published = published_curve(kind.prefix) if report.published else {}
     return learning_curves(report.iterations, kind.prefix, kind.unit, published)
-
-
-def _evidence_curves(iterations: Sequence[IterationMetrics], evidence: Evidence) -> list[LearningCurve]:
-    """Charts of the first variant of a kind that has some, the baseline being a level and no curve."""
-    kind = evidence.kind
-    if not kind.is_main or len(iterations) < 2:
-        return []
-    prefix = f"{kind.metric}/{evidence.variants[0]}" if kind.named else kind.metric
-    return learning_curves(iterations, prefix, "%")
 
 
 def _headline(iterations: Sequence[IterationMetrics]) -> list[tuple[str, Measured, Measured]]:

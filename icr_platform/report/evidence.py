@@ -53,6 +53,15 @@ GROUPS = (
             "Reward", is_main=True,
         ),
         Kind(
+            "own_reward_accuracy_raw", "On the same samples, before length control",
+            "The same, of the reward before anything is taken off for length.",
+            "Reward",
+        ),
+        Kind(
+            "selected_accuracy", "Of the pairs that it trained on",
+            "Percent of the selected pairs whose chosen sample is the right one, of those with one right sample.",
+        ),
+        Kind(
             "own_reward_auc", "Within a prompt, after length control",
             "Area under the curve, in percent: how often a right sample has a higher reward than a wrong one of the same prompt.",
             "Reward",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from markupsafe import Markup
 
 from icr_platform.core.languages import language_label
+from icr_platform.report.evidence import Evidence
 from icr_platform.report.iteration_metrics import IterationMetrics, interval_of, languages_of, row_name
 from icr_platform.report.numbers import number
 from icr_platform.report.svg import Frame, axes, nice_ticks, path, svg
@@ -77,6 +78,17 @@ def learning_curves(
         LearningCurve(code, row_name(code), _learning_curve(frame, row_name(code), curve, theirs[code], numbers, unit))
         for code, curve in curves.items()
     ]
+
+
+def evidence_curves(
+    iterations: Sequence[IterationMetrics], evidence: Evidence, codes: Sequence[str] | None = None
+) -> list[LearningCurve]:
+    """Charts of the first variant of one of the main kinds; none of a single iteration, which makes no curve."""
+    kind = evidence.kind
+    if not kind.is_main or len(iterations) < 2:
+        return []
+    prefix = f"{kind.metric}/{evidence.variants[0]}" if kind.named else kind.metric
+    return learning_curves(iterations, prefix, "%", codes=codes)
 
 
 def _learning_curve(

@@ -63,6 +63,35 @@ def evidence_terminal_tables(iterations: Sequence[IterationMetrics]) -> list[Tab
     return tables
 
 
+_OWN_COLUMNS = (
+    ("own_reward_accuracy", "pairs ranked right"),
+    ("own_reward_accuracy_raw", "before length control"),
+    ("own_reward_auc", "AUC within a prompt"),
+)
+
+
+def own_samples_terminal_table(iteration: int, metrics: Mapping[str, float]) -> Table:
+    """How well the reward ranks the samples that an iteration is about to train on: a row per language, no row without a figure."""
+    title = f"Iteration {iteration}, before it trains: is the reward right on pi_{iteration - 1}'s own samples? % (95% interval)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("Language")
+    kinds = {one.kind.metric: one for _, found in evidence_of([IterationMetrics(iteration, metrics)]) for one in found}
+    columns = [
+        (metric, variant, heading)
+        for metric, heading in _OWN_COLUMNS
+        if metric in kinds
+        for variant in kinds[metric].variants
+    ]
+    for _, variant, heading in columns:
+        table.add_column(f"{variant}: {heading}", justify="right")
+    cells = {(name, row.variant, row.language): row.figures for name, one in kinds.items() for row in one.rows}
+    codes = dict.fromkeys(row.language for metric, _ in _OWN_COLUMNS if metric in kinds for row in kinds[metric].rows)
+    for code in codes:
+        own = [_first_and_last(cells.get((metric, variant, code), ())) for metric, variant, _ in columns]
+        table.add_row(Text(row_name(code), "bold" if code in MEANS else ""), *own)
+    return table
+
+
 def _first_and_last(figures: Sequence[Seen]) -> Text:
     """
     >>> _first_and_last([Seen(70.0), Seen(72.06, (66.1, 77.2))]).plain
@@ -208,12 +237,16 @@ def reward_accuracy_terminal_tables(accuracy: pd.DataFrame, comparison: pd.DataF
             tables.append(_accuracies(means, "category", f"Reward accuracy by category, % ({source}; 95% interval)"))
     together = comparison[comparison["language"].isin(["all", *_only(comparison["language"])])]
     shown = Table(title="Kinds on the same pairs (difference in points; exact paired test)", title_justify="left")
-    for heading in ("Kind", "against", "Difference", "only the first right", "only the second", "p", "p, Holm", "n"):
-        shown.add_column(heading, justify="left" if heading in ("Kind", "against") else "right")
+    is_told = together["source"].nunique() > 1
+    for heading in (*(["Source"] if is_told else []), "Kind", "against"):
+        shown.add_column(heading)
+    for heading in ("Difference", "only the first right", "only the second", "p", "p, Holm", "n"):
+        shown.add_column(heading, justify="right")
     for row in together.to_dict("records"):
         figures = (f"{row['difference']:+.1f}", str(row["first_only"]), str(row["second_only"]))
         chances = (f"{float(row[name]):.4f}" for name in ("p_value", "p_holm"))
-        shown.add_row(row["first"], row["second"], *figures, *chances, str(row["n"]))
+        source = [row["source"]] if is_told else []
+        shown.add_row(*source, row["first"], row["second"], *figures, *chances, str(row["n"]))
     return [*tables, shown] if len(together) else tables
 
 
@@ -244,7 +277,7 @@ def _accuracies(rows: pd.DataFrame, by: str, title: str) -> Table:
             for kind in kinds
         ]
         shown.add_row(
-            Text(row_name(name), "bold" if name in MEANS else ""),
+            Text(row_name(name) if by == "language" else name, "bold" if name in MEANS else ""),
             *texts,
             str(max(int(cell["n"]) for cell in cells.values())),
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import synthetic_runs
+from tests.support import evidence_run, synthetic_runs
 from tests.support.inspector import READY, Server, start_server
 from tests.support.ports import free_port
 
@@ -29,6 +29,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
         "payload": synthetic_runs.payload_run(tracker, folder / "artifacts").run_id,
         "thinking": synthetic_runs.thinking_run(tracker, folder / "artifacts").run_id,
         "conversations": synthetic_runs.conversations_run(tracker, folder / "artifacts").run_id,
+        "evidence": evidence_run.evidence_run(tracker, folder / "artifacts").run_id,
         "long": synthetic_runs.long_run(tracker, folder / "artifacts").run_id,
         **synthetic_runs.broken_runs(tracker, folder / "artifacts"),
     }

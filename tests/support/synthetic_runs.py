@@ -21,7 +21,7 @@ from icr_platform.annotation.length_control import fit_alpha
 from icr_platform.annotation.pairs import select_pairs, text_codes
 from icr_platform.core.artifacts import ArtifactWriter
 from icr_platform.core.conversations import Conversation
-from icr_platform.core.schemas import TABLES
+from icr_platform.core.schemas import OUTPUTS, TABLES
 from icr_platform.evaluation.scores import (
     LengthControl,
     output_facts,
@@ -40,7 +40,9 @@ STAGES = {
     "generate": ("prompts", "responses"),
     "annotate": ("rewards", "preferences", "drops"),
     "eval": ("outputs", "judgments", "scores"),
+    "instructions": ("instruction_outputs", "instruction_checks"),
 }
+SCHEMAS = TABLES | {"instruction_outputs": OUTPUTS}
 Rows = list[dict[str, Any]]
 
 
@@ -63,7 +65,7 @@ class IterationData:
 
 
 def table_of(name: str, rows: Rows) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=TABLES[name].schema)
+    return pa.Table.from_pylist(rows, schema=SCHEMAS[name].schema)
 
 
 def detected(text: str, language: str, rng: np.random.Generator) -> dict[str, Any]:
@@ -245,7 +247,7 @@ def merged(*parts: IterationData) -> IterationData:
 
 
 def write_artifact(folder: Path, name: str, parts: Iterable[pa.Table]) -> Path:
-    writer = ArtifactWriter(folder / name, TABLES[name], f"synthetic-{name}")
+    writer = ArtifactWriter(folder / name, SCHEMAS[name], f"synthetic-{name}")
     count = 0
     for count, part in enumerate(parts, 1):
         writer.write_part(count - 1, part)

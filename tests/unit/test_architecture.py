@@ -41,7 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": FLOOR | ENGINES | STAGES | {"tracking", "report"},
     "planning": FLOOR | ENGINES | STAGES | {"pipeline"},
     "demo": FLOOR | ENGINES | STAGES,
-    "cli": {"core", "pipeline", "planning", "tracking", "report", "demo", "ui.server"},
+    # `evaluation`: what marks lines in another language is handed to the inspector, as the demo's parts are to the stages.
+    "cli": {"core", "pipeline", "planning", "tracking", "report", "demo", "evaluation", "ui.server"},
     "ui.html": {"core", "report"},
     "ui.tables": {"core", "data", "tracking"},
     "ui.review": {"core", "ui.html", "ui.tables"},

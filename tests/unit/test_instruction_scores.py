@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import numpy as np
@@ -72,12 +71,12 @@ def test_what_cannot_be_verified_counts_neither_way() -> None:
     assert (row["instructions"], row["prompts"], row["partly_unverified"], row["not_judged"]) == (4, 2, 1, 1)
     followed = outputs_followed(table).set_index("prompt_id")
     assert followed["verified"].tolist() == [2, 2, 0]
-    assert followed.loc["b", ["strict", "loose"]].tolist() == [0.0, 1.0]
-    assert math.isnan(followed.loc["c", "strict"])
+    assert followed.loc["b", ["strict", "loose"]].to_numpy().tolist() == [0.0, 1.0]
+    assert np.isnan(followed["strict"].to_numpy(dtype=float)[2])
     kinds = kind_table(table).set_index("instruction_id")
-    assert kinds.loc[WORDS, ["strict", "loose", "n", "unverified"]].tolist() == [50.0, 100.0, 2, 0]
-    assert kinds.loc[CASE, ["n", "unverified", "reason"]].tolist() == [0, 2, "no capital letters"]
-    assert math.isnan(kinds.loc[CASE, "strict"])
+    assert kinds.loc[WORDS, ["strict", "loose", "n", "unverified"]].to_numpy().tolist() == [50.0, 100.0, 2, 0]
+    assert kinds.loc[CASE, ["n", "unverified", "reason"]].to_numpy().tolist() == [0, 2, "no capital letters"]
+    assert np.isnan(kinds["strict"].to_dict()[CASE])
 
 
 def test_a_language_in_which_nothing_can_be_verified_has_no_accuracy() -> None:
@@ -129,10 +128,10 @@ def test_the_interval_of_independent_items_is_wilsons() -> None:
 
 def test_ten_samples_of_a_prompt_that_agree_say_as_much_as_one() -> None:
     once = accuracy([1, 0, 1, 1, 0] * 8, range(40))
-    ten = accuracy(np.repeat([1, 0, 1, 1, 0] * 8, 10), np.repeat(range(40), 10))
+    ten = accuracy(np.repeat([1, 0, 1, 1, 0] * 8, 10), np.repeat(range(40), 10).tolist())
     assert (ten.low, ten.high) == pytest.approx((once.low, once.high), abs=0.5)
     assert ten.n == 400
-    same = accuracy([1] * 40, np.repeat(range(4), 10))
+    same = accuracy([1] * 40, np.repeat(range(4), 10).tolist())
     assert same.low == pytest.approx(accuracy([1] * 4, range(4)).low)
 
 
@@ -140,16 +139,16 @@ def test_intervals_of_clusters_cover_as_they_say() -> None:
     """Of prompts that are easy or hard, with 6 instructions each: 95% of the intervals contain the true share."""
     random = np.random.default_rng(0)
     covered = naive = 0
-    for _ in range(400):
+    for _ in range(200):
         ease = random.choice([0.3, 0.9], 60)
         followed = (random.random((60, 6)) < ease[:, None]).astype(float).ravel()
-        prompts = np.repeat(np.arange(60), 6)
+        prompts = np.repeat(np.arange(60), 6).tolist()
         found = accuracy(followed, prompts)
         covered += found.low <= 60 <= found.high
-        alone = accuracy(followed, np.arange(360))
+        alone = accuracy(followed, range(360))
         naive += alone.low <= 60 <= alone.high
-    assert 0.92 <= covered / 400 <= 0.98
-    assert naive / 400 < 0.9, "the same instructions taken for independent would promise too much"
+    assert 0.91 <= covered / 200 <= 0.99
+    assert naive / 200 < 0.9, "the same instructions taken for independent would promise too much"
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:

@@ -13,17 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from icr_platform.core.errors import InputError
+from icr_platform.data.constraints import Constraint, constraints_in
 from icr_platform.data.prompts import load_prompts
 from icr_platform.data.reference_outputs import WANTED, load_reference_outputs
-from icr_platform.data.verifiable import (
-    Constraint,
-    VerifiableSet,
-    constraints_in,
-    constraints_of,
-    language_and_variant,
-    load_verifiable,
-    open_answers,
-)
+from icr_platform.data.variant_parts import language_and_variant
+from icr_platform.data.verifiable import VerifiableSet, constraints_of, load_verifiable
+from icr_platform.data.verifiable_answers import open_answers
 
 COMMA, WORDS = "punctuation:no_comma", "length_constraints:number_words"
 AT_LEAST_3 = {"relation": "at least", "num_words": 3}
@@ -86,6 +81,11 @@ def test_kinds_and_kwargs_in_every_layout(name: str) -> None:
         ([COMMA, WORDS], [], "the row has 2 instructions and 0 kwargs"),
         ([WORDS], ["at least 3"], "its kwargs are 'at least 3', not an object"),
         ([WORDS], [[3]], r"its kwargs are [3], not an object"),
+        (
+            [WORDS],
+            [{"a": ["\ud800"]}],
+            "its kwargs: a text contains half a surrogate pair, which is not Unicode text; fix it",
+        ),
         ([WORDS], ["{num_words"], "its kwargs '{num_words' begins as JSON and is not; correct it"),
     ],
 )
@@ -175,7 +175,7 @@ def test_a_row_that_cannot_be_used_is_counted_and_named_and_the_others_go_on(tmp
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([{"id": 1, "instruction": "Hi"}], r"row 1: has no instruction to check; found: id, instruction; 1 of 1 rows cannot be used"),
+        ([{"id": 1, "instruction": "Hi"}], r"row 1: has no instruction to check; add instruction_id_list and kwargs; found: id, instruction; 1 of 1 rows cannot be used"),
         ([ROW, {"key": 1}, {"key": 2}], r"row 2: field 'instruction' is missing; .* 2 of 3 rows cannot be used"),
         ([], r"en\.jsonl: empty prompt set"),
     ],
@@ -235,9 +235,19 @@ def test_multi_if_has_three_turns_whose_instructions_accumulate(form: str, tmp_p
 
 def test_turns_that_are_missing_in_between_are_a_row_left_out(tmp_path: Path) -> None:
     gap = MULTI_IF | {"key": "2", "turn_2_prompt": None}
-    found = load_verifiable(str(write(tmp_path / "a.jsonl", [MULTI_IF, gap])))
-    assert [row["prompt_id"] for row in found.left_out] == ["2"]
-    assert "turn_3_prompt is there without the turns before it" in str(found.left_out[0]["detail"])
+    absent = {name: value for name, value in MULTI_IF.items() if not name.startswith("turn_2")} | {"key": "3"}
+    rows = [MULTI_IF, gap, absent, MULTI_IF | {"key": "4"}]
+    found = load_verifiable(str(write(tmp_path / "a.jsonl", rows)))
+    assert [row["prompt_id"] for row in found.left_out] == ["2", "3"]
+    assert all("turn_3_prompt is there without the turns before it" in str(row["detail"]) for row in found.left_out)
+
+
+@pytest.mark.parametrize(
+    "text", ["[Title] Write on.", "{x} is a set. Why?", "[1, 2] is a list.", '{"a": 1} is JSON.', '{"a": 1}', "[]"]
+)
+def test_a_turn_may_begin_with_a_bracket(text: str, tmp_path: Path) -> None:
+    found = load_verifiable(str(write(tmp_path / "a.jsonl", [MULTI_IF | {"turn_1_prompt": text}])))
+    assert found.prompts[0].turns[0].text == text
 
 
 def a_folder(folder: Path) -> str:
@@ -374,6 +384,28 @@ def test_answers_to_several_turns(row: dict[str, Any], wanted: list[str], tmp_pa
     asked = load_verifiable(str(write(tmp_path / "p" / "a.jsonl", [MULTI_IF])))
     path = write(tmp_path / "en.jsonl", [{**row, "key": "1:en"}])
     assert list(answers(path, asked).values()) == wanted
+
+
+def test_a_plain_file_beside_a_variant_has_answers_of_its_own(tmp_path: Path) -> None:
+    for name in ("es", "es_mt"):
+        write(tmp_path / "p" / f"{name}.jsonl", [ROW | {"prompt": name}])
+        write(tmp_path / "o" / f"{name}.jsonl", [{"key": 1000, "response": f"to {name}"}])
+    asked = load_verifiable(str(tmp_path / "p"))
+    assert answers(tmp_path / "o", asked) == {("es", "1000"): "to es", ("es", "1000@mt"): "to es_mt"}
+
+
+@pytest.mark.parametrize("column", ["instruction", "prompt", "messages", "conversations"])
+def test_what_asks_may_be_a_conversation_with_a_system_text(column: str, tmp_path: Path) -> None:
+    is_list = column in ("messages", "conversations")
+    text: Any = [{"role": "user", "content": "Hi."}] if is_list else "Hi."
+    row = {"key": 1, column: text, "system": "Be kind.", "instruction_id_list": [COMMA], "colour": "red"}
+    found = load_verifiable(str(write(tmp_path / "en.jsonl", [row])))
+    [prompt] = found.prompts
+    assert (prompt.turns[0].text, prompt.history) == ("Hi.", (("system", "Be kind."),))
+    assert [note.partition(": ")[2] for note in found.notes] == [
+        "1 rows have a system text, which is a message of its own before the instruction",
+        "columns not used: colour",
+    ]
 
 
 def test_answers_of_variants_join_by_their_files_and_by_their_ids(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from ui.html.line_marks import Marker, mark_nothing
 from ui.review.verdict_store import VerdictStore
 from ui.tables.run_tables import RunTables
 from ui.tables.runs import ArmRecord
@@ -30,9 +31,10 @@ class Content(NamedTuple):
 
 @dataclass(frozen=True)
 class Inspector(RunTables):
-    """The runs' tables and the reviewers' verdicts."""
+    """The runs' tables, the reviewers' verdicts, and what finds lines in another language than was asked for."""
 
     verdicts: VerdictStore
+    marker: Marker = mark_nothing
 
     def focus(self, view: View) -> Focus | None:
         """The run that the view asks for, or the newest one; None when there is no run at all."""

@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.parts import Worlds, split_world
-from icr_platform.report.figures import learning_curves
+from icr_platform.report.evidence import Evidence, Group, evidence_of
+from icr_platform.report.figures import LearningCurve, evidence_curves, learning_curves
 from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, Measured, languages_of, measured_of, row_name
 from icr_platform.report.leaderboard import published_curve
 from icr_platform.tracking.reader import RunRecord, TrackingReader
@@ -89,6 +90,8 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         columns=COLUMNS,
         rows=_rows(iterations, codes, is_paper_set),
         is_paper_set=is_paper_set,
+        evidence=_evidence(iterations, view.language),
+        arm_iterations=[t.iteration for t in iterations],
         run=arm.run,
         run_link=inspector.catalogue.reader.ui_link(arm.run),
         version=" ".join(arm.run.tags[key] for key in ("icr.version", "icr.commit") if key in arm.run.tags),
@@ -148,6 +151,22 @@ def _rows(iterations: Sequence[IterationMetrics], codes: Sequence[str], is_paper
             ]
             rows.append(LanguageRow(code, row_name(code), t.iteration, figures, t.metrics.get(f"win_rate_n/{code}")))
     return rows
+
+
+def _evidence(
+    iterations: Sequence[IterationMetrics], language: str
+) -> list[tuple[Group, list[tuple[Evidence, list[LearningCurve]]]]]:
+    """What was seen without a judge, of one language with the means, or of all: tables, and the charts of the main kinds."""
+    groups = []
+    for group, found in evidence_of(iterations):
+        of_language = [
+            Evidence(one.kind, [row for row in one.rows if not language or row.language in (language, *MEANS)])
+            for one in found
+        ]
+        shown = [one for one in of_language if one.rows]
+        codes = list(dict.fromkeys(row.language for one in shown for row in one.rows))
+        groups.append((group, [(one, evidence_curves(iterations, one, codes)) for one in shown]))
+    return groups
 
 
 class Origin(NamedTuple):

@@ -8,8 +8,9 @@ from dataclasses import replace
 from markupsafe import Markup
 
 from icr_platform.report.numbers import number
+from ui.html.line_marks import marked
 from ui.html.rendering import render
-from ui.html.word_diff import word_diff
+from ui.html.word_diff import Segment, word_diff
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import pairs_data
 from ui.tables.queries import ResultRow
@@ -70,11 +71,23 @@ def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> 
     # Log-probabilities of the chosen and the rejected sample, under the reward that makes the pairs.
     own = {sample["sample_index"]: sample["rewards"].get(detail.kinds[0]) for sample in detail.samples if detail.kinds}
     thoughts = {sample["sample_index"]: sample["thought"] for sample in detail.samples}
+    foreign = {
+        sample["sample_index"]: dict(inspector.marker(sample["response"], language)) for sample in detail.samples
+    }
+    diff = word_diff(pair["chosen"], pair["rejected"]) if pair else None
+    sides = {"chosen": diff.left, "rejected": diff.right} if diff else {}
     return render(
         "pair_detail",
         view=view,
         detail=detail,
-        diff=word_diff(pair["chosen"], pair["rejected"]) if pair else None,
+        diff=diff,
+        lines={
+            side: marked(segments, foreign.get(pair[f"{side}_index"], {})) for side, segments in sides.items() if pair
+        },
+        sample_lines={
+            sample["sample_index"]: marked([Segment(sample["response"], True)], foreign[sample["sample_index"]])
+            for sample in detail.samples
+        },
         near=near,
         why=_why(detail, after_length),
         after_length=after_length,

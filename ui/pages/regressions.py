@@ -11,6 +11,7 @@ from markupsafe import Markup
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from ui.html.charts import interval_bar
+from ui.html.line_marks import MarkedText, marked
 from ui.html.rendering import render
 from ui.html.word_diff import Diff, word_diff
 from ui.pages.inspector import Content, Focus, Inspector
@@ -26,6 +27,10 @@ from ui.tables.thoughts import Thought, thought_in
 from ui.tables.view import View
 
 _FORM = {"experiment", "run", "iteration", "base", "base_run", "language", "measure", "flow", "source", "rank"}
+
+
+_STAGE_OF = {"judge": "eval", "reward": "annotate", "instructions": "instructions"}
+"""The stage that gives what a measure compares, in the order in which the page prefers them."""
 
 
 class Compared(NamedTuple):
@@ -78,7 +83,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         note=compared.note,
         same_arm=base_arm.run.run_id == focus.arm.run.run_id,
         base_name=base_arm.name,
-        is_judge=compared.comparison.measure == "judge",
+        measure=compared.comparison.measure,
     )
     return Content(Markup(filters), Markup(main))
 
@@ -86,8 +91,9 @@ def show(inspector: Inspector, focus: Focus) -> Content:
 def _filled(inspector: Inspector, focus: Focus) -> View:
     """The view with iterations and measure filled in: the last two that the measure knows."""
     view = focus.view
-    measure = view.measure or "judge"
-    stage = "eval" if measure == "judge" else "annotate"
+    done = [name for name, stage in _STAGE_OF.items() if any(t.has_finished(stage) for t in focus.arm.iterations)]
+    measure = view.measure or ("instructions" if "judge" not in done and "instructions" in done else "judge")
+    stage = _STAGE_OF[measure]
     last = view.iteration if view.iteration is not None else latest(focus.arm, stage)
     base = view.base
     if base is None:
@@ -107,6 +113,10 @@ def _compare(inspector: Inspector, arm: ArmRecord, base_arm: ArmRecord, view: Vi
     if view.measure == "reward":
         tables = [regressions_data.rewarded_prompts(engine, catalogue.artifact(t, "rewards")) for t in (before, after)]
         names = regressions_data.asked_prompts(engine, catalogue.artifact(after, "prompts"))
+    elif view.measure == "instructions":
+        checks = [catalogue.artifact(t, "instruction_checks") for t in (before, after)]
+        tables = [regressions_data.followed_prompts(engine, artifact) for artifact in checks]
+        names = regressions_data.asked_prompts(engine, catalogue.artifact(after, "instruction_outputs"))
     else:
         tables = [regressions_data.judged_prompts(engine, catalogue.artifact(t, "judgments")) for t in (before, after)]
         prompts = sources.eval_prompts(catalogue, after)
@@ -125,9 +135,9 @@ def _drawn(slices: list[Slice], shown: list[Slice]) -> list[tuple[Slice, Markup]
 
 
 class Output(NamedTuple):
-    """One text of an iteration for a prompt, with what the judge or the reward said of it.
+    """One text of an iteration for a prompt, with what the judge, the reward or the checkers of instructions said of it.
 
-    facts: character_count, finish_reason, detected_language.
+    facts: character_count, finish_reason, detected_language. checks: instruction_id, kwargs, strict, loose (None where unverified), reason.
     """
 
     text: str
@@ -135,14 +145,16 @@ class Output(NamedTuple):
     judgments: list[ResultRow]
     reward: float | None
     thought: Thought | None
+    checks: list[ResultRow]
 
 
 class SampleRow(NamedTuple):
-    """The n-th output of both iterations, their diff and, where the judge had one, the reference output."""
+    """The n-th output of both iterations, their diff, the lines of each side and, where the judge had one, the reference output."""
 
     before: Output | None
     after: Output | None
     diff: Diff
+    lines: tuple[MarkedText, MarkedText]
     reference: ReferenceText | None
 
 
@@ -151,10 +163,12 @@ def _detail(inspector: Inspector, view: View, compared: Compared, wanted: Filter
     if not language:
         raise InputError("The address names a prompt but no language; open the prompt from the list.")
     near = regressions_data.neighbours(inspector.engine, compared.comparison, wanted, view.rank, language, view.id)
-    is_judge = view.measure == "judge"
-    if is_judge:
+    english = sources.NO_ENGLISH
+    if view.measure == "judge":
         asked, rows = _output_rows(inspector, compared, language, view.id)
         english = sources.eval_prompts(inspector.catalogue, compared.after).english.get(view.id, sources.NO_ENGLISH)
+    elif view.measure == "instructions":
+        asked, rows = _output_rows(inspector, compared, language, view.id)
     else:
         asked, english, rows = _sample_rows(inspector, compared, language, view.id)
     return render(
@@ -167,7 +181,7 @@ def _detail(inspector: Inspector, view: View, compared: Compared, wanted: Filter
         english=english,
         numbers=(compared.before.number, compared.after.number),
         rows=rows,
-        is_judge=is_judge,
+        measure=view.measure,
     )
 
 
@@ -176,31 +190,46 @@ def _output_rows(
 ) -> tuple[Conversation, list[SampleRow]]:
     """What was asked, and both iterations' outputs side by side, sample by sample."""
     engine, catalogue = inspector.engine, inspector.catalogue
+    is_judge = compared.comparison.measure == "judge"
     asked, sides = sources.NO_ENGLISH, []
     for t in (compared.before, compared.after):
-        found = regressions_data.outputs_of(engine, catalogue.artifact(t, "outputs"), language, prompt_id)
+        outputs = catalogue.artifact(t, "outputs" if is_judge else "instruction_outputs")
+        found = regressions_data.outputs_of(engine, outputs, language, prompt_id)
         if not found:
             raise InputError(
                 f"Iteration {t.number} has no output for this prompt in this language; open one from the list."
             )
-        judged = regressions_data.judgments_of(engine, catalogue.artifact(t, "judgments"), language, prompt_id)
+        if is_judge:
+            said = regressions_data.judgments_of(engine, catalogue.artifact(t, "judgments"), language, prompt_id)
+        else:
+            said = regressions_data.checks_of(engine, catalogue.artifact(t, "instruction_checks"), language, prompt_id)
         by_sample: dict[int, list[ResultRow]] = defaultdict(list)
-        for judgment in judged:
-            by_sample[judgment["sample_index"]].append(judgment)
-        sides.append(
-            {
-                row["sample_index"]: Output(row["output"], row, by_sample[row["sample_index"]], None, thought_in(row))
-                for row in found
-            }
-        )
+        for one in said:
+            by_sample[one["sample_index"]].append(one)
+        sides.append({row["sample_index"]: _output(row, by_sample[row["sample_index"]], is_judge) for row in found})
         asked = Conversation(found[0]["instruction"], history_in(found[0]))
     rows = []
     for index in sorted({*sides[0], *sides[1]}):
         before, after = sides[0].get(index), sides[1].get(index)
-        reference = sources.reference_output(engine, catalogue, compared.after, language, prompt_id, index)
-        diff = word_diff(before.text if before else "", after.text if after else "")
-        rows.append(SampleRow(before, after, diff, reference))
+        reference = None
+        if is_judge:
+            reference = sources.reference_output(engine, catalogue, compared.after, language, prompt_id, index)
+        rows.append(_sample_row(inspector, language, before, after, reference))
     return asked, rows
+
+
+def _output(row: ResultRow, said: list[ResultRow], is_judge: bool) -> Output:
+    return Output(row["output"], row, said if is_judge else [], None, thought_in(row), [] if is_judge else said)
+
+
+def _sample_row(
+    inspector: Inspector, language: str, before: Output | None, after: Output | None, reference: ReferenceText | None
+) -> SampleRow:
+    texts = [output.text if output else "" for output in (before, after)]
+    diff = word_diff(*texts)
+    foreign = [dict(inspector.marker(text, language)) for text in texts]
+    lines = (marked(diff.left, foreign[0]), marked(diff.right, foreign[1]))
+    return SampleRow(before, after, diff, lines, reference)
 
 
 def _sample_rows(
@@ -219,8 +248,8 @@ def _sample_rows(
         facts = {
             "character_count": pair["chosen_characters"], "finish_reason": "stop", "detected_language": language
         }  # fmt: skip
-        sides.append(Output(pair["chosen"], facts, [], pair["chosen_reward"], thought_in(pair, "chosen")))
+        sides.append(Output(pair["chosen"], facts, [], pair["chosen_reward"], thought_in(pair, "chosen"), []))
         asked = Conversation(pair["instruction"], history_in(pair))
         english = Conversation(pair["english_instruction"] or "", history_in(pair, "english_"))
     before, after = sides
-    return asked, english, [SampleRow(before, after, word_diff(before.text, after.text), None)]
+    return asked, english, [_sample_row(inspector, language, before, after, None)]

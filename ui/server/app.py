@@ -13,6 +13,7 @@ from typing import NoReturn
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds
 from icr_platform.tracking.reader import TrackingReader
+from ui.html.line_marks import Marker, mark_nothing
 from ui.pages.inspector import Inspector
 from ui.review.exports import export, publish
 from ui.review.verdict_store import VerdictStore
@@ -21,8 +22,10 @@ from ui.tables.queries import QueryEngine
 from ui.tables.runs import Catalogue
 
 
-def open_inspector(options: InspectOptions, worlds: Worlds | None = None) -> Inspector:
-    """Everything behind the pages; worlds: whose inputs the runs may have had.
+def open_inspector(options: InspectOptions, worlds: Worlds | None = None, marker: Marker = mark_nothing) -> Inspector:
+    """Everything behind the pages.
+
+    worlds: whose inputs the runs may have had. marker: finds lines in another language than was asked for.
 
     Raises:
         InputError: the tracking store or the verdict database cannot be opened.
@@ -36,7 +39,7 @@ def open_inspector(options: InspectOptions, worlds: Worlds | None = None) -> Ins
     cache = Path(tempfile.gettempdir()) / f"icr-inspector-{os.getuid()}"
     cache.mkdir(mode=0o700, exist_ok=True)
     return Inspector(
-        Catalogue(reader, cache, options.experiment, worlds), QueryEngine(), VerdictStore(options.verdicts)
+        Catalogue(reader, cache, options.experiment, worlds), QueryEngine(), VerdictStore(options.verdicts), marker
     )
 
 
@@ -44,8 +47,10 @@ class _Ended(BaseException):
     """SIGTERM arrived."""
 
 
-def launch(options: InspectOptions, worlds: Worlds | None = None) -> NoReturn:
+def launch(options: InspectOptions, worlds: Worlds | None = None, marker: Marker = mark_nothing) -> NoReturn:
     """Serve the inspector on 127.0.0.1 until Ctrl-C or SIGTERM, both of which end the process with status 0.
+
+    worlds, marker: as `open_inspector` takes them.
 
     Raises:
         InputError: a store, file, experiment or port cannot be used; said before anything is served.
@@ -61,7 +66,7 @@ def launch(options: InspectOptions, worlds: Worlds | None = None) -> NoReturn:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     inspector = None
     try:
-        inspector = open_inspector(options, worlds)
+        inspector = open_inspector(options, worlds, marker)
         from ui.server.gradio_app import serve  # after the environment, which Gradio reads when it is imported
 
         try:

@@ -25,7 +25,7 @@ class Comparison(NamedTuple):
     """Two policies on the same prompts, as names of the engine's tables.
 
     before, after: (language, prompt_id, value). sources: (language, prompt_id, source, instruction).
-    measure: what value is, 'judge' or 'reward'.
+    measure: what value is, 'judge', 'reward' or 'instructions'.
     """
 
     before: str
@@ -36,7 +36,7 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True)
 class Slice:
-    """Change on one slice of the prompts; before, after and change are in percent for judgments, in reward units for rewards."""
+    """Change on one slice of the prompts; before, after and change are in percent, or in reward units for rewards."""
 
     name: str
     prompts: int
@@ -89,6 +89,16 @@ def rewarded_prompts(engine: QueryEngine, rewards: Artifact) -> str:
         SELECT language, prompt_id, avg(reward) AS value, NULL AS model_first, NULL AS reference_first FROM read_parquet(?)
         WHERE kind = (SELECT kind FROM read_parquet(?) LIMIT 1) AND reward IS NOT NULL GROUP BY ALL"""
     return engine.materialise(f"rewarded/{rewards.digest}", sql, [_parts(rewards), parts_of(rewards, [0])])
+
+
+def followed_prompts(engine: QueryEngine, checks: Artifact) -> str:
+    """Share of each prompt's outputs that follow all of its instructions to the letter, those left out that cannot be verified."""
+    sql = """
+        WITH by_output AS (
+            SELECT language, prompt_id, sample_index, bool_and(strict) AS followed FROM read_parquet(?) GROUP BY ALL)
+        SELECT language, prompt_id, avg(CAST(followed AS INTEGER)) AS value, NULL AS model_first, NULL AS reference_first
+        FROM by_output GROUP BY ALL HAVING value IS NOT NULL"""
+    return engine.materialise(f"followed/{checks.digest}", sql, [_parts(checks)])
 
 
 def _parts(artifact: Artifact) -> list[str]:
@@ -165,7 +175,7 @@ def flow(engine: QueryEngine, comparison: Comparison, wanted: Filter) -> dict[tu
 def slices(engine: QueryEngine, comparison: Comparison, by: str, wanted: Filter | None = None) -> list[Slice]:
     """Change per 'language', 'source' or 'all', with standard errors clustered by prompt id."""
     wanted = wanted or Filter()
-    scale = 100.0 if comparison.measure == "judge" else 1.0
+    scale = 1.0 if comparison.measure == "reward" else 100.0
     group = {"language": "language", "source": "source", "all": "'all'"}[by]
     # influence: what a row adds to the error of its slice's mean. A prompt's rows, one per language, are no independent
     # observations, so they are summed before they are squared.
@@ -202,6 +212,13 @@ def judgments_of(engine: QueryEngine, judgments: Artifact, language: str, prompt
              FROM read_parquet(?)
              WHERE language = ? AND prompt_id = ? ORDER BY sample_index, "order" """
     return engine.select(sql, [_parts(judgments), language, prompt_id])
+
+
+def checks_of(engine: QueryEngine, checks: Artifact, language: str, prompt_id: str) -> list[ResultRow]:
+    """Every verdict on the outputs of one prompt, in the order of its instructions."""
+    sql = """SELECT sample_index, instruction_id, kwargs, strict, loose, reason FROM read_parquet(?, file_row_number=true)
+             WHERE language = ? AND prompt_id = ? ORDER BY sample_index, file_row_number"""
+    return engine.select(sql, [_parts(checks), language, prompt_id])
 
 
 def judge_of(engine: QueryEngine, judgments: Artifact) -> str:

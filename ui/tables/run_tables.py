@@ -11,6 +11,7 @@ from ui.tables.queries import QueryEngine
 from ui.tables.runs import ArmRecord, Catalogue, IterationRecord
 
 PAIR_ARTIFACTS = ("prompts", "responses", "rewards", "preferences", "drops")
+_HINTS = {"eval": " with --eval-prompts and --reference-outputs", "instructions": " with --instruction-prompts"}
 
 
 @dataclass(frozen=True)
@@ -43,5 +44,5 @@ def latest(arm: ArmRecord, stage: str) -> int:
     if done:
         return done[-1]
     seen = "" if arm.run.status == "FINISHED" else f"; the run is {arm.run.status.lower()}"
-    hint = " with --eval-prompts and --reference-outputs" if stage == "eval" else ""
+    hint = _HINTS.get(stage, "")
     raise InputError(f"No iteration of this run has finished {stage} yet{seen}. Run `icr iterate`{hint} to its end.")

@@ -14,7 +14,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import english_first
 from icr_platform.core.languages import language_in
 from icr_platform.core.parts import Worlds
-from icr_platform.core.schemas import TABLES
+from icr_platform.core.schemas import OUTPUTS, TABLES
 from icr_platform.tracking.reader import RunRecord, TrackingReader
 
 STAGE_OF = {
@@ -26,7 +26,11 @@ STAGE_OF = {
     "outputs": "eval",
     "judgments": "eval",
     "scores": "eval",
+    "instruction_outputs": "instructions",
+    "instruction_checks": "instructions",
 }
+_SCHEMAS = TABLES | {"instruction_outputs": OUTPUTS}
+_INPUTS = {"eval": "--eval-prompts", "instructions": "--instruction-prompts"}
 FRESH_SECONDS = 5.0
 T = TypeVar("T")
 
@@ -143,7 +147,7 @@ class Catalogue:
                 raise InputError(
                     "Iteration 0 is the starting policy: it was only evaluated, so it has no samples and no pairs. Choose iteration 1."
                 )
-            flag = "--eval-prompts" if stage_name == "eval" else "--config"
+            flag = _INPUTS.get(stage_name, "--config")
             raise InputError(
                 f"Iteration {iteration.number} has no {stage_name} run; run `icr iterate {flag} ...` to make one."
             )
@@ -154,7 +158,7 @@ class Catalogue:
             )
         return self._recall(
             ("artifact", f"{stage.holder.run_id}/{name}"),
-            lambda: open_artifact(self._folder(stage.holder, name), TABLES[name]),
+            lambda: open_artifact(self._folder(stage.holder, name), _SCHEMAS[name]),
         )
 
     def local_path(self, uri: str) -> Path:

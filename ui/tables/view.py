@@ -22,7 +22,7 @@ SORTS = {
 CHOICES: dict[str, tuple[str, ...]] = {
     "sort": tuple(SORTS),
     "order": ("", "asc", "desc"),
-    "measure": ("", "judge", "reward"),
+    "measure": ("", "judge", "reward", "instructions"),
     "flow": ("", *(f"{a}-{b}" for a in ("win", "tie", "loss") for b in ("win", "tie", "loss"))),
     "queue": ("", "random", "smallest-margin", "largest-margin", "regressions", "disagree"),
     "open": ("", "1"),
