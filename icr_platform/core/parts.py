@@ -112,7 +112,9 @@ class Named:
             return parts[value].place
         if value in self.names or is_place(value) or (self.other is not None and self.other(value)):
             return value
-        raise ValueError(f"should be one of {', '.join((*self.names, *parts))}, {self.said}or your own as MODULE:NAME")
+        raise ValueError(
+            f"should be one of {', '.join(filter(None, (*self.names, *parts)))}, {self.said}or your own as MODULE:NAME"
+        )
 
 
 def make_importable(folder: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from icr_platform.core.artifacts import Artifact, ArtifactWriter, open_artifact,
 from icr_platform.core.config import require
 from icr_platform.core.errors import InputError
 from icr_platform.core.faults import fault_notes
+from icr_platform.core.languages import counts_as
 from icr_platform.core.schemas import CONFUSION, DROPS, INSTRUCTION_CHECKS, OUTPUTS
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.data.reference_outputs import WANTED, ReferenceOutputs, load_reference_outputs
@@ -54,6 +55,7 @@ from icr_platform.models.chat import USER
 
 _LISTED = 1000  # rows of a table for people
 _NAMED = 5
+_RESPONSE_LANGUAGE = "language:response_language"
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,13 @@ def run(inputs: InstructionsInputs, context: StageContext) -> StageResult:
 
     frame = read_checks(checks)
     scores, kinds, turns = score_table(frame), kind_table(frame), turn_table(frame)
-    rates = with_means(confusion_scores(confusion.read_part(index) for index in range(len(confusion.parts))))
+    elsewhere = asked_for_in_another_language(asked)
+    parts = (without_prompts(confusion.read_part(index), elsewhere) for index in range(len(confusion.parts)))
+    rates = with_means(confusion_scores(parts))
+    if elsewhere:
+        notes.append(
+            f"{len(elsewhere)} prompts ask for an answer in another language than their own: their answers are in no line or word pass rate"
+        )
     metrics = metrics_of(frame, turns) | score_metrics(rates)
     tables = {"instruction_scores": scores, "instruction_kinds": kinds.head(_LISTED)}
     tables |= {"pass_rates": people_table(rates)} if rates else {}
@@ -207,6 +215,24 @@ def run(inputs: InstructionsInputs, context: StageContext) -> StageResult:
     else:
         shutil.rmtree(drops.folder)
     return StageResult(artifacts, metrics, tables, tuple(notes))
+
+
+def asked_for_in_another_language(asked: VerifiableSet) -> set[tuple[str, str]]:
+    """Language and id of the turns whose answers are right to be in another language than that of their prompt."""
+    return {
+        (prompt.language, turn_key(prompt.prompt_id, number))
+        for prompt in asked.prompts
+        for number, turn in enumerate(prompt.turns, 1)
+        for constraint in turn.constraints
+        if constraint.kind == _RESPONSE_LANGUAGE
+        and not counts_as(prompt.language, str(constraint.kwargs.get("language", prompt.language)))
+    }
+
+
+def without_prompts(rows: pa.Table, keys: Collection[tuple[str, str]]) -> pa.Table:
+    """Rows of other prompts than these, which are given by language and id."""
+    found = zip(rows["language"].to_pylist(), rows["prompt_id"].to_pylist(), strict=True)
+    return rows.filter(pa.array([key not in keys for key in found], pa.bool_()))
 
 
 def _notes(scores: pd.DataFrame, kinds: pd.DataFrame) -> Iterator[str]:

@@ -16,7 +16,6 @@ from icr_platform.core.schemas import PREFERENCES, RESPONSES, REWARDS
 from icr_platform.data.column_map import ColumnNames
 from icr_platform.data.prompts import load_prompts
 from icr_platform.evaluation.own_samples import (
-    LENGTH,
     Checker,
     OwnSamples,
     Prompt,
@@ -25,6 +24,7 @@ from icr_platform.evaluation.own_samples import (
     own_samples,
     upside_down_notes,
 )
+from icr_platform.evaluation.reward_bench_config import LENGTH
 from icr_platform.evaluation.sample_checkers import make_checker
 
 OWN_SAMPLES, BEFORE_LENGTH_CONTROL = "samples", "samples before length control"

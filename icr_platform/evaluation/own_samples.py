@@ -196,8 +196,8 @@ def selected_pairs(checked: pd.DataFrame, preferences: pd.DataFrame) -> tuple[Se
     for language, rows in pairs.groupby("language", sort=False):
         seen = Counter(_outcome(*ends) for ends in zip(rows["chosen"], rows["rejected"], strict=True))
         decided = [1.0] * seen["right"] + [0.0] * seen["wrong"]
-        counts = (seen[name] for name in (*_OUTCOMES, "unknown"))
-        found.append(SelectedPairs(str(language), *counts, accuracy(decided)))
+        right, wrong, both, neither = (seen[name] for name in _OUTCOMES)
+        found.append(SelectedPairs(str(language), right, wrong, both, neither, seen["unknown"], accuracy(decided)))
     return tuple(found)
 
 

@@ -26,6 +26,7 @@ _PHRASES = re.compile(r"(?<=[\u0e00-\u0eff])[ \u00a0]+(?=[\u0e00-\u0eff])")
 _PHRASE_LETTERS = (
     20  # characters: below it a space is more often one around a name or a repetition mark than between phrases
 )
+_DANDA = frozenset({"hi", "bn", "mr", "ne", "as", "or", "pa", "sa", "mai", "bho"})
 _ORDINALS = frozenset(
     {"de", "da", "nb", "nn", "no", "fi", "et", "cs", "sk", "sl", "hr", "sr", "bs", "hu", "pl", "tr", "is"}
 )
@@ -34,7 +35,7 @@ _ABBREVIATIONS = frozenset(
         r"\S+",
         """
         mr mrs ms dr prof st vs etc e.g i.e cf fig no nos vol approx dept est inc ltd co corp eq sec ca gen col capt lt jr al ex op
-        sr sra srta p.ej ud uds ee.uu pág págs núm art cap av
+        sr sra srta p.ej ud uds ee uu pág págs núm art cap av
         m mm mme mlle p.ex env chap éd
         hr fr nr bzw usw z.b d.h u.a o.ä vgl evtl ggf abs str inkl ing
         sig dott geom egr ecc pag
@@ -97,6 +98,8 @@ def marker_end(line: str) -> int:
 def _in_line(line: str, offset: int, language: str) -> Iterator[Sentence]:
     # What is opaque becomes letters, which end nothing, of the same length.
     plain = _OPAQUE.sub(lambda found: "x" * len(found.group()), line)
+    if language in _DANDA and not plain.lstrip().startswith("|"):  # typed with the bar of a keyboard without it
+        plain = re.sub(r"(?<=\s)\|(?=\s|$)", "।", plain)
     first = marker_end(plain)
     is_listed = bool(line[:first].strip())
     ends = sorted({*_ends(plain, first, language), *_phrase_ends(plain, first), len(line)})

@@ -155,6 +155,8 @@ def other_kind(folder: Path) -> str:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename or path}: no such file; check the path") from error
     except OSError as error:
         raise InputError(
             f"{error.filename or path}: not readable ({error.strerror}); allow it or copy it again"

@@ -100,7 +100,7 @@ class Arm:
         """Take a finished stage in, and its figures under the names that people compare."""
         self.stages[iteration, stage] = done
         # Lengths, fidelity and pass rates without a prefix are those of eval's outputs; other stages measure them on other prompts.
-        own = {"generate": "", "instructions": _EVALS_TOO}.get(stage, ())
+        own = {"generate": ("",), "instructions": _EVALS_TOO}.get(stage, ())
         figures = {
             f"{stage}/{name}" if name.startswith(own) else name: value for name, value in done.result.metrics.items()
         }

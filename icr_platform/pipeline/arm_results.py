@@ -28,6 +28,7 @@ _COMPARISON, _COMPARING = (
     ("evaluation/comparison.py", "evaluation/comparison_tables.py", "evaluation/prompt_preferences.py"),
 )
 _FOLLOWED, _FOLLOWING = "icr.instructions", ("evaluation/instruction_scores.py",)
+_PASSED, _PASSING = "icr.pass_rates", ("evaluation/confusion.py", "evaluation/confusion_table.py")
 _CHANGE, _SINCE_START = "prompt_accuracy_change", "prompt_accuracy_change_since_0"
 _REPORT, _REPORTING = (
     "icr.report",
@@ -65,6 +66,32 @@ def compare_with_previous(session: Session, arm: Arm, iteration: int, parent: Ru
         parent.log_table(flips, "flipped_prompts")
         parent.log_text(flips.to_csv(index=False), "flipped_prompts.csv")  # whole; a table holds 1,000 rows at most
         parent.set_tags({_COMPARISON: key})
+
+
+def compare_pass_rates(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
+    """Add paired differences from the iteration before in the outputs whose lines, and words, are in the asked language.
+
+    They are looked at again, because outputs that an earlier version finished have no table of their lines; what an earlier command
+    computed from the same two runs is not computed again.
+    """
+    from icr_platform.core.schemas import OUTPUTS
+    from icr_platform.evaluation.confusion import english_words
+    from icr_platform.evaluation.confusion_table import confusion_parts, pass_rate_change_metrics, pass_rate_changes
+
+    if iteration == 0:
+        return
+    evals = [arm.stages[t, "eval"] for t in (iteration - 1, iteration)]
+    key = key_of(evals, _PASSING)
+    names = ("line_pass_rate_change", "word_pass_rate_change")
+    if _take_earlier(session, arm, iteration, parent, evals, _PASSED, key, names):
+        return
+    english = english_words(arm.config.eval.confusion_words)
+    outputs = (open_artifact(done.artifact("outputs"), OUTPUTS) for done in evals)
+    changes = pass_rate_changes(*(confusion_parts(side, english) for side in outputs))
+    _keep_changes(arm, iteration, pass_rate_change_metrics(changes))
+    if parent is not None and len(changes):
+        parent.log_table(changes, "pass_rate_changes")
+        parent.set_tags({_PASSED: key})
 
 
 def compare_instructions(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:

@@ -17,6 +17,7 @@ from icr_platform.models.removed_weights import removed_weights
 from icr_platform.pipeline.arm import CONFIG, OWN_SAMPLES, STEP, Arm
 from icr_platform.pipeline.arm_results import (
     compare_instructions,
+    compare_pass_rates,
     compare_with_previous,
     publish_figures,
     show_earlier_report,
@@ -149,6 +150,7 @@ def _measure(session: Session, arm: Arm, iteration: int, parent: RunHandle | Non
     if config.eval_prompts:
         _stage(session, arm, iteration, "eval", parent, arm.evaluating(iteration))
         compare_with_previous(session, arm, iteration, parent)
+        compare_pass_rates(session, arm, iteration, parent)
     if config.reward_pairs:
         _stage(session, arm, iteration, "reward_bench", parent, arm.benching(iteration))
     if config.instruction_prompts:

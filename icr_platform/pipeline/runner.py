@@ -15,7 +15,7 @@ from icr_platform import __version__
 from icr_platform.core.artifacts import MANIFEST, read_json
 from icr_platform.core.config import Config, leaves, role
 from icr_platform.core.earlier import Earlier
-from icr_platform.core.errors import TrackingError
+from icr_platform.core.errors import InputError, TrackingError
 from icr_platform.core.secrets import redact
 from icr_platform.core.stage_protocol import StageContext, StageResult, ignore_metrics
 from icr_platform.core.writable import check_writable_folder
@@ -66,7 +66,12 @@ def run_stage(
         return _link(session, stage, found, parent, tags or {})
     if any(getattr(resolved, name, "") in known for name in ROW_INPUTS):
         resolved, known = session.resolver.resolve(config, config.seed), {}
-    identity = identify(stage, resolved, known)
+    try:
+        identity = identify(stage, resolved, known)
+    except InputError:
+        if not known:
+            STAGES[stage].load().read(resolved)  # which says what is missing by its field
+        raise
     place = choose_place(session, stage, identity, Path(resolved.output) if resolved.output else None)
     newest = newest_finished(session, place.fingerprint)
     if (found := find_finished(session, stage, identity, place)) is not None:

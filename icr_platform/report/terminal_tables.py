@@ -238,12 +238,16 @@ def reward_accuracy_terminal_tables(accuracy: pd.DataFrame, comparison: pd.DataF
             tables.append(_accuracies(means, "category", f"Reward accuracy by category, % ({source}; 95% interval)"))
     together = comparison[comparison["language"].isin(["all", *_only(comparison["language"])])]
     shown = Table(title="Kinds on the same pairs (difference in points; exact paired test)", title_justify="left")
-    for heading in ("Kind", "against", "Difference", "only the first right", "only the second", "p", "p, Holm", "n"):
-        shown.add_column(heading, justify="left" if heading in ("Kind", "against") else "right")
+    is_told = together["source"].nunique() > 1
+    for heading in (*(["Source"] if is_told else []), "Kind", "against"):
+        shown.add_column(heading)
+    for heading in ("Difference", "only the first right", "only the second", "p", "p, Holm", "n"):
+        shown.add_column(heading, justify="right")
     for row in together.to_dict("records"):
         figures = (f"{row['difference']:+.1f}", str(row["first_only"]), str(row["second_only"]))
         chances = (f"{float(row[name]):.4f}" for name in ("p_value", "p_holm"))
-        shown.add_row(row["first"], row["second"], *figures, *chances, str(row["n"]))
+        source = [row["source"]] if is_told else []
+        shown.add_row(*source, row["first"], row["second"], *figures, *chances, str(row["n"]))
     return [*tables, shown] if len(together) else tables
 
 
@@ -274,7 +278,7 @@ def _accuracies(rows: pd.DataFrame, by: str, title: str) -> Table:
             for kind in kinds
         ]
         shown.add_row(
-            Text(row_name(name), "bold" if name in MEANS else ""),
+            Text(row_name(name) if by == "language" else name, "bold" if name in MEANS else ""),
             *texts,
             str(max(int(cell["n"]) for cell in cells.values())),
         )

@@ -16,11 +16,11 @@ pi_1     one ICR iteration from pi_0: `icr generate`, `icr annotate` (cross-ling
 control  the same samples and steps, with random labels; multilingual (--arms): with the reward after the native instruction
 
 Compliance: the share of sampled answers to test prompts that comply; intervals of 95% by a bootstrap over test instructions. Reward
-accuracy: the share of labelled pairs under test instructions (an answer that complies, one that does not) whose first has the higher
+accuracy (`icr reward-bench`): the share of labelled pairs under test instructions (an answer that complies, one that does not) whose first has the higher
 reward of (pi_0, pi_ref), ties counted half, beside the log-likelihood under pi_0 alone and the longer one. Of the policy's own
 samples: the same for the pairs that annotate chose of which one answer complies, and over all such pairs of a prompt before length
-control. The translate kind needs a translator (--translator): none comes from where this runs offline, and answers are not translations
-of each other, so without one it is left out.
+control. The translate kind needs a translator (--translator), and without one it is left out: none is at hand offline, and answers are no
+translations of each other. Their forms are the same in all languages, so that the English figure is what a perfect translator could reach.
 
 Every step is skipped once it is finished. Rows of (seed, measure, arm) go to real_model.csv at the end, in the place of earlier ones.
 """
@@ -38,6 +38,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,8 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from filelock import FileLock
 
 from tests.support.real_data import shared_folder
 
@@ -288,8 +291,7 @@ class Run:
         rewarded = ("--policy", self.policy("pi_0"), "--reference", self.policy("pi_ref"))
         every = ("--no-drop-wrong-language", "--no-drop-truncated", "--no-drop-empty")
         self.icr(
-            "labelled-rewards", "annotate", *rewarded, "--prompts", "test", "--responses", "labelled", "--reward-kind", ",".join(kinds),
-            *helper, *every,
+            "accuracy", "reward-bench", *rewarded, "--pairs", "labelled", "--reward-kind", ",".join(kinds), *helper,
         )  # fmt: skip
 
         self.icr(
@@ -491,35 +493,20 @@ class Run:
             for task in tasks["sft"]
         ]
         write_lines(work / "pairs.jsonl", pairs)
-        labelled = [(language, task) for language in sorted(LANGUAGES) for task in tasks["test"]]
-        self.write_labelled(labelled)
-        return {"documents": len(tasks["sft"]) * len(LANGUAGES), "pairs": len(pairs), "labelled": len(labelled)}
-
-    def write_labelled(self, tasks: Sequence[tuple[str, Task]]) -> None:
-        """Labelled pairs as responses to test prompts: sample 0 complies, sample 1 does not."""
-        import pyarrow as pa
-
-        from icr_platform.core.artifacts import ArtifactWriter, completed
-        from icr_platform.core.schemas import RESPONSES
-        from icr_platform.models.chat import encode_response
-        from icr_platform.models.loading import load_tokenizer
-
-        tokenizer = load_tokenizer(str(self.work / "base"))
-        rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for language, task in tasks:
-            for index in range(2):
-                text = task.answer(language, index == 0, self.seed, "test")
-                ids = encode_response(tokenizer, text)
-                rows[language].append({
-                    "language": language, "prompt_id": task.id, "sample_index": index, "response": text, "token_ids": ids,
-                    "finish_reason": "stop", "token_ids_source": "retokenised", "token_count": len(ids), "character_count": len(text),
-                    "detected_language": language, "language_confidence": 1.0,
-                })  # fmt: skip
-        shutil.rmtree(self.work / "labelled", ignore_errors=True)
-        writer = ArtifactWriter(self.work / "labelled", RESPONSES, f"labelled {self.seed}")
-        for part, language in enumerate(sorted(rows)):
-            writer.write_part(part, completed(pa.Table.from_pylist(rows[language]), RESPONSES))
-        writer.close(len(rows))
+        for language in LANGUAGES:
+            labelled = [
+                {
+                    "id": task.id,
+                    "prompt": task.prompt(language),
+                    "english_instruction": task.prompt("en"),
+                    "chosen": task.answer(language, True, seed, "test"),
+                    "rejected": task.answer(language, False, seed, "test"),
+                    "category": task.constraint.kind,
+                }
+                for task in tasks["test"]
+            ]
+            write_lines(work / "labelled" / f"{language}.jsonl", labelled)
+        return {name: len(tasks[name]) for name in tasks}
 
     def measured(
         self, tasks: Mapping[str, Sequence[Task]], kinds: Sequence[str], rewarded: Sequence[str], arms: Sequence[str]
@@ -541,20 +528,15 @@ class Run:
         for arm in arms:
             against = compliance["pi_0"] if arm not in ("pi_ref", "pi_0") else None
             rows.append(about | {"measure": "compliance", "arm": arm} | figures(compliance[arm], self.seed, against))
-        rewards = table(self.work / "labelled-rewards" / "rewards")
-        characters = {
-            (row["language"], row["prompt_id"], row["sample_index"]): float(row["character_count"])
-            for row in table(self.work / "labelled")
-        }
-        for name, score in [
-            *((kind, keyed(rewards, kind, "reward")) for kind in kinds),
-            ("log-likelihood", keyed(rewards, "multilingual", "policy_logprob")),
-            ("the longer one", characters),
-        ]:
+        ranked = table(self.work / "accuracy" / "reward_bench")
+        judged = [(kind, kind, lambda row: row["is_right"]) for kind in kinds]
+        judged.append(("log-likelihood", "multilingual", _is_likelier))
+        judged.append(("the longer one", "length", lambda row: row["is_right"]))
+        for name, kind, is_right in judged:
             right = [
-                Graded(language, task.instruction, task.constraint.kind, higher(score, language, task.id, 0, 1))
-                for language in LANGUAGES
-                for task in tasks["test"]
+                Graded(row["language"], by_id[row["prompt_id"]].instruction, row["category"], is_right(row))
+                for row in ranked
+                if row["kind"] == kind and row["is_right"] is not None
             ]
             rows.append(about | {"measure": "accuracy on labelled pairs", "arm": name} | figures(right, self.seed))
         for arm in rewarded:
@@ -610,7 +592,9 @@ class Minutes:
 
     def _write(self) -> None:
         while not self._ended.wait(5):
-            self._path.write_text(str(self._earlier + (time.monotonic() - self._start) / 60))
+            temporary = self._path.with_suffix(".writing")
+            temporary.write_text(str(self._earlier + (time.monotonic() - self._start) / 60))
+            temporary.replace(self._path)
 
 
 class Graded(NamedTuple):
@@ -703,6 +687,12 @@ def higher(score: Score, language: str, prompt_id: str, first: int, second: int)
     return 0.5 if a == b else float(a > b)
 
 
+def _is_likelier(row: Mapping[str, Any]) -> float:
+    """Whether the better response has the higher log-probability under the policy alone."""
+    better, worse = row["chosen_policy_logprob"], row["rejected_policy_logprob"]
+    return 0.5 if better == worse else float(better > worse)
+
+
 def sentences_of(outputs: Sequence[str]) -> list[str]:
     """Plain sentences of real answers, each once."""
     found: dict[str, None] = {}
@@ -725,85 +715,76 @@ def cut_vocabulary(source: Path, folder: Path, texts: Sequence[str], rare: int) 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    counts: Counter[int] = Counter()
-    for text in texts:
-        counts.update(tokenizer(text, add_special_tokens=False)["input_ids"])
     written = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
-    vocabulary: dict[str, int] = written["model"]["vocab"]
-    ranks = {tuple(pair): rank for rank, pair in enumerate(written["model"]["merges"])}
-    framed = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}], tokenize=False
-    )
-    kept = {token for token, count in counts.items() if count >= rare}
-    kept |= {*tokenizer(framed, add_special_tokens=False)["input_ids"]}
-    kept |= {
-        one
-        for one in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
-        if one is not None
-    }
-    names = {number: name for name, number in vocabulary.items()} | {
-        one["id"]: one["content"] for one in written["added_tokens"]
-    }
-    added = {one["content"] for one in written["added_tokens"]}
-    strings = {names[number] for number in kept}
-    # Bytes and single letters of the texts, from which every text can be written.
-    strings |= {name for name in vocabulary if re.fullmatch(r"<0x[0-9A-F]{2}>", name)}
-    strings |= {name for name in vocabulary if len(name) == 1 and (ord(name) < 0x250 or vocabulary[name] in counts)}
-    for name in [one for one in strings if one not in added]:
-        strings |= merged_on_the_way(name, ranks)
-    order = sorted(strings, key=lambda name: vocabulary.get(name, len(vocabulary)))
-    numbers = {name: number for number, name in enumerate(order)}
-    old = torch.tensor(
-        [vocabulary[name] if name in vocabulary else next(k for k, v in names.items() if v == name) for name in order]
-    )
+    # By number; a token that was added is in the vocabulary of some tokenizers and not of others.
+    before = written["model"]["vocab"] | {one["content"]: one["id"] for one in written["added_tokens"]}
+    kept = kept_tokens(AutoTokenizer.from_pretrained(source), written, texts, rare)
+    numbers = {name: number for number, name in enumerate(sorted(kept, key=before.__getitem__))}
 
-    written["model"]["vocab"] = numbers
-    written["model"]["merges"] = [[a, b] for a, b in written["model"]["merges"] if {a, b, a + b} <= strings]
-    written["added_tokens"] = [
-        one | {"id": numbers[one["content"]]} for one in written["added_tokens"] if one["content"] in strings
-    ]
-    shutil.rmtree(folder, ignore_errors=True)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    weights = model.get_input_embeddings().weight.detach()[old].clone()
     if not model.config.tie_word_embeddings:
         sys.exit(f"{source}: only models whose embeddings are tied are cut")
-    model.resize_token_embeddings(len(order), mean_resizing=False)
+    weights = model.get_input_embeddings().weight.detach()[[before[name] for name in numbers]].clone()
+    model.resize_token_embeddings(len(numbers), mean_resizing=False)
     model.get_input_embeddings().weight.data.copy_(weights)
     model.tie_weights()
+    renumbered = {number: numbers[name] for name, number in before.items() if name in numbers}
     for config in (model.config, model.generation_config):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            value = getattr(config, name, None)
-            many = [
-                numbers[names[one]]
-                for one in (value if isinstance(value, list) else [value])
-                if one is not None and names[one] in numbers
-            ]
-            setattr(config, name, many if isinstance(value, list) else many[0] if many else None)
+        for field_name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = getattr(config, field_name, None)
+            new = [renumbered[one] for one in (value if isinstance(value, list) else [value]) if one in renumbered]
+            setattr(config, field_name, new if isinstance(value, list) else next(iter(new), None))
+    shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
-    for path in source.iterdir():
-        if path.name in ("chat_template.jinja", "tokenizer_config.json"):
-            shutil.copy(path, folder / path.name)
+
+    written["model"]["vocab"] = {name: number for name, number in numbers.items() if name in written["model"]["vocab"]}
+    written["model"]["merges"] = [[a, b] for a, b in written["model"]["merges"] if {a, b, a + b} <= kept]
+    written["added_tokens"] = [
+        one | {"id": numbers[one["content"]]} for one in written["added_tokens"] if one["content"] in numbers
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
     # The class of Gemma's tokenizer would add tokens that were cut, such as <mask>, behind the others, where the model has no rows.
     settings = {
         name: value
-        for name, value in json.loads((folder / "tokenizer_config.json").read_text()).items()
+        for name, value in json.loads((source / "tokenizer_config.json").read_text()).items()
         if not (isinstance(value, str) and name.endswith("_token") and value not in numbers)
     } | {"tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    (folder / "tokenizer.json").write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
+    shutil.copy(source / "chat_template.jinja", folder)
+
     cut = AutoTokenizer.from_pretrained(folder)
-    lost = [
-        text
-        for text in texts[:: max(1, len(texts) // 500)]
-        if cut.decode(cut(text, add_special_tokens=False)["input_ids"]) != text
-    ]
-    if len(cut) != len(order) or lost:
-        sys.exit(f"{folder}: {len(cut)} tokens of {len(order)}, and texts that do not come back: {lost[:2]}")
+    some = texts[:: max(1, len(texts) // 500)]
+    lost = [text for text in some if cut.decode(cut(text, add_special_tokens=False)["input_ids"]) != text]
+    if len(cut) != len(numbers) or lost:
+        sys.exit(f"{folder}: {len(cut)} tokens of {len(numbers)}, and texts that do not come back: {lost[:2]}")
+    parameters = sum(one.numel() for one in model.parameters())
     print(
-        f"vocabulary cut from {len(vocabulary):,} to {len(order):,} tokens; {sum(p.numel() for p in model.parameters()):,} parameters",
+        f"vocabulary cut from {len(before):,} to {len(numbers):,} tokens; {parameters:,} parameters are left",
         flush=True,
     )
+
+
+def kept_tokens(tokenizer: Any, written: Mapping[str, Any], texts: Sequence[str], rare: int) -> set[str]:
+    """The tokens that occur often, those that frame turns, bytes and single letters, and all that BPE makes on its way to them.
+
+    written: tokenizer.json.
+    """
+    counts: Counter[int] = Counter()
+    for text in texts:
+        counts.update(tokenizer(text, add_special_tokens=False)["input_ids"])
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
+    frame = tokenizer(tokenizer.apply_chat_template(turns, tokenize=False), add_special_tokens=False)["input_ids"]
+    special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
+    numbers = {token for token, count in counts.items() if count >= rare} | {*frame, *special} - {None}
+    kept = {str(name) for name in tokenizer.convert_ids_to_tokens(sorted(numbers))}
+    # From which every text can be written.
+    for name, number in written["model"]["vocab"].items():
+        is_letter = len(name) == 1 and (ord(name) < 0x250 or number in counts)
+        if is_letter or re.fullmatch(r"<0x[0-9A-F]{2}>", name):
+            kept.add(name)
+    added = {one["content"] for one in written["added_tokens"]}
+    ranks = {tuple(pair): rank for rank, pair in enumerate(written["model"]["merges"])}
+    return kept.union(*(merged_on_the_way(name, ranks) for name in kept if name not in added))
 
 
 def merged_on_the_way(token: str, ranks: Mapping[tuple[str, ...], int]) -> set[str]:
@@ -843,17 +824,18 @@ def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def replace_rows(path: Path, seed: int, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Put the rows of a seed into the CSV, in the place of those that it had."""
-    kept = []
-    if path.exists():
-        with path.open(encoding="utf-8", newline="") as stream:
-            kept = [row for row in csv.DictReader(stream) if row["seed"] != str(seed)]
-    temporary = path.with_suffix(".part")
-    with temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows([*kept, *rows])
-    temporary.replace(path)
+    """Put the rows of a seed into the CSV, in the place of those that it had. Another seed's may end at the same moment."""
+    with FileLock(Path(tempfile.gettempdir()) / f"{path.name}.lock"):
+        kept: list[Mapping[str, Any]] = []
+        if path.exists():
+            with path.open(encoding="utf-8", newline="") as stream:
+                kept = [row for row in csv.DictReader(stream) if row["seed"] != str(seed)]
+        temporary = path.with_suffix(".part")
+        with temporary.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", restval="")
+            writer.writeheader()
+            writer.writerows([*kept, *rows])
+        temporary.replace(path)
 
 
 def _die_with_parent() -> None:

@@ -1,14 +1,18 @@
-"""What a reward learned from English pairs sees in nine languages: accuracy per corruption and language, against length.
+"""What a reward learned from English pairs sees in other languages: accuracy per corruption and language, against length.
 
-ICR_SMOLLM2=FOLDER ICR_SHARED=../shared python tests/benchmarks/bench_reward_corruptions.py FOLDER [--prompts 16] [--pairs 64] [--csv FILE]
+ICR_SMOLLM2=FOLDER ICR_SHARED=../shared python tests/benchmarks/bench_reward_corruptions.py smollm2 FOLDER [--prompts 16] [--pairs 64]
+python tests/benchmarks/bench_reward_corruptions.py demo FOLDER
 
-`icr train` makes the policy: SmolLM2-135M-Instruct after one pass over English pairs of an answer of gpt-4-turbo and the same answer
-corrupted in one of five ways (never by an answer in another language, which no English pair could teach). `icr reward-bench --corrupt`
-then asks (policy, SmolLM2) about the answers of gpt-4-turbo to other prompts, the same in all nine languages: the shortest with two
-sentences or more (half as many in Thai and Bengali, whose texts take SmolLM2 four times as many tokens). SmolLM2 was trained on
+`smollm2`: `icr train` (LoRA) makes the policy: SmolLM2-135M-Instruct after one pass over English pairs of an answer of gpt-4-turbo and the same
+answer corrupted in one of five ways (never by an answer in another language, which no English pair could teach). `icr reward-bench
+--corrupt` then asks (policy, SmolLM2) about the answers of gpt-4-turbo to other prompts, the same in nine languages: the shortest with
+two sentences or more (half as many in Thai and Bengali, whose texts take SmolLM2 four times as many tokens). SmolLM2 was trained on
 English: how well the reward does elsewhere is what English pairs alone carry over.
 
-A run goes on where it was stopped. The CSV has a row for each language, corruption and kind, `length` (the longer one) among the kinds.
+`demo`: pi_0 and pi_ref of the demo world, about pi_ref's answers to the test prompts in its five languages.
+
+A run goes on where it was stopped. The CSV has a row for each language, corruption and kind, `length` (the longer one) among the kinds; a run
+replaces the rows of its models.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from icr_platform.demo import bootstrap as demo
 from icr_platform.evaluation.corruptions import GivenOutput, corrupt
 from icr_platform.evaluation.sentences import sentences
 from tests.support.real_data import shared_folder
@@ -31,7 +36,7 @@ LANGUAGES = ("en", "de", "es", "fr", "ru", "sw", "zh", "th", "bn")
 MODEL = "gpt-4-turbo-2024-04-09"
 COSTLY = ("th", "bn")
 TAUGHT = ("cut", "shuffled", "other-prompt", "looped", "number")
-COLUMNS = ("language", "corruption", "kind", "accuracy", "low", "high", "n", "ties")
+COLUMNS = ("models", "language", "corruption", "kind", "accuracy", "low", "high", "n", "ties")
 
 Rows = dict[str, dict[str, Any]]
 
@@ -39,28 +44,34 @@ Rows = dict[str, dict[str, Any]]
 def main() -> None:
     """Prepare, train, measure."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("models", choices=("smollm2", "demo"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--prompts", type=int, default=16, help="answers to corrupt in each language")
-    parser.add_argument("--pairs", type=int, default=64, help="English pairs to train on")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--prompts", type=int, default=16, help="of smollm2: answers to corrupt in each language")
+    parser.add_argument("--pairs", type=int, default=64, help="of smollm2: English pairs to train on")
+    parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_name("reward_corruptions.csv"))
     given = parser.parse_args()
-    smollm2 = os.environ.get("ICR_SMOLLM2", "")
-    if not smollm2 or not (shared_folder() / "outputs").is_dir():
-        sys.exit("skipped: needs real outputs (set ICR_SHARED) and SmolLM2-135M-Instruct (set ICR_SMOLLM2)")
     folder = given.folder.resolve()
-    if not (folder / "pairs").is_dir():
-        prepare(folder, Path(smollm2), given.prompts, given.pairs, given.seed)
+    if given.models == "demo":
+        world = demo.prepare(folder / "demo", given.seed)
+        policy, reference = world / "policy", world / "reference"
+        outputs, prompts = world / "outputs", world / "prompts" / "test"
+    else:
+        reference = Path(os.environ.get("ICR_SMOLLM2", "missing"))
+        if not reference.is_dir() or not (shared_folder() / "outputs").is_dir():
+            sys.exit("skipped: needs real outputs (set ICR_SHARED) and SmolLM2-135M-Instruct (set ICR_SMOLLM2)")
+        if not (folder / "prompts").is_dir():
+            prepare(folder, reference, given.prompts, given.pairs, given.seed)
+        icr(
+            "train", "--policy", str(reference), "--preferences", str(folder / "pairs"), "--lora-rank", "16", "--learning-rate", "2e-4",
+            "--batch-size", "4", "--accumulation", "1", "--max-length", "512", "--output", str(folder / "policy"),
+        )  # fmt: skip
+        policy, outputs, prompts = folder / "policy" / "checkpoint", folder / "outputs", folder / "prompts"
     icr(
-        "train", "--policy", smollm2, "--preferences", str(folder / "pairs"), "--learning-rate", "2e-5", "--batch-size", "4",
-        "--accumulation", "2", "--max-length", "512", "--output", str(folder / "policy"),
+        "reward-bench", "--policy", str(policy), "--reference", str(reference), "--corrupt", str(outputs), "--prompts", str(prompts),
+        "--reward-kind", "cross-lingual,multilingual", "--shard-pairs", "64", "--seed", str(given.seed), "--output", str(folder / "bench"),
     )  # fmt: skip
-    icr(
-        "reward-bench", "--policy", str(folder / "policy" / "checkpoint"), "--reference", smollm2,
-        "--corrupt", str(folder / "outputs"), "--prompts", str(folder / "prompts"), "--languages", ",".join(LANGUAGES),
-        "--reward-kind", "cross-lingual", "--seed", str(given.seed), "--output", str(folder / "bench"),
-    )  # fmt: skip
-    write_rows(folder / "bench" / "reward_bench" / "accuracy.csv", given.csv)
+    write_rows(folder / "bench" / "reward_bench" / "accuracy.csv", given.models, given.csv)
 
 
 def icr(*arguments: str) -> None:
@@ -69,17 +80,22 @@ def icr(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "icr_platform", *arguments], check=True)
 
 
-def write_rows(accuracy: Path, table: Path) -> None:
-    """Keep the accuracies of the corruptions, by language and over languages."""
+def write_rows(accuracy: Path, models: str, table: Path) -> None:
+    """Keep the accuracies of the corruptions, by language and over languages, beside those of other models."""
     with accuracy.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["source"] == "corruptions" and row["category"]]
+    kept: list[Mapping[str, str]] = []
+    if table.exists():
+        with table.open(encoding="utf-8", newline="") as file:
+            kept = [row for row in csv.DictReader(file) if row["models"] != models]
     with table.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
+        writer.writerows(kept)
         for row in rows:
             figures = {name: f"{float(row[name]):.1f}" for name in ("accuracy", "low", "high")}
-            kept = {name: row[name] for name in ("language", "kind", "n", "ties")}
-            writer.writerow({**kept, "corruption": row["category"], **figures})
+            said = {name: row[name] for name in ("language", "kind", "n", "ties")}
+            writer.writerow({"models": models, "corruption": row["category"], **said, **figures})
 
 
 def prepare(folder: Path, smollm2: Path, prompts: int, pairs: int, seed: int) -> None:

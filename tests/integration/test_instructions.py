@@ -332,6 +332,28 @@ def test_one_bad_row_is_listed_and_the_others_are_sampled(
     assert again.metrics == result.metrics
 
 
+def test_an_answer_that_is_asked_for_in_another_language_is_not_confused(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    kind = "language:response_language"
+    long = {
+        "en": "The museum opens at nine in the morning and closes before dinner.",
+        "es": "El museo abre a las nueve de la mañana y cierra antes de la cena.",
+    }
+    rows = [
+        {"key": code, "prompt": "¿A qué hora abre?", "instruction_id_list": [kind], "kwargs": [{"language": code}]}
+        for code in long
+    ]
+    prompts = write(tmp_path / "p" / "es.jsonl", rows).parent
+    write(tmp_path / "o" / "es.jsonl", [{"key": code, "output": text} for code, text in long.items()])
+    over = {"policy": "", "prompts": str(prompts), "outputs": str(tmp_path / "o")}
+    result = done(settings | over, tmp_path / "out")
+    assert result.metrics["instruction_accuracy/strict/es"] == result.metrics["line_pass_rate/es"] == 100.0
+    assert any(
+        note.startswith("1 prompts ask for an answer in another language than their own") for note in result.notes
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

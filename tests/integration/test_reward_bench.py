@@ -13,11 +13,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from icr_platform.cli.commands import run as cli
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import reward_instruction
-from icr_platform.core.schemas import DROPS, REWARD_BENCH
+from icr_platform.core.schemas import DROPS, REWARD_BENCH, TRANSLATIONS
 from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.engines.scoring.logprobs import CompletionScorer
 from icr_platform.engines.scoring.reward_kinds import random_reward
 from icr_platform.evaluation import reward_bench_stage as stage
 from icr_platform.evaluation.reward_bench_config import RewardBenchConfig
@@ -179,3 +181,90 @@ def test_what_cannot_work_is_said_before_work(
         stage.read(config_of(tiny_models, write_pairs(tmp_path / "pairs.jsonl", rows), **settings))
     assert [word for word in words if word not in str(error.value)] == []
     assert "\n" not in str(error.value)
+
+
+def test_translations_are_scored_after_the_english_instruction(tiny_models: tuple[Path, Path], tmp_path: Path) -> None:
+    """English responses stand for themselves; a response whose translation failed is not scored by this kind, and says so."""
+    pairs = write_pairs(tmp_path / "pairs.jsonl", PAIRS)
+    config = config_of(
+        tiny_models,
+        pairs,
+        reward_kind="translate,multilingual",
+        translator=str(tiny_models[0]),
+        translation_max_tokens=48,
+    )
+    result = run(config, tmp_path / "out")
+    texts = open_artifact(result.artifacts["pair_translations"], TRANSLATIONS).read().to_pandas()
+    texts = texts.set_index(["language", "prompt_id", "sample_index"])["translation"]
+    rows = bench_rows(result).set_index(["kind", "language", "pair_id"]).sort_index()
+    assert rows.loc[("translate", "es")]["is_right"].notna().any()
+    english = rows.loc[("translate", "en")]
+    assert english["margin"].tolist() == pytest.approx(rows.loc[("multilingual", "en")]["margin"].tolist(), abs=1e-6)
+    for pair_id, row in rows.loc[("translate", "es")].iterrows():
+        translated = [texts["es", pair_id, side] for side in (0, 1)]
+        assert (row["reason"] == "translation") == any(pd.isna(text) for text in translated)
+        assert (row["reason"] == "translation") == np.isnan(row["is_right"])
+        if row["reason"] == "":
+            expected = naive_logprob(tiny_models[0], f"Name a fruit {pair_id[1:]}?", translated[1])
+            assert row["rejected_policy_logprob"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_rows_that_earlier_work_has_are_not_scored_again(
+    tiny_models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through `icr`: the same work is found; of more pairs, and of another policy, only what is new is scored."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    counts: list[int] = []
+    score = CompletionScorer.score
+
+    def spy(self, groups, *rest):  # type: ignore[no-untyped-def]
+        counts.append(sum(len(group.completions) for group in groups))
+        return score(self, groups, *rest)
+
+    monkeypatch.setattr(CompletionScorer, "score", spy)
+
+    def icr(rows: list[dict[str, Any]], *flags: str, policy: int = 0) -> int:
+        pairs = write_pairs(tmp_path / "pairs.jsonl", rows)
+        counts.clear()
+        models = [f"--policy={tiny_models[policy]}", f"--reference={tiny_models[1 - policy]}"]
+        assert (
+            cli(["reward-bench", *models, f"--pairs={pairs}", "--reward-kind=multilingual", "--shard-pairs=4", *flags])
+            == 0
+        )
+        return sum(counts)
+
+    first = icr(PAIRS[:8])
+    assert first == 2 * 8 * 2  # two responses of eight pairs under two models
+    assert icr(PAIRS[:8]) == 0
+    assert icr(PAIRS[:8], "--beta=0.5") == 0  # of log-probabilities that are there
+    assert icr(PAIRS) == 2 * 4 * 2
+    assert icr(list(reversed(PAIRS))) == 0
+
+
+def test_a_killed_stage_goes_on_with_the_parts_it_has(tiny_models: tuple[Path, Path], tmp_path: Path) -> None:
+    config = config_of(
+        tiny_models, write_pairs(tmp_path / "pairs.jsonl", PAIRS), shard_pairs=4, reward_kind="multilingual"
+    )
+    whole = bench_rows(run(config, tmp_path / "whole"))
+    inputs, context = stage.read(config), StageContext(tmp_path / "killed", "test")
+    made = []
+
+    def dies(work: Any, part: int, *rest: Any) -> Any:
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(part)
+        return bench_part(work, part, *rest)
+
+    bench_part = stage._bench_part
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "_bench_part", dies)
+        with pytest.raises(KeyboardInterrupt):
+            stage.run(inputs, context)
+    assert (tmp_path / "killed" / "reward_bench_work" / "policy-logprobs" / "manifest.json").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CompletionScorer, "score", lambda *_: pytest.fail("all of it is scored"))
+        again = bench_rows(stage.run(inputs, context))
+    pd.testing.assert_frame_equal(again, whole)
+    assert not (tmp_path / "killed" / "reward_bench_work").exists()

@@ -7,16 +7,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pyarrow as pa
 import pytest
 
-from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.artifacts import Artifact, ArtifactWriter
 from icr_platform.core.errors import InputError
 from icr_platform.core.intervals import Z95
 from icr_platform.core.schemas import CONFUSION, OUTPUTS
+from icr_platform.core.stage_protocol import StageResult
 from icr_platform.engines.identification import line_language as lines
 from icr_platform.engines.segmentation import words
+from icr_platform.evaluation.config import EvalSettings
 from icr_platform.evaluation.confusion import Checked, Rule, check, english_words, mark, notes_on, rule_of
 from icr_platform.evaluation.confusion_table import (
     confusion_rows,
@@ -26,6 +30,10 @@ from icr_platform.evaluation.confusion_table import (
     write_confusion,
 )
 from icr_platform.evaluation.scores import Score
+from icr_platform.pipeline.arm import Arm
+from icr_platform.pipeline.arm_results import compare_pass_rates
+from icr_platform.pipeline.config import IterateConfig
+from icr_platform.pipeline.session import Session, StageRun
 from tests.support import confusion_benchmark
 from tests.support.real_data import shared_folder
 
@@ -366,18 +374,52 @@ def test_where_nothing_can_be_counted_nothing_is_claimed() -> None:
     assert confusion_scores([CONFUSION.schema.empty_table()]) == []
 
 
+def test_iterations_are_compared_from_their_outputs_alone(tmp_path: Path) -> None:
+    """An evaluation that an earlier version finished has no table of lines; iteration 0 has nothing before it."""
+    stages, metrics = {}, {}
+    for iteration, texts in enumerate(([ES, EN, EN, ES], [ES, ES, ES, EN])):
+        stored = write_outputs(tmp_path / str(iteration), [("es", f"{i}", 0, text) for i, text in enumerate(texts)])
+        stages[iteration, "eval"] = StageRun(StageResult({"outputs": stored.folder}, {}), "f", None, False)
+        metrics[iteration] = {"line_pass_rate/es": 50.0}
+    config = IterateConfig.model_construct(eval=EvalSettings())
+    arm = Arm(config, config, None, [], stages=stages, metrics=metrics)
+    session = cast("Session", SimpleNamespace(tracker=None))
+    for iteration in (0, 1):
+        compare_pass_rates(session, arm, iteration, None)
+    assert arm.metrics[0] == {"line_pass_rate/es": 50.0}
+    assert arm.metrics[1]["line_pass_rate_change/es"] == pytest.approx(25.0)
+    assert arm.changes[1].keys() == arm.metrics[1].keys() - {"line_pass_rate/es"}
+
+
+def test_pass_rates_of_other_prompts_do_not_stand_for_those_of_eval() -> None:
+    config = IterateConfig.model_construct()
+    arm = Arm(config, config, None, [])
+    for stage, value in (("eval", 50.0), ("instructions", 60.0), ("generate", 70.0)):
+        found = {"line_pass_rate/es": value, f"own/{stage}": 1.0}
+        arm.keep(0, stage, StageRun(StageResult({}, found), "f", None, False))
+    assert arm.metrics[0] == {
+        "line_pass_rate/es": 50.0, "instructions/line_pass_rate/es": 60.0, "generate/line_pass_rate/es": 70.0,
+        "own/eval": 1.0, "own/instructions": 1.0, "generate/own/generate": 1.0,
+    }  # fmt: skip
+
+
+def write_outputs(folder: Path, rows: list[tuple[str, str, int, str]]) -> Artifact:
+    filled = [
+        {"language": language, "prompt_id": key, "sample_index": sample, "output": text, "instruction": "",
+         "character_count": len(text), "detected_language": "und", "language_confidence": 0.0}
+        for language, key, sample, text in rows
+    ]  # fmt: skip
+    writer = ArtifactWriter(folder, OUTPUTS, "f")
+    writer.write_part(0, pa.Table.from_pylist(filled, schema=OUTPUTS.schema))
+    return writer.close(1)
+
+
 def test_a_part_is_looked_at_again_only_if_it_has_other_outputs(tmp_path: Path) -> None:
     rows = [("es", "a", 0, ES), ("sn", "a", 0, EN), ("es", "b", 0, EN)]
 
     def write(rows: list[tuple[str, str, int, str]]) -> list[dict[str, object]]:
-        filled = [
-            {"language": language, "prompt_id": key, "sample_index": sample, "output": text, "instruction": "",
-             "character_count": len(text), "detected_language": "und", "language_confidence": 0.0}
-            for language, key, sample, text in rows
-        ]  # fmt: skip
-        source = ArtifactWriter(tmp_path / "outputs", OUTPUTS, "f")
-        source.write_part(0, pa.Table.from_pylist(filled, schema=OUTPUTS.schema))
-        made = write_confusion(source.close(1), ArtifactWriter(tmp_path / "confusion", CONFUSION, "f"), english_words())
+        stored = write_outputs(tmp_path / "outputs", rows)
+        made = write_confusion(stored, ArtifactWriter(tmp_path / "confusion", CONFUSION, "f"), english_words())
         return made.read().to_pylist()
 
     first = write(rows[:2])

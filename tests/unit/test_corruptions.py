@@ -42,6 +42,9 @@ SENTENCES = [
     ("ja", "これは本です。「はい。」と言った。本当？", ["これは本です。", "「はい。」", "と言った。", "本当？"]),
     ("ko", "저는 학생입니다. 당신은요? 네.", ["저는 학생입니다.", "당신은요?", "네."]),
     ("hi", "यह एक किताब है। क्या? हाँ।", ["यह एक किताब है।", "क्या?", "हाँ।"]),
+    ("hi", "यह किताब है | क्या ? हाँ |", ["यह किताब है |", "क्या ?", "हाँ |"]),
+    ("hi", "| क | ख |", ["| क | ख |"]),
+    ("es", "En EE. UU. vive Ana. Sí.", ["En EE. UU. vive Ana.", "Sí."]),
     ("bn", "এটি একটি বই। তাই? হ্যাঁ!", ["এটি একটি বই।", "তাই?", "হ্যাঁ!"]),
     ("ar", "هذا كتاب. ما هذا؟ نعم!", ["هذا كتاب.", "ما هذا؟", "نعم!"]),
     ("ur", "یہ کتاب ہے۔ کیا؟ ہاں۔", ["یہ کتاب ہے۔", "کیا؟", "ہاں۔"]),
@@ -206,9 +209,11 @@ def corpus() -> list[GivenOutput]:
 
 
 def outcome(result: Corruptions, language: str, prompt_id: str, corruption: str) -> str:
-    rows = [*result.pairs, *result.refusals]
-    (row,) = [row for row in rows if (row.language, row.prompt_id, row.corruption) == (language, prompt_id, corruption)]
-    return row.reason if hasattr(row, "reason") else row.rejected
+    key = (language, prompt_id, 0, corruption)
+    (found,) = [pair.rejected for pair in result.pairs if pair[:4] == key] + [
+        refusal.reason for refusal in result.refusals if refusal[:4] == key
+    ]
+    return found
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -17,6 +18,7 @@ from icr_platform.report.terminal_tables import (
     eval_terminal_table,
     evidence_terminal_tables,
     leaderboard_terminal_table,
+    reward_accuracy_terminal_tables,
     terminal_table,
 )
 
@@ -243,3 +245,25 @@ def test_own_policies_stand_above_the_published_ones_in_their_languages() -> Non
     assert "3.77" in text
     assert "40.0 ± 1.5" in text
     assert [line for line in text.splitlines() if "Sindhi" in line and "33.2" in line and "-" in line]
+
+
+def test_categories_are_not_languages_and_sources_are_told_apart() -> None:
+    """`cut` is a corruption, and the code of Teutila Cuicatec."""
+    numbers = {"accuracy": 75.0, "low": 50.0, "high": 90.0, "n": 4}
+    accuracy = pd.DataFrame(
+        {"language": language, "category": category, "kind": "cross-lingual", "source": source, **numbers}
+        for source, category in (("pairs", ""), ("corruptions", ""), ("corruptions", "cut"))
+        for language in ("de", "mean")
+    )
+    tested = {"difference": 5.0, "first_only": 3, "second_only": 1, "p_value": 0.625, "p_holm": 1.0, "n": 4}
+    comparison = pd.DataFrame(
+        {"language": "all", "first": "cross-lingual", "second": "length", "source": source, **tested}
+        for source in ("pairs", "corruptions")
+    )
+    console = Console(width=150, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    for table in reward_accuracy_terminal_tables(accuracy, comparison):
+        console.print(table)
+    text = console.export_text()
+    assert "Cuicatec" not in text
+    assert [line.split()[1] for line in text.splitlines() if "│ cut" in line] == ["cut"]
+    assert [line.split()[1] for line in text.splitlines() if "length" in line] == ["pairs", "corruptions"]

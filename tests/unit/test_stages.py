@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -37,8 +38,10 @@ def test_a_row_names_a_stage(row: stages.StageRow) -> None:
 
 
 def test_no_folder_belongs_to_two_stages() -> None:
+    """But for the checkpoint of trainings, of which a folder takes one: it names its work, and another training is refused."""
     folders = [folder for row in STAGES.values() for folder in row.folders]
-    assert len(folders) == len(set(folders))
+    shared = {folder for folder in folders if folders.count(folder) > 1}
+    assert shared == set(STAGES["train"].folders) == set(STAGES["sft"].folders)
 
 
 def test_the_files_that_a_report_depends_on_are_there_under_these_names() -> None:
@@ -116,3 +119,31 @@ def test_a_row_is_a_command(words: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "list: runs:/" in shown
     assert icr(["counting_stage"]) == 2
     assert "field 'words' is missing for counting" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["eval", "--prompts=p", "--reference-outputs=o", "--judge=openai"], "field 'policy' is missing for eval"),
+        (["reward-bench", "--pairs=pairs.jsonl"], "field 'policy' is missing for reward-bench"),
+        (["reward-bench", "--pairs=pairs.jsonl", "--policy=p"], "field 'reference' is missing for reward-bench"),
+        (["instructions", "--prompts=p"], "field 'policy' is missing for instructions"),
+        (["reward-bench", "--checker=nonsense"], "should be one of instructions, demo, or your own as MODULE:NAME"),
+    ],
+)
+def test_what_only_some_work_needs_is_named_by_its_field(
+    command: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The search for finished work looks at every model before the stage reads its inputs."""
+    monkeypatch.chdir(tmp_path)
+    row = {"id": "1", "instruction": "Nenne eine Frucht.", "language": "de"}
+    verifiable = {"key": 1, "prompt": "Sag hallo.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    Path("pairs.jsonl").write_text(json.dumps(row | {"chosen": "Ein Apfel.", "rejected": "Rot."}) + "\n")
+    for folder, content in (
+        ("p", verifiable if command[0] == "instructions" else row),
+        ("o", row | {"output": "Ein Apfel."}),
+    ):
+        Path(folder).mkdir()
+        (Path(folder) / "de.jsonl").write_text(json.dumps(content) + "\n")
+    assert icr([*command, "--no-tracking", "--output=out"]) == 2
+    assert said in capsys.readouterr().err

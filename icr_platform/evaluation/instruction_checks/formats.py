@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from icr_platform.evaluation.instruction_checks.arguments import Arguments
 from icr_platform.evaluation.instruction_checks.verdict import Answer, UnverifiedError
-from icr_platform.evaluation.instruction_checks.writing import EDGE_QUOTES, phrase
+from icr_platform.evaluation.instruction_checks.writing import EDGE_QUOTES, UNSPACED, phrase
 
 _PLACEHOLDER = re.compile(r"\[[^\[\]\n]*\]|［[^［］\n]*］|【[^【】\n]*】|〔[^〔〕\n]*〕")
 _ENGLISH_BULLETS = (re.compile(r"^[^\S\n]*\*[^*].*$", re.MULTILINE), re.compile(r"^[^\S\n]*-.*$", re.MULTILINE))
@@ -19,7 +19,7 @@ _BULLET = re.compile(
 )
 _HIGHLIGHT = re.compile(r"\*[^\n\*]*\*")
 _BOLD = re.compile(r"\*\*[^\n\*]*\*\*")
-_TITLE = re.compile(r"<<[^\n]+>>|＜＜[^\n]+＞＞|≪[^\n]+≫|⟪[^\n]+⟫|‹‹[^\n]+››")
+_TITLE_MARKS = (("<<", ">>"), ("＜＜", "＞＞"), ("≪", "≫"), ("⟪", "⟫"), ("‹‹", "››"))
 _TITLE_LINE = re.compile(r"^[ \t\u3000#*＊]*《[^\n《》]+》[ \t\u3000#*＊]*$", re.MULTILINE)
 _FENCE = re.compile(r"^```(?:json|Json|JSON)?|```$")
 _IFEVAL_OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
@@ -76,14 +76,19 @@ def _section(word: str, is_english: bool) -> re.Pattern[str]:
     # A word that the file has in small letters stands at the start of a line, where it has a large one.
     case = re.IGNORECASE if word == word.lower() else re.NOFLAG
     return re.compile(
-        rf"{begin}\s*[:.#№°º]*\s*{number}|第\s*{number}\s*(?:个|個)?{begin}|(?m:^[\s#*]*\d+\.\s+{begin}\b)", case
+        rf"{begin}\s*[:.#№°º]*\s*{number}|第\s*{number}\s*(?:个|個)?{begin}|(?m:^[ \t#*]*\d+\.[ \t]+{begin}\b)", case
     )
 
 
 def has_title(arguments: Arguments, answer: Answer) -> bool:
     """A title in double angular brackets; 《》, in which Chinese has every title, where it is all of a line."""
-    titles = [title.strip("<>＜＞≪≫⟪⟫‹›").strip() for title in _TITLE.findall(answer.text)]
-    return any(titles) or (not answer.is_english and bool(_TITLE_LINE.search(answer.text)))
+    # From the first opening to the last closing of a line: a pattern would take the square of a loop of them in time.
+    for line in answer.text.split("\n"):
+        for opening, closing in _TITLE_MARKS:
+            first, last = line.find(opening), line.rfind(closing)
+            if last > first >= 0 and line[first + len(opening) : last].strip("<>＜＞≪≫⟪⟫‹›").strip():
+                return True
+    return not answer.is_english and bool(_TITLE_LINE.search(answer.text))
 
 
 def is_json(arguments: Arguments, answer: Answer) -> bool:
@@ -111,7 +116,8 @@ def is_one_of_the_options(arguments: Arguments, answer: Answer) -> bool:
     usual = _USUAL_OPTIONS.get(answer.language, ())
     options = usual if usual and not answer.prompt else options_of(answer.prompt, answer.language)
     text = phrase(answer.text, answer.language)
-    return any(phrase(option, answer.language) in text for option in options)
+    wanted = "|".join(re.escape(phrase(option, answer.language)) for option in options)
+    return bool(re.search(rf"(?:{wanted})(?:(?!\w)|(?=[{UNSPACED}]))", text))
 
 
 @lru_cache(maxsize=4096)
@@ -127,7 +133,7 @@ def options_of(prompt: str, language: str) -> tuple[str, ...]:
     lines = [line.strip() for line in prompt.splitlines()]
     for candidates in (quoted, lines):
         options = [one.strip(EDGE_QUOTES + "()（）[]-–—•*,，、 ").rstrip(".。।৷،, ") for one in candidates]
-        options = [one for one in options if 0 < len(one) <= 60]
+        options = [one for one in options if 0 < len(one) <= 60 and one[-1] not in ":：?？"]
         for start in range(len(options) - 2):
             group = [one for one in options[start:] if _begin_alike(options[start], one)]
             if len(set(group)) >= 3:

@@ -233,12 +233,15 @@ _UNMARKED = re.compile("[\u0e01-\u0eff\u19e0-\u19ff\u1a20-\u1aad]")
 
 def _ends(text: str, language: str) -> Iterator[int]:
     """Where sentences end, after the mark and what closes with it."""
-    last = 0
+    last = searched = 0
+    has_letter = False  # since the last end
     # Punkt ends English sentences before small letters, too; elsewhere they go on, unless the whole text is in small letters.
     goes_on_small = language != "en" and text.lower() != text
     for found in _END.finditer(text):
         mark, after = found.group().rstrip(_CLOSING), text[found.end() : found.end() + _WINDOW]
-        if not mark or not _LETTER.search(text, last, found.start()):
+        has_letter = has_letter or bool(_LETTER.search(text, searched, found.start()))
+        searched = found.end()
+        if not mark or not has_letter:
             continue
         following = after.lstrip()
         end = found.end()
@@ -262,7 +265,7 @@ def _ends(text: str, language: str) -> Iterator[int]:
             )
         if not is_inside:
             yield end
-            last = end
+            last, has_letter = end, False
 
 
 def _is_unspaced(letter: str) -> bool:

@@ -124,12 +124,12 @@ _ALIKE = str.maketrans(
 
 
 def phrase(text: str, language: str) -> str:
-    """A phrase as it is compared with another one: folded, blanks as single ones and none before or after French marks.
+    """A phrase as it is compared with another one: folded, dashes alike, blanks as single ones and none before or after French marks.
 
     >>> phrase("Puis-je\\u00a0aider\\u202f?", "fr") == phrase("puis-je aider?", "fr")
     True
     """
-    text = re.sub(r"\s+", " ", folded(text, language)).strip(_INVISIBLE + " ")
+    text = re.sub(r"\s+", " ", re.sub("[–—−‑]", "-", folded(text, language))).strip(_INVISIBLE + " ")
     return re.sub(r"\s+([?!;:»])|(«)\s+", r"\1\2", text)
 
 
