@@ -8,7 +8,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from icr_platform.report.evidence import Seen, evidence_of
+from icr_platform.report.evidence import LENGTH, Seen, evidence_of
 from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, Measured, languages_of, measured_of, row_name
 from icr_platform.report.leaderboard import OWN
 
@@ -81,6 +81,7 @@ def own_samples_terminal_table(iteration: int, metrics: Mapping[str, float]) -> 
         for metric, heading in _OWN_COLUMNS
         if metric in kinds
         for variant in kinds[metric].variants
+        if variant != LENGTH or metric == _OWN_COLUMNS[0][0]  # it is the same before and after length control
     ]
     for _, variant, heading in columns:
         table.add_column(f"{variant}: {heading}", justify="right")
