@@ -51,7 +51,7 @@ class Place(NamedTuple):
 
 PLACES: dict[str, tuple[Place, ...]] = {
     "responses": (Place("responses"),),
-    "translations": (Place("translations"),),
+    "translations": (Place("translations"), Place("pair_translations")),
     "policy-logprobs": (Place("rewards", "policy_logprob"), Place("work/policy-logprobs", "logprob")),
     "reference-logprobs": (Place("rewards", "reference_logprob"), Place("work/reference-logprobs", "logprob")),
     "outputs": (Place("outputs"),),
@@ -62,12 +62,12 @@ PLACES: dict[str, tuple[Place, ...]] = {
     "pairs-policy-logprobs": (
         Place("reward_bench", "chosen_policy_logprob", "chosen_digest"),
         Place("reward_bench", "rejected_policy_logprob", "rejected_digest"),
-        Place("work/policy-logprobs", "logprob"),
+        Place("reward_bench_work/policy-logprobs", "logprob"),
     ),
     "pairs-reference-logprobs": (
         Place("reward_bench", "chosen_reference_logprob", "chosen_digest"),
         Place("reward_bench", "rejected_reference_logprob", "rejected_digest"),
-        Place("work/reference-logprobs", "logprob"),
+        Place("reward_bench_work/reference-logprobs", "logprob"),
     ),
 }
 """Where a stage's folder holds the rows of each kind of computation (`Identity.rows`): folder, and column of the value."""

@@ -77,7 +77,8 @@ TABLE_FILES = {
 }
 """Files of the artifact with all rows of a table, of which MLflow gets those that people look at."""
 CALIBRATION_PAGE = "calibration.html"
-_WORK_FOLDER = "work"
+_WORK_FOLDER = "reward_bench_work"
+_TRANSLATIONS = "pair_translations"
 _VALUES = TableSchema("values", 1, pa.schema([("logprob", pa.float64()), ("input_digest", pa.binary(16))]))
 
 
@@ -285,7 +286,7 @@ def run(inputs: RewardBenchInputs, context: StageContext) -> StageResult:
     translations = None
     if inputs.pairs and needs_translations(inputs.config.kinds):
         translations = _translate(work)
-        artifacts[TRANSLATIONS.name] = translations.folder
+        artifacts[_TRANSLATIONS] = translations.folder
     if not writer.complete:
         scored = []
         if inputs.pairs and work.scored_kinds:
@@ -333,7 +334,7 @@ def run(inputs: RewardBenchInputs, context: StageContext) -> StageResult:
 
 def _translate(work: _Work) -> Artifact:
     """Translate the responses that are scored in English; what earlier work has translated is taken from there."""
-    writer = ArtifactWriter(work.context.folder / TRANSLATIONS.name, TRANSLATIONS, work.context.fingerprint)
+    writer = ArtifactWriter(work.context.folder / _TRANSLATIONS, TRANSLATIONS, work.context.fingerprint)
     earlier = work.context.earlier.rows(TRANSLATIONS.name, TRANSLATIONS)
     kinds = [kind for kind in work.scored_kinds if REWARD_KINDS[kind].of_translation]
 

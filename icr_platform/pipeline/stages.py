@@ -160,7 +160,7 @@ STAGES: dict[str, StageRow] = {
             config_class="icr_platform.evaluation.reward_bench_config:RewardBenchConfig",
             module="icr_platform.evaluation.reward_bench_stage",
             artifacts=("reward_bench",),
-            unfinished=("reward_bench_drops", "translations", "work"),
+            unfinished=("reward_bench_drops", "pair_translations", "reward_bench_work"),
             show="icr_platform.pipeline.reward_bench_tables:show_reward_accuracy",
         ),
         StageRow(

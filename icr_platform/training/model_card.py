@@ -116,8 +116,7 @@ def _card(
     """The text of a card. rows: of the table of what it was made from. counted: what was trained on, and how much of it by language,
     used and left out."""
     what, used, left_out = counted
-    listed_tags = "".join(f"\n- {tag}" for tag in tags)
-    languages = "".join(f"\n- {language}" for language in sorted(used))
+    listed_tags, languages = ("".join(f"\n- {one}" for one in names) for names in (tags, sorted(used)))
     origins = "\n".join(rows)
     counts = "\n".join(
         f"| {language} | {used.get(language, 0)} | {left_out.get(language, 0)} |"

@@ -592,7 +592,9 @@ class Minutes:
 
     def _write(self) -> None:
         while not self._ended.wait(5):
-            self._path.write_text(str(self._earlier + (time.monotonic() - self._start) / 60))
+            temporary = self._path.with_suffix(".writing")
+            temporary.write_text(str(self._earlier + (time.monotonic() - self._start) / 60))
+            temporary.replace(self._path)
 
 
 class Graded(NamedTuple):
@@ -713,85 +715,76 @@ def cut_vocabulary(source: Path, folder: Path, texts: Sequence[str], rare: int) 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    counts: Counter[int] = Counter()
-    for text in texts:
-        counts.update(tokenizer(text, add_special_tokens=False)["input_ids"])
     written = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
-    vocabulary: dict[str, int] = written["model"]["vocab"]
-    ranks = {tuple(pair): rank for rank, pair in enumerate(written["model"]["merges"])}
-    framed = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}], tokenize=False
-    )
-    kept = {token for token, count in counts.items() if count >= rare}
-    kept |= {*tokenizer(framed, add_special_tokens=False)["input_ids"]}
-    kept |= {
-        one
-        for one in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
-        if one is not None
-    }
-    names = {number: name for name, number in vocabulary.items()} | {
-        one["id"]: one["content"] for one in written["added_tokens"]
-    }
-    added = {one["content"] for one in written["added_tokens"]}
-    strings = {names[number] for number in kept}
-    # Bytes and single letters of the texts, from which every text can be written.
-    strings |= {name for name in vocabulary if re.fullmatch(r"<0x[0-9A-F]{2}>", name)}
-    strings |= {name for name in vocabulary if len(name) == 1 and (ord(name) < 0x250 or vocabulary[name] in counts)}
-    for name in [one for one in strings if one not in added]:
-        strings |= merged_on_the_way(name, ranks)
-    order = sorted(strings, key=lambda name: vocabulary.get(name, len(vocabulary)))
-    numbers = {name: number for number, name in enumerate(order)}
-    old = torch.tensor(
-        [vocabulary[name] if name in vocabulary else next(k for k, v in names.items() if v == name) for name in order]
-    )
+    # By number; a token that was added is in the vocabulary of some tokenizers and not of others.
+    before = written["model"]["vocab"] | {one["content"]: one["id"] for one in written["added_tokens"]}
+    kept = kept_tokens(AutoTokenizer.from_pretrained(source), written, texts, rare)
+    numbers = {name: number for number, name in enumerate(sorted(kept, key=before.__getitem__))}
 
-    written["model"]["vocab"] = numbers
-    written["model"]["merges"] = [[a, b] for a, b in written["model"]["merges"] if {a, b, a + b} <= strings]
-    written["added_tokens"] = [
-        one | {"id": numbers[one["content"]]} for one in written["added_tokens"] if one["content"] in strings
-    ]
-    shutil.rmtree(folder, ignore_errors=True)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    weights = model.get_input_embeddings().weight.detach()[old].clone()
     if not model.config.tie_word_embeddings:
         sys.exit(f"{source}: only models whose embeddings are tied are cut")
-    model.resize_token_embeddings(len(order), mean_resizing=False)
+    weights = model.get_input_embeddings().weight.detach()[[before[name] for name in numbers]].clone()
+    model.resize_token_embeddings(len(numbers), mean_resizing=False)
     model.get_input_embeddings().weight.data.copy_(weights)
     model.tie_weights()
+    renumbered = {number: numbers[name] for name, number in before.items() if name in numbers}
     for config in (model.config, model.generation_config):
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            value = getattr(config, name, None)
-            many = [
-                numbers[names[one]]
-                for one in (value if isinstance(value, list) else [value])
-                if one is not None and names[one] in numbers
-            ]
-            setattr(config, name, many if isinstance(value, list) else many[0] if many else None)
+        for field_name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = getattr(config, field_name, None)
+            new = [renumbered[one] for one in (value if isinstance(value, list) else [value]) if one in renumbered]
+            setattr(config, field_name, new if isinstance(value, list) else next(iter(new), None))
+    shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
-    for path in source.iterdir():
-        if path.name in ("chat_template.jinja", "tokenizer_config.json"):
-            shutil.copy(path, folder / path.name)
+
+    written["model"]["vocab"] = {name: number for name, number in numbers.items() if name in written["model"]["vocab"]}
+    written["model"]["merges"] = [[a, b] for a, b in written["model"]["merges"] if {a, b, a + b} <= kept]
+    written["added_tokens"] = [
+        one | {"id": numbers[one["content"]]} for one in written["added_tokens"] if one["content"] in numbers
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
     # The class of Gemma's tokenizer would add tokens that were cut, such as <mask>, behind the others, where the model has no rows.
     settings = {
         name: value
-        for name, value in json.loads((folder / "tokenizer_config.json").read_text()).items()
+        for name, value in json.loads((source / "tokenizer_config.json").read_text()).items()
         if not (isinstance(value, str) and name.endswith("_token") and value not in numbers)
     } | {"tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    (folder / "tokenizer.json").write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
+    shutil.copy(source / "chat_template.jinja", folder)
+
     cut = AutoTokenizer.from_pretrained(folder)
-    lost = [
-        text
-        for text in texts[:: max(1, len(texts) // 500)]
-        if cut.decode(cut(text, add_special_tokens=False)["input_ids"]) != text
-    ]
-    if len(cut) != len(order) or lost:
-        sys.exit(f"{folder}: {len(cut)} tokens of {len(order)}, and texts that do not come back: {lost[:2]}")
+    some = texts[:: max(1, len(texts) // 500)]
+    lost = [text for text in some if cut.decode(cut(text, add_special_tokens=False)["input_ids"]) != text]
+    if len(cut) != len(numbers) or lost:
+        sys.exit(f"{folder}: {len(cut)} tokens of {len(numbers)}, and texts that do not come back: {lost[:2]}")
+    parameters = sum(one.numel() for one in model.parameters())
     print(
-        f"vocabulary cut from {len(vocabulary):,} to {len(order):,} tokens; {sum(p.numel() for p in model.parameters()):,} parameters",
+        f"vocabulary cut from {len(before):,} to {len(numbers):,} tokens; {parameters:,} parameters are left",
         flush=True,
     )
+
+
+def kept_tokens(tokenizer: Any, written: Mapping[str, Any], texts: Sequence[str], rare: int) -> set[str]:
+    """The tokens that occur often, those that frame turns, bytes and single letters, and all that BPE makes on its way to them.
+
+    written: tokenizer.json.
+    """
+    counts: Counter[int] = Counter()
+    for text in texts:
+        counts.update(tokenizer(text, add_special_tokens=False)["input_ids"])
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
+    frame = tokenizer(tokenizer.apply_chat_template(turns, tokenize=False), add_special_tokens=False)["input_ids"]
+    special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
+    numbers = {token for token, count in counts.items() if count >= rare} | {*frame, *special} - {None}
+    kept = {str(name) for name in tokenizer.convert_ids_to_tokens(sorted(numbers))}
+    # From which every text can be written.
+    for name, number in written["model"]["vocab"].items():
+        is_letter = len(name) == 1 and (ord(name) < 0x250 or number in counts)
+        if is_letter or re.fullmatch(r"<0x[0-9A-F]{2}>", name):
+            kept.add(name)
+    added = {one["content"] for one in written["added_tokens"]}
+    ranks = {tuple(pair): rank for rank, pair in enumerate(written["model"]["merges"])}
+    return kept.union(*(merged_on_the_way(name, ranks) for name in kept if name not in added))
 
 
 def merged_on_the_way(token: str, ranks: Mapping[tuple[str, ...], int]) -> set[str]:

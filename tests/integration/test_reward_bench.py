@@ -194,7 +194,7 @@ def test_translations_are_scored_after_the_english_instruction(tiny_models: tupl
         translation_max_tokens=48,
     )
     result = run(config, tmp_path / "out")
-    texts = open_artifact(result.artifacts["translations"], TRANSLATIONS).read().to_pandas()
+    texts = open_artifact(result.artifacts["pair_translations"], TRANSLATIONS).read().to_pandas()
     texts = texts.set_index(["language", "prompt_id", "sample_index"])["translation"]
     rows = bench_rows(result).set_index(["kind", "language", "pair_id"]).sort_index()
     assert rows.loc[("translate", "es")]["is_right"].notna().any()
@@ -262,9 +262,9 @@ def test_a_killed_stage_goes_on_with_the_parts_it_has(tiny_models: tuple[Path, P
         patch.setattr(stage, "_bench_part", dies)
         with pytest.raises(KeyboardInterrupt):
             stage.run(inputs, context)
-    assert (tmp_path / "killed" / "work" / "policy-logprobs" / "manifest.json").exists()
+    assert (tmp_path / "killed" / "reward_bench_work" / "policy-logprobs" / "manifest.json").exists()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CompletionScorer, "score", lambda *_: pytest.fail("all of it is scored"))
         again = bench_rows(stage.run(inputs, context))
     pd.testing.assert_frame_equal(again, whole)
-    assert not (tmp_path / "killed" / "work").exists()
+    assert not (tmp_path / "killed" / "reward_bench_work").exists()

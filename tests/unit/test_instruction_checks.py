@@ -86,6 +86,18 @@ def test_no_text_and_no_language_raises(kind: str) -> None:
         assert text.strip() or not strict.followed
 
 
+@pytest.mark.parametrize("word", ['"', "\u0640", "\u00ad", "\u200d", "\u064b", "(", "[a", "\\\\", "*", "ß", "\ud800"])
+def test_whatever_a_word_of_kwargs_is_made_of(word: str) -> None:
+    """Signs that disappear when words are compared are no words, and signs of patterns are signs."""
+    for kind, fitting in _FITTING.items():
+        for name, right in fitting.items():
+            if name not in ("relation", "let_relation", "capital_relation") and not isinstance(right, int):
+                kwargs = {**fitting, name: [word] if isinstance(right, list) else word}
+                for language in ("en", "ar", "fr", "th"):
+                    verdict = check(kind, kwargs, f"Tea is ready. {word}", language, f"Tea? {word}")
+                    assert verdict.reason or verdict.followed is not None
+
+
 def test_an_unknown_kind_is_named() -> None:
     verdict = check("poetry:rhymes", {"scheme": "abab"}, "Tea is ready.", "en")
     assert verdict.followed is None

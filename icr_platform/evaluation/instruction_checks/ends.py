@@ -24,6 +24,8 @@ def is_quoted(arguments: Arguments, answer: Answer) -> bool:
 def ends_with_the_phrase(arguments: Arguments, answer: Answer) -> bool:
     """Quotation marks after the phrase belong to the whole answer, and those that a file has around it to the file."""
     wanted = phrase(arguments.text("end_phrase").strip(EDGE_QUOTES), answer.language)
+    if not wanted:
+        raise UnverifiedError("kwargs: 'end_phrase' has no words")
     ending = phrase(answer.text[-2 * len(wanted) - 200 :], answer.language).rstrip(EDGE_QUOTES + " ")
     return ending.endswith(wanted.rstrip(EDGE_QUOTES + " "))
 

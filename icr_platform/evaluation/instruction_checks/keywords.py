@@ -24,19 +24,25 @@ _CYRILLIC = frozenset(["ru", "uk", "be", "bg", "sr", "mk", "kk", "ky", "mn", "tg
 
 def has_keywords(arguments: Arguments, answer: Answer) -> bool:
     text = folded(answer.text, answer.language)
-    return all(folded(keyword, answer.language) in text for keyword in arguments.texts("keywords"))
+    return all(_keyword(keyword, answer.language) in text for keyword in arguments.texts("keywords"))
 
 
 def has_keyword_often(arguments: Arguments, answer: Answer) -> bool:
-    keyword = folded(arguments.text("keyword"), answer.language)
+    keyword = _keyword(arguments.text("keyword"), answer.language)
     relation, number = arguments.relation(), arguments.number("frequency")
     return Count.of(folded(answer.text, answer.language).count(keyword)).stands(relation, number, "keywords")
 
 
 def avoids_words(arguments: Arguments, answer: Answer) -> bool:
     text = folded(answer.text, answer.language)
-    words = [folded(word, answer.language) for word in arguments.texts("forbidden_words")]
+    words = [_keyword(word, answer.language) for word in arguments.texts("forbidden_words")]
     return not any(_as_a_word(word, answer.language).search(text) for word in words)
+
+
+def _keyword(keyword: str, language: str) -> str:
+    if not (found := folded(keyword, language).strip()):
+        raise UnverifiedError(f"kwargs: {keyword!r} is not a word")
+    return found
 
 
 @lru_cache(maxsize=4096)

@@ -62,6 +62,8 @@ def _starts_with(paragraph: str, word: str, language: str) -> bool:
     """Whether the paragraph begins with a word or phrase, which another word may only follow where no spaces stand between them."""
     text = folded(paragraph, language).lstrip(EDGE_QUOTES + "¿¡ \u3000")
     wanted = folded(word, language).strip(EDGE_QUOTES + " ")
+    if not wanted:
+        raise UnverifiedError("kwargs: 'first_word' has no letters")
     rest = text[len(wanted) :]
     is_word = (
         not rest
