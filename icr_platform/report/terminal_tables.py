@@ -246,8 +246,8 @@ def reward_accuracy_terminal_tables(accuracy: pd.DataFrame, comparison: pd.DataF
     for row in together.to_dict("records"):
         figures = (f"{row['difference']:+.1f}", str(row["first_only"]), str(row["second_only"]))
         chances = (f"{float(row[name]):.4f}" for name in ("p_value", "p_holm"))
-        source = [row["source"]] if is_told else []
-        shown.add_row(*source, row["first"], row["second"], *figures, *chances, str(row["n"]))
+        told = [str(row["source"])] if is_told else []
+        shown.add_row(*told, row["first"], row["second"], *figures, *chances, str(row["n"]))
     return [*tables, shown] if len(together) else tables
 
 
