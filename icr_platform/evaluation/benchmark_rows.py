@@ -195,4 +195,4 @@ def mcnemar(better: int, worse: int) -> float:
     """
     n = better + worse
     tail = sum(math.comb(n, count) for count in range(min(better, worse) + 1))
-    return float(min(1, Fraction(2 * tail, 2**n)))
+    return min(1.0, float(Fraction(2 * tail, 2**n)))

@@ -228,7 +228,7 @@ def _measures(preflight: Preflight, session: Session, config: IterateConfig) -> 
     if config.instruction_prompts and (follow := read("instructions", arm.following(0))) is not None:
         counted("instruction prompts", (prompt.language for prompt in follow.asked.prompts))
     if config.benchmarks.are_asked and (asked := read("benchmarks", arm.asking(0))) is not None:
-        counted("benchmark tasks", (task.language for task in asked.work))
+        counted("benchmark tasks", (work.task.language for work in asked.work))
     return told
 
 

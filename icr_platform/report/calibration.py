@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -58,7 +58,7 @@ def calibration_page(table: pd.DataFrame) -> str:
     return str(_PAGE.format(style=Markup(chart_style()), charts=Markup("").join(sections)))
 
 
-def calibration_chart(bins: Sequence[dict[str, Any]], title: str) -> Markup:
+def calibration_chart(bins: Sequence[Mapping[Any, Any]], title: str) -> Markup:
     """Accuracy and its interval at the mean margin of each bin, over the accuracy that the margins claim."""
     lowest = min(50.0, *(each["low"] for each in bins))
     most = max(each["margin"] for each in bins) or 1.0

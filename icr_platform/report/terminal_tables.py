@@ -8,7 +8,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from icr_platform.report.evidence import Seen, evidence_of
+from icr_platform.report.evidence import LENGTH, Seen, evidence_of
 from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, Measured, languages_of, measured_of, row_name
 from icr_platform.report.leaderboard import OWN
 
@@ -81,6 +81,7 @@ def own_samples_terminal_table(iteration: int, metrics: Mapping[str, float]) -> 
         for metric, heading in _OWN_COLUMNS
         if metric in kinds
         for variant in kinds[metric].variants
+        if variant != LENGTH or metric == _OWN_COLUMNS[0][0]  # it is the same before and after length control
     ]
     for _, variant, heading in columns:
         table.add_column(f"{variant}: {heading}", justify="right")
@@ -245,8 +246,8 @@ def reward_accuracy_terminal_tables(accuracy: pd.DataFrame, comparison: pd.DataF
     for row in together.to_dict("records"):
         figures = (f"{row['difference']:+.1f}", str(row["first_only"]), str(row["second_only"]))
         chances = (f"{float(row[name]):.4f}" for name in ("p_value", "p_holm"))
-        source = [row["source"]] if is_told else []
-        shown.add_row(*source, row["first"], row["second"], *figures, *chances, str(row["n"]))
+        told = [str(row["source"])] if is_told else []
+        shown.add_row(*told, row["first"], row["second"], *figures, *chances, str(row["n"]))
     return [*tables, shown] if len(together) else tables
 
 
