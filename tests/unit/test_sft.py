@@ -188,7 +188,7 @@ def test_a_base_model_gets_a_template_that_is_saved(values: dict[str, Any], tiny
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("none.jinja", None, "not readable"),
+        ("none.jinja", None, "no such file"),
         ("empty.jinja", "", "an empty file"),
         ("chat.jinja", "{% for message in messages %}{{ message['content']", "chat_template"),
         ("silent.jinja", "{% for message in messages %}x{% endfor %}", "does not reach the prompt"),
