@@ -85,8 +85,10 @@ def encode_documents(texts: TextDocuments, config: SftConfig) -> TrainingDocumen
         try:
             encoded = encode_turns(tokenizer, asked, answer, last_only=config.turns == "last")
         except InputError as error:
-            is_text = isinstance(error, RefusedTextError)
-            refused[f"the chat template refuses a text of theirs ({error.reason})" if is_text else str(error)] += 1
+            if isinstance(error, RefusedTextError):
+                refused[f"the chat template refuses a text of theirs ({error.reason})"] += 1
+            else:
+                refused[str(error)] += 1
             left_out[language] += 1
             continue
         if any(len(one.token_ids) > longest for one in encoded):

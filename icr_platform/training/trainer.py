@@ -40,7 +40,7 @@ class PolicyTrainer:
     def __init__(self, config: PolicyTraining, **parts: Any) -> None:
         self.tokens = 0
         self._config = config
-        super().__init__(**parts)  # type: ignore[call-arg]
+        super().__init__(**parts)
         trainer: Any = self
         trainer.remove_callback(PrinterCallback)
         # TRL makes adapters over quantised weights bfloat16, to which small steps are not added.

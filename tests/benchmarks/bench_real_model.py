@@ -430,13 +430,13 @@ class Run:
             )
         folder = shared_folder()
         prompts = json.loads((folder / "prompts" / "x-alpacaeval" / f"{language}.json").read_text(encoding="utf-8"))
-        ids = {row["instruction"]: str(row["id"]) for row in prompts}
+        numbers = {row["instruction"]: str(row["id"]) for row in prompts}
         outputs: dict[str, list[str]] = defaultdict(list)
         for model in MODELS:
             for row in json.loads((folder / "outputs" / language / f"{model}.json").read_text(encoding="utf-8")):
-                if (found := ids.get(row["instruction"])) is not None:  # some files have no ids
+                if (found := numbers.get(row["instruction"])) is not None:  # some files have no ids
                     outputs[found].append(row["output"])
-        return {number: instruction for instruction, number in ids.items()}, outputs
+        return {number: instruction for instruction, number in numbers.items()}, outputs
 
     def tasks(self) -> dict[str, list[Task]]:
         """The tasks of each split, by the seed; constraints take turns."""
@@ -625,7 +625,7 @@ def figures(found: Sequence[Graded], seed: int, against: Sequence[Graded] | None
         return float(np.mean(right[count > 0] / count[count > 0]) * 100) if (count > 0).any() else float("nan")
 
     own, other = sums(found), sums(against) if against is not None else None
-    draws = np.random.default_rng(seed).integers(0, len(names), (RESAMPLES, len(names))) if names else []
+    draws: Any = np.random.default_rng(seed).integers(0, len(names), (RESAMPLES, len(names))) if names else []
     spread = [mean_of_four(own[draw]) for draw in draws]
     by_language = own.sum(0) if names else np.zeros((len(LANGUAGES), 2))
     kinds = Counter(row.constraint for row in found if row.language != "en")
@@ -721,7 +721,7 @@ def cut_vocabulary(source: Path, folder: Path, texts: Sequence[str], rare: int) 
     kept = kept_tokens(AutoTokenizer.from_pretrained(source), written, texts, rare)
     numbers = {name: number for number, name in enumerate(sorted(kept, key=before.__getitem__))}
 
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     if not model.config.tie_word_embeddings:
         sys.exit(f"{source}: only models whose embeddings are tied are cut")
     weights = model.get_input_embeddings().weight.detach()[[before[name] for name in numbers]].clone()
