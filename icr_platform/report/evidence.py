@@ -157,13 +157,15 @@ def _evidence(iterations: Sequence[IterationMetrics], kind: Kind) -> Evidence:
 
 
 def is_evidence(name: str) -> bool:
-    """Whether a metric stands in one of these tables, as a figure or as the end of an interval.
+    """Whether a metric stands in one of these tables, as a figure or as the end of an interval, or is the p-value of one.
 
     >>> is_evidence("reward_accuracy/cross-lingual/es"), is_evidence("line_pass_rate_low/es"), is_evidence("margin/median/es")
     (True, True, False)
+    >>> is_evidence("line_pass_rate_change_p/es"), is_evidence("prompt_accuracy_change_since_0_high/strict/es")
+    (True, True)
     """
     metric = name.partition("/")[0]
-    for ending in ("_low", "_high", "_change"):
+    for ending in ("_low", "_high", "_p", "_since_0", "_change"):
         metric = metric.removesuffix(ending)
     return any(metric == kind.metric for group in GROUPS for kind in group.kinds)
 

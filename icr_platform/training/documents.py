@@ -85,10 +85,8 @@ def encode_documents(texts: TextDocuments, config: SftConfig) -> TrainingDocumen
         try:
             encoded = encode_turns(tokenizer, asked, answer, last_only=config.turns == "last")
         except InputError as error:
-            if isinstance(error, RefusedTextError):
-                refused[f"the chat template refuses a text of theirs ({error.reason})"] += 1
-            else:
-                refused[str(error)] += 1
+            why = error.reason if isinstance(error, RefusedTextError) else ""
+            refused[f"the chat template refuses a text of theirs ({why})" if why else str(error)] += 1
             left_out[language] += 1
             continue
         if any(len(one.token_ids) > longest for one in encoded):

@@ -430,13 +430,13 @@ class Run:
             )
         folder = shared_folder()
         prompts = json.loads((folder / "prompts" / "x-alpacaeval" / f"{language}.json").read_text(encoding="utf-8"))
-        numbers = {row["instruction"]: str(row["id"]) for row in prompts}
+        by_text = {row["instruction"]: str(row["id"]) for row in prompts}
         outputs: dict[str, list[str]] = defaultdict(list)
         for model in MODELS:
             for row in json.loads((folder / "outputs" / language / f"{model}.json").read_text(encoding="utf-8")):
-                if (found := numbers.get(row["instruction"])) is not None:  # some files have no ids
+                if (found := by_text.get(row["instruction"])) is not None:  # some files have no ids
                     outputs[found].append(row["output"])
-        return {number: instruction for instruction, number in numbers.items()}, outputs
+        return {number: instruction for instruction, number in by_text.items()}, outputs
 
     def tasks(self) -> dict[str, list[Task]]:
         """The tasks of each split, by the seed; constraints take turns."""

@@ -186,7 +186,8 @@ def test_check_and_rehearsal_know_what_is_measured(preset: Path, capsys: pytest.
         ({"instruction_prompts": "pairs"}, "instruction_id_list"),
         ({"reward_bench": {"checker": "nobody:knows"}}, "config: field 'checker' is 'nobody:knows'"),
         ({"reward_bench": {"reward_kind": ["translate"]}}, "config: field 'translator' is missing"),
-        ({"benchmarks": {"families": ["no_such"]}}, "no_such"),
+        ({"benchmarks": {"families": ["arc"]}}, "field 'eval_languages' is empty"),
+        ({"benchmarks": {"families": ["no_such"]}, "eval_languages": ["en"]}, "no_such"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_anything_runs(
