@@ -336,7 +336,7 @@ def _combinations(fields: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str,
 
 def _is_texts(value: Any) -> bool:
     return isinstance(value, str) or (
-        isinstance(value, list) and value and all(isinstance(text, str) for text in value)
+        isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
     )
 
 
@@ -356,6 +356,10 @@ def _text_in(fields: Mapping[str, Any], name: str) -> str:
     return "" if value is None or isinstance(value, (list, Mapping)) else str(value).strip()
 
 
+def _side_of(row: Mapping[str, Any], side: str) -> Side:
+    return Side(row[side], tuple(row[f"{side}_token_ids"]), row[f"{side}_answer_start"] or 0)
+
+
 def _artifact_pairs(folder: str) -> list[LabelledPair]:
     """Pairs of a preferences artifact, with the tokens that were sampled."""
     pairs = []
@@ -369,10 +373,8 @@ def _artifact_pairs(folder: str) -> list[LabelledPair]:
                     row["prompt_id"],
                     Conversation.of(row["instruction"], row["messages"]),
                     None if english is None else Conversation.of(english, row["english_messages"]),
-                    *(
-                        Side(row[side], tuple(row[f"{side}_token_ids"]), row[f"{side}_answer_start"] or 0)
-                        for side in ("chosen", "rejected")
-                    ),
+                    _side_of(row, "chosen"),
+                    _side_of(row, "rejected"),
                 )
             )
     return pairs

@@ -151,8 +151,8 @@ def _by_prompt(part: pa.Table) -> pd.DataFrame:
         metric: pc.if_else(counts, pc.cast(passes, "float64"), None).to_numpy(zero_copy_only=False)
         for metric, counts, passes in _passes(part)
     }
-    rows = part.select(PROMPT_KEY).to_pandas().assign(**flags)
-    return 100 * rows.groupby(PROMPT_KEY, sort=False).mean()
+    rows: pd.DataFrame = part.select(PROMPT_KEY).to_pandas().assign(**flags)
+    return rows.groupby(PROMPT_KEY, sort=False).mean().mul(100)
 
 
 def _passes(part: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray, pa.ChunkedArray]]:

@@ -186,8 +186,8 @@ def sample_turns(
                 talk.asked, talk.coming = Conversation(talk.coming[0], said), talk.coming[1:]
                 going_on.append(talk)
         talks, turn = going_on, turn + 1
-    place = {digest: number for number, digest in enumerate(digests)}
-    rows.sort(key=lambda row: place[row[0].input_digest])  # stable: turns and samples stay in order
+    order = {digest: number for number, digest in enumerate(digests)}
+    rows.sort(key=lambda row: order[row[0].input_digest])  # stable: turns and samples stay in order
     table = response_table(identify, [row for row, _ in rows])
     outputs = as_outputs(table, [(asked.instruction, asked.json) for _, asked in rows])
     # A prompt that the engine refuses at once has no samples: one row says so.

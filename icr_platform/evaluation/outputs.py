@@ -89,7 +89,7 @@ def given_outputs(prompts: Sequence[Mapping[str, Any]], outputs: ReferenceOutput
     """
     keep = _keeps_languages(outputs, identify)
     rows = [  # of the texts of a file it is not known how they ended or how many tokens they have: null
-        dict.fromkeys(FACTS) | prompt | facts | {"output": text, "character_count": len(text)}
+        {**dict.fromkeys(FACTS), **prompt, **facts, "output": text, "character_count": len(text)}
         for prompt in prompts
         for _, text, facts in outputs.samples(prompt["language"], prompt["prompt_id"])
     ]

@@ -239,7 +239,7 @@ TURNS = {
 def talks(tmp_path: Path) -> Path:
     """Multi-IF: two conversations of three turns, and one that ends after the first."""
     short = {name: value if name.startswith("turn_1") else None for name, value in TURNS.items()}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"key": "1:es", "language": "Spanish", **TURNS},
         {"key": "1:de", "language": "German", **TURNS},
         {"key": "2:de", "language": "German", **short},

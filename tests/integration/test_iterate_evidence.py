@@ -18,7 +18,7 @@ from icr_platform.pipeline.session import open_session
 from icr_platform.tracking.tracker import Tracker
 from tests.support.tiny_models import PROMPTS, RESPONSES
 
-KINDS = (
+KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("punctuation:no_comma", {}),
     ("length_constraints:number_words", {"num_words": 3, "relation": "less than"}),
     ("change_case:english_capital", {}),

@@ -48,7 +48,8 @@ def run(config: RewardBenchConfig, folder: Path) -> StageResult:
     return stage.run(stage.read(config), StageContext(folder, "test"))
 
 
-def bench_rows(result: StageResult) -> pd.DataFrame:
+def bench_rows(result: StageResult) -> Any:
+    """The rows, of which pandas' types know too little."""
     return open_artifact(result.artifacts["reward_bench"], REWARD_BENCH).read().to_pandas()
 
 
@@ -194,7 +195,7 @@ def test_translations_are_scored_after_the_english_instruction(tiny_models: tupl
         translation_max_tokens=48,
     )
     result = run(config, tmp_path / "out")
-    texts = open_artifact(result.artifacts["pair_translations"], TRANSLATIONS).read().to_pandas()
+    texts: Any = open_artifact(result.artifacts["pair_translations"], TRANSLATIONS).read().to_pandas()
     texts = texts.set_index(["language", "prompt_id", "sample_index"])["translation"]
     rows = bench_rows(result).set_index(["kind", "language", "pair_id"]).sort_index()
     assert rows.loc[("translate", "es")]["is_right"].notna().any()
@@ -249,7 +250,7 @@ def test_a_killed_stage_goes_on_with_the_parts_it_has(tiny_models: tuple[Path, P
     )
     whole = bench_rows(run(config, tmp_path / "whole"))
     inputs, context = stage.read(config), StageContext(tmp_path / "killed", "test")
-    made = []
+    made: list[int] = []
 
     def dies(work: Any, part: int, *rest: Any) -> Any:
         if len(made) == 1:

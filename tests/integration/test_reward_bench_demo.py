@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,7 +100,7 @@ def test_labels_are_the_graders(measured: StageResult) -> None:
 
 
 def test_the_reward_of_english_preferences_ranks_as_the_grader_does_in_every_language(measured: StageResult) -> None:
-    table = measured.tables["reward_accuracy"]
+    table: Any = measured.tables["reward_accuracy"]
     over_all = table[table["category"] == ""].set_index(["kind", "language"])["decided_accuracy"]
     for kind in ("cross-lingual", "multilingual"):
         assert all(over_all[kind, language] > 62 for language in LANGUAGES), over_all[kind]
@@ -113,11 +114,11 @@ def test_the_reward_of_english_preferences_ranks_as_the_grader_does_in_every_lan
 
 
 def test_wide_differences_of_grades_are_easier(measured: StageResult) -> None:
-    table = measured.tables["reward_accuracy"]
+    table: Any = measured.tables["reward_accuracy"]
     mean = table[(table["language"] == "mean") & (table["kind"] == "cross-lingual")].set_index("category")
     assert mean.loc["far", "decided_accuracy"] > mean.loc["near", "decided_accuracy"] + 10
     assert mean.loc["far", "low"] > 70
-    curve = measured.tables["reward_calibration"]
+    curve: Any = measured.tables["reward_calibration"]
     curve = curve[(curve["kind"] == "cross-lingual") & (curve["language"] == "all")]
     assert curve["accuracy"].iloc[-1] > curve["accuracy"].iloc[0]
     rows = bench_rows(measured)
@@ -126,7 +127,7 @@ def test_wide_differences_of_grades_are_easier(measured: StageResult) -> None:
 
 
 def test_the_reward_beats_length_and_chance_beyond_doubt(measured: StageResult) -> None:
-    table = measured.tables["reward_comparison"]
+    table: Any = measured.tables["reward_comparison"]
     table = table[table["language"] == "all"].set_index(["first", "second"])
     assert table.loc[("cross-lingual", "length"), "p_holm"] < 0.001
     assert table.loc[("cross-lingual", "random"), "p_holm"] < 0.001

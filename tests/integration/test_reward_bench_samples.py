@@ -80,7 +80,9 @@ def samples(tmp_path: Path) -> dict[str, str]:
         plain = {"key": 9, "prompt": second, "instruction_id_list": [], "kwargs": []}
         write_json(tmp_path / "prompts" / f"{language}.json", [*rows, plain])
     keys = [(language, str(key), index) for language in ASKED for key in range(1, 10) for index in range(2)]
-    named = [dict(zip(("language", "prompt_id", "sample_index"), key, strict=True)) for key in keys]
+    named: list[dict[str, Any]] = [
+        dict(zip(("language", "prompt_id", "sample_index"), key, strict=True)) for key in keys
+    ]
     sampled = [key | {"response": ("A pear.", "Yes, a pear.")[key["sample_index"]]} for key in named]
     scored = [
         key | {"kind": "cross-lingual", "reward": float(key["sample_index"] == (key["language"] == "es"))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def test_two_processes_train_as_one(tiny_model: Path, tmp_path: Path) -> None:
     rows = [{"instruction": f"Say {number}.", "output": "yes " * (number + 1)} for number in range(8)]
     documents = tmp_path / "documents.jsonl"
     documents.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shared = {
+    shared: dict[str, Any] = {
         "policy": str(tiny_model),
         "documents": str(documents),
         "device": "cpu",
@@ -30,11 +31,12 @@ def test_two_processes_train_as_one(tiny_model: Path, tmp_path: Path) -> None:
         "warmup": 0.0,
     }
     found = {}
-    for name, own in {
+    layouts: dict[str, dict[str, Any]] = {
         "one": {"batch_size": 8, "accumulation": 1},
         "two": {"batch_size": 2, "accumulation": 2, "accelerate_config": str(TWO_PROCESSES)},
-    }.items():
-        config = SftConfig.model_validate(shared | own)
+    }
+    for name, own in layouts.items():
+        config = SftConfig.model_validate({**shared, **own})
         found[name] = run(read(config), StageContext(tmp_path / name, "f"))
     one, two = (load_model(str(result.artifacts["checkpoint"]), "float32", "cpu") for result in found.values())
     assert found["two"].metrics["sft/final_loss"] == pytest.approx(found["one"].metrics["sft/final_loss"], rel=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from icr_platform.tracking.run_handle import RunHandle
 from icr_platform.tracking.tracker import Tracker
@@ -53,12 +54,16 @@ def evidence_run(tracker: Tracker, folder: Path) -> RunHandle:
     }
     iterations = {}
     for t in (1, 2):
-        outcome = evaluated(prompts, lambda p, t=t: answer(p.language, t), lambda p: PURE[p.language], 0.0, t, places)  # type: ignore[misc]
+
+        def answered(p: Prompt, t: int = t) -> str:
+            return answer(p.language, t)
+
+        outcome = evaluated(prompts, answered, lambda p: PURE[p.language], 0.0, t, places)
         samples = sampled(
             prompts,
-            lambda p, t=t: [answer(p.language, t), PURE[p.language], PURE[p.language] * 2],
+            lambda p, answered=answered: [answered(p), PURE[p.language], PURE[p.language] * 2],  # type: ignore[misc]
             t,
-            ("cross-lingual",),  # type: ignore[misc]
+            ("cross-lingual",),
         )
         iterations[t] = merged(outcome, samples, instructed(prompts, t), IterationData(metrics=metrics(t)))
     return log_arm(tracker, "synthetic-evidence", iterations, folder)
@@ -74,7 +79,7 @@ def instructed(prompts: list[Prompt], t: int) -> IterationData:
             {**key, "instruction": prompt.instruction, "output": text, "character_count": len(text), "token_count": 9,
              "finish_reason": "stop", "detected_language": prompt.language, "language_confidence": 0.9}
         )  # fmt: skip
-        verdicts = (
+        verdicts: tuple[tuple[str, dict[str, Any], bool | None, bool | None, str], ...] = (
             ("punctuation:no_comma", {}, True, True, ""),
             ("length_constraints:number_words", {"num_words": 300, "relation": "at least"}, t == 2, t == 2, ""),
             ("startend:quotation", {}, False, True, ""),

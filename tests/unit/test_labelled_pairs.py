@@ -110,8 +110,7 @@ def test_the_english_counterpart(row: Row, files: dict[str, list[Row]], english:
     for name, rows in files.items():
         write(tmp_path / name, rows)
     prompts = str(tmp_path / next(iter(files)).split("/")[0]) if files else ""
-    (pair,) = read_labelled_pairs(write(tmp_path / "pairs" / "es.jsonl", [row]), prompts=prompts).pairs or [None]
-    assert pair is not None
+    (pair,) = read_labelled_pairs(write(tmp_path / "pairs" / "es.jsonl", [row]), prompts=prompts).pairs
     assert pair.english == (None if english is None else Conversation(english))
 
 

@@ -112,7 +112,8 @@ def test_a_step_is_the_mean_over_all_tokens_of_responses(
     clip = trainer.accelerator.clip_grad_norm_
 
     def watched(*given: Any, **named: Any) -> Any:
-        gradients.update({name: one.grad.clone() for name, one in trainer.model.named_parameters()})
+        model: Any = trainer.model
+        gradients.update({name: one.grad.clone() for name, one in model.named_parameters()})
         return clip(*given, **named)
 
     trainer.accelerator.clip_grad_norm_ = watched

@@ -208,7 +208,7 @@ def test_multi_if_has_three_turns_whose_instructions_accumulate(form: str, tmp_p
         "turn_3_kwargs": "",
     }
     path = tmp_path / f"multi_if.{form}"
-    rows = [MULTI_IF, hindi]
+    rows: list[dict[str, Any]] = [MULTI_IF, hindi]
     if form == "csv":
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(MULTI_IF))
@@ -236,7 +236,7 @@ def test_multi_if_has_three_turns_whose_instructions_accumulate(form: str, tmp_p
 def test_turns_that_are_missing_in_between_are_a_row_left_out(tmp_path: Path) -> None:
     gap = MULTI_IF | {"key": "2", "turn_2_prompt": None}
     absent = {name: value for name, value in MULTI_IF.items() if not name.startswith("turn_2")} | {"key": "3"}
-    rows = [MULTI_IF, gap, absent, MULTI_IF | {"key": "4"}]
+    rows: list[dict[str, Any]] = [MULTI_IF, gap, absent, MULTI_IF | {"key": "4"}]
     found = load_verifiable(str(write(tmp_path / "a.jsonl", rows)))
     assert [row["prompt_id"] for row in found.left_out] == ["2", "3"]
     assert all("turn_3_prompt is there without the turns before it" in str(row["detail"]) for row in found.left_out)
