@@ -54,7 +54,7 @@ def write_confusion(outputs: Artifact, writer: ArtifactWriter, english: Collecti
     with meter("language confusion", outputs.rows) as progress:
         for index in range(len(outputs.parts)):
             part = outputs.read_part(index, [*SAMPLE_KEY, _TEXT])
-            measured = pa.array([isinstance(rule_of(language), Rule) for language in part["language"].to_pylist()])
+            measured = pa.array([isinstance(rule_of(one), Rule) for one in part["language"].to_pylist()], pa.bool_())
             asked = part.select(SAMPLE_KEY).filter(measured)
             # Prompts that were dropped may have been asked again since, and have outputs now.
             if not writer.has_part(index) or not writer.read_part(index).select(SAMPLE_KEY).equals(asked):

@@ -67,7 +67,7 @@ def accuracy(
     independent items (Kish, 1965); never more than n.
 
     >>> [round(x, 1) for x in accuracy([1, 1, 0, 0], "aabb")], [round(x, 1) for x in accuracy([1, 1, 0, 0], "abcd")]
-    ([50.0, 2.7, 97.3, 4], [50.0, 15.0, 85.0, 4])
+    ([50.0, 5.5, 94.5, 4], [50.0, 15.0, 85.0, 4])
     >>> accuracy([1, 0, 0, 0], "abcd", ["en", "es", "es", "es"]).value
     50.0
     """

@@ -42,6 +42,8 @@ from icr_platform.training.config import TrainConfig, TrainSettings
 class IteratedBenchmarks(BenchmarksSettings):
     """Which of lm-eval's tasks every policy is asked; none unless they are named."""
 
+    heading = "tasks"
+
     families: FamilyNames = setting((), "task families that every policy is asked, comma-separated; empty: none")
 
     @property

@@ -161,7 +161,7 @@ def test_above_the_share_the_stage_fails_in_one_line_and_keeps_everything(lab: L
 
 def test_an_evaluation_says_which_prompts_have_no_output(lab: Lab) -> None:
     good = lab.evaluate("good")
-    assert set(good.artifacts) == {"outputs", "judgments", "scores"}
+    assert set(good.artifacts) == {"outputs", "confusion", "judgments", "scores"}
     assert not (lab.folder / "good/output_drops").exists()
     assert "dropped/es" not in good.metrics
     lab.faults(p3="endpoint-error")
