@@ -27,6 +27,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.languages import PREFIX
 from icr_platform.core.schemas import DROPS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
 from icr_platform.core.stage_protocol import StageContext
+from icr_platform.engines.scoring import model_scores
 from icr_platform.models.chat import encode_prompt, encode_response
 
 LANGUAGES = ("en", "es", "de")
@@ -234,7 +235,7 @@ def test_all_kinds_at_once(config: AnnotateConfig, tmp_path: Path) -> None:
 
 
 def test_random_control_needs_no_model(config: AnnotateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "load_model", lambda *_: pytest.fail("loaded a model"))
+    monkeypatch.setattr(model_scores, "load_model", lambda *_: pytest.fail("loaded a model"))
     control = changed(config, reward_kind="random")
     annotate(control, tmp_path / "one")
     annotate(control, tmp_path / "two")
@@ -249,7 +250,7 @@ def test_a_finished_stage_loads_no_model(
 ) -> None:
     inputs = stage.read(config)
     first = stage.run(inputs, StageContext(tmp_path / "out", "fingerprint"))
-    monkeypatch.setattr(stage, "load_model", lambda *_: pytest.fail("loaded a model"))
+    monkeypatch.setattr(model_scores, "load_model", lambda *_: pytest.fail("loaded a model"))
     monkeypatch.setattr(stage, "check_responses", lambda *_: pytest.fail("checked the inputs again"))
     again = stage.run(inputs, StageContext(tmp_path / "out", "fingerprint"))
     assert again.metrics == first.metrics

@@ -27,6 +27,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import REWARDS
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.demo import IDENTIFIER
+from icr_platform.engines.scoring import model_scores
 from icr_platform.evaluation import mt_bench_stage
 from icr_platform.evaluation import stage as evaluation
 from icr_platform.evaluation.config import EvalConfig, MtBenchConfig
@@ -208,7 +209,7 @@ def test_rewards_do_not_move_at_midnight_and_do_with_the_setting(
             return load_model(model, *rest, **named)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(annotation, "load_model", load_later)
+            patch.setattr(model_scores, "load_model", load_later)
             result = annotation.run(annotation.read(config), StageContext(tmp_path / name, "f"))
         return open_artifact(result.artifacts["rewards"], REWARDS).read().column("reward").to_pylist()
 

@@ -340,7 +340,7 @@ def test_training_needs_weights_that_are_numbers(
     config = TrainConfig(policy=str(model), preferences=str(preferences), device="cpu")
     training.read(config)
     merged(CONFIG, quantization_config={"quant_method": "fp8"})(model)
-    monkeypatch.setattr("icr_platform.training.stage.check_quantisation", lambda *_: False)
+    monkeypatch.setattr("icr_platform.training.policy_checks.check_quantisation", lambda *_: False)
     monkeypatch.setattr("icr_platform.models.loading.check_quantisation", lambda *_: False)
     with pytest.raises(InputError, match="its weights are quantised, and training changes numbers"):
         training.read(config)

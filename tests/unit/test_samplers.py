@@ -693,7 +693,8 @@ def test_an_endpoint_that_is_down_altogether_is_waited_for(
     # A request that fails just as another is answered was not asked in vain: its one retry is answered too.
     results = ask(endpoint, tiny_model, samples=1, server_retries=1, server_concurrency=2)
     assert not any(isinstance(result, Dropped) for result in results)
-    assert capsys.readouterr().err.count("does not answer (HTTP 503") == 1
+    # Said once a silence, not once a request: one that fails just as another is answered begins a second silence.
+    assert capsys.readouterr().err.count("does not answer (HTTP 503") in (1, 2)
     endpoint.answer = lambda _: (503, {})
     with pytest.raises(
         IcrError, match=r"has not answered for \d s .*finished work is kept, run the same command again"
