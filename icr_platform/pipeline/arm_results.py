@@ -89,8 +89,9 @@ def compare_pass_rates(session: Session, arm: Arm, iteration: int, parent: RunHa
     outputs = (open_artifact(done.artifact("outputs"), OUTPUTS) for done in evals)
     changes = pass_rate_changes(*(confusion_parts(side, english) for side in outputs))
     _keep_changes(arm, iteration, pass_rate_change_metrics(changes))
-    if parent is not None and len(changes):
-        parent.log_table(changes, "pass_rate_changes")
+    if parent is not None:
+        if len(changes):
+            parent.log_table(changes, "pass_rate_changes")
         parent.set_tags({_PASSED: key})
 
 

@@ -32,7 +32,7 @@ ELSEWHERE = {
     "icr iterate --config": "`icr check` and `mlflow run` read the same preset here; tests/integration/test_iterate.py",
     "icr STAGE --help": "tests/unit/test_config.py",
     "icr inspect": "tests/browser",
-    "icr verdicts publish": "tests/browser/test_publish.py",
+    "icr verdicts": "tests/browser/test_publish.py",
     "icr runs": "tests/integration/test_runs_removal.py",
     "icr mt-bench": "tests/integration/test_judge_server.py",
     "icr benchmarks": "tests/integration/test_benchmarks.py",
