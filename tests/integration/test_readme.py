@@ -36,7 +36,7 @@ ELSEWHERE = {
     "icr runs": "tests/integration/test_runs_removal.py",
     "icr mt-bench": "tests/integration/test_judge_server.py",
     "icr benchmarks": "tests/integration/test_benchmarks.py",
-    "icr sft": "tests/unit/test_sft.py, tests/integration/test_real_model.py",
+    "icr sft": "tests/unit/test_sft.py",
     "icr reward-bench": "tests/integration/test_reward_bench.py",
     "icr instructions": "tests/integration/test_instructions.py",
     "mlflow ui": "MLflow's own",

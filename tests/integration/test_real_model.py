@@ -15,6 +15,7 @@ from tests.benchmarks import bench_real_model as bench
 SCRIPT = Path(bench.__file__)
 
 
+@pytest.mark.slow
 def test_every_step_is_taken_once(tmp_path: Path) -> None:
     command = [
         sys.executable,
