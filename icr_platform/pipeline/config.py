@@ -95,9 +95,16 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     stage_processes: bool = setting(False, "run each stage in a process of its own, to free GPU memory", "place")
     keep_checkpoints: Literal["all", "last", "best"] = setting(
         "all",
-        "trained weights to keep; others are removed once nothing here needs them; best: by mean win rate, or the last where nothing "
-        "was judged",
+        "trained weights to keep; others are removed once nothing here needs them; best: what models:/ARM-policy@best is, or the last "
+        "where nothing shows which one is",
         "place",
+    )
+    stop: Literal["none", "no-gain"] = setting(
+        "none",
+        "when to end before T iterations; no-gain: after an iteration whose gain over the one before is not above 0, by the 95% interval of "
+        "the paired difference over non-English languages: of win rates, else of prompts whose instructions are followed, else of "
+        "labelled pairs ranked right",
+        later=True,
     )
     generate: SamplingSettings = setting(SamplingSettings(), "settings of generate")
     annotate: AnnotateSettings = setting(AnnotateSettings(), "settings of annotate")
