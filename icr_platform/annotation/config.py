@@ -52,13 +52,18 @@ class AnnotateSettings(RewardSettings, TranslatorSettings, ExecutionSettings, Fa
         later=True,
     )
     pairs_per_prompt: int = setting(
-        1, "pairs of a prompt at most: its best responses, each with another rejected one; no response is in two", ge=1, later=True
+        1,
+        "pairs of a prompt at most: its best responses, each with another rejected one; no response is in two",
+        ge=1,
+        later=True,
     )
     pool: Literal["language", "all"] = setting(
         "language", "make pairs within each language, or of all languages' responses to one prompt id", later=True
     )
     pool_prompt: Literal["chosen", "rejected", "random"] = setting(
-        "chosen", "with pool all: the prompt is in the language of the chosen or of the rejected response, or of either", later=True
+        "chosen",
+        "with pool all: the prompt is in the language of the chosen or of the rejected response, or of either",
+        later=True,
     )
 
 
