@@ -11,6 +11,7 @@ within max | |chosen| - |rejected| | / P of 0 (unless several prompts change at 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ def fit_rule_alpha(
 
     count = int(np.clip(_CELLS / (reward.size * rule.pairs), _FEWEST, _MOST))
     seen = sorted((summed(alpha) for alpha in _points(changes, low, high, count)), key=lambda value: value.alpha)
-    crossings = [(a, b) for a, b in zip(seen, seen[1:], strict=False) if a.length * b.length < 0]
+    crossings = [(a, b) for a, b in pairwise(seen) if a.length * b.length < 0]
     crossings.sort(key=lambda ends: min(abs(ends[0].alpha), abs(ends[1].alpha)))
     for before, after in crossings[:_CHANGES_BISECTED]:
         seen += _bisected(summed, before, after)
