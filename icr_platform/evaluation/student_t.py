@@ -28,8 +28,8 @@ def upper_tail(t: float, df: float) -> float:
 def quantile(p: float, df: float) -> float:
     """t with P(T <= t) = p in (0, 1), to 1e-12 relative.
 
-    >>> round(quantile(0.975, 4.0), 6), round(quantile(0.975, math.inf), 6), quantile(0.5, 3.0)
-    (2.776445, 1.959964, 0.0)
+    >>> round(quantile(0.975, 4.0), 6), round(quantile(0.95, math.inf), 6), quantile(0.5, 3.0)
+    (2.776445, 1.644854, 0.0)
     """
     if p == 0.5:
         return 0.0
