@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 CONFIG, STEP, STOPPED = "config.json", "icr.step", "icr.stopped"
 OWN_SAMPLES = "own_samples"
 """The step of an iteration in which reward_bench looks at the policy's own samples; other steps have the names of their stages."""
+START = "start"
+"""The step of iteration 0 in which pi_0 is trained, where it is not given."""
 COMPARED = (
     "win_rate_change", "regressions/", "line_pass_rate_change", "word_pass_rate_change", "prompt_accuracy_change", "gain",
 )  # fmt: skip
@@ -57,6 +59,16 @@ class Arm:
         """Name of the arm's registered model, whose aliases iteration-1 .. iteration-T are the policies in use."""
         return f"{self.config.arm}-policy"
 
+    @property
+    def first_made(self) -> int:
+        """The first iteration whose policy is trained here."""
+        return 0 if self.config.start_preferences else 1
+
+    @property
+    def made(self) -> Sequence[str]:
+        """The policies so far that were trained here."""
+        return self.policies[self.first_made :]
+
     def generating(self, iteration: int) -> GenerateConfig:
         """generate of an iteration: the policy before answers."""
         return self.config.generate_config(generating_policy(self.policies, iteration), self._seed(iteration))
@@ -72,6 +84,10 @@ class Arm:
         """train of an iteration: the pairs turn the policy that answered into the next one."""
         policy = generating_policy(self.policies, iteration)
         return self.config.train_config(policy, preferences, self._seed(iteration))
+
+    def starting(self) -> TrainConfig:
+        """The training of pi_0, of iteration 0."""
+        return self.config.start_config(self.config.policy, self._seed(0))
 
     def evaluating(self, iteration: int) -> EvalConfig:
         """eval of an iteration's policy, pi_0 of iteration 0."""
@@ -106,7 +122,7 @@ class Arm:
         """Take a finished stage in, and its figures under the names that people compare."""
         self.stages[iteration, stage] = done
         # Lengths, fidelity and pass rates without a prefix are those of eval's outputs; other stages measure them on other prompts.
-        own = {"generate": ("",), "instructions": _EVALS_TOO}.get(stage, ())
+        own = {"generate": ("",), START: ("",), "instructions": _EVALS_TOO}.get(stage, ())
         figures = {
             f"{stage}/{name}" if name.startswith(own) else name: value for name, value in done.result.metrics.items()
         }

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icr_platform.core.config import Config, without_secrets
-from icr_platform.core.errors import WeightsRemovedError
+from icr_platform.core.errors import InputError, WeightsRemovedError
 from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.models.removed_weights import removed_weights
-from icr_platform.pipeline.arm import CONFIG, OWN_SAMPLES, STEP, STOPPED, Arm
+from icr_platform.pipeline.arm import CONFIG, OWN_SAMPLES, START, STEP, STOPPED, Arm
 from icr_platform.pipeline.arm_results import (
     compare_gains,
     compare_instructions,
@@ -49,6 +49,7 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
         IcrError: a stage failed; what is finished stays.
     """
     try:
+        check_losses(config)
         resolved = session.resolver.resolve(config, config.seed, fetch=False)
         if not session.resolver.known(resolved):  # models in a remote store are checked by the stages, which fetch them
             check_models(session, resolved)
@@ -62,6 +63,8 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
                 with _iteration_run(session, arm, iteration) as parent:
                     if iteration > 0:
                         _improve(session, arm, iteration, parent)
+                    elif resolved.start_preferences:
+                        _make_start(session, arm, parent)
                     _measure(session, arm, iteration, parent)
                     publish_figures(arm, iteration, parent)
                     arm.stopped = reason_to_stop(resolved, iteration, arm.metrics.get(iteration, {}))
@@ -72,7 +75,7 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
                     _tell_stopped(arm)
                     break
             if session.tracker is not None:  # an earlier command may have run more iterations
-                forget_iterations(session.tracker, arm.model_name, after=len(arm.policies) - 1)
+                forget_iterations(session.tracker, arm.model_name, range(arm.first_made, len(arm.policies)))
             if not show_earlier_report(session, arm):
                 write_arm_report(session, arm)
         for stage in arm.stages.values():
@@ -133,6 +136,26 @@ def _iteration_run(session: Session, arm: Arm, iteration: int) -> Iterator[RunHa
         yield run
 
 
+def check_losses(config: IterateConfig) -> None:
+    """Raise an InputError where a training is asked for that its loss cannot be, hours before it would begin."""
+    from icr_platform.training.loss_checks import check_loss
+
+    check_loss(config.train, "train.")
+    if config.start_preferences:
+        check_loss(config.start, "start.")
+    elif config.start != type(config.start)() or config.start_preference_columns:
+        raise InputError(
+            "config: section 'start' says how pi_0 is trained, but field 'start_preferences' is missing; give English preferences, or "
+            "leave the section out where `policy` is pi_0"
+        )
+
+
+def _make_start(session: Session, arm: Arm, parent: RunHandle | None) -> None:
+    """English preferences turn the policy that was given into pi_0."""
+    arm.trainings[0] = arm.starting()
+    arm.policies[0] = _train(session, arm, 0, parent).reference("checkpoint")
+
+
 def _improve(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
     """pi_{t-1} -> pi_t: the policy answers, its implicit reward ranks the answers, and the pairs train it."""
     generated = _stage(session, arm, iteration, "generate", parent, arm.generating(iteration))
@@ -190,7 +213,8 @@ def _tell_stopped(arm: Arm) -> None:
 
 def _train(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> StageRun:
     """Train, and register the checkpoint as the arm's policy of this iteration."""
-    trained = _stage(session, arm, iteration, "train", parent, arm.trainings[iteration])
+    step = "" if iteration else START
+    trained = _stage(session, arm, iteration, "train", parent, arm.trainings[iteration], step)
     tracker = session.tracker
     if tracker is not None and trained.run is not None and not was_removed(tracker, trained.run.run_id):
         register_checkpoint(tracker, arm.model_name, trained.run, iteration)
@@ -222,7 +246,7 @@ def _stage(
         restored = {}
         for field in ("policy", "reference"):
             value = getattr(config, field, "")
-            if value in arm.policies[1:] and removed_weights(Path(session.resolver.local(value, arm.config.seed))):
+            if value in arm.made and removed_weights(Path(session.resolver.local(value, arm.config.seed))):
                 restored[field] = _train_again(session, arm, parent, arm.policies.index(value))
         if not restored:
             raise

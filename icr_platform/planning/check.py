@@ -281,18 +281,32 @@ def _check_stages(preflight: Preflight, session: Session, config: IterateConfig,
     from icr_platform.engines.execution.map_parts import check_execution
     from icr_platform.engines.identification.language_id import make_identifier
     from icr_platform.engines.sampling.choice import check_policy
+    from icr_platform.pipeline.iterate import check_losses
     from icr_platform.training.stage import check_settings as check_training
 
     arm = Arm(config, config, None, [config.policy])
     training = session.resolver.resolve(arm.training(1, ""), config.seed)
+    elsewhere = {"device": "auto", "dtype": "auto", "accelerate_config": ""}
     if prediction.gpus:  # the devices and their libraries are elsewhere
-        training = training.model_copy(update={"device": "auto", "dtype": "auto", "accelerate_config": ""})
+        training = training.model_copy(update=elsewhere)
     else:
         preflight.attempt(lambda: check_execution(config.generate))
         preflight.attempt(lambda: check_policy(config.generate, config.policy, config))
     preflight.attempt(lambda: make_identifier(config.generate.language_identifier))
     preflight.attempt(lambda: check_annotation(arm.annotating(1, "")))
+    known = len(preflight.problems)
+    preflight.attempt(lambda: check_losses(config))
+    if len(preflight.problems) > known:
+        return
     preflight.attempt(lambda: check_training(training))
+    if config.start_preferences:
+        starting = session.resolver.resolve(arm.starting(), config.seed)
+        if prediction.gpus:
+            starting = starting.model_copy(update=elsewhere)
+        if preflight.attempt(lambda: STAGES["train"].load().read(starting)) is not None:
+            preflight.remarks.append(
+                f"pi_0 is trained first, on {config.start_preferences} with loss={config.start.loss}; what that takes is not predicted"
+            )
 
 
 def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, is_eval: bool) -> PromptCount:
