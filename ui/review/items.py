@@ -82,10 +82,13 @@ def _pair_facts(tables: RunTables, arm: ArmRecord, item: Item) -> Facts:
     of_pairs = tables.pair_tables(arm.iteration(item.iteration))
     pair = pairs_data.pair_of(tables.engine, of_pairs, item.language, item.prompt_id)
     alpha = pair["length_penalty_alpha"]
-    sides = [
-        Side(name, pair[name], pair[f"{name}_reward"] - alpha * pair[f"{name}_characters"], thought_in(pair, name))
-        for name in ("chosen", "rejected")
-    ]
+
+    def score(name: str) -> float | None:
+        """None where no reward made the pair."""
+        reward = pair[f"{name}_reward"]
+        return None if reward is None else float(reward - alpha * pair[f"{name}_characters"])
+
+    sides = [Side(name, pair[name], score(name), thought_in(pair, name)) for name in ("chosen", "rejected")]
     asked = Conversation(pair["instruction"], history_in(pair))
     english = Conversation(pair["english_instruction"] or "", history_in(pair, "english_"))
     return Facts(asked, english, sides[0], sides[1], pair["margin"])
