@@ -145,7 +145,8 @@ def check_conversations(
 def check_pairs(preferences: Artifact, vocabulary: int) -> None:
     """Raise InputError, naming part, row and field, for no pairs, an empty response or answer, or a token id that the model lacks."""
     if preferences.rows == 0:
-        raise InputError(f"{preferences.folder}: contains no preference pairs; annotate's table of drops says why")
+        why = preferences.extra.get("no_pair", "annotate's table of drops says why")
+        raise InputError(f"{preferences.folder}: contains no preference pairs; {why}")
     for index, path in enumerate(preferences.parts):
         part = preferences.read_part(index, [*_TOKEN_COLUMNS, *_START_COLUMNS, "chosen", "rejected"])
         for name in ("chosen", "rejected"):

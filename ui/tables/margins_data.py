@@ -107,7 +107,7 @@ def _bin(expression: str) -> str:
 def outliers(engine: QueryEngine, tables: PairTables, language: str, largest: bool, rows: int = 8) -> list[ResultRow]:
     """Pairs at one end of the margins."""
     order = "DESC" if largest else "ASC"
-    sql = f"""SELECT language, prompt_id, margin, chosen_characters, rejected_characters FROM {pair_index(engine, tables)}
+    sql = f"""SELECT language, prompt_id, pair_index, margin, chosen_characters, rejected_characters FROM {pair_index(engine, tables)}
               WHERE margin IS NOT NULL AND (? = '' OR language = ?) ORDER BY margin {order}, position LIMIT {rows}"""
     return engine.select(sql, [language, language])
 
