@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from icr_platform.pipeline.attempts import Attempt
 
 COST, REUSED = "cost/", "cost/reused_"
+DEVICES = "icr.devices"
+"""Tag of stage and arm runs that says in words what they ran on."""
 
 
 def cost_of(attempts: Sequence[Attempt], config: Any) -> dict[str, float]:

@@ -22,7 +22,7 @@ from icr_platform.core.writable import check_writable_folder
 from icr_platform.models.removed_weights import require_weights
 from icr_platform.pipeline.attempts import attempts_in
 from icr_platform.pipeline.code_digest import commit
-from icr_platform.pipeline.cost import COST, REUSED, cost_of
+from icr_platform.pipeline.cost import COST, DEVICES, REUSED, cost_of
 from icr_platform.pipeline.finished_work import (
     METRICS,
     NOTES,
@@ -111,13 +111,16 @@ def run_stage(
                     print(f"{stage}: {note}", file=sys.stderr, flush=True)
                 clear_aside(place.folder, stage)
                 attempts = attempts_in(place.folder, stage, place.fingerprint)
-                cost = cost_of(attempts, resolved)
+                cost, devices = (
+                    cost_of(attempts, resolved),
+                    ", ".join(dict.fromkeys(str(one.devices) for one in attempts)),
+                )
                 if run is not None:
                     _log(session, run, result)
                     run.log_metrics(cost)
-                    run.set_tags({"icr.devices": ", ".join(dict.fromkeys(str(one.devices) for one in attempts))})
+                    run.set_tags({DEVICES: devices})
     temporary = place.folder if run and not resolved.output and session.options.artifacts == "copy" else None
-    return StageRun(result, place.fingerprint, run, reused=False, temporary=temporary, cost=cost)
+    return StageRun(result, place.fingerprint, run, reused=False, temporary=temporary, cost=cost, devices=devices)
 
 
 def _earlier_rows(session: Session, stage: str, identity: Identity, folder: Path) -> Earlier:

@@ -85,6 +85,8 @@ class StageRun:
     temporary: Path | None = field(default=None)
     cost: Mapping[str, float] = field(default_factory=dict)
     """What the run that did the work spent, in metrics as `pipeline/cost.py` has them."""
+    devices: str = ""
+    """What it ran on, in words."""
 
     def artifact(self, name: str) -> Path:
         """Folder of an artifact, fetched now where it lies in a remote store."""
