@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TextIO
 from icr_platform.core.errors import InputError
 from icr_platform.core.failures import failure
 from icr_platform.core.guarded_output import guard_this_process, guarded_output
-from icr_platform.pipeline.stages import CONFIGURED, ITERATE, STAGES, ConfiguredCommand, named_command
+from icr_platform.pipeline.stages import CONFIGURED, ITERATE, STAGES, SWEEP, ConfiguredCommand, named_command
 
 if TYPE_CHECKING:
     from icr_platform.pipeline.session import Session
@@ -127,6 +127,11 @@ def _dispatch(argv: list[str]) -> int:
         print(__version__)
         return 0
     command = named_command(typed)
+    if command is not None and command.name == SWEEP.name:
+        from icr_platform.cli.sweeps import sweep
+
+        _prepare()
+        return sweep(arguments)
     if command is not None:
         return _configured(command, arguments)
     if typed not in TOOLS:
@@ -159,7 +164,7 @@ Implicit cross-lingual rewarding (arXiv 2503.04647): preference alignment
 without preference data.
 
 the whole method:
-{listed({ITERATE.command: ITERATE.help})}
+{listed({row.command: row.help for row in (ITERATE, SWEEP)})}
 
 single stages:
 {listed(stages)}
@@ -178,7 +183,6 @@ def _configured(command: ConfiguredCommand, arguments: list[str]) -> int:
     from icr_platform.core.config import require
     from icr_platform.pipeline.runner import run_stage
     from icr_platform.pipeline.session import open_session
-    from icr_platform.pipeline.stage_process import die_with_parent
 
     for flag in ("-h", "--help"):
         if flag in arguments:
@@ -187,9 +191,7 @@ def _configured(command: ConfiguredCommand, arguments: list[str]) -> int:
             return 0
     config, options = parse(command.name, arguments)
     require(config, command.command, source=f"icr {command.command}")
-    if os.environ.get("MLFLOW_RUN_ID"):
-        die_with_parent()
-    _quiet_libraries()
+    _prepare()
     with closing(open_session(options, WORLDS)) as session:
         if getattr(config, "dry_run", False):
             from icr_platform.planning.judge_cost import print_estimate
@@ -209,6 +211,15 @@ def _configured(command: ConfiguredCommand, arguments: list[str]) -> int:
             print(f"{name}: {place}")
         done.clean_up()
     return 0
+
+
+def _prepare() -> None:
+    """Set this process up for hours of work."""
+    from icr_platform.core.parent_process import die_with_parent
+
+    if os.environ.get("MLFLOW_RUN_ID"):
+        die_with_parent()
+    _quiet_libraries()
 
 
 def _what_next(session: Session) -> str:

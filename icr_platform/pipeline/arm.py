@@ -25,9 +25,23 @@ if TYPE_CHECKING:
     from icr_platform.tracking.tracker import Run
 
 CONFIG, STEP = "config.json", "icr.step"
+ARM_KEY = "icr.arm_key"
+"""Tag of an arm of a sweep: what its whole work depends on."""
 OWN_SAMPLES = "own_samples"
 """The step of an iteration in which reward_bench looks at the policy's own samples; other steps have the names of their stages."""
 _EVALS_TOO = ("line_pass_rate", "word_pass_rate")
+
+
+@dataclass(frozen=True)
+class SweepPlace:
+    """Where an arm stands in a sweep.
+
+    run: the sweep's. label: name of the arm at one seed, under which its run, model and report go. key: `ARM_KEY`.
+    """
+
+    run: RunHandle
+    label: str
+    key: str
 
 
 @dataclass
@@ -40,6 +54,8 @@ class Arm:
     policies: list[str]
     checker: str = ""
     """What says which of the policy's own samples are right; '' for nothing."""
+    label: str = ""
+    """What it is called where several runs have the arm's name, as at several seeds; '' where one has."""
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     trainings: dict[int, TrainConfig] = field(default_factory=dict)
     stages: dict[tuple[int, str], StageRun] = field(default_factory=dict)
@@ -49,7 +65,12 @@ class Arm:
     @property
     def model_name(self) -> str:
         """Name of the arm's registered model, whose aliases iteration-1 .. iteration-T are the policies in use."""
-        return f"{self.config.arm}-policy"
+        return f"{self.name}-policy"
+
+    @property
+    def name(self) -> str:
+        """Of its registered model and its report."""
+        return self.label or self.config.arm
 
     def generating(self, iteration: int) -> GenerateConfig:
         """generate of an iteration: the policy before answers."""

@@ -287,7 +287,7 @@ def _show(arm: Arm, report: Report) -> None:
 
 def _report_path(session: Session, arm: Arm) -> Path:
     folder = Path(arm.config.output) if arm.config.output else session.base
-    return folder / f"report-{arm.config.arm}.html"
+    return folder / f"report-{arm.name}.html"
 
 
 def _report_key(arm: Arm) -> str:

@@ -59,7 +59,7 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     required: ClassVar[tuple[str, ...]] = ("policy", "reference", "prompts")
 
     arm: str = setting("icr", "name of this arm, for charts", "place")
-    iterations: int = setting(2, "iterations T", ge=1)
+    iterations: int = setting(2, "iterations T; 0: pi_0 is measured, and nothing trained", ge=0)
     policy: str = setting("", "pi_0: aligned on English preferences only", "model")
     reference: str = setting("", "pi_ref: the SFT model", "model")
     prompts: str = setting("", "training prompts", "input")
@@ -109,6 +109,12 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     )
     instructions: InstructionsSettings = setting(InstructionsSettings(), "settings of instructions")
     benchmarks: IteratedBenchmarks = setting(IteratedBenchmarks(), "settings of benchmarks")
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        if self.iterations:
+            return self.required
+        return ("policy", "reference") if self.reward_pairs else ("policy",)
 
     def generate_config(self, policy: str, seed: int) -> GenerateConfig:
         """generate of one iteration, which samples from `policy`."""

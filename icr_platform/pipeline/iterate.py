@@ -14,7 +14,7 @@ from icr_platform.core.config import Config, without_secrets
 from icr_platform.core.errors import WeightsRemovedError
 from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.models.removed_weights import removed_weights
-from icr_platform.pipeline.arm import CONFIG, OWN_SAMPLES, STEP, Arm
+from icr_platform.pipeline.arm import ARM_KEY, CONFIG, OWN_SAMPLES, STEP, Arm, SweepPlace
 from icr_platform.pipeline.arm_results import (
     compare_instructions,
     compare_pass_rates,
@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from icr_platform.tracking.run_handle import RunHandle
 
 
-def iterate(session: Session, config: IterateConfig) -> Arm:
+def iterate(session: Session, config: IterateConfig, place: SweepPlace | None = None) -> Arm:
     """Run T iterations and evaluate every policy, pi_0 included.
+
+    place: where the arm stands in a sweep, if it is part of one.
 
     A stage that is FINISHED in MLflow, or in the work folder, with the same inputs and settings is not run again, so the same
     command continues wherever an earlier one stopped.
@@ -53,7 +55,9 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
             check_english(resolved)
             check_measures(resolved)
         checker = checker_of(config, resolved, session.worlds)
-        arm = Arm(config, resolved, _start(session, config), [resolved.policy], checker)
+        arm = Arm(
+            config, resolved, _start(session, config, place), [resolved.policy], checker, place.label if place else ""
+        )
         with track_status(arm.run):
             for iteration in range(config.iterations + 1):
                 with _iteration_run(session, arm, iteration) as parent:
@@ -94,8 +98,8 @@ def check_models(session: Session, config: IterateConfig) -> tuple[str, ...]:
     """
     from icr_platform.models.loading import check_same_tokenisation, check_weights, load_tokenizer
 
-    models = [config.policy, config.reference]
-    notes = check_same_tokenisation(config.policy, config.reference, config)
+    models = [model for model in (config.policy, config.reference) if model]
+    notes = check_same_tokenisation(config.policy, config.reference, config) if config.reference else ()
     if needs_translations(config.annotate.reward_kind) and config.annotate.translator:
         models.append(session.resolver.local(config.annotate.translator, config.seed))
         load_tokenizer(models[-1], config)
@@ -103,11 +107,14 @@ def check_models(session: Session, config: IterateConfig) -> tuple[str, ...]:
     return (*notes, *(note for model in dict.fromkeys(models) for note in check_weights(model, trusted)))
 
 
-def _start(session: Session, config: IterateConfig) -> RunHandle | None:
+def _start(session: Session, config: IterateConfig, place: SweepPlace | None) -> RunHandle | None:
     """Start the arm's run, with the configuration as it was given."""
     if session.tracker is None:
         return None
-    run = session.tracker.start(config.arm, {"icr.kind": "arm", "icr.arm": config.arm, **code_tags()})
+    tags = {"icr.kind": "arm", "icr.arm": config.arm, "icr.seed": config.seed, **code_tags()}
+    if place is not None:
+        tags[ARM_KEY] = place.key
+    run = session.tracker.start(place.label if place else config.arm, tags, place.run if place else None)
     run.log_params({f"iterate.{name}": value for name, value in logged_params(config).items()})
     run.log_text(without_secrets(config).model_dump_json(indent=1), CONFIG)
     return run
