@@ -258,6 +258,7 @@ def _quiet_libraries() -> None:
 
 def _check(arguments: list[str]) -> int:
     from icr_platform.cli.flags import Parser, add_flags, configured
+    from icr_platform.cli.sweeps import check_sweep_file, is_sweep
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.planning.capacity import DEVICES
     from icr_platform.planning.check import Prediction, check
@@ -268,7 +269,9 @@ def _check(arguments: list[str]) -> int:
     )
     parser.usage = "icr check PRESET [--FLAG VALUE ...]"
     parser.add_argument(
-        "config", metavar="PRESET", help="a YAML file, or the name of a preset that ships with the package"
+        "config",
+        metavar="PRESET",
+        help="a YAML file, or the name of a preset that ships with the package; also that of a sweep",
     )
     parser.add_argument(
         "--calibrate", type=float, default=0.0, metavar="SECONDS",
@@ -297,6 +300,9 @@ def _check(arguments: list[str]) -> int:
     )  # fmt: skip
     add_flags(parser, ITERATE.name, shown=None)
     given = vars(parser.parse_args(arguments))
+    if is_sweep(given["config"]):
+        _quiet_libraries()
+        return check_sweep_file(given)
     rehearsal = Rehearsal(given.pop("rehearse"), given.pop("rehearse_tokens"))
     if rehearsal.prompts < 0 or rehearsal.tokens < 1:
         raise InputError(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from icr_platform.cli.flags import command_parser, parse
 from icr_platform.cli.worlds import WORLDS
-from icr_platform.core.config import require
+from icr_platform.core.config import require, validate
 from icr_platform.core.errors import InputError
-from icr_platform.pipeline.presets import preset_path
+from icr_platform.pipeline.presets import preset_path, read_layers
 from icr_platform.pipeline.session import RunOptions, open_session
 from icr_platform.pipeline.stages import SWEEP
 from icr_platform.pipeline.sweep_config import Expansion, SweepConfig, expand
@@ -52,6 +53,31 @@ def read_sweep(arguments: Sequence[str]) -> tuple[SweepConfig, RunOptions, Expan
     require(config, SWEEP.command, source)
     config = config.model_copy(update={"name": config.name or (file.stem if file else "sweep")})
     return config, options, expand(config, source, WORLDS)
+
+
+def is_sweep(preset: str) -> bool:
+    """Whether a preset is that of a sweep; False for what is not there, or not one preset."""
+    try:
+        layers = read_layers(preset)
+    except InputError:
+        return False
+    return len(layers) == 1 and "arms" in layers[0].values
+
+
+def check_sweep_file(given: Mapping[str, Any]) -> int:
+    """`icr check` of a sweep. given: what was said on the command line; returns the exit status."""
+    from icr_platform.planning.sweep_check import check_sweep
+
+    options = RunOptions.model_fields.keys()
+    said = {name: value for name, value in given.items() if name in options and value is not None}
+    # argparse has defaults for the numbers that a prediction takes; what stands there now was given.
+    if others := [
+        name for name, value in given.items() if name not in (*options, "config", "gpu", "rehearse_tokens") and value
+    ]:
+        flag = others[0].replace("_", "-").replace(".", "-")
+        raise InputError(f"icr check: --{flag} is of one arm; write it into the sweep, or check the arm's presets")
+    _, _, expansion = read_sweep([given["config"]])
+    return check_sweep(validate(RunOptions, said, "icr check"), expansion, WORLDS)
 
 
 def named_file(arguments: Sequence[str]) -> Path | None:

@@ -26,7 +26,7 @@ from icr_platform.pipeline.arm_results import (
 )
 from icr_platform.pipeline.checkpoint_removal import checkpoints_to_give_up, give_up_checkpoint
 from icr_platform.pipeline.config import IterateConfig
-from icr_platform.pipeline.measures import check_measures, checker_of
+from icr_platform.pipeline.measures import check_measures, check_something_is_done, checker_of
 from icr_platform.pipeline.runner import code_tags, logged_params, run_stage, track_status
 from icr_platform.pipeline.session import Session, StageRun
 from icr_platform.tracking.model_registry import forget_iterations, register_checkpoint
@@ -49,6 +49,7 @@ def iterate(session: Session, config: IterateConfig, place: SweepPlace | None = 
         IcrError: a stage failed; what is finished stays.
     """
     try:
+        check_something_is_done(config)
         resolved = session.resolver.resolve(config, config.seed, fetch=False)
         if not session.resolver.known(resolved):  # models in a remote store are checked by the stages, which fetch them
             check_models(session, resolved)

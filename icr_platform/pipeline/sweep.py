@@ -31,7 +31,14 @@ if TYPE_CHECKING:
 
 SWEEP_KIND = "sweep"
 _TABLE = "arms.csv"
-_KEPT = ("MLFLOW_DISABLE_TELEMETRY", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "TOKENIZERS_PARALLELISM", "GOMP_SPINCOUNT", "DO_NOT_TRACK")
+_KEPT = (
+    "MLFLOW_DISABLE_TELEMETRY",
+    "HF_HUB_OFFLINE",
+    "HF_HUB_DISABLE_TELEMETRY",
+    "TOKENIZERS_PARALLELISM",
+    "GOMP_SPINCOUNT",
+    "DO_NOT_TRACK",
+)
 """What processes on other nodes find in their environment as here. Keys never travel."""
 
 
@@ -102,17 +109,26 @@ def sweep(session: Session, config: SweepConfig, arms: Sequence[SweptArm]) -> li
         done = list(states.values())
         counts = counts_of(done)
         failed = [state for state in done if state.state == "failed"]
-        figures = {"finished": len(done) - len(failed), "failed": len(failed), "stages": counts.steps, "stages_shared": counts.shared}
+        figures = {
+            "finished": len(done) - len(failed),
+            "failed": len(failed),
+            "stages": counts.steps,
+            "stages_shared": counts.shared,
+        }
         run.log_metrics({f"sweep/{name}": float(value) for name, value in figures.items()})
         _show(done, counts)
         if failed:
             said = "; ".join(f"arm {state.arm.label}: {state.reason}" for state in failed)
             others = f"the other {len(done) - len(failed)} are finished" if len(failed) < len(done) else "none finished"
-            raise IcrError(f"{len(failed)} of {len(done)} arms failed, {others}, and the same command tries again: {said}")
+            raise IcrError(
+                f"{len(failed)} of {len(done)} arms failed, {others}, and the same command tries again: {said}"
+            )
     return done
 
 
-def _run_all(session: Session, config: SweepConfig, tracker: Tracker, run: RunHandle, states: dict[str, ArmState]) -> None:
+def _run_all(
+    session: Session, config: SweepConfig, tracker: Tracker, run: RunHandle, states: dict[str, ArmState]
+) -> None:
     name = str(tracker.client.get_experiment(tracker.experiment_id).name)
     options = session.options.model_copy(update={"experiment": name})
     is_alone = config.at_once == 1 and config.execution == "local"

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from icr_platform.core.config import leaves, role
 from icr_platform.core.parts import Worlds, make_importable
@@ -21,7 +21,10 @@ from icr_platform.pipeline.session import RunOptions, Session
 from icr_platform.pipeline.sweep_config import SweptArm
 from icr_platform.tracking.run_handle import RunHandle
 from icr_platform.tracking.run_tree import parent_of
-from icr_platform.tracking.tracker import Run, Tracker
+from icr_platform.tracking.tracker import Tracker
+
+if TYPE_CHECKING:
+    from icr_platform.tracking.tracker import Run
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ def _key(session: Session, arm: SweptArm) -> str:
     for name, info in leaves(IterateConfig):
         given = str(attrgetter(name)(config) or "")
         if given and role(info) in ("input", "model"):
-            places[name] = str(getattr(resolved, name)) if "." not in name else session.resolver.local(given, config.seed)
+            places[name] = (
+                str(getattr(resolved, name)) if "." not in name else session.resolver.local(given, config.seed)
+            )
     known = session.resolver.known(resolved)
     return arm_key(config, places, known, arm.label)
 

@@ -63,13 +63,19 @@ def sweep_terminal_table(rows: Sequence[SweptRow]) -> Table:
     """Arms with their states, and what their policies are at pi_0 and at the end."""
     named = {name for row in rows for metrics in row.metrics.values() for name in metrics}
     name, title = next((figure for figure in _FIGURES if figure[0] in named), ("", "Arms"))
-    table = Table(title=f"{title} (change: mean ± standard deviation over seeds)" if name else title, title_justify="left")
+    table = Table(
+        title=f"{title} (change: mean ± standard deviation over seeds)" if name else title, title_justify="left"
+    )
     for column in ("Arm", "Seeds", "pi_0", "last", "change"):
         table.add_column(column, justify="left" if column == "Arm" else "right")
     for arm in dict.fromkeys(row.arm for row in rows):
         own = [row for row in rows if row.arm == arm]
         states = Counter(row.state for row in own)
-        said = str(len(own)) if set(states) == {"finished"} else ", ".join(f"{count} {state}" for state, count in states.items())
+        said = (
+            str(len(own))
+            if set(states) == {"finished"}
+            else ", ".join(f"{count} {state}" for state, count in states.items())
+        )
         found = figures_of(own, name)
         cells = ["-", "-", "-"]
         if found is not None:

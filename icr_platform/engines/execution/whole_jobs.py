@@ -253,7 +253,9 @@ def _run(work: Callable[[Any], Any], job: Any) -> Any:
     try:
         return work(job)
     except KeyboardInterrupt:
-        raise IcrError("its process was terminated; what it finished is kept, and the same command continues it") from None
+        raise IcrError(
+            "its process was terminated; what it finished is kept, and the same command continues it"
+        ) from None
     except Exception as error:  # noqa: BLE001 - raised again as ours
         raise failure(error) from None
 
