@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icr_platform.core.config import Config, without_secrets
-from icr_platform.core.errors import WeightsRemovedError
+from icr_platform.core.errors import InputError, WeightsRemovedError
 from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.models.removed_weights import removed_weights
-from icr_platform.pipeline.arm import ARM_KEY, CONFIG, OWN_SAMPLES, STEP, Arm, SweepPlace
+from icr_platform.pipeline.arm import ARM_KEY, CONFIG, OWN_SAMPLES, START, STEP, STOPPED, Arm, SweepPlace
 from icr_platform.pipeline.arm_results import (
+    compare_gains,
     compare_instructions,
     compare_pass_rates,
     compare_with_previous,
@@ -29,7 +30,8 @@ from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.measures import check_measures, check_something_is_done, checker_of
 from icr_platform.pipeline.runner import code_tags, logged_params, run_stage, track_status
 from icr_platform.pipeline.session import Session, StageRun
-from icr_platform.tracking.model_registry import forget_iterations, register_checkpoint
+from icr_platform.pipeline.stopping import best_iteration, check_stop, reason_to_stop
+from icr_platform.tracking.model_registry import forget_best, forget_iterations, point_best, register_checkpoint
 from icr_platform.tracking.removed_checkpoints import was_removed
 
 if TYPE_CHECKING:
@@ -50,11 +52,13 @@ def iterate(session: Session, config: IterateConfig, place: SweepPlace | None = 
     """
     try:
         check_something_is_done(config)
+        check_losses(config)
         resolved = session.resolver.resolve(config, config.seed, fetch=False)
         if not session.resolver.known(resolved):  # models in a remote store are checked by the stages, which fetch them
             check_models(session, resolved)
             check_english(resolved)
             check_measures(resolved)
+        check_stop(resolved)
         checker = checker_of(config, resolved, session.worlds)
         arm = Arm(
             config, resolved, _start(session, config, place), [resolved.policy], checker, place.label if place else ""
@@ -64,12 +68,19 @@ def iterate(session: Session, config: IterateConfig, place: SweepPlace | None = 
                 with _iteration_run(session, arm, iteration) as parent:
                     if iteration > 0:
                         _improve(session, arm, iteration, parent)
+                    elif resolved.start_preferences:
+                        _make_start(session, arm, parent)
                     _measure(session, arm, iteration, parent)
                     publish_figures(arm, iteration, parent)
-                    for given_up in checkpoints_to_give_up(resolved, iteration, arm.metrics):
+                    arm.stopped = reason_to_stop(resolved, iteration, arm.metrics.get(iteration, {}))
+                    for given_up in checkpoints_to_give_up(resolved, iteration, arm.metrics, bool(arm.stopped)):
                         give_up_checkpoint(session, arm, given_up)
+                    _point_best(session, arm, iteration)
+                if arm.stopped:
+                    _tell_stopped(arm)
+                    break
             if session.tracker is not None:  # an earlier command may have run more iterations
-                forget_iterations(session.tracker, arm.model_name, after=config.iterations)
+                forget_iterations(session.tracker, arm.model_name, range(arm.first_made, len(arm.policies)))
             if not show_earlier_report(session, arm):
                 write_arm_report(session, arm)
         for stage in arm.stages.values():
@@ -133,6 +144,26 @@ def _iteration_run(session: Session, arm: Arm, iteration: int) -> Iterator[RunHa
         yield run
 
 
+def check_losses(config: IterateConfig) -> None:
+    """Raise an InputError where a training is asked for that its loss cannot be, hours before it would begin."""
+    from icr_platform.training.loss_checks import check_loss
+
+    check_loss(config.train, "train.")
+    if config.start_preferences:
+        check_loss(config.start, "start.")
+    elif config.start != type(config.start)() or config.start_preference_columns:
+        raise InputError(
+            "config: section 'start' says how pi_0 is trained, but field 'start_preferences' is missing; give English preferences, or "
+            "leave the section out where `policy` is pi_0"
+        )
+
+
+def _make_start(session: Session, arm: Arm, parent: RunHandle | None) -> None:
+    """English preferences turn the policy that was given into pi_0."""
+    arm.trainings[0] = arm.starting()
+    arm.policies[0] = _train(session, arm, 0, parent).reference("checkpoint")
+
+
 def _improve(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
     """pi_{t-1} -> pi_t: the policy answers, its implicit reward ranks the answers, and the pairs train it."""
     generated = _stage(session, arm, iteration, "generate", parent, arm.generating(iteration))
@@ -164,13 +195,34 @@ def _measure(session: Session, arm: Arm, iteration: int, parent: RunHandle | Non
     if config.instruction_prompts:
         _stage(session, arm, iteration, "instructions", parent, arm.following(iteration))
         compare_instructions(session, arm, iteration, parent)
+    compare_gains(session, arm, iteration, parent)
     if config.benchmarks.are_asked:
         _stage(session, arm, iteration, "benchmarks", parent, arm.asking(iteration))
 
 
+def _point_best(session: Session, arm: Arm, iteration: int) -> None:
+    """Let `models:/ARM-policy@best` lead to the best iteration so far, as long as its weights are kept."""
+    tracker, best = session.tracker, best_iteration(arm.metrics, range(1, iteration + 1))
+    if tracker is None or iteration == 0:
+        return
+    trained = arm.stages[best, "train"].run if best else None
+    if trained is None or was_removed(tracker, trained.run_id):
+        forget_best(tracker, arm.model_name)
+    else:
+        point_best(tracker, arm.model_name, trained)
+
+
+def _tell_stopped(arm: Arm) -> None:
+    """Say that the arm ends before its last iteration, and why, here and on its run."""
+    print(f"{arm.stopped}; the arm ends here, as stop: no-gain asks", file=sys.stderr, flush=True)
+    if arm.run is not None:
+        arm.run.set_tags({STOPPED: arm.stopped})
+
+
 def _train(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> StageRun:
     """Train, and register the checkpoint as the arm's policy of this iteration."""
-    trained = _stage(session, arm, iteration, "train", parent, arm.trainings[iteration])
+    step = "" if iteration else START
+    trained = _stage(session, arm, iteration, "train", parent, arm.trainings[iteration], step)
     tracker = session.tracker
     if tracker is not None and trained.run is not None and not was_removed(tracker, trained.run.run_id):
         register_checkpoint(tracker, arm.model_name, trained.run, iteration)
@@ -202,7 +254,7 @@ def _stage(
         restored = {}
         for field in ("policy", "reference"):
             value = getattr(config, field, "")
-            if value in arm.policies[1:] and removed_weights(Path(session.resolver.local(value, arm.config.seed))):
+            if value in arm.made and removed_weights(Path(session.resolver.local(value, arm.config.seed))):
                 restored[field] = _train_again(session, arm, parent, arm.policies.index(value))
         if not restored:
             raise

@@ -44,7 +44,13 @@ def checker_of(given: IterateConfig, resolved: IterateConfig, worlds: Worlds) ->
 
 def check_something_is_done(config: IterateConfig) -> None:
     """Raise an InputError where nothing is trained, and nothing measured."""
-    measures = (config.eval_prompts, config.reward_pairs, config.instruction_prompts, config.benchmarks.are_asked)
+    measures = (
+        config.start_preferences,
+        config.eval_prompts,
+        config.reward_pairs,
+        config.instruction_prompts,
+        config.benchmarks.are_asked,
+    )
     if not config.iterations and not any(measures):
         raise InputError(
             "config: field 'iterations' is 0, and nothing is measured; give eval_prompts, reward_pairs, instruction_prompts or "

@@ -52,8 +52,8 @@ def preset_path(preset: str) -> Path:
         if path.is_file():
             return path
     near = difflib.get_close_matches(preset, preset_names(), n=1, cutoff=0.6)
-    meant = f", nearest is {near[0]!r}" if near else ""
-    raise InputError(f"{preset}: no such preset{meant}; give a YAML file or one of {', '.join(preset_names())}")
+    meant = f"; nearest is {near[0]!r}" if near else ""
+    raise InputError(f"{preset}: no such preset; give a YAML file or one of {', '.join(preset_names())}{meant}")
 
 
 def preset_names() -> list[str]:

@@ -313,8 +313,10 @@ def disk_of_iterations(config: Any, plans: list[StagePlan], copies: int) -> tupl
     kept = {plan.work.stage: copies * plan.disk_bytes for plan in plans}
     training = next(plan for plan in plans if plan.work.stage == "train")
     needed = 2 if config.reward_reference == "previous" else 1  # of earlier policies, by the next iteration
-    limits = {"all": config.iterations, "last": needed, "best": needed + 1}
-    used, peak, held = kept.get("eval", 0), 0, 0
+    start = 1 if config.start_preferences else 0
+    limits = {"all": config.iterations + start, "last": needed, "best": needed + 1}
+    used, held = kept.get("eval", 0), start
+    peak = start * max(training.disk_peak_bytes, kept["train"])
     for _ in range(config.iterations):
         used += kept["generate"] + kept["annotate"]
         checkpoints = held * kept["train"]
@@ -322,5 +324,5 @@ def disk_of_iterations(config: Any, plans: list[StagePlan], copies: int) -> tupl
         used += kept.get("eval", 0)
         peak = max(peak, used + checkpoints + kept["train"])
         held = min(held + 1, limits[config.keep_checkpoints])
-    at_the_end = config.iterations if config.keep_checkpoints == "all" else 1
+    at_the_end = config.iterations + start if config.keep_checkpoints == "all" else 1
     return peak, used + at_the_end * kept["train"]

@@ -184,6 +184,7 @@ def _look_at_inputs(
     """Check everything that a configuration names; None where something must be fixed."""
     from icr_platform.pipeline.iterate import check_english, check_models
     from icr_platform.pipeline.measures import check_something_is_done, checker_of
+    from icr_platform.pipeline.stopping import check_stop
 
     resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))
     if resolved is None:
@@ -193,6 +194,7 @@ def _look_at_inputs(
     preflight.remarks += preflight.attempt(lambda: check_models(session, resolved)) or ()
     preflight.attempt(lambda: check_english(resolved))
     preflight.attempt(lambda: check_something_is_done(resolved))
+    preflight.attempt(lambda: check_stop(resolved))
     shape = preflight.attempt(lambda: _shape(resolved.policy, resolved))
     training = evaluation = read = None
     if resolved.iterations:
@@ -317,18 +319,32 @@ def _check_stages(preflight: Preflight, session: Session, config: IterateConfig,
     from icr_platform.engines.execution.map_parts import check_execution
     from icr_platform.engines.identification.language_id import make_identifier
     from icr_platform.engines.sampling.choice import check_policy
+    from icr_platform.pipeline.iterate import check_losses
     from icr_platform.training.stage import check_settings as check_training
 
     arm = Arm(config, config, None, [config.policy])
     training = session.resolver.resolve(arm.training(1, ""), config.seed)
+    elsewhere = {"device": "auto", "dtype": "auto", "accelerate_config": ""}
     if prediction.gpus:  # the devices and their libraries are elsewhere
-        training = training.model_copy(update={"device": "auto", "dtype": "auto", "accelerate_config": ""})
+        training = training.model_copy(update=elsewhere)
     else:
         preflight.attempt(lambda: check_execution(config.generate))
         preflight.attempt(lambda: check_policy(config.generate, config.policy, config))
     preflight.attempt(lambda: make_identifier(config.generate.language_identifier))
     preflight.attempt(lambda: check_annotation(arm.annotating(1, "")))
+    known = len(preflight.problems)
+    preflight.attempt(lambda: check_losses(config))
+    if len(preflight.problems) > known:
+        return
     preflight.attempt(lambda: check_training(training))
+    if config.start_preferences:
+        starting = session.resolver.resolve(arm.starting(), config.seed)
+        if prediction.gpus:
+            starting = starting.model_copy(update=elsewhere)
+        if preflight.attempt(lambda: STAGES["train"].load().read(starting)) is not None:
+            preflight.remarks.append(
+                f"pi_0 is trained first, on {config.start_preferences} with loss={config.start.loss}; what that takes is not predicted"
+            )
 
 
 def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, is_eval: bool) -> PromptCount:
@@ -484,7 +500,10 @@ def _print(
     console.print(table)
     if source:
         total = config.iterations * sum(item.seconds or 0 for item in plans)
-        console.print(f"all iterations: {duration(total)}{bound}, loading not counted; tokens per second {source}")
+        sooner = "; stop: no-gain may end it sooner" if config.stop != "none" else ""
+        console.print(
+            f"all iterations: {duration(total)}{bound}, loading not counted; tokens per second {source}{sooner}"
+        )
     else:
         console.print("time: --calibrate 30 measures this machine; --gpus 8 --gpu H100 predicts from data sheets")
     if not prediction.response_tokens:
