@@ -19,6 +19,7 @@ from icr_platform.pipeline.finished_work import stage_from_store
 from icr_platform.pipeline.schedule import generating_policy, iteration_seed, reward_reference
 from icr_platform.pipeline.session import Session, StageRun
 from icr_platform.training.config import TrainConfig
+from icr_platform.translation.config import TranslateConfig
 
 if TYPE_CHECKING:
     from icr_platform.tracking.run_handle import RunHandle
@@ -94,12 +95,16 @@ class Arm:
         """generate of an iteration: the policy before answers."""
         return self.config.generate_config(generating_policy(self.policies, iteration), self._seed(iteration))
 
-    def annotating(self, iteration: int, responses: str) -> AnnotateConfig:
-        """annotate of an iteration: the implicit reward of the policy that answered ranks its answers."""
+    def translating(self, iteration: int, texts: str) -> TranslateConfig:
+        """translate of an iteration: the policy's answers, or given pairs, by the policy where no translator is named."""
+        return self.config.translate_config(generating_policy(self.policies, iteration), texts, self._seed(iteration))
+
+    def annotating(self, iteration: int, responses: str, translations: str = "") -> AnnotateConfig:
+        """annotate of an iteration: the implicit reward of the policy that answered ranks its answers, or their translations do."""
         policy = generating_policy(self.policies, iteration)
         mode = self.config.reward_reference
         reference = reward_reference(self.policies, self.config.reference, iteration, mode)
-        return self.config.annotate_config(policy, reference, responses, self._seed(iteration))
+        return self.config.annotate_config(policy, reference, responses, self._seed(iteration), translations)
 
     def training(self, iteration: int, preferences: str) -> TrainConfig:
         """train of an iteration: the pairs turn the policy that answered into the next one."""

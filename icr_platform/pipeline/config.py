@@ -154,6 +154,16 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
             return values | {"policy": values.get("reference", "")}
         return values
 
+    @property
+    def pairs_are_translated(self) -> bool:
+        """Whether pairs are made of the policy's answers and their translations, without rewards."""
+        return not self.preferences and self.annotate.pair_source == "translation"
+
+    @property
+    def ranks_by_rewards(self) -> bool:
+        """Whether pairs are made of the policy's answers by their rewards."""
+        return not self.preferences and not self.pairs_are_translated
+
     def generate_config(self, policy: str, seed: int) -> GenerateConfig:
         """generate of one iteration, which samples from `policy`."""
         return GenerateConfig.model_validate(self._of_stage("generate") | {"policy": policy, "seed": seed})
