@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     from icr_platform.tracking.run_handle import RunHandle
     from icr_platform.tracking.tracker import Run
 
-CONFIG, STEP = "config.json", "icr.step"
+CONFIG, STEP, STOPPED = "config.json", "icr.step", "icr.stopped"
 OWN_SAMPLES = "own_samples"
 """The step of an iteration in which reward_bench looks at the policy's own samples; other steps have the names of their stages."""
+COMPARED = (
+    "win_rate_change", "regressions/", "line_pass_rate_change", "word_pass_rate_change", "prompt_accuracy_change", "gain",
+)  # fmt: skip
+"""How the names of metrics begin that compare iterations, and so are no stage's."""
 _EVALS_TOO = ("line_pass_rate", "word_pass_rate")
 
 
@@ -45,6 +49,8 @@ class Arm:
     stages: dict[tuple[int, str], StageRun] = field(default_factory=dict)
     changes: dict[int, dict[str, float]] = field(default_factory=dict)
     """Metrics of the comparison with the iteration before, of those that were compared now."""
+    stopped: str = ""
+    """Why it ended before its last iteration; '' where it did not."""
 
     @property
     def model_name(self) -> str:
@@ -121,8 +127,11 @@ def arm_from_artifacts(session: Session, run_id: str) -> Arm:
     path = Path(tracker.resolve(f"runs:/{run_id}/{CONFIG}"))
     config = validate(IterateConfig, read_json(path), str(path), session.worlds)
     arm = Arm(config, config, RunHandle(tracker.uri, run_id, tracker.experiment_id), [])
+    arm.stopped = tracker.tags_of(run_id).get(STOPPED, "")
     for iteration_run in tracker.children(run_id):
         iteration = int(iteration_run.data.tags["icr.iteration"])
+        compared = {name: value for name, value in iteration_run.data.metrics.items() if name.startswith(COMPARED)}
+        arm.metrics[iteration] = compared
         for stage_run in tracker.children(iteration_run.info.run_id):
             step = stage_run.data.tags.get(STEP, stage_run.data.tags["icr.stage"])
             arm.keep(iteration, step, stage_from_store(tracker, stage_run))

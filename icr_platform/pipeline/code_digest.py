@@ -32,7 +32,7 @@ PLUMBING = frozenset(
     f"{_PACKAGE}.{name}"
     for name in (
         "core.config", "core.template_arguments", "core.faults", "models.settings", "engines.sampling.settings", "engines.judging.settings", "engines.execution.settings", "engines.scoring.settings",  # defaults
-        "generation.config", "annotation.config", "training.config", "evaluation.config", "evaluation.reward_bench_config",  # enter by value, help not at all
+        "generation.config", "translation.config", "annotation.config", "training.config", "evaluation.config", "evaluation.reward_bench_config",  # enter by value, help not at all
         "core.yaml_files", "core.errors", "core.failures", "core.progress", "core.stage_protocol", "core.parts", "core.arrays",  # what people see; the shape of calls and of arrays
         "core.schemas", "core.artifacts", "core.file_digests", "core.folder_content",   # tables on disk
         "engines.execution.map_parts", "engines.execution.ray_pool", "core.part_job", "engines.execution.part_worker", "engines.execution.shared_folder",  # where parts are made, not what is in them

@@ -38,6 +38,7 @@ from icr_platform.pipeline.pins import pins_among
 from icr_platform.pipeline.presets import Layer, read_layer, shown_layers, stacked
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.config import TrainConfig, TrainSettings
+from icr_platform.translation.config import TranslateConfig, TranslateSettings
 
 
 class IteratedBenchmarks(BenchmarksSettings):
@@ -69,6 +70,12 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     reward_reference: Literal["initial", "previous"] = setting(
         "initial", "reference of the reward: pi_ref, or the policy before"
     )
+    preferences: str = setting(
+        "",
+        "pairs to train on instead of generated ones, translated first where translate.into names languages; empty: the policy's own",
+        "input",
+    )
+    preference_columns: ColumnMap = setting({}, 'columns to read, as in {"chosen": "better"}')
     eval_prompts: str = setting("", "evaluation prompts; empty: no evaluation", "input")
     eval_prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction": "prompt"}', later=True)
     reference_outputs: str = setting("", "outputs that the policy is compared with", "input")
@@ -96,11 +103,21 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     stage_processes: bool = setting(False, "run each stage in a process of its own, to free GPU memory", "place")
     keep_checkpoints: Literal["all", "last", "best"] = setting(
         "all",
-        "trained weights to keep; others are removed once nothing here needs them; best: by mean win rate, or the last where nothing "
-        "was judged",
+        "trained weights to keep; others are removed once nothing here needs them; best: what models:/ARM-policy@best is, or the last "
+        "where nothing shows which one is",
         "place",
     )
+    stop: Literal["none", "no-gain"] = setting(
+        "none",
+        "when to end before T iterations; no-gain: after an iteration whose gain over the one before is not above 0, by the 95% interval of "
+        "the paired difference over non-English languages: of win rates, else of prompts whose instructions are followed, else of "
+        "labelled pairs ranked right",
+        later=True,
+    )
     generate: SamplingSettings = setting(SamplingSettings(), "settings of generate")
+    translate: TranslateSettings = setting(
+        TranslateSettings(), "settings of translate; without a translator, each policy translates for itself"
+    )
     annotate: AnnotateSettings = setting(AnnotateSettings(), "settings of annotate")
     train: TrainSettings = setting(TrainSettings(), "settings of train")
     eval: EvalSettings = setting(EvalSettings(), "settings of eval")
@@ -114,14 +131,34 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
         """generate of one iteration, which samples from `policy`."""
         return GenerateConfig.model_validate(self._of_stage("generate") | {"policy": policy, "seed": seed})
 
-    def annotate_config(self, policy: str, reference: str, responses: str, seed: int) -> AnnotateConfig:
-        """annotate of one iteration; reference: of the reward."""
-        own = {"policy": policy, "reference": reference, "responses": responses, "seed": seed}
+    def translate_config(self, policy: str, texts: str, seed: int) -> TranslateConfig:
+        """translate of one iteration, by `policy` where no translator is named: the given preferences, or responses into every language."""
+        own: dict[str, Any] = {"texts": texts, "seed": seed}
+        own |= {"translator": self.translate.translator or ("" if self.translate.server_model else policy)}
+        if self.preferences:
+            own |= {"texts_kind": "preferences", "limit": self.limit}
+        else:
+            own |= {"columns": {}, "responses_each": self.translate.responses_each or 1}
+        return TranslateConfig.model_validate(self._of_stage("translate") | own)
+
+    def annotate_config(
+        self, policy: str, reference: str, responses: str, seed: int, translations: str = ""
+    ) -> AnnotateConfig:
+        """annotate of one iteration; reference: of the reward. translations: of the responses, where pairs are made of them."""
+        own = {
+            "policy": policy,
+            "reference": reference,
+            "responses": responses,
+            "seed": seed,
+            "translations": translations,
+        }
         return AnnotateConfig.model_validate(self._of_stage("annotate") | own)
 
     def train_config(self, policy: str, preferences: str, seed: int) -> TrainConfig:
         """train of one iteration, which starts from `policy`."""
-        own = {"policy": policy, "preferences": preferences, "seed": seed}
+        own: dict[str, Any] = {"policy": policy, "preferences": preferences, "seed": seed}
+        if preferences != self.preferences:  # an artifact, whose columns have their own names
+            own["preference_columns"] = {}
         return TrainConfig.model_validate(self._of_stage("train") | own)
 
     def eval_config(self, policy: str) -> EvalConfig:
@@ -177,6 +214,9 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
 
 _OF_EVALUATION = {"languages": "eval_languages", "limit": "eval_limit"}
 _RENAMED = {
+    "translate": {
+        "texts": "preferences", "columns": "preference_columns", "prompts": "", "prompt_columns": "", "languages": "", "limit": "",
+    },
     "eval": {**_OF_EVALUATION, "prompts": "eval_prompts", "prompt_columns": "eval_prompt_columns"},
     "instructions": {
         **_OF_EVALUATION, "prompts": "instruction_prompts", "prompt_columns": "instruction_prompt_columns",

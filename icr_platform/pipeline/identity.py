@@ -49,6 +49,7 @@ from icr_platform.models.model_identity import model_identity
 from icr_platform.pipeline.code_digest import Code, code_of
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.config import SftConfig, TrainConfig
+from icr_platform.translation.config import TranslateConfig
 
 __all__ = ["ROW_INPUTS", "Code", "Identity", "artifact_identity", "identify", "strict_digest"]
 
@@ -69,6 +70,7 @@ _COLUMNS = (
     "output_columns",
     "pair_columns",
     "corrupt_columns",
+    "columns",
 )
 _BY_ROWS = ("languages", "limit", *_COLUMNS)
 ROW_INPUTS = (
@@ -82,6 +84,8 @@ ROW_INPUTS = (
     "answers",
     "pairs",
     "corrupt",
+    "texts",
+    "translations",
 )
 """Inputs whose rows must be read to say what the work is; others are known by their digest."""
 # What only chooses among rewards that are there: a log-probability is the same under all of them.
@@ -90,6 +94,7 @@ _SELECTION = frozenset({
     "language_confidence", "near_duplicate", "minimal_margin", "upper_bound", "seed",
 })  # fmt: skip
 _TRANSLATION = ("translation_max_tokens",)
+_OF_TEXTS = ("texts_kind", "into", "responses_each")  # which texts there are is said by their rows
 _LENGTH_CONTROL = ("lc_cross_validation",)
 _SEED_PICKS_ORDERS = ("logprob", "openai")
 _POLICYS_OWN = {"chat_template_kwargs", "system_prompt", "system_role"}  # and not the judge's
@@ -188,6 +193,10 @@ def _part_modules(config: Config) -> dict[str, tuple[str, ...]]:
         sampler = () if is_given else (module_of(sampler_place(config.sampler)),)
         identifier = module_of(identifier_place(config.language_identifier))
         found |= dict.fromkeys(("responses", "outputs", "ratings", "instruction_outputs"), (*sampler, identifier))
+    if isinstance(config, TranslateConfig):
+        is_own = is_place(config.translator)
+        made_by = module_of(config.translator if is_own else sampler_place(config.sampler))
+        found = {"text_translations": (made_by, module_of(identifier_place(config.language_identifier)))}
     if isinstance(config, AnnotateConfig) and needs_translations(config.reward_kind):
         found["translations"] = (module_of(sampler_place("transformers")),)
     if isinstance(config, RewardBenchConfig) and is_place(config.checker):
@@ -261,6 +270,40 @@ def _compute(dtype: str, device: str) -> Settings:
 def _compute_of(config: Config) -> Settings:
     """`_compute` of a configuration that may leave precision and device open."""
     return _compute(getattr(config, "dtype", "auto"), getattr(config, "device", "auto"))
+
+
+@_basis.register
+def _translate(config: TranslateConfig, known: Known) -> _Basis:
+    from icr_platform.translation.texts import distinct_texts, read_texts, what_is_read
+
+    texts = read_texts(config)
+    translator = {"translator": _translator(config.translator, known)}
+    unread = ["translation_template"] if is_place(config.translator) else []
+    settings = _settings(config, *_BY_ROWS, *_OF_TEXTS, *unread, *_unused_sampling(config))
+    if is_place(config.translator):
+        settings = {
+            name: value
+            for name, value in settings.items()
+            if name in ("language_identifier", "language_confidence", "seed")
+        }
+    else:
+        settings |= _sampling(config, config.translator or config.server_model)
+    made = settings | translator
+    return _Basis(
+        settings=settings,
+        inputs={
+            **({"translator": translator["translator"]} if config.translator else {}),
+            "texts": _rows_digest(what_is_read(texts)),
+        },
+        rows={"text_translations": made},
+        row_modules={"text_translations": ("translation.stage", "engines.sampling.translators", "models.loading")},
+        cut=_cut(distinct_texts(texts.items), config.shard_prompts),
+    )
+
+
+def _translator(translator: str, known: Known) -> str:
+    """A model by its content; anyone's own by its place, for its code counts as the stage's does."""
+    return translator if not translator or is_place(translator) else _model(translator, known)
 
 
 @_basis.register
@@ -618,7 +661,7 @@ def _content_of(name: str, value: str, kind: Role, known: Known) -> str:
     """Digest of all that is in an input or a model; '' where it cannot be told: a hub data set, a path with {language} in it."""
     path = Path(value)
     if value in known or kind == "model":
-        return _model(value, known)
+        return _translator(value, known) if name == "translator" else _model(value, known)
     if path.is_dir():
         files = (part for where, file in content_files(path) for part in (str(where), remembered_digest(file)))
         return artifact_identity(path, name) or text_digest(*files)

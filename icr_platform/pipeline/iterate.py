@@ -14,8 +14,9 @@ from icr_platform.core.config import Config, without_secrets
 from icr_platform.core.errors import WeightsRemovedError
 from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.models.removed_weights import removed_weights
-from icr_platform.pipeline.arm import CONFIG, OWN_SAMPLES, STEP, Arm
+from icr_platform.pipeline.arm import CONFIG, OWN_SAMPLES, STEP, STOPPED, Arm
 from icr_platform.pipeline.arm_results import (
+    compare_gains,
     compare_instructions,
     compare_pass_rates,
     compare_with_previous,
@@ -29,7 +30,8 @@ from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.measures import check_measures, checker_of
 from icr_platform.pipeline.runner import code_tags, logged_params, run_stage, track_status
 from icr_platform.pipeline.session import Session, StageRun
-from icr_platform.tracking.model_registry import forget_iterations, register_checkpoint
+from icr_platform.pipeline.stopping import best_iteration, check_stop, reason_to_stop
+from icr_platform.tracking.model_registry import forget_best, forget_iterations, point_best, register_checkpoint
 from icr_platform.tracking.removed_checkpoints import was_removed
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
             check_models(session, resolved)
             check_english(resolved)
             check_measures(resolved)
+        check_stop(resolved)
         checker = checker_of(config, resolved, session.worlds)
         arm = Arm(config, resolved, _start(session, config), [resolved.policy], checker)
         with track_status(arm.run):
@@ -61,10 +64,15 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
                         _improve(session, arm, iteration, parent)
                     _measure(session, arm, iteration, parent)
                     publish_figures(arm, iteration, parent)
-                    for given_up in checkpoints_to_give_up(resolved, iteration, arm.metrics):
+                    arm.stopped = reason_to_stop(resolved, iteration, arm.metrics.get(iteration, {}))
+                    for given_up in checkpoints_to_give_up(resolved, iteration, arm.metrics, bool(arm.stopped)):
                         give_up_checkpoint(session, arm, given_up)
+                    _point_best(session, arm, iteration)
+                if arm.stopped:
+                    _tell_stopped(arm)
+                    break
             if session.tracker is not None:  # an earlier command may have run more iterations
-                forget_iterations(session.tracker, arm.model_name, after=config.iterations)
+                forget_iterations(session.tracker, arm.model_name, after=len(arm.policies) - 1)
             if not show_earlier_report(session, arm):
                 write_arm_report(session, arm)
         for stage in arm.stages.values():
@@ -156,8 +164,28 @@ def _measure(session: Session, arm: Arm, iteration: int, parent: RunHandle | Non
     if config.instruction_prompts:
         _stage(session, arm, iteration, "instructions", parent, arm.following(iteration))
         compare_instructions(session, arm, iteration, parent)
+    compare_gains(session, arm, iteration, parent)
     if config.benchmarks.are_asked:
         _stage(session, arm, iteration, "benchmarks", parent, arm.asking(iteration))
+
+
+def _point_best(session: Session, arm: Arm, iteration: int) -> None:
+    """Let `models:/ARM-policy@best` lead to the best iteration so far, as long as its weights are kept."""
+    tracker, best = session.tracker, best_iteration(arm.metrics, range(1, iteration + 1))
+    if tracker is None or iteration == 0:
+        return
+    trained = arm.stages[best, "train"].run if best else None
+    if trained is None or was_removed(tracker, trained.run_id):
+        forget_best(tracker, arm.model_name)
+    else:
+        point_best(tracker, arm.model_name, trained)
+
+
+def _tell_stopped(arm: Arm) -> None:
+    """Say that the arm ends before its last iteration, and why, here and on its run."""
+    print(f"{arm.stopped}; the arm ends here, as stop: no-gain asks", file=sys.stderr, flush=True)
+    if arm.run is not None:
+        arm.run.set_tags({STOPPED: arm.stopped})
 
 
 def _train(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> StageRun:

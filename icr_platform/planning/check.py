@@ -161,6 +161,7 @@ def _check_inputs(
 ) -> Checked | None:
     from icr_platform.pipeline.iterate import check_english, check_models
     from icr_platform.pipeline.measures import checker_of
+    from icr_platform.pipeline.stopping import check_stop
 
     resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))
     if resolved is None:
@@ -169,6 +170,7 @@ def _check_inputs(
     preflight.attempt(lambda: check_writable_folder(place, f"{place}: the folder of all artifacts"))
     preflight.remarks += preflight.attempt(lambda: check_models(session, resolved)) or ()
     preflight.attempt(lambda: check_english(resolved))
+    preflight.attempt(lambda: check_stop(resolved))
     _check_stages(preflight, session, resolved, prediction)
     shape = preflight.attempt(lambda: _shape(resolved.policy, resolved))
     training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
@@ -446,7 +448,10 @@ def _print(
     console.print(table)
     if source:
         total = config.iterations * sum(item.seconds or 0 for item in plans)
-        console.print(f"all iterations: {duration(total)}{bound}, loading not counted; tokens per second {source}")
+        sooner = "; stop: no-gain may end it sooner" if config.stop != "none" else ""
+        console.print(
+            f"all iterations: {duration(total)}{bound}, loading not counted; tokens per second {source}{sooner}"
+        )
     else:
         console.print("time: --calibrate 30 measures this machine; --gpus 8 --gpu H100 predicts from data sheets")
     if not prediction.response_tokens:

@@ -149,7 +149,7 @@ def test_which_checkpoints_are_given_up_after_each_of_three_iterations(
     keep: str, reference: str, rates: list[float | None], given_up: list[list[int]]
 ) -> None:
     config = IterateConfig.model_validate({"iterations": 3, "keep_checkpoints": keep, "reward_reference": reference})
-    metrics = {t: {"win_rate/mean": rate} if rate is not None else {} for t, rate in enumerate(rates, start=1)}
+    metrics = {t: {"gain_since_0": rate} if rate is not None else {} for t, rate in enumerate(rates, start=1)}
     seen = [checkpoints_to_give_up(config, t, {s: metrics[s] for s in range(1, t + 1)}) for t in (1, 2, 3)]
     assert seen == given_up
 
