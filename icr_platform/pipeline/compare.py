@@ -14,7 +14,15 @@ import pandas as pd
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.language_tags import english_first, is_english
 from icr_platform.data.reference_outputs import ReferenceOutputs, load_reference_outputs
-from icr_platform.evaluation.arm_comparison import Compared, Judged, adjusted, difference, length_controlled, pair_items, verdict
+from icr_platform.evaluation.arm_comparison import (
+    Compared,
+    Judged,
+    adjusted,
+    difference,
+    length_controlled,
+    pair_items,
+    verdict,
+)
 from icr_platform.evaluation.difficulty import read_difficulty
 from icr_platform.evaluation.inputs import read_anchors
 from icr_platform.evaluation.prompt_preferences import PROMPT_KEY, SAMPLE_KEY, preferences_by_prompt
@@ -75,7 +83,9 @@ def compare_sides(
         notes += check_judges(sides, locate)
     first, rows = sides[0], []
     for second in sides[1:]:
-        values = paired_values(*([run.open for run in side.runs] for side in (first, second)), (first.seeds, second.seeds))
+        values = paired_values(
+            *([run.open for run in side.runs] for side in (first, second)), (first.seeds, second.seeds)
+        )
         values = {metric: pair for metric, pair in values.items() if metric.name.startswith(wanted)}
         found = [
             {"metric": metric.name, **row}
@@ -103,7 +113,10 @@ def _rows_of(metric: Metric, sides: Sides, languages: Sequence[str], margin: flo
     margin = margin if metric.limits == (0.0, 100.0) else None  # points of a rate say nothing of characters or ratings
     codes = english_first(code for code in pairs.languages if not languages or code in languages)
     return [
-        {"language": name, **difference(pairs, members, margin=margin, test=metric.test, limits=metric.limits)._asdict()}
+        {
+            "language": name,
+            **difference(pairs, members, margin=margin, test=metric.test, limits=metric.limits)._asdict(),
+        }
         for name, members in groups_of(codes).items()
     ]
 
@@ -145,13 +158,18 @@ def _nothing_in_common(first: Side, second: Side, values: Mapping[Metric, Sides]
     if values:
         own = []
         for index, side in enumerate((first, second)):
-            codes = {str(code) for pair in values.values() for run in pair[index].values for code in run.index.get_level_values(0)}
+            codes = {
+                str(code)
+                for pair in values.values()
+                for run in pair[index].values
+                for code in run.index.get_level_values(0)
+            }
             own.append(f"{side.name} has {', '.join(english_first(codes)) or 'none'}")
         asked = f" among --languages {','.join(languages)}" if languages else ""
         return f"icr compare: {' and '.join(own)}: no prompt of a common language{asked}; compare sides that were evaluated on the same prompts"
     has = []
     for side in (first, second):
-        names = sorted(set.intersection(*({name for name in run.places} for run in side.runs))) if side.runs else []
+        names = sorted(set.intersection(*(set(run.places) for run in side.runs))) if side.runs else []
         has.append(f"{side.name} has {', '.join(names) or 'nothing'}")
     return f"icr compare: {' and '.join(has)}: nothing was measured of both; evaluate both on the same prompts, or give --judge for outputs"
 
@@ -163,7 +181,9 @@ def _unpaired(first: Side, second: Side, rows: Sequence[Mapping[str, Any]]) -> l
         parts = [
             f"{row['language']} {row['first_only']} of {first.name}, {row['second_only']} of {second.name} (compared: {row['n']})"
             for row in rows
-            if row["metric"] == name and not row["language"].startswith(MEAN) and (row["first_only"] or row["second_only"])
+            if row["metric"] == name
+            and not row["language"].startswith(MEAN)
+            and (row["first_only"] or row["second_only"])
         ]
         if parts:
             said.setdefault("; ".join(parts), []).append(name)
@@ -196,15 +216,21 @@ def check_judges(sides: Sequence[Side], locate: Locate) -> list[str]:
         return []
     without = [side.name for side in sides if all(run.judged is None for run in side.runs)]
     if without:
-        notes.append(f"win rates are left out where a side was not judged: {', '.join(without)}; --judge judges the outputs of all sides")
+        notes.append(
+            f"win rates are left out where a side was not judged: {', '.join(without)}; --judge judges the outputs of all sides"
+        )
     for (before, known), (side, run) in pairwise(judged):
         ours, theirs = known.judged, run.judged
         assert ours is not None and theirs is not None  # noqa: PT018 - of those above
         fix = "evaluate both alike, or give --judge to judge the outputs of both now"
         if ours.settings is None or theirs.settings is None:
             if ours.judge.split()[-1] not in theirs.judge and theirs.judge.split()[-1] not in ours.judge:
-                raise InputError(f"icr compare: {before.name} was judged by {ours.judge}, {side.name} by {theirs.judge}; {fix}")
-            notes.append(f"{before.name} and {side.name}: a folder does not say what its judgments were made against; see that it is the same")
+                raise InputError(
+                    f"icr compare: {before.name} was judged by {ours.judge}, {side.name} by {theirs.judge}; {fix}"
+                )
+            notes.append(
+                f"{before.name} and {side.name}: a folder does not say what its judgments were made against; see that it is the same"
+            )
             continue
         if apart := [name for name, value in ours.settings.items() if theirs.settings.get(name) != value]:
             what = ", ".join(f"{name} {ours.settings[name]} and {theirs.settings.get(name)}" for name in apart)
@@ -220,13 +246,17 @@ def _check_references(before: Side, known: SideRun, side: Side, run: SideRun, lo
     """Other prompts make another digest of the same reference outputs: those of the prompts in common are compared."""
     assert known.judged is not None and run.judged is not None  # noqa: PT018 - of those that were judged
     names = known.judged.references, run.judged.references
-    refused = InputError(f"icr compare: {before.name} was judged against {names[0]}, {side.name} against {names[1]}, which differ; {fix}")
+    refused = InputError(
+        f"icr compare: {before.name} was judged against {names[0]}, {side.name} against {names[1]}, which differ; {fix}"
+    )
     try:
         texts = [references_of(one, locate) for one in (known, run)]
     except (IcrError, OSError) as error:
         if names[0] != names[1]:
             raise refused from error
-        return [f"{names[0]}: cannot be read any more ({error}); it is taken to be the same for {before.name} and {side.name}"]
+        return [
+            f"{names[0]}: cannot be read any more ({error}); it is taken to be the same for {before.name} and {side.name}"
+        ]
     common = texts[0].outputs.keys() & texts[1].outputs.keys()
     if any(texts[0].outputs[key] != texts[1].outputs[key] for key in common):
         raise refused
@@ -261,7 +291,9 @@ def _controlled_rows(
     try:
         sides = [[_judged_prompts(run, locate) for run in side.runs] for side in (first, second)]
     except (IcrError, OSError) as error:
-        return [], [f"lc_win_rate is left out, for what {first.name} or {second.name} was judged against cannot be read: {error}"]
+        return [], [
+            f"lc_win_rate is left out, for what {first.name} or {second.name} was judged against cannot be read: {error}"
+        ]
     runs = [run for side in sides for run in side]
     shared = set.intersection(*(set(run) for run in runs))
     codes = english_first(code for code in shared if not languages or code in languages)
@@ -284,7 +316,9 @@ def _judged_prompts(run: SideRun, locate: Locate) -> dict[str, Judged]:
     references = references_of(run, locate)
     lengths = outputs.read([*SAMPLE_KEY, "character_count"]).to_pandas()
     texts = [references.get(*key) or "" for key in lengths[SAMPLE_KEY].itertuples(index=False)]
-    lengths = lengths.assign(reference_length=list(map(len, texts))).rename(columns={"character_count": "candidate_length"})
+    lengths = lengths.assign(reference_length=list(map(len, texts))).rename(
+        columns={"character_count": "candidate_length"}
+    )
     judged = judgments.read([*SAMPLE_KEY, "preference"]).to_pandas().merge(lengths, on=SAMPLE_KEY, how="left")
     prompts = preferences_by_prompt(judged, Judged.LENGTHS).dropna()
     known, anchors = _difficulties(run, outputs.read([*PROMPT_KEY, "instruction"]).to_pylist(), locate)

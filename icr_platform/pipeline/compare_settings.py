@@ -25,20 +25,27 @@ class CompareSettings(PairwiseJudging):
     )
     output: str = setting("", "file to write; empty: the terminal", "place")
     metrics: Annotated[tuple[str, ...], BeforeValidator(split_at_commas)] = setting(
-        (), "beginnings of the metrics to compare, such as win_rate,instruction_accuracy; empty: all that both sides have", "place"
+        (),
+        "beginnings of the metrics to compare, such as win_rate,instruction_accuracy; empty: all that both sides have",
+        "place",
     )
     equivalence: OptionalFloat = setting(
         None, "points within which two sides count as equivalent (two one-sided tests); none: not tested", "place", gt=0
     )
-    languages: Languages = setting((), "language codes, comma-separated; empty: every language that the sides have in common")
-    prompts: str = setting("", "prompts of files of outputs; empty: the instructions in the files of the first side", "input")
+    languages: Languages = setting(
+        (), "language codes, comma-separated; empty: every language that the sides have in common"
+    )
+    prompts: str = setting(
+        "", "prompts of files of outputs; empty: the instructions in the files of the first side", "input"
+    )
     prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction": "prompt"}')
     output_columns: ColumnMap = setting({}, 'columns of files of outputs, as in {"output": "response"}')
-    reference_outputs: str = setting("", "outputs that each side is judged against; empty: those of the first side", "input")
+    reference_outputs: str = setting(
+        "", "outputs that each side is judged against; empty: those of the first side", "input"
+    )
     reference_columns: ColumnMap = setting({}, 'columns to read, as in {"output": "response"}')
     language_identifier: IdentifierName = setting(
         "langid", "identifies the languages of files of outputs; see `icr eval --help`"
     )
     limit: OptionalInt = setting(None, "prompts per language of files of outputs, the first ones; none: all")
     seed: int = setting(42, "of a judge that sees one order only", ge=0)
-

@@ -52,7 +52,9 @@ def judge_sides(session: Session, settings: CompareSettings, sides: Sequence[Sid
         return JudgedSides(tuple(sides), {}, (), ())
     for side in to_read:
         if not all(_source(side, run) for run in side.runs):
-            raise InputError(f"{side.given}: has no outputs to judge; give a side that was evaluated, or leave --judge out")
+            raise InputError(
+                f"{side.given}: has no outputs to judge; give a side that was evaluated, or leave --judge out"
+            )
     is_against_first = is_judged and not settings.reference_outputs
     if is_against_first and len(sides[0].runs) > 1:
         raise InputError(
@@ -138,7 +140,10 @@ def _asking(session: Session, settings: CompareSettings, sides: Sequence[Side]) 
     columns = settings.prompt_columns
     prompts, source = settings.prompts, _source(sides[0], sides[0].runs[0])
     if not prompts:
-        prompts, columns = source, columns or {name: column for name, column in settings.output_columns.items() if name != "output"}
+        prompts, columns = (
+            source,
+            columns or {name: column for name, column in settings.output_columns.items() if name != "output"},
+        )
         if _is_artifact(session, source, settings.seed):
             prompts, columns = str(_instructions_of(session, sides[0])), {}
     try:
@@ -147,12 +152,16 @@ def _asking(session: Session, settings: CompareSettings, sides: Sequence[Side]) 
     except InputError as error:
         if settings.prompts:
             raise
-        raise InputError(f"{error}; the instructions of {source} serve as prompts, unless --prompts gives others") from error
+        raise InputError(
+            f"{error}; the instructions of {source} serve as prompts, unless --prompts gives others"
+        ) from error
     own = {side.name: _languages(session, settings, side) for side in sides}
     common = [code for code in asked if all(not names or find_name(code, names) is not None for names in own.values())]
     if not common:
         said = "; ".join(f"{name} has {', '.join(names)}" for name, names in own.items() if names)
-        raise InputError(f"icr compare: no common language: the prompts have {', '.join(asked)}; {said}; give outputs in the same languages")
+        raise InputError(
+            f"icr compare: no common language: the prompts have {', '.join(asked)}; {said}; give outputs in the same languages"
+        )
     left = [code for code in asked if code not in common]
     notes = (f"languages that not every side has are left out: {', '.join(left)}",) if left else ()
     return _Asking(prompts, columns, tuple(common), notes)

@@ -165,7 +165,9 @@ class Store:
         found = self.reader.experiments()
         ids = [key for key, name in found.items() if not self.experiment or name == self.experiment]
         if not ids and self.experiment:
-            raise InputError(f"--experiment {self.experiment}: no such experiment; there are {', '.join(found.values())}")
+            raise InputError(
+                f"--experiment {self.experiment}: no such experiment; there are {', '.join(found.values())}"
+            )
         return ids
 
 
@@ -178,7 +180,9 @@ def open_sides(store: Store, given: Sequence[str]) -> list[Side]:
     sides = [side for one in given for side in _open(store, one)]
     if len(sides) < 2:
         what = f"got {given[0]!r} alone" if given else "got none"
-        raise InputError(f"icr compare: give two sides or more, {what}; a side is an arm's name, a run's id, RUN@ITERATION, or outputs")
+        raise InputError(
+            f"icr compare: give two sides or more, {what}; a side is an arm's name, a run's id, RUN@ITERATION, or outputs"
+        )
     sides = _aligned(sides)
     seen: dict[str, str] = {}
     for side in sides:
@@ -199,7 +203,9 @@ def open_side(store: Store, given: str) -> Side:
     """
     found = _open(store, given)
     if len(found) > 1:
-        raise InputError(f"{given}: a sweep of {len(found)} arms; choose one: {', '.join(side.given for side in found)}")
+        raise InputError(
+            f"{given}: a sweep of {len(found)} arms; choose one: {', '.join(side.given for side in found)}"
+        )
     return found[0]
 
 
@@ -220,7 +226,9 @@ def _open(store: Store, given: str) -> list[Side]:
         return [_pinned(side, iteration) for side in named]
     if is_there:
         return [_of_path(given, path)]
-    if _ADDRESS.match(given) or "/" in given or ":" in given:  # an address, a world's, or a data set of the hub: its reader says what is wrong
+    if (
+        _ADDRESS.match(given) or "/" in given or ":" in given
+    ):  # an address, a world's, or a data set of the hub: its reader says what is wrong
         return [Side(given, given, "file", source=given, runs=(SideRun(given, identity=given),))]
     arms = sorted({_arm_of(run) for run in store.reader.arms(store.experiments())})
     near = difflib.get_close_matches(name, arms, n=1, cutoff=0.5)
@@ -255,7 +263,9 @@ def _named(store: Store, name: str) -> list[Side] | None:
         found = _sweep_sides(store, sweep, of_name)
         chosen = [side for side in found if arm in ("", side.name)]
         if not chosen:
-            raise InputError(f"{name}: the sweep {sweep} has no such arm; it has {', '.join(side.name for side in found)}")
+            raise InputError(
+                f"{name}: the sweep {sweep} has no such arm; it has {', '.join(side.name for side in found)}"
+            )
         return chosen
     if not _RUN_ID.fullmatch(name):
         return None
@@ -276,7 +286,9 @@ def _of_run(store: Store, run: RunRecord) -> list[Side]:
     """What a run is, by its tags."""
     kind = run.tags.get("icr.kind", "")
     if run.deleted:
-        raise InputError(f"{run.run_id}: the run is deleted; restore it (`mlflow runs restore --run-id {run.run_id}`), or give another")
+        raise InputError(
+            f"{run.run_id}: the run is deleted; restore it (`mlflow runs restore --run-id {run.run_id}`), or give another"
+        )
     if kind == "arm":
         return [_arm_side(store, run.run_id[:8], [run])]
     if kind == "sweep":
@@ -286,7 +298,9 @@ def _of_run(store: Store, run: RunRecord) -> list[Side]:
         return [_pinned(_arm_side(store, arm[:8], [store.reader.run(arm)]), number)]
     if kind == "stage":
         return [_stage_side(store, run)]
-    raise InputError(f"{run.run_id}: a run of {run.name!r}, which is not one of this platform; give an arm, an iteration or a stage")
+    raise InputError(
+        f"{run.run_id}: a run of {run.name!r}, which is not one of this platform; give an arm, an iteration or a stage"
+    )
 
 
 # Arms ---------------------------------------------------------------------------------------------------------------------------------
@@ -313,9 +327,13 @@ def _sweep_sides(store: Store, name: str, sweeps: Sequence[RunRecord]) -> list[S
     """
     if apart := _differing([_settings_of(store, run, "sweep") for run in sweeps]):
         what = ", ".join(sorted(apart)[:5])
-        raise InputError(f"{name}: {len(sweeps)} sweeps have this name and differ in {what}; give the id of one: {_listed(sweeps)}")
+        raise InputError(
+            f"{name}: {len(sweeps)} sweeps have this name and differ in {what}; give the id of one: {_listed(sweeps)}"
+        )
     by_name: dict[str, list[RunRecord]] = {}
-    for run in sorted((child for sweep in sweeps for child in store.reader.children(sweep)), key=lambda run: run.started):
+    for run in sorted(
+        (child for sweep in sweeps for child in store.reader.children(sweep)), key=lambda run: run.started
+    ):
         if run.tags.get("icr.kind") == "arm":
             by_name.setdefault(_arm_of(run), []).append(run)
     if not by_name:
@@ -334,7 +352,9 @@ def _arm_side(store: Store, given: str, runs: Sequence[RunRecord]) -> Side:
     apart = _differing(settings.values())
     if apart:
         what = ", ".join(sorted(apart)[:5])
-        raise InputError(f"{given}: {len(runs)} runs have this name and differ in {what}; give ids of runs, each a side: {_listed(runs)}")
+        raise InputError(
+            f"{given}: {len(runs)} runs have this name and differ in {what}; give ids of runs, each a side: {_listed(runs)}"
+        )
     done = {run.run_id: _iterations_of(store, run) for run in runs}
     chosen: dict[str, RunRecord] = {}
     for run in sorted(runs, key=lambda run: (run.status == "FINISHED", len(done[run.run_id]), run.started)):
@@ -345,11 +365,17 @@ def _arm_side(store: Store, given: str, runs: Sequence[RunRecord]) -> Side:
     unfinished = [run for run in ordered if run.status != "FINISHED"]
     for run in unfinished:
         finished = ", ".join(map(str, sorted(done[run.run_id]))) or "none"
-        notes.append(f"{name}: run {run.run_id} is {run.status} and did not finish; its finished iterations ({finished}) are compared")
+        notes.append(
+            f"{name}: run {run.run_id} is {run.status} and did not finish; its finished iterations ({finished}) are compared"
+        )
     if not common:
-        raise InputError(f"{given}: no iteration has finished in every run of {name}: {_listed(ordered)}; wait, or give the runs that have one")
+        raise InputError(
+            f"{given}: no iteration has finished in every run of {name}: {_listed(ordered)}; wait, or give the runs that have one"
+        )
     if len(runs) > len(ordered):
-        notes.append(f"{name}: {len(runs) - len(ordered)} of {len(runs)} runs have the seed of another one and are left out")
+        notes.append(
+            f"{name}: {len(runs) - len(ordered)} of {len(runs)} runs have the seed of another one and are left out"
+        )
     iterations = {number: tuple(done[run.run_id][number] for run in ordered) for number in sorted(common)}
     last = max(common)
     return Side(name, given, "arm", iterations[last], iterations, last, is_finished=not unfinished, notes=tuple(notes))
@@ -397,7 +423,11 @@ def _iterations_of(store: Store, arm: RunRecord) -> dict[int, SideRun]:
         number = child.tags.get("icr.iteration", "")
         if child.tags.get("icr.kind") != "iteration" or not number.isdigit() or child.status != "FINISHED":
             continue
-        stages = [run for run in reversed(store.reader.children(child)) if run.status == "FINISHED" and run.tags.get(STEP) != OWN_SAMPLES]
+        stages = [
+            run
+            for run in reversed(store.reader.children(child))
+            if run.status == "FINISHED" and run.tags.get(STEP) != OWN_SAMPLES
+        ]
         label = f"{_arm_of(arm)} iteration {number} (run {arm.run_id})"
         found[int(number)] = _side_run(store, label, f"{arm.run_id}@{number}", stages, _seed(arm), costs)
     return found
@@ -436,16 +466,22 @@ def judged_by(params: Mapping[str, str], inputs: Mapping[str, str]) -> Judged | 
         default = EvalConfig.model_fields[name].default
         settings[name] = inputs.get(name) or params.get(name, str(default))
     named = params.get("judge_api_model") or params.get("judge_model") or ""
-    return Judged(f"{kind} {named}".strip(), params.get("reference_outputs", ""), settings, inputs.get("reference_outputs", ""))
+    return Judged(
+        f"{kind} {named}".strip(), params.get("reference_outputs", ""), settings, inputs.get("reference_outputs", "")
+    )
 
 
 def _stage_side(store: Store, run: RunRecord) -> Side:
     stage = run.tags.get("icr.stage", "")
     if stage not in {owner for owner, _ in ARTIFACTS.values()}:
         known = ", ".join(dict.fromkeys(owner for owner, _ in ARTIFACTS.values()))
-        raise InputError(f"{run.run_id}: a run of {stage}, which leaves nothing to compare; give one of {known}, or an arm")
+        raise InputError(
+            f"{run.run_id}: a run of {stage}, which leaves nothing to compare; give one of {known}, or an arm"
+        )
     if run.status != "FINISHED":
-        raise InputError(f"{run.run_id}: this run of {stage} is {run.status}, not FINISHED; run it again, which goes on where it stopped")
+        raise InputError(
+            f"{run.run_id}: this run of {stage} is {run.status}, not FINISHED; run it again, which goes on where it stopped"
+        )
     seed = run.params.get(f"{stage}.seed", "")
     holder = run.tags.get("icr.reused_run", run.run_id)
     found = _side_run(store, f"{stage} run {run.run_id}", holder, [run], int(seed) if seed.isdigit() else None, {})
@@ -461,7 +497,9 @@ def _stored_artifact(store: Store, given: str) -> Side:
     if not name:
         raise InputError(f"{given}: names no artifact; give {given.rstrip('/')}/outputs, or the id alone for the run")
     if run.deleted:
-        raise InputError(f"{given}: the run is deleted; restore it (`mlflow runs restore --run-id {run_id}`), or give another")
+        raise InputError(
+            f"{given}: the run is deleted; restore it (`mlflow runs restore --run-id {run_id}`), or give another"
+        )
     holder = run.tags.get("icr.reused_run", run_id)
     return _of_path(given, store.reader.artifact(holder, name, store.cache))
 
@@ -475,7 +513,9 @@ def _of_path(given: str, path: Path) -> Side:
     if manifest is not None:
         name = known.get(manifest["table"])
         if name is None:
-            raise InputError(f"{given}: an artifact of {manifest['table']!r}, which is not compared; give one of {', '.join(known.values())}")
+            raise InputError(
+                f"{given}: an artifact of {manifest['table']!r}, which is not compared; give one of {', '.join(known.values())}"
+            )
         kind: Kind = "artifact"
         places = {name: lambda: path}
     else:
@@ -506,20 +546,49 @@ def _aligned(sides: Sequence[Side]) -> list[Side]:
             continue
         at = max((number for number in side.iterations if number <= reached), default=None)
         if at is None:
-            raise InputError(f"{side.given}: has no iteration up to {reached}, which is as far as {unfinished[0].given} got; name iterations, as in {side.given}@{side.iteration}")
+            raise InputError(
+                f"{side.given}: has no iteration up to {reached}, which is as far as {unfinished[0].given} got; name iterations, as in {side.given}@{side.iteration}"
+            )
         note = f"{side.name}: iteration {at} is compared, for {unfinished[0].name} got no further"
         found.append(replace(side.at(at), notes=(*side.notes, note)))
     return found
 
 
 def _with_names_that_differ(sides: Sequence[Side]) -> list[Side]:
-    names = [side.name for side in sides]
-    named = []
-    for side in sides:
-        is_shared = names.count(side.name) > 1
-        named.append(replace(side, name=f"{side.name} {side.given}") if is_shared and side.given != side.name else side)
-    left = [side.name for side in named]
+    """Paths by what tells them apart; sides of one name with what was given, or numbered."""
+    places = [side for side in sides if side.kind in ("artifact", "file")]
+    short = {
+        side.given: _ENDINGS.sub("", name)
+        for side, name in zip(places, _apart([side.given for side in places]), strict=True)
+    }
+    named = [replace(side, name=short.get(side.given, side.name)) for side in sides]
+    names = [side.name for side in named]
+    named = [
+        replace(side, name=f"{side.name} {side.given}")
+        if names.count(side.name) > 1 and side.given != side.name
+        else side
+        for side in named
+    ]
+    names = [side.name for side in named]
     return [
-        replace(side, name=f"{side.name} ({index + 1})") if left.count(side.name) > 1 else side
+        replace(side, name=f"{side.name} ({index + 1})") if names.count(side.name) > 1 else side
         for index, side in enumerate(named)
     ]
+
+
+_ENDINGS = re.compile(r"(\.(json|jsonl|csv|tsv|parquet|gz|zst|bz2|xz))+$")
+
+
+def _apart(paths: Sequence[str]) -> list[str]:
+    """Paths without what they begin and end with alike, in whole parts; of one alone its last part.
+
+    >>> _apart(["out/{language}/a.json", "out/{language}/b.json"]), _apart(["run-1/outputs", "run-2/outputs"]), _apart(["x/y"])
+    (['a.json', 'b.json'], ['run-1', 'run-2'], ['y'])
+    """
+    parts = [path.rstrip("/").split("/") for path in paths]
+    if len(parts) < 2:
+        return [one[-1] for one in parts]
+    least = min(map(len, parts)) - 1
+    begin = next((index for index in range(least) if len({one[index] for one in parts}) > 1), least)
+    end = next((index for index in range(least - begin) if len({one[-1 - index] for one in parts}) > 1), least - begin)
+    return ["/".join(one[begin : len(one) - end]) for one in parts]

@@ -56,7 +56,7 @@ class Report:
     runs: MLflow run ids by a label, such as 'arm' or 'iteration 1'.
     iterations: in order, 0 is pi_0.
     published: whether the paper's X-AlpacaEval figures are shown too (they mean nothing for other evaluation sets).
-    comparison: tables of pi_T against pi_0, as `report.comparison.comparison_html` writes them.
+    comparison: tables of pi_T against pi_0, None where there are none, as `report.comparison.comparison_html` writes them.
     """
 
     title: str
@@ -68,7 +68,7 @@ class Report:
     examples: Sequence[ExamplePair] = ()
     notes: Sequence[str] = ()
     published: bool = True
-    comparison: Markup = Markup("")
+    comparison: Markup | None = None
 
 
 class _Kind(NamedTuple):

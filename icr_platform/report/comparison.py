@@ -40,6 +40,7 @@ _PREFIXES = {
     "corruption_accuracy": "Reward right on corruptions, %",
     "benchmark": "Benchmark, %",
 }
+_COLOURS = {"up": "green", "down": "red", "": ""}
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
@@ -96,8 +97,8 @@ def p_text(p: float) -> str:
 
 
 def ends_text(row: Row, digits: int) -> str:
-    """The interval of a difference; a dash where there is none."""
-    if math.isnan(row["low"]):
+    """The interval of a difference; a dash where there is none, or it has no end."""
+    if not (math.isfinite(row["low"]) and math.isfinite(row["high"])):
         return "–"
     return f"{signed(row['low'], digits)} to {signed(row['high'], digits)}"
 
@@ -116,23 +117,28 @@ def comparison_terminal_tables(table: pd.DataFrame, margin: float | None = None)
             shown.add_column(Text(heading), justify="right")
         before = ""
         for row in part.rows:
-            name = Text(row_name(row["language"]) if row["language"] != before else "", "bold" if row["language"] in MEANS else "")
+            name = Text(
+                row_name(row["language"]) if row["language"] != before else "",
+                "bold" if row["language"] in MEANS else "",
+            )
             before = row["language"]
-            change = Text(signed(row["difference"], digits), _colour(row))
+            change = Text(signed(row["difference"], digits), _COLOURS[tone(row)])
             change.append(f" ({ends_text(row, digits)})", "dim")
             cells = [Text(row["second_side"])] if part.has_sides else []
             cells += [Text(number(row[side], digits)) for side in ("first", "second")]
             cells += [change, Text(p_text(row["adjusted_p_value"]))]
             cells += [Text(p_text(row["adjusted_equivalence"]))] if part.has_margin else []
-            shown.add_row(name, *cells, Text(str(row["n"])), Text(row["verdict"], _colour(row)))
+            shown.add_row(name, *cells, Text(str(row["n"])), Text(row["verdict"], _COLOURS[tone(row)]))
         found.append(shown)
     return found
 
 
-def _colour(row: Row) -> str:
-    if not row["verdict"].startswith(("better", "worse")):
+def tone(row: Row) -> str:
+    """'up' or 'down' for a clear difference of what is better the higher it is, or the lower; '' for others, such as lengths."""
+    if not row["verdict"].startswith(("higher", "lower")) or row["metric"] == "length/characters":
         return ""
-    return "green" if row["verdict"].startswith("better") else "red"
+    is_good = row["verdict"].startswith("lower") == (row["metric"] == "truncated")
+    return "up" if is_good else "down"
 
 
 def costs_terminal_table(costs: pd.DataFrame) -> Table:
@@ -179,7 +185,12 @@ def comparison_latex(table: pd.DataFrame, margin: float | None = None, notes: Se
         headings += ["side" if part.has_sides else part.rows[0]["second_side"], "Difference", "95% interval", "p"]
         headings += ([f"p of ±{margin:g}"] if part.has_margin else []) + ["n"]
         left = 2 if part.has_sides else 1
-        lines += ["", r"\begin{table}", r"\centering", rf"\caption{{{escaped(part.title)}. {_caption(margin if part.has_margin else None)}}}"]
+        lines += [
+            "",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escaped(part.title)}. {_caption(margin if part.has_margin else None)}}}",
+        ]
         lines += [rf"\begin{{tabular}}{{{'l' * left}{'r' * (len(headings) - left)}}}", r"\toprule"]
         lines += [" & ".join(_latex_heading(heading) for heading in headings) + r" \\", r"\midrule"]
         before = part.rows[0]["language"]
@@ -189,7 +200,7 @@ def comparison_latex(table: pd.DataFrame, margin: float | None = None, notes: Se
             before = row["language"]
             cells = [escaped(row_name(row["language"])), *([escaped(row["second_side"])] if part.has_sides else [])]
             change = _latex_number(signed(row["difference"], digits))
-            is_clear = row["verdict"].startswith(("better", "worse"))
+            is_clear = row["verdict"].startswith(("higher", "lower"))
             cells += [_latex_number(number(row[side], digits)) for side in ("first", "second")]
             cells += [rf"\textbf{{{change}}}" if is_clear else change, _latex_number(ends_text(row, digits))]
             cells += [escaped(p_text(row["adjusted_p_value"]).replace("–", "--"))]
@@ -218,15 +229,25 @@ def comparison_html(table: pd.DataFrame, margin: float | None = None, costs: pd.
     source = (files("icr_platform.report") / "comparison.html.j2").read_text(encoding="utf-8")
     parts = [(part, digits_of(part)) for part in metric_tables(table)]
     rendered = environment.from_string(source).render(
-        parts=parts, margin=margin, means=MEANS, costs=costs.to_dict("records") if costs is not None else [], ends_text=ends_text, p_text=p_text
+        parts=parts,
+        margin=margin,
+        means=MEANS,
+        costs=costs.to_dict("records") if costs is not None else [],
+        ends_text=ends_text,
+        tone=tone,
+        p_text=p_text,
     )
-    return Markup(rendered)  # noqa: S704 - the template escapes
+    return Markup(rendered)
 
 
 def write_comparison(path: Path, title: str, tables: Markup, sides: Mapping[str, str], notes: Sequence[str]) -> None:
     """One HTML file that loads nothing and runs nothing, written atomically. sides: what stands behind each name."""
     source = (files("icr_platform.report") / "comparison_page.html.j2").read_text(encoding="utf-8")
-    html = _environment().from_string(source).render(title=title, style=report_style(), tables=tables, sides=sides, notes=notes)
+    html = (
+        _environment()
+        .from_string(source)
+        .render(title=title, style=report_style(), tables=tables, sides=sides, notes=notes)
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
@@ -238,6 +259,8 @@ def report_style() -> str:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     environment.filters |= {"number": number, "signed": signed, "row_name": row_name}
     return environment
