@@ -300,7 +300,8 @@ def _examples(arm: Arm, iteration: int) -> list[ExamplePair]:
     pairs = []
     for _, group in rows.groupby("language", sort=False):
         typical = group.sort_values("margin", kind="stable").iloc[len(group) // 2]
-        pairs.append(ExamplePair(iteration=iteration, **typical.to_dict()))
+        margin = None if typical["margin"] != typical["margin"] else float(typical["margin"])
+        pairs.append(ExamplePair(iteration=iteration, **{**typical.to_dict(), "margin": margin}))
     return pairs
 
 

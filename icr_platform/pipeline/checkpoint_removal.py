@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from icr_platform.core.errors import TrackingError
-from icr_platform.pipeline.arm import Arm
+from icr_platform.pipeline.arm import START, Arm
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.identity import artifact_identity
 from icr_platform.pipeline.session import Session
@@ -19,7 +19,7 @@ from icr_platform.training.checkpoint import remove_weights
 def checkpoints_to_give_up(
     config: IterateConfig, iteration: int, metrics: Mapping[int, Mapping[str, float]], is_last: bool = False
 ) -> list[int]:
-    """Iterations whose checkpoints `keep_checkpoints` gives up once `iteration` is evaluated. pi_0 is never among them.
+    """Iterations whose checkpoints `keep_checkpoints` gives up once `iteration` is evaluated; pi_0 is among them only where it was trained.
 
     The next iteration starts from the last policy, and with reward_reference=previous scores under the one before. The best is
     `stopping.best_iteration`; where nothing shows which one it is, it is the last. is_last: the arm ends with this iteration.
@@ -30,12 +30,13 @@ def checkpoints_to_give_up(
     kept = {best or iteration}
     if iteration < config.iterations and not is_last:
         kept |= {iteration, iteration - 1} if config.reward_reference == "previous" else {iteration}
-    return [t for t in range(1, iteration + 1) if t not in kept]
+    made = range(0 if config.start_preferences else 1, iteration + 1)
+    return [t for t in made if t not in kept]
 
 
 def give_up_checkpoint(session: Session, arm: Arm, iteration: int) -> None:
     """Remove a checkpoint's weights wherever they are, unless another arm uses them or another alias leads to them."""
-    trained, tracker = arm.stages[iteration, "train"], session.tracker
+    trained, tracker = arm.stages[iteration, "train" if iteration else START], session.tracker
     name, aliases = arm.model_name, (f"iteration-{iteration}", BEST)
     if tracker is None or trained.run is None:
         remove_weights(trained.artifact("checkpoint"))

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pydantic import model_validator
+
 from icr_platform.annotation.config import AnnotateConfig, AnnotateSettings
 from icr_platform.core.config import (
     INPUTS,
@@ -61,7 +63,9 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
 
     arm: str = setting("icr", "name of this arm, for charts", "place")
     iterations: int = setting(2, "iterations T", ge=1)
-    policy: str = setting("", "pi_0: aligned on English preferences only", "model")
+    policy: str = setting(
+        "", "pi_0: aligned on English preferences only; with start_preferences what pi_0 is made of", "model"
+    )
     reference: str = setting("", "pi_ref: the SFT model", "model")
     prompts: str = setting("", "training prompts", "input")
     prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction": "prompt"}', later=True)
@@ -98,6 +102,14 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     instruction_prompt_columns: ColumnMap = setting(
         {}, 'columns to read, as in {"instruction_id_list": "constraints"}', later=True
     )
+    start_preferences: str = setting(
+        "",
+        "English preferences, on which `policy`, or the reference where there is none, is first trained into pi_0 (section start); "
+        "empty: `policy` is pi_0",
+        "input",
+        later=True,
+    )
+    start_preference_columns: ColumnMap = setting({}, 'columns to read, as in {"chosen": "meta.best"}', later=True)
     seed: int = setting(42, "seed; each iteration derives its own", ge=0)
     output: str = setting("", "folder of all artifacts; empty: a work folder", "place")
     stage_processes: bool = setting(False, "run each stage in a process of its own, to free GPU memory", "place")
@@ -107,6 +119,7 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
         "where nothing shows which one is",
         "place",
     )
+    start: TrainSettings = setting(TrainSettings(), "settings of the training on start_preferences that makes pi_0")
     stop: Literal["none", "no-gain"] = setting(
         "none",
         "when to end before T iterations; no-gain: after an iteration whose gain over the one before is not above 0, by the 95% interval of "
@@ -126,6 +139,24 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     )
     instructions: InstructionsSettings = setting(InstructionsSettings(), "settings of instructions")
     benchmarks: IteratedBenchmarks = setting(IteratedBenchmarks(), "settings of benchmarks")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _starts_from_the_reference(cls, values: Any) -> Any:
+        """What is trained into pi_0 is the reference unless another policy is given."""
+        if isinstance(values, dict) and values.get("start_preferences") and not values.get("policy"):
+            return values | {"policy": values.get("reference", "")}
+        return values
+
+    @property
+    def pairs_are_translated(self) -> bool:
+        """Whether pairs are made of the policy's answers and their translations, without rewards."""
+        return not self.preferences and self.annotate.pair_source == "translation"
+
+    @property
+    def ranks_by_rewards(self) -> bool:
+        """Whether pairs are made of the policy's answers by their rewards."""
+        return not self.preferences and not self.pairs_are_translated
 
     def generate_config(self, policy: str, seed: int) -> GenerateConfig:
         """generate of one iteration, which samples from `policy`."""
@@ -160,6 +191,19 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
         if preferences != self.preferences:  # an artifact, whose columns have their own names
             own["preference_columns"] = {}
         return TrainConfig.model_validate(self._of_stage("train") | own)
+
+    def start_config(self, policy: str, seed: int) -> TrainConfig:
+        """The training that turns `policy` into pi_0."""
+        shared = self._of_stage("train")
+        own = {
+            "policy": policy,
+            "preferences": self.start_preferences,
+            "preference_columns": self.start_preference_columns,
+            "seed": seed,
+        }
+        pins = {"pins": pins_among(self.pins, [self.start_preferences])}
+        settings = {name: getattr(self.start, name) for name in type(self.start).model_fields}
+        return TrainConfig.model_validate(shared | settings | own | pins)
 
     def eval_config(self, policy: str) -> EvalConfig:
         """eval of one policy. All policies are evaluated with the same seed."""

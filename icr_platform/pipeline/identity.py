@@ -29,7 +29,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.folder_content import content_files
 from icr_platform.core.parts import is_place, module_of
-from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
+from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES, TRANSLATED_RESPONSES
 from icr_platform.data.column_map import ColumnNames
 from icr_platform.engines.endpoints.served_model import served_model
 from icr_platform.engines.identification.language_id import identifier_place, identity_of
@@ -95,6 +95,9 @@ _SELECTION = frozenset({
 })  # fmt: skip
 _TRANSLATION = ("translation_max_tokens",)
 _OF_TEXTS = ("texts_kind", "into", "responses_each")  # which texts there are is said by their rows
+_OF_TRANSLATED_PAIRS = (
+    "pair_source", "drop_empty", "drop_truncated", "drop_wrong_language", "language_confidence", "near_duplicate", "pairs_per_prompt", "seed",
+)  # fmt: skip
 _LENGTH_CONTROL = ("lc_cross_validation",)
 _SEED_PICKS_ORDERS = ("logprob", "openai")
 _POLICYS_OWN = {"chat_template_kwargs", "system_prompt", "system_role"}  # and not the judge's
@@ -309,6 +312,8 @@ def _translator(translator: str, known: Known) -> str:
 @_basis.register
 def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
     responses = open_artifact(Path(config.responses), RESPONSES)
+    if config.pair_source == "translation":
+        return _translated_pairs(config, responses)
     translates = needs_translations(config.reward_kind)
     draws = any(REWARD_KINDS[kind].draw for kind in config.reward_kind)
     models = {"policy": _model(config.policy, known), "reference": _model(config.reference, known)}
@@ -327,6 +332,18 @@ def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
         rows=rows,
         row_modules=row_modules,
         unused=[] if translates else ["engines.sampling"],
+    )
+
+
+def _translated_pairs(config: AnnotateConfig, responses: Artifact) -> _Basis:
+    """Of pairs that no model scores."""
+    prompts = _rows_digest(_prompt_rows(_answered(config.prompts, responses, config.prompt_columns)))
+    translations = open_artifact(Path(config.translations), TRANSLATED_RESPONSES).digest
+    read = {name: getattr(config, name) for name in _OF_TRANSLATED_PAIRS}
+    return _Basis(
+        settings=read,
+        inputs={"prompts": prompts, "responses": responses.digest, "translations": translations},
+        unused=["engines.scoring", "annotation.alpha_search", "annotation.length_control"],
     )
 
 

@@ -258,13 +258,13 @@ def _uses(session: Session, config: IterateConfig, plans: list[StagePlan], predi
 
     of_policy = [f"{plan.work.stage} {size(plan.memory_bytes)}" for plan in plans]
     uses = [Use(POLICY, config.policy, config, [f"{', '.join(of_policy)} at their peak"])]
-    scoring = next(plan for plan in plans if plan.work.stage == "annotate")
-    taken = memory_of(
-        scoring.work, config, _shape(config.reference, config), bytes_each(config.annotate.dtype), device, 1
-    )
-    uses.append(Use(REFERENCE, config.reference, config, [f"annotate {size(taken)} at its peak"]))
+    if config.ranks_by_rewards:
+        scoring = next(plan for plan in plans if plan.work.stage == "annotate")
+        shape = _shape(config.reference, config)
+        taken = memory_of(scoring.work, config, shape, bytes_each(config.annotate.dtype), device, 1)
+        uses.append(Use(REFERENCE, config.reference, config, [f"annotate {size(taken)} at its peak"]))
     helpers = {}
-    if needs_translations(config.annotate.reward_kind):
+    if config.ranks_by_rewards and needs_translations(config.annotate.reward_kind):
         helpers[TRANSLATOR] = (config.annotate.translator, config.annotate.dtype)
     if config.eval_prompts and config.eval.judge == "logprob":
         helpers[JUDGE] = (config.eval.judge_model, config.eval.dtype)
@@ -281,18 +281,35 @@ def _check_stages(preflight: Preflight, session: Session, config: IterateConfig,
     from icr_platform.engines.execution.map_parts import check_execution
     from icr_platform.engines.identification.language_id import make_identifier
     from icr_platform.engines.sampling.choice import check_policy
+    from icr_platform.pipeline.iterate import check_losses, check_pairs_source
     from icr_platform.training.stage import check_settings as check_training
 
     arm = Arm(config, config, None, [config.policy])
     training = session.resolver.resolve(arm.training(1, ""), config.seed)
+    elsewhere = {"device": "auto", "dtype": "auto", "accelerate_config": ""}
     if prediction.gpus:  # the devices and their libraries are elsewhere
-        training = training.model_copy(update={"device": "auto", "dtype": "auto", "accelerate_config": ""})
+        training = training.model_copy(update=elsewhere)
     else:
         preflight.attempt(lambda: check_execution(config.generate))
         preflight.attempt(lambda: check_policy(config.generate, config.policy, config))
     preflight.attempt(lambda: make_identifier(config.generate.language_identifier))
     preflight.attempt(lambda: check_annotation(arm.annotating(1, "")))
+    preflight.remarks += preflight.attempt(lambda: check_pairs_source(session, config)) or ()
+    if config.pairs_are_translated or (config.preferences and config.translate.into):
+        preflight.remarks.append("translate runs in every iteration; what it takes is not predicted")
+    known = len(preflight.problems)
+    preflight.attempt(lambda: check_losses(config))
+    if len(preflight.problems) > known:
+        return
     preflight.attempt(lambda: check_training(training))
+    if config.start_preferences:
+        starting = session.resolver.resolve(arm.starting(), config.seed)
+        if prediction.gpus:
+            starting = starting.model_copy(update=elsewhere)
+        if preflight.attempt(lambda: STAGES["train"].load().read(starting)) is not None:
+            preflight.remarks.append(
+                f"pi_0 is trained first, on {config.start_preferences} with loss={config.start.loss}; what that takes is not predicted"
+            )
 
 
 def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, is_eval: bool) -> PromptCount:

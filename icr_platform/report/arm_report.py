@@ -36,7 +36,7 @@ from icr_platform.report.svg import chart_style
 
 @dataclass(frozen=True)
 class ExamplePair:
-    """A preference pair shown as an example. margin: length-controlled reward of chosen minus that of rejected."""
+    """A preference pair shown as an example. margin: length-controlled reward of chosen minus that of rejected; None without rewards."""
 
     iteration: int
     language: str
@@ -45,7 +45,7 @@ class ExamplePair:
     english_instruction: str
     chosen: str
     rejected: str
-    margin: float
+    margin: float | None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from icr_platform.core.errors import StoreRefusesError
@@ -30,7 +30,7 @@ def register_checkpoint(tracker: Tracker, name: str, run: RunHandle, iteration: 
     with _refusal_said(f"models:/{name}@{alias}: not set; use runs:/{run.run_id}/checkpoint instead"):
         version = deliver(lambda: _version_of(tracker, name, run.run_id), tracker.uri)
         if deliver(lambda: _aliases(tracker, name), tracker.uri).get(alias) != version:
-            _remove_aliases(tracker, name, iteration)
+            _remove_aliases(tracker, name, lambda later: later > iteration)
             forget_best(tracker, name)
             deliver(lambda: tracker.client.set_registered_model_alias(name, alias, version), tracker.uri)
 
@@ -50,16 +50,16 @@ def forget_best(tracker: Tracker, name: str) -> None:
             deliver(lambda: tracker.client.delete_registered_model_alias(name, BEST), tracker.uri)
 
 
-def forget_iterations(tracker: Tracker, name: str, after: int) -> None:
-    """Remove the aliases of iterations later than `after`; the versions stay."""
-    with _refusal_said(f"models:/{name}: aliases after iteration-{after} may be an earlier run's"):
-        _remove_aliases(tracker, name, after)
+def forget_iterations(tracker: Tracker, name: str, made: range) -> None:
+    """Remove the aliases of iterations that an arm did not make, which are an earlier run's; the versions stay."""
+    with _refusal_said(f"models:/{name}: aliases of other iterations than this arm's may be an earlier run's"):
+        _remove_aliases(tracker, name, lambda iteration: iteration not in made)
 
 
-def _remove_aliases(tracker: Tracker, name: str, after: int) -> None:
+def _remove_aliases(tracker: Tracker, name: str, is_other: Callable[[int], bool]) -> None:
     for alias in deliver(lambda: _aliases(tracker, name), tracker.uri):
         number = alias.removeprefix("iteration-")
-        if number.isdigit() and int(number) > after:
+        if number.isdigit() and is_other(int(number)):
             deliver(lambda alias=alias: tracker.client.delete_registered_model_alias(name, alias), tracker.uri)  # type: ignore[misc]
 
 

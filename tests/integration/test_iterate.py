@@ -154,6 +154,15 @@ def test_which_checkpoints_are_given_up_after_each_of_three_iterations(
     assert seen == given_up
 
 
+def test_a_pi_0_that_was_made_here_is_given_up_like_the_others() -> None:
+    config = IterateConfig.model_validate(
+        {"iterations": 2, "keep_checkpoints": "last", "start_preferences": "en.jsonl"}
+    )
+    assert [checkpoints_to_give_up(config, t, {}) for t in (0, 1, 2)] == [[], [0], [0, 1]]
+    previous = config.model_copy(update={"reward_reference": "previous"})
+    assert [checkpoints_to_give_up(previous, t, {}) for t in (0, 1, 2)] == [[], [], [0, 1]]
+
+
 def weights_in(tracker: Tracker, run_id: str) -> list[str]:
     return [item.path for item in tracker.client.list_artifacts(run_id, "checkpoint") if "safetensors" in item.path]
 
