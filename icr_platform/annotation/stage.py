@@ -1,5 +1,7 @@
 """annotate: responses -> rewards, preferences, drops (and translations, for reward kinds that score them).
 
+With `pair_source: translation` no reward is computed: `translated_pairs` has the rule, and the table of rewards is empty.
+
 Policy and reference score all responses in turn, so that one model is in memory at a time; what each gave is kept in `work`, next
 to the artifacts, until the rewards are written. Everything but the numbers of `selection.LanguageSamples` streams.
 
@@ -49,6 +51,7 @@ from icr_platform.annotation.selection import (
     write_chunk,
 )
 from icr_platform.annotation.summary import DROP_COLUMNS, PAIR_COLUMNS, Written, annotation_metrics, summary_table
+from icr_platform.annotation.translated_pairs import TranslatedPairInputs, read_translated, run_translated
 from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact, read_parquet
 from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
@@ -104,7 +107,7 @@ class _Work(AnnotateInputs):
         return scored_kinds(self.config.reward_kind)
 
 
-def read(config: AnnotateConfig) -> AnnotateInputs:
+def read(config: AnnotateConfig) -> AnnotateInputs | TranslatedPairInputs:
     """Check settings, models' tokenizers, prompts and every row of the responses; load no weights and write nothing.
 
     Raises:
@@ -112,6 +115,9 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
     """
     require(config, "annotate")
     check_settings(config)
+    if config.pair_source == "translation":
+        return read_translated(config)
+    require_models(config)
 
     # A log-ratio compares the same tokens under two models: other tokenizers or templates make it meaningless.
     notes = check_same_tokenisation(config.policy, config.reference, config)
@@ -140,6 +146,17 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
     return inputs
 
 
+def require_models(config: AnnotateConfig) -> None:
+    """Raise InputError where a model that the rewards are computed with is not named."""
+    if missing := [name for name in ("policy", "reference") if not getattr(config, name)]:
+        flags = " ".join(f"--{name}" for name in missing)
+        raise InputError(f"config: field {missing[0]!r} is missing for annotate; give {flags}")
+    if config.translations:
+        raise InputError(
+            "config: field 'translations' is given, and pair_source is 'rewards', which reads none; give --pair-source translation"
+        )
+
+
 def check_settings(config: AnnotateConfig) -> None:
     """Raise InputError for settings that no responses could be annotated with."""
     check_kinds(config, config.translator)
@@ -151,13 +168,15 @@ def check_settings(config: AnnotateConfig) -> None:
     check_execution(config)
 
 
-def run(inputs: AnnotateInputs, context: StageContext) -> StageResult:
+def run(inputs: AnnotateInputs | TranslatedPairInputs, context: StageContext) -> StageResult:
     """Score, select, and write the artifacts; goes on where an earlier run of the same work stopped.
 
     Raises:
         IcrError: the disk is full, or the work folder is not what was written there; or, once everything is kept, more samples
             were dropped than `max_dropped` allows.
     """
+    if isinstance(inputs, TranslatedPairInputs):
+        return run_translated(inputs, context)
     tables = [REWARDS, PREFERENCES, DROPS, *([TRANSLATIONS] if needs_translations(inputs.config.reward_kind) else [])]
     if not all((context.folder / table.name / MANIFEST).exists() for table in tables):
         work = _Work(**vars(inputs), context=context)
@@ -256,7 +275,7 @@ def _job(
     count = len(work.responses.parts)
     missing = [part for part in range(count) if not writer.has_part(part)]
     done = sum(writer.read_part(part).num_rows for part in range(count) if part not in missing)
-    return PartJob(label, (writer,), missing, shard, load, work.responses.rows * rows_each, done, gpus=1)
+    return PartJob(label, (writer,), missing, shard, load, work.responses.rows * rows_each, done, gpus=1, use="scored")
 
 
 def _write_parts(job: PartJob, work: _Work) -> Artifact:

@@ -11,7 +11,16 @@ import pandas as pd
 from icr_platform.annotation.selection import POOLED
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.languages import UNDETERMINED, counts_as, language_name
-from icr_platform.core.schemas import DROPS, INSTRUCTION_CHECKS, JUDGMENTS, OUTPUTS, PREFERENCES, RESPONSES, REWARDS
+from icr_platform.core.schemas import (
+    DROPS,
+    INSTRUCTION_CHECKS,
+    JUDGMENTS,
+    OUTPUTS,
+    PREFERENCES,
+    RESPONSES,
+    REWARDS,
+    TEXT_TRANSLATIONS,
+)
 from icr_platform.core.stage_protocol import StageResult
 from icr_platform.pipeline.config import IterateConfig
 
@@ -114,6 +123,22 @@ def _texts(
     return Seen("; ".join(told), tuple(warnings), firsts)
 
 
+def _translated(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
+    columns = ["language", "translation", "outcome"]
+    rows = open_artifact(result.artifacts["text_translations"], TEXT_TRANSLATIONS).read(columns).to_pandas()
+    lost = rows.loc[rows["translation"].isna(), "outcome"]
+    told = [f"{len(rows) - len(lost)} of {len(rows)} texts translated"]
+    if len(lost):
+        told.append(f"{len(lost)} not ({_counted(lost)})")
+    warnings = [
+        f"{language}: none of {len(own)} texts has a translation ({_counted(own['outcome'])})"
+        for language, own in rows.groupby("language", sort=False)
+        if own["translation"].isna().all()
+    ]
+    firsts = rows.dropna().groupby("language", sort=False)["translation"].first()
+    return Seen("; ".join(told), tuple(warnings), {str(code): _short(text) for code, text in firsts.items()})
+
+
 def _annotated(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
     columns = ["language", "sample_index", "reason", "pair_index"]
     drops = open_artifact(result.artifacts["drops"], DROPS).read(columns).to_pandas()
@@ -125,7 +150,7 @@ def _annotated(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
     with_pairs = len(pairs[["language", "prompt_id"]].drop_duplicates())
     told = [f"{len(pairs)} pairs of {with_pairs + len(of_prompts)} prompts"]
     of_prompts = of_prompts[of_prompts["reason"] != POOLED]  # whose pair is in another language
-    if len(pairs):
+    if pairs["margin"].notna().any():
         told.append(f"median margin {pairs['margin'].median():.2g}")
     of_samples = drops[drops["sample_index"].notna()]
     if len(of_samples):
@@ -187,6 +212,7 @@ def _asked(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
 
 _BY_STAGE: dict[str, Callable[[IterateConfig, int, StageResult], Seen]] = {
     "generate": _generated,
+    "translate": _translated,
     "annotate": _annotated,
     "train": _trained,
     "eval": _evaluated,

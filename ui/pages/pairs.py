@@ -10,7 +10,7 @@ from markupsafe import Markup
 from icr_platform.core.languages import language_name
 from icr_platform.report.numbers import number
 from ui.html.line_marks import marked
-from ui.html.rendering import render
+from ui.html.rendering import language_label, render
 from ui.html.word_diff import Segment, word_diff
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import pairs_data
@@ -97,19 +97,38 @@ def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> 
         chosen=own.get("chosen"),
         rejected=own.get("rejected"),
         thoughts={side: detail.ends.get(side, {}).get("thought") for side in ("chosen", "rejected")} if pair else {},
+        translated_from={side: _translated_from(pair, side) for side in ("chosen", "rejected")} if pair else {},
     )
 
 
 def _after_length(detail: pairs_data.PairDetail, sample: ResultRow) -> float | None:
     """Length-controlled reward of a sample, the one that ranks it; None without a reward or a pair."""
-    if detail.pair is None or sample["reward"] is None:
+    if detail.pair is None or detail.pair["margin"] is None or sample["reward"] is None:
         return None
     return float(sample["reward"] - detail.pair["length_penalty_alpha"] * sample["character_count"])
+
+
+def _translated_from(pair: ResultRow, side: str) -> str:
+    """Language that a side of a pair was translated from; '' for one as it was sampled, or of an older table."""
+    return str(pair.get(f"{side}_translated_from") or "")
+
+
+def _why_translated(pair: ResultRow) -> str:
+    """Why a pair that no reward made is one."""
+    said = [
+        f"the {side} response was translated from {language_label(code)}"
+        for side in ("chosen", "rejected")
+        if (code := _translated_from(pair, side))
+    ]
+    rule = "No reward made this pair"
+    return f"{rule}: {' and '.join(said)}." if said else f"{rule}."
 
 
 def _why(detail: pairs_data.PairDetail, after_length: Mapping[int, float | None]) -> str:
     """Why these two samples make the pair, in a sentence; '' without one."""
     pair = detail.pair
+    if pair is not None and pair["margin"] is None:
+        return _why_translated(pair)
     if pair is None or not detail.kinds:
         return ""
     usable = {

@@ -94,14 +94,14 @@ def _pair_facts(tables: RunTables, arm: ArmRecord, item: Item) -> Facts:
     of_pairs = tables.pair_tables(arm.iteration(item.iteration))
     pair = pairs_data.pair_of(tables.engine, of_pairs, item.language, item.prompt_id, item.pair_index)
     alpha = pair["length_penalty_alpha"]
+
+    def score(name: str) -> float | None:
+        """None where no reward made the pair."""
+        reward = pair[f"{name}_reward"]
+        return None if reward is None else float(reward - alpha * pair[f"{name}_characters"])
+
     sides = [
-        Side(
-            name,
-            pair[name],
-            pair[f"{name}_reward"] - alpha * pair[f"{name}_characters"],
-            thought_in(pair, name),
-            pair.get(f"{name}_language") or "",
-        )
+        Side(name, pair[name], score(name), thought_in(pair, name), pair.get(f"{name}_language") or "")
         for name in ("chosen", "rejected")
     ]
     asked = Conversation(pair["instruction"], history_in(pair))

@@ -96,7 +96,7 @@ class _Queue(NamedTuple):
 def _pair_queue(tables: RunTables, arm: ArmRecord, work: Assignment) -> _Queue:
     # The index has dropped prompts, too; they have no margin.
     index = pairs_data.pair_index(tables.engine, tables.pair_tables(arm.iteration(work.iteration)))
-    return _Queue(f"SELECT * FROM {index} WHERE margin IS NOT NULL", f"{_PAIR_ORDERS[work.queue]}, position")
+    return _Queue(f"SELECT * FROM {index} WHERE part IS NOT NULL", f"{_PAIR_ORDERS[work.queue]}, position")
 
 
 def _output_queue(tables: RunTables, arm: ArmRecord, work: Assignment) -> _Queue:

@@ -180,7 +180,7 @@ def conditions(engine: QueryEngine, tables: PairTables, view: View) -> Condition
         sql = f"(i.language, i.prompt_id) IN (SELECT (d.language, d.prompt_id) FROM {_dropped(engine, tables)} AS d WHERE true{reason})"
         add(sql, *values)
     else:
-        add("i.margin IS NOT NULL")
+        add("i.part IS NOT NULL")  # it has a pair; without a reward, a pair has no margin
     # The index has no texts and no samples. A prompt passes when any of its samples lies in the cell of Margins' plot that was
     # clicked, and when the text stands anywhere in it or in one of its responses.
     cell = [
@@ -261,6 +261,8 @@ def pair_detail(
     ends = {}
     if pair is not None:
         for side in ("chosen", "rejected"):
+            if pair.get(f"{side}_translated_from"):  # the sample is one of another language, and says something else
+                continue
             answered = pair.get(f"{side}_language") or language
             there = samples if answered == language else _samples(engine, tables, answered, prompt_id, at)[0]
             by_number = {row["sample_index"]: row for row in there}
