@@ -77,7 +77,7 @@ class AnnotateConfig(ChatSettings, ScoreSettings, AnnotateSettings, PinnedInputs
     """annotate: responses -> rewards, preferences, drops."""
 
     heading = INPUTS
-    required: ClassVar[tuple[str, ...]] = ("policy", "reference", "prompts", "responses")
+    required: ClassVar[tuple[str, ...]] = ("prompts", "responses")
 
     policy: str = setting("", "English-aligned model pi_t", "model")
     reference: str = setting("", "the reference pi_ref of the policy", "model")

@@ -19,12 +19,15 @@ from icr_platform.pipeline.finished_work import stage_from_store
 from icr_platform.pipeline.schedule import generating_policy, iteration_seed, reward_reference
 from icr_platform.pipeline.session import Session, StageRun
 from icr_platform.training.config import TrainConfig
+from icr_platform.translation.config import TranslateConfig
 
 if TYPE_CHECKING:
     from icr_platform.tracking.run_handle import RunHandle
     from icr_platform.tracking.tracker import Run
 
 CONFIG, STEP, STOPPED = "config.json", "icr.step", "icr.stopped"
+ARM_KEY = "icr.arm_key"
+"""Tag of an arm of a sweep: what its whole work depends on."""
 OWN_SAMPLES = "own_samples"
 """The step of an iteration in which reward_bench looks at the policy's own samples; other steps have the names of their stages."""
 START = "start"
@@ -34,6 +37,18 @@ COMPARED = (
 )  # fmt: skip
 """How the names of metrics begin that compare iterations, and so are no stage's."""
 _EVALS_TOO = ("line_pass_rate", "word_pass_rate")
+
+
+@dataclass(frozen=True)
+class SweepPlace:
+    """Where an arm stands in a sweep.
+
+    run: the sweep's. label: name of the arm at one seed, under which its run, model and report go. key: `ARM_KEY`.
+    """
+
+    run: RunHandle
+    label: str
+    key: str
 
 
 @dataclass
@@ -46,6 +61,8 @@ class Arm:
     policies: list[str]
     checker: str = ""
     """What says which of the policy's own samples are right; '' for nothing."""
+    label: str = ""
+    """What it is called where several runs have the arm's name, as at several seeds; '' where one has."""
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     trainings: dict[int, TrainConfig] = field(default_factory=dict)
     stages: dict[tuple[int, str], StageRun] = field(default_factory=dict)
@@ -57,7 +74,12 @@ class Arm:
     @property
     def model_name(self) -> str:
         """Name of the arm's registered model, whose aliases iteration-1 .. iteration-T are the policies in use."""
-        return f"{self.config.arm}-policy"
+        return f"{self.name}-policy"
+
+    @property
+    def name(self) -> str:
+        """Of its registered model and its report."""
+        return self.label or self.config.arm
 
     @property
     def first_made(self) -> int:
@@ -73,12 +95,16 @@ class Arm:
         """generate of an iteration: the policy before answers."""
         return self.config.generate_config(generating_policy(self.policies, iteration), self._seed(iteration))
 
-    def annotating(self, iteration: int, responses: str) -> AnnotateConfig:
-        """annotate of an iteration: the implicit reward of the policy that answered ranks its answers."""
+    def translating(self, iteration: int, texts: str) -> TranslateConfig:
+        """translate of an iteration: the policy's answers, or given pairs, by the policy where no translator is named."""
+        return self.config.translate_config(generating_policy(self.policies, iteration), texts, self._seed(iteration))
+
+    def annotating(self, iteration: int, responses: str, translations: str = "") -> AnnotateConfig:
+        """annotate of an iteration: the implicit reward of the policy that answered ranks its answers, or their translations do."""
         policy = generating_policy(self.policies, iteration)
         mode = self.config.reward_reference
         reference = reward_reference(self.policies, self.config.reference, iteration, mode)
-        return self.config.annotate_config(policy, reference, responses, self._seed(iteration))
+        return self.config.annotate_config(policy, reference, responses, self._seed(iteration), translations)
 
     def training(self, iteration: int, preferences: str) -> TrainConfig:
         """train of an iteration: the pairs turn the policy that answered into the next one."""

@@ -300,7 +300,8 @@ def _examples(arm: Arm, iteration: int) -> list[ExamplePair]:
     pairs = []
     for _, group in rows.groupby("language", sort=False):
         typical = group.sort_values("margin", kind="stable").iloc[len(group) // 2]
-        pairs.append(ExamplePair(iteration=iteration, **typical.to_dict()))
+        margin = None if typical["margin"] != typical["margin"] else float(typical["margin"])
+        pairs.append(ExamplePair(iteration=iteration, **{**typical.to_dict(), "margin": margin}))
     return pairs
 
 
@@ -321,7 +322,7 @@ def _show(arm: Arm, report: Report) -> None:
 
 def _report_path(session: Session, arm: Arm) -> Path:
     folder = Path(arm.config.output) if arm.config.output else session.base
-    return folder / f"report-{arm.config.arm}.html"
+    return folder / f"report-{arm.name}.html"
 
 
 def _report_key(arm: Arm) -> str:

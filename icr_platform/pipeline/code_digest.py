@@ -41,7 +41,7 @@ PLUMBING = frozenset(
         "report.figures", "report.calibration",  # draw what a stage measured
         "data.prompts", "data.verifiable", "data.constraints", "data.variant_parts", "data.verifiable_answers", "data.sources", "data.row_sources", "data.hub_sets", "data.text_pairs", "data.labelled_pairs", "data.bad_rows", "data.answered_rows", "data.text_documents", "data.row_files", "data.row_fields", "data.row_messages", "data.json_rows", "data.opened_files", "data.wording",  # readers: the rows they give are digested
         "annotation.prompt_index",  # the same
-        "annotation.response_checks", "engines.sampling.prompt_checks",  # raise, or say something
+        "annotation.response_checks", "annotation.pair_notes", "engines.sampling.prompt_checks",  # raise, or say something
         "engines.endpoints.reply_cache", "engines.endpoints.served_model",  # the one keeps replies as they came, the other says whose they are
         "models.checkpoint_files", "models.hub", "models.loading_errors", "models.not_finite", "models.vocabulary",  # raise or do nothing
         "training.checkpoint", "training.checkpoint_work", "data.labelled_examples", "training.policy_checks", "training.loss_checks", "training.resume_points", "training.model_card", "training.launch",  # files, processes, prose

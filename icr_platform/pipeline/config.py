@@ -62,7 +62,7 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     required: ClassVar[tuple[str, ...]] = ("policy", "reference", "prompts")
 
     arm: str = setting("icr", "name of this arm, for charts", "place")
-    iterations: int = setting(2, "iterations T", ge=1)
+    iterations: int = setting(2, "iterations T; 0: pi_0 is measured, and nothing trained", ge=0)
     policy: str = setting(
         "", "pi_0: aligned on English preferences only; with start_preferences what pi_0 is made of", "model"
     )
@@ -140,6 +140,12 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     instructions: InstructionsSettings = setting(InstructionsSettings(), "settings of instructions")
     benchmarks: IteratedBenchmarks = setting(IteratedBenchmarks(), "settings of benchmarks")
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        if self.iterations:
+            return self.required
+        return ("policy", "reference") if self.reward_pairs else ("policy",)
+
     @model_validator(mode="before")
     @classmethod
     def _starts_from_the_reference(cls, values: Any) -> Any:
@@ -147,6 +153,16 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
         if isinstance(values, dict) and values.get("start_preferences") and not values.get("policy"):
             return values | {"policy": values.get("reference", "")}
         return values
+
+    @property
+    def pairs_are_translated(self) -> bool:
+        """Whether pairs are made of the policy's answers and their translations, without rewards."""
+        return not self.preferences and self.annotate.pair_source == "translation"
+
+    @property
+    def ranks_by_rewards(self) -> bool:
+        """Whether pairs are made of the policy's answers by their rewards."""
+        return not self.preferences and not self.pairs_are_translated
 
     def generate_config(self, policy: str, seed: int) -> GenerateConfig:
         """generate of one iteration, which samples from `policy`."""

@@ -12,7 +12,9 @@ What was left to the machine (`auto`) enters as it was resolved.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
@@ -29,7 +31,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.folder_content import content_files
 from icr_platform.core.parts import is_place, module_of
-from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
+from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES, TRANSLATED_RESPONSES
 from icr_platform.data.column_map import ColumnNames
 from icr_platform.engines.endpoints.served_model import served_model
 from icr_platform.engines.identification.language_id import identifier_place, identity_of
@@ -51,7 +53,7 @@ from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.config import SftConfig, TrainConfig
 from icr_platform.translation.config import TranslateConfig
 
-__all__ = ["ROW_INPUTS", "Code", "Identity", "artifact_identity", "identify", "strict_digest"]
+__all__ = ["ROW_INPUTS", "Code", "Identity", "arm_key", "artifact_identity", "identify", "strict_digest"]
 
 Settings = dict[str, Any]
 Known = Mapping[str, str]
@@ -95,6 +97,9 @@ _SELECTION = frozenset({
 })  # fmt: skip
 _TRANSLATION = ("translation_max_tokens",)
 _OF_TEXTS = ("texts_kind", "into", "responses_each")  # which texts there are is said by their rows
+_OF_TRANSLATED_PAIRS = (
+    "pair_source", "drop_empty", "drop_truncated", "drop_wrong_language", "language_confidence", "near_duplicate", "pairs_per_prompt", "seed",
+)  # fmt: skip
 _LENGTH_CONTROL = ("lc_cross_validation",)
 _SEED_PICKS_ORDERS = ("logprob", "openai")
 _POLICYS_OWN = {"chat_template_kwargs", "system_prompt", "system_role"}  # and not the judge's
@@ -317,6 +322,8 @@ def _translator(translator: str, known: Known) -> str:
 @_basis.register
 def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
     responses = open_artifact(Path(config.responses), RESPONSES)
+    if config.pair_source == "translation":
+        return _translated_pairs(config, responses)
     translates = needs_translations(config.reward_kind)
     draws = any(REWARD_KINDS[kind].draw for kind in config.reward_kind)
     models = {"policy": _model(config.policy, known), "reference": _model(config.reference, known)}
@@ -335,6 +342,18 @@ def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
         rows=rows,
         row_modules=row_modules,
         unused=[] if translates else ["engines.sampling"],
+    )
+
+
+def _translated_pairs(config: AnnotateConfig, responses: Artifact) -> _Basis:
+    """Of pairs that no model scores."""
+    prompts = _rows_digest(_prompt_rows(_answered(config.prompts, responses, config.prompt_columns)))
+    translations = open_artifact(Path(config.translations), TRANSLATED_RESPONSES).digest
+    read = {name: getattr(config, name) for name in _OF_TRANSLATED_PAIRS}
+    return _Basis(
+        settings=read,
+        inputs={"prompts": prompts, "responses": responses.digest, "translations": translations},
+        unused=["engines.scoring", "annotation.alpha_search", "annotation.length_control"],
     )
 
 
@@ -744,3 +763,32 @@ def _columns_digest(path: Path) -> str:
 
     rows = (row.fields.items() for row in file_rows(path, "numbers by column"))
     return _rows_digest(sorted((str(name), str(value)) for name, value in fields) for fields in rows)
+
+
+def arm_key(config: Config, places: Mapping[str, str], known: Known, *more: str) -> str:
+    """Digest of everything that the work of a whole arm depends on: settings, the content of inputs and models, and code.
+
+    It is stricter than the identities of the arm's stages: a file that no stage reads, or a batch size, makes another key.
+
+    Args:
+        config: of iterate, as it was given.
+        places: where each input and model lies, by dotted name.
+
+    Returns: '' where the content of an input cannot be told.
+    """
+    contents = []
+    for name, info in leaves(type(config)):
+        if place := places.get(name, ""):
+            if "{language}" in place:  # a file, or a folder, for each language
+                found = sorted(str(path) for path in Path("/").glob(place.lstrip("/").replace("{language}", "*")))
+            else:
+                found = [place]
+            digests = [_content_of(name, each, role(info), known) for each in found]
+            if not digests or not all(digests):
+                return ""
+            contents += [name, *digests]
+    settings = config.model_dump_json(exclude={"output"})
+    parts = (module_of(text) for text in re.findall(r"[\w.]+:[\w.]+", settings) if is_place(text))
+    own = tuple(part for part in parts if importlib.util.find_spec(part.partition(".")[0]))
+    code = code_of((*(row.module for row in STAGES.values()), *own))
+    return text_digest(settings, *contents, code.digest, *more)

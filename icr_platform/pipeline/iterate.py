@@ -14,7 +14,7 @@ from icr_platform.core.config import Config, without_secrets
 from icr_platform.core.errors import InputError, WeightsRemovedError
 from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations
 from icr_platform.models.removed_weights import removed_weights
-from icr_platform.pipeline.arm import CONFIG, OWN_SAMPLES, START, STEP, STOPPED, Arm
+from icr_platform.pipeline.arm import ARM_KEY, CONFIG, OWN_SAMPLES, START, STEP, STOPPED, Arm, SweepPlace
 from icr_platform.pipeline.arm_results import (
     compare_gains,
     compare_instructions,
@@ -27,9 +27,10 @@ from icr_platform.pipeline.arm_results import (
 )
 from icr_platform.pipeline.checkpoint_removal import checkpoints_to_give_up, give_up_checkpoint
 from icr_platform.pipeline.config import IterateConfig
-from icr_platform.pipeline.measures import check_measures, checker_of
+from icr_platform.pipeline.measures import check_measures, check_something_is_done, checker_of
 from icr_platform.pipeline.runner import code_tags, logged_params, run_stage, track_status
 from icr_platform.pipeline.session import Session, StageRun
+from icr_platform.pipeline.stages import STAGES
 from icr_platform.pipeline.stopping import best_iteration, check_stop, reason_to_stop
 from icr_platform.tracking.model_registry import forget_best, forget_iterations, point_best, register_checkpoint
 from icr_platform.tracking.removed_checkpoints import was_removed
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
     from icr_platform.tracking.run_handle import RunHandle
 
 
-def iterate(session: Session, config: IterateConfig) -> Arm:
+def iterate(session: Session, config: IterateConfig, place: SweepPlace | None = None) -> Arm:
     """Run T iterations and evaluate every policy, pi_0 included.
+
+    place: where the arm stands in a sweep, if it is part of one.
 
     A stage that is FINISHED in MLflow, or in the work folder, with the same inputs and settings is not run again, so the same
     command continues wherever an earlier one stopped.
@@ -49,15 +52,19 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
         IcrError: a stage failed; what is finished stays.
     """
     try:
+        check_something_is_done(config)
         check_losses(config)
         resolved = session.resolver.resolve(config, config.seed, fetch=False)
         if not session.resolver.known(resolved):  # models in a remote store are checked by the stages, which fetch them
             check_models(session, resolved)
             check_english(resolved)
+            check_pairs_source(session, resolved)
             check_measures(resolved)
         check_stop(resolved)
         checker = checker_of(config, resolved, session.worlds)
-        arm = Arm(config, resolved, _start(session, config), [resolved.policy], checker)
+        arm = Arm(
+            config, resolved, _start(session, config, place), [resolved.policy], checker, place.label if place else ""
+        )
         with track_status(arm.run):
             for iteration in range(config.iterations + 1):
                 with _iteration_run(session, arm, iteration) as parent:
@@ -91,7 +98,7 @@ def check_english(config: IterateConfig) -> None:
     from icr_platform.data.prompts import load_prompts
 
     kinds = config.annotate.reward_kind
-    if config.iterations and any(REWARD_KINDS[kind].needs_english for kind in kinds):
+    if config.iterations and config.ranks_by_rewards and any(REWARD_KINDS[kind].needs_english for kind in kinds):
         check(config.prompts, load_prompts(config.prompts, config.languages, config.limit).table, kinds)
 
 
@@ -105,20 +112,52 @@ def check_models(session: Session, config: IterateConfig) -> tuple[str, ...]:
     """
     from icr_platform.models.loading import check_same_tokenisation, check_weights, load_tokenizer
 
-    models = [config.policy, config.reference]
-    notes = check_same_tokenisation(config.policy, config.reference, config)
-    if needs_translations(config.annotate.reward_kind) and config.annotate.translator:
+    models = [model for model in (config.policy, config.reference) if model]
+    notes = check_same_tokenisation(config.policy, config.reference, config) if config.reference else ()
+    if config.ranks_by_rewards and needs_translations(config.annotate.reward_kind) and config.annotate.translator:
         models.append(session.resolver.local(config.annotate.translator, config.seed))
         load_tokenizer(models[-1], config)
     trusted = config.trust_remote_code
     return (*notes, *(note for model in dict.fromkeys(models) for note in check_weights(model, trusted)))
 
 
-def _start(session: Session, config: IterateConfig) -> RunHandle | None:
+def check_pairs_source(session: Session, config: IterateConfig) -> tuple[str, ...]:
+    """Check the pairs that are given, and who translates, before any work; loads no weights.
+
+    Returns: lines for a person to read.
+
+    Raises:
+        InputError: the pairs cannot be read or trained on, or the translator cannot work here; or languages are named that nothing
+            is translated into.
+    """
+    from icr_platform.engines.sampling.translators import check_translator
+
+    if not config.iterations:
+        return ()
+    arm = Arm(config, config, None, [config.policy])
+    if config.preferences:
+        translates = bool(config.translate.into)
+        of_stage = arm.translating(1, config.preferences) if translates else arm.training(1, config.preferences)
+        stage = STAGES["translate" if translates else "train"].load()
+        return tuple(getattr(stage.read(session.resolver.resolve(of_stage, config.seed)), "notes", ()))
+    if config.pairs_are_translated:
+        translating = session.resolver.resolve(arm.translating(1, ""), config.seed)
+        return check_translator(translating, translating, translating.into or config.languages)
+    if config.translate.into:
+        raise InputError(
+            "config: field 'translate.into' is given, and nothing is translated; give preferences, or annotate.pair_source translation"
+        )
+    return ()
+
+
+def _start(session: Session, config: IterateConfig, place: SweepPlace | None) -> RunHandle | None:
     """Start the arm's run, with the configuration as it was given."""
     if session.tracker is None:
         return None
-    run = session.tracker.start(config.arm, {"icr.kind": "arm", "icr.arm": config.arm, **code_tags()})
+    tags = {"icr.kind": "arm", "icr.arm": config.arm, "icr.seed": config.seed, **code_tags()}
+    if place is not None:
+        tags[ARM_KEY] = place.key
+    run = session.tracker.start(place.label if place else config.arm, tags, place.run if place else None)
     run.log_params({f"iterate.{name}": value for name, value in logged_params(config).items()})
     run.log_text(without_secrets(config).model_dump_json(indent=1), CONFIG)
     return run
@@ -157,14 +196,29 @@ def _make_start(session: Session, arm: Arm, parent: RunHandle | None) -> None:
 
 
 def _improve(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
-    """pi_{t-1} -> pi_t: the policy answers, its implicit reward ranks the answers, and the pairs train it."""
-    generated = _stage(session, arm, iteration, "generate", parent, arm.generating(iteration))
-    annotating = arm.annotating(iteration, generated.reference("responses"))
-    annotated = _stage(session, arm, iteration, "annotate", parent, annotating)
-    _look_at_own_samples(session, arm, iteration, parent)
-    arm.trainings[iteration] = arm.training(iteration, annotated.reference("preferences"))
+    """pi_{t-1} -> pi_t: the policy answers, its implicit reward ranks the answers, and the pairs train it; or given pairs do."""
+    preferences = arm.config.preferences
+    if not preferences:
+        preferences = _make_pairs(session, arm, iteration, parent)
+    elif arm.config.translate.into:
+        translating = arm.translating(iteration, preferences)
+        preferences = _stage(session, arm, iteration, "translate", parent, translating).reference("translated")
+    arm.trainings[iteration] = arm.training(iteration, preferences)
     trained = _train(session, arm, iteration, parent)
     arm.policies.append(trained.reference("checkpoint"))
+
+
+def _make_pairs(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> str:
+    """The policy answers, and its answers become pairs: by their rewards, or by their translations. Returns the preferences."""
+    generated = _stage(session, arm, iteration, "generate", parent, arm.generating(iteration))
+    responses, translations = generated.reference("responses"), ""
+    if arm.config.pairs_are_translated:
+        translated = _stage(session, arm, iteration, "translate", parent, arm.translating(iteration, responses))
+        translations = translated.reference("translated")
+    annotating = arm.annotating(iteration, responses, translations)
+    annotated = _stage(session, arm, iteration, "annotate", parent, annotating)
+    _look_at_own_samples(session, arm, iteration, parent)
+    return annotated.reference("preferences")
 
 
 def _look_at_own_samples(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +16,7 @@ from icr_platform.core.config import Config
 from icr_platform.core.errors import IcrError
 from icr_platform.core.failures import failure
 from icr_platform.core.guarded_output import guard_this_process
+from icr_platform.core.parent_process import die_with_parent
 from icr_platform.core.progress import Measured, recorded, tell
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.pipeline.stages import StageRow
@@ -125,13 +125,3 @@ def _failures_that_travel() -> Iterator[None]:
         if os.environ.get("ICR_DEBUG", "") not in ("", "0"):
             traceback.print_exc()
         raise failure(error) from None
-
-
-def die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the parent process dies, so that a killed `mlflow run` leaves no orphan at work."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL("libc.so.6", use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -199,7 +199,7 @@ def works(config: Any, training: Prompts, evaluation: Prompts | None, response_t
     """
     length = min(response_tokens or config.generate.max_tokens, config.generate.max_tokens)
     responses = training.rows * config.generate.samples
-    kinds = len(scored_kinds(config.annotate.reward_kind))
+    kinds = len(scored_kinds(config.annotate.reward_kind)) if config.ranks_by_rewards else 0
     scored = 2 * kinds * (responses * length + training.rows * training.mean_tokens)
     pair_tokens = int(2 * training.rows * (training.mean_tokens + length))
     result = [
@@ -213,6 +213,8 @@ def works(config: Any, training: Prompts, evaluation: Prompts | None, response_t
             trained=int(pair_tokens * config.train.epochs),
         ),
     ]
+    if config.preferences:  # nothing is generated, and nothing annotated
+        result = result[2:]
     if evaluation is not None:
         outputs = evaluation.rows * config.eval.samples
         length = min(response_tokens or config.eval.max_tokens, config.eval.max_tokens)

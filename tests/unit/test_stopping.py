@@ -88,9 +88,9 @@ def table(folder: Path, schema: TableSchema, rows: list[dict[str, Any]]) -> Arti
     def empty(field: pa.Field) -> Any:
         if field.nullable:
             return None
-        if pa.types.is_string(field.type):
-            return ""
-        return b"\0" * 16 if field.type in (pa.binary(), pa.binary(16)) else 0
+        if pa.types.is_boolean(field.type):
+            return False
+        return "" if pa.types.is_string(field.type) else 0
 
     full = [{field.name: row.get(field.name, empty(field)) for field in schema.schema} for row in rows]
     writer = ArtifactWriter(folder, schema, "f")
