@@ -183,7 +183,9 @@ def test_every_loss_is_trls_own_with_and_without_the_reference_scored_before(
         given = {name: batch[name] for name in ("input_ids", "attention_mask", "completion_mask")}
         ours.model.zero_grad()
         theirs = DPOTrainer._compute_loss(ours, ours.model, given, False)
-        if config.loss == "hinge" and config.use_weighting:  # TRL weighs relu's output in place, whose gradient torch then refuses
+        if (
+            config.loss == "hinge" and config.use_weighting
+        ):  # TRL weighs relu's output in place, whose gradient torch then refuses
             assert value == pytest.approx(float(theirs.detach()), abs=1e-5)
             continue
         theirs.backward()
