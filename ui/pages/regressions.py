@@ -15,11 +15,11 @@ from ui.html.line_marks import MarkedText, marked
 from ui.html.rendering import render
 from ui.html.word_diff import Diff, word_diff
 from ui.pages.inspector import Content, Focus, Inspector
-from ui.tables import regressions_data, sources
+from ui.tables import output_rows, prompt_changes, prompt_values, sources
 from ui.tables.conversations import history_in
 from ui.tables.pairs_data import pair_of
+from ui.tables.prompt_changes import OUTCOMES, PAGE_ROWS, Comparison, Filter, Slice
 from ui.tables.queries import ResultRow
-from ui.tables.regressions_data import OUTCOMES, PAGE_ROWS, Comparison, Filter, Slice
 from ui.tables.run_tables import latest
 from ui.tables.runs import ArmRecord, IterationRecord
 from ui.tables.sources import ReferenceText
@@ -50,7 +50,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     # The cell of the win-tie-loss table narrows the list alone: sums over what has one outcome would say nothing.
     wanted = Filter(view.language, view.source, view.flow)
     overall = Filter(view.language, view.source)
-    by_source = regressions_data.slices(inspector.engine, compared.comparison, "source", Filter(view.language))
+    by_source = prompt_changes.slices(inspector.engine, compared.comparison, "source", Filter(view.language))
     filters = render(
         "regressions_filters",
         view=view,
@@ -63,9 +63,9 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     )
     if view.id:
         return Content(Markup(filters), Markup(_detail(inspector, view, compared, wanted)))
-    by_language = regressions_data.slices(inspector.engine, compared.comparison, "language", overall)
-    together = regressions_data.slices(inspector.engine, compared.comparison, "all", overall)
-    rows, total = regressions_data.ranked(inspector.engine, compared.comparison, wanted, view.rank, view.start)
+    by_language = prompt_changes.slices(inspector.engine, compared.comparison, "language", overall)
+    together = prompt_changes.slices(inspector.engine, compared.comparison, "all", overall)
+    rows, total = prompt_changes.ranked(inspector.engine, compared.comparison, wanted, view.rank, view.start)
     shown = together + by_language + (by_source if len(by_source) > 1 else [])
     main = render(
         "regressions",
@@ -75,7 +75,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
             ("Languages", "language", _drawn(by_language, shown)),
             ("Data sets", "source", _drawn(by_source, shown)),
         ],
-        flow=regressions_data.flow(inspector.engine, compared.comparison, wanted),
+        flow=prompt_changes.flow(inspector.engine, compared.comparison, wanted),
         outcomes=OUTCOMES,
         rows=rows,
         total=total,
@@ -111,18 +111,18 @@ def _compare(inspector: Inspector, arm: ArmRecord, base_arm: ArmRecord, view: Vi
     before, after = base_arm.iteration(view.base or 0), arm.iteration(view.iteration or 0)
     engine, catalogue, note = inspector.engine, inspector.catalogue, ""
     if view.measure == "reward":
-        tables = [regressions_data.rewarded_prompts(engine, catalogue.artifact(t, "rewards")) for t in (before, after)]
-        names = regressions_data.asked_prompts(engine, catalogue.artifact(after, "prompts"))
+        tables = [prompt_values.rewarded_prompts(engine, catalogue.artifact(t, "rewards")) for t in (before, after)]
+        names = prompt_values.asked_prompts(engine, catalogue.artifact(after, "prompts"))
     elif view.measure == "instructions":
         checks = [catalogue.artifact(t, "instruction_checks") for t in (before, after)]
-        tables = [regressions_data.followed_prompts(engine, artifact) for artifact in checks]
-        names = regressions_data.asked_prompts(engine, catalogue.artifact(after, "instruction_outputs"))
+        tables = [prompt_values.followed_prompts(engine, artifact) for artifact in checks]
+        names = prompt_values.asked_prompts(engine, catalogue.artifact(after, "instruction_outputs"))
     else:
-        tables = [regressions_data.judged_prompts(engine, catalogue.artifact(t, "judgments")) for t in (before, after)]
+        tables = [prompt_values.judged_prompts(engine, catalogue.artifact(t, "judgments")) for t in (before, after)]
         prompts = sources.eval_prompts(catalogue, after)
         note = prompts.note and f"{prompts.note} Data sets and English instructions are left out."
         if prompts.note:  # outputs repeat the instructions, but do not know the data sets
-            names = regressions_data.asked_prompts(engine, catalogue.artifact(after, "outputs"))
+            names = prompt_values.asked_prompts(engine, catalogue.artifact(after, "outputs"))
         else:
             names = engine.keep(f"sources/{after.run.run_id}/{prompts.table.num_rows}", prompts.table)
     return Compared(before, after, Comparison(tables[0], tables[1], names, view.measure), note)
@@ -162,7 +162,7 @@ def _detail(inspector: Inspector, view: View, compared: Compared, wanted: Filter
     language = view.id_language or view.language
     if not language:
         raise InputError("The address names a prompt but no language; open the prompt from the list.")
-    near = regressions_data.neighbours(inspector.engine, compared.comparison, wanted, view.rank, language, view.id)
+    near = prompt_changes.neighbours(inspector.engine, compared.comparison, wanted, view.rank, language, view.id)
     english = sources.NO_ENGLISH
     if view.measure == "judge":
         asked, rows = _output_rows(inspector, compared, language, view.id)
@@ -194,15 +194,15 @@ def _output_rows(
     asked, sides = sources.NO_ENGLISH, []
     for t in (compared.before, compared.after):
         outputs = catalogue.artifact(t, "outputs" if is_judge else "instruction_outputs")
-        found = regressions_data.outputs_of(engine, outputs, language, prompt_id)
+        found = output_rows.outputs_of(engine, outputs, language, prompt_id)
         if not found:
             raise InputError(
                 f"Iteration {t.number} has no output for this prompt in this language; open one from the list."
             )
         if is_judge:
-            said = regressions_data.judgments_of(engine, catalogue.artifact(t, "judgments"), language, prompt_id)
+            said = output_rows.judgments_of(engine, catalogue.artifact(t, "judgments"), language, prompt_id)
         else:
-            said = regressions_data.checks_of(engine, catalogue.artifact(t, "instruction_checks"), language, prompt_id)
+            said = output_rows.checks_of(engine, catalogue.artifact(t, "instruction_checks"), language, prompt_id)
         by_sample: dict[int, list[ResultRow]] = defaultdict(list)
         for one in said:
             by_sample[one["sample_index"]].append(one)
