@@ -18,7 +18,7 @@ from icr_platform.report.leaderboard import published_curve
 from icr_platform.tracking.reader import RunRecord, TrackingReader
 from ui.html.rendering import language_label, render
 from ui.pages.inspector import Content, Focus, Inspector
-from ui.tables import output_rows, prompt_changes, prompt_values, sources
+from ui.tables import output_rows, prompt_changes, sources, value_tables
 from ui.tables.prompt_changes import CONCLUSIONS, Comparison, Filter, Slice
 from ui.tables.runs import ArmRecord
 
@@ -110,7 +110,7 @@ def _answer(inspector: Inspector, arm: ArmRecord, language: str) -> Answer:
     base, last = done[-2:]
     engine = inspector.engine
     judgments = [inspector.catalogue.artifact(t, "judgments") for t in (base, last)]
-    before, after = (prompt_values.judged_prompts(engine, artifact) for artifact in judgments)
+    before, after = (value_tables.judged_prompts(engine, artifact) for artifact in judgments)
     # Data sets are of no interest here, and reading the evaluation prompts would make the first page wait.
     comparison = Comparison(before, after, engine.keep("no-sources", sources.EMPTY), "judge")
     slices = prompt_changes.slices(engine, comparison, "language", Filter(language))

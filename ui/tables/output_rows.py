@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from icr_platform.core.artifacts import Artifact
-from ui.tables.prompt_values import parts_with_rows
 from ui.tables.queries import QueryEngine, ResultRow, parts_of
+from ui.tables.value_tables import parts_with_rows
 
 
 def judgments_of(engine: QueryEngine, judgments: Artifact, language: str, prompt_id: str) -> list[ResultRow]:

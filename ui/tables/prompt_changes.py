@@ -34,7 +34,7 @@ class Comparison(NamedTuple):
 
     before, after: (language, prompt_id, value). sources: (language, prompt_id, source, instruction).
     measure: what value is, 'judge', 'reward', 'instructions', 'lines' or 'length'.
-    answers: `prompt_values.answered_prompts` of both, where prompts must ask the same to be paired, and for slices by length.
+    answers: `value_tables.answered_prompts` of both, where prompts must ask the same to be paired, and for slices by length.
     by_kind: before and after have a column `kind`, and a prompt has a row for each.
     """
 
@@ -81,14 +81,14 @@ class Slice:
         return "better" if self.change > 0 else "worse"
 
 
-def _joined(comparison: Comparison) -> str:
+def joined(comparison: Comparison) -> str:
     """SQL of `joined`: prompts under both policies, with the change of value and the outcome of each."""
     outcome = "CASE WHEN {0}.value > 0.5 + {1} THEN 'win' WHEN {0}.value < 0.5 - {1} THEN 'loss' ELSE 'tie' END"
     lengths, answers = "'' AS length, '' AS relative", ""
     if comparison.answers:
         before, after = comparison.answers
-        # Where both ask the same: ids are numbers from 0 in many prompt sets.
-        answers = f"""JOIN {before} AS c USING (language, prompt_id) JOIN {after} AS d USING (language, prompt_id) WHERE c.asked = d.asked"""
+        # Where both ask the same: ids are numbers from 0 in many prompt sets. A file may not say what it answers.
+        answers = f"""JOIN {before} AS c USING (language, prompt_id) JOIN {after} AS d USING (language, prompt_id) WHERE coalesce(c.asked = d.asked, true)"""
         mean, bounds = "(c.value + d.value) / 2", [name.partition("-")[2] for name in LENGTHS]
         bins = " ".join(f"WHEN {mean} < {end} THEN '{name}'" for name, end in zip(LENGTHS, bounds, strict=True) if end)
         lengths = f"""CASE {bins} ELSE '{[*LENGTHS][-1]}' END AS length,
@@ -127,6 +127,34 @@ class Filter(NamedTuple):
         return [*(value for one in values for value in (one, one)), self.flow, self.flow, self.flow]
 
 
+class Coverage(NamedTuple):
+    """Prompts with a value: of both sides, of one alone, and with one id but other words, which are not the same prompt."""
+
+    both: int
+    first_only: int
+    second_only: int
+    asked_otherwise: int
+
+
+def coverage(engine: QueryEngine, comparison: Comparison, language: str) -> Coverage:
+    """How many prompts are compared, in one language or in all, and how many are not."""
+    sql = f"""WITH {joined(comparison)}, keys AS (SELECT DISTINCT language, prompt_id FROM joined),
+                  first AS (SELECT DISTINCT language, prompt_id FROM {comparison.before}),
+                  second AS (SELECT DISTINCT language, prompt_id FROM {comparison.after}),
+                  found AS (SELECT language, k.prompt_id IS NOT NULL AS paired, a.prompt_id IS NOT NULL AS in_first, b.prompt_id IS NOT NULL AS in_second
+                            FROM first AS a FULL JOIN second AS b USING (language, prompt_id) LEFT JOIN keys AS k USING (language, prompt_id))
+              SELECT count(*) FILTER (paired) AS "both", count(*) FILTER (in_first AND NOT in_second) AS first_only,
+                     count(*) FILTER (in_second AND NOT in_first) AS second_only,
+                     count(*) FILTER (in_first AND in_second AND NOT paired) AS asked_otherwise
+              FROM found WHERE ? = '' OR language = ?"""
+    return Coverage(**engine.select(sql, [language, language])[0])
+
+
+def languages_in(engine: QueryEngine, table: str) -> list[str]:
+    """The languages of a table of values."""
+    return [row["language"] for row in engine.select(f"SELECT DISTINCT language FROM {table} ORDER BY language")]
+
+
 # Ties are broken by key where these are used, or a prompt could stand on two pages.
 _RANKS = {
     "worse": "change ASC",
@@ -141,7 +169,7 @@ def ranked(
     engine: QueryEngine, comparison: Comparison, wanted: Filter, rank: str, start: int
 ) -> tuple[list[ResultRow], int]:
     """A page of prompts by change, and how many there are."""
-    sql = f"""WITH {_joined(comparison)} SELECT *, count(*) OVER () AS total FROM joined WHERE {wanted.sql}
+    sql = f"""WITH {joined(comparison)} SELECT *, count(*) OVER () AS total FROM joined WHERE {wanted.sql}
               ORDER BY {_RANKS[rank or "worse"]}, language, prompt_id LIMIT {PAGE_ROWS} OFFSET ?"""
     rows = engine.select(sql, [*wanted.parameters, start])
     return rows, rows[0]["total"] if rows else 0
@@ -151,7 +179,7 @@ def neighbours(
     engine: QueryEngine, comparison: Comparison, wanted: Filter, rank: str, language: str, prompt_id: str
 ) -> ResultRow | None:
     """place, total, and the keys before (l0, p0) and after (l1, p1) a prompt in the ranked list."""
-    sql = f"""WITH {_joined(comparison)}, listed AS (
+    sql = f"""WITH {joined(comparison)}, listed AS (
                   SELECT *, row_number() OVER w AS place, count(*) OVER () AS total, lag(language) OVER w AS l0, lag(prompt_id) OVER w AS p0,
                          lead(language) OVER w AS l1, lead(prompt_id) OVER w AS p1
                   FROM joined WHERE {wanted.sql} WINDOW w AS (ORDER BY {_RANKS[rank or "worse"]}, language, prompt_id))
@@ -162,7 +190,7 @@ def neighbours(
 
 def flow(engine: QueryEngine, comparison: Comparison, wanted: Filter) -> dict[tuple[str, str], int]:
     """Prompts by outcome before and after."""
-    sql = f"""WITH {_joined(comparison)} SELECT outcome_before, outcome_after, count(*) AS n FROM joined WHERE {wanted.sql} GROUP BY ALL"""
+    sql = f"""WITH {joined(comparison)} SELECT outcome_before, outcome_after, count(*) AS n FROM joined WHERE {wanted.sql} GROUP BY ALL"""
     rows = engine.select(sql, wanted._replace(flow="").parameters)  # the chosen cell must not empty the others
     return {(row["outcome_before"], row["outcome_after"]): row["n"] for row in rows}
 
@@ -175,7 +203,7 @@ def slices(engine: QueryEngine, comparison: Comparison, by: str, wanted: Filter 
     # influence: what a row adds to the error of its slice's mean. A prompt's rows, one per language, are no independent
     # observations, so they are summed before they are squared.
     sql = f"""
-        WITH {_joined(comparison)},
+        WITH {joined(comparison)},
         grouped AS (SELECT *, {group} AS slice FROM joined WHERE {wanted.sql}),
         centred AS (SELECT *, change - avg(change) OVER (PARTITION BY slice) AS influence FROM grouped),
         clusters AS (SELECT slice, prompt_id, sum(influence) AS influence FROM centred GROUP BY ALL),

@@ -39,30 +39,56 @@ def rewarded_prompts(engine: QueryEngine, *rewards: Artifact) -> str:
     return _over_runs(engine, "rewarded", sql, parameters, rewards)
 
 
-def followed_prompts(engine: QueryEngine, *checks: Artifact, kind: str = "") -> str:
+def followed_prompts(engine: QueryEngine, *checks: Artifact, shared: str = "", kind: str = "") -> str:
     """Share of each prompt's outputs that follow all of its instructions to the letter, those left out that cannot be verified.
 
-    kind: of instructions, which alone are then looked at.
+    Args:
+        shared: `shared_instructions`, which alone are then looked at.
+        kind: of instructions, likewise.
     """
-    sql = """
+    sql = f"""
         WITH by_output AS (
-            SELECT language, prompt_id, sample_index, bool_and(strict) AS followed FROM read_parquet(?)
+            SELECT language, prompt_id, sample_index, bool_and(strict) AS followed FROM {_checked(shared)}
             WHERE ? = '' OR instruction_id = ? GROUP BY ALL)
         SELECT language, prompt_id, avg(CAST(followed AS INTEGER)) AS value, NULL AS model_first, NULL AS reference_first
         FROM by_output GROUP BY ALL HAVING value IS NOT NULL"""
     parameters = [[parts_with_rows(one), kind, kind] for one in checks]
-    return _over_runs(engine, f"followed/{kind}", sql, parameters, checks)
+    return _over_runs(engine, f"followed/{shared}/{kind}", sql, parameters, checks)
 
 
-def followed_by_kind(engine: QueryEngine, *checks: Artifact) -> str:
+def followed_by_kind(engine: QueryEngine, *checks: Artifact, shared: str = "") -> str:
     """As `followed_prompts`, with a row for each kind of instruction that a prompt has, in the column `kind`."""
-    sql = """
+    sql = f"""
         WITH by_output AS (
-            SELECT language, prompt_id, instruction_id AS kind, sample_index, bool_and(strict) AS followed FROM read_parquet(?)
+            SELECT language, prompt_id, instruction_id AS kind, sample_index, bool_and(strict) AS followed FROM {_checked(shared)}
             GROUP BY ALL)
         SELECT language, prompt_id, kind, avg(CAST(followed AS INTEGER)) AS value, NULL AS model_first, NULL AS reference_first
         FROM by_output GROUP BY ALL HAVING value IS NOT NULL"""
-    return _over_runs(engine, "followed-by-kind", sql, [[parts_with_rows(one)] for one in checks], checks, "kind, ")
+    parameters = [[parts_with_rows(one)] for one in checks]
+    return _over_runs(engine, f"followed-by-kind/{shared}", sql, parameters, checks, "kind, ")
+
+
+_CHECK = "language, prompt_id, turn, instruction_id, kwargs, number"
+# A prompt may have the same instruction twice: each has a number.
+_NUMBERED = """(
+    SELECT *, row_number() OVER (PARTITION BY language, prompt_id, sample_index, turn, instruction_id, kwargs ORDER BY filename, file_row_number) AS number
+    FROM read_parquet(?, filename=true, file_row_number=true))"""
+
+
+def _checked(shared: str) -> str:
+    """SQL of the checks of one run, all or those that are shared."""
+    return f"(SELECT * FROM {_NUMBERED} SEMI JOIN {shared} USING ({_CHECK}))" if shared else "read_parquet(?)"
+
+
+def shared_instructions(engine: QueryEngine, first: Sequence[Artifact], second: Sequence[Artifact]) -> str:
+    """The instructions that all runs of both sides verified in all outputs, as `instruction_scores.shared_checks` has it: one that
+    only one side could verify compares nothing."""
+    one = f"SELECT {_CHECK} FROM {_NUMBERED} GROUP BY ALL HAVING count(strict) = count(*)"
+    artifacts = [*first, *second]
+    key = f"shared/{'/'.join(artifact.digest for artifact in artifacts)}"
+    return engine.materialise(
+        key, " INTERSECT ".join([one] * len(artifacts)), [parts_with_rows(run) for run in artifacts]
+    )
 
 
 def pure_prompts(engine: QueryEngine, *confusion: Artifact) -> str:
@@ -73,16 +99,28 @@ def pure_prompts(engine: QueryEngine, *confusion: Artifact) -> str:
     return _over_runs(engine, "pure", sql, [[parts_with_rows(one)] for one in confusion], confusion)
 
 
-def answered_prompts(engine: QueryEngine, *outputs: Artifact) -> str:
+def answered_prompts(engine: QueryEngine, outputs: Sequence[Artifact], prompts: Sequence[Artifact] = ()) -> str:
     """Mean characters of each prompt's outputs as its value, and in `asked` a number that stands for the instruction.
 
     Prompt sets number their prompts from 0, so that an equal id says little: `asked` tells whether the prompts are the same.
+
+    Args:
+        outputs: of each run, or its responses, which have no instructions; then `prompts` are those of each run.
     """
-    sql = """
-        SELECT language, prompt_id, avg(character_count) AS value, hash(trim(regexp_replace(any_value(instruction), '\\s+', ' ', 'g'))) AS asked,
+    beside = (
+        " JOIN (SELECT language, prompt_id, instruction FROM read_parquet(?)) USING (language, prompt_id)"
+        if prompts
+        else ""
+    )
+    sql = f"""
+        SELECT language, prompt_id, avg(character_count) AS value,
+               hash(nullif(trim(regexp_replace(any_value(instruction), '\\s+', ' ', 'g')), '')) AS asked,
                NULL AS model_first, NULL AS reference_first
-        FROM read_parquet(?) GROUP BY ALL"""
-    return _over_runs(engine, "answered", sql, [[parts_with_rows(one)] for one in outputs], outputs, "asked, ")
+        FROM read_parquet(?){beside} GROUP BY ALL"""
+    parameters = [
+        [parts_with_rows(one), *(parts_of(p) for p in prompts[place : place + 1])] for place, one in enumerate(outputs)
+    ]
+    return _over_runs(engine, "answered", sql, parameters, outputs, "asked, ")
 
 
 def asked_prompts(engine: QueryEngine, asked: Artifact) -> str:
