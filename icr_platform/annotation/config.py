@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from icr_platform.core.config import (
     INPUTS,
@@ -18,6 +18,9 @@ from icr_platform.core.mappings import ColumnMap
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.sampling.settings import TranslatorSettings
 from icr_platform.engines.scoring.settings import DRAWN, KINDS, RewardKinds, RewardSettings
+
+RejectedRule = Literal["lowest", "mean-2sd", "lower-quartile", "nearest-mean", "random"]
+"""The rules of `pair_rules.RULES`, by name."""
 
 
 class AnnotateSettings(RewardSettings, TranslatorSettings, ExecutionSettings, FaultSettings):
@@ -42,6 +45,26 @@ class AnnotateSettings(RewardSettings, TranslatorSettings, ExecutionSettings, Fa
     )
     minimal_margin: float = setting(0.0, "drop pairs unless their margin is above this", ge=0)
     upper_bound: float = setting(float("inf"), "choose only responses whose length-controlled reward is below this")
+    rejected: RejectedRule = setting(
+        "lowest",
+        "which response the best one is paired with: the lowest reward, the one nearest to the mean less two standard deviations, to the "
+        "lower quartile or to the mean of the prompt's rewards, or a random one",
+        later=True,
+    )
+    pairs_per_prompt: int = setting(
+        1,
+        "pairs of a prompt at most: its best responses, each with another rejected one; no response is in two",
+        ge=1,
+        later=True,
+    )
+    pool: Literal["language", "all"] = setting(
+        "language", "make pairs within each language, or of all languages' responses to one prompt id", later=True
+    )
+    pool_prompt: Literal["chosen", "rejected", "random"] = setting(
+        "chosen",
+        "with pool all: the prompt is in the language of the chosen or of the rejected response, or of either",
+        later=True,
+    )
 
 
 class AnnotateConfig(ChatSettings, ScoreSettings, AnnotateSettings, PinnedInputs):

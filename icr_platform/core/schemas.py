@@ -96,9 +96,9 @@ TRANSLATIONS = _table(
 )  # fmt: skip
 
 PREFERENCES = _table(
-    "preferences", 2, _LANGUAGE, _PROMPT_ID, _INSTRUCTION, _ENGLISH,
+    "preferences", 3, _LANGUAGE, _PROMPT_ID, _INSTRUCTION, _ENGLISH,
     _column("chosen", pa.string(), "response with the highest length-controlled reward"),
-    _column("rejected", pa.string(), "response with the lowest length-controlled reward"),
+    _column("rejected", pa.string(), "response with the lowest length-controlled reward, or the one that another rule of pairs takes"),
     _column("chosen_index", pa.int32(), "sample_index of chosen"),
     _column("rejected_index", pa.int32(), "sample_index of rejected"),
     _column("chosen_reward", pa.float64(), "implicit reward before length control"),
@@ -114,13 +114,17 @@ PREFERENCES = _table(
     _column("rejected_answer_start", pa.int32(), "index in rejected_token_ids; null where nothing was thought", True),
     _column("chosen_thought", pa.string(), "decoded text before the answer; null where nothing was thought", True),
     _column("rejected_thought", pa.string(), "decoded text before the answer; null where nothing was thought", True),
+    _column("pair_index", pa.int32(), "which of the prompt's pairs, from 0, the best chosen first; null where a prompt has one at most", True),
+    _column("chosen_language", pa.string(), "language whose prompt chosen answers; null where it is that of the row", True),
+    _column("rejected_language", pa.string(), "language whose prompt rejected answers; null where it is that of the row", True),
 )  # fmt: skip
 
 DROPS = _table(
-    "drops", 1, _LANGUAGE, _PROMPT_ID,
+    "drops", 2, _LANGUAGE, _PROMPT_ID,
     _column("sample_index", pa.int32(), "the dropped sample; null when the whole prompt was dropped", True),
     _column("reason", pa.string(), "'empty', 'truncated', 'wrong-language', 'duplicate', 'nan' | 'one-survivor', ..."),
     _column("detail", pa.string(), "what was seen, in a few words"),
+    _column("pair_index", pa.int32(), "which pair of a prompt that has others was dropped; null for a sample and for a whole prompt", True),
 )  # fmt: skip
 
 OUTPUTS = _table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,7 +22,6 @@ from icr_platform.core.config import (
 from icr_platform.core.errors import InputError
 from icr_platform.core.mappings import ColumnMap
 from icr_platform.core.parts import Worlds
-from icr_platform.core.yaml_files import read_yaml
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.evaluation.config import (
     BenchmarksConfig,
@@ -35,7 +35,8 @@ from icr_platform.evaluation.config import (
 from icr_platform.evaluation.reward_bench_config import RewardBenchConfig, RewardBenchSettings
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.pipeline.pins import pins_among
-from icr_platform.pipeline.stages import ITERATE, STAGES
+from icr_platform.pipeline.presets import Layer, read_layer, shown_layers, stacked
+from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.config import TrainConfig, TrainSettings
 
 
@@ -190,20 +191,35 @@ _RENAMED = {
 
 
 def load_preset(path: Path, stage: str, worlds: Worlds | None = None) -> dict[str, Any]:
-    """Nested values of a YAML preset for `stage`.
+    """Nested values of a YAML preset for `stage`; see `load_layers`."""
+    return load_layers([read_layer(path)], stage, worlds)
 
-    A preset of `iterate` serves the single stages too: its section of that name, and the shared keys the stage has.
+
+def load_layers(layers: Sequence[Layer], stage: str, worlds: Worlds | None = None) -> dict[str, Any]:
+    """Nested values of presets for `stage`, the later ones over the earlier ones.
+
+    Presets of `iterate` serve the single stages too: their sections of that name, and the shared keys the stage has.
 
     worlds: whose names may stand for their parts.
 
     Raises:
-        InputError: the file is missing, or it is not YAML, or not a mapping.
+        InputError: a preset of `iterate` has fields that it does not have.
     """
-    values = read_yaml(path, "preset")
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: not a mapping of fields; write `field: value` lines")
-    if stage == ITERATE.name or not any(isinstance(values.get(name), dict) for name in STAGES):
+    values = stacked(layers)
+    if stage not in STAGES or not any(isinstance(values.get(name), dict) for name in STAGES):
         return values
-    return validate(IterateConfig, values, str(path), worlds).given_to(stage)
+    return of_layers(layers, values, worlds).given_to(stage)
+
+
+def of_layers(layers: Sequence[Layer], values: Mapping[str, Any], worlds: Worlds | None = None) -> IterateConfig:
+    """iterate's configuration, of presets and what was given over them.
+
+    Raises:
+        InputError: every wrong key in one line, with the file of the preset that has it.
+    """
+    try:
+        return validate(IterateConfig, values, shown_layers(layers), worlds)
+    except InputError:
+        for layer in layers if len(layers) > 1 else ():
+            validate(IterateConfig, layer.values, str(layer.path), worlds)
+        raise  # of what is wrong only together
