@@ -125,8 +125,6 @@ def _compared(inspector: Inspector, opener: Sides, sides: tuple[Side, Side], vie
             raise InputError(_lacks(letter, side, measure))
     if view.measure == "judge" and (why_not := _other_judge(inspector, sides)):
         raise InputError(why_not)
-    if measure == "judge":
-        notes += _other_references(sides)
     outputs = [_outputs(inspector, side, measure) for side in sides]
     sides = (opener.matched(sides[0], outputs[1][0]), opener.matched(sides[1], outputs[0][0]))
     outputs = [_outputs(inspector, side, measure) for side in sides]
@@ -158,37 +156,28 @@ def _lacks(letter: str, side: Side, measure: str) -> str:
     states = {record.stages[stage].run.status.lower() for record in side.records if stage in record.stages} - {
         "finished"
     }
+    if measure == "lines" and side.has(stage):
+        return f"{letter}, {side.name}, has no table of lines: an earlier version of `icr eval` made it. Evaluate it again, or choose another measure."
     said = f"{stage} there is {' or '.join(sorted(states))}" if states else f"it has no {stage} run with them"
     return f"{letter}, {side.name}, has no {MEASURES[measure].title} to compare: {said}. Choose another measure, or another side."
 
 
 def _other_judge(inspector: Inspector, sides: tuple[Side, Side]) -> str:
-    """A sentence where the sides were judged by two judges, whose win rates say nothing of each other; '' where by one."""
-    judges = [
-        sorted(
-            {
-                output_rows.judge_of(inspector.engine, inspector.catalogue.artifact(record, "judgments"))
-                for record in side.records
-            }
-        )
-        for side in sides
-    ]
-    if judges[0] == judges[1]:
-        return ""
-    named = [", ".join(names) or "none" for names in judges]
-    return f"A was judged by {named[0]}, B by {named[1]}: win rates of two judges do not compare. Judge both with one, or choose another measure."
-
-
-def _other_references(sides: tuple[Side, Side]) -> list[str]:
-    """A sentence where the judge compared the sides with other reference outputs."""
-    digests = [
-        {record.stages["eval"].holder.inputs.get("reference_outputs", "") for record in side.records} for side in sides
-    ]
-    if digests[0] == digests[1]:
-        return []
-    return [
-        "A and B were judged against other reference outputs: a difference of win rates may be one of the references."
-    ]
+    """Why two sides' win rates say nothing of each other: another judge, or other reference outputs; '' where they do."""
+    found = []
+    for side in sides:
+        tables = [inspector.catalogue.artifact(record, "judgments") for record in side.records]
+        judges = sorted({output_rows.judge_of(inspector.engine, table) for table in tables})
+        references = {record.stages["eval"].holder.inputs.get("reference_outputs", "") for record in side.records}
+        found.append((judges, references))
+    (judges, references), (others, other_references) = found
+    fix = "judge both with the same ones, or choose another measure"
+    if judges != others:
+        named = [", ".join(names) or "none" for names in (judges, others)]
+        return f"A was judged by {named[0]}, B by {named[1]}: win rates of two judges do not compare; {fix}."
+    if references != other_references:
+        return f"A and B were judged against other reference outputs: their win rates do not compare; {fix}."
+    return ""
 
 
 def _outputs(inspector: Inspector, side: Side, measure: str) -> list[Artifact]:
@@ -268,18 +257,17 @@ def _overview(inspector: Inspector, view: View, compared: Compared) -> str:
     rows, total = prompt_changes.ranked(engine, comparison, wanted, rank, view.start)
     table = inspector.paired.of(comparison, *compared.values, overall)
     groups = [
-        (title, field, prompt_changes.slices(engine, comparison, field, overall), labels)
-        for title, field, labels in (
-            ("Data sets", "source", {}),
-            ("Lengths", "length", LENGTHS),
-            ("Lengths of B beside A", "relative", RELATIVE_LENGTHS),
+        (title, one, field, prompt_changes.slices(engine, comparison, field, overall), labels)
+        for title, one, field, labels in (
+            ("Data sets", "Data set", "source", {}),
+            ("Length of the answers", "Mean of both", "length", LENGTHS),
+            ("Length of B’s answer beside A’s", "B’s answer", "relative", RELATIVE_LENGTHS),
         )
     ]
     if compared.kinds:
-        groups.append(
-            ("Kinds of instructions", "kind", prompt_changes.slices(engine, compared.kinds, "kind", overall), {})
-        )
-    shown = [one for _, _, found, _ in groups for one in found]
+        by_kind = prompt_changes.slices(engine, compared.kinds, "kind", overall)
+        groups.append(("Kinds of instructions", "Kind", "kind", by_kind, {}))
+    shown = [row for *_, found, _ in groups for row in found]
     reach = max([abs(end) for row in table for end in row.ends] + [0.0]) or 1.0
     return render(
         "compare",
@@ -289,7 +277,7 @@ def _overview(inspector: Inspector, view: View, compared: Compared) -> str:
         covered=covered,
         lead=next((row for row in table if row.language == "mean"), table[0] if table else None),
         table=[(row, _bar(row, reach)) for row in table],
-        groups=[(title, field, drawn(found, shown), labels) for title, field, found, labels in groups],
+        groups=[(title, one, field, drawn(found, shown), labels) for title, one, field, found, labels in groups],
         flow=prompt_changes.flow(engine, comparison, overall) if has_outcomes else None,
         rows=rows,
         total=total,

@@ -29,7 +29,7 @@ class Measure(NamedTuple):
     """What can be compared, and how pages name it.
 
     stage: which gives it, '' where any outputs do. named: the number, in a sentence. over: what prompts are, as in 'no judged prompt'.
-    outcomes: what a prompt is called whose value is above, at or below one half.
+    outcomes: what a prompt is called whose value is above, about or below one half; between: what the one between is.
     """
 
     title: str
@@ -37,15 +37,20 @@ class Measure(NamedTuple):
     named: str
     over: str
     outcomes: tuple[str, ...] = OUTCOMES
+    between: str = "A tie is a mean preference over both orders between 0.45 and 0.55."
 
 
+_IN_PART = "In part: in about half of the outputs, where a prompt has several."
 MEASURES = {
     "judge": Measure("judge", "eval", "win rate", "judged"),
     "reward": Measure("reward", "annotate", "mean reward", "scored"),
     "instructions": Measure(
-        "instructions followed", "instructions", "all instructions followed", "verified", ("followed", "in part", "not followed")
+        "instructions followed", "instructions", "all instructions followed", "verified",
+        ("followed", "in part", "not followed"), _IN_PART,
     ),
-    "lines": Measure("lines in the language", "eval", "all lines in the language", "identified", ("pure", "in part", "confused")),
+    "lines": Measure(
+        "lines in the language", "eval", "all lines in the language", "identified", ("pure", "in part", "confused"), _IN_PART,
+    ),
     "length": Measure("length", "", "mean length", "answered"),
 }  # fmt: skip
 

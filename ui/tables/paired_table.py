@@ -76,13 +76,15 @@ class PairedTables:
             Runs([scale * self._values(comparison, table, wanted) for table in side.tables], side.seeds)
             for side in (first, second)
         ]
+        if any(values.empty for side in sides for values in side.values):
+            return []
         pairs = pair_items(*sides)
         codes = english_first(pairs.languages)
         rows = {code: [code] for code in codes}
         if len(codes) > 1:
             rows["mean"] = codes
             others = [code for code in codes if not is_english(code)]
-            if len(others) not in (len(codes), 1):
+            if 0 < len(others) < len(codes):
                 rows["mean_non_english"] = others
         compare = partial(_difference, pairs, comparison.measure)
         with ThreadPoolExecutor(_THREADS) as threads:
@@ -90,8 +92,6 @@ class PairedTables:
         table = pd.DataFrame(
             [{"metric": comparison.measure, "language": code, **one._asdict()} for code, one in found.items()]
         )
-        if table.empty:
-            return []
         return [
             PairedRow(row["language"], found[row["language"]], row["adjusted_p_value"], verdict(row))
             for row in adjusted(table).to_dict("records")
@@ -103,7 +103,7 @@ class PairedTables:
                   FROM {table} SEMI JOIN (SELECT language, prompt_id FROM joined WHERE {wanted.sql}) USING (language, prompt_id)
                   ORDER BY language, prompt_id"""
         rows = self._engine.select(sql, wanted.parameters)
-        keys = pd.MultiIndex.from_tuples([tuple(row[name] for name in KEYS) for row in rows], names=KEYS)
+        keys = pd.MultiIndex.from_arrays([[row[name] for row in rows] for name in KEYS], names=KEYS)
         return pd.Series([row["value"] for row in rows], keys, dtype=float)
 
 

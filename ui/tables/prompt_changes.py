@@ -24,7 +24,7 @@ LENGTHS = {
     "2000-": "2,000 and more",
 }
 """Slices by the mean length of both answers."""
-RELATIVE_LENGTHS = {"shorter": "B is shorter", "alike": "within 10%", "longer": "B is longer"}
+RELATIVE_LENGTHS = {"shorter": "shorter by over 10%", "alike": "about as long", "longer": "longer by over 10%"}
 """Slices by the length of the second side's answer beside the first's."""
 CONCLUSIONS = ("better", "worse", "no clear change")
 
