@@ -55,29 +55,33 @@ def show(inspector: Inspector, view: View) -> Content:
     """The paired table, slices, outcomes and prompts, or one prompt when the view names it. What is wrong is said beside the form."""
     sides = Sides(inspector.catalogue, inspector.files)
     choices = sides.choices()
-    if not (view.left or view.right) and (found := sides.first_two(view.run)):
-        (left, left_at), (right, right_at) = found
-        view = replace(view, left=left, left_at=left_at, right=right, right_at=right_at)
-    opened: list[Side] = []
     compared: Compared | None = None
     main = message(NOTHING)
     try:
+        if not (view.left or view.right) and (found := sides.first_two(view.run)):
+            (left, left_at), (right, right_at) = found
+            view = replace(view, left=left, left_at=left_at, right=right, right_at=right_at)
         if view.left and view.right:
-            opened += [sides.open(view.left, view.left_at), sides.open(view.right, view.right_at)]
-            view = replace(view, left_at=opened[0].at, right_at=opened[1].at)
-            view, compared = _compared(inspector, sides, (opened[0], opened[1]), view)
+            left_side, right_side = sides.open(view.left, view.left_at), sides.open(view.right, view.right_at)
+            view = replace(view, left_at=left_side.at, right_at=right_side.at)
+            view, compared = _compared(inspector, sides, (left_side, right_side), view)
             main = Markup((_detail if view.id else _overview)(inspector, view, compared))
     except IcrError as error:
         main = message(str(error), kind="error")
-    return Content(Markup(_filters(inspector, view, choices, opened, compared)), main, view)
+    iterations = [sides.iterations(value) for value in (view.left, view.right)]
+    return Content(Markup(_filters(inspector, view, choices, iterations, compared)), main, view)
 
 
 def _filters(
-    inspector: Inspector, view: View, choices: Sequence[Choice], opened: Sequence[Side], compared: Compared | None
+    inspector: Inspector,
+    view: View,
+    choices: Sequence[Choice],
+    iterations: Sequence[Sequence[int]],
+    compared: Compared | None,
 ) -> str:
     by_source: list[tuple[str, int]] = []
     kinds: list[str] = []
-    languages = english_first({code for side in opened for code in side.languages()})
+    languages: list[str] = []
     if compared:
         engine, comparison = inspector.engine, compared.comparison
         found = prompt_changes.slices(engine, comparison, "source", Filter(view.language))
@@ -87,7 +91,6 @@ def _filters(
     groups: dict[str, list[Choice]] = {}
     for choice in choices:
         groups.setdefault(choice.group, []).append(choice)
-    iterations = [opened[place].iterations if len(opened) > place else () for place in range(2)]
     return render(
         "compare_filters",
         view=view,
@@ -111,11 +114,7 @@ def _compared(inspector: Inspector, opener: Sides, sides: tuple[Side, Side], vie
         notes.append("Both sides are the same.")
     measure = view.measure
     if not measure:
-        shared = [
-            name
-            for name, one in MEASURES.items()
-            if name != "reward" and all(_has(inspector, side, name) for side in sides)
-        ]
+        shared = [name for name in MEASURES if name != "reward" and all(_has(inspector, side, name) for side in sides)]
         why_not = _other_judge(inspector, sides) if "judge" in shared else ""
         if why_not:
             notes.append(why_not)

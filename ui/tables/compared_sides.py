@@ -12,9 +12,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from icr_platform.core.artifacts import Artifact
-from icr_platform.core.errors import InputError
-from icr_platform.core.language_tags import english_first
-from icr_platform.core.languages import language_in
+from icr_platform.core.errors import IcrError, InputError
 from icr_platform.tracking.reader import RunRecord
 from ui.tables.output_files import OutputFiles
 from ui.tables.runs import ArmRecord, Catalogue, IterationRecord
@@ -37,7 +35,7 @@ class Choice(NamedTuple):
 class Side:
     """One side of a comparison.
 
-    value, at: as the address has them; at is None where there are no iterations. name: in words. iterations: to choose from.
+    value, at: as the address has them; at is None where there are no iterations. name: in words.
     records: the iteration, or evaluation, of each run; none for a file. seeds: of each run, None where none is recorded.
     file: the outputs of a file; names_prompts: whether it says which prompt each answers. notes: what is not as one would expect, in sentences.
     """
@@ -45,7 +43,6 @@ class Side:
     value: str
     at: int | None
     name: str
-    iterations: tuple[int, ...] = ()
     records: tuple[IterationRecord, ...] = ()
     seeds: tuple[int | None, ...] = ()
     file: Artifact | None = None
@@ -55,10 +52,6 @@ class Side:
     def has(self, stage: str) -> bool:
         """Whether every run has finished a stage."""
         return bool(self.records) and all(record.has_finished(stage) for record in self.records)
-
-    def languages(self) -> list[str]:
-        """With a metric of any kind; none for a file."""
-        return english_first({code for t in self.records for name in t.run.metrics if (code := language_in(name))})
 
 
 class Sides:
@@ -87,8 +80,8 @@ class Sides:
         found += [Choice(run.run_id, _title(run, run.name), "Evaluations") for run in self.catalogue.evaluations()]
         return found + [Choice(f"{FILE}{path}", path, "Files") for path in self.files.paths]
 
-    def open(self, value: str, at: int | None, stage: str = "") -> Side:
-        """A side. at: the iteration, None for the last one, of those that have finished `stage` if one is given.
+    def open(self, value: str, at: int | None) -> Side:
+        """A side. at: the iteration; None for the last one that was evaluated.
 
         Raises:
             InputError: there is no such run, file or iteration, it was deleted, or it has finished nothing to compare.
@@ -98,11 +91,24 @@ class Sides:
             read = self.files.read(path)
             return Side(value, None, path, file=read.outputs, names_prompts=read.names_prompts, notes=read.notes)
         if value.startswith(RUNS_OF):
-            return self._runs_of(value, at, stage)
+            return self._runs_of(value, at)
         run = self.catalogue.run(value)
         if run.tags.get("icr.kind") == "stage" and run.tags.get("icr.stage") in EVALUATIONS:
             return self._evaluation(run)
-        return self._iteration(self.catalogue.arm(value), at, stage)
+        return self._iteration(self.catalogue.arm(value), at)
+
+    def iterations(self, value: str) -> tuple[int, ...]:
+        """The iterations that can be chosen of a side; none of a file, an evaluation, or what cannot be opened."""
+        try:
+            if value.startswith(RUNS_OF):
+                arms = self._arms_of(value.removeprefix(RUNS_OF))
+            elif value and not value.startswith(FILE) and self.catalogue.run(value).tags.get("icr.kind") == "arm":
+                arms = [self.catalogue.arm(value)]
+            else:
+                return ()
+        except IcrError:
+            return ()  # whoever opens the side meets the same error and shows it
+        return tuple(sorted({t.number for arm in arms for t in arm.iterations}))
 
     def matched(self, side: Side, outputs: Artifact) -> Side:
         """A file that does not say which prompts it answers, by the prompts of other outputs that ask the same."""
@@ -114,7 +120,7 @@ class Sides:
         ordered = [run_id, *(other for other in arms if other != run_id)] if run_id else arms
         last: tuple[str, int | None] | None = None
         for one in ordered[:_TRIED]:
-            done = [t.number for t in self.catalogue.arm(one).iterations if any(t.has_finished(s) for s in EVALUATIONS)]
+            done = sorted(_done(self.catalogue.arm(one), EVALUATIONS))
             if len(done) > 1 and last is None:
                 return (one, done[-2]), (one, done[-1])
             if done and last is not None:
@@ -125,41 +131,40 @@ class Sides:
             return tuple((f"{FILE}{path}", None) for path in self.files.paths[:2])  # type: ignore[return-value]
         return None
 
-    def _iteration(self, arm: ArmRecord, at: int | None, stage: str) -> Side:
-        number = _number([t.number for t in arm.iterations if _is_done(t, stage)], at, arm.name)
-        notes = (
-            ()
-            if arm.run.status == "FINISHED"
-            else (f"{arm.name} is {arm.run.status.lower()}: what has finished is compared.",)
-        )
-        iterations = tuple(t.number for t in arm.iterations)
-        return Side(
-            arm.run.run_id, number, f"{arm.name}, iteration {number}", iterations, (arm.iteration(number),), (_seed(arm.run),),
-            notes=notes,
-        )  # fmt: skip
+    def _iteration(self, arm: ArmRecord, at: int | None) -> Side:
+        number, status = _number([arm], at, arm.name), arm.run.status.lower()
+        notes = () if status == "finished" else (f"{arm.name} is {status}: what has finished is compared.",)
+        name = f"{arm.name}, iteration {number}"
+        return Side(arm.run.run_id, number, name, (arm.iteration(number),), (_seed(arm.run),), notes=notes)
 
-    def _runs_of(self, value: str, at: int | None, stage: str) -> Side:
+    def _runs_of(self, value: str, at: int | None) -> Side:
         """All runs of an arm's name that have the iteration; of several with one seed the newest that has."""
         name = value.removeprefix(RUNS_OF)
-        arms = [self.catalogue.arm(run.run_id) for run in self.catalogue.arms() if _arm_of(run) == name]
+        arms = self._arms_of(name)
         if not arms:
             raise InputError(f"There is no run of an arm {name!r}; choose another side in the list.")
-        done = [{t.number for t in arm.iterations if _is_done(t, stage)} for arm in arms]
-        number = _number(sorted(set.union(*done)), at, name)
+        number = _number(arms, at, name)
+        having = [[arm for arm in arms if number in _done(arm, stages)] for stages in (EVALUATIONS, ("annotate",))]
         chosen: dict[object, ArmRecord] = {}
-        for arm, numbers in zip(arms, done, strict=True):
-            if number in numbers:
-                seed = _seed(arm.run)
-                chosen.setdefault(arm.run.run_id if seed is None else seed, arm)  # the newest comes first
-        by_seed = sorted(chosen.values(), key=lambda arm: (_seed(arm.run) or 0, arm.run.started))
-        left_out = len(arms) - len(by_seed)
-        notes = (
-            f"{left_out} of {len(arms)} runs of {name} are left out: they have not finished iteration {number}, or a newer run has their seed.",
-        )
+        for arm in having[0] or having[1]:
+            seed = _seed(arm.run)
+            chosen.setdefault(arm.run.run_id if seed is None else seed, arm)  # the newest comes first
+        if not chosen:
+            raise InputError(f"No run of {name} has finished iteration {number}; choose another iteration.")
+        runs = sorted(chosen.values(), key=lambda arm: (_seed(arm.run) or 0, arm.run.started))
+        why = f"they have not finished iteration {number}, or a newer run has their seed"
+        left_out = len(arms) - len(runs)
         return Side(
-            value, number, f"{name}, iteration {number}, {len(by_seed)} runs", tuple(sorted(set.union(*done))),
-            tuple(arm.iteration(number) for arm in by_seed), tuple(_seed(arm.run) for arm in by_seed), notes=notes if left_out else (),
-        )  # fmt: skip
+            value,
+            number,
+            f"{name}, iteration {number}, {len(runs)} runs",
+            tuple(arm.iteration(number) for arm in runs),
+            tuple(_seed(arm.run) for arm in runs),
+            notes=(f"{left_out} of {len(arms)} runs of {name} are left out: {why}.",) if left_out else (),
+        )
+
+    def _arms_of(self, name: str) -> list[ArmRecord]:
+        return [self.catalogue.arm(run.run_id) for run in self.catalogue.arms() if _arm_of(run) == name]
 
     def _evaluation(self, run: RunRecord) -> Side:
         record = self.catalogue.evaluation(run)
@@ -168,22 +173,25 @@ class Sides:
             raise InputError(
                 f"{stage.capitalize()} {run.name} is {run.status.lower()}, not finished: its tables appear when it is."
             )
-        return Side(run.run_id, None, run.name, (), (record,), (None,))
+        return Side(run.run_id, None, run.name, (record,), (None,))
 
 
-def _is_done(iteration: IterationRecord, stage: str) -> bool:
-    return any(iteration.has_finished(one) for one in ((stage,) if stage else (*EVALUATIONS, "annotate")))
+def _done(arm: ArmRecord, stages: Sequence[str]) -> set[int]:
+    """Iterations that have finished any of the stages."""
+    return {t.number for t in arm.iterations if any(t.has_finished(stage) for stage in stages)}
 
 
-def _number(done: Sequence[int], at: int | None, name: str) -> int:
-    """The iteration asked for, or the last one of those that are done."""
+def _number(arms: Sequence[ArmRecord], at: int | None, name: str) -> int:
+    """The iteration asked for, or the last one that was evaluated, or else that has pairs."""
     if at is not None:
         return at
-    if not done:
-        raise InputError(
-            f"No iteration of {name} has finished what is compared; run `icr iterate` to its end, or choose another side."
-        )
-    return done[-1]
+    for stages in (EVALUATIONS, ("annotate",)):
+        if done := [number for arm in arms for number in _done(arm, stages)]:
+            return max(done)
+    seen = "" if arms[0].run.status == "FINISHED" else f" (it is {arms[0].run.status.lower()})"
+    raise InputError(
+        f"No iteration of {name} has finished anything to compare{seen}; run `icr iterate` to its end, or choose another side."
+    )
 
 
 def _arm_of(run: RunRecord) -> str:
