@@ -21,8 +21,8 @@ from icr_platform.annotation.length_control import AlphaFit, changes_within, fit
 from icr_platform.annotation.pair_rules import PairRule, at_columns, pair_ends
 from icr_platform.core.arrays import Bools, Floats
 
-_CELLS = 40_000_000  # of rewards that are looked at in all points together: some seconds
-_FEWEST, _MOST = 64, 2048  # points
+_CELLS = 10_000_000  # of rewards that are looked at in all points together: about a second
+_FEWEST, _MOST = 48, 2048  # points
 _CHANGES_BISECTED = 8  # of sign, those nearest to 0
 
 

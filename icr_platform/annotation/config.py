@@ -31,6 +31,12 @@ class AnnotateSettings(RewardSettings, TranslatorSettings, ExecutionSettings, Fa
     reward_kind: RewardKinds = setting(
         ("cross-lingual",), f"kinds, comma-separated: {KINDS}; the first makes the pairs"
     )
+    pair_source: Literal["rewards", "translation"] = setting(
+        "rewards",
+        "what makes pairs; translation: the English answer, translated, is chosen and the native one rejected; in English, the native "
+        "one, translated, is rejected (LIDR, arXiv 2410.08964); no reward is computed",
+        later=True,
+    )
     length_control: bool = setting(True, "subtract alpha * characters from the reward, with alpha fitted per language")
     alpha_min: float = setting(-1.0, "lower bound of alpha, reward per character")
     alpha_max: float = setting(1.0, "upper bound of alpha, reward per character")
@@ -71,13 +77,16 @@ class AnnotateConfig(ChatSettings, ScoreSettings, AnnotateSettings, PinnedInputs
     """annotate: responses -> rewards, preferences, drops."""
 
     heading = INPUTS
-    required: ClassVar[tuple[str, ...]] = ("policy", "reference", "prompts", "responses")
+    required: ClassVar[tuple[str, ...]] = ("prompts", "responses")
 
     policy: str = setting("", "English-aligned model pi_t", "model")
     reference: str = setting("", "the reference pi_ref of the policy", "model")
     prompts: str = setting("", "prompts that the responses answer", "input")
     prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction": "prompt"}', later=True)
     responses: str = setting("", "responses artifact", "input")
+    translations: str = setting(
+        "", "the responses translated by `icr translate`, for pair_source translation", "input", later=True
+    )
     seed: int = setting(42, f"seed of the {DRAWN} kind", ge=0)
     output: str = setting(
         "", "folder of the artifacts; empty: a work folder, which is emptied once MLflow has them", "place"

@@ -133,7 +133,11 @@ def command_parser(command: str, section: str = "") -> Parser:
 
 def add_flags(parser: Parser, command: str, shown: str | None) -> None:
     """Add a command's flags. shown: the section whose flags help lists; '' for those outside sections, None for none at all."""
-    config = CONFIGURED[command].config
+    add_flags_of(parser, CONFIGURED[command].config, shown, takes_presets=shown is not None)
+
+
+def add_flags_of(parser: Parser, config: type[Config], shown: str | None = "", takes_presets: bool = False) -> None:
+    """Add a flag for each field of a configuration and of the run options. shown: as for `add_flags`."""
     groups: dict[str, argparse._ArgumentGroup] = {}
 
     def add(heading: str, is_shown: bool, flag: str, text: str, **how: Any) -> None:
@@ -142,7 +146,7 @@ def add_flags(parser: Parser, command: str, shown: str | None) -> None:
         place = groups[heading] if is_shown else parser
         place.add_argument(flag, help=text.replace("%", "%%") if is_shown else argparse.SUPPRESS, **how)
 
-    if shown is not None:
+    if takes_presets:
         text = "YAML file, or the name of a preset that ships with the package; several, comma-separated: later ones win; flags override it"
         add(INPUTS, shown == "", "--config", text, metavar="PRESET")
     parts: list[tuple[str, type[Config]]] = [("", config), *_sections(config).items(), ("", RunOptions)]

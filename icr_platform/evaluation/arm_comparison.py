@@ -408,8 +408,15 @@ def adjusted(table: pd.DataFrame, names: Sequence[str] = ("p_value", "equivalenc
 
 
 def verdict(row: Any, alpha: float = 0.05) -> str:
-    """What a row of `adjusted` says at 5%: 'better', 'worse', 'equivalent', '' where neither is shown."""
-    if row["adjusted_p_value"] < alpha:
-        better = "better" if row["difference"] > 0 else "worse"
-        return f"{better}, within the margin" if row["adjusted_equivalence"] < alpha else better
-    return "equivalent" if row["adjusted_equivalence"] < alpha else ""
+    """What a row of `adjusted` shows at 5%: 'higher', 'lower', 'equivalent', '' where it is neither; both where a difference is within the margin."""
+    said = "higher" if row["difference"] > 0 else "lower"
+    is_clear, is_within = row["adjusted_p_value"] < alpha, row["adjusted_equivalence"] < alpha
+    return (
+        f"{said}, within the margin"
+        if is_clear and is_within
+        else said
+        if is_clear
+        else "equivalent"
+        if is_within
+        else ""
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,10 @@ from icr_platform.core.artifacts import atomic_path, file_digest, open_artifact,
 from icr_platform.core.config import without_secrets
 from icr_platform.core.parts import split_world
 from icr_platform.pipeline.arm import Arm, arm_from_artifacts, earlier_run, key_of
+from icr_platform.pipeline.cost import DEVICES, total
 from icr_platform.pipeline.finished_work import notes_of
 from icr_platform.pipeline.session import Session, StageRun
+from icr_platform.pipeline.stopping import GAIN, GAIN_SINCE_START, measuring
 from icr_platform.tracking.final_metrics import final_metrics
 
 if TYPE_CHECKING:
@@ -30,11 +33,12 @@ _COMPARISON, _COMPARING = (
 _FOLLOWED, _FOLLOWING = "icr.instructions", ("evaluation/instruction_scores.py",)
 _PASSED, _PASSING = "icr.pass_rates", ("evaluation/confusion.py", "evaluation/confusion_table.py")
 _CHANGE, _SINCE_START = "prompt_accuracy_change", "prompt_accuracy_change_since_0"
+_GAINED, _GAINING = "icr.gain", ("evaluation/gains.py", "evaluation/comparison.py", "pipeline/stopping.py")
 _REPORT, _REPORTING = (
     "icr.report",
     (
         "pipeline/arm.py", "pipeline/arm_results.py", "report/arm_report.py", "report/arm_report.html.j2", "report/leaderboard.py", "report/published.csv",
-        "report/iteration_metrics.py", "report/evidence.py", "report/figures.py", "report/svg.py", "report/charts.css", "report/numbers.py", *_COMPARING,
+        "report/iteration_metrics.py", "report/evidence.py", "report/figures.py", "report/svg.py", "report/charts.css", "report/numbers.py", "report/cost_table.py", *_COMPARING,
     ),
 )  # fmt: skip
 
@@ -126,6 +130,33 @@ def compare_instructions(session: Session, arm: Arm, iteration: int, parent: Run
         parent.set_tags({_FOLLOWED: key})
 
 
+def compare_gains(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
+    """Add what the policy gained over non-English languages: `gain` against the iteration before, `gain_since_0` against pi_0, each
+    in points with the ends of its interval, of what `stopping.measuring` names.
+
+    What an earlier command computed from the same runs is not computed again.
+    """
+    from icr_platform.core.schemas import INSTRUCTION_CHECKS, JUDGMENTS, REWARD_BENCH
+    from icr_platform.evaluation.gains import mean_gain, paired_scores
+
+    measured = measuring(arm.config)
+    if iteration == 0 or measured is None:
+        return
+    runs = [arm.stages[t, measured.stage] for t in (0, iteration - 1, iteration)]
+    key = key_of(runs, _GAINING, measured.measure, measured.kind)
+    if _take_earlier(session, arm, iteration, parent, runs, _GAINED, key, (GAIN,)):
+        return
+    schema = {table.name: table for table in (JUDGMENTS, INSTRUCTION_CHECKS, REWARD_BENCH)}[measured.artifact]
+    first, before, after = (open_artifact(done.artifact(measured.artifact), schema) for done in runs)
+    figures: dict[str, float] = {}
+    for name, earlier in ((GAIN, before), (GAIN_SINCE_START, first)):
+        found = mean_gain(paired_scores(measured.measure, earlier, after, measured.kind))
+        figures |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+    _keep_changes(arm, iteration, {name: value for name, value in figures.items() if not math.isnan(value)})
+    if parent is not None:
+        parent.set_tags({_GAINED: key, f"{_GAINED}_of": " ".join((measured.measure, measured.kind)).strip()})
+
+
 def _take_earlier(
     session: Session,
     arm: Arm,
@@ -166,11 +197,18 @@ def show_own_samples(iteration: int, metrics: Mapping[str, float]) -> None:
 
 
 def publish_figures(arm: Arm, iteration: int, parent: RunHandle | None) -> None:
-    """Log the same keys on the iteration run (MLflow's Compare page) and, by step, on the arm (its chart is the curve)."""
-    figures = arm.metrics.get(iteration, {})
-    for run, step in ((parent, iteration), (arm.run, iteration)):
-        if run is not None and figures:
-            run.log_metrics(figures, step)
+    """Log the same keys on the iteration run (MLflow's Compare page) and, by step, on the arm (its chart is the curve).
+
+    Costs add up on the arm: its last value is what all of it cost.
+    """
+    arm.count_costs()
+    figures, own = arm.metrics.get(iteration, {}), arm.costs.get(iteration, {})
+    so_far = total(cost for t, cost in arm.costs.items() if t <= iteration)
+    for run, cost in ((parent, own), (arm.run, so_far)):
+        if run is not None and (figures or cost):
+            run.log_metrics({**figures, **cost}, iteration)
+    if arm.run is not None and arm.devices:
+        arm.run.set_tags({DEVICES: arm.devices})
     if parent is not None and iteration in arm.changes:
         parent.tag_final_metrics(arm.changes[iteration])
 
@@ -220,12 +258,15 @@ def report_again(session: Session, run_id: str) -> None:
 
 def show_leaderboard(report: Report, run: RunHandle | None, console: Console) -> None:
     """Set the arm's policies next to the published figures: win rates on the terminal, both kinds as tables of the arm's run."""
-    from icr_platform.report.arm_report import policies_of
+    from icr_platform.report.arm_report import costs_of, policies_of
     from icr_platform.report.leaderboard import leaderboard
     from icr_platform.report.terminal_tables import leaderboard_terminal_table
 
-    policies = policies_of(report)
-    tables = {"x_alpacaeval": leaderboard(policies), "x_alpacaeval_lc": leaderboard(policies, "lc_win_rate")}
+    policies, costs = policies_of(report), costs_of(report)
+    tables = {
+        "x_alpacaeval": leaderboard(policies, "win_rate", costs),
+        "x_alpacaeval_lc": leaderboard(policies, "lc_win_rate", costs),
+    }
     if len(tables["x_alpacaeval"]):
         console.print(leaderboard_terminal_table(tables["x_alpacaeval"]))
     for name, table in tables.items():
@@ -238,19 +279,26 @@ def figures_of(session: Session, arm: Arm, with_texts: bool = True) -> Report:
     from icr_platform.report.arm_report import Report
     from icr_platform.report.iteration_metrics import IterationMetrics
 
-    last, noted = (arm.config.iterations, arm.stages.values()) if with_texts else (0, ())
+    annotated = [t for t, step in sorted(arm.stages) if step == "annotate"] if with_texts else []
+    noted = arm.stages.values() if with_texts else ()
     found, tracker = split_world(arm.given.prompts, session.worlds), session.tracker
     world = found[0] if found else None
     runs = {f"iteration {t}, {stage}": done.run.run_id for (t, stage), done in arm.stages.items() if done.run}
     return Report(
         title=world.title if world else "Implicit cross-lingual rewarding",
         arm=arm.config.arm,
-        iterations=[IterationMetrics(t, metrics) for t, metrics in sorted(arm.metrics.items())],
+        iterations=[
+            IterationMetrics(t, {**metrics, **arm.costs.get(t, {})}) for t, metrics in sorted(arm.metrics.items())
+        ],
+        devices=arm.devices,
         description=world.description if world else "",
         config_digest=text_digest(without_secrets(arm.given).model_dump_json())[:12],
         runs={"arm": arm.run.run_id, **runs} if arm.run else {},
-        examples=[pair for t in range(1, last + 1) for pair in _examples(arm, t)],
-        notes=[note for done in noted for note in (notes_of(tracker, done) if tracker else done.result.notes)],
+        examples=[pair for t in annotated for pair in _examples(arm, t)],
+        notes=[
+            *([arm.stopped] if arm.stopped else []),
+            *(note for done in noted for note in (notes_of(tracker, done) if tracker else done.result.notes)),
+        ],
         published=world is None,
     )
 
@@ -266,14 +314,15 @@ def _examples(arm: Arm, iteration: int) -> list[ExamplePair]:
     pairs = []
     for _, group in rows.groupby("language", sort=False):
         typical = group.sort_values("margin", kind="stable").iloc[len(group) // 2]
-        pairs.append(ExamplePair(iteration=iteration, **typical.to_dict()))
+        margin = None if typical["margin"] != typical["margin"] else float(typical["margin"])
+        pairs.append(ExamplePair(iteration=iteration, **{**typical.to_dict(), "margin": margin}))
     return pairs
 
 
 def _show(arm: Arm, report: Report) -> None:
     from rich.console import Console
 
-    from icr_platform.report.terminal_tables import evidence_terminal_tables, terminal_table
+    from icr_platform.report.terminal_tables import cost_terminal_table, evidence_terminal_tables, terminal_table
 
     prefix = "win_rate" if any("win_rate/mean" in measured.metrics for measured in report.iterations) else "fidelity"
     title = {"win_rate": "Win rate, %", "fidelity": "Outputs in the asked language, %"}[prefix]
@@ -281,13 +330,16 @@ def _show(arm: Arm, report: Report) -> None:
     console.print(terminal_table(report.iterations, prefix, title))
     for table in evidence_terminal_tables(report.iterations):
         console.print(table)
+    costs = cost_terminal_table(report.iterations, report.devices)
+    if costs.row_count:
+        console.print(costs)
     if report.published:
         show_leaderboard(report, arm.run, console)
 
 
 def _report_path(session: Session, arm: Arm) -> Path:
     folder = Path(arm.config.output) if arm.config.output else session.base
-    return folder / f"report-{arm.config.arm}.html"
+    return folder / f"report-{arm.name}.html"
 
 
 def _report_key(arm: Arm) -> str:

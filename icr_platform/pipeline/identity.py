@@ -12,7 +12,9 @@ What was left to the machine (`auto`) enters as it was resolved.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
@@ -29,7 +31,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.folder_content import content_files
 from icr_platform.core.parts import is_place, module_of
-from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
+from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES, TRANSLATED_RESPONSES
 from icr_platform.data.column_map import ColumnNames
 from icr_platform.engines.endpoints.served_model import served_model
 from icr_platform.engines.identification.language_id import identifier_place, identity_of
@@ -49,8 +51,9 @@ from icr_platform.models.model_identity import model_identity
 from icr_platform.pipeline.code_digest import Code, code_of
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.config import SftConfig, TrainConfig
+from icr_platform.translation.config import TranslateConfig
 
-__all__ = ["ROW_INPUTS", "Code", "Identity", "artifact_identity", "identify", "strict_digest"]
+__all__ = ["ROW_INPUTS", "Code", "Identity", "arm_key", "artifact_identity", "identify", "strict_digest"]
 
 Settings = dict[str, Any]
 Known = Mapping[str, str]
@@ -69,6 +72,7 @@ _COLUMNS = (
     "output_columns",
     "pair_columns",
     "corrupt_columns",
+    "columns",
 )
 _BY_ROWS = ("languages", "limit", *_COLUMNS)
 ROW_INPUTS = (
@@ -82,6 +86,8 @@ ROW_INPUTS = (
     "answers",
     "pairs",
     "corrupt",
+    "texts",
+    "translations",
 )
 """Inputs whose rows must be read to say what the work is; others are known by their digest."""
 # What only chooses among rewards that are there: a log-probability is the same under all of them.
@@ -90,6 +96,10 @@ _SELECTION = frozenset({
     "language_confidence", "near_duplicate", "minimal_margin", "upper_bound", "seed",
 })  # fmt: skip
 _TRANSLATION = ("translation_max_tokens",)
+_OF_TEXTS = ("texts_kind", "into", "responses_each")  # which texts there are is said by their rows
+_OF_TRANSLATED_PAIRS = (
+    "pair_source", "drop_empty", "drop_truncated", "drop_wrong_language", "language_confidence", "near_duplicate", "pairs_per_prompt", "seed",
+)  # fmt: skip
 _LENGTH_CONTROL = ("lc_cross_validation",)
 _SEED_PICKS_ORDERS = ("logprob", "openai")
 _POLICYS_OWN = {"chat_template_kwargs", "system_prompt", "system_role"}  # and not the judge's
@@ -188,6 +198,10 @@ def _part_modules(config: Config) -> dict[str, tuple[str, ...]]:
         sampler = () if is_given else (module_of(sampler_place(config.sampler)),)
         identifier = module_of(identifier_place(config.language_identifier))
         found |= dict.fromkeys(("responses", "outputs", "ratings", "instruction_outputs"), (*sampler, identifier))
+    if isinstance(config, TranslateConfig):
+        is_own = is_place(config.translator)
+        made_by = module_of(config.translator if is_own else sampler_place(config.sampler))
+        found = {"text_translations": (made_by, module_of(identifier_place(config.language_identifier)))}
     if isinstance(config, AnnotateConfig) and needs_translations(config.reward_kind):
         found["translations"] = (module_of(sampler_place("transformers")),)
     if isinstance(config, RewardBenchConfig) and is_place(config.checker):
@@ -264,8 +278,44 @@ def _compute_of(config: Config) -> Settings:
 
 
 @_basis.register
+def _translate(config: TranslateConfig, known: Known) -> _Basis:
+    from icr_platform.translation.texts import distinct_texts, read_texts, what_is_read
+
+    texts = read_texts(config)
+    translator = {"translator": _translator(config.translator, known)}
+    unread = ["translation_template"] if is_place(config.translator) else []
+    settings = _settings(config, *_BY_ROWS, *_OF_TEXTS, *unread, *_unused_sampling(config))
+    if is_place(config.translator):
+        settings = {
+            name: value
+            for name, value in settings.items()
+            if name in ("language_identifier", "language_confidence", "seed")
+        }
+    else:
+        settings |= _sampling(config, config.translator or config.server_model)
+    made = settings | translator
+    return _Basis(
+        settings=settings,
+        inputs={
+            **({"translator": translator["translator"]} if config.translator else {}),
+            "texts": _rows_digest(what_is_read(texts)),
+        },
+        rows={"text_translations": made},
+        row_modules={"text_translations": ("translation.stage", "engines.sampling.translators", "models.loading")},
+        cut=_cut(distinct_texts(texts.items), config.shard_prompts),
+    )
+
+
+def _translator(translator: str, known: Known) -> str:
+    """A model by its content; anyone's own by its place, for its code counts as the stage's does."""
+    return translator if not translator or is_place(translator) else _model(translator, known)
+
+
+@_basis.register
 def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
     responses = open_artifact(Path(config.responses), RESPONSES)
+    if config.pair_source == "translation":
+        return _translated_pairs(config, responses)
     translates = needs_translations(config.reward_kind)
     draws = any(REWARD_KINDS[kind].draw for kind in config.reward_kind)
     models = {"policy": _model(config.policy, known), "reference": _model(config.reference, known)}
@@ -284,6 +334,18 @@ def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
         rows=rows,
         row_modules=row_modules,
         unused=[] if translates else ["engines.sampling"],
+    )
+
+
+def _translated_pairs(config: AnnotateConfig, responses: Artifact) -> _Basis:
+    """Of pairs that no model scores."""
+    prompts = _rows_digest(_prompt_rows(_answered(config.prompts, responses, config.prompt_columns)))
+    translations = open_artifact(Path(config.translations), TRANSLATED_RESPONSES).digest
+    read = {name: getattr(config, name) for name in _OF_TRANSLATED_PAIRS}
+    return _Basis(
+        settings=read,
+        inputs={"prompts": prompts, "responses": responses.digest, "translations": translations},
+        unused=["engines.scoring", "annotation.alpha_search", "annotation.length_control"],
     )
 
 
@@ -618,7 +680,7 @@ def _content_of(name: str, value: str, kind: Role, known: Known) -> str:
     """Digest of all that is in an input or a model; '' where it cannot be told: a hub data set, a path with {language} in it."""
     path = Path(value)
     if value in known or kind == "model":
-        return _model(value, known)
+        return _translator(value, known) if name == "translator" else _model(value, known)
     if path.is_dir():
         files = (part for where, file in content_files(path) for part in (str(where), remembered_digest(file)))
         return artifact_identity(path, name) or text_digest(*files)
@@ -687,3 +749,32 @@ def _columns_digest(path: Path) -> str:
 
     rows = (row.fields.items() for row in file_rows(path, "numbers by column"))
     return _rows_digest(sorted((str(name), str(value)) for name, value in fields) for fields in rows)
+
+
+def arm_key(config: Config, places: Mapping[str, str], known: Known, *more: str) -> str:
+    """Digest of everything that the work of a whole arm depends on: settings, the content of inputs and models, and code.
+
+    It is stricter than the identities of the arm's stages: a file that no stage reads, or a batch size, makes another key.
+
+    Args:
+        config: of iterate, as it was given.
+        places: where each input and model lies, by dotted name.
+
+    Returns: '' where the content of an input cannot be told.
+    """
+    contents = []
+    for name, info in leaves(type(config)):
+        if place := places.get(name, ""):
+            if "{language}" in place:  # a file, or a folder, for each language
+                found = sorted(str(path) for path in Path("/").glob(place.lstrip("/").replace("{language}", "*")))
+            else:
+                found = [place]
+            digests = [_content_of(name, each, role(info), known) for each in found]
+            if not digests or not all(digests):
+                return ""
+            contents += [name, *digests]
+    settings = config.model_dump_json(exclude={"output"})
+    parts = (module_of(text) for text in re.findall(r"[\w.]+:[\w.]+", settings) if is_place(text))
+    own = tuple(part for part in parts if importlib.util.find_spec(part.partition(".")[0]))
+    code = code_of((*(row.module for row in STAGES.values()), *own))
+    return text_digest(settings, *contents, code.digest, *more)

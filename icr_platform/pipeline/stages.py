@@ -90,6 +90,11 @@ ITERATE = ConfiguredCommand(
     help="generate, annotate, train and eval, T times",
     config_class="icr_platform.pipeline.config:IterateConfig",
 )
+SWEEP = ConfiguredCommand(
+    name="sweep",
+    help="arms x seeds: iterate for each, with every stage that is the same work done once",
+    config_class="icr_platform.pipeline.sweep_config:SweepConfig",
+)
 STAGES: dict[str, StageRow] = {
     row.name: row
     for row in (
@@ -99,6 +104,13 @@ STAGES: dict[str, StageRow] = {
             config_class="icr_platform.generation.config:GenerateConfig",
             module="icr_platform.generation.stage",
             artifacts=("prompts", "responses", "generation_drops"),
+        ),
+        StageRow(
+            name="translate",
+            help="translate prompts, responses, outputs or preferences into other languages",
+            config_class="icr_platform.translation.config:TranslateConfig",
+            module="icr_platform.translation.stage",
+            artifacts=("translated", "text_translations", "translation_drops"),
         ),
         StageRow(
             name="annotate",
@@ -182,7 +194,7 @@ STAGES: dict[str, StageRow] = {
         ),
     )
 }
-CONFIGURED: dict[str, ConfiguredCommand] = {**STAGES, ITERATE.name: ITERATE}
+CONFIGURED: dict[str, ConfiguredCommand] = {**STAGES, ITERATE.name: ITERATE, SWEEP.name: SWEEP}
 """Everything that takes a configuration, by name."""
 
 

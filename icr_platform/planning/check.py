@@ -156,11 +156,35 @@ class Checked(NamedTuple):
     checker: str
 
 
-def _check_inputs(
+class _Inputs(NamedTuple):
+    """What a configuration names, looked at. training: None where nothing is trained. told: lines about what else is measured."""
+
+    config: IterateConfig
+    shape: ModelShape
+    training: PromptCount | None
+    evaluation: PromptCount | None
+    checker: str
+    told: list[str]
+
+
+def problems_of(session: Session, config: IterateConfig) -> list[str]:
+    """What must be fixed before `config` can run, a line each. Prints nothing.
+
+    Reads the inputs, and loads no weights.
+    """
+    preflight = Preflight()
+    if preflight.attempt(lambda: require(config, "iterate")) is None and not preflight.problems:
+        _look_at_inputs(preflight, session, config, Prediction())
+    return preflight.problems
+
+
+def _look_at_inputs(
     preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction
-) -> Checked | None:
+) -> _Inputs | None:
+    """Check everything that a configuration names; None where something must be fixed."""
     from icr_platform.pipeline.iterate import check_english, check_models
-    from icr_platform.pipeline.measures import checker_of
+    from icr_platform.pipeline.measures import check_something_is_done, checker_of
+    from icr_platform.pipeline.stopping import check_stop
 
     resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))
     if resolved is None:
@@ -169,10 +193,13 @@ def _check_inputs(
     preflight.attempt(lambda: check_writable_folder(place, f"{place}: the folder of all artifacts"))
     preflight.remarks += preflight.attempt(lambda: check_models(session, resolved)) or ()
     preflight.attempt(lambda: check_english(resolved))
-    _check_stages(preflight, session, resolved, prediction)
+    preflight.attempt(lambda: check_something_is_done(resolved))
+    preflight.attempt(lambda: check_stop(resolved))
     shape = preflight.attempt(lambda: _shape(resolved.policy, resolved))
-    training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
-    evaluation = read = None
+    training = evaluation = read = None
+    if resolved.iterations:
+        _check_stages(preflight, session, resolved, prediction)
+        training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
     if resolved.eval_prompts:
         read = preflight.attempt(lambda: STAGES["eval"].load().read(resolved.eval_config(resolved.policy)))
         evaluation = preflight.attempt(
@@ -180,10 +207,19 @@ def _check_inputs(
         )
     checker = preflight.attempt(lambda: checker_of(config, resolved, session.worlds)) or ""
     measured = _measures(preflight, session, resolved)
-    if shape is None or training is None or preflight.problems:
+    preflight.remarks += getattr(read, "notes", ())  # what the evaluation reads beside its prompts has notes of its own
+    if shape is None or preflight.problems:
         return None
-    rates, source = _rates(resolved, shape, training, prediction)
-    plans = plan(resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction)
+    return _Inputs(resolved, shape, training, evaluation, checker, measured)
+
+
+def _check_inputs(
+    preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction
+) -> Checked | None:
+    inputs = _look_at_inputs(preflight, session, config, prediction)
+    if inputs is None:
+        return None
+    resolved, shape, training, evaluation, checker, measured = inputs
     for name, counts in (("training", training), ("evaluation", evaluation)):
         if counts is not None:
             listed = ", ".join(f"{language} {n:,}" for language, n in counts.by_language.items())
@@ -193,9 +229,13 @@ def _check_inputs(
         *([f"own samples: {checker} says which are right, before each training"] if checker else []),
     ):
         print(line)
-    # What the evaluation reads beside its prompts has notes of its own.
-    for remark in dict.fromkeys([*preflight.remarks, *getattr(read, "notes", ())]):
+    for remark in dict.fromkeys(preflight.remarks):
         print(f"note: {remark}")
+    if training is None:
+        print("iterations is 0: pi_0 is measured, and nothing else")
+        return None
+    rates, source = _rates(resolved, shape, training, prediction)
+    plans = plan(resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction)
     show_models(resolved, _uses(session, resolved, plans, prediction), training.first, prediction.verbose)
     print()
     _print(session, resolved, plans, source, prediction)
@@ -256,13 +296,13 @@ def _uses(session: Session, config: IterateConfig, plans: list[StagePlan], predi
 
     of_policy = [f"{plan.work.stage} {size(plan.memory_bytes)}" for plan in plans]
     uses = [Use(POLICY, config.policy, config, [f"{', '.join(of_policy)} at their peak"])]
-    scoring = next(plan for plan in plans if plan.work.stage == "annotate")
-    taken = memory_of(
-        scoring.work, config, _shape(config.reference, config), bytes_each(config.annotate.dtype), device, 1
-    )
-    uses.append(Use(REFERENCE, config.reference, config, [f"annotate {size(taken)} at its peak"]))
+    if config.ranks_by_rewards:
+        scoring = next(plan for plan in plans if plan.work.stage == "annotate")
+        shape = _shape(config.reference, config)
+        taken = memory_of(scoring.work, config, shape, bytes_each(config.annotate.dtype), device, 1)
+        uses.append(Use(REFERENCE, config.reference, config, [f"annotate {size(taken)} at its peak"]))
     helpers = {}
-    if needs_translations(config.annotate.reward_kind):
+    if config.ranks_by_rewards and needs_translations(config.annotate.reward_kind):
         helpers[TRANSLATOR] = (config.annotate.translator, config.annotate.dtype)
     if config.eval_prompts and config.eval.judge == "logprob":
         helpers[JUDGE] = (config.eval.judge_model, config.eval.dtype)
@@ -279,18 +319,35 @@ def _check_stages(preflight: Preflight, session: Session, config: IterateConfig,
     from icr_platform.engines.execution.map_parts import check_execution
     from icr_platform.engines.identification.language_id import make_identifier
     from icr_platform.engines.sampling.choice import check_policy
+    from icr_platform.pipeline.iterate import check_losses, check_pairs_source
     from icr_platform.training.stage import check_settings as check_training
 
     arm = Arm(config, config, None, [config.policy])
     training = session.resolver.resolve(arm.training(1, ""), config.seed)
+    elsewhere = {"device": "auto", "dtype": "auto", "accelerate_config": ""}
     if prediction.gpus:  # the devices and their libraries are elsewhere
-        training = training.model_copy(update={"device": "auto", "dtype": "auto", "accelerate_config": ""})
+        training = training.model_copy(update=elsewhere)
     else:
         preflight.attempt(lambda: check_execution(config.generate))
         preflight.attempt(lambda: check_policy(config.generate, config.policy, config))
     preflight.attempt(lambda: make_identifier(config.generate.language_identifier))
     preflight.attempt(lambda: check_annotation(arm.annotating(1, "")))
+    preflight.remarks += preflight.attempt(lambda: check_pairs_source(session, config)) or ()
+    if config.pairs_are_translated or (config.preferences and config.translate.into):
+        preflight.remarks.append("translate runs in every iteration; what it takes is not predicted")
+    known = len(preflight.problems)
+    preflight.attempt(lambda: check_losses(config))
+    if len(preflight.problems) > known:
+        return
     preflight.attempt(lambda: check_training(training))
+    if config.start_preferences:
+        starting = session.resolver.resolve(arm.starting(), config.seed)
+        if prediction.gpus:
+            starting = starting.model_copy(update=elsewhere)
+        if preflight.attempt(lambda: STAGES["train"].load().read(starting)) is not None:
+            preflight.remarks.append(
+                f"pi_0 is trained first, on {config.start_preferences} with loss={config.start.loss}; what that takes is not predicted"
+            )
 
 
 def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, is_eval: bool) -> PromptCount:
@@ -446,7 +503,10 @@ def _print(
     console.print(table)
     if source:
         total = config.iterations * sum(item.seconds or 0 for item in plans)
-        console.print(f"all iterations: {duration(total)}{bound}, loading not counted; tokens per second {source}")
+        sooner = "; stop: no-gain may end it sooner" if config.stop != "none" else ""
+        console.print(
+            f"all iterations: {duration(total)}{bound}, loading not counted; tokens per second {source}{sooner}"
+        )
     else:
         console.print("time: --calibrate 30 measures this machine; --gpus 8 --gpu H100 predicts from data sheets")
     if not prediction.response_tokens:

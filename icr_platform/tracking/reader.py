@@ -82,6 +82,10 @@ class TrackingReader:
         ]
         return sorted(found, key=lambda run: -run.started)
 
+    def sweeps(self, experiment_ids: list[str]) -> list[RunRecord]:
+        """Runs above the arms of a sweep, the newest first, 1,000 at most."""
+        return self._search(experiment_ids, "tags.\"icr.kind\" = 'sweep'")
+
     def children(self, run: RunRecord) -> list[RunRecord]:
         """Runs right under `run`."""
         return self._search([run.experiment_id], f"tags.\"mlflow.parentRunId\" = '{run.run_id}'")

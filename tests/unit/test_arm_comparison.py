@@ -339,8 +339,8 @@ def test_holm_is_over_languages_and_sides_of_a_metric() -> None:
 
 @pytest.mark.parametrize(
     ("difference_of", "p_value", "equivalence", "expected"),
-    [(3.0, 0.01, 0.9, "better"), (-3.0, 0.01, 0.9, "worse"), (0.1, 0.6, 0.01, "equivalent"), (0.5, 0.2, 0.3, ""),
-     (0.5, 0.01, 0.01, "better, within the margin"), (1.0, math.nan, math.nan, "")],
+    [(3.0, 0.01, 0.9, "higher"), (-3.0, 0.01, 0.9, "lower"), (0.1, 0.6, 0.01, "equivalent"), (0.5, 0.2, 0.3, ""),
+     (0.5, 0.01, 0.01, "higher, within the margin"), (1.0, math.nan, math.nan, "")],
 )  # fmt: skip
 def test_verdicts(difference_of: float, p_value: float, equivalence: float, expected: str) -> None:
     found = {"difference": difference_of, "adjusted_p_value": p_value, "adjusted_equivalence": equivalence}

@@ -162,7 +162,11 @@ def best_sample(
             f"Iteration {iteration.number} gave no pair for this prompt, so there is no best sample to show."
         ) from error
     # What is true of every chosen sample: others are dropped before pairs are made.
-    facts = {"character_count": pair["chosen_characters"], "finish_reason": "stop", "detected_language": language}
+    facts = {
+        "character_count": pair["chosen_characters"],
+        "finish_reason": "stop",
+        "detected_language": pair.get("chosen_language") or language,
+    }
     output = Output(pair["chosen"], facts, [], pair["chosen_reward"], thought_in(pair, "chosen"), [])
     asked = Conversation(pair["instruction"], history_in(pair))
     return asked, Conversation(pair["english_instruction"] or "", history_in(pair, "english_")), output
