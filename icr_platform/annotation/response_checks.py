@@ -12,8 +12,10 @@ from icr_platform.core.artifacts import Artifact
 from icr_platform.core.errors import InputError
 
 
-def check_responses(responses: Artifact, prompts: PromptIndex, vocabulary: int) -> None:
+def check_responses(responses: Artifact, prompts: PromptIndex, vocabulary: int | None) -> None:
     """Read every row once, part by part, keeping 12 bytes of each.
+
+    vocabulary: tokens of the models that score the sampled ids; None where none does.
 
     Raises:
         InputError: no rows, a prompt that is not in `prompts`, a token id outside the vocabulary, a duplicate sample, or not
@@ -32,8 +34,8 @@ def check_responses(responses: Artifact, prompts: PromptIndex, vocabulary: int) 
                 )
         token_ids = table.column("token_ids").combine_chunks()
         flat = token_ids.flatten().to_numpy()
-        outside = np.flatnonzero((flat < 0) | (flat >= vocabulary))
-        if outside.size:
+        outside = np.flatnonzero((flat < 0) | (flat >= vocabulary)) if vocabulary is not None else np.empty(0, np.int64)
+        if outside.size and vocabulary is not None:
             ends = np.cumsum(pc.list_value_length(token_ids).to_numpy())
             row = int(np.searchsorted(ends, outside[0], side="right"))
             raise InputError(
