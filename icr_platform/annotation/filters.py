@@ -13,9 +13,9 @@ import pyarrow as pa
 from icr_platform.annotation.config import AnnotateSettings
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.faults import TEMPLATE, TOO_LONG
-from icr_platform.core.languages import UNDETERMINED, counts_as, language_name, too_short
+from icr_platform.core.languages import language_name
 from icr_platform.core.visible_text import has_visible_character
-from icr_platform.engines.identification.language_id import known_to_all
+from icr_platform.engines.identification.language_id import Identified, is_in_another, known_to_all
 
 EMPTY = "empty"
 TRUNCATED = "truncated"
@@ -104,11 +104,8 @@ def filter_samples(
             result = FilterResult(TRUNCATED, f"cut after {tokens} tokens")
         elif (
             settings.drop_wrong_language
-            and detected != UNDETERMINED
-            and confidence >= settings.language_confidence
             and language in told
-            and not counts_as(language, detected)
-            and not too_short(response)
+            and is_in_another(language, response, Identified(detected, confidence), settings.language_confidence)
         ):
             result = FilterResult(WRONG_LANGUAGE, f"{detected} with confidence {confidence:.2f}")
         else:

@@ -132,6 +132,20 @@ def fit_alpha(rewards: ArrayLike, lengths: ArrayLike, bounds: tuple[float, float
     return AlphaFit(alpha, gap(alpha).length / prompts, gap(0.0).length / prompts, len(breakpoints), prompts)
 
 
+def changes_within(rewards: Floats, lengths: Floats, bounds: tuple[float, float]) -> tuple[float, float, Floats]:
+    """Bounds that are finite, and the distinct alphas [K] between them, ascending, at which some prompt's best or worst sample changes.
+
+    Arguments and errors as of `fit_alpha`.
+    """
+    finite = np.isfinite(rewards)
+    counted = finite.sum(axis=1) >= 2
+    reward = np.where(finite, rewards, np.nan)[counted]
+    low, high = _finite_bounds(reward, bounds)
+    if not len(reward):
+        return low, high, np.empty(0)
+    return low, high, _steps(reward, np.where(finite, lengths, 0.0)[counted], finite[counted], low, high)[0]
+
+
 class _Value(NamedTuple):
     """What pairs selected at some alpha come to."""
 

@@ -12,10 +12,10 @@ from icr_platform.core.artifacts import Artifact
 from icr_platform.core.errors import InputError
 
 
-def check_responses(responses: Artifact, prompts: PromptIndex, vocabulary: int | None) -> None:
+def check_responses(responses: Artifact, prompts: PromptIndex, vocabulary: int | None = None, fewest: int = 2) -> None:
     """Read every row once, part by part, keeping 12 bytes of each.
 
-    vocabulary: tokens of the models that score the sampled ids; None where none does.
+    vocabulary: of the models that score; None: none does. fewest: samples that some prompt must have.
 
     Raises:
         InputError: no rows, a prompt that is not in `prompts`, a token id outside the vocabulary, a duplicate sample, or not
@@ -35,7 +35,7 @@ def check_responses(responses: Artifact, prompts: PromptIndex, vocabulary: int |
         token_ids = table.column("token_ids").combine_chunks()
         flat = token_ids.flatten().to_numpy()
         outside = np.flatnonzero((flat < 0) | (flat >= vocabulary)) if vocabulary is not None else np.empty(0, np.int64)
-        if outside.size and vocabulary is not None:
+        if vocabulary is not None and outside.size:
             ends = np.cumsum(pc.list_value_length(token_ids).to_numpy())
             row = int(np.searchsorted(ends, outside[0], side="right"))
             raise InputError(
@@ -52,7 +52,7 @@ def check_responses(responses: Artifact, prompts: PromptIndex, vocabulary: int |
     _, prompt, counts = np.unique(np.concatenate(key_hashes), return_inverse=True, return_counts=True)
     if not len(counts):
         raise InputError(f"{responses.folder}: contains no responses; generate some first")
-    if counts.max() < 2:
+    if counts.max() < fewest:
         raise InputError(
             f"{responses.folder}: field 'sample_index': every prompt has 1 sample, but a pair needs 2; "
             "generate with --samples 2 or more"

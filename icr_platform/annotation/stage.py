@@ -1,5 +1,7 @@
 """annotate: responses -> rewards, preferences, drops (and translations, for reward kinds that score them).
 
+With `pair_source: translation` no reward is computed: `translated_pairs` has the rule, and the table of rewards is empty.
+
 Policy, reference and reward model, as far as the kinds need them, score all responses in turn, so that one model is in memory at a time;
 what each gave is kept in `work`, next to the artifacts, until the rewards are written. Everything but the numbers of `selection.LanguageSamples` streams.
 
@@ -7,6 +9,8 @@ Metrics, per language and as unweighted mean over languages (`NAME/LANG`, `NAME/
 - `alpha`: reward per character; `length_correlation/before` and `/after` length control (see `diagnostics`);
 - `margin/q10`, `/median`, `/q90`: length-controlled reward of chosen minus rejected;
 - `pairs`: how many; `dropped_prompts/REASON`, `dropped_samples/REASON`: shares in [0, 1] of all prompts, all samples;
+- `dropped_pairs/REASON`, with several pairs a prompt: shares of the pairs that the prompts with a pair were to give;
+- `mixed_pairs`, with a pool: share of the pairs whose responses are in two languages;
 - `reward_agreement/KIND1-KIND2`: share of response pairs that both kinds order alike;
 - `translation_failures`: share in [0, 1] of the responses that were sent to the translator.
 """
@@ -28,11 +32,26 @@ import pyarrow.compute as pc
 from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.annotation.context_fit import FIT_COLUMNS, ContextFit
 from icr_platform.annotation.filters import COLUMNS, FilterResult, filter_samples, unknown_languages, unknown_notes
+from icr_platform.annotation.pair_notes import (
+    check_pair_settings,
+    impossible_pairs,
+    pair_notes,
+    samples_by_prompt,
+    why_no_pair,
+)
 from icr_platform.annotation.part_scoring import scored_rows
 from icr_platform.annotation.prompt_index import PromptIndex, prompt_index
 from icr_platform.annotation.response_checks import check_responses
-from icr_platform.annotation.selection import ResponseReader, collect_samples, select_language, write_chunk
-from icr_platform.annotation.summary import Written, annotation_metrics, summary_table
+from icr_platform.annotation.selection import (
+    ResponseReader,
+    collect_samples,
+    own_reasons,
+    pooled,
+    select_language,
+    write_chunk,
+)
+from icr_platform.annotation.summary import DROP_COLUMNS, PAIR_COLUMNS, Written, annotation_metrics, summary_table
+from icr_platform.annotation.translated_pairs import TranslatedPairInputs, read_translated, run_translated
 from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact, read_parquet
 from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
@@ -105,7 +124,7 @@ class _Work(AnnotateInputs):
         return scalar_kinds(self.config.reward_kind)
 
 
-def read(config: AnnotateConfig) -> AnnotateInputs:
+def read(config: AnnotateConfig) -> AnnotateInputs | TranslatedPairInputs:
     """Check settings, models' tokenizers, prompts and every row of the responses; load no weights and write nothing.
 
     Raises:
@@ -113,9 +132,11 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
     """
     require(config, "annotate")
     check_settings(config)
+    if config.pair_source == "translation":
+        return read_translated(config)
+    require_models(config)
 
     kinds = config.reward_kind
-    require_policies(config, config.policy, config.reference, "annotate")
     policies = (config.policy, config.reference) if needs_policy(kinds) else ()
     # A log-ratio compares the same tokens under two models: other tokenizers or templates make it meaningless.
     notes = check_same_tokenisation(config.policy, config.reference, config) if policies else ()
@@ -133,6 +154,8 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
         notes += (
             "config: field 'system_prompt' has neither 'en' nor 'default': English instructions are scored without it",
         )
+    if config.pool == "all" or config.pairs_per_prompt > 1:
+        notes += tuple(impossible_pairs(config, samples_by_prompt(responses)))
     fit = ContextFit(config, prompts)
     inputs = AnnotateInputs(config, responses, prompts, fit, (*notes, *fit.notes))
     found = [result for part in range(len(responses.parts)) for result in inputs.filtered(part)]
@@ -142,6 +165,15 @@ def read(config: AnnotateConfig) -> AnnotateInputs:
     return inputs
 
 
+def require_models(config: AnnotateConfig) -> None:
+    """Raise InputError where a model that the rewards are computed with is not named."""
+    require_policies(config, config.policy, config.reference, "annotate")
+    if config.translations:
+        raise InputError(
+            "config: field 'translations' is given, and pair_source is 'rewards', which reads none; give --pair-source translation"
+        )
+
+
 def check_settings(config: AnnotateConfig) -> None:
     """Raise InputError for settings that no responses could be annotated with."""
     check_kinds(config, config.translator)
@@ -149,16 +181,19 @@ def check_settings(config: AnnotateConfig) -> None:
         raise InputError(
             f"config: field 'alpha_min' {config.alpha_min} is above 'alpha_max' {config.alpha_max}; give the lower first"
         )
+    check_pair_settings(config)
     check_execution(config)
 
 
-def run(inputs: AnnotateInputs, context: StageContext) -> StageResult:
+def run(inputs: AnnotateInputs | TranslatedPairInputs, context: StageContext) -> StageResult:
     """Score, select, and write the artifacts; goes on where an earlier run of the same work stopped.
 
     Raises:
         IcrError: the disk is full, or the work folder is not what was written there; or, once everything is kept, more samples
             were dropped than `max_dropped` allows.
     """
+    if isinstance(inputs, TranslatedPairInputs):
+        return run_translated(inputs, context)
     tables = [REWARDS, PREFERENCES, DROPS, *([TRANSLATIONS] if needs_translations(inputs.config.reward_kind) else [])]
     if not all((context.folder / table.name / MANIFEST).exists() for table in tables):
         work = _Work(**vars(inputs), context=context)
@@ -328,19 +363,26 @@ def _select(work: _Work, rewards: Artifact, translations: Artifact | None) -> No
     drops = ArtifactWriter(folder / DROPS.name, DROPS, fingerprint)
     reader = ResponseReader(work.responses, translations, work.config, lambda part: work.filtered(part, translations))
     languages = collect_samples(reader, rewards)
-    selected = [select_language(samples, work.config) for samples in languages]
+    # A pool is selected from and written as one language is; what it says of samples is told by language again.
+    pool = pooled(languages, work.config.reward_kind[0]) if work.config.pool == "all" else None
+    groups = languages if pool is None else [pool]
+    selected = [select_language(samples, work.config, work.config.seed) for samples in groups]
     part = 0  # parts are numbered over all languages: the same chunk has the same number after a kill
-    for samples, pairs in zip(languages, selected, strict=True):
+    for samples, pairs in zip(groups, selected, strict=True):
         for start in range(0, len(samples.prompt_ids), _CHUNK):
             if not (preferences.has_part(part) and drops.has_part(part)):
-                tables = write_chunk(samples, pairs, slice(start, start + _CHUNK), reader, work.prompts)
+                chunk = slice(start, start + _CHUNK)
+                tables = write_chunk(samples, pairs, chunk, reader, work.prompts, work.config.seed)
                 preferences.write_part(part, tables[0])
                 drops.write_part(part, tables[1])
             part += 1
+    if pool is not None:
+        (whole,) = selected
+        selected = [replace(whole, reason=own_reasons(pool, whole, samples)) for samples in languages]
     written = Written(
         # The preferences have no manifest yet, for their metrics go into it: their parts are read one by one.
-        pa.concat_tables([read_parquet(preferences.part_path(index), ["language", "margin"]) for index in range(part)]),
-        drops.close(part).read(["language", "sample_index", "reason"]),
+        pa.concat_tables([read_parquet(preferences.part_path(index), list(PAIR_COLUMNS)) for index in range(part)]),
+        drops.close(part).read(list(DROP_COLUMNS)),
         translations.read(["language", "outcome"]) if translations is not None else None,
     )
     metrics = annotation_metrics(languages, selected, written, work.config)
@@ -348,13 +390,11 @@ def _select(work: _Work, rewards: Artifact, translations: Artifact | None) -> No
         *work.notes,
         *unknown_notes(work.responses, [samples.language for samples in languages], work.config),
     ]
-    notes += [
-        f"{samples.language}: no prompt gave a pair; the table of drops says why"
-        for samples in languages
-        if not metrics[f"pairs/{samples.language}"]
-    ]
+    notes += pair_notes(languages, written, work.config)
     dropped = written.drops.filter(pc.is_valid(written.drops["sample_index"])).to_pandas()
     for language, rows in dropped.groupby("language", sort=False):
         notes += fault_notes(str(language), Counter(rows["reason"]), "samples", DROPS.name)
     extra = {"metrics": metrics, "notes": notes, "languages": [samples.language for samples in languages]}
+    if not len(written.preferences):
+        extra["no_pair"] = why_no_pair(written.drops, work.config)
     preferences.close(part, extra)

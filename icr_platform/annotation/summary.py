@@ -15,12 +15,14 @@ from icr_platform.annotation.config import AnnotateSettings
 from icr_platform.annotation.diagnostics import length_correlation, reward_agreement, with_language_means
 from icr_platform.annotation.filters import SAMPLE_REASONS
 from icr_platform.annotation.length_control import length_controlled
-from icr_platform.annotation.pairs import DROP_REASONS
-from icr_platform.annotation.selection import NEAR_DUPLICATE, LanguagePairs, LanguageSamples
+from icr_platform.annotation.pairs import DROP_REASONS, FEW_SAMPLES
+from icr_platform.annotation.selection import NEAR_DUPLICATE, POOLED, LanguagePairs, LanguageSamples
 from icr_platform.core.faults import FAULTS
 from icr_platform.engines.sampling.translation import FAILURES, OK
 
 PROMPT_REASONS = (*DROP_REASONS, NEAR_DUPLICATE)
+PAIR_COLUMNS = ("language", "margin", "chosen_language", "rejected_language")
+DROP_COLUMNS = ("language", "sample_index", "reason", "pair_index")
 # Quantiles, not mean and spread: margins have long tails, and one garbled pair would move a mean.
 _QUANTILES = {"q10": 0.1, "median": 0.5, "q90": 0.9}
 
@@ -28,7 +30,7 @@ _QUANTILES = {"q10": 0.1, "median": 0.5, "q90": 0.9}
 class Written(NamedTuple):
     """Narrow columns of the finished artifacts.
 
-    preferences: language, margin. drops: language, sample_index, reason. translations: language, outcome; None without.
+    preferences: PAIR_COLUMNS. drops: DROP_COLUMNS. translations: language, outcome; None without.
     """
 
     preferences: pa.Table
@@ -58,15 +60,25 @@ def annotation_metrics(
         for one, other in combinations(settings.reward_kind, 2):
             figures[f"reward_agreement/{one}-{other}"] = reward_agreement(samples.rewards[one], samples.rewards[other])
 
-        margins = preferences.loc[preferences["language"] == samples.language, "margin"]
+        made = preferences[preferences["language"] == samples.language]
+        margins = made["margin"]
         figures["pairs"] = len(margins)
         for name, quantile in _QUANTILES.items():
             figures[f"margin/{name}"] = float(margins.quantile(quantile)) if len(margins) else float("nan")
 
         dropped = drops[drops["language"] == samples.language]
-        is_prompt = dropped["sample_index"].isna()
-        by_prompt, by_sample = (Counter(dropped.loc[rows, "reason"]) for rows in (is_prompt, ~is_prompt))
-        figures |= {f"dropped_prompts/{name}": by_prompt[name] / len(samples.prompt_ids) for name in PROMPT_REASONS}
+        is_sample, is_pair = dropped["sample_index"].notna(), dropped["pair_index"].notna()
+        by_prompt, by_sample, by_pair = (
+            Counter(dropped.loc[rows, "reason"]) for rows in (~is_sample & ~is_pair, is_sample, is_pair)
+        )
+        in_pool, several = settings.pool == "all", settings.pairs_per_prompt > 1
+        of_prompts = (*PROMPT_REASONS, POOLED) if in_pool else PROMPT_REASONS
+        figures |= {f"dropped_prompts/{name}": by_prompt[name] / len(samples.prompt_ids) for name in of_prompts}
+        if several and (asked := len(made) + by_pair.total()):
+            figures |= {f"dropped_pairs/{name}": by_pair[name] / asked for name in (*PROMPT_REASONS, FEW_SAMPLES)}
+        if in_pool and len(made):
+            # The row has the language of its prompt, which is that of one side at least: what the other has is not null.
+            figures["mixed_pairs"] = float(made[["chosen_language", "rejected_language"]].notna().any(axis=1).mean())
         figures |= {
             f"dropped_samples/{name}": by_sample[name] / samples.samples
             for name in SAMPLE_REASONS

@@ -33,6 +33,7 @@ TOOLS = {
     "inspect": "open the inspector in a browser: pairs, margins, regressions, spot-checks",
     "verdicts": "`icr verdicts publish RUN` adds reviewers' verdicts to their MLflow run; `icr verdicts export RUN` writes them to files",
     "runs": "list arms; `icr runs delete ARM` and `icr runs clean` free what they take",
+    "compare": "`icr compare A B ...`: arms, iterations, runs or files of outputs, each against the first, paired by prompt and seed",
     "report": "`icr report RUN`: rebuild the report of an arm from its artifacts",
 }
 
@@ -135,6 +136,11 @@ def _dispatch(argv: list[str]) -> int:
         raise InputError(f"icr: unknown command {typed!r}" + (f", nearest is {near[0]!r}" if near else ""))
     if typed in ("inspect", "verdicts"):
         return _inspector(typed, arguments)
+    if typed == "compare":
+        from icr_platform.cli.compare import compare
+
+        _quiet_libraries()
+        return compare(arguments)
     if typed == "runs":
         from icr_platform.cli.runs import runs
 

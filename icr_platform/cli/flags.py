@@ -7,7 +7,6 @@ import difflib
 import textwrap
 from collections.abc import Iterable, Mapping
 from datetime import date
-from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -15,11 +14,10 @@ from pydantic.fields import FieldInfo
 from icr_platform.cli.worlds import WORLDS
 from icr_platform.core.config import INPUTS, Config, choices, grouped, is_section, leaves, merge, nest, role, validate
 from icr_platform.core.errors import InputError
-from icr_platform.pipeline.config import load_preset
-from icr_platform.pipeline.inputs import SHIPPED
+from icr_platform.pipeline.config import load_layers, of_layers
+from icr_platform.pipeline.presets import read_layers, shown_layers
 from icr_platform.pipeline.session import RunOptions
-from icr_platform.pipeline.stages import CONFIGURED
-from icr_platform.tracking.project_runs import caller_folder
+from icr_platform.pipeline.stages import CONFIGURED, ITERATE
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -94,19 +92,14 @@ def configured(command: str, given: Mapping[str, str | None]) -> tuple[Config, R
     options = validate(RunOptions, {name: values[name] for name in RunOptions.model_fields if name in values}, source)
     flags = nest({name: values[name] for name, _ in leaves(kind) if name in values})
     config = validate(kind, flags, source, WORLDS)  # of flags alone, so that an error names the flag and not the preset
-    if preset := values.get("config"):
-        path = preset_path(preset)
-        config = validate(kind, merge(load_preset(path, command, WORLDS), flags), str(path), WORLDS)
+    if presets := values.get("config"):
+        layers = read_layers(presets)
+        merged = merge(load_layers(layers, command, WORLDS), flags)
+        is_iterate = command == ITERATE.name
+        config = (
+            of_layers(layers, merged, WORLDS) if is_iterate else validate(kind, merged, shown_layers(layers), WORLDS)
+        )
     return config, options
-
-
-def preset_path(preset: str) -> Path:
-    """A preset's file: a path from the caller's folder, or the name of one that ships with the package."""
-    for path in (caller_folder() / preset, SHIPPED / preset, SHIPPED / f"{preset}.yaml", SHIPPED.parent / preset):
-        if path.is_file():
-            return path
-    names = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
-    raise InputError(f"{preset}: no such preset; give a YAML file or one of {names}")
 
 
 def command_parser(command: str, section: str = "") -> Parser:
@@ -140,7 +133,11 @@ def command_parser(command: str, section: str = "") -> Parser:
 
 def add_flags(parser: Parser, command: str, shown: str | None) -> None:
     """Add a command's flags. shown: the section whose flags help lists; '' for those outside sections, None for none at all."""
-    config = CONFIGURED[command].config
+    add_flags_of(parser, CONFIGURED[command].config, shown, takes_presets=shown is not None)
+
+
+def add_flags_of(parser: Parser, config: type[Config], shown: str | None = "", takes_presets: bool = False) -> None:
+    """Add a flag for each field of a configuration and of the run options. shown: as for `add_flags`."""
     groups: dict[str, argparse._ArgumentGroup] = {}
 
     def add(heading: str, is_shown: bool, flag: str, text: str, **how: Any) -> None:
@@ -149,8 +146,8 @@ def add_flags(parser: Parser, command: str, shown: str | None) -> None:
         place = groups[heading] if is_shown else parser
         place.add_argument(flag, help=text.replace("%", "%%") if is_shown else argparse.SUPPRESS, **how)
 
-    if shown is not None:
-        text = "YAML file, or the name of a preset that ships with the package; flags override it"
+    if takes_presets:
+        text = "YAML file, or the name of a preset that ships with the package; several, comma-separated: later ones win; flags override it"
         add(INPUTS, shown == "", "--config", text, metavar="PRESET")
     parts: list[tuple[str, type[Config]]] = [("", config), *_sections(config).items(), ("", RunOptions)]
     for section, part in parts:

@@ -115,7 +115,8 @@ INPUTS, WHERE = "inputs and output", "where it runs"
 class Config(BaseModel):
     """Base of all configurations: frozen, unknown keys refused.
 
-    required: fields that a command cannot start without; their defaults are empty, since a preset need not name them.
+    required: fields that a command cannot start without; their defaults are empty, since a preset need not name them. `needed` says
+    which of them a configuration cannot do without.
     heading: the one in a command's help above the fields that a class declares.
     place_heading: the one above those of the role `place`, where it is another.
     """
@@ -124,6 +125,11 @@ class Config(BaseModel):
     required: ClassVar[tuple[str, ...]] = ()
     heading: ClassVar[str] = ""
     place_heading: ClassVar[str] = ""
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The required fields, without those that the other fields make superfluous."""
+        return self.required
 
     @field_validator("*", mode="before")
     @classmethod
@@ -329,7 +335,7 @@ def _redacted(value: Any) -> Any:
 
 def require(config: Config, command: str, source: str = "config") -> None:
     """Raise InputError naming every required field that is empty; command: what needs it, for the message."""
-    missing = [name for name in config.required if not getattr(config, name)]
+    missing = [name for name in config.needed if not getattr(config, name)]
     if missing:
         flags = " ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise InputError(f"{source}: field {missing[0]!r} is missing for {command}; give {flags}")

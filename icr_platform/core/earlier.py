@@ -52,6 +52,7 @@ class Place(NamedTuple):
 PLACES: dict[str, tuple[Place, ...]] = {
     "responses": (Place("responses"),),
     "translations": (Place("translations"), Place("pair_translations")),
+    "text_translations": (Place("text_translations"),),
     "policy-logprobs": (Place("rewards", "policy_logprob"), Place("work/policy-logprobs", "logprob")),
     "reference-logprobs": (Place("rewards", "reference_logprob"), Place("work/reference-logprobs", "logprob")),
     # A digest has the kind in it: rewards of other kinds, which stand in the same column, are not found.

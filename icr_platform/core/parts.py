@@ -108,8 +108,9 @@ class Named:
         worlds: Worlds = info.context or {}
         field = info.field_name or ""
         parts = {name: world.parts[field] for name, world in worlds.items() if field in world.parts}
-        if value in parts:
-            return parts[value].place
+        name, _, inside = value.partition(":")
+        if name in parts and inside in ("", field):  # NAME, or NAME:translator, as the world's inputs are called
+            return parts[name].place
         if value in self.names or is_place(value) or (self.other is not None and self.other(value)):
             return value
         raise ValueError(

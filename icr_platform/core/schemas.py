@@ -95,32 +95,57 @@ TRANSLATIONS = _table(
     _INPUT_DIGEST,
 )  # fmt: skip
 
+TEXT_TRANSLATIONS = _table(
+    "text_translations", 1, _column("language", pa.string(), "the language that the text was translated into"),
+    _column("source_language", pa.string(), "the language of the text"),
+    _column("text", pa.string(), "what was translated, unchanged; every text stands here once for each language"),
+    _column("translation", pa.string(), "null unless outcome is 'ok' or 'as-is'", True),
+    _column("outcome", pa.string(), "'ok', 'as-is' (no letter in it), 'empty', 'truncated', 'wrong-language', or a fault"),
+    _column("detail", pa.string(), "what was seen, in a few words"),
+    _column("detected_language", pa.string(), "of the translation, by the identifier; 'und' when it cannot tell"),
+    _column("language_confidence", pa.float64(), "probability in [0, 1] of detected_language"),
+    _INPUT_DIGEST,
+)  # fmt: skip
+
+TRANSLATED_RESPONSES = _table(
+    "translated_responses", 1, _column("language", pa.string(), "the language that the response was translated into"),
+    _column("source_language", pa.string(), "the language of the prompt that it answers"), _PROMPT_ID, _SAMPLE_INDEX,
+    _column("translation", pa.string(), "of the response; those that have none are drops"),
+    _INPUT_DIGEST,
+)  # fmt: skip
+
 PREFERENCES = _table(
-    "preferences", 2, _LANGUAGE, _PROMPT_ID, _INSTRUCTION, _ENGLISH,
+    "preferences", 3, _LANGUAGE, _PROMPT_ID, _INSTRUCTION, _ENGLISH,
     _column("chosen", pa.string(), "response with the highest length-controlled reward"),
-    _column("rejected", pa.string(), "response with the lowest length-controlled reward"),
+    _column("rejected", pa.string(), "response with the lowest length-controlled reward, or the one that another rule of pairs takes"),
     _column("chosen_index", pa.int32(), "sample_index of chosen"),
     _column("rejected_index", pa.int32(), "sample_index of rejected"),
-    _column("chosen_reward", pa.float64(), "implicit reward before length control"),
-    _column("rejected_reward", pa.float64(), "implicit reward before length control"),
-    _column("margin", pa.float64(), "chosen minus rejected length-controlled reward, > 0"),
-    _column("length_penalty_alpha", pa.float64(), "reward per character taken off, one per language"),
+    _column("chosen_reward", pa.float64(), "reward before length control; null where no reward made the pair", True),
+    _column("rejected_reward", pa.float64(), "reward before length control; null where no reward made the pair", True),
+    _column("margin", pa.float64(), "chosen minus rejected length-controlled reward, > 0; null where no reward made the pair", True),
+    _column("length_penalty_alpha", pa.float64(), "reward per character taken off, one per language; null without rewards", True),
     _column("chosen_characters", pa.int32(), "Unicode code points"),
     _column("rejected_characters", pa.int32(), "Unicode code points"),
-    _column("chosen_token_ids", pa.list_(pa.int32()), "the sampled ids, trained on as they are"),
-    _column("rejected_token_ids", pa.list_(pa.int32()), "the sampled ids, trained on as they are"),
+    _column("chosen_token_ids", pa.list_(pa.int32()), "the sampled ids, trained on as they are; null: the text is tokenised for that", True),
+    _column("rejected_token_ids", pa.list_(pa.int32()), "the sampled ids, trained on as they are; null: the text is tokenised for that", True),
     _MESSAGES, _ENGLISH_MESSAGES,
     _column("chosen_answer_start", pa.int32(), "index in chosen_token_ids; null where nothing was thought", True),
     _column("rejected_answer_start", pa.int32(), "index in rejected_token_ids; null where nothing was thought", True),
     _column("chosen_thought", pa.string(), "decoded text before the answer; null where nothing was thought", True),
     _column("rejected_thought", pa.string(), "decoded text before the answer; null where nothing was thought", True),
+    _column("chosen_translated_from", pa.string(), "language that chosen was translated from; null where it was not", True),
+    _column("rejected_translated_from", pa.string(), "language that rejected was translated from; null where it was not", True),
+    _column("pair_index", pa.int32(), "which of the prompt's pairs, from 0, the best chosen first; null where a prompt has one at most", True),
+    _column("chosen_language", pa.string(), "language whose prompt chosen answers; null where it is that of the row", True),
+    _column("rejected_language", pa.string(), "language whose prompt rejected answers; null where it is that of the row", True),
 )  # fmt: skip
 
 DROPS = _table(
-    "drops", 1, _LANGUAGE, _PROMPT_ID,
+    "drops", 2, _LANGUAGE, _PROMPT_ID,
     _column("sample_index", pa.int32(), "the dropped sample; null when the whole prompt was dropped", True),
     _column("reason", pa.string(), "'empty', 'truncated', 'wrong-language', 'duplicate', 'nan' | 'one-survivor', ..."),
     _column("detail", pa.string(), "what was seen, in a few words"),
+    _column("pair_index", pa.int32(), "which pair of a prompt that has others was dropped; null for a sample and for a whole prompt", True),
 )  # fmt: skip
 
 OUTPUTS = _table(
@@ -267,7 +292,7 @@ BENCHMARK_DIFFERENCES = _table(
 TABLES: dict[str, TableSchema] = {
     table.name: table
     for table in (
-        PROMPTS, RESPONSES, LOGPROBS, TRANSLATIONS, REWARDS, PREFERENCES, DROPS, OUTPUTS, JUDGMENTS, CONFUSION, SCORES,
+        PROMPTS, RESPONSES, LOGPROBS, TRANSLATIONS, TEXT_TRANSLATIONS, TRANSLATED_RESPONSES, REWARDS, PREFERENCES, DROPS, OUTPUTS, JUDGMENTS, CONFUSION, SCORES,
         INSTRUCTION_CHECKS,
     )
 }  # fmt: skip

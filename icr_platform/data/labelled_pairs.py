@@ -360,6 +360,12 @@ def _side_of(row: Mapping[str, Any], side: str) -> Side:
     return Side(row[side], tuple(row[f"{side}_token_ids"]), row[f"{side}_answer_start"] or 0)
 
 
+def _sample_of(row: Mapping[str, Any], side: str) -> str:
+    """The sample's number, with its language where that is not the pair's: a pool may have the same number twice."""
+    language = row[f"{side}_language"]
+    return f"{row[f'{side}_index']}" if language is None else f"{language}:{row[f'{side}_index']}"
+
+
 def _artifact_pairs(folder: str) -> list[LabelledPair]:
     """Pairs of a preferences artifact, with the tokens that were sampled."""
     pairs = []
@@ -369,7 +375,7 @@ def _artifact_pairs(folder: str) -> list[LabelledPair]:
             pairs.append(
                 LabelledPair(
                     row["language"],
-                    f"{row['prompt_id']}/{row['chosen_index']}-{row['rejected_index']}",
+                    f"{row['prompt_id']}/{_sample_of(row, 'chosen')}-{_sample_of(row, 'rejected')}",
                     row["prompt_id"],
                     Conversation.of(row["instruction"], row["messages"]),
                     None if english is None else Conversation.of(english, row["english_messages"]),

@@ -40,7 +40,7 @@ from icr_platform.models.chat import encode_response
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_WANTED = Wanted("preferences", "prompt, chosen and rejected", PAIR_GROUPS, PAIR_LAYOUTS)
+PREFERENCES_WANTED = Wanted("preferences", "prompt, chosen and rejected", PAIR_GROUPS, PAIR_LAYOUTS)
 _ROWS_AT_ONCE = 4096
 
 
@@ -93,7 +93,7 @@ def read_text_preferences(source: str, columns: ColumnNames = NO_MAP) -> TextPre
     Raises:
         InputError: nothing can be read, no pair is left, or more than `bad_rows.MOST_LEFT_OUT` of the rows cannot be used.
     """
-    opened = open_source(source, _WANTED, sorts=False, columns=columns)
+    opened = open_source(source, PREFERENCES_WANTED, sorts=False, columns=columns)
     languages = languages_of(opened)
     reader = _Reader(source, has_ids=not columns.keys().isdisjoint(ID_FIELDS))
     for name in languages:
@@ -171,7 +171,7 @@ class _Reader:
         self._bad.require_few(self._rows)
         if not self._pairs:
             seen = f"all {self._rows:,} rows are ties" if self._rows else "it is empty"
-            raise InputError(f"{self._source}: contains no pair, {seen}; give rows with {_WANTED.fields}")
+            raise InputError(f"{self._source}: contains no pair, {seen}; give rows with {PREFERENCES_WANTED.fields}")
         notes += self._bad.notes(self._rows)
         if self._ties:
             notes.append(

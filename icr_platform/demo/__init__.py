@@ -9,6 +9,7 @@ from icr_platform.core.parts import Part, World
 
 JUDGE, IDENTIFIER = "icr_platform.demo.judge:DemoJudge", "icr_platform.demo.identifier:identifier"
 CHECKER = "icr_platform.demo.checker:check"
+TRANSLATOR = "icr_platform.demo.translator:translator"
 """What settings call the world's parts where the command line does not translate `demo`."""
 WORLD = World(
     name="demo",
@@ -22,6 +23,7 @@ WORLD = World(
         "judge": Part(JUDGE, "the demo world's grader"),
         "language_identifier": Part(IDENTIFIER, "the demo world's exact one"),
         "checker": Part(CHECKER, "the demo world's grader"),
+        "translator": Part(TRANSLATOR, "the demo world's exact one, by its lexicon"),
     },
 )
 """What the command line hands in under the name `demo`."""

@@ -30,7 +30,9 @@ from icr_platform.evaluation.sample_checkers import make_checker
 OWN_SAMPLES, BEFORE_LENGTH_CONTROL = "samples", "samples before length control"
 """Sources of accuracies, beside pairs and corruptions."""
 _SAMPLE = ["language", "prompt_id", "sample_index"]
-_PAIR = ["language", "prompt_id", "chosen_index", "rejected_index", "chosen_reward", "length_penalty_alpha"]
+_PAIR = [
+    "language", "prompt_id", "chosen_index", "rejected_index", "chosen_reward", "length_penalty_alpha", "chosen_language", "rejected_language",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def own_samples(checked: pd.DataFrame, rewards: pd.DataFrame, preferences: pd.Da
 
 def kind_of_the_pairs(rewards: pd.DataFrame, preferences: pd.DataFrame) -> str | None:
     """The kind of reward that the pairs were selected by: the one whose reward of the chosen samples is what the pairs say of them."""
-    chosen = preferences[[*_PROMPT, "chosen_index", "chosen_reward"]].rename(columns={"chosen_index": "sample_index"})
+    chosen = _ends_of(preferences, "chosen").assign(chosen_reward=preferences["chosen_reward"].to_numpy())
     for kind, rows in rewards.groupby("kind", sort=False):
         found = chosen.merge(rows, on=_SAMPLE)
         if len(found) == len(chosen) > 0 and (found["reward"] == found["chosen_reward"]).all():
@@ -181,17 +181,29 @@ def kind_of_the_pairs(rewards: pd.DataFrame, preferences: pd.DataFrame) -> str |
     return None
 
 
+def _ends_of(preferences: pd.DataFrame, end: str) -> pd.DataFrame:
+    """The samples, by key, that are chosen or rejected in each row."""
+    ends = (
+        preferences[[*_PROMPT, f"{end}_index"]].rename(columns={f"{end}_index": "sample_index"}).reset_index(drop=True)
+    )
+    if f"{end}_language" in preferences:
+        ends["language"] = preferences[f"{end}_language"].reset_index(drop=True).fillna(ends["language"])
+    return ends
+
+
 def selected_pairs(checked: pd.DataFrame, preferences: pd.DataFrame) -> tuple[SelectedPairs, ...]:
     """What the pairs that were selected are by the checker, in every language that has any.
 
     Args:
-        checked: see `checked_samples`. preferences: language, prompt_id, chosen_index, rejected_index.
+        checked: see `checked_samples`. preferences: language, prompt_id, chosen_index, rejected_index, and of a pool chosen_language and
+            rejected_language, null where they are the row's; a prompt may have several rows.
     """
     scores = checked[checked["instruction_kind"] == ALL][[*_SAMPLE, "score"]]
-    pairs = preferences[[*_PROMPT, "chosen_index", "rejected_index"]]
+    pairs = preferences[["language"]].reset_index(drop=True)
     for end in ("chosen", "rejected"):
-        named = scores.rename(columns={"sample_index": f"{end}_index", "score": end})
-        pairs = pairs.merge(named, on=[*_PROMPT, f"{end}_index"], how="left", validate="one_to_one")
+        # No sample is in two pairs: a second row of one is a fault of the tables.
+        scored = _ends_of(preferences, end).merge(scores, on=_SAMPLE, how="left", validate="one_to_one")
+        pairs[end] = scored["score"].to_numpy()
     found = []
     for language, rows in pairs.groupby("language", sort=False):
         seen = Counter(_outcome(*ends) for ends in zip(rows["chosen"], rows["rejected"], strict=True))

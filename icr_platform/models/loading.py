@@ -234,6 +234,33 @@ def placed(loaded: Any, model: str, dtype: str, device: str) -> PreTrainedModel:
     return result
 
 
+def load_seq2seq_model(
+    model: str, dtype: str = "auto", device: str = "auto", trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Load an encoder with its decoder in evaluation mode onto its device; raises InputError when that is not possible."""
+    from transformers import AutoModelForSeq2SeqLM
+    from transformers.utils import logging
+
+    check_model_path(model)
+    require_device(device)
+    load_config(model, trust_remote_code)
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    source = origin_of(model)
+    load: Any = partial(
+        AutoModelForSeq2SeqLM.from_pretrained,
+        source.name,
+        **source.options,
+        dtype=resolve_dtype(dtype, device),
+        trust_remote_code=trust_remote_code,
+    )
+    loaded, unexpected = load_whole(model, load)
+    if unexpected:
+        print(left_over(model, unexpected), file=sys.stderr, flush=True)
+    result: PreTrainedModel = loaded.to(resolve_device(device)).eval()
+    return result
+
+
 def check_weights(
     model: str, trust_remote_code: bool = False, is_loaded_by_vllm: bool = False, quantization: str = NONE
 ) -> tuple[str, ...]:

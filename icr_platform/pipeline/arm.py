@@ -19,14 +19,21 @@ from icr_platform.pipeline.finished_work import stage_from_store
 from icr_platform.pipeline.schedule import generating_policy, iteration_seed, reward_reference
 from icr_platform.pipeline.session import Session, StageRun
 from icr_platform.training.config import TrainConfig
+from icr_platform.translation.config import TranslateConfig
 
 if TYPE_CHECKING:
     from icr_platform.tracking.run_handle import RunHandle
     from icr_platform.tracking.tracker import Run
 
-CONFIG, STEP = "config.json", "icr.step"
+CONFIG, STEP, STOPPED = "config.json", "icr.step", "icr.stopped"
 OWN_SAMPLES = "own_samples"
 """The step of an iteration in which reward_bench looks at the policy's own samples; other steps have the names of their stages."""
+START = "start"
+"""The step of iteration 0 in which pi_0 is trained, where it is not given."""
+COMPARED = (
+    "win_rate_change", "regressions/", "line_pass_rate_change", "word_pass_rate_change", "prompt_accuracy_change", "gain",
+)  # fmt: skip
+"""How the names of metrics begin that compare iterations, and so are no stage's."""
 _EVALS_TOO = ("line_pass_rate", "word_pass_rate")
 
 
@@ -45,27 +52,47 @@ class Arm:
     stages: dict[tuple[int, str], StageRun] = field(default_factory=dict)
     changes: dict[int, dict[str, float]] = field(default_factory=dict)
     """Metrics of the comparison with the iteration before, of those that were compared now."""
+    stopped: str = ""
+    """Why it ended before its last iteration; '' where it did not."""
 
     @property
     def model_name(self) -> str:
         """Name of the arm's registered model, whose aliases iteration-1 .. iteration-T are the policies in use."""
         return f"{self.config.arm}-policy"
 
+    @property
+    def first_made(self) -> int:
+        """The first iteration whose policy is trained here."""
+        return 0 if self.config.start_preferences else 1
+
+    @property
+    def made(self) -> Sequence[str]:
+        """The policies so far that were trained here."""
+        return self.policies[self.first_made :]
+
     def generating(self, iteration: int) -> GenerateConfig:
         """generate of an iteration: the policy before answers."""
         return self.config.generate_config(generating_policy(self.policies, iteration), self._seed(iteration))
 
-    def annotating(self, iteration: int, responses: str) -> AnnotateConfig:
-        """annotate of an iteration: the implicit reward of the policy that answered ranks its answers."""
+    def translating(self, iteration: int, texts: str) -> TranslateConfig:
+        """translate of an iteration: the policy's answers, or given pairs, by the policy where no translator is named."""
+        return self.config.translate_config(generating_policy(self.policies, iteration), texts, self._seed(iteration))
+
+    def annotating(self, iteration: int, responses: str, translations: str = "") -> AnnotateConfig:
+        """annotate of an iteration: the implicit reward of the policy that answered ranks its answers, or their translations do."""
         policy = generating_policy(self.policies, iteration)
         mode = self.config.reward_reference
         reference = reward_reference(self.policies, self.config.reference, iteration, mode)
-        return self.config.annotate_config(policy, reference, responses, self._seed(iteration))
+        return self.config.annotate_config(policy, reference, responses, self._seed(iteration), translations)
 
     def training(self, iteration: int, preferences: str) -> TrainConfig:
         """train of an iteration: the pairs turn the policy that answered into the next one."""
         policy = generating_policy(self.policies, iteration)
         return self.config.train_config(policy, preferences, self._seed(iteration))
+
+    def starting(self) -> TrainConfig:
+        """The training of pi_0, of iteration 0."""
+        return self.config.start_config(self.config.policy, self._seed(0))
 
     def evaluating(self, iteration: int) -> EvalConfig:
         """eval of an iteration's policy, pi_0 of iteration 0."""
@@ -100,7 +127,7 @@ class Arm:
         """Take a finished stage in, and its figures under the names that people compare."""
         self.stages[iteration, stage] = done
         # Lengths, fidelity and pass rates without a prefix are those of eval's outputs; other stages measure them on other prompts.
-        own = {"generate": ("",), "instructions": _EVALS_TOO}.get(stage, ())
+        own = {"generate": ("",), START: ("",), "instructions": _EVALS_TOO}.get(stage, ())
         figures = {
             f"{stage}/{name}" if name.startswith(own) else name: value for name, value in done.result.metrics.items()
         }
@@ -121,8 +148,11 @@ def arm_from_artifacts(session: Session, run_id: str) -> Arm:
     path = Path(tracker.resolve(f"runs:/{run_id}/{CONFIG}"))
     config = validate(IterateConfig, read_json(path), str(path), session.worlds)
     arm = Arm(config, config, RunHandle(tracker.uri, run_id, tracker.experiment_id), [])
+    arm.stopped = tracker.tags_of(run_id).get(STOPPED, "")
     for iteration_run in tracker.children(run_id):
         iteration = int(iteration_run.data.tags["icr.iteration"])
+        compared = {name: value for name, value in iteration_run.data.metrics.items() if name.startswith(COMPARED)}
+        arm.metrics[iteration] = compared
         for stage_run in tracker.children(iteration_run.info.run_id):
             step = stage_run.data.tags.get(STEP, stage_run.data.tags["icr.stage"])
             arm.keep(iteration, step, stage_from_store(tracker, stage_run))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from icr_platform.core.parts import split_world
 from icr_platform.pipeline.arm import Arm, arm_from_artifacts, earlier_run, key_of
 from icr_platform.pipeline.finished_work import notes_of
 from icr_platform.pipeline.session import Session, StageRun
+from icr_platform.pipeline.stopping import GAIN, GAIN_SINCE_START, measuring
 from icr_platform.tracking.final_metrics import final_metrics
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ _COMPARISON, _COMPARING = (
 _FOLLOWED, _FOLLOWING = "icr.instructions", ("evaluation/instruction_scores.py",)
 _PASSED, _PASSING = "icr.pass_rates", ("evaluation/confusion.py", "evaluation/confusion_table.py")
 _CHANGE, _SINCE_START = "prompt_accuracy_change", "prompt_accuracy_change_since_0"
+_GAINED, _GAINING = "icr.gain", ("evaluation/gains.py", "evaluation/comparison.py", "pipeline/stopping.py")
 _REPORT, _REPORTING = (
     "icr.report",
     (
@@ -124,6 +127,33 @@ def compare_instructions(session: Session, arm: Arm, iteration: int, parent: Run
         parent.log_table(since_start, "instruction_changes_since_0")
         parent.log_table(flip_table(before, after), "instruction_flips")
         parent.set_tags({_FOLLOWED: key})
+
+
+def compare_gains(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
+    """Add what the policy gained over non-English languages: `gain` against the iteration before, `gain_since_0` against pi_0, each
+    in points with the ends of its interval, of what `stopping.measuring` names.
+
+    What an earlier command computed from the same runs is not computed again.
+    """
+    from icr_platform.core.schemas import INSTRUCTION_CHECKS, JUDGMENTS, REWARD_BENCH
+    from icr_platform.evaluation.gains import mean_gain, paired_scores
+
+    measured = measuring(arm.config)
+    if iteration == 0 or measured is None:
+        return
+    runs = [arm.stages[t, measured.stage] for t in (0, iteration - 1, iteration)]
+    key = key_of(runs, _GAINING, measured.measure, measured.kind)
+    if _take_earlier(session, arm, iteration, parent, runs, _GAINED, key, (GAIN,)):
+        return
+    schema = {table.name: table for table in (JUDGMENTS, INSTRUCTION_CHECKS, REWARD_BENCH)}[measured.artifact]
+    first, before, after = (open_artifact(done.artifact(measured.artifact), schema) for done in runs)
+    figures: dict[str, float] = {}
+    for name, earlier in ((GAIN, before), (GAIN_SINCE_START, first)):
+        found = mean_gain(paired_scores(measured.measure, earlier, after, measured.kind))
+        figures |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+    _keep_changes(arm, iteration, {name: value for name, value in figures.items() if not math.isnan(value)})
+    if parent is not None:
+        parent.set_tags({_GAINED: key, f"{_GAINED}_of": " ".join((measured.measure, measured.kind)).strip()})
 
 
 def _take_earlier(
@@ -238,7 +268,8 @@ def figures_of(session: Session, arm: Arm, with_texts: bool = True) -> Report:
     from icr_platform.report.arm_report import Report
     from icr_platform.report.iteration_metrics import IterationMetrics
 
-    last, noted = (arm.config.iterations, arm.stages.values()) if with_texts else (0, ())
+    annotated = [t for t, step in sorted(arm.stages) if step == "annotate"] if with_texts else []
+    noted = arm.stages.values() if with_texts else ()
     found, tracker = split_world(arm.given.prompts, session.worlds), session.tracker
     world = found[0] if found else None
     runs = {f"iteration {t}, {stage}": done.run.run_id for (t, stage), done in arm.stages.items() if done.run}
@@ -249,8 +280,11 @@ def figures_of(session: Session, arm: Arm, with_texts: bool = True) -> Report:
         description=world.description if world else "",
         config_digest=text_digest(without_secrets(arm.given).model_dump_json())[:12],
         runs={"arm": arm.run.run_id, **runs} if arm.run else {},
-        examples=[pair for t in range(1, last + 1) for pair in _examples(arm, t)],
-        notes=[note for done in noted for note in (notes_of(tracker, done) if tracker else done.result.notes)],
+        examples=[pair for t in annotated for pair in _examples(arm, t)],
+        notes=[
+            *([arm.stopped] if arm.stopped else []),
+            *(note for done in noted for note in (notes_of(tracker, done) if tracker else done.result.notes)),
+        ],
         published=world is None,
     )
 
@@ -266,7 +300,8 @@ def _examples(arm: Arm, iteration: int) -> list[ExamplePair]:
     pairs = []
     for _, group in rows.groupby("language", sort=False):
         typical = group.sort_values("margin", kind="stable").iloc[len(group) // 2]
-        pairs.append(ExamplePair(iteration=iteration, **typical.to_dict()))
+        margin = None if typical["margin"] != typical["margin"] else float(typical["margin"])
+        pairs.append(ExamplePair(iteration=iteration, **{**typical.to_dict(), "margin": margin}))
     return pairs
 
 

@@ -32,7 +32,7 @@ PLUMBING = frozenset(
     f"{_PACKAGE}.{name}"
     for name in (
         "core.config", "core.template_arguments", "core.faults", "models.settings", "engines.sampling.settings", "engines.judging.settings", "engines.execution.settings", "engines.scoring.settings",  # defaults
-        "generation.config", "annotation.config", "training.config", "evaluation.config", "evaluation.reward_bench_config",  # enter by value, help not at all
+        "generation.config", "translation.config", "annotation.config", "training.config", "evaluation.config", "evaluation.reward_bench_config",  # enter by value, help not at all
         "core.yaml_files", "core.errors", "core.failures", "core.progress", "core.stage_protocol", "core.parts", "core.arrays",  # what people see; the shape of calls and of arrays
         "core.schemas", "core.artifacts", "core.file_digests", "core.folder_content",   # tables on disk
         "engines.execution.map_parts", "engines.execution.ray_pool", "core.part_job", "engines.execution.part_worker", "engines.execution.shared_folder",  # where parts are made, not what is in them
@@ -41,10 +41,10 @@ PLUMBING = frozenset(
         "report.figures", "report.calibration",  # draw what a stage measured
         "data.prompts", "data.verifiable", "data.constraints", "data.variant_parts", "data.verifiable_answers", "data.sources", "data.row_sources", "data.hub_sets", "data.text_pairs", "data.labelled_pairs", "data.bad_rows", "data.answered_rows", "data.text_documents", "data.row_files", "data.row_fields", "data.row_messages", "data.json_rows", "data.opened_files", "data.wording",  # readers: the rows they give are digested
         "annotation.prompt_index",  # the same
-        "annotation.response_checks", "engines.sampling.prompt_checks",  # raise, or say something
+        "annotation.response_checks", "annotation.pair_notes", "engines.sampling.prompt_checks",  # raise, or say something
         "engines.endpoints.reply_cache", "engines.endpoints.served_model",  # the one keeps replies as they came, the other says whose they are
         "models.checkpoint_files", "models.hub", "models.loading_errors", "models.not_finite", "models.vocabulary",  # raise or do nothing
-        "training.checkpoint", "training.checkpoint_work", "training.policy_checks", "training.resume_points", "training.model_card", "training.launch",  # files, processes, prose
+        "training.checkpoint", "training.checkpoint_work", "training.policy_checks", "training.loss_checks", "training.resume_points", "training.model_card", "training.launch",  # files, processes, prose
     )
 )  # fmt: skip
 _GIT_SECONDS = 10

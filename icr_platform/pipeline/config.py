@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+from pydantic import model_validator
 
 from icr_platform.annotation.config import AnnotateConfig, AnnotateSettings
 from icr_platform.core.config import (
@@ -21,7 +24,6 @@ from icr_platform.core.config import (
 from icr_platform.core.errors import InputError
 from icr_platform.core.mappings import ColumnMap
 from icr_platform.core.parts import Worlds
-from icr_platform.core.yaml_files import read_yaml
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.evaluation.config import (
     BenchmarksConfig,
@@ -35,8 +37,10 @@ from icr_platform.evaluation.config import (
 from icr_platform.evaluation.reward_bench_config import RewardBenchConfig, RewardBenchSettings
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.pipeline.pins import pins_among
-from icr_platform.pipeline.stages import ITERATE, STAGES
+from icr_platform.pipeline.presets import Layer, read_layer, shown_layers, stacked
+from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.config import TrainConfig, TrainSettings
+from icr_platform.translation.config import TranslateConfig, TranslateSettings
 
 
 class IteratedBenchmarks(BenchmarksSettings):
@@ -59,7 +63,9 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
 
     arm: str = setting("icr", "name of this arm, for charts", "place")
     iterations: int = setting(2, "iterations T", ge=1)
-    policy: str = setting("", "pi_0: aligned on English preferences only", "model")
+    policy: str = setting(
+        "", "pi_0: aligned on English preferences only; with start_preferences what pi_0 is made of", "model"
+    )
     reference: str = setting("", "pi_ref: the SFT model", "model")
     prompts: str = setting("", "training prompts", "input")
     prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction": "prompt"}', later=True)
@@ -68,6 +74,12 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     reward_reference: Literal["initial", "previous"] = setting(
         "initial", "reference of the reward: pi_ref, or the policy before"
     )
+    preferences: str = setting(
+        "",
+        "pairs to train on instead of generated ones, translated first where translate.into names languages; empty: the policy's own",
+        "input",
+    )
+    preference_columns: ColumnMap = setting({}, 'columns to read, as in {"chosen": "better"}')
     eval_prompts: str = setting("", "evaluation prompts; empty: no evaluation", "input")
     eval_prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction": "prompt"}', later=True)
     reference_outputs: str = setting("", "outputs that the policy is compared with", "input")
@@ -90,16 +102,35 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     instruction_prompt_columns: ColumnMap = setting(
         {}, 'columns to read, as in {"instruction_id_list": "constraints"}', later=True
     )
+    start_preferences: str = setting(
+        "",
+        "English preferences, on which `policy`, or the reference where there is none, is first trained into pi_0 (section start); "
+        "empty: `policy` is pi_0",
+        "input",
+        later=True,
+    )
+    start_preference_columns: ColumnMap = setting({}, 'columns to read, as in {"chosen": "meta.best"}', later=True)
     seed: int = setting(42, "seed; each iteration derives its own", ge=0)
     output: str = setting("", "folder of all artifacts; empty: a work folder", "place")
     stage_processes: bool = setting(False, "run each stage in a process of its own, to free GPU memory", "place")
     keep_checkpoints: Literal["all", "last", "best"] = setting(
         "all",
-        "trained weights to keep; others are removed once nothing here needs them; best: by mean win rate, or the last where nothing "
-        "was judged",
+        "trained weights to keep; others are removed once nothing here needs them; best: what models:/ARM-policy@best is, or the last "
+        "where nothing shows which one is",
         "place",
     )
+    start: TrainSettings = setting(TrainSettings(), "settings of the training on start_preferences that makes pi_0")
+    stop: Literal["none", "no-gain"] = setting(
+        "none",
+        "when to end before T iterations; no-gain: after an iteration whose gain over the one before is not above 0, by the 95% interval of "
+        "the paired difference over non-English languages: of win rates, else of prompts whose instructions are followed, else of "
+        "labelled pairs ranked right",
+        later=True,
+    )
     generate: SamplingSettings = setting(SamplingSettings(), "settings of generate")
+    translate: TranslateSettings = setting(
+        TranslateSettings(), "settings of translate; without a translator, each policy translates for itself"
+    )
     annotate: AnnotateSettings = setting(AnnotateSettings(), "settings of annotate")
     train: TrainSettings = setting(TrainSettings(), "settings of train")
     eval: EvalSettings = setting(EvalSettings(), "settings of eval")
@@ -109,19 +140,70 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     instructions: InstructionsSettings = setting(InstructionsSettings(), "settings of instructions")
     benchmarks: IteratedBenchmarks = setting(IteratedBenchmarks(), "settings of benchmarks")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _starts_from_the_reference(cls, values: Any) -> Any:
+        """What is trained into pi_0 is the reference unless another policy is given."""
+        if isinstance(values, dict) and values.get("start_preferences") and not values.get("policy"):
+            return values | {"policy": values.get("reference", "")}
+        return values
+
+    @property
+    def pairs_are_translated(self) -> bool:
+        """Whether pairs are made of the policy's answers and their translations, without rewards."""
+        return not self.preferences and self.annotate.pair_source == "translation"
+
+    @property
+    def ranks_by_rewards(self) -> bool:
+        """Whether pairs are made of the policy's answers by their rewards."""
+        return not self.preferences and not self.pairs_are_translated
+
     def generate_config(self, policy: str, seed: int) -> GenerateConfig:
         """generate of one iteration, which samples from `policy`."""
         return GenerateConfig.model_validate(self._of_stage("generate") | {"policy": policy, "seed": seed})
 
-    def annotate_config(self, policy: str, reference: str, responses: str, seed: int) -> AnnotateConfig:
-        """annotate of one iteration; reference: of the reward."""
-        own = {"policy": policy, "reference": reference, "responses": responses, "seed": seed}
+    def translate_config(self, policy: str, texts: str, seed: int) -> TranslateConfig:
+        """translate of one iteration, by `policy` where no translator is named: the given preferences, or responses into every language."""
+        own: dict[str, Any] = {"texts": texts, "seed": seed}
+        own |= {"translator": self.translate.translator or ("" if self.translate.server_model else policy)}
+        if self.preferences:
+            own |= {"texts_kind": "preferences", "limit": self.limit}
+        else:
+            own |= {"columns": {}, "responses_each": self.translate.responses_each or 1}
+        return TranslateConfig.model_validate(self._of_stage("translate") | own)
+
+    def annotate_config(
+        self, policy: str, reference: str, responses: str, seed: int, translations: str = ""
+    ) -> AnnotateConfig:
+        """annotate of one iteration; reference: of the reward. translations: of the responses, where pairs are made of them."""
+        own = {
+            "policy": policy,
+            "reference": reference,
+            "responses": responses,
+            "seed": seed,
+            "translations": translations,
+        }
         return AnnotateConfig.model_validate(self._of_stage("annotate") | own)
 
     def train_config(self, policy: str, preferences: str, seed: int) -> TrainConfig:
         """train of one iteration, which starts from `policy`."""
-        own = {"policy": policy, "preferences": preferences, "seed": seed}
+        own: dict[str, Any] = {"policy": policy, "preferences": preferences, "seed": seed}
+        if preferences != self.preferences:  # an artifact, whose columns have their own names
+            own["preference_columns"] = {}
         return TrainConfig.model_validate(self._of_stage("train") | own)
+
+    def start_config(self, policy: str, seed: int) -> TrainConfig:
+        """The training that turns `policy` into pi_0."""
+        shared = self._of_stage("train")
+        own = {
+            "policy": policy,
+            "preferences": self.start_preferences,
+            "preference_columns": self.start_preference_columns,
+            "seed": seed,
+        }
+        pins = {"pins": pins_among(self.pins, [self.start_preferences])}
+        settings = {name: getattr(self.start, name) for name in type(self.start).model_fields}
+        return TrainConfig.model_validate(shared | settings | own | pins)
 
     def eval_config(self, policy: str) -> EvalConfig:
         """eval of one policy. All policies are evaluated with the same seed."""
@@ -176,6 +258,9 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
 
 _OF_EVALUATION = {"languages": "eval_languages", "limit": "eval_limit"}
 _RENAMED = {
+    "translate": {
+        "texts": "preferences", "columns": "preference_columns", "prompts": "", "prompt_columns": "", "languages": "", "limit": "",
+    },
     "eval": {**_OF_EVALUATION, "prompts": "eval_prompts", "prompt_columns": "eval_prompt_columns"},
     "instructions": {
         **_OF_EVALUATION, "prompts": "instruction_prompts", "prompt_columns": "instruction_prompt_columns",
@@ -190,20 +275,35 @@ _RENAMED = {
 
 
 def load_preset(path: Path, stage: str, worlds: Worlds | None = None) -> dict[str, Any]:
-    """Nested values of a YAML preset for `stage`.
+    """Nested values of a YAML preset for `stage`; see `load_layers`."""
+    return load_layers([read_layer(path)], stage, worlds)
 
-    A preset of `iterate` serves the single stages too: its section of that name, and the shared keys the stage has.
+
+def load_layers(layers: Sequence[Layer], stage: str, worlds: Worlds | None = None) -> dict[str, Any]:
+    """Nested values of presets for `stage`, the later ones over the earlier ones.
+
+    Presets of `iterate` serve the single stages too: their sections of that name, and the shared keys the stage has.
 
     worlds: whose names may stand for their parts.
 
     Raises:
-        InputError: the file is missing, or it is not YAML, or not a mapping.
+        InputError: a preset of `iterate` has fields that it does not have.
     """
-    values = read_yaml(path, "preset")
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: not a mapping of fields; write `field: value` lines")
-    if stage == ITERATE.name or not any(isinstance(values.get(name), dict) for name in STAGES):
+    values = stacked(layers)
+    if stage not in STAGES or not any(isinstance(values.get(name), dict) for name in STAGES):
         return values
-    return validate(IterateConfig, values, str(path), worlds).given_to(stage)
+    return of_layers(layers, values, worlds).given_to(stage)
+
+
+def of_layers(layers: Sequence[Layer], values: Mapping[str, Any], worlds: Worlds | None = None) -> IterateConfig:
+    """iterate's configuration, of presets and what was given over them.
+
+    Raises:
+        InputError: every wrong key in one line, with the file of the preset that has it.
+    """
+    try:
+        return validate(IterateConfig, values, shown_layers(layers), worlds)
+    except InputError:
+        for layer in layers if len(layers) > 1 else ():
+            validate(IterateConfig, layer.values, str(layer.path), worlds)
+        raise  # of what is wrong only together

@@ -29,7 +29,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.folder_content import content_files
 from icr_platform.core.parts import is_place, module_of
-from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
+from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES, TRANSLATED_RESPONSES
 from icr_platform.data.column_map import ColumnNames
 from icr_platform.engines.endpoints.served_model import served_model
 from icr_platform.engines.identification.language_id import identifier_place, identity_of
@@ -49,6 +49,7 @@ from icr_platform.models.model_identity import model_identity
 from icr_platform.pipeline.code_digest import Code, code_of
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.config import SftConfig, TrainConfig
+from icr_platform.translation.config import TranslateConfig
 
 __all__ = ["ROW_INPUTS", "Code", "Identity", "artifact_identity", "identify", "strict_digest"]
 
@@ -69,6 +70,7 @@ _COLUMNS = (
     "output_columns",
     "pair_columns",
     "corrupt_columns",
+    "columns",
 )
 _BY_ROWS = ("languages", "limit", *_COLUMNS)
 ROW_INPUTS = (
@@ -82,6 +84,8 @@ ROW_INPUTS = (
     "answers",
     "pairs",
     "corrupt",
+    "texts",
+    "translations",
 )
 """Inputs whose rows must be read to say what the work is; others are known by their digest."""
 # What only chooses among rewards that are there: a log-probability is the same under all of them.
@@ -91,6 +95,10 @@ _SELECTION = frozenset({
 })  # fmt: skip
 _TRANSLATION = ("translation_max_tokens",)
 _OF_REWARD_MODEL = ("reward_label",)
+_OF_TEXTS = ("texts_kind", "into", "responses_each")  # which texts there are is said by their rows
+_OF_TRANSLATED_PAIRS = (
+    "pair_source", "drop_empty", "drop_truncated", "drop_wrong_language", "language_confidence", "near_duplicate", "pairs_per_prompt", "seed",
+)  # fmt: skip
 _LENGTH_CONTROL = ("lc_cross_validation",)
 _SEED_PICKS_ORDERS = ("logprob", "openai")
 _POLICYS_OWN = {"chat_template_kwargs", "system_prompt", "system_role"}  # and not the judge's
@@ -190,6 +198,10 @@ def _part_modules(config: Config) -> dict[str, tuple[str, ...]]:
         sampler = () if is_given else (module_of(sampler_place(config.sampler)),)
         identifier = module_of(identifier_place(config.language_identifier))
         found |= dict.fromkeys(("responses", "outputs", "ratings", "instruction_outputs"), (*sampler, identifier))
+    if isinstance(config, TranslateConfig):
+        is_own = is_place(config.translator)
+        made_by = module_of(config.translator if is_own else sampler_place(config.sampler))
+        found = {"text_translations": (made_by, module_of(identifier_place(config.language_identifier)))}
     if isinstance(config, AnnotateConfig) and needs_translations(config.reward_kind):
         found["translations"] = (module_of(sampler_place("transformers")),)
     if isinstance(config, RewardBenchConfig) and is_place(config.checker):
@@ -266,8 +278,44 @@ def _compute_of(config: Config) -> Settings:
 
 
 @_basis.register
+def _translate(config: TranslateConfig, known: Known) -> _Basis:
+    from icr_platform.translation.texts import distinct_texts, read_texts, what_is_read
+
+    texts = read_texts(config)
+    translator = {"translator": _translator(config.translator, known)}
+    unread = ["translation_template"] if is_place(config.translator) else []
+    settings = _settings(config, *_BY_ROWS, *_OF_TEXTS, *unread, *_unused_sampling(config))
+    if is_place(config.translator):
+        settings = {
+            name: value
+            for name, value in settings.items()
+            if name in ("language_identifier", "language_confidence", "seed")
+        }
+    else:
+        settings |= _sampling(config, config.translator or config.server_model)
+    made = settings | translator
+    return _Basis(
+        settings=settings,
+        inputs={
+            **({"translator": translator["translator"]} if config.translator else {}),
+            "texts": _rows_digest(what_is_read(texts)),
+        },
+        rows={"text_translations": made},
+        row_modules={"text_translations": ("translation.stage", "engines.sampling.translators", "models.loading")},
+        cut=_cut(distinct_texts(texts.items), config.shard_prompts),
+    )
+
+
+def _translator(translator: str, known: Known) -> str:
+    """A model by its content; anyone's own by its place, for its code counts as the stage's does."""
+    return translator if not translator or is_place(translator) else _model(translator, known)
+
+
+@_basis.register
 def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
     responses = open_artifact(Path(config.responses), RESPONSES)
+    if config.pair_source == "translation":
+        return _translated_pairs(config, responses)
     translates = needs_translations(config.reward_kind)
     draws = any(REWARD_KINDS[kind].draw for kind in config.reward_kind)
     names = ("policy", "reference") if needs_policy(config.reward_kind) else ()
@@ -298,6 +346,18 @@ def _scalar_made(made: Settings, reward_model: str) -> Settings:
     """What the score of a reward model is made with: it reads texts, whichever of their tokens others score, and no translations."""
     unread = ("score", "translator", *_TRANSLATION)
     return {name: value for name, value in made.items() if name not in unread} | {"model": reward_model}
+
+
+def _translated_pairs(config: AnnotateConfig, responses: Artifact) -> _Basis:
+    """Of pairs that no model scores."""
+    prompts = _rows_digest(_prompt_rows(_answered(config.prompts, responses, config.prompt_columns)))
+    translations = open_artifact(Path(config.translations), TRANSLATED_RESPONSES).digest
+    read = {name: getattr(config, name) for name in _OF_TRANSLATED_PAIRS}
+    return _Basis(
+        settings=read,
+        inputs={"prompts": prompts, "responses": responses.digest, "translations": translations},
+        unused=["engines.scoring", "annotation.alpha_search", "annotation.length_control"],
+    )
 
 
 def _answered(prompts: str, responses: Artifact, columns: ColumnNames) -> pa.Table:
@@ -637,7 +697,7 @@ def _content_of(name: str, value: str, kind: Role, known: Known) -> str:
     """Digest of all that is in an input or a model; '' where it cannot be told: a hub data set, a path with {language} in it."""
     path = Path(value)
     if value in known or kind == "model":
-        return _model(value, known)
+        return _translator(value, known) if name == "translator" else _model(value, known)
     if path.is_dir():
         files = (part for where, file in content_files(path) for part in (str(where), remembered_digest(file)))
         return artifact_identity(path, name) or text_digest(*files)

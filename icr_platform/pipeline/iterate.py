@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icr_platform.core.config import Config, without_secrets
-from icr_platform.core.errors import WeightsRemovedError
+from icr_platform.core.errors import InputError, WeightsRemovedError
 from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations, scalar_kinds
 from icr_platform.models.removed_weights import removed_weights
-from icr_platform.pipeline.arm import CONFIG, OWN_SAMPLES, STEP, Arm
+from icr_platform.pipeline.arm import CONFIG, OWN_SAMPLES, START, STEP, STOPPED, Arm
 from icr_platform.pipeline.arm_results import (
+    compare_gains,
     compare_instructions,
     compare_pass_rates,
     compare_with_previous,
@@ -29,7 +30,9 @@ from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.measures import check_measures, checker_of
 from icr_platform.pipeline.runner import code_tags, logged_params, run_stage, track_status
 from icr_platform.pipeline.session import Session, StageRun
-from icr_platform.tracking.model_registry import forget_iterations, register_checkpoint
+from icr_platform.pipeline.stages import STAGES
+from icr_platform.pipeline.stopping import best_iteration, check_stop, reason_to_stop
+from icr_platform.tracking.model_registry import forget_best, forget_iterations, point_best, register_checkpoint
 from icr_platform.tracking.removed_checkpoints import was_removed
 
 if TYPE_CHECKING:
@@ -47,11 +50,14 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
         IcrError: a stage failed; what is finished stays.
     """
     try:
+        check_losses(config)
         resolved = session.resolver.resolve(config, config.seed, fetch=False)
         if not session.resolver.known(resolved):  # models in a remote store are checked by the stages, which fetch them
             check_models(session, resolved)
             check_english(resolved)
+            check_pairs_source(session, resolved)
             check_measures(resolved)
+        check_stop(resolved)
         checker = checker_of(config, resolved, session.worlds)
         arm = Arm(config, resolved, _start(session, config), [resolved.policy], checker)
         with track_status(arm.run):
@@ -59,12 +65,19 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
                 with _iteration_run(session, arm, iteration) as parent:
                     if iteration > 0:
                         _improve(session, arm, iteration, parent)
+                    elif resolved.start_preferences:
+                        _make_start(session, arm, parent)
                     _measure(session, arm, iteration, parent)
                     publish_figures(arm, iteration, parent)
-                    for given_up in checkpoints_to_give_up(resolved, iteration, arm.metrics):
+                    arm.stopped = reason_to_stop(resolved, iteration, arm.metrics.get(iteration, {}))
+                    for given_up in checkpoints_to_give_up(resolved, iteration, arm.metrics, bool(arm.stopped)):
                         give_up_checkpoint(session, arm, given_up)
+                    _point_best(session, arm, iteration)
+                if arm.stopped:
+                    _tell_stopped(arm)
+                    break
             if session.tracker is not None:  # an earlier command may have run more iterations
-                forget_iterations(session.tracker, arm.model_name, after=config.iterations)
+                forget_iterations(session.tracker, arm.model_name, range(arm.first_made, len(arm.policies)))
             if not show_earlier_report(session, arm):
                 write_arm_report(session, arm)
         for stage in arm.stages.values():
@@ -80,7 +93,7 @@ def check_english(config: IterateConfig) -> None:
     from icr_platform.data.prompts import load_prompts
 
     kinds = config.annotate.reward_kind
-    if config.iterations and any(REWARD_KINDS[kind].needs_english for kind in kinds):
+    if config.iterations and config.ranks_by_rewards and any(REWARD_KINDS[kind].needs_english for kind in kinds):
         check(config.prompts, load_prompts(config.prompts, config.languages, config.limit).table, kinds)
 
 
@@ -97,14 +110,43 @@ def check_models(session: Session, config: IterateConfig) -> tuple[str, ...]:
 
     models = [config.policy, config.reference]
     notes = check_same_tokenisation(config.policy, config.reference, config)
-    if needs_translations(config.annotate.reward_kind) and config.annotate.translator:
+    if config.ranks_by_rewards and needs_translations(config.annotate.reward_kind) and config.annotate.translator:
         models.append(session.resolver.local(config.annotate.translator, config.seed))
         load_tokenizer(models[-1], config)
-    if config.iterations and scalar_kinds(config.annotate.reward_kind) and config.annotate.reward_model:
+    if config.ranks_by_rewards and scalar_kinds(config.annotate.reward_kind) and config.annotate.reward_model:
         scorer = session.resolver.local(config.annotate.reward_model, config.seed)
         notes += RewardLimits(config.annotate.model_copy(update={"reward_model": scorer}), config).notes
     trusted = config.trust_remote_code
     return (*notes, *(note for model in dict.fromkeys(models) for note in check_weights(model, trusted)))
+
+
+def check_pairs_source(session: Session, config: IterateConfig) -> tuple[str, ...]:
+    """Check the pairs that are given, and who translates, before any work; loads no weights.
+
+    Returns: lines for a person to read.
+
+    Raises:
+        InputError: the pairs cannot be read or trained on, or the translator cannot work here; or languages are named that nothing
+            is translated into.
+    """
+    from icr_platform.engines.sampling.translators import check_translator
+
+    if not config.iterations:
+        return ()
+    arm = Arm(config, config, None, [config.policy])
+    if config.preferences:
+        translates = bool(config.translate.into)
+        of_stage = arm.translating(1, config.preferences) if translates else arm.training(1, config.preferences)
+        stage = STAGES["translate" if translates else "train"].load()
+        return tuple(getattr(stage.read(session.resolver.resolve(of_stage, config.seed)), "notes", ()))
+    if config.pairs_are_translated:
+        translating = session.resolver.resolve(arm.translating(1, ""), config.seed)
+        return check_translator(translating, translating, translating.into or config.languages)
+    if config.translate.into:
+        raise InputError(
+            "config: field 'translate.into' is given, and nothing is translated; give preferences, or annotate.pair_source translation"
+        )
+    return ()
 
 
 def _start(session: Session, config: IterateConfig) -> RunHandle | None:
@@ -129,15 +171,50 @@ def _iteration_run(session: Session, arm: Arm, iteration: int) -> Iterator[RunHa
         yield run
 
 
+def check_losses(config: IterateConfig) -> None:
+    """Raise an InputError where a training is asked for that its loss cannot be, hours before it would begin."""
+    from icr_platform.training.loss_checks import check_loss
+
+    check_loss(config.train, "train.")
+    if config.start_preferences:
+        check_loss(config.start, "start.")
+    elif config.start != type(config.start)() or config.start_preference_columns:
+        raise InputError(
+            "config: section 'start' says how pi_0 is trained, but field 'start_preferences' is missing; give English preferences, or "
+            "leave the section out where `policy` is pi_0"
+        )
+
+
+def _make_start(session: Session, arm: Arm, parent: RunHandle | None) -> None:
+    """English preferences turn the policy that was given into pi_0."""
+    arm.trainings[0] = arm.starting()
+    arm.policies[0] = _train(session, arm, 0, parent).reference("checkpoint")
+
+
 def _improve(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
-    """pi_{t-1} -> pi_t: the policy answers, its implicit reward ranks the answers, and the pairs train it."""
-    generated = _stage(session, arm, iteration, "generate", parent, arm.generating(iteration))
-    annotating = arm.annotating(iteration, generated.reference("responses"))
-    annotated = _stage(session, arm, iteration, "annotate", parent, annotating)
-    _look_at_own_samples(session, arm, iteration, parent)
-    arm.trainings[iteration] = arm.training(iteration, annotated.reference("preferences"))
+    """pi_{t-1} -> pi_t: the policy answers, its implicit reward ranks the answers, and the pairs train it; or given pairs do."""
+    preferences = arm.config.preferences
+    if not preferences:
+        preferences = _make_pairs(session, arm, iteration, parent)
+    elif arm.config.translate.into:
+        translating = arm.translating(iteration, preferences)
+        preferences = _stage(session, arm, iteration, "translate", parent, translating).reference("translated")
+    arm.trainings[iteration] = arm.training(iteration, preferences)
     trained = _train(session, arm, iteration, parent)
     arm.policies.append(trained.reference("checkpoint"))
+
+
+def _make_pairs(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> str:
+    """The policy answers, and its answers become pairs: by their rewards, or by their translations. Returns the preferences."""
+    generated = _stage(session, arm, iteration, "generate", parent, arm.generating(iteration))
+    responses, translations = generated.reference("responses"), ""
+    if arm.config.pairs_are_translated:
+        translated = _stage(session, arm, iteration, "translate", parent, arm.translating(iteration, responses))
+        translations = translated.reference("translated")
+    annotating = arm.annotating(iteration, responses, translations)
+    annotated = _stage(session, arm, iteration, "annotate", parent, annotating)
+    _look_at_own_samples(session, arm, iteration, parent)
+    return annotated.reference("preferences")
 
 
 def _look_at_own_samples(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> None:
@@ -160,13 +237,34 @@ def _measure(session: Session, arm: Arm, iteration: int, parent: RunHandle | Non
     if config.instruction_prompts:
         _stage(session, arm, iteration, "instructions", parent, arm.following(iteration))
         compare_instructions(session, arm, iteration, parent)
+    compare_gains(session, arm, iteration, parent)
     if config.benchmarks.are_asked:
         _stage(session, arm, iteration, "benchmarks", parent, arm.asking(iteration))
 
 
+def _point_best(session: Session, arm: Arm, iteration: int) -> None:
+    """Let `models:/ARM-policy@best` lead to the best iteration so far, as long as its weights are kept."""
+    tracker, best = session.tracker, best_iteration(arm.metrics, range(1, iteration + 1))
+    if tracker is None or iteration == 0:
+        return
+    trained = arm.stages[best, "train"].run if best else None
+    if trained is None or was_removed(tracker, trained.run_id):
+        forget_best(tracker, arm.model_name)
+    else:
+        point_best(tracker, arm.model_name, trained)
+
+
+def _tell_stopped(arm: Arm) -> None:
+    """Say that the arm ends before its last iteration, and why, here and on its run."""
+    print(f"{arm.stopped}; the arm ends here, as stop: no-gain asks", file=sys.stderr, flush=True)
+    if arm.run is not None:
+        arm.run.set_tags({STOPPED: arm.stopped})
+
+
 def _train(session: Session, arm: Arm, iteration: int, parent: RunHandle | None) -> StageRun:
     """Train, and register the checkpoint as the arm's policy of this iteration."""
-    trained = _stage(session, arm, iteration, "train", parent, arm.trainings[iteration])
+    step = "" if iteration else START
+    trained = _stage(session, arm, iteration, "train", parent, arm.trainings[iteration], step)
     tracker = session.tracker
     if tracker is not None and trained.run is not None and not was_removed(tracker, trained.run.run_id):
         register_checkpoint(tracker, arm.model_name, trained.run, iteration)
@@ -198,7 +296,7 @@ def _stage(
         restored = {}
         for field in ("policy", "reference"):
             value = getattr(config, field, "")
-            if value in arm.policies[1:] and removed_weights(Path(session.resolver.local(value, arm.config.seed))):
+            if value in arm.made and removed_weights(Path(session.resolver.local(value, arm.config.seed))):
                 restored[field] = _train_again(session, arm, parent, arm.policies.index(value))
         if not restored:
             raise

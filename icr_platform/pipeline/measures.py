@@ -13,7 +13,7 @@ _OF_A_RUN = "runs:/"
 
 
 def checker_of(given: IterateConfig, resolved: IterateConfig, worlds: Worlds) -> str:
-    """What says which of the policy's own samples are right; '' for nothing.
+    """What says which of the policy's own samples are right; '' for nothing, and where no rewards rank them.
 
     As `reward_bench.checker` names it; without that, the part of the world that the training prompts are from, or the verifiable
     instructions that they carry.
@@ -29,7 +29,7 @@ def checker_of(given: IterateConfig, resolved: IterateConfig, worlds: Worlds) ->
     part = found[0].parts.get("checker") if found else None
     named = given.reward_bench.checker or (part.place if part else "")
     is_an_artifact = resolved.prompts.startswith(_OF_A_RUN)  # which says nothing of instructions
-    if not given.iterations or (is_an_artifact and not named):
+    if not given.iterations or not given.ranks_by_rewards or (is_an_artifact and not named):
         return ""
     languages = resolved.languages
     if not is_an_artifact:

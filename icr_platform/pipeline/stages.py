@@ -101,6 +101,13 @@ STAGES: dict[str, StageRow] = {
             artifacts=("prompts", "responses", "generation_drops"),
         ),
         StageRow(
+            name="translate",
+            help="translate prompts, responses, outputs or preferences into other languages",
+            config_class="icr_platform.translation.config:TranslateConfig",
+            module="icr_platform.translation.stage",
+            artifacts=("translated", "text_translations", "translation_drops"),
+        ),
+        StageRow(
             name="annotate",
             help="score responses with the implicit cross-lingual reward and select preference pairs",
             config_class="icr_platform.annotation.config:AnnotateConfig",

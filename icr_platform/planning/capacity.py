@@ -202,10 +202,11 @@ def works(config: Any, training: Prompts, evaluation: Prompts | None, response_t
     """
     length = min(response_tokens or config.generate.max_tokens, config.generate.max_tokens)
     responses = training.rows * config.generate.samples
-    kinds = len(scored_kinds(config.annotate.reward_kind))
+    kinds = len(scored_kinds(config.annotate.reward_kind)) if config.ranks_by_rewards else 0
     scored = 2 * kinds * (responses * length + training.rows * training.mean_tokens)
     # A reward model reads the prompt anew with every response, in tokens of its own, which are about as many.
-    rewarded = len(scalar_kinds(config.annotate.reward_kind)) * responses * (length + training.mean_tokens)
+    scalar = len(scalar_kinds(config.annotate.reward_kind)) if config.ranks_by_rewards else 0
+    rewarded = scalar * responses * (length + training.mean_tokens)
     pair_tokens = int(2 * training.rows * (training.mean_tokens + length))
     result = [
         Work("generate", responses, training.mean_tokens, decoded=int(responses * length)),
@@ -218,6 +219,8 @@ def works(config: Any, training: Prompts, evaluation: Prompts | None, response_t
             trained=int(pair_tokens * config.train.epochs),
         ),
     ]
+    if config.preferences:  # nothing is generated, and nothing annotated
+        result = result[2:]
     if evaluation is not None:
         outputs = evaluation.rows * config.eval.samples
         length = min(response_tokens or config.eval.max_tokens, config.eval.max_tokens)
@@ -319,8 +322,10 @@ def disk_of_iterations(config: Any, plans: list[StagePlan], copies: int) -> tupl
     kept = {plan.work.stage: copies * plan.disk_bytes for plan in plans}
     training = next(plan for plan in plans if plan.work.stage == "train")
     needed = 2 if config.reward_reference == "previous" else 1  # of earlier policies, by the next iteration
-    limits = {"all": config.iterations, "last": needed, "best": needed + 1}
-    used, peak, held = kept.get("eval", 0), 0, 0
+    start = 1 if config.start_preferences else 0
+    limits = {"all": config.iterations + start, "last": needed, "best": needed + 1}
+    used, held = kept.get("eval", 0), start
+    peak = start * max(training.disk_peak_bytes, kept["train"])
     for _ in range(config.iterations):
         used += kept["generate"] + kept["annotate"]
         checkpoints = held * kept["train"]
@@ -328,5 +333,5 @@ def disk_of_iterations(config: Any, plans: list[StagePlan], copies: int) -> tupl
         used += kept.get("eval", 0)
         peak = max(peak, used + checkpoints + kept["train"])
         held = min(held + 1, limits[config.keep_checkpoints])
-    at_the_end = config.iterations if config.keep_checkpoints == "all" else 1
+    at_the_end = config.iterations + start if config.keep_checkpoints == "all" else 1
     return peak, used + at_the_end * kept["train"]

@@ -161,6 +161,7 @@ def _check_inputs(
 ) -> Checked | None:
     from icr_platform.pipeline.iterate import check_english, check_models
     from icr_platform.pipeline.measures import checker_of
+    from icr_platform.pipeline.stopping import check_stop
 
     resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))
     if resolved is None:
@@ -169,6 +170,7 @@ def _check_inputs(
     preflight.attempt(lambda: check_writable_folder(place, f"{place}: the folder of all artifacts"))
     preflight.remarks += preflight.attempt(lambda: check_models(session, resolved)) or ()
     preflight.attempt(lambda: check_english(resolved))
+    preflight.attempt(lambda: check_stop(resolved))
     _check_stages(preflight, session, resolved, prediction)
     shape = preflight.attempt(lambda: _shape(resolved.policy, resolved))
     training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
@@ -250,7 +252,7 @@ def _reward_shape(session: Session, config: IterateConfig) -> ModelShape | None:
     from icr_platform.models.loading import on_meta_device
     from icr_platform.models.reward_models import plan_of
 
-    if not scalar_kinds(config.annotate.reward_kind):
+    if not (config.ranks_by_rewards and scalar_kinds(config.annotate.reward_kind)):
         return None
     model = session.resolver.local(config.annotate.reward_model, config.seed)
     found = plan_of(model, config.trust_remote_code)
@@ -274,17 +276,17 @@ def _uses(session: Session, config: IterateConfig, plans: list[StagePlan], predi
 
     of_policy = [f"{plan.work.stage} {size(plan.memory_bytes)}" for plan in plans]
     uses = [Use(POLICY, config.policy, config, [f"{', '.join(of_policy)} at their peak"])]
-    scoring = next(plan for plan in plans if plan.work.stage == "annotate")
-    taken = memory_of(
-        scoring.work, config, _shape(config.reference, config), bytes_each(config.annotate.dtype), device, 1
-    )
-    uses.append(Use(REFERENCE, config.reference, config, [f"annotate {size(taken)} at its peak"]))
-    if rewarding := _reward_shape(session, config):
-        model = session.resolver.local(config.annotate.reward_model, config.seed)
-        taken = memory_of(scoring.work, config, rewarding, bytes_each(config.annotate.dtype), device, 1)
-        uses.append(Use(REWARD_MODEL, model, config, [f"annotate {size(taken)} at its peak"]))
+    if config.ranks_by_rewards:
+        scoring = next(plan for plan in plans if plan.work.stage == "annotate")
+        shape = _shape(config.reference, config)
+        taken = memory_of(scoring.work, config, shape, bytes_each(config.annotate.dtype), device, 1)
+        uses.append(Use(REFERENCE, config.reference, config, [f"annotate {size(taken)} at its peak"]))
+        if rewarding := _reward_shape(session, config):
+            model = session.resolver.local(config.annotate.reward_model, config.seed)
+            taken = memory_of(scoring.work, config, rewarding, bytes_each(config.annotate.dtype), device, 1)
+            uses.append(Use(REWARD_MODEL, model, config, [f"annotate {size(taken)} at its peak"]))
     helpers = {}
-    if needs_translations(config.annotate.reward_kind):
+    if config.ranks_by_rewards and needs_translations(config.annotate.reward_kind):
         helpers[TRANSLATOR] = (config.annotate.translator, config.annotate.dtype)
     if config.eval_prompts and config.eval.judge == "logprob":
         helpers[JUDGE] = (config.eval.judge_model, config.eval.dtype)
@@ -301,18 +303,35 @@ def _check_stages(preflight: Preflight, session: Session, config: IterateConfig,
     from icr_platform.engines.execution.map_parts import check_execution
     from icr_platform.engines.identification.language_id import make_identifier
     from icr_platform.engines.sampling.choice import check_policy
+    from icr_platform.pipeline.iterate import check_losses, check_pairs_source
     from icr_platform.training.stage import check_settings as check_training
 
     arm = Arm(config, config, None, [config.policy])
     training = session.resolver.resolve(arm.training(1, ""), config.seed)
+    elsewhere = {"device": "auto", "dtype": "auto", "accelerate_config": ""}
     if prediction.gpus:  # the devices and their libraries are elsewhere
-        training = training.model_copy(update={"device": "auto", "dtype": "auto", "accelerate_config": ""})
+        training = training.model_copy(update=elsewhere)
     else:
         preflight.attempt(lambda: check_execution(config.generate))
         preflight.attempt(lambda: check_policy(config.generate, config.policy, config))
     preflight.attempt(lambda: make_identifier(config.generate.language_identifier))
     preflight.attempt(lambda: check_annotation(arm.annotating(1, "")))
+    preflight.remarks += preflight.attempt(lambda: check_pairs_source(session, config)) or ()
+    if config.pairs_are_translated or (config.preferences and config.translate.into):
+        preflight.remarks.append("translate runs in every iteration; what it takes is not predicted")
+    known = len(preflight.problems)
+    preflight.attempt(lambda: check_losses(config))
+    if len(preflight.problems) > known:
+        return
     preflight.attempt(lambda: check_training(training))
+    if config.start_preferences:
+        starting = session.resolver.resolve(arm.starting(), config.seed)
+        if prediction.gpus:
+            starting = starting.model_copy(update=elsewhere)
+        if preflight.attempt(lambda: STAGES["train"].load().read(starting)) is not None:
+            preflight.remarks.append(
+                f"pi_0 is trained first, on {config.start_preferences} with loss={config.start.loss}; what that takes is not predicted"
+            )
 
 
 def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, is_eval: bool) -> PromptCount:
@@ -480,7 +499,10 @@ def _print(
     console.print(table)
     if source:
         total = config.iterations * sum(item.seconds or 0 for item in plans)
-        console.print(f"all iterations: {duration(total)}{bound}, loading not counted; tokens per second {source}")
+        sooner = "; stop: no-gain may end it sooner" if config.stop != "none" else ""
+        console.print(
+            f"all iterations: {duration(total)}{bound}, loading not counted; tokens per second {source}{sooner}"
+        )
     else:
         console.print("time: --calibrate 30 measures this machine; --gpus 8 --gpu H100 predicts from data sheets")
     if not prediction.response_tokens:

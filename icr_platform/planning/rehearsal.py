@@ -98,6 +98,7 @@ def rehearsed(session: Session, config: IterateConfig, rehearsal: Rehearsal, scr
     # Inputs of the sections, such as a judge's model, may lie in MLflow, which the rehearsal does not open.
     resolver, seed = session.resolver, config.seed
     generate, annotate = resolver.resolve(config.generate, seed), resolver.resolve(config.annotate, seed)
+    translate = resolver.resolve(config.translate, seed)
     train, evaluate = resolver.resolve(config.train, seed), resolver.resolve(config.eval, seed)
     bench, follow = resolver.resolve(config.reward_bench, seed), resolver.resolve(config.instructions, seed)
     all_kept = {"max_dropped": 100.0}
@@ -120,6 +121,9 @@ def rehearsed(session: Session, config: IterateConfig, rehearsal: Rehearsal, scr
                     "drop_truncated": False,
                     "translation_max_tokens": min(annotate.translation_max_tokens, rehearsal.tokens),
                 }
+            ),
+            "translate": translate.model_copy(
+                update=all_kept | {"max_tokens": min(translate.max_tokens, rehearsal.tokens)}
             ),
             "train": train.model_copy(update={"epochs": 1.0}),
             "eval": evaluate.model_copy(
@@ -235,15 +239,8 @@ class Rehearsing:
 
     def _improve(self, iteration: int) -> bool:
         """pi_{t-1} -> pi_t; whether there is a pi_t."""
-        arm, preferences = self.arm, ""
-        generated = self._stage(iteration, "generate", arm.generating(iteration))
-        if generated is not None:
-            annotating = arm.annotating(iteration, generated.reference("responses"))
-            annotated = self._stage(iteration, "annotate", annotating)
-            if annotated is not None and arm.checker:
-                self._stage(iteration, "reward_bench", arm.checking_own_samples(iteration), OWN_SAMPLES)
-            if annotated is not None and open_artifact(annotated.artifact("preferences"), PREFERENCES).rows:
-                preferences = annotated.reference("preferences")
+        arm = self.arm
+        preferences = self._given_pairs(iteration) if arm.config.preferences else self._own_pairs(iteration)
         if not preferences:
             print(f"{'':<12} there are no pairs: training is rehearsed on made-up ones", flush=True)
             preferences = str(self._made_up_preferences())
@@ -254,6 +251,35 @@ class Rehearsing:
         if trained is not None:
             arm.policies.append(trained.reference("checkpoint"))
         return trained is not None
+
+    def _given_pairs(self, iteration: int) -> str:
+        """A few of the given pairs, translated; '' where they are trained on as they are, all of which would not be a rehearsal."""
+        if not self.arm.config.translate.into:
+            return ""
+        translating = self.arm.translating(iteration, self.arm.config.preferences)
+        translated = self._stage(iteration, "translate", translating)
+        has_pairs = translated is not None and open_artifact(translated.artifact("translated"), PREFERENCES).rows
+        return translated.reference("translated") if translated is not None and has_pairs else ""
+
+    def _own_pairs(self, iteration: int) -> str:
+        """The pairs of the policy's own answers; '' where there are none."""
+        arm, translations = self.arm, ""
+        generated = self._stage(iteration, "generate", arm.generating(iteration))
+        if generated is None:
+            return ""
+        responses = generated.reference("responses")
+        if arm.config.pairs_are_translated:
+            translated = self._stage(iteration, "translate", arm.translating(iteration, responses))
+            if translated is None:
+                return ""
+            translations = translated.reference("translated")
+        annotated = self._stage(iteration, "annotate", arm.annotating(iteration, responses, translations))
+        if annotated is None:
+            return ""
+        if arm.checker:
+            self._stage(iteration, "reward_bench", arm.checking_own_samples(iteration), OWN_SAMPLES)
+        has_pairs = open_artifact(annotated.artifact("preferences"), PREFERENCES).rows
+        return annotated.reference("preferences") if has_pairs else ""
 
     def _stage(self, iteration: int, stage: str, config: Config, step: str = "") -> StageRun | None:
         """Run a stage, and print a line of what was seen; None where it failed, which is said on stderr as the stage itself would.

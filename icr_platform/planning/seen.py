@@ -10,7 +10,16 @@ import pandas as pd
 
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.languages import UNDETERMINED, counts_as, language_name
-from icr_platform.core.schemas import DROPS, INSTRUCTION_CHECKS, JUDGMENTS, OUTPUTS, PREFERENCES, RESPONSES, REWARDS
+from icr_platform.core.schemas import (
+    DROPS,
+    INSTRUCTION_CHECKS,
+    JUDGMENTS,
+    OUTPUTS,
+    PREFERENCES,
+    RESPONSES,
+    REWARDS,
+    TEXT_TRANSLATIONS,
+)
 from icr_platform.core.stage_protocol import StageResult
 from icr_platform.pipeline.config import IterateConfig
 
@@ -113,6 +122,22 @@ def _texts(
     return Seen("; ".join(told), tuple(warnings), firsts)
 
 
+def _translated(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
+    columns = ["language", "translation", "outcome"]
+    rows = open_artifact(result.artifacts["text_translations"], TEXT_TRANSLATIONS).read(columns).to_pandas()
+    lost = rows.loc[rows["translation"].isna(), "outcome"]
+    told = [f"{len(rows) - len(lost)} of {len(rows)} texts translated"]
+    if len(lost):
+        told.append(f"{len(lost)} not ({_counted(lost)})")
+    warnings = [
+        f"{language}: none of {len(own)} texts has a translation ({_counted(own['outcome'])})"
+        for language, own in rows.groupby("language", sort=False)
+        if own["translation"].isna().all()
+    ]
+    firsts = rows.dropna().groupby("language", sort=False)["translation"].first()
+    return Seen("; ".join(told), tuple(warnings), {str(code): _short(text) for code, text in firsts.items()})
+
+
 def _annotated(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
     drops = open_artifact(result.artifacts["drops"], DROPS).read(["language", "sample_index", "reason"]).to_pandas()
     pairs = open_artifact(result.artifacts["preferences"], PREFERENCES).read(["language", "margin"]).to_pandas()
@@ -120,7 +145,7 @@ def _annotated(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
     scored = rewards.read(["policy_logprob", "reference_logprob"]).to_pandas().dropna()
     of_prompts = drops[drops["sample_index"].isna()]
     told = [f"{len(pairs)} pairs of {len(pairs) + len(of_prompts)} prompts"]
-    if len(pairs):
+    if pairs["margin"].notna().any():
         told.append(f"median margin {pairs['margin'].median():.2g}")
     of_samples = drops[drops["sample_index"].notna()]
     if len(of_samples):
@@ -182,6 +207,7 @@ def _asked(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
 
 _BY_STAGE: dict[str, Callable[[IterateConfig, int, StageResult], Seen]] = {
     "generate": _generated,
+    "translate": _translated,
     "annotate": _annotated,
     "train": _trained,
     "eval": _evaluated,

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
+from markupsafe import Markup
 
 from icr_platform.core.artifacts import atomic_path
 from icr_platform.core.language_tags import html_lang, is_english, is_right_to_left
 from icr_platform.core.languages import language_in
+from icr_platform.report.comparison import report_style
 from icr_platform.report.evidence import evidence_of, is_evidence
 from icr_platform.report.figures import LearningCurve, evidence_curves, learning_curves
 from icr_platform.report.iteration_metrics import (
@@ -34,7 +36,7 @@ from icr_platform.report.svg import chart_style
 
 @dataclass(frozen=True)
 class ExamplePair:
-    """A preference pair shown as an example. margin: length-controlled reward of chosen minus that of rejected."""
+    """A preference pair shown as an example. margin: length-controlled reward of chosen minus that of rejected; None without rewards."""
 
     iteration: int
     language: str
@@ -43,7 +45,7 @@ class ExamplePair:
     english_instruction: str
     chosen: str
     rejected: str
-    margin: float
+    margin: float | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Report:
     runs: MLflow run ids by a label, such as 'arm' or 'iteration 1'.
     iterations: in order, 0 is pi_0.
     published: whether the paper's X-AlpacaEval figures are shown too (they mean nothing for other evaluation sets).
+    comparison: tables of pi_T against pi_0, None where there are none, as `report.comparison.comparison_html` writes them.
     """
 
     title: str
@@ -65,6 +68,7 @@ class Report:
     examples: Sequence[ExamplePair] = ()
     notes: Sequence[str] = ()
     published: bool = True
+    comparison: Markup | None = None
 
 
 class _Kind(NamedTuple):
@@ -114,6 +118,7 @@ def write_report(path: Path, report: Report) -> None:
     environment.filters |= {"number": number, "signed": signed, "row_name": row_name}
     html = environment.from_string(source).render(
         report=report,
+        style=report_style(),
         chart_style=chart_style(),
         headline=_headline(iterations),
         curves=[(kind, curves) for kind in _KINDS if kind.chart and (curves := _curves(report, kind))],

@@ -1,4 +1,4 @@
-"""MLflow's model registry: `models:/ARM-policy@iteration-N` is the checkpoint of iteration N that is in use.
+"""MLflow's model registry: `models:/ARM-policy@iteration-N` is the checkpoint of iteration N that is in use, `@best` the best of them.
 
 A registry that refuses is named on stderr and does not end the work: the checkpoint itself is safe in its run.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from icr_platform.core.errors import StoreRefusesError
@@ -18,30 +18,48 @@ if TYPE_CHECKING:
     from icr_platform.tracking.run_handle import RunHandle
     from icr_platform.tracking.tracker import Tracker
 
+BEST = "best"
+
 
 def register_checkpoint(tracker: Tracker, name: str, run: RunHandle, iteration: int) -> None:
     """Make `models:/NAME@iteration-N` the checkpoint of this train run, whoever ran it and when.
 
-    Before an alias moves, those of later iterations, which led on from another checkpoint, are removed.
+    Before an alias moves, those of later iterations, which led on from another checkpoint, are removed, and that of the best.
     """
     alias = f"iteration-{iteration}"
     with _refusal_said(f"models:/{name}@{alias}: not set; use runs:/{run.run_id}/checkpoint instead"):
         version = deliver(lambda: _version_of(tracker, name, run.run_id), tracker.uri)
         if deliver(lambda: _aliases(tracker, name), tracker.uri).get(alias) != version:
-            _remove_aliases(tracker, name, iteration)
+            _remove_aliases(tracker, name, lambda later: later > iteration)
+            forget_best(tracker, name)
             deliver(lambda: tracker.client.set_registered_model_alias(name, alias, version), tracker.uri)
 
 
-def forget_iterations(tracker: Tracker, name: str, after: int) -> None:
-    """Remove the aliases of iterations later than `after`; the versions stay."""
-    with _refusal_said(f"models:/{name}: aliases after iteration-{after} may be an earlier run's"):
-        _remove_aliases(tracker, name, after)
+def point_best(tracker: Tracker, name: str, run: RunHandle) -> None:
+    """Make `models:/NAME@best` the checkpoint of this train run, which was registered."""
+    with _refusal_said(f"models:/{name}@{BEST}: not set; use runs:/{run.run_id}/checkpoint instead"):
+        version = deliver(lambda: _version_of(tracker, name, run.run_id), tracker.uri)
+        if deliver(lambda: _aliases(tracker, name), tracker.uri).get(BEST) != version:
+            deliver(lambda: tracker.client.set_registered_model_alias(name, BEST, version), tracker.uri)
 
 
-def _remove_aliases(tracker: Tracker, name: str, after: int) -> None:
+def forget_best(tracker: Tracker, name: str) -> None:
+    """Remove `models:/NAME@best`, where nothing shows which iteration is the best, or its weights are gone."""
+    with _refusal_said(f"models:/{name}@{BEST} may be an earlier run's"):
+        if BEST in deliver(lambda: _aliases(tracker, name), tracker.uri):
+            deliver(lambda: tracker.client.delete_registered_model_alias(name, BEST), tracker.uri)
+
+
+def forget_iterations(tracker: Tracker, name: str, made: range) -> None:
+    """Remove the aliases of iterations that an arm did not make, which are an earlier run's; the versions stay."""
+    with _refusal_said(f"models:/{name}: aliases of other iterations than this arm's may be an earlier run's"):
+        _remove_aliases(tracker, name, lambda iteration: iteration not in made)
+
+
+def _remove_aliases(tracker: Tracker, name: str, is_other: Callable[[int], bool]) -> None:
     for alias in deliver(lambda: _aliases(tracker, name), tracker.uri):
         number = alias.removeprefix("iteration-")
-        if number.isdigit() and int(number) > after:
+        if number.isdigit() and is_other(int(number)):
             deliver(lambda alias=alias: tracker.client.delete_registered_model_alias(name, alias), tracker.uri)  # type: ignore[misc]
 
 

@@ -72,6 +72,10 @@ class TrackingReader:
         """Arm runs of the experiments, the newest first, 1,000 at most."""
         return self._search(experiment_ids, "tags.\"icr.kind\" = 'arm'")
 
+    def sweeps(self, experiment_ids: list[str]) -> list[RunRecord]:
+        """Runs above the arms of a sweep, the newest first, 1,000 at most."""
+        return self._search(experiment_ids, "tags.\"icr.kind\" = 'sweep'")
+
     def children(self, run: RunRecord) -> list[RunRecord]:
         """Runs right under `run`."""
         return self._search([run.experiment_id], f"tags.\"mlflow.parentRunId\" = '{run.run_id}'")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,8 @@ def was_removed(tracker: Tracker, run_id: str) -> bool:
     return deliver(lambda: tracker.client.get_run(run_id), tracker.uri).data.tags.get("icr.checkpoint") == "removed"
 
 
-def other_uses(tracker: Tracker, run_id: str, arm: str, name: str, alias: str) -> list[str]:
-    """Who else may need a train run's checkpoint: arms but `arm` that trained or reused it, aliases but `alias` of `name`."""
+def other_uses(tracker: Tracker, run_id: str, arm: str, name: str, aliases: Collection[str]) -> list[str]:
+    """Who else may need a train run's checkpoint: arms but `arm` that trained or reused it, aliases but these of `name`."""
 
     def find() -> list[str]:
         run = tracker.client.get_run(run_id)
@@ -34,18 +34,18 @@ def other_uses(tracker: Tracker, run_id: str, arm: str, name: str, alias: str) -
             f"models:/{version.name}@{other}"
             for version in versions
             for other, number in tracker.client.get_registered_model(version.name).aliases.items()
-            if str(number) == str(version.version) and (version.name, other) != (name, alias)
+            if str(number) == str(version.version) and not (version.name == name and other in aliases)
         )
 
     return deliver(find, tracker.uri)
 
 
 def remove_checkpoint(
-    tracker: Tracker, run_id: str, name: str, alias: str, checkpoint: Path, weights: Sequence[str]
+    tracker: Tracker, run_id: str, name: str, aliases: Collection[str], checkpoint: Path, weights: Sequence[str]
 ) -> None:
-    """Remove the weights of a train run's checkpoint from the artifact store, and the alias that leads to them.
+    """Remove the weights of a train run's checkpoint from the artifact store, and the aliases that lead to them.
 
-    name, alias: of the registered model. checkpoint: a local copy whose weights are gone. weights: names of their files.
+    name, aliases: of the registered model. checkpoint: a local copy whose weights are gone. weights: names of their files.
 
     Raises:
         TrackingError: the store refuses, or cannot delete.
@@ -58,8 +58,10 @@ def remove_checkpoint(
         for version in tracker.client.search_model_versions(f"run_id = '{run_id}'"):
             if version.name == name:
                 tracker.client.set_model_version_tag(name, version.version, "icr.checkpoint", "removed")
-                if str(tracker.client.get_registered_model(name).aliases.get(alias)) == str(version.version):
-                    tracker.client.delete_registered_model_alias(name, alias)
+                known = tracker.client.get_registered_model(name).aliases
+                for alias in aliases:
+                    if str(known.get(alias)) == str(version.version):
+                        tracker.client.delete_registered_model_alias(name, alias)
         run = tracker.client.get_run(run_id)
         tracker.client.set_tag(run_id, "icr.checkpoint", "removed")
         if "icr.artifact.checkpoint" in run.data.tags:

@@ -204,6 +204,10 @@ class Tracker:
             deliver(lambda: self.client.search_runs([self.experiment_of(run_id)], text, order_by=order), self.uri)
         )
 
+    def tags_of(self, run_id: str) -> dict[str, str]:
+        """The tags of a run."""
+        return dict(deliver(lambda: self.client.get_run(run_id), self.uri).data.tags)
+
     def experiment_of(self, run_id: str) -> str:
         """The experiment of a run, which need not be this command's."""
         return str(deliver(lambda: self.client.get_run(run_id), self.uri).info.experiment_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from icr_platform.core.config import INPUTS, WHERE, ChatSettings, PinnedInputs, ScoreSettings, setting
+from icr_platform.core.config import INPUTS, WHERE, ChatSettings, OptionalFloat, PinnedInputs, ScoreSettings, setting
 from icr_platform.core.mappings import ColumnMap
 from icr_platform.models.settings import ModelPlace
 
@@ -40,13 +40,44 @@ class OptimizerSettings(ModelPlace):
     accelerate_config: str = setting("", "accelerate config file: train through `accelerate launch`", "place")
 
 
+Loss = Literal["sigmoid", "sigmoid_norm", "ipo", "hinge", "robust", "apo_zero", "apo_down", "kto"]
+
+
 class TrainSettings(OptimizerSettings):
-    """How the policy is trained: L_DPO(beta) + gamma * L_NLL(chosen) (METHOD, step 5)."""
+    """How the policy is trained: L_loss(beta) + gamma * L_NLL(chosen) (METHOD, step 5).
+
+    `training.loss_checks` says which settings a loss takes.
+    """
 
     heading, place_heading = "training", WHERE
 
-    beta: float = setting(0.1, "beta of the DPO loss", gt=0)
+    loss: Loss = setting(
+        "sigmoid",
+        "preference loss; sigmoid: DPO; sigmoid_norm: DPO over means of tokens; robust: DPO where a share of the labels is wrong; "
+        "apo_zero: chosen better than what the policy says, apo_down: worse; kto: single responses, each good or bad",
+        later=True,
+    )
+    beta: float = setting(0.1, "beta of the loss; tau of ipo", gt=0)
     gamma: float = setting(1.0, "weight of the likelihood of the chosen response", ge=0)
+    label_smoothing: float = setting(
+        0.0,
+        "share of pairs whose labels are taken to be the wrong way round, with loss=robust",
+        ge=0,
+        lt=0.5,
+        later=True,
+    )
+    ld_alpha: OptionalFloat = setting(
+        None,
+        "weight of the tokens of a response behind the length of the shorter one, in the preference loss (LD-DPO); none: 1",
+        ge=0,
+        le=1,
+        later=True,
+    )
+    use_weighting: bool = setting(
+        False, "weigh each pair's preference loss by how likely the policy is to sample its responses (WPO)", later=True
+    )
+    desirable_weight: float = setting(1.0, "weight of good responses, with loss=kto", gt=0, later=True)
+    undesirable_weight: float = setting(1.0, "weight of bad responses, with loss=kto", gt=0, later=True)
     likelihood: Literal["pairs", "tokens"] = setting(
         "pairs",
         "what the likelihood term averages; pairs: each response's mean over its tokens, over the pairs of a step, as the paper's "

@@ -69,7 +69,8 @@ def send_curve(rows: Iterable[LoggedStep], log: MetricLog) -> None:
 def final_figures(rows: list[LoggedStep], names: Mapping[str, str]) -> dict[str, float]:
     """Average the last tenth of the logged steps, at least one: a single step is one batch, and noisy.
 
-    names: what each figure is called -> its metric in the curve.
+    names: what each figure is called -> its metric in the curve; one that no step has is left out.
     """
     last = rows[-max(1, len(rows) // 10) :]
-    return {name: sum(row[key] for row in last) / len(last) for name, key in names.items()}
+    found = {name: [row[key] for row in last if key in row] for name, key in names.items()}
+    return {name: sum(values) / len(values) for name, values in found.items() if values}

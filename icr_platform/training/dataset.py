@@ -18,7 +18,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.data.bad_rows import MOST_LEFT_OUT
 from icr_platform.engines.scoring.packing import Group
-from icr_platform.models.chat import Roles, encode_prompt, refusal_of_roles, settings_of
+from icr_platform.models.chat import Roles, encode_prompt, encode_response, refusal_of_roles, settings_of
 from icr_platform.models.context import context_of
 from icr_platform.models.loading import load_config, load_tokenizer
 from icr_platform.training.config import PolicyTraining, TrainConfig
@@ -79,7 +79,7 @@ def load_pairs(
     Raises:
         InputError: no pair is short enough, or the chat template refuses the conversations of more than MOST_LEFT_OUT of them.
     """
-    names = ["language", "instruction", "messages", *_TOKEN_COLUMNS, *_START_COLUMNS]
+    names = ["language", "instruction", "messages", *_TOKEN_COLUMNS, *_START_COLUMNS, "chosen", "rejected"]
     rows = preferences.read(names).to_pydict()
     languages: list[str] = []
     prompts: list[list[int]] = []
@@ -97,6 +97,11 @@ def load_pairs(
             left_out[language] += 1
             continue
         prompt_ids = encode_prompt(tokenizer, asked)
+        # A text that was not sampled, such as a translation, has no ids of its own.
+        chosen_ids, rejected_ids = (
+            encode_response(tokenizer, text) if ids is None else ids
+            for ids, text in ((chosen_ids, of_pair[2]), (rejected_ids, of_pair[3]))
+        )
         if len(prompt_ids) + max(len(chosen_ids), len(rejected_ids)) > max_length:
             left_out[language] += 1
             continue
@@ -140,9 +145,15 @@ def check_conversations(
 def check_pairs(preferences: Artifact, vocabulary: int) -> None:
     """Raise InputError, naming part, row and field, for no pairs, an empty response or answer, or a token id that the model lacks."""
     if preferences.rows == 0:
-        raise InputError(f"{preferences.folder}: contains no preference pairs; annotate's table of drops says why")
+        why = preferences.extra.get("no_pair", "annotate's table of drops says why")
+        raise InputError(f"{preferences.folder}: contains no preference pairs; {why}")
     for index, path in enumerate(preferences.parts):
-        part = preferences.read_part(index, [*_TOKEN_COLUMNS, *_START_COLUMNS])
+        part = preferences.read_part(index, [*_TOKEN_COLUMNS, *_START_COLUMNS, "chosen", "rejected"])
+        for name in ("chosen", "rejected"):
+            is_empty = pc.equal(pc.utf8_length(part[name]), 0)
+            row = _first_row(pc.and_(is_empty, pc.is_null(part[f"{name}_token_ids"])))
+            if row is not None:
+                raise InputError(f"{path}: row {row}: field {name!r} is empty; run annotate again")
         for name, start_name in zip(_TOKEN_COLUMNS, _START_COLUMNS, strict=True):
             ids, starts = part[name].combine_chunks(), part[start_name].combine_chunks()
             row = _first_row(pc.equal(pc.list_value_length(ids), 0))

@@ -1,18 +1,19 @@
-"""Training by TRL: L_DPO(beta) + gamma * L_NLL(chosen), on token ids as they were sampled.
+"""Training on pairs by TRL: L_loss(beta) + gamma * L_NLL(chosen), on token ids as they were sampled.
 
-L_DPO = -log sigmoid(beta * ((log pi(c) - log ref(c)) - (log pi(r) - log ref(r)))) (Rafailov et al. 2023, arXiv 2305.18290,
-equation 7). L_NLL = -log pi(c) / |c|, the mean over the chosen response's tokens. The loss of an optimizer step is the mean of
-both over the step's pairs, however these are split into batches, accumulation and processes. TRL's own `sft` term, the mean
-over all *tokens* of a batch's chosen responses, is `likelihood: tokens`: a long response weighs more than a short one in the same batch.
+L_loss is a preference loss of `training.losses`, L_DPO by default: -log sigmoid(beta * ((log pi(c) - log ref(c)) - (log pi(r) -
+log ref(r)))) (Rafailov et al. 2023, arXiv 2305.18290, equation 7). L_NLL = -log pi(c) / |c|, the mean over the chosen response's
+tokens. The loss of an optimizer step is the mean of both over the step's pairs, however these are split into batches, accumulation
+and processes. TRL's own `sft` term, the mean over all *tokens* of a batch's chosen responses, is `likelihood: tokens`: a long
+response weighs more than a short one in the same batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import logsigmoid
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
@@ -22,8 +23,9 @@ from icr_platform.models.multimodal import is_multimodal
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import TrainingPairs
+from icr_platform.training.losses import Responses, preference_loss, sampling_weights, without_tails
+from icr_platform.training.step_means import LANGUAGE, WEIGHT, Counted, StepMeans
 from icr_platform.training.trainer import (
-    PolicyTrainer,
     common_arguments,
     peft_config,
     require_own_logprobs,
@@ -35,10 +37,7 @@ from icr_platform.training.weights import Weights, load_trainable
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_PAIR_FIGURES = ("rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
-_LOGGED = ("loss", "grad_norm", "learning_rate", *_PAIR_FIGURES)
-_WEIGHT = "pair_weight"
-_FLOATS = (_WEIGHT, "ref_chosen_logps", "ref_rejected_logps")
+_FLOATS = (WEIGHT, "ref_chosen_logps", "ref_rejected_logps")
 _STARTS = ("chosen_start", "rejected_start")
 _MEMORY = "--gradient-checkpointing true, --precompute-reference yes, --lora-rank or --accelerate-config"
 
@@ -52,18 +51,26 @@ class PairCollator(DataCollatorForPreference):
             for row, example in enumerate(examples):
                 first = len(example["prompt_ids"])
                 batch["completion_mask"][half * len(examples) + row, first : first + example.get(name, 0)] = 0
+        batch[LANGUAGE] = torch.tensor([example[LANGUAGE] for example in examples])
         return batch
 
 
-class PairTrainer(PolicyTrainer, DPOTrainer):
+class PairTrainer(StepMeans, DPOTrainer):
     """TRL's trainer, fed with token ids and, where given, reference log-probabilities."""
 
+    sequences = 2
+    figures = (
+        "rewards/accuracies",
+        "rewards/margins",
+        "rewards/chosen",
+        "rewards/rejected",
+        "logps/chosen",
+        "logps/rejected",
+    )
     _config: TrainConfig
 
-    def __init__(self, config: TrainConfig, **parts: Any) -> None:
-        # Over the pairs since the last point of the curve: the figures, and how many pairs there were.
-        self._sums = torch.zeros(len(_PAIR_FIGURES) + 1, dtype=torch.float64)
-        super().__init__(config, **parts)
+    def __init__(self, config: TrainConfig, languages: Sequence[str], **parts: Any) -> None:
+        super().__init__(config, languages, **parts)
         self.data_collator = PairCollator(**vars(self.data_collator))  # in the place of TRL's own, as TRL sets it up
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
@@ -76,30 +83,7 @@ class PairTrainer(PolicyTrainer, DPOTrainer):
         """Keep where responses are trained on, too; other columns than these are taken off a data set."""
         super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call]
         known: list[str] = self._signature_columns or []
-        self._signature_columns: Any = [*known, *(name for name in _STARTS if name not in known)]
-
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """Take the batches of one optimizer step, and give each pair its weight in the loss: 1 over the pairs of the step.
-
-        The trainer divides a batch's loss by the number of batches and averages over processes, which the weights undo. In an
-        epoch's last batch accelerate repeats pairs until every process has a full batch; repeated pairs weigh nothing.
-
-        Five pairs on two processes, one to a batch and two batches to a step: in the first step each of four pairs weighs 1,
-        which two batches and two processes make 1/4. In the last step the fifth pair weighs 2 on one process, and the pair that
-        is repeated on the other weighs 0.
-        """
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        each, processes = self.args.per_device_train_batch_size, self.args.world_size
-        dataset: Any = self.train_dataset
-        over = len(dataset) % (each * processes) if self.accelerator.gradient_state.end_of_dataloader else 0
-        pairs = (len(batches) - bool(over)) * each * processes + over
-        for number, batch in enumerate(batches, start=1):
-            rows = len(batch["input_ids"]) // 2
-            weight = torch.full((rows,), len(batches) * processes / pairs, device=batch["input_ids"].device)
-            if over and number == len(batches):
-                weight[max(0, over - each * self.args.process_index) :] = 0.0
-            batch[_WEIGHT] = weight
-        return batches, items
+        self._signature_columns: Any = [*known, *(name for name in (*_STARTS, LANGUAGE) if name not in known)]
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Keep log-probabilities in float32: under DeepSpeed the trainer casts whatever is not an id to bfloat16."""
@@ -118,45 +102,42 @@ class PairTrainer(PolicyTrainer, DPOTrainer):
             fused_lm_head=True,
             **router,
         )
+        trained = mask[:, 1:]  # a token's log-probability stands where it is predicted, one place before it
         chosen, rejected = outputs.log_probs.sum(1).chunk(2)
+        weighed = (chosen, rejected)
+        if self.ld_alpha is not None:
+            weighed = without_tails(outputs.log_probs, trained, self.ld_alpha).chunk(2)
         if self.precompute_ref_logps:
-            ref_chosen, ref_rejected = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+            reference = (inputs["ref_chosen_logps"], inputs["ref_rejected_logps"])
         else:
             ids = {name: inputs[name] for name in ("input_ids", "attention_mask", "completion_mask")}
             # Without a model of its own the reference is the policy under LoRA, with the adapters switched off.
-            reference = self.model if self.ref_model is None else self.ref_model
-            ref_chosen, ref_rejected = self.compute_ref_log_probs(reference, ids)  # type: ignore[no-untyped-call]
-        chosen_reward, rejected_reward = self.beta * (chosen - ref_chosen), self.beta * (rejected - ref_rejected)
-        per_pair = -logsigmoid(chosen_reward - rejected_reward)  # arXiv 2305.18290, equation 7
-        lengths = mask.chunk(2)[0].sum(1)
+            scorer = self.model if self.ref_model is None else self.ref_model
+            reference = self.compute_ref_log_probs(scorer, ids)  # type: ignore[no-untyped-call]
+        lengths, others = mask.sum(1).chunk(2)
+        won, lost = Responses(weighed[0] - reference[0], lengths), Responses(weighed[1] - reference[1], others)
+        per_pair = preference_loss(self._config, won, lost)
+        if self._config.use_weighting:
+            per_pair = per_pair * sampling_weights(outputs.log_probs, outputs.log_sum_sq_probs, trained)
         if self._config.likelihood == "pairs":
             per_pair = per_pair - self._config.gamma * chosen / lengths
-        # A batch that `get_batch_samples` did not make, as in an evaluation, is a mean of its own.
-        weight = inputs.get(_WEIGHT, torch.full_like(per_pair, 1 / len(per_pair)))
-        loss: torch.Tensor = (weight * per_pair).sum()
+        loss: torch.Tensor = (self.weight_of(inputs) * per_pair).sum()
         if self._config.likelihood == "tokens":
             loss = loss - self._config.gamma * chosen.sum() / lengths.sum()
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
-        won, lost = chosen_reward.detach(), rejected_reward.detach()
-        figures = torch.stack([(won > lost).float(), won - lost, won, lost, torch.ones_like(won)])  # see _PAIR_FIGURES
-        columns = (figures * (weight > 0)).T.contiguous()
-        self._sums += self.accelerator.gather(columns).sum(0).double().cpu()
+        rewards = (self.beta * won.log_ratio.detach(), self.beta * lost.log_ratio.detach())
+        found = ((rewards[0] > rewards[1]).float(), rewards[0] - rewards[1], *rewards, chosen, rejected)
+        each = torch.ones_like(chosen)
+        self.record(inputs, {name: Counted(of, each) for name, of in zip(self.figures, found, strict=True)})
         return loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the means over the pairs of all processes since the last point of the curve."""
-        *sums, pairs = self._sums.tolist()
-        if pairs:
-            logs |= {name: total / pairs for name, total in zip(_PAIR_FIGURES, sums, strict=True)}
-        self._sums.zero_()
-        super().log(logs, start_time)
 
 
 def arguments(config: TrainConfig, work: Path, pairs: int, precomputed: bool) -> DPOConfig:
     """Make TRL's arguments for a training in `work`; sets up the process group when a launcher started this process."""
     made = DPOConfig(
         beta=config.beta,
+        ld_alpha=config.ld_alpha,
         max_length=None,  # too long pairs are left out and counted, never cut
         disable_dropout=True,
         precompute_ref_log_probs=precomputed,
@@ -189,10 +170,12 @@ def build_trainer(
         reference = load_trainable(config.reference, config)
     elif reference_logprobs is None and not config.lora_rank:  # LoRA: the policy without its adapters is the reference
         reference = load_trainable(config.policy, config)
+    languages = sorted(set(pairs.languages))
     columns: dict[str, Any] = {
         "prompt_ids": pairs.prompt_ids,
         "chosen_ids": pairs.chosen_ids,
         "rejected_ids": pairs.rejected_ids,
+        LANGUAGE: [languages.index(language) for language in pairs.languages],
     }
     if pairs.chosen_starts:
         columns |= dict(zip(_STARTS, (pairs.chosen_starts, pairs.rejected_starts), strict=True))
@@ -201,6 +184,7 @@ def build_trainer(
         columns["ref_rejected_logps"] = reference_logprobs[:, 1]
     return PairTrainer(
         config,
+        languages,
         model=policy,
         ref_model=reference,
         args=args,
@@ -226,4 +210,4 @@ def train(
         IcrError: a loss is not finite, GPU memory is full.
     """
     trainer = build_trainer(config, pairs, reference_logprobs, work, policy)
-    return train_to_end(trainer, config, work, curve, _LOGGED, _MEMORY)
+    return train_to_end(trainer, config, work, curve, trainer.logged, _MEMORY)

@@ -10,6 +10,7 @@ import numpy as np
 from icr_platform.core.arrays import Floats
 from icr_platform.core.artifacts import atomic_path
 from icr_platform.core.progress import meter
+from icr_platform.engines.scoring.packing import Group
 from icr_platform.models.devices import resolve_device
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.dataset import TrainingPairs
@@ -44,13 +45,33 @@ def store_reference_logprobs(path: Path, logprobs: Floats) -> None:
 def score_pairs(config: TrainConfig, pairs: TrainingPairs, model: PreTrainedModel) -> Floats:
     """Score the chosen and rejected responses under `model`, which is moved to the configured device.
 
-    Returns: [P, 2] nats, float64: log-probabilities, summed over the tokens of a response that are trained on.
+    Returns: [P, 2] nats, float64: log-probabilities, summed over the tokens of a response that are trained on, those behind the length
+    of the shorter one times ld_alpha (see `losses.without_tails`).
     """
     from icr_platform.engines.scoring.logprobs import CompletionScorer
     from icr_platform.training.weights import autocast
 
     groups = [pairs.group(row) for row in range(len(pairs))]
+    if config.ld_alpha is not None:
+        groups = [_with_shared_parts(group) for group in groups]
     place: Any = resolve_device(config.device)
     scorer = CompletionScorer(model.to(place))
-    with meter("score under the reference", 2 * len(groups)) as bar, autocast(config):
-        return np.stack(scorer.score(groups, bar.advance))
+    count = sum(len(group.completions) for group in groups)
+    with meter("score under the reference", count) as bar, autocast(config):
+        scores = np.stack(scorer.score(groups, bar.advance))
+    if config.ld_alpha is None:
+        return scores
+    whole, shared = np.split(scores, 2, axis=1)
+    return shared + config.ld_alpha * (whole - shared)
+
+
+def _with_shared_parts(group: Group) -> Group:
+    """A pair with both responses up to the length that both have: what is predicted of them does not depend on what follows.
+
+    >>> _with_shared_parts(Group([1], [[2, 3, 4], [5, 6]])).completions
+    ([2, 3, 4], [5, 6], [2, 3], [5, 6])
+    """
+    starts = group.starts or (0, 0)
+    shared = min(len(ids) - start for ids, start in zip(group.completions, starts, strict=True))
+    parts = [ids[: start + shared] for ids, start in zip(group.completions, starts, strict=True)]
+    return Group(group.prompt_ids, (*group.completions, *parts), (*starts, *starts))

@@ -27,6 +27,7 @@ from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve, final_figures
 from icr_platform.training.dataset import TrainingPairs, check_conversations, check_pairs, longest_sequence, read_pairs
 from icr_platform.training.job import CURVE, train_policy
+from icr_platform.training.loss_checks import check_loss, notes_of_loss
 from icr_platform.training.model_card import Provenance, model_card, public_name
 from icr_platform.training.policy_checks import check_policy, notes_of_weights
 
@@ -35,6 +36,8 @@ _FIGURES = {
     "train/final_loss": "train/loss",
     "train/final_reward_accuracy": "train/rewards/accuracies",
     "train/final_reward_margin": "train/rewards/margins",
+    "train/final_logps_chosen": "train/logps/chosen",
+    "train/final_logps_rejected": "train/logps/rejected",
 }
 
 
@@ -68,8 +71,9 @@ def check_settings(config: TrainConfig) -> int:
     Returns: how many token ids the policy knows.
 
     Raises:
-        InputError: the policy cannot be trained, or not so, or not on this machine.
+        InputError: settings that exclude each other; the policy cannot be trained, or not so, or not on this machine.
     """
+    check_loss(config)
     vocabulary = check_policy(config)
     if config.dpo_reference == "initial":
         if not config.reference:
@@ -168,4 +172,4 @@ def _notes(config: TrainConfig, pairs: TrainingPairs) -> list[str]:
         limit = longest_sequence(config)
         name = "max_length" if limit == config.max_length else "the policy's max_position_embeddings"
         notes.append(f"{total} pairs are longer than {limit} tokens ({name}) and were left out: {by_language}")
-    return [*notes, *notes_of_weights(config)]
+    return [*notes, *notes_of_loss(config), *notes_of_weights(config)]

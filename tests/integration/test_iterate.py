@@ -149,9 +149,18 @@ def test_which_checkpoints_are_given_up_after_each_of_three_iterations(
     keep: str, reference: str, rates: list[float | None], given_up: list[list[int]]
 ) -> None:
     config = IterateConfig.model_validate({"iterations": 3, "keep_checkpoints": keep, "reward_reference": reference})
-    metrics = {t: {"win_rate/mean": rate} if rate is not None else {} for t, rate in enumerate(rates, start=1)}
+    metrics = {t: {"gain_since_0": rate} if rate is not None else {} for t, rate in enumerate(rates, start=1)}
     seen = [checkpoints_to_give_up(config, t, {s: metrics[s] for s in range(1, t + 1)}) for t in (1, 2, 3)]
     assert seen == given_up
+
+
+def test_a_pi_0_that_was_made_here_is_given_up_like_the_others() -> None:
+    config = IterateConfig.model_validate(
+        {"iterations": 2, "keep_checkpoints": "last", "start_preferences": "en.jsonl"}
+    )
+    assert [checkpoints_to_give_up(config, t, {}) for t in (0, 1, 2)] == [[], [0], [0, 1]]
+    previous = config.model_copy(update={"reward_reference": "previous"})
+    assert [checkpoints_to_give_up(previous, t, {}) for t in (0, 1, 2)] == [[], [], [0, 1]]
 
 
 def weights_in(tracker: Tracker, run_id: str) -> list[str]:

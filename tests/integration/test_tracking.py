@@ -116,9 +116,9 @@ def test_an_alias_is_the_checkpoint_in_use_whatever_was_registered_before(local_
     assert checkpoint_of(tracker, "models:/it's another arm@iteration-1") == "first"
     assert len(tracker.client.search_model_versions("name = 'icr-policy'")) == 3, "one version for each checkpoint"
 
-    forget_iterations(tracker, "icr-policy", after=1)
+    forget_iterations(tracker, "icr-policy", range(1, 2))
     assert set(tracker.client.get_registered_model("icr-policy").aliases) == {"iteration-1", "champion"}
-    forget_iterations(tracker, "nothing-policy", after=1)
+    forget_iterations(tracker, "nothing-policy", range(1, 2))
 
 
 def test_a_registry_that_refuses_is_one_line(

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 ENGINES = {
     "engines.sampling", "engines.scoring", "engines.judging", "engines.identification", "engines.segmentation", "engines.execution", "engines.endpoints",
 }  # fmt: skip
-STAGES = {"generation", "annotation", "training", "evaluation"}
+STAGES = {"generation", "translation", "annotation", "training", "evaluation"}
 FLOOR = {"core", "models", "data"}  # what all four stages stand on, together with the engines
 ALLOWED: dict[str, set[str]] = {
     "core": set(),
@@ -67,6 +67,7 @@ EXCEPTIONS = {
 }
 STAGE_CONFIGS = {
     "GenerateConfig",
+    "TranslateConfig",
     "AnnotateConfig",
     "TrainConfig",
     "SftConfig",
@@ -191,7 +192,7 @@ def test_beside_the_rooms_is_nothing_else() -> None:
         found = [path for path in (ROOT / top).iterdir() if path.name != "__pycache__"]
         assert {path.name for path in found if path.is_file()} <= files
         folders = {path.name for path in found if path.is_dir()}
-        assert len(folders) <= 14
+        assert len(folders) <= 15
         rooms = {name.removeprefix("ui.") for name in ALLOWED if name.startswith("ui.") == (top == "ui")}
         assert folders == {name.split(".")[0] for name in rooms}, (
             "a room without a line in ALLOWED, or a line without a room"

@@ -37,6 +37,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     main = render(
         "margins",
         view=view,
+        unrewarded=tables.preferences.rows if not margins_data.has_margins(inspector.engine, tables) else 0,
         distributions=[(d, _histogram(d, view)) for d in found],
         by_iteration=_by_iteration(inspector, focus, view),
         chosen=chosen,

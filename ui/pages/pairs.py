@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
+from icr_platform.core.languages import language_name
 from icr_platform.report.numbers import number
 from ui.html.line_marks import marked
-from ui.html.rendering import render
+from ui.html.rendering import language_label, render
 from ui.html.word_diff import Segment, word_diff
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import pairs_data
@@ -65,25 +66,26 @@ def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> 
     if not language:  # a link that names none opens the prompt in the first language that has it
         language = next(iter(pairs_data.languages_with(inspector.engine, tables, view.id)), "")
     near = pairs_data.neighbours(inspector.engine, tables, replace(view, id_language=language))
-    detail = pairs_data.pair_detail(inspector.engine, tables, language, view.id)
+    detail = pairs_data.pair_detail(inspector.engine, tables, language, view.id, view.pair)
     pair = detail.pair
     after_length = {sample["sample_index"]: _after_length(detail, sample) for sample in detail.samples}
     # Log-probabilities of the chosen and the rejected sample, under the reward that makes the pairs.
-    own = {sample["sample_index"]: sample["rewards"].get(detail.kinds[0]) for sample in detail.samples if detail.kinds}
-    thoughts = {sample["sample_index"]: sample["thought"] for sample in detail.samples}
+    own = {side: end["rewards"].get(detail.kinds[0]) for side, end in detail.ends.items() if detail.kinds}
     foreign = {
         sample["sample_index"]: dict(inspector.marker(sample["response"], language)) for sample in detail.samples
     }
     diff = word_diff(pair["chosen"], pair["rejected"]) if pair else None
     sides = {"chosen": diff.left, "rejected": diff.right} if diff else {}
+    # A pool's pair may be of two languages: what is foreign to each side is told by its own.
+    marks = {
+        side: dict(inspector.marker(pair[side], pair.get(f"{side}_language") or language)) for side in sides if pair
+    }
     return render(
         "pair_detail",
         view=view,
         detail=detail,
         diff=diff,
-        lines={
-            side: marked(segments, foreign.get(pair[f"{side}_index"], {})) for side, segments in sides.items() if pair
-        },
+        lines={side: marked(segments, marks[side]) for side, segments in sides.items()},
         sample_lines={
             sample["sample_index"]: marked([Segment(sample["response"], True)], foreign[sample["sample_index"]])
             for sample in detail.samples
@@ -92,22 +94,41 @@ def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> 
         why=_why(detail, after_length),
         after_length=after_length,
         list_start=(near.place - 1) // pairs_data.PAGE_ROWS * pairs_data.PAGE_ROWS if near else 0,
-        chosen=own.get(pair["chosen_index"]) if pair else None,
-        rejected=own.get(pair["rejected_index"]) if pair else None,
-        thoughts={side: thoughts.get(pair[f"{side}_index"]) for side in ("chosen", "rejected")} if pair else {},
+        chosen=own.get("chosen"),
+        rejected=own.get("rejected"),
+        thoughts={side: detail.ends.get(side, {}).get("thought") for side in ("chosen", "rejected")} if pair else {},
+        translated_from={side: _translated_from(pair, side) for side in ("chosen", "rejected")} if pair else {},
     )
 
 
 def _after_length(detail: pairs_data.PairDetail, sample: ResultRow) -> float | None:
     """Length-controlled reward of a sample, the one that ranks it; None without a reward or a pair."""
-    if detail.pair is None or sample["reward"] is None:
+    if detail.pair is None or detail.pair["margin"] is None or sample["reward"] is None:
         return None
     return float(sample["reward"] - detail.pair["length_penalty_alpha"] * sample["character_count"])
+
+
+def _translated_from(pair: ResultRow, side: str) -> str:
+    """Language that a side of a pair was translated from; '' for one as it was sampled, or of an older table."""
+    return str(pair.get(f"{side}_translated_from") or "")
+
+
+def _why_translated(pair: ResultRow) -> str:
+    """Why a pair that no reward made is one."""
+    said = [
+        f"the {side} response was translated from {language_label(code)}"
+        for side in ("chosen", "rejected")
+        if (code := _translated_from(pair, side))
+    ]
+    rule = "No reward made this pair"
+    return f"{rule}: {' and '.join(said)}." if said else f"{rule}."
 
 
 def _why(detail: pairs_data.PairDetail, after_length: Mapping[int, float | None]) -> str:
     """Why these two samples make the pair, in a sentence; '' without one."""
     pair = detail.pair
+    if pair is not None and pair["margin"] is None:
+        return _why_translated(pair)
     if pair is None or not detail.kinds:
         return ""
     usable = {
@@ -116,9 +137,20 @@ def _why(detail: pairs_data.PairDetail, after_length: Mapping[int, float | None]
         if not sample["dropped"] and (value := after_length[index := sample["sample_index"]]) is not None
     }
     chosen, rejected = pair["chosen_index"], pair["rejected_index"]
+    if others := [pair[name] for name in ("chosen_language", "rejected_language") if pair.get(name)]:
+        return (
+            f"Why this pair: of the samples of all languages, the pool, sample {chosen} has a higher reward after length is taken off than "
+            f"sample {rejected}; one of them answers the prompt in {language_name(others[0])}."
+        )
     dropped = len(detail.samples) - len(usable)
-    # With an upper bound on the chosen reward, a higher sample may have been passed over.
-    is_highest = chosen in usable and usable[chosen] >= max(usable.values()) - 1e-9
     of_usable = f"of {len(usable)} usable samples{f' ({dropped} were dropped)' if dropped else ''}"
-    highest = "highest" if is_highest else "highest allowed"
-    return f"Why this pair: {of_usable}, sample {chosen} has the {highest} reward after length is taken off, sample {rejected} the lowest."
+    # With an upper bound on the chosen reward, a higher sample may have been passed over; a further pair takes the next ones.
+    is_highest = chosen in usable and usable[chosen] >= max(usable.values()) - 1e-9
+    highest = "highest" if is_highest else f"{'next' if pair.get('pair_index') else ''} highest allowed".strip()
+    is_lowest = rejected in usable and usable[rejected] <= min(usable.values()) + 1e-9
+    if is_lowest:
+        lowest = "the lowest"
+    else:
+        lower = sum(value < usable[rejected] - 1e-9 for value in usable.values()) if rejected in usable else 0
+        lowest = f"the one that the rule of pairs takes, with {lower} lower ones"
+    return f"Why this pair: {of_usable}, sample {chosen} has the {highest} reward after length is taken off, sample {rejected} {lowest}."

@@ -246,7 +246,7 @@ def _sample_rows(
             ) from error
         # What is true of every chosen sample: others are dropped before pairs are made.
         facts = {
-            "character_count": pair["chosen_characters"], "finish_reason": "stop", "detected_language": language
+            "character_count": pair["chosen_characters"], "finish_reason": "stop", "detected_language": pair.get("chosen_language") or language
         }  # fmt: skip
         sides.append(Output(pair["chosen"], facts, [], pair["chosen_reward"], thought_in(pair, "chosen"), []))
         asked = Conversation(pair["instruction"], history_in(pair))

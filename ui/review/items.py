@@ -19,33 +19,45 @@ from ui.tables.thoughts import Thought, thought_in
 
 @dataclass(frozen=True)
 class Item:
-    """kind 'pair': chosen against rejected of one iteration; 'outputs': output of `base` against that of `iteration`."""
+    """kind 'pair': chosen against rejected of one iteration; 'outputs': output of `base` against that of `iteration`.
+
+    pair_index: which pair of a prompt that has several.
+    """
 
     kind: str
     iteration: int
     base: int | None
     language: str
     prompt_id: str
+    pair_index: int = 0
 
     @property
     def key(self) -> str:
         """Identity of the item within its run."""
         base = "" if self.base is None else self.base
-        return f"{self.kind}:{self.iteration}:{base}:{self.language}:{self.prompt_id}"
+        # With the kind, which contains no point: prompt ids, at the end, may be any text. First pairs keep the key of only ones.
+        kind = f"{self.kind}.{self.pair_index}" if self.pair_index else self.kind
+        return f"{kind}:{self.iteration}:{base}:{self.language}:{self.prompt_id}"
 
 
 def item_of(verdict: Verdict) -> Item:
     """What a verdict is about."""
-    return Item(verdict.kind, verdict.iteration, verdict.base, verdict.language, verdict.prompt_id)
+    number = verdict.item.partition(":")[0].partition(".")[2]
+    pair_index = int(number) if number.isdigit() else 0
+    return Item(verdict.kind, verdict.iteration, verdict.base, verdict.language, verdict.prompt_id, pair_index)
 
 
 class Side(NamedTuple):
-    """One of the two texts. score: length-controlled reward in a pair, the judge's preference for an output, or None."""
+    """One of the two texts. score: length-controlled reward in a pair, the judge's preference for an output, or None.
+
+    language: of a text from a pool where it is not the item's; else ''.
+    """
 
     name: str
     text: str
     score: float | None
     thought: Thought | None
+    language: str = ""
 
 
 class Facts(NamedTuple):
@@ -80,10 +92,16 @@ def facts_of(tables: RunTables, arm: ArmRecord, item: Item) -> Facts:
 
 def _pair_facts(tables: RunTables, arm: ArmRecord, item: Item) -> Facts:
     of_pairs = tables.pair_tables(arm.iteration(item.iteration))
-    pair = pairs_data.pair_of(tables.engine, of_pairs, item.language, item.prompt_id)
+    pair = pairs_data.pair_of(tables.engine, of_pairs, item.language, item.prompt_id, item.pair_index)
     alpha = pair["length_penalty_alpha"]
+
+    def score(name: str) -> float | None:
+        """None where no reward made the pair."""
+        reward = pair[f"{name}_reward"]
+        return None if reward is None else float(reward - alpha * pair[f"{name}_characters"])
+
     sides = [
-        Side(name, pair[name], pair[f"{name}_reward"] - alpha * pair[f"{name}_characters"], thought_in(pair, name))
+        Side(name, pair[name], score(name), thought_in(pair, name), pair.get(f"{name}_language") or "")
         for name in ("chosen", "rejected")
     ]
     asked = Conversation(pair["instruction"], history_in(pair))

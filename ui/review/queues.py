@@ -21,7 +21,7 @@ QUEUES = {
 }
 _PAIR_ORDERS = {
     # As good as random, and the same at every request, so that the next batch continues the last one.
-    "random": "md5(language || '/' || prompt_id)",
+    "random": "md5(language || '/' || prompt_id || coalesce('/' || pair_index, ''))",
     "smallest-margin": "margin ASC",
     "largest-margin": "margin DESC",
 }
@@ -73,9 +73,10 @@ def next_item(
     where = "(? = '' OR language = ?)"
     total = tables.engine.select(f"SELECT count(*) AS n FROM ({queue.rows}) WHERE {where}", values)[0]["n"]
     for start in range(0, total, _BATCH):
-        sql = f"SELECT language, prompt_id FROM ({queue.rows}) WHERE {where} ORDER BY {queue.order} LIMIT {_BATCH} OFFSET ?"
+        sql = f"SELECT language, prompt_id, pair_index FROM ({queue.rows}) WHERE {where} ORDER BY {queue.order} LIMIT {_BATCH} OFFSET ?"
         rows = tables.engine.select(sql, [*values, start])
-        items = [Item(work.kind, work.iteration, work.base, row["language"], row["prompt_id"]) for row in rows]
+        place_of = (work.kind, work.iteration, work.base)
+        items = [Item(*place_of, row["language"], row["prompt_id"], row["pair_index"] or 0) for row in rows]
         items = [item for item in items if item.key not in judged]
         # Claiming is one transaction of the store, so that two who ask at the same moment get different items.
         offers = [(item.key, is_shared(run_id, item, work.overlap)) for item in items]
@@ -86,7 +87,7 @@ def next_item(
 
 
 class _Queue(NamedTuple):
-    """SQL of rows with language and prompt_id, and of their order."""
+    """SQL of rows with language, prompt_id and pair_index, and of their order."""
 
     rows: str
     order: str
@@ -95,7 +96,7 @@ class _Queue(NamedTuple):
 def _pair_queue(tables: RunTables, arm: ArmRecord, work: Assignment) -> _Queue:
     # The index has dropped prompts, too; they have no margin.
     index = pairs_data.pair_index(tables.engine, tables.pair_tables(arm.iteration(work.iteration)))
-    return _Queue(f"SELECT * FROM {index} WHERE margin IS NOT NULL", f"{_PAIR_ORDERS[work.queue]}, position")
+    return _Queue(f"SELECT * FROM {index} WHERE part IS NOT NULL", f"{_PAIR_ORDERS[work.queue]}, position")
 
 
 def _output_queue(tables: RunTables, arm: ArmRecord, work: Assignment) -> _Queue:
@@ -106,14 +107,14 @@ def _output_queue(tables: RunTables, arm: ArmRecord, work: Assignment) -> _Queue
     both = [arm.iteration(work.base), arm.iteration(work.iteration)]
     before, after = (regressions_data.judged_prompts(engine, catalogue.artifact(t, "judgments")) for t in both)
     if work.queue == "regressions":
-        rows = f"""SELECT a.language, a.prompt_id, b.value - a.value AS change FROM {before} AS a JOIN {after} AS b USING (language, prompt_id)
+        rows = f"""SELECT a.language, a.prompt_id, NULL AS pair_index, b.value - a.value AS change FROM {before} AS a JOIN {after} AS b USING (language, prompt_id)
                    WHERE b.value < a.value"""
         return _Queue(rows, "change, language, prompt_id")
     # The judge sees evaluation prompts and the reward training prompts: only those that are both can disagree.
     reward_before, reward_after = (
         regressions_data.rewarded_prompts(engine, catalogue.artifact(t, "rewards")) for t in both
     )
-    rows = f"""SELECT a.language, a.prompt_id, -abs(b.value - a.value) AS change
+    rows = f"""SELECT a.language, a.prompt_id, NULL AS pair_index, -abs(b.value - a.value) AS change
                FROM {before} AS a JOIN {after} AS b USING (language, prompt_id)
                JOIN {reward_before} AS c USING (language, prompt_id) JOIN {reward_after} AS d USING (language, prompt_id)
                WHERE sign(b.value - a.value) * sign(d.value - c.value) < 0"""

@@ -100,6 +100,8 @@ def record(
         right_score=right.score,
     )
     stored = verdicts.append(verdict)
+    if item.kind == "pair" and facts.margin is None:  # the pair says which one is better, and no reward does
+        return Reveal(stored, "left" if left.name == "chosen" else "right")
     return Reveal(stored, higher((stored.left_score, stored.right_score), ("left", "right")))
 
 

@@ -47,6 +47,12 @@ def distributions(engine: QueryEngine, tables: PairTables, language: str = "") -
     return found
 
 
+def has_margins(engine: QueryEngine, tables: PairTables) -> bool:
+    """Whether rewards made any of the pairs."""
+    rows = engine.select(f"SELECT count(margin) AS n FROM {pair_index(engine, tables)}")
+    return bool(rows[0]["n"])
+
+
 class LengthReward(NamedTuple):
     """Samples of one language on a grid. rows: column, line, count. before/after: Pearson correlation of length and reward."""
 
@@ -101,7 +107,7 @@ def _bin(expression: str) -> str:
 def outliers(engine: QueryEngine, tables: PairTables, language: str, largest: bool, rows: int = 8) -> list[ResultRow]:
     """Pairs at one end of the margins."""
     order = "DESC" if largest else "ASC"
-    sql = f"""SELECT language, prompt_id, margin, chosen_characters, rejected_characters FROM {pair_index(engine, tables)}
+    sql = f"""SELECT language, prompt_id, pair_index, margin, chosen_characters, rejected_characters FROM {pair_index(engine, tables)}
               WHERE margin IS NOT NULL AND (? = '' OR language = ?) ORDER BY margin {order}, position LIMIT {rows}"""
     return engine.select(sql, [language, language])
 
@@ -120,6 +126,8 @@ class KindAgreement(NamedTuple):
 
 def kind_agreement(engine: QueryEngine, tables: PairTables, language: str = "") -> list[KindAgreement]:
     """Agreement of every two reward kinds; empty when the run has only one. Correlation is within prompts."""
+    if not tables.rewards.parts:  # of pairs that no reward made
+        return []
     # The first part holds every kind that the run scored: with one kind alone, nothing else is read.
     centred = """
         WITH scored AS (SELECT language, prompt_id, kind, sample_index, reward - avg(reward) OVER (PARTITION BY language, prompt_id, kind) AS centred

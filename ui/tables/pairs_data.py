@@ -18,6 +18,7 @@ PAGE_ROWS = 50
 SEARCH_SECONDS = 8.0
 _HEAD = 240  # characters of an instruction in a list
 _WITHOUT_PAIR_TOKENS = "* EXCLUDE (chosen_token_ids, rejected_token_ids)"  # thousands of numbers that no page shows
+_WITH_SEVERAL_PAIRS = 3  # schema version of preferences
 _NUMBERS = ("margin", "chosen_reward", "rejected_reward", "chosen_characters", "rejected_characters")
 
 
@@ -33,7 +34,8 @@ class PairTables:
 
 
 class PairPage(NamedTuple):
-    """rows: language, prompt_id, instruction (cut) and the numbers of a pair, None for a dropped prompt. total: rows of all pages."""
+    """rows: language, prompt_id, pair_index (None where a prompt has one at most), instruction (cut) and the numbers of a pair, None for a
+    dropped prompt. total: rows of all pages."""
 
     rows: list[ResultRow]
     total: int
@@ -41,7 +43,10 @@ class PairPage(NamedTuple):
 
 @dataclass(frozen=True)
 class PairDetail:
-    """One prompt: its pair (None when it was dropped), all samples with rewards by kind, and what was dropped.
+    """One prompt: one of its pairs (None when it was dropped), all samples with rewards by kind, and what was dropped.
+
+    pairs: numbers (pair_index) of all pairs of the prompt; empty where it has one at most. ends: of the pair, by 'chosen' and 'rejected', the
+    sample's row, which a pool may take from another language than the prompt's.
 
     A sample's `thought` is a `Thought`, or None where nothing was thought. history, english_history: (role, text) of the messages
     before the instruction and before its English counterpart.
@@ -58,6 +63,8 @@ class PairDetail:
     drops: list[ResultRow] = field(default_factory=list)
     history: History = ()
     english_history: History = ()
+    pairs: list[int] = field(default_factory=list)
+    ends: Mapping[str, ResultRow] = field(default_factory=dict)
 
 
 class Condition(NamedTuple):
@@ -76,7 +83,7 @@ def pair_index(engine: QueryEngine, tables: PairTables) -> str:
     nothing = ", ".join(f"NULL AS {name}" for name in _NUMBERS)
     sql = f"""
         WITH pairs AS (
-            SELECT language, prompt_id, {columns}, length_penalty_alpha AS alpha, {numbered_parts(tables.preferences)} AS part,
+            SELECT language, prompt_id, {_pair_number(tables)} AS pair_index, {columns}, length_penalty_alpha AS alpha, {numbered_parts(tables.preferences)} AS part,
                    file_row_number AS row
             FROM read_parquet(?, filename=true, file_row_number=true)
         ), dropped AS (
@@ -85,7 +92,7 @@ def pair_index(engine: QueryEngine, tables: PairTables) -> str:
         SELECT row_number() OVER (ORDER BY part NULLS LAST, row, language, prompt_id) AS position, * FROM (
             SELECT * FROM pairs
             UNION ALL BY NAME
-            SELECT language, prompt_id, {nothing}, NULL AS alpha, NULL AS part, NULL AS row FROM dropped ANTI JOIN pairs USING (language, prompt_id)
+            SELECT language, prompt_id, NULL AS pair_index, {nothing}, NULL AS alpha, NULL AS part, NULL AS row FROM dropped ANTI JOIN pairs USING (language, prompt_id)
         ) ORDER BY position
     """
     return engine.materialise(_index_key(tables), sql, [_files(tables.preferences)])  # 100 bytes a pair
@@ -134,9 +141,15 @@ def _as_written(engine: QueryEngine, tables: PairTables, start: int) -> PairPage
     if not wanted:
         return PairPage([], tables.preferences.rows)
     columns = ", ".join(_NUMBERS)
-    sql = f"""SELECT language, prompt_id, left(instruction, {_HEAD}) AS instruction, {columns}
+    sql = f"""SELECT language, prompt_id, {_pair_number(tables)} AS pair_index, left(instruction, {_HEAD}) AS instruction, {columns}
               FROM read_parquet(?) LIMIT {PAGE_ROWS} OFFSET ?"""
     return PairPage(engine.select(sql, [parts_of(tables.preferences, wanted), skip]), tables.preferences.rows)
+
+
+def _pair_number(tables: PairTables) -> str:
+    """SQL of a row's place among the pairs of its prompt, null where a prompt has one at most, as in tables of earlier versions."""
+    has_it = read_json(tables.preferences.folder / MANIFEST)["schema_version"] >= _WITH_SEVERAL_PAIRS
+    return "pair_index" if has_it else "CAST(NULL AS INTEGER)"
 
 
 def part_rows(artifact: Artifact) -> list[int]:
@@ -167,7 +180,7 @@ def conditions(engine: QueryEngine, tables: PairTables, view: View) -> Condition
         sql = f"(i.language, i.prompt_id) IN (SELECT (d.language, d.prompt_id) FROM {_dropped(engine, tables)} AS d WHERE true{reason})"
         add(sql, *values)
     else:
-        add("i.margin IS NOT NULL")
+        add("i.part IS NOT NULL")  # it has a pair; without a reward, a pair has no margin
     # The index has no texts and no samples. A prompt passes when any of its samples lies in the cell of Margins' plot that was
     # clicked, and when the text stands anywhere in it or in one of its responses.
     cell = [
@@ -225,8 +238,12 @@ def _with_instructions(engine: QueryEngine, tables: PairTables, rows: list[Resul
     return [{**row, "instruction": found.get((row["language"], row["prompt_id"]), "")} for row in rows]
 
 
-def pair_detail(engine: QueryEngine, tables: PairTables, language: str, prompt_id: str) -> PairDetail:
+def pair_detail(
+    engine: QueryEngine, tables: PairTables, language: str, prompt_id: str, number: int | None = None
+) -> PairDetail:
     """Everything about one prompt; its samples by the reward that makes the pairs, the highest first, unscored ones last.
+
+    number: of the pair that is shown, see `PairDetail.pairs`; the first one without it, or where the prompt has no such pair.
 
     Raises:
         InputError: this iteration has no such prompt in this language.
@@ -238,6 +255,36 @@ def pair_detail(engine: QueryEngine, tables: PairTables, language: str, prompt_i
         raise InputError(
             f"This iteration has no prompt {prompt_id[:80]!r} in {language[:40]!r}; open one from the list."
         )
+    samples, kinds, drops, at = _samples(engine, tables, language, prompt_id, part)
+    prompt = prompts[0]
+    pair = _numbered(pairs, number)
+    ends = {}
+    if pair is not None:
+        for side in ("chosen", "rejected"):
+            if pair.get(f"{side}_translated_from"):  # the sample is one of another language, and says something else
+                continue
+            answered = pair.get(f"{side}_language") or language
+            there = samples if answered == language else _samples(engine, tables, answered, prompt_id, at)[0]
+            by_number = {row["sample_index"]: row for row in there}
+            if (end := by_number.get(pair[f"{side}_index"])) is not None:
+                ends[side] = end
+    return PairDetail(
+        language, prompt_id, prompt["instruction"], prompt["english_instruction"], prompt["source"],
+        pair, samples, kinds, drops, history_in(prompt), history_in(prompt, "english_"),
+        [row["pair_index"] for row in pairs if row.get("pair_index") is not None], ends,
+    )  # fmt: skip
+
+
+class _Samples(NamedTuple):
+    """Rows of a prompt's samples, the kinds of their rewards (the first makes the pairs), what was dropped, and the part they lie in."""
+
+    rows: list[ResultRow]
+    kinds: list[str]
+    drops: list[ResultRow]
+    part: int | None
+
+
+def _samples(engine: QueryEngine, tables: PairTables, language: str, prompt_id: str, part: int | None) -> _Samples:
     # Stages number their shards alike, so the part that holds the pair is the first to look at in the other tables.
     responses, at = _by_key(engine, tables.responses, "* EXCLUDE (token_ids)", language, prompt_id, part)
     rewards, _ = _by_key(engine, tables.rewards, "*", language, prompt_id, at)
@@ -245,7 +292,7 @@ def pair_detail(engine: QueryEngine, tables: PairTables, language: str, prompt_i
         "SELECT sample_index, reason, detail FROM read_parquet(?) WHERE language = ? AND prompt_id = ? ORDER BY sample_index NULLS FIRST",
         [_files(tables.drops), language, prompt_id],
     ) if tables.drops.parts else []  # fmt: skip
-    kinds = list(dict.fromkeys(row["kind"] for row in rewards))  # the first one makes the pairs
+    kinds = list(dict.fromkeys(row["kind"] for row in rewards))
     samples = []
     for row in responses:
         index = row["sample_index"]
@@ -254,11 +301,7 @@ def pair_detail(engine: QueryEngine, tables: PairTables, language: str, prompt_i
         dropped = [drop["reason"] for drop in drops if drop["sample_index"] == index]
         samples.append({**row, "rewards": own, "reward": reward, "dropped": dropped, "thought": thought_in(row)})
     samples.sort(key=lambda row: (row["reward"] is None, -(row["reward"] or 0.0), row["sample_index"]))
-    prompt = prompts[0]
-    return PairDetail(
-        language, prompt_id, prompt["instruction"], prompt["english_instruction"], prompt["source"],
-        pairs[0] if pairs else None, samples, kinds, drops, history_in(prompt), history_in(prompt, "english_"),
-    )  # fmt: skip
+    return _Samples(samples, kinds, drops, at)
 
 
 def _known_part(engine: QueryEngine, tables: PairTables, language: str, prompt_id: str) -> int | None:
@@ -291,12 +334,17 @@ def _by_key(
 
 
 class Neighbours(NamedTuple):
-    """Keys (language, prompt_id) before and after a prompt in the list a view shows, and its place in it from 1."""
+    """Keys (language, prompt_id) before and after a pair in the list a view shows, and its place in it from 1.
+
+    before_pair, after_pair: which pairs of these prompts, where they have several.
+    """
 
     before: tuple[str, str] | None
     after: tuple[str, str] | None
     place: int
     total: int
+    before_pair: int | None = None
+    after_pair: int | None = None
 
 
 def neighbours(engine: QueryEngine, tables: PairTables, view: View) -> Neighbours | None:
@@ -307,17 +355,19 @@ def neighbours(engine: QueryEngine, tables: PairTables, view: View) -> Neighbour
     sql = f"""
         WITH listed AS (
             SELECT language, prompt_id, row_number() OVER w AS place, count(*) OVER () AS total,
-                   lag(language) OVER w AS l0, lag(prompt_id) OVER w AS p0, lead(language) OVER w AS l1, lead(prompt_id) OVER w AS p1
+                   lag(language) OVER w AS l0, lag(prompt_id) OVER w AS p0, lead(language) OVER w AS l1, lead(prompt_id) OVER w AS p1,
+                   pair_index, lag(pair_index) OVER w AS n0, lead(pair_index) OVER w AS n1
             FROM {index} AS i WHERE {where.sql} WINDOW w AS (ORDER BY {_order(view)})
-        ) SELECT * FROM listed WHERE prompt_id = ? AND language = ?"""
-    values = [*where.parameters, view.id, view.id_language]
+        ) SELECT * FROM listed WHERE prompt_id = ? AND language = ?
+          ORDER BY coalesce(pair_index, 0) = coalesce(?, pair_index, 0) DESC, pair_index LIMIT 1"""
+    values = [*where.parameters, view.id, view.id_language, view.pair]
     rows = engine.select(sql, values, SEARCH_SECONDS if view.q else 20.0)
     if not rows:
         return None
     row = rows[0]
     before = (row["l0"], row["p0"]) if row["p0"] is not None else None
     after = (row["l1"], row["p1"]) if row["p1"] is not None else None
-    return Neighbours(before, after, row["place"], row["total"])
+    return Neighbours(before, after, row["place"], row["total"], row["n0"], row["n1"])
 
 
 def drop_reasons(engine: QueryEngine, tables: PairTables, language: str) -> list[ResultRow]:
@@ -350,17 +400,24 @@ def languages_with(engine: QueryEngine, tables: PairTables, prompt_id: str) -> l
     return [row["language"] for row in engine.select(sql, [_files(tables.prompts), prompt_id])]
 
 
-def pair_of(engine: QueryEngine, tables: PairTables, language: str, prompt_id: str) -> ResultRow:
-    """The preference row of one prompt, with the languages of its thoughts; raises InputError when it has none."""
+def _numbered(pairs: list[ResultRow], number: int | None) -> ResultRow | None:
+    """The pair of a prompt with this number, or the first that it has."""
+    return next((pair for pair in pairs if pair.get("pair_index") == number), pairs[0] if pairs else None)
+
+
+def pair_of(
+    engine: QueryEngine, tables: PairTables, language: str, prompt_id: str, number: int | None = None
+) -> ResultRow:
+    """One pair of a prompt, the first or the one of this number, with the languages of its thoughts; InputError when it has none."""
     known = _known_part(engine, tables, language, prompt_id)
     rows, _ = _by_key(engine, tables.preferences, _WITHOUT_PAIR_TOKENS, language, prompt_id, known)
-    if not rows:
+    pair = _numbered(rows, number)
+    if pair is None:
         raise InputError(f"This iteration has no pair for prompt {prompt_id[:80]!r} in {language[:40]!r}.")
-    pair = rows[0]
     thinking = [side for side in ("chosen", "rejected") if thought_in(pair, side)]
-    if thinking:
-        columns = "sample_index, thought_language"
-        samples, _ = _by_key(engine, tables.responses, columns, language, prompt_id, pair["part"])
+    for side in thinking:
+        columns, answered = "sample_index, thought_language", pair.get(f"{side}_language") or language
+        samples, _ = _by_key(engine, tables.responses, columns, answered, prompt_id, pair["part"])
         spoken = {sample["sample_index"]: sample["thought_language"] for sample in samples}
-        pair |= {f"{side}_thought_language": spoken.get(pair[f"{side}_index"]) for side in thinking}
+        pair[f"{side}_thought_language"] = spoken.get(pair[f"{side}_index"])
     return pair

@@ -41,6 +41,8 @@ class View:
     id: str = ""
     id_language: str = ""
     """Language of the prompt `id`; `language` is the list's filter."""
+    pair: int | None = None
+    """Which pair of the prompt `id`, where it has several; its first one without it."""
     margin_min: float | None = None
     margin_max: float | None = None
     length_min: int | None = None
@@ -101,7 +103,7 @@ class View:
         return [
             (name, str(value))
             for name, value in vars(self).items()
-            if name not in shown | {"id", "id_language", "start"} and value not in ("", None)
+            if name not in shown | {"id", "id_language", "pair", "start"} and value not in ("", None)
         ]
 
 

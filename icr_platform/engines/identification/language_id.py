@@ -34,7 +34,15 @@ from typing import Annotated, Any, NamedTuple
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import remembered_digest
-from icr_platform.core.languages import NAMES, UNDETERMINED, in_script, is_told_by, language_name
+from icr_platform.core.languages import (
+    NAMES,
+    UNDETERMINED,
+    counts_as,
+    in_script,
+    is_told_by,
+    language_name,
+    too_short,
+)
 from icr_platform.core.parts import Named, Part, is_place, load_part
 
 IDENTIFIERS = {
@@ -243,6 +251,18 @@ def _checked(name: str, made: Any) -> Made:
             "knows, and a function from a text to (code, probability)"
         )
     return labels, lambda text: Identified(*identify(text))
+
+
+def is_in_another(asked: str, text: str, found: Identified, confidence: float) -> bool:
+    """Whether a text is in another language than the one that it was asked for in, as far as its identification tells.
+
+    One that the identifier is less sure of than `confidence`, and one that is too short to tell, is in no other language.
+
+    >>> is_in_another("es", "This is an English sentence.", Identified("en", 0.9), 0.5), is_in_another("es", "OK", Identified("en", 0.9), 0.5)
+    (True, False)
+    """
+    is_known = found.language != UNDETERMINED and found.confidence >= confidence
+    return is_known and not counts_as(asked, found.language) and not too_short(text)
 
 
 def known_to_all(language: str) -> bool:

@@ -30,7 +30,7 @@ from icr_platform.engines.endpoints.replies import (
     refusal_of,
     said_in,
 )
-from icr_platform.engines.endpoints.served_model import confirmed
+from icr_platform.engines.endpoints.served_model import Server, confirmed
 from icr_platform.engines.sampling.sampler import (
     Advance,
     Dropped,
@@ -66,12 +66,30 @@ if TYPE_CHECKING:
 _RETRIES_OF_BAD_REQUESTS = 3  # which some servers refuse at random
 _HANG_RETRIES = 3
 _STOPS = frozenset(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "complete"))
-_LENGTHS = frozenset(("length", "max_tokens", "max_length", "model_length", "max_output_tokens"))
-_BROKEN_OFF = frozenset(("abort", "error", "network_error", "insufficient_system_resource"))
+LENGTHS = frozenset(("length", "max_tokens", "max_length", "model_length", "max_output_tokens"))
+BROKEN_OFF = frozenset(("abort", "error", "network_error", "insufficient_system_resource"))
 _OPTIONAL = {"top_k": 0, "min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "repetition_penalty": 1.0}
 """What is sent where it is not off. top_k, min_p and repetition_penalty are vLLM's fields, not OpenAI's."""
 _SEED_BITS = 31  # what every server can parse
 _PROBE = Request("en", "probe", "Name a fruit.")
+
+
+def endpoint_of(settings: SamplingSettings, server: Server) -> Endpoint:
+    """How the server is asked."""
+    return Endpoint(
+        model=server.model,
+        url=server.url,
+        key_variable=server.key_variable,
+        concurrency=settings.server_concurrency,
+        timeout=settings.server_timeout,
+        retries=settings.server_retries,
+        refusal_retries=_RETRIES_OF_BAD_REQUESTS,
+        hang_retries=_HANG_RETRIES,
+        patience=settings.server_patience,
+        key_if_unset="EMPTY",
+        url_field="server_url",
+        model_field="server_model",
+    )
 
 
 class ServerSampler(Sampler):
@@ -85,20 +103,7 @@ class ServerSampler(Sampler):
         self.tokenizer = tokenizer
         self.has_compared = False  # a prompt's ids with the server's
         server = sampling_server(settings, policy)
-        self.endpoint = Endpoint(
-            model=server.model,
-            url=server.url,
-            key_variable=server.key_variable,
-            concurrency=settings.server_concurrency,
-            timeout=settings.server_timeout,
-            retries=settings.server_retries,
-            refusal_retries=_RETRIES_OF_BAD_REQUESTS,
-            hang_retries=_HANG_RETRIES,
-            patience=settings.server_patience,
-            key_if_unset="EMPTY",
-            url_field="server_url",
-            model_field="server_model",
-        )
+        self.endpoint = endpoint_of(settings, server)
         # Some servers refuse fields that they do not know; without the ids there is still the text.
         self.accepted = AcceptedParameters(may_drop=frozenset({"return_token_ids"}))
         confirmed(server)
@@ -166,7 +171,7 @@ class ServerSampler(Sampler):
         reason = str(said).lower()
         if is_filter(reason) or refusal_of(message):
             raise FilteredReplyError(refusal_of(message) or f"ended for the reason {said!r}")
-        if reason in _BROKEN_OFF:
+        if reason in BROKEN_OFF:
             raise MalformedReplyError(f"ended for the reason {said!r}")
         if reason in ("tool_calls", "function_call"):
             raise MalformedReplyError("the model calls a tool, though it was given none")
@@ -177,7 +182,7 @@ class ServerSampler(Sampler):
         )
         if source == "sampler" and ids is not None:
             text = decode_response(self.tokenizer, ids)
-        is_told = reason in _STOPS | _LENGTHS
+        is_told = reason in _STOPS | LENGTHS
         finished = reason in _STOPS if is_told else self._seems_finished(text, ids, max_tokens)
         if source == "retokenised" or ids is None:
             ids = self._encoded(request, spoken, finished)
@@ -271,14 +276,19 @@ def load(settings: SamplingSettings, policy: str, chat: ChatSettings) -> ServerS
 
 def check(settings: SamplingSettings, policy: str, chat: ChatSettings) -> None:
     """Raise InputError when no address is given; the weights are the server's."""
+    check_address(settings)
+    if settings.quantization != NONE:
+        raise InputError(
+            f"config: field 'quantization' is {settings.quantization!r}, and the endpoint decides how its model is loaded; leave it out"
+        )
+
+
+def check_address(settings: SamplingSettings) -> None:
+    """Raise InputError where no address of an endpoint is given, or one with a secret in it."""
     if not settings.server_url.startswith(("http://", "https://")):
         raise InputError(
             f"config: field 'server_url' is {shown_url(settings.server_url)!r}; give the endpoint's base URL, such as "
             "http://localhost:8000/v1"
-        )
-    if settings.quantization != NONE:
-        raise InputError(
-            f"config: field 'quantization' is {settings.quantization!r}, and the endpoint decides how its model is loaded; leave it out"
         )
     if has_secret(settings.server_url):
         raise InputError("config: field 'server_url' holds a secret; put it in the environment variable OPENAI_API_KEY")

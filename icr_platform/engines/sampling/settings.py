@@ -110,6 +110,39 @@ class SamplingSettings(ExecutionSettings, ModelPlace, FaultSettings):
     )
 
 
+def _any_model(name: str) -> bool:
+    return True
+
+
+TRANSLATION_TEMPLATE = (
+    "Translate the following text from {source} into {target}. Answer with the translation only.\n\n{text}"
+)
+
+
+class TextTranslation(SamplingSettings):
+    """Who translates texts, between any two languages, and with which words it is asked. It decodes greedily."""
+
+    heading, place_heading = "translation", "translation engine"
+
+    translator: Annotated[str, Named((), _any_model, "a model: folder, hub name, runs:/ or models:/ URI, ")] = setting(
+        "",
+        "model that translates: one that chats, or one made for it (NLLB, M2M100, mBART, MADLAD, OPUS-MT); or MODULE:NAME: your own, "
+        "NAME(settings) gives a function of (text, source, target), languages as codes, which returns the translation or None; "
+        "empty: the one that server_model names at server_url",
+        "model",
+    )
+    translation_template: str = setting(
+        TRANSLATION_TEMPLATE,
+        "how a model that chats is asked: {text}, {target} and {source} stand for the text and the languages' English names, "
+        "{target_code} and {source_code} for their codes",
+    )
+    samples: int = setting(1, "translations of a text; there is one", ge=1, le=1)
+    temperature: float = setting(0.0, "sampling temperature; 0 is greedy", ge=0)
+    language_confidence: float = setting(
+        0.5, "an identification with less confidence counts as unknown, not as wrong", ge=0, le=1
+    )
+
+
 class TranslatorSettings(ModelPlace):
     """Who translates what is scored in English."""
 

@@ -1,0 +1,1 @@
+"""translate: prompts, responses, outputs or preferences in other languages, through English."""

@@ -1,0 +1,98 @@
+"""pi_0 made from English preferences as the first step of an arm: registered, evaluated, found again, given up and made again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icr_platform.core.errors import InputError
+from icr_platform.pipeline.arm import Arm
+from icr_platform.pipeline.config import IterateConfig
+from icr_platform.pipeline.iterate import iterate
+from icr_platform.pipeline.session import RunOptions, open_session
+from icr_platform.planning.check import Prediction, check
+from icr_platform.tracking.tracker import Tracker
+
+
+@pytest.fixture
+def values(
+    tmp_path: Path, tiny_models: tuple[Path, Path], prompt_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """An arm without a policy: the reference and eight English pairs make pi_0."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    pairs = [{"question": f"Say {word}.", "chosen": f"{word}, as you asked", "rejected": "no"} for word in "abcdefgh"]
+    (tmp_path / "english.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    return {
+        "arm": "started", "iterations": 1, "reference": str(tiny_models[1]), "prompts": str(prompt_folder), "seed": 1,
+        "eval_prompts": str(prompt_folder), "keep_checkpoints": "last",
+        "start_preferences": "english.jsonl", "start_preference_columns": {"instruction": "question"},
+        "start": {"loss": "hinge", "learning_rate": 1e-3, "batch_size": 4, "accumulation": 1},
+        "generate": {"samples": 4, "max_tokens": 24, "shard_prompts": 4},
+        "annotate": {"drop_wrong_language": False, "drop_truncated": False},
+        "train": {"learning_rate": 1e-4, "batch_size": 4, "accumulation": 1},
+        "eval": {"max_tokens": 12, "shard_prompts": 4, "judge": "none"},
+    }  # fmt: skip
+
+
+def run(values: dict[str, Any]) -> Arm:
+    return iterate(open_session(RunOptions()), IterateConfig.model_validate(values))
+
+
+def test_pi_0_is_trained_first_and_everything_follows_from_it(
+    values: dict[str, Any], tiny_models: tuple[Path, Path]
+) -> None:
+    arm = run(values)
+    start = arm.stages[0, "start"]
+    assert start.run is not None
+    assert arm.policies[0] == start.reference("checkpoint")
+    assert arm.trainings[0].policy == str(tiny_models[1]), "without a policy the reference is what is trained"
+    assert arm.trainings[0].loss == "hinge"
+    assert arm.trainings[1].loss == "sigmoid"
+    assert arm.trainings[1].policy == arm.policies[0]
+    assert arm.metrics[0]["start/train/pairs"] == 8
+    assert (0, "eval") in arm.stages
+    tracker = Tracker()
+    assert tracker.client.get_run(start.run.run_id).data.tags["icr.checkpoint"] == "removed", "keep_checkpoints=last"
+    with pytest.raises(InputError, match="no such registered model"):
+        tracker.resolve("models:/started-policy@iteration-0")
+
+    assert all(stage.reused for stage in run(values).stages.values())
+    redone = run(values | {"eval": values["eval"] | {"max_tokens": 8}})
+    anew = {key for key, stage in redone.stages.items() if not stage.reused}
+    assert anew == {(0, "eval"), (1, "eval"), (0, "start")}, "to evaluate pi_0 it is made again"
+    losses = [each.stages[0, "start"].result.metrics["train/final_loss"] for each in (arm, redone)]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"start_preferences": ""}, "field 'start_preferences' is missing"),
+        ({"start": {"loss": "ipo", "label_smoothing": 0.1}}, "field 'start.label_smoothing' (0.1) with start.loss=ipo"),
+        (
+            {"train": {"loss": "sigmoid_norm", "ld_alpha": 0.5}},
+            "field 'train.ld_alpha' (0.5) with train.loss=sigmoid_norm",
+        ),
+        ({"start_preferences": "missing.jsonl"}, "missing.jsonl"),
+    ],
+)
+def test_what_cannot_start_is_said_before_any_work(
+    values: dict[str, Any],
+    changes: dict[str, Any],
+    said: str,
+    tiny_models: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = values | {"policy": str(tiny_models[0])} | changes
+    with pytest.raises(InputError) as refused:
+        run(given)
+    assert said in str(refused.value)
+    assert not list(Path.cwd().glob("**/responses"))
+    if changes != {"start_preferences": ""}:
+        assert check(IterateConfig.model_validate(given), RunOptions(), Prediction()) == 2
+        assert said in capsys.readouterr().err
