@@ -113,7 +113,8 @@ def check_models(session: Session, config: IterateConfig) -> tuple[str, ...]:
     if config.ranks_by_rewards and needs_translations(config.annotate.reward_kind) and config.annotate.translator:
         models.append(session.resolver.local(config.annotate.translator, config.seed))
         load_tokenizer(models[-1], config)
-    if config.ranks_by_rewards and scalar_kinds(config.annotate.reward_kind) and config.annotate.reward_model:
+    is_scored = config.iterations and config.ranks_by_rewards and scalar_kinds(config.annotate.reward_kind)
+    if is_scored and config.annotate.reward_model:
         scorer = session.resolver.local(config.annotate.reward_model, config.seed)
         notes += RewardLimits(config.annotate.model_copy(update={"reward_model": scorer}), config).notes
     trusted = config.trust_remote_code

@@ -44,3 +44,12 @@ def naive_score(model: Any, ids: list[int], types: list[int] | None = None) -> f
         inputs["token_type_ids"] = torch.tensor([types])
     with torch.inference_mode():
         return float(model(**inputs).logits[0, 0])
+
+
+def chatml_ids(folder: Path, asked: str, answer: str) -> list[int]:
+    """The ids of a question with its answer, framed by hand as the tests' chat template does."""
+    from transformers import AutoTokenizer
+
+    text = f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n"
+    ids: list[int] = AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]
+    return ids

@@ -22,7 +22,7 @@ from icr_platform.engines.scoring.scalar_scores import ScalarScorer
 from icr_platform.engines.scoring.settings import RewardSettings
 from icr_platform.models.reward_models import label_of, load_reward_model, plan_of
 from tests.support.tiny_models import CHATML, PROMPTS, RESPONSES
-from tests.support.tiny_reward_models import build_reward_model, naive_score, save_reward_model
+from tests.support.tiny_reward_models import build_reward_model, chatml_ids, naive_score, save_reward_model
 
 PAIRS = [(question, answer) for language in PROMPTS for question in PROMPTS[language] for answer in RESPONSES[language]]
 
@@ -45,15 +45,6 @@ def scores(folder: Path, label: str = "", chat: ChatSettings | None = None, **se
     loaded = load_reward_model(str(folder), settings.get("dtype", "float32"), "cpu", trusted)
     scorer = ScalarScorer(loaded, 256, label_of(str(folder), plan_of(str(folder), trusted), label))
     return scorer.score([texts.encode(Conversation(asked), answer) for asked, answer in PAIRS]).tolist()
-
-
-def chatml_ids(folder: Path, asked: str, answer: str) -> list[int]:
-    """The finished conversation, rendered by hand."""
-    from transformers import AutoTokenizer
-
-    text = f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n"
-    ids: list[int] = AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]
-    return ids
 
 
 def by_hand(folder: Path, own: Any) -> list[float]:
