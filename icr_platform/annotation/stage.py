@@ -295,7 +295,7 @@ def _job(
     count = len(work.responses.parts)
     missing = [part for part in range(count) if not writer.has_part(part)]
     done = sum(writer.read_part(part).num_rows for part in range(count) if part not in missing)
-    return PartJob(label, (writer,), missing, shard, load, work.responses.rows * rows_each, done, gpus=1)
+    return PartJob(label, (writer,), missing, shard, load, work.responses.rows * rows_each, done, gpus=1, use="scored")
 
 
 def _write_parts(job: PartJob, work: _Work) -> Artifact:

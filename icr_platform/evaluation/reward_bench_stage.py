@@ -416,7 +416,7 @@ def _job(
 ) -> PartJob:
     missing = [part for part in work.parts if not writer.has_part(part)]
     done = sum(writer.read_part(part).num_rows for part in work.parts if part not in missing)
-    return PartJob(label, (writer,), missing, shard, load, 2 * len(work.pairs) * rows_each, done, gpus=1)
+    return PartJob(label, (writer,), missing, shard, load, 2 * len(work.pairs) * rows_each, done, gpus=1, use="scored")
 
 
 def _write_parts(job: PartJob, work: _Work) -> Artifact:

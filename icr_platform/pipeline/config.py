@@ -62,7 +62,7 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     required: ClassVar[tuple[str, ...]] = ("policy", "reference", "prompts")
 
     arm: str = setting("icr", "name of this arm, for charts", "place")
-    iterations: int = setting(2, "iterations T", ge=1)
+    iterations: int = setting(2, "iterations T; 0: pi_0 is measured, and nothing trained", ge=0)
     policy: str = setting(
         "", "pi_0: aligned on English preferences only; with start_preferences what pi_0 is made of", "model"
     )
@@ -139,6 +139,12 @@ class IterateConfig(ChatSettings, ScoreSettings, PinnedInputs):
     )
     instructions: InstructionsSettings = setting(InstructionsSettings(), "settings of instructions")
     benchmarks: IteratedBenchmarks = setting(IteratedBenchmarks(), "settings of benchmarks")
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        if self.iterations:
+            return self.required
+        return ("policy", "reference") if self.reward_pairs else ("policy",)
 
     @model_validator(mode="before")
     @classmethod

@@ -12,7 +12,9 @@ What was left to the machine (`auto`) enters as it was resolved.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
@@ -51,7 +53,7 @@ from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.config import SftConfig, TrainConfig
 from icr_platform.translation.config import TranslateConfig
 
-__all__ = ["ROW_INPUTS", "Code", "Identity", "artifact_identity", "identify", "strict_digest"]
+__all__ = ["ROW_INPUTS", "Code", "Identity", "arm_key", "artifact_identity", "identify", "strict_digest"]
 
 Settings = dict[str, Any]
 Known = Mapping[str, str]
@@ -766,3 +768,32 @@ def _columns_digest(path: Path) -> str:
 
     rows = (row.fields.items() for row in file_rows(path, "numbers by column"))
     return _rows_digest(sorted((str(name), str(value)) for name, value in fields) for fields in rows)
+
+
+def arm_key(config: Config, places: Mapping[str, str], known: Known, *more: str) -> str:
+    """Digest of everything that the work of a whole arm depends on: settings, the content of inputs and models, and code.
+
+    It is stricter than the identities of the arm's stages: a file that no stage reads, or a batch size, makes another key.
+
+    Args:
+        config: of iterate, as it was given.
+        places: where each input and model lies, by dotted name.
+
+    Returns: '' where the content of an input cannot be told.
+    """
+    contents = []
+    for name, info in leaves(type(config)):
+        if place := places.get(name, ""):
+            if "{language}" in place:  # a file, or a folder, for each language
+                found = sorted(str(path) for path in Path("/").glob(place.lstrip("/").replace("{language}", "*")))
+            else:
+                found = [place]
+            digests = [_content_of(name, each, role(info), known) for each in found]
+            if not digests or not all(digests):
+                return ""
+            contents += [name, *digests]
+    settings = config.model_dump_json(exclude={"output"})
+    parts = (module_of(text) for text in re.findall(r"[\w.]+:[\w.]+", settings) if is_place(text))
+    own = tuple(part for part in parts if importlib.util.find_spec(part.partition(".")[0]))
+    code = code_of((*(row.module for row in STAGES.values()), *own))
+    return text_digest(settings, *contents, code.digest, *more)

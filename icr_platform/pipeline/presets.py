@@ -7,6 +7,7 @@ may say under `with` what it puts in place of another one's values, such as smal
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +51,9 @@ def preset_path(preset: str) -> Path:
     ):
         if path.is_file():
             return path
-    raise InputError(f"{preset}: no such preset; give a YAML file or one of {', '.join(preset_names())}")
+    near = difflib.get_close_matches(preset, preset_names(), n=1, cutoff=0.6)
+    meant = f"; nearest is {near[0]!r}" if near else ""
+    raise InputError(f"{preset}: no such preset; give a YAML file or one of {', '.join(preset_names())}{meant}")
 
 
 def preset_names() -> list[str]:

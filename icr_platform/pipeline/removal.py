@@ -258,7 +258,7 @@ def _needed(tracker: Tracker, tree: RunTree, runs: Iterable[Run]) -> dict[str, l
     needed = tree.users(run.info.run_id for run in runs)
     for version in versions_of(tracker, runs):
         arms = {str(run.data.tags.get("icr.arm")) for run in runs}
-        own = version.name in {f"{arm}-policy" for arm in arms}
+        own = any(re.fullmatch(rf"{re.escape(arm)}(-seed-\d+)?-policy", version.name) for arm in arms)
         given = [
             alias for alias in aliases_of(tracker, version) if not own or not re.fullmatch(r"iteration-\d+", alias)
         ]

@@ -156,11 +156,34 @@ class Checked(NamedTuple):
     checker: str
 
 
-def _check_inputs(
+class _Inputs(NamedTuple):
+    """What a configuration names, looked at. training: None where nothing is trained. told: lines about what else is measured."""
+
+    config: IterateConfig
+    shape: ModelShape
+    training: PromptCount | None
+    evaluation: PromptCount | None
+    checker: str
+    told: list[str]
+
+
+def problems_of(session: Session, config: IterateConfig) -> list[str]:
+    """What must be fixed before `config` can run, a line each. Prints nothing.
+
+    Reads the inputs, and loads no weights.
+    """
+    preflight = Preflight()
+    if preflight.attempt(lambda: require(config, "iterate")) is None and not preflight.problems:
+        _look_at_inputs(preflight, session, config, Prediction())
+    return preflight.problems
+
+
+def _look_at_inputs(
     preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction
-) -> Checked | None:
+) -> _Inputs | None:
+    """Check everything that a configuration names; None where something must be fixed."""
     from icr_platform.pipeline.iterate import check_english, check_models
-    from icr_platform.pipeline.measures import checker_of
+    from icr_platform.pipeline.measures import check_something_is_done, checker_of
     from icr_platform.pipeline.stopping import check_stop
 
     resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))
@@ -170,11 +193,13 @@ def _check_inputs(
     preflight.attempt(lambda: check_writable_folder(place, f"{place}: the folder of all artifacts"))
     preflight.remarks += preflight.attempt(lambda: check_models(session, resolved)) or ()
     preflight.attempt(lambda: check_english(resolved))
+    preflight.attempt(lambda: check_something_is_done(resolved))
     preflight.attempt(lambda: check_stop(resolved))
-    _check_stages(preflight, session, resolved, prediction)
     shape = preflight.attempt(lambda: _shape(resolved.policy, resolved))
-    training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
-    evaluation = read = None
+    training = evaluation = read = None
+    if resolved.iterations:
+        _check_stages(preflight, session, resolved, prediction)
+        training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
     if resolved.eval_prompts:
         read = preflight.attempt(lambda: STAGES["eval"].load().read(resolved.eval_config(resolved.policy)))
         evaluation = preflight.attempt(
@@ -182,13 +207,19 @@ def _check_inputs(
         )
     checker = preflight.attempt(lambda: checker_of(config, resolved, session.worlds)) or ""
     measured = _measures(preflight, session, resolved)
-    if shape is None or training is None or preflight.problems:
+    preflight.remarks += getattr(read, "notes", ())  # what the evaluation reads beside its prompts has notes of its own
+    if shape is None or preflight.problems:
         return None
-    rates, source = _rates(resolved, shape, training, prediction)
-    rewarding = _reward_shape(session, resolved)
-    plans = plan(
-        resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction, rewarding
-    )
+    return _Inputs(resolved, shape, training, evaluation, checker, measured)
+
+
+def _check_inputs(
+    preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction
+) -> Checked | None:
+    inputs = _look_at_inputs(preflight, session, config, prediction)
+    if inputs is None:
+        return None
+    resolved, shape, training, evaluation, checker, measured = inputs
     for name, counts in (("training", training), ("evaluation", evaluation)):
         if counts is not None:
             listed = ", ".join(f"{language} {n:,}" for language, n in counts.by_language.items())
@@ -198,9 +229,16 @@ def _check_inputs(
         *([f"own samples: {checker} says which are right, before each training"] if checker else []),
     ):
         print(line)
-    # What the evaluation reads beside its prompts has notes of its own.
-    for remark in dict.fromkeys([*preflight.remarks, *getattr(read, "notes", ())]):
+    for remark in dict.fromkeys(preflight.remarks):
         print(f"note: {remark}")
+    if training is None:
+        print("iterations is 0: pi_0 is measured, and nothing else")
+        return None
+    rates, source = _rates(resolved, shape, training, prediction)
+    rewarding = _reward_shape(session, resolved)
+    plans = plan(
+        resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction, rewarding
+    )
     show_models(resolved, _uses(session, resolved, plans, prediction), training.first, prediction.verbose)
     print()
     _print(session, resolved, plans, source, prediction)

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.parts import Worlds, split_world
+from icr_platform.report.cost_table import cost_rows
 from icr_platform.report.evidence import Evidence, Group, evidence_of
 from icr_platform.report.figures import LearningCurve, evidence_curves, learning_curves
 from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, Measured, languages_of, measured_of, row_name
@@ -92,6 +93,9 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         is_paper_set=is_paper_set,
         evidence=_evidence(iterations, view.language),
         arm_iterations=[t.iteration for t in iterations],
+        costs=cost_rows(iterations),
+        devices=arm.run.tags.get("icr.devices", ""),
+        stopped=arm.run.tags.get("icr.stopped", ""),
         run=arm.run,
         run_link=inspector.catalogue.reader.ui_link(arm.run),
         version=" ".join(arm.run.tags[key] for key in ("icr.version", "icr.commit") if key in arm.run.tags),
