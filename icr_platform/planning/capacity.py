@@ -145,10 +145,11 @@ class TrainingFiles:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts in all languages, and the mean length of a rendered one in tokens."""
+    """Prompts in all languages, and the mean length of a rendered one in tokens. prompt_ids: how many, each in several languages; 0: `rows`."""
 
     rows: int
     mean_tokens: float
+    prompt_ids: int = 0
 
 
 def model_shape(config: Any, parameters: int, idle: int = 0) -> ModelShape:
@@ -195,6 +196,15 @@ def rates_on_paper(shape: ModelShape, device: Device, context: float, checkpoint
     )
 
 
+def most_pairs(config: Any, training: Prompts) -> int:
+    """Pairs that an iteration trains on at most: of each prompt, or with a pool of each prompt id, what its samples can give."""
+    sources, samples = training.rows, config.generate.samples
+    if config.annotate.pool == "all" and training.prompt_ids:
+        sources = training.prompt_ids
+        samples *= math.ceil(training.rows / training.prompt_ids)
+    return int(sources * min(config.annotate.pairs_per_prompt, max(1, samples // 2)))
+
+
 def works(config: Any, training: Prompts, evaluation: Prompts | None, response_tokens: float | None) -> list[Work]:
     """The stages of one iteration of an IterateConfig.
 
@@ -207,13 +217,14 @@ def works(config: Any, training: Prompts, evaluation: Prompts | None, response_t
     # A reward model reads the prompt anew with every response, in tokens of its own, which are about as many.
     scalar = len(scalar_kinds(config.annotate.reward_kind)) if config.ranks_by_rewards else 0
     rewarded = scalar * responses * (length + training.mean_tokens)
-    pair_tokens = int(2 * training.rows * (training.mean_tokens + length))
+    pairs = most_pairs(config, training)
+    pair_tokens = int(2 * pairs * (training.mean_tokens + length))
     result = [
         Work("generate", responses, training.mean_tokens, decoded=int(responses * length)),
         Work("annotate", responses, training.mean_tokens, scored=int(scored), rewarded=int(rewarded)),
         Work(
             "train",
-            training.rows,
+            pairs,
             training.mean_tokens,
             scored=pair_tokens,
             trained=int(pair_tokens * config.train.epochs),

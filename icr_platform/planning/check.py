@@ -40,6 +40,7 @@ from icr_platform.planning.capacity import (
     idle_parameters,
     memory_of,
     model_shape,
+    most_pairs,
     rates_on_paper,
     seconds_of,
     training_files,
@@ -84,7 +85,7 @@ class PromptCount:
 
     @property
     def prompts(self) -> Prompts:
-        return Prompts(sum(self.by_language.values()), self.mean_tokens)
+        return Prompts(sum(self.by_language.values()), self.mean_tokens, max(self.by_language.values(), default=0))
 
 
 class Preflight:
@@ -373,6 +374,7 @@ def _check_stages(preflight: Preflight, session: Session, config: IterateConfig,
 
 
 def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, is_eval: bool) -> PromptCount:
+    from icr_platform.annotation.pair_notes import impossible_pairs
     from icr_platform.data.prompts import load_prompts
     from icr_platform.engines.sampling.prompt_checks import check_prompts
     from icr_platform.engines.sampling.sampler import requests_of
@@ -385,6 +387,13 @@ def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, 
     preflight.remarks.extend(prompts.notes)
     rows = prompts.table.to_pandas()
     tokenizer = load_tokenizer(policy, config)
+    if not is_eval:
+        # Filters aside: what annotate would say when every response is there is said before any is.
+        sampled = {
+            str(code): Counter(dict.fromkeys(own, config.generate.samples))
+            for code, own in rows.groupby("language")["prompt_id"]
+        }
+        preflight.remarks.extend(impossible_pairs(config.annotate, sampled))
     if prints_date(tokenizer) and not is_eval:
         preflight.remarks.append(
             f"the chat template of {policy} prints the day's date; every prompt says {config.template_date} (template_date)"
@@ -448,7 +457,7 @@ def plan(
     is_sharded = str(accelerate.get("distributed_type", "NO")) in _SHARDED
     files = training_files(
         config.train,
-        training.rows,  # each gives one pair at most
+        most_pairs(config, training),
         shape.parameters,
         adapter_parameters(config.policy, config.train.lora_rank, config.trust_remote_code)
         if config.train.lora_rank
