@@ -74,17 +74,17 @@ RESPONSES = _table(
 
 REWARDS = _table(
     "rewards", 2, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
-    _column("kind", pa.string(), "'cross-lingual', 'multilingual', 'translate' or 'random' (control)"),
-    _column("policy_logprob", pa.float64(), "nats, sum over token_ids under the policy; null for the random kind", True),
-    _column("reference_logprob", pa.float64(), "nats, the same under the reference; null for the random kind", True),
-    _column("reward", pa.float64(), "beta * (policy_logprob - reference_logprob); null when the sample was not scored", True),
+    _column("kind", pa.string(), "'cross-lingual', 'multilingual', 'translate', 'random' (control), 'scalar' or 'scalar-english'"),
+    _column("policy_logprob", pa.float64(), "nats, sum over token_ids under the policy; null for kinds that it does not score", True),
+    _column("reference_logprob", pa.float64(), "nats, the same under the reference; null for kinds that it does not score", True),
+    _column("reward", pa.float64(), "beta * (policy_logprob - reference_logprob), or the reward model's score; null when the sample was not scored", True),
     _INPUT_DIGEST,
 )  # fmt: skip
 
 LOGPROBS = _table(
     "logprobs", 2, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
     _column("kind", pa.string(), "reward kind, which says after which instruction and of which text"),
-    _column("logprob", pa.float64(), "nats, sum over the completion's tokens; null when the sample was not scored", True),
+    _column("logprob", pa.float64(), "nats, sum over the completion's tokens, or a reward model's score; null when the sample was not scored", True),
     _INPUT_DIGEST,
 )  # fmt: skip
 

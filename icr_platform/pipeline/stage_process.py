@@ -19,6 +19,8 @@ from icr_platform.core.guarded_output import guard_this_process
 from icr_platform.core.parent_process import die_with_parent
 from icr_platform.core.progress import Measured, recorded, tell
 from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.pipeline.attempts import counted_attempt
+from icr_platform.pipeline.devices_used import devices_of
 from icr_platform.pipeline.stages import StageRow
 from icr_platform.tracking.run_handle import RunHandle
 
@@ -59,14 +61,17 @@ def stage_process(row: StageRow, own_process: bool) -> Iterator[StageProcess]:
 
 class _InThisProcess:
     def __init__(self, row: StageRow) -> None:
-        self._stage = row.load()
+        self._name, self._stage = row.name, row.load()
+        self._config: Any = None
         self._inputs: Any = None
 
     def read(self, config: Config) -> None:
-        self._inputs = self._stage.read(config)
+        self._config, self._inputs = config, self._stage.read(config)
 
     def run(self, context: StageContext) -> StageResult:
-        return self._stage.run(self._inputs, context)
+        devices = devices_of(self._config)
+        with counted_attempt(context.folder, self._name, context.fingerprint, devices):
+            return self._stage.run(self._inputs, context)
 
 
 class _InAnotherProcess:

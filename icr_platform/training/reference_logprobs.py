@@ -58,7 +58,7 @@ def score_pairs(config: TrainConfig, pairs: TrainingPairs | TrainingExamples, mo
     place: Any = resolve_device(config.device)
     scorer = CompletionScorer(model.to(place))
     count = sum(len(group.completions) for group in groups)
-    with meter("score under the reference", count) as bar, autocast(config):
+    with meter("score under the reference", count, use="scored") as bar, autocast(config):
         scores = np.stack(scorer.score(groups, bar.advance))
     if config.ld_alpha is None:
         return scores
