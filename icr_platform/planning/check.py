@@ -17,7 +17,7 @@ from icr_platform.core.config import ChatSettings, Config, require
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds
 from icr_platform.core.writable import check_writable_folder
-from icr_platform.engines.scoring.reward_kinds import needs_translations
+from icr_platform.engines.scoring.reward_kinds import needs_policy, needs_translations, scalar_kinds
 from icr_platform.models.devices import resolve_dtype
 from icr_platform.pipeline.arm import Arm
 from icr_platform.pipeline.config import IterateConfig
@@ -46,7 +46,7 @@ from icr_platform.planning.capacity import (
     training_files,
     works,
 )
-from icr_platform.planning.model_facts import JUDGE, POLICY, REFERENCE, TRANSLATOR, Use, show_models
+from icr_platform.planning.model_facts import JUDGE, POLICY, REFERENCE, REWARD_MODEL, TRANSLATOR, Use, show_models
 from icr_platform.planning.rehearsal import NO_REHEARSAL, Rehearsal, rehearse
 from icr_platform.planning.scratch import scratch_folder
 from icr_platform.planning.units import duration, size
@@ -236,7 +236,10 @@ def _check_inputs(
         print("iterations is 0: pi_0 is measured, and nothing else")
         return None
     rates, source = _rates(resolved, shape, training, prediction)
-    plans = plan(resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction)
+    rewarding = _reward_shape(session, resolved)
+    plans = plan(
+        resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction, rewarding
+    )
     show_models(resolved, _uses(session, resolved, plans, prediction), training.first, prediction.verbose)
     print()
     _print(session, resolved, plans, source, prediction)
@@ -282,6 +285,21 @@ def _shape(model: str, chat: ChatSettings) -> ModelShape:
     return model_shape(config, parameter_count(model, chat.trust_remote_code), idle_parameters(skeleton))
 
 
+def _reward_shape(session: Session, config: IterateConfig) -> ModelShape | None:
+    """The shape of the reward model; None where none of the kinds asks one."""
+    from icr_platform.models.adapters import base_of
+    from icr_platform.models.loading import on_meta_device
+    from icr_platform.models.reward_models import plan_of
+
+    if not (config.ranks_by_rewards and scalar_kinds(config.annotate.reward_kind)):
+        return None
+    model = session.resolver.local(config.annotate.reward_model, config.seed)
+    found = plan_of(model, config.trust_remote_code)
+    skeleton = on_meta_device(base_of(model), found.config, config.trust_remote_code, found.auto)
+    count = sum({id(one): one.numel() for one in skeleton.parameters()}.values())
+    return model_shape(found.config, count, idle_parameters(skeleton))
+
+
 def _uses(session: Session, config: IterateConfig, plans: list[StagePlan], prediction: Prediction) -> list[Use]:
     """The models of a run, and the memory that each takes at the peak of its stages."""
     from icr_platform.models.loading import chat_of_helper, parameter_count
@@ -302,6 +320,10 @@ def _uses(session: Session, config: IterateConfig, plans: list[StagePlan], predi
         shape = _shape(config.reference, config)
         taken = memory_of(scoring.work, config, shape, bytes_each(config.annotate.dtype), device, 1)
         uses.append(Use(REFERENCE, config.reference, config, [f"annotate {size(taken)} at its peak"]))
+        if rewarding := _reward_shape(session, config):
+            model = session.resolver.local(config.annotate.reward_model, config.seed)
+            taken = memory_of(scoring.work, config, rewarding, bytes_each(config.annotate.dtype), device, 1)
+            uses.append(Use(REWARD_MODEL, model, config, [f"annotate {size(taken)} at its peak"]))
     helpers = {}
     if config.ranks_by_rewards and needs_translations(config.annotate.reward_kind):
         helpers[TRANSLATOR] = (config.annotate.translator, config.annotate.dtype)
@@ -419,8 +441,12 @@ def plan(
     evaluation: Prompts | None,
     rates: Rates | None,
     prediction: Prediction,
+    rewarding: ModelShape | None = None,
 ) -> list[StagePlan]:
-    """The stages of one iteration: tokens, seconds, peak memory of each device, disk."""
+    """The stages of one iteration: tokens, seconds, peak memory of each device, disk.
+
+    rewarding: the shape of the reward model, where there is one.
+    """
     from icr_platform.training.launch import read_accelerate_config
     from icr_platform.training.weights import adapter_parameters, stored_dtype
 
@@ -439,16 +465,24 @@ def plan(
         stored_dtype(config.policy, config.trust_remote_code).itemsize,
         accelerate,
     )
+    if rates and rewarding:
+        rates = replace(rates, reward=rates.score * shape.matmul / rewarding.matmul)
     plans = []
     for work in works(config, training, evaluation, prediction.response_tokens):
         busy = _busy(config, work, count)
         kept, peak = disk_of(work, files)
+        # One model is in memory at a time: annotate takes what the largest of them takes.
+        shapes = [shape]
+        if work.stage == "annotate" and rewarding:
+            shapes = [*([shape] if needs_policy(config.annotate.reward_kind) else []), rewarding]
         plans.append(
             StagePlan(
                 work=work,
                 devices=busy,
                 seconds=seconds_of(work, rates, busy, config.eval.judge_concurrency) if rates else None,
-                memory_bytes=memory_of(work, config, shape, weight_bytes, device, busy if is_sharded else 1),
+                memory_bytes=max(
+                    memory_of(work, config, one, weight_bytes, device, busy if is_sharded else 1) for one in shapes
+                ),
                 disk_bytes=kept,
                 disk_peak_bytes=peak,
             )
