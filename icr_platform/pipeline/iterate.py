@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from icr_platform.core.config import Config, without_secrets
 from icr_platform.core.errors import InputError, WeightsRemovedError
-from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations
+from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations, scalar_kinds
 from icr_platform.models.removed_weights import removed_weights
 from icr_platform.pipeline.arm import ARM_KEY, CONFIG, OWN_SAMPLES, START, STEP, STOPPED, Arm, SweepPlace
 from icr_platform.pipeline.arm_results import (
@@ -108,8 +108,9 @@ def check_models(session: Session, config: IterateConfig) -> tuple[str, ...]:
     Returns: lines for a person to read.
 
     Raises:
-        InputError: policy and reference tokenise differently, or one of the models lacks tensors.
+        InputError: policy and reference tokenise differently, or one of the models lacks tensors; the reward model cannot score.
     """
+    from icr_platform.engines.scoring.reward_texts import RewardLimits
     from icr_platform.models.loading import check_same_tokenisation, check_weights, load_tokenizer
 
     models = [model for model in (config.policy, config.reference) if model]
@@ -117,6 +118,10 @@ def check_models(session: Session, config: IterateConfig) -> tuple[str, ...]:
     if config.ranks_by_rewards and needs_translations(config.annotate.reward_kind) and config.annotate.translator:
         models.append(session.resolver.local(config.annotate.translator, config.seed))
         load_tokenizer(models[-1], config)
+    is_scored = config.iterations and config.ranks_by_rewards and scalar_kinds(config.annotate.reward_kind)
+    if is_scored and config.annotate.reward_model:
+        scorer = session.resolver.local(config.annotate.reward_model, config.seed)
+        notes += RewardLimits(config.annotate.model_copy(update={"reward_model": scorer}), config).notes
     trusted = config.trust_remote_code
     return (*notes, *(note for model in dict.fromkeys(models) for note in check_weights(model, trusted)))
 

@@ -141,7 +141,9 @@ def test_help_shows_choices_and_defaults(capsys: pytest.CaptureFixture[str]) -> 
     text = " ".join(shown(capsys, "train", "--help").split())
     assert "--schedule {linear,cosine,constant} learning rate after warm-up (default: linear)" in text
     assert "--gradient-checkpointing [true|false]" in text
-    assert "{cross-lingual,multilingual,translate,random},..." in shown(capsys, "annotate", "--help")
+    assert "{cross-lingual,multilingual,translate,random,scalar,scalar-english},..." in shown(
+        capsys, "annotate", "--help"
+    )
 
 
 @pytest.mark.parametrize("width", [80, 120])
