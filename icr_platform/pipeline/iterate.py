@@ -135,6 +135,7 @@ def check_pairs_source(session: Session, config: IterateConfig) -> tuple[str, ..
         InputError: the pairs cannot be read or trained on, or the translator cannot work here; or languages are named that nothing
             is translated into.
     """
+    from icr_platform.annotation.translated_pairs import check_ranking
     from icr_platform.engines.sampling.translators import check_translator
 
     if not config.iterations:
@@ -146,6 +147,7 @@ def check_pairs_source(session: Session, config: IterateConfig) -> tuple[str, ..
         stage = STAGES["translate" if translates else "train"].load()
         return tuple(getattr(stage.read(session.resolver.resolve(of_stage, config.seed)), "notes", ()))
     if config.pairs_are_translated:
+        check_ranking(config.annotate)
         translating = session.resolver.resolve(arm.translating(1, ""), config.seed)
         return check_translator(translating, translating, translating.into or config.languages)
     if config.translate.into:
