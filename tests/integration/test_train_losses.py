@@ -65,6 +65,7 @@ def test_labelled_responses_are_trained_on(tiny_models: tuple[Path, Path], label
     assert "neither good nor bad" in said
 
 
+@pytest.mark.slow
 def test_pairs_train_as_two_responses_each_in_one_process_as_in_two(
     tiny_models: tuple[Path, Path], make_preferences: Callable[..., Path], tmp_path: Path
 ) -> None:
