@@ -160,7 +160,11 @@ def comparison_csv(table: pd.DataFrame, costs: pd.DataFrame | None = None) -> st
     }  # fmt: skip
     rows = table.rename(columns=names)
     if costs is not None and len(costs):
-        long = costs.melt(id_vars="side", var_name="metric", value_name="value").rename(columns={"side": "arm"})
+        long = (
+            costs.melt(id_vars="side", var_name="metric", value_name="value")
+            .rename(columns={"side": "arm"})
+            .dropna(subset="value")
+        )
         rows = pd.concat([rows, long.assign(metric="cost/" + long["metric"], language="")], ignore_index=True)
     for name in ("n", "only_arm", "only_compared_with", "better", "worse", "runs", "compared_with_runs"):
         rows[name] = rows[name].astype("Int64")
