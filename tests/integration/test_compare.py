@@ -214,7 +214,7 @@ def test_seeds_of_a_name_are_paired_and_length_controlled(world: World) -> None:
     row = row_of(found, "win_rate", "mean", "after")
     assert (row["first_runs"], row["second_runs"], row["by_seed"]) == (2, 2, True)
     assert row["difference"] > 5
-    assert row_of(found, "lc_win_rate", "en", "after")["n"] == 12
+    assert row_of(found, "lc_win_rate", "en", "after")["n"] == row_of(found, "win_rate", "en", "after")["n"] > 9
     assert set(found.table["second_side"]) == {"after", "grid-y"}
     assert found.costs.set_index("side")["gpu_hours"].to_dict() == {"after@0": 0.5, "after": 1.0, "grid-y": 1.0}
 
@@ -225,7 +225,7 @@ def test_a_sweep_is_its_arms_and_holm_is_over_all(world: World) -> None:
     assert rows["second_side"].tolist() == ["grid-x", "grid-x", "grid-y", "grid-y"]
     least = rows["p_value"].min()
     assert rows["adjusted_p_value"].min() == pytest.approx(min(1.0, 4 * least))
-    assert (rows["equivalence"] < 0.05).all()
+    assert rows["adjusted_equivalence"].min() == pytest.approx(min(1.0, 4 * rows["equivalence"].min()))
 
 
 def test_an_unfinished_arm_is_compared_as_far_as_it_got(world: World) -> None:
