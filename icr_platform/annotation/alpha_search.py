@@ -22,7 +22,7 @@ from icr_platform.annotation.pair_rules import PairRule, at_columns, pair_ends
 from icr_platform.core.arrays import Bools, Floats
 
 _CELLS = 10_000_000  # of rewards that are looked at in all points together: about a second
-_FEWEST, _MOST = 48, 2048  # points
+_FEWEST, _MOST = 48, 512  # points
 _CHANGES_BISECTED = 8  # of sign, those nearest to 0
 
 

@@ -79,8 +79,8 @@ class AnnotateConfig(ChatSettings, ScoreSettings, AnnotateSettings, PinnedInputs
     heading = INPUTS
     required: ClassVar[tuple[str, ...]] = ("prompts", "responses")
 
-    policy: str = setting("", "English-aligned model pi_t", "model")
-    reference: str = setting("", "the reference pi_ref of the policy", "model")
+    policy: str = setting("", "English-aligned model pi_t; needed but for scalar rewards alone", "model")
+    reference: str = setting("", "the reference pi_ref of the policy; needed as the policy is", "model")
     prompts: str = setting("", "prompts that the responses answer", "input")
     prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction": "prompt"}', later=True)
     responses: str = setting("", "responses artifact", "input")

@@ -15,17 +15,35 @@ from icr_platform.annotation.filters import FilterResult
 from icr_platform.annotation.prompt_index import PromptIndex
 from icr_platform.core.language_tags import is_english
 from icr_platform.engines.scoring.context_limits import ContextLimits, Measured
-from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, scored_kinds, scoring_conversation
+from icr_platform.engines.scoring.reward_kinds import (
+    REWARD_KINDS,
+    needs_policy,
+    scalar_kinds,
+    scored_kinds,
+    scoring_conversation,
+)
+from icr_platform.engines.scoring.reward_texts import RewardLimits
 
-FIT_COLUMNS = ("language", "prompt_id", "token_count")
+FIT_COLUMNS = ("language", "prompt_id", "token_count", "response")
 
 
 class ContextFit:
-    """Measures responses as policy and reference, which tokenise alike, will see them."""
+    """Measures responses as policy and reference, which tokenise alike, and the reward model will see them.
+
+    notes: lines on the reward model for a person to read.
+    """
 
     def __init__(self, config: AnnotateConfig, prompts: PromptIndex) -> None:
-        self._prompts, self._kinds, self._chat = prompts, scored_kinds(config.reward_kind), config
-        self._limits = ContextLimits(config.policy, config.reference, config, is_limited=bool(self._kinds))
+        kinds = config.reward_kind
+        self._prompts, self._kinds, self._chat = prompts, scored_kinds(kinds), config
+        self._scalar_kinds = scalar_kinds(kinds)
+        self._limits = (
+            ContextLimits(config.policy, config.reference, config, is_limited=bool(self._kinds))
+            if needs_policy(kinds)
+            else None
+        )
+        self._reward_limits = RewardLimits(config, config) if self._scalar_kinds else None
+        self.notes = self._reward_limits.notes if self._reward_limits else ()
 
     def applied(
         self, rows: pa.Table, filtered: Sequence[FilterResult], translations: Sequence[str | None] | None = None
@@ -39,11 +57,27 @@ class ContextFit:
         results = []
         columns = (rows.column(name).to_pylist() for name in FIT_COLUMNS)
         texts = translations if translations is not None else [None] * rows.num_rows
-        for language, prompt_id, tokens, text, result in zip(*columns, texts, filtered, strict=True):
-            results.append(result if result.reason else self._fault(language, prompt_id, tokens, text) or result)
+        for language, prompt_id, tokens, response, text, result in zip(*columns, texts, filtered, strict=True):
+            fault = None
+            if not result.reason:
+                fault = self._fault(language, prompt_id, tokens, text) or self._scalar_fault(
+                    language, prompt_id, response
+                )
+            results.append(fault or result)
         return results
 
+    def _scalar_fault(self, language: str, prompt_id: str, response: str) -> FilterResult | None:
+        if self._reward_limits is None:
+            return None
+        for kind in self._scalar_kinds:
+            asked = scoring_conversation(kind, language, *self._prompts[language, prompt_id], self._chat)
+            if fault := self._reward_limits.fault(asked, [response]):
+                return FilterResult(*fault)
+        return None
+
     def _fault(self, language: str, prompt_id: str, tokens: int, translation: str | None) -> FilterResult | None:
+        if self._limits is None:
+            return None
         asked, measured = [], []
         for kind in self._kinds:
             conversation = scoring_conversation(kind, language, *self._prompts[language, prompt_id], self._chat)

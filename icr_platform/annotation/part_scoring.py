@@ -33,7 +33,7 @@ def scored_rows(
         responses: [R] rows of schemas.RESPONSES.
         filtered: [R] of the sample filters.
         translations: [R] of kinds that score translations, None where there is none; English responses stand for themselves.
-        kinds: those that score text, see `reward_kinds.scored_kinds`.
+        kinds: those that score text, see `reward_kinds.scored_kinds`, or those of a reward model, see `reward_kinds.scalar_kinds`.
         chat: has the system prompt.
         score: see `ScoreSettings`.
 
@@ -41,6 +41,7 @@ def scored_rows(
         [R] for each kind; None where a row is not scored.
     """
     keys = list(zip(*(responses.column(name).to_pylist() for name in ("language", "prompt_id")), strict=True))
+    texts = responses.column("response").to_pylist()
     token_ids = responses.column("token_ids").combine_chunks()
     starts = [start or 0 for start in answer_starts(responses)] if score == "answer" else None
     flat, ends = token_ids.flatten().to_numpy(), np.cumsum(pc.list_value_length(token_ids).to_numpy())
@@ -51,7 +52,9 @@ def scored_rows(
         for kind in kinds:
             u = scoring_conversation(kind, key[0], *prompts[key], chat)
             scored: Scored | None = Scored(u, sampled, "", starts[row] if starts else 0)
-            if REWARD_KINDS[kind].of_translation and not is_english(key[0]):
+            if REWARD_KINDS[kind].is_scalar:  # another model, with tokens of its own: it reads the answer as people do
+                scored = Scored(u, None, texts[row])
+            elif REWARD_KINDS[kind].of_translation and not is_english(key[0]):
                 text = translations[row] if translations is not None else None
                 scored = None if text is None else Scored(u, None, text)
             listed[kind].append(None if result.reason else scored)

@@ -54,7 +54,12 @@ def check_english(prompts: str, table: pa.Table, kinds: Sequence[str]) -> None:
     needing = [kind for kind in kinds if REWARD_KINDS[kind].needs_english]
     lacking = table.filter(pc.is_null(table["english_instruction"]))["language"]
     if needing and len(lacking):
-        fits = [name for name, kind in REWARD_KINDS.items() if kind.instruction is not None and not kind.needs_english]
+        is_scalar = REWARD_KINDS[needing[0]].is_scalar
+        fits = [
+            name
+            for name, kind in REWARD_KINDS.items()
+            if kind.instruction is not None and not kind.needs_english and kind.is_scalar == is_scalar
+        ]
         raise InputError(
             f"{prompts}: {len(lacking)} prompts in {', '.join(pc.unique(lacking).to_pylist())} have no English instruction, which "
             f"the {needing[0]} reward is scored after; add en.jsonl with the same ids, or give --reward-kind {fits[0]}"

@@ -2,8 +2,8 @@
 
 With `pair_source: translation` no reward is computed: `translated_pairs` has the rule, and the table of rewards is empty.
 
-Policy and reference score all responses in turn, so that one model is in memory at a time; what each gave is kept in `work`, next
-to the artifacts, until the rewards are written. Everything but the numbers of `selection.LanguageSamples` streams.
+Policy, reference and reward model, as far as the kinds need them, score all responses in turn, so that one model is in memory at a time;
+what each gave is kept in `work`, next to the artifacts, until the rewards are written. Everything but the numbers of `selection.LanguageSamples` streams.
 
 Metrics, per language and as unweighted mean over languages (`NAME/LANG`, `NAME/mean`):
 - `alpha`: reward per character; `length_correlation/before` and `/after` length control (see `diagnostics`);
@@ -64,9 +64,22 @@ from icr_platform.engines.execution.map_parts import check_execution, map_parts
 from icr_platform.engines.sampling import translation
 from icr_platform.engines.sampling.sampler import ignore_progress
 from icr_platform.engines.scoring.kind_scores import SAMPLE_KEY, by_kind, from_kinds, implicit_reward
-from icr_platform.engines.scoring.model_scores import ScoreShard, free_gpu_memory, load_scorer, score_shard, taken_part
-from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations, scored_kinds
-from icr_platform.engines.scoring.settings import check_kinds
+from icr_platform.engines.scoring.model_scores import (
+    ScoreShard,
+    free_gpu_memory,
+    load_reward_scorer,
+    load_scorer,
+    score_shard,
+    taken_part,
+)
+from icr_platform.engines.scoring.reward_kinds import (
+    REWARD_KINDS,
+    needs_policy,
+    needs_translations,
+    scalar_kinds,
+    scored_kinds,
+)
+from icr_platform.engines.scoring.settings import check_kinds, require_policies, unused_notes
 from icr_platform.models.loading import (
     chat_of_helper,
     check_same_tokenisation,
@@ -106,6 +119,10 @@ class _Work(AnnotateInputs):
     def scored_kinds(self) -> tuple[str, ...]:
         return scored_kinds(self.config.reward_kind)
 
+    @property
+    def scalar_kinds(self) -> tuple[str, ...]:
+        return scalar_kinds(self.config.reward_kind)
+
 
 def read(config: AnnotateConfig) -> AnnotateInputs | TranslatedPairInputs:
     """Check settings, models' tokenizers, prompts and every row of the responses; load no weights and write nothing.
@@ -119,18 +136,19 @@ def read(config: AnnotateConfig) -> AnnotateInputs | TranslatedPairInputs:
         return read_translated(config)
     require_models(config)
 
-    # A log-ratio compares the same tokens under two models: other tokenizers or templates make it meaningless.
-    notes = check_same_tokenisation(config.policy, config.reference, config)
     kinds = config.reward_kind
-    for model in (config.policy, config.reference, *([config.translator] if needs_translations(kinds) else [])):
+    policies = (config.policy, config.reference) if needs_policy(kinds) else ()
+    # A log-ratio compares the same tokens under two models: other tokenizers or templates make it meaningless.
+    notes = check_same_tokenisation(config.policy, config.reference, config) if policies else ()
+    for model in (*policies, *([config.translator] if needs_translations(kinds) else [])):
         load_tokenizer(model, chat_of_helper(model, config) if model == config.translator else config)
         check_weights(model, config.trust_remote_code, quantization=config.quantization)
+    notes += unused_notes(config, kinds)
 
     responses = open_artifact(Path(config.responses), RESPONSES)
     prompts = prompt_index(config.prompts, responses, config.reward_kind, config.prompt_columns)
-    opened = [load_config(model, config.trust_remote_code) for model in (config.policy, config.reference)]
-    sizes = [model.get_text_config().vocab_size for model in opened]
-    check_responses(responses, prompts, min(sizes))
+    opened = [load_config(model, config.trust_remote_code) for model in policies]
+    check_responses(responses, prompts, min((model.get_text_config().vocab_size for model in opened), default=None))
     needs_english = any(REWARD_KINDS[kind].needs_english for kind in config.reward_kind)
     if config.system_prompt and needs_english and not config.system_prompt_in(ENGLISH):
         notes += (
@@ -138,7 +156,8 @@ def read(config: AnnotateConfig) -> AnnotateInputs | TranslatedPairInputs:
         )
     if config.pool == "all" or config.pairs_per_prompt > 1:
         notes += tuple(impossible_pairs(config, samples_by_prompt(responses)))
-    inputs = AnnotateInputs(config, responses, prompts, ContextFit(config, prompts), notes)
+    fit = ContextFit(config, prompts)
+    inputs = AnnotateInputs(config, responses, prompts, fit, (*notes, *fit.notes))
     found = [result for part in range(len(responses.parts)) for result in inputs.filtered(part)]
     first = next((result.detail for result in found if result.reason in FAULTS), "")
     counts = Counter(result.reason for result in found)
@@ -148,9 +167,7 @@ def read(config: AnnotateConfig) -> AnnotateInputs | TranslatedPairInputs:
 
 def require_models(config: AnnotateConfig) -> None:
     """Raise InputError where a model that the rewards are computed with is not named."""
-    if missing := [name for name in ("policy", "reference") if not getattr(config, name)]:
-        flags = " ".join(f"--{name}" for name in missing)
-        raise InputError(f"config: field {missing[0]!r} is missing for annotate; give {flags}")
+    require_policies(config, config.policy, config.reference, "annotate")
     if config.translations:
         raise InputError(
             "config: field 'translations' is given, and pair_source is 'rewards', which reads none; give --pair-source translation"
@@ -227,39 +244,42 @@ def _translate(work: _Work) -> Artifact:
 
 
 def _rewards(work: _Work, translations: Artifact | None) -> Artifact:
-    """Score every part under one model after the other, and join both to rewards."""
+    """Score every part under one model after the other, and join what they gave to rewards."""
     writer = ArtifactWriter(work.context.folder / REWARDS.name, REWARDS, work.context.fingerprint)
     if writer.complete:
         return open_artifact(writer.folder, REWARDS)
     scored: list[Artifact] = []
-    if work.scored_kinds:
-        models = {"policy": work.config.policy, "reference": work.config.reference}
-        scored = [_logprobs(work, translations, name, model) for name, model in models.items()]
+    for name, model in (("policy", work.config.policy), ("reference", work.config.reference)):
+        if work.scored_kinds:
+            load = partial(load_scorer, work.config, work.config, model)
+            scored.append(_scores(work, translations, f"{name}-{LOGPROBS.name}", work.scored_kinds, load))
+    scalar = None
+    if work.scalar_kinds:
+        load = partial(load_reward_scorer, work.config, work.config)
+        scalar = _scores(work, translations, "reward-scores", work.scalar_kinds, load)
     for part in range(len(work.responses.parts)):
         if not writer.has_part(part):
-            writer.write_part(
-                part, _reward_part(work, part, [logprobs.read_part(part) for logprobs in scored], translations)
-            )
+            tables = [logprobs.read_part(part) for logprobs in scored]
+            of_reward_model = scalar.read_part(part) if scalar else None
+            writer.write_part(part, _reward_part(work, part, tables, of_reward_model, translations))
     return writer.close(len(work.responses.parts))
 
 
-def _logprobs(work: _Work, translations: Artifact | None, name: str, model: str) -> Artifact:
+def _scores(
+    work: _Work, translations: Artifact | None, name: str, kinds: tuple[str, ...], load: Callable[[], Make]
+) -> Artifact:
     """Score every part under one model, into the work folder; what earlier work has scored is taken from there."""
-    folder = work.context.folder / _WORK_FOLDER / f"{name}-{LOGPROBS.name}"
-    writer = ArtifactWriter(folder, LOGPROBS, work.context.fingerprint)
-    earlier = work.context.earlier.rows(f"{name}-{LOGPROBS.name}", LOGPROBS)
+    writer = ArtifactWriter(work.context.folder / _WORK_FOLDER / name, LOGPROBS, work.context.fingerprint)
+    earlier = work.context.earlier.rows(name, LOGPROBS)
 
     def shard(part: int) -> ScoreShard:
         responses = work.responses.read_part(part)
         english = translations.read_part(part).column("translation").to_pylist() if translations else None
         filtered = work.filtered(part, translations)
-        scored = scored_rows(
-            responses, filtered, english, work.prompts, work.scored_kinds, work.config, work.config.score
-        )
+        scored = scored_rows(responses, filtered, english, work.prompts, kinds, work.config, work.config.score)
         return score_shard(responses, scored, earlier)
 
-    load = partial(load_scorer, work.config, work.config, model)
-    job = _job(name, writer, work, len(work.scored_kinds), shard, load)
+    job = _job(name.partition("-")[0], writer, work, len(kinds), shard, load)
     return _write_parts(replace(job, take=lambda part: taken_part(shard(part))) if earlier else job, work)
 
 
@@ -275,7 +295,7 @@ def _job(
     count = len(work.responses.parts)
     missing = [part for part in range(count) if not writer.has_part(part)]
     done = sum(writer.read_part(part).num_rows for part in range(count) if part not in missing)
-    return PartJob(label, (writer,), missing, shard, load, work.responses.rows * rows_each, done, gpus=1)
+    return PartJob(label, (writer,), missing, shard, load, work.responses.rows * rows_each, done, gpus=1, use="scored")
 
 
 def _write_parts(job: PartJob, work: _Work) -> Artifact:
@@ -288,23 +308,33 @@ def _write_parts(job: PartJob, work: _Work) -> Artifact:
     return writer.close(len(work.responses.parts))
 
 
-def _reward_part(work: _Work, part: int, scored: Sequence[pa.Table], translations: Artifact | None) -> pa.Table:
-    """schemas.REWARDS of one part, joined by key."""
+def _reward_part(
+    work: _Work, part: int, scored: Sequence[pa.Table], scalar: pa.Table | None, translations: Artifact | None
+) -> pa.Table:
+    """schemas.REWARDS of one part, joined by key.
+
+    scored: under policy and reference, where they score. scalar: under the reward model, where it does.
+    """
     keys = work.responses.read_part(part, SAMPLE_KEY)
-    repeated = keys.take(pa.array(np.repeat(np.arange(keys.num_rows), len(work.scored_kinds))))
-    for table in scored:
+    for table, kinds in [(table, work.scored_kinds) for table in scored] + (
+        [(scalar, work.scalar_kinds)] if scalar is not None else []
+    ):
+        repeated = keys.take(pa.array(np.repeat(np.arange(keys.num_rows), len(kinds))))
         if not table.select(SAMPLE_KEY).equals(repeated):
             raise IcrError(
                 f"{work.context.folder / _WORK_FOLDER}: part {part} has other keys than the responses; delete it"
             )
     policy, reference = (from_kinds(table, "logprob") for table in scored) if scored else ({}, {})
+    scores = from_kinds(scalar, "logprob") if scalar is not None else {}
     nothing = np.full(keys.num_rows, np.nan)
     columns: dict[str, dict[str, Any]] = {"policy_logprob": {}, "reference_logprob": {}, "reward": {}}
     for kind in work.config.reward_kind:
         columns["policy_logprob"][kind] = policy.get(kind, nothing)
         columns["reference_logprob"][kind] = reference.get(kind, nothing)
         draw = REWARD_KINDS[kind].draw
-        if draw is None:
+        if kind in scores:
+            columns["reward"][kind] = scores[kind]
+        elif draw is None:
             columns["reward"][kind] = implicit_reward(policy[kind], reference[kind], work.config.beta)
         else:
             # A dropped sample has no reward of this kind either, so that all kinds compare on the same samples.
@@ -314,10 +344,12 @@ def _reward_part(work: _Work, part: int, scored: Sequence[pa.Table], translation
             drawn = [np.nan if result.reason else draw(work.config.seed, *key) for *key, result in rows]
             columns["reward"][kind] = np.array(drawn)
     # What a log-probability was made from is the same under both models; a drawn reward is made from nothing but its key.
-    scored_kinds = list(work.scored_kinds)
-    found = scored[0].column("input_digest").to_pylist() if scored else []
+    made_from: dict[str, list[bytes | None]] = {}
+    for table, kinds in ((scored[0] if scored else None, work.scored_kinds), (scalar, work.scalar_kinds)):
+        found = table.column("input_digest").to_pylist() if table is not None else []
+        made_from |= {kind: found[place :: len(kinds)] for place, kind in enumerate(kinds)}
     digests = [
-        found[row * len(scored_kinds) + scored_kinds.index(kind)] if kind in scored_kinds else None
+        made_from[kind][row] if kind in made_from else None
         for row in range(keys.num_rows)
         for kind in work.config.reward_kind
     ]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TextIO
 from icr_platform.core.errors import InputError
 from icr_platform.core.failures import failure
 from icr_platform.core.guarded_output import guard_this_process, guarded_output
-from icr_platform.pipeline.stages import CONFIGURED, ITERATE, STAGES, ConfiguredCommand, named_command
+from icr_platform.pipeline.stages import CONFIGURED, ITERATE, STAGES, SWEEP, ConfiguredCommand, named_command
 
 if TYPE_CHECKING:
     from icr_platform.pipeline.session import Session
@@ -128,6 +128,11 @@ def _dispatch(argv: list[str]) -> int:
         print(__version__)
         return 0
     command = named_command(typed)
+    if command is not None and command.name == SWEEP.name:
+        from icr_platform.cli.sweeps import sweep
+
+        _prepare()
+        return sweep(arguments)
     if command is not None:
         return _configured(command, arguments)
     if typed not in TOOLS:
@@ -165,7 +170,7 @@ Implicit cross-lingual rewarding (arXiv 2503.04647): preference alignment
 without preference data.
 
 the whole method:
-{listed({ITERATE.command: ITERATE.help})}
+{listed({row.command: row.help for row in (ITERATE, SWEEP)})}
 
 single stages:
 {listed(stages)}
@@ -184,7 +189,6 @@ def _configured(command: ConfiguredCommand, arguments: list[str]) -> int:
     from icr_platform.core.config import require
     from icr_platform.pipeline.runner import run_stage
     from icr_platform.pipeline.session import open_session
-    from icr_platform.pipeline.stage_process import die_with_parent
 
     for flag in ("-h", "--help"):
         if flag in arguments:
@@ -193,9 +197,7 @@ def _configured(command: ConfiguredCommand, arguments: list[str]) -> int:
             return 0
     config, options = parse(command.name, arguments)
     require(config, command.command, source=f"icr {command.command}")
-    if os.environ.get("MLFLOW_RUN_ID"):
-        die_with_parent()
-    _quiet_libraries()
+    _prepare()
     with closing(open_session(options, WORLDS)) as session:
         if getattr(config, "dry_run", False):
             from icr_platform.planning.judge_cost import print_estimate
@@ -215,6 +217,15 @@ def _configured(command: ConfiguredCommand, arguments: list[str]) -> int:
             print(f"{name}: {place}")
         done.clean_up()
     return 0
+
+
+def _prepare() -> None:
+    """Set this process up for hours of work."""
+    from icr_platform.core.parent_process import die_with_parent
+
+    if os.environ.get("MLFLOW_RUN_ID"):
+        die_with_parent()
+    _quiet_libraries()
 
 
 def _what_next(session: Session) -> str:
@@ -253,6 +264,7 @@ def _quiet_libraries() -> None:
 
 def _check(arguments: list[str]) -> int:
     from icr_platform.cli.flags import Parser, add_flags, configured
+    from icr_platform.cli.sweeps import check_sweep_file, is_sweep
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.planning.capacity import DEVICES
     from icr_platform.planning.check import Prediction, check
@@ -263,7 +275,9 @@ def _check(arguments: list[str]) -> int:
     )
     parser.usage = "icr check PRESET [--FLAG VALUE ...]"
     parser.add_argument(
-        "config", metavar="PRESET", help="a YAML file, or the name of a preset that ships with the package"
+        "config",
+        metavar="PRESET",
+        help="a YAML file, or the name of a preset that ships with the package; also that of a sweep",
     )
     parser.add_argument(
         "--calibrate", type=float, default=0.0, metavar="SECONDS",
@@ -292,6 +306,9 @@ def _check(arguments: list[str]) -> int:
     )  # fmt: skip
     add_flags(parser, ITERATE.name, shown=None)
     given = vars(parser.parse_args(arguments))
+    if is_sweep(given["config"]):
+        _quiet_libraries()
+        return check_sweep_file(given)
     rehearsal = Rehearsal(given.pop("rehearse"), given.pop("rehearse_tokens"))
     if rehearsal.prompts < 0 or rehearsal.tokens < 1:
         raise InputError(

@@ -55,6 +55,8 @@ PLACES: dict[str, tuple[Place, ...]] = {
     "text_translations": (Place("text_translations"),),
     "policy-logprobs": (Place("rewards", "policy_logprob"), Place("work/policy-logprobs", "logprob")),
     "reference-logprobs": (Place("rewards", "reference_logprob"), Place("work/reference-logprobs", "logprob")),
+    # A digest has the kind in it: rewards of other kinds, which stand in the same column, are not found.
+    "reward-scores": (Place("rewards", "reward"), Place("work/reward-scores", "logprob")),
     "outputs": (Place("outputs"),),
     "judgments": (Place("judgments"),),
     "ratings": (Place("ratings"),),
@@ -69,6 +71,11 @@ PLACES: dict[str, tuple[Place, ...]] = {
         Place("reward_bench", "chosen_reference_logprob", "chosen_digest"),
         Place("reward_bench", "rejected_reference_logprob", "rejected_digest"),
         Place("reward_bench_work/reference-logprobs", "logprob"),
+    ),
+    "pairs-reward-scores": (
+        Place("reward_bench", "chosen_reward", "chosen_digest"),
+        Place("reward_bench", "rejected_reward", "rejected_digest"),
+        Place("reward_bench_work/reward-scores", "logprob"),
     ),
 }
 """Where a stage's folder holds the rows of each kind of computation (`Identity.rows`): folder, and column of the value."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from icr_platform.core.artifacts import ArtifactWriter
+from icr_platform.core.spending import Use
 
 Advance = Callable[[int, int], None]
 """Is called with (rows, tokens) as they are made."""
@@ -30,6 +31,7 @@ class PartJob:
         that shard alone.
     rows: that the progress counts to, `done` of which an earlier run finished.
     gpus: that an engine spans where there are any.
+    use: what the tokens that it counts are spent on.
     take: part -> its tables where earlier work has all its rows, so that no engine is needed; None where it has not.
     """
 
@@ -42,6 +44,7 @@ class PartJob:
     done: int
     gpus: int = 0
     take: Callable[[int], TakenPart | None] | None = None
+    use: Use | None = None
 
 
 class TakenPart(NamedTuple):

@@ -11,6 +11,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from icr_platform.core.spending import Use, spend
+
 _LINE_EVERY = 10.0
 
 
@@ -29,8 +31,10 @@ _records: list[list[Measured]] = []
 class Meter:
     """Counts rows and tokens done. `advance` is cheap enough to call per batch."""
 
-    def __init__(self, label: str, total: int, done: int, bar: Progress | None, task: TaskID | None) -> None:
-        self.label, self.total, self.done, self.tokens = label, total, done, 0
+    def __init__(
+        self, label: str, total: int, done: int, bar: Progress | None, task: TaskID | None, use: Use | None = None
+    ) -> None:
+        self.label, self.total, self.done, self.tokens, self._use = label, total, done, 0, use
         self._resumed = done
         self._bar, self._task = bar, task
         self._start = self._printed = time.monotonic()
@@ -39,6 +43,8 @@ class Meter:
         """Count `rows` more rows and `tokens` more tokens as done."""
         self.done += rows
         self.tokens += tokens
+        if self._use is not None:
+            spend(self._use, tokens)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, rate=self._rate())
         elif time.monotonic() - self._printed >= _LINE_EVERY:
@@ -95,15 +101,17 @@ def tell(measured: Iterable[Measured]) -> None:
 
 
 @contextlib.contextmanager
-def meter(label: str, total: int, done: int = 0) -> Iterator[Meter]:
+def meter(label: str, total: int, done: int = 0, use: Use | None = None) -> Iterator[Meter]:
     """Show progress of `total` rows, `done` of which were finished by an earlier run; full once the block ends without an error.
+
+    use: what its tokens are spent on; None where they cost nothing of their own.
 
     >>> with meter("score", 2) as m:
     ...     m.advance(2, tokens=10)
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        lines = Meter(label, total, done, None, None)
+        lines = Meter(label, total, done, None, None, use)
         yield lines
         lines.finish()
         return
@@ -117,6 +125,6 @@ def meter(label: str, total: int, done: int = 0) -> Iterator[Meter]:
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(label, total=total, completed=done, rate="")
-        shown = Meter(label, total, done, bar, task)
+        shown = Meter(label, total, done, bar, task, use)
         yield shown
         shown.finish()

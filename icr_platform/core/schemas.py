@@ -74,17 +74,17 @@ RESPONSES = _table(
 
 REWARDS = _table(
     "rewards", 2, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
-    _column("kind", pa.string(), "'cross-lingual', 'multilingual', 'translate' or 'random' (control)"),
-    _column("policy_logprob", pa.float64(), "nats, sum over token_ids under the policy; null for the random kind", True),
-    _column("reference_logprob", pa.float64(), "nats, the same under the reference; null for the random kind", True),
-    _column("reward", pa.float64(), "beta * (policy_logprob - reference_logprob); null when the sample was not scored", True),
+    _column("kind", pa.string(), "'cross-lingual', 'multilingual', 'translate', 'random' (control), 'scalar' or 'scalar-english'"),
+    _column("policy_logprob", pa.float64(), "nats, sum over token_ids under the policy; null for kinds that it does not score", True),
+    _column("reference_logprob", pa.float64(), "nats, the same under the reference; null for kinds that it does not score", True),
+    _column("reward", pa.float64(), "beta * (policy_logprob - reference_logprob), or the reward model's score; null when the sample was not scored", True),
     _INPUT_DIGEST,
 )  # fmt: skip
 
 LOGPROBS = _table(
     "logprobs", 2, _LANGUAGE, _PROMPT_ID, _SAMPLE_INDEX,
     _column("kind", pa.string(), "reward kind, which says after which instruction and of which text"),
-    _column("logprob", pa.float64(), "nats, sum over the completion's tokens; null when the sample was not scored", True),
+    _column("logprob", pa.float64(), "nats, sum over the completion's tokens, or a reward model's score; null when the sample was not scored", True),
     _INPUT_DIGEST,
 )  # fmt: skip
 
@@ -138,6 +138,14 @@ PREFERENCES = _table(
     _column("pair_index", pa.int32(), "which of the prompt's pairs, from 0, the best chosen first; null where a prompt has one at most", True),
     _column("chosen_language", pa.string(), "language whose prompt chosen answers; null where it is that of the row", True),
     _column("rejected_language", pa.string(), "language whose prompt rejected answers; null where it is that of the row", True),
+)  # fmt: skip
+
+EXAMPLES = _table(
+    "examples", 1, _LANGUAGE, _PROMPT_ID, _INSTRUCTION,
+    _column("response", pa.string(), "one response to the instruction"),
+    _column("is_good", pa.bool_(), "whether the response is desirable"),
+    _column("token_ids", pa.list_(pa.int32()), "of the response, with the end of its turn"),
+    _MESSAGES,
 )  # fmt: skip
 
 DROPS = _table(

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from icr_platform.core.artifacts import open_artifact, own_manifest
+import pyarrow as pa
+
+from icr_platform.core.artifacts import open_artifact, own_manifest, text_digest
 from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import find_name, names_language
 from icr_platform.core.languages import UNDETERMINED, counts_as, too_short
@@ -57,6 +59,7 @@ _PROBES = 60  # outputs whose language is identified, spread over the file: enou
 _OUTPUT_FIELDS = ("output", "response", "completion", "generation", "generated_text", "answer")
 WANTED = Wanted("reference outputs", "id, instruction and output", (_OUTPUT_FIELDS, *ROW_GROUPS))
 _ASKED_FIELDS = ("instruction", "prompt", "question", "query", "messages", "conversations")
+_READ_BESIDE = (*_ASKED_FIELDS, *SYSTEM_FIELDS, *HISTORY_FIELDS, INPUT_FIELD, *THOUGHT_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,7 @@ def load_reference_outputs(
     outputs: dict[tuple[str, str], tuple[str, ...]] = {}
     facts: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {}
     notes = list(opened.notes)
-    read = (*_OUTPUT_FIELDS, *_ASKED_FIELDS, *SYSTEM_FIELDS, *HISTORY_FIELDS, INPUT_FIELD, *THOUGHT_FIELDS)
-    seen = Columns(source, read)
+    seen = Columns(source, (*_OUTPUT_FIELDS, *_READ_BESIDE))
     for language in instructions:
         # One file without a word on languages is read where one language is asked for.
         is_only = opened.names == (UNNAMED,) and len(instructions) == 1
@@ -154,6 +156,57 @@ def load_reference_outputs(
         outputs |= {(language, prompt_id): (row.text,) for prompt_id, row in joined.items()}
         facts |= {(language, prompt_id): (row.facts,) for prompt_id, row in joined.items() if row.told_apart}
     return ReferenceOutputs(outputs, (*notes, *seen.notes()), facts)
+
+
+class FoundOutputs(NamedTuple):
+    """Outputs as they stand in a file, without a prompt set that they would have to answer.
+
+    table: the columns of schemas.OUTPUTS, of which a file leaves most null; instruction is '' where a row has none.
+    has_ids: whether prompt_id is the file's own; else it stands for the instruction. notes: as in `ReferenceOutputs`.
+    """
+
+    table: pa.Table
+    has_ids: bool
+    notes: tuple[str, ...]
+
+
+def read_outputs(source: str, columns: ColumnNames = NO_MAP) -> FoundOutputs:
+    """Read all outputs of a source. Several of one prompt are its samples.
+
+    Raises:
+        InputError: one line that names file, row, field and fix: nothing is there, or it is no file of outputs.
+    """
+    if own_manifest(Path(source)) is not None:
+        refuse_map(source, columns)
+        return FoundOutputs(open_artifact(Path(source), OUTPUTS).read(), True, ())
+    opened = open_source(source, WANTED, columns=columns)
+    seen = Columns(source, (*_OUTPUT_FIELDS, *_READ_BESIDE))
+    rows: list[dict[str, Any]] = []
+    samples: Counter[tuple[str, str]] = Counter()
+    found = [(name, row) for name in opened.names for row in _rows(opened, name, True, seen)]
+    if not found:
+        raise InputError(f"{source}: contains no rows; give {WANTED.what}")
+    has_ids = all(row.prompt_id is not None for _, row in found)
+    for name, row in found:
+        if not has_ids and row.instruction is None:
+            raise InputError(
+                f"{row.where}: field 'instruction' is missing while other rows have no id; add one of them to all rows"
+            )
+        prompt_id = row.prompt_id if has_ids else text_digest(" ".join((row.instruction or "").split()))[:16]
+        key = (name, prompt_id or "")
+        rows.append(
+            row.facts
+            | {
+                "language": name,
+                "prompt_id": prompt_id,
+                "sample_index": samples[key],
+                "instruction": row.instruction or "",
+            }
+            | {"output": row.text, "character_count": len(row.text)}
+        )
+        samples[key] += 1
+    nullable = pa.schema([field.with_nullable(True) for field in OUTPUTS.schema])
+    return FoundOutputs(pa.Table.from_pylist(rows, nullable), has_ids, (*opened.notes, *seen.notes()))
 
 
 def output_languages(source: str, columns: ColumnNames = NO_MAP) -> list[str]:

@@ -11,6 +11,7 @@ Both responses answer one conversation of any number of turns: they may differ i
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -99,11 +100,51 @@ def _is_below_0_where_first(value: Any) -> int | None:
     return None if number is None else int(number > 0)
 
 
+_TIES = frozenset(
+    {
+        "both",
+        "neither",
+        "bothbad",
+        "both_bad",
+        "both_good",
+        "same",
+        "equal",
+        "equally good",
+        "draw",
+        "a=b",
+        "b=a",
+        "[[c]]",
+    }
+)
+_SIDES = {
+    "a": 0,
+    "first": 0,
+    "a>b": 0,
+    "a>>b": 0,
+    "b<a": 0,
+    "b": 1,
+    "second": 1,
+    "b>a": 1,
+    "b>>a": 1,
+    "a<b": 1,
+    "a<<b": 1,
+}
+_SIDE_PREFIX = re.compile(r"(?:model|response|assistant|answer|output|completion|option|system)[ _-]?(?=[ab12]$)")
+
+
 def _is_a_or_b(value: Any) -> int | None:
-    text = str(value).strip().lower().removeprefix("model_").removeprefix("response_")
-    if text.startswith("tie") or text in ("both", "neither", "bothbad", "both_bad", "both_good", "same"):
+    text = str(value).strip().lower()
+    if text.startswith("tie") or text in _TIES:
         raise TiedRow
-    return {"a": 0, "b": 1}.get(text)
+    text = text.removeprefix("[[").removesuffix("]]").replace(" ", "")
+    return _SIDES.get(_SIDE_PREFIX.sub("", text))
+
+
+def _is_named_or_numbered(value: Any) -> int | None:
+    if _number(value) is not None:
+        return _is_1_or_2(value)
+    text = _SIDE_PREFIX.sub("", str(value).strip().lower())
+    return {"1": 0, "2": 1}.get(text) if text in ("1", "2") else _is_a_or_b(value)
 
 
 _CHOICES: tuple[tuple[str, str, str, Callable[[Any], int | None]], ...] = (
@@ -120,10 +161,39 @@ _GRADED: tuple[tuple[str, str, str, str], ...] = (
     ("response_a", "response_b", "score_a", "score_b"),
     ("response1", "response2", "score1", "score2"),
     ("response_1", "response_2", "score_1", "score_2"),
+    ("response_a", "response_b", "winner_model_a", "winner_model_b"),
 )
 """Two responses, and the score of each: the higher is the better, equal ones are a tie."""
+_LABELS = (
+    "winner",
+    "preference",
+    "preferred",
+    "human_preference",
+    "better",
+    "better_response",
+    "choice",
+    "verdict",
+    "label",
+)
+_LABELLED: tuple[tuple[str, str, str, Callable[[Any], int | None]], ...] = tuple(
+    (first, second, label, which)
+    for sides, which in (
+        ((
+            ("response_a", "response_b"), ("conversation_a", "conversation_b"), ("answer_a", "answer_b"), ("output_a", "output_b"),
+            ("completion_a", "completion_b"), ("model_a_response", "model_b_response"), ("response_A", "response_B"),
+        ), _is_a_or_b),
+        ((
+            ("response_1", "response_2"), ("response1", "response2"), ("output_1", "output_2"), ("answer_1", "answer_2"),
+            ("answer1", "answer2"), ("completion_1", "completion_2"),
+        ), _is_named_or_numbered),
+    )
+    for first, second in sides
+    for label in _LABELS
+    if (first, second, label) not in {choice[:3] for choice in _CHOICES}
+)  # fmt: skip
+"""The same as `_CHOICES`, of columns and labels in any combination, looked for after the published ones: MENLO has `preference: A|B|tie`."""
 RESPONSE_FIELDS = frozenset({
-    *(name for names in _PAIRS for name in names), *(name for names in (*_CHOICES, *_GRADED) for name in names[:2]),
+    *(name for names in _PAIRS for name in names), *(name for names in (*_CHOICES, *_GRADED, *_LABELLED) for name in names[:2]),
 })  # fmt: skip
 PAIR_GROUPS: tuple[tuple[str, ...], ...] = (
     (*INSTRUCTION_FIELDS, *MESSAGE_FIELDS, "history", "context", "post"), SYSTEM_FIELDS, (INPUT_FIELD,), ID_FIELDS, LANGUAGE_FIELDS,
@@ -133,6 +203,7 @@ PAIR_LAYOUTS: tuple[tuple[str, ...], ...] = (
     *_PAIRS,
     *((first, second, label) for first, second, label, _ in _CHOICES),
     *_GRADED,
+    *((first, second, label) for first, second, label, _ in _LABELLED),
 )
 """Columns by which a preference is read; see `row_sources.Wanted`."""
 
@@ -215,17 +286,8 @@ def _responses(fields: Mapping[str, Any]) -> tuple[tuple[str, str], tuple[str, .
     for first, second in _PAIRS:
         if first in fields and second in fields:
             return (first, second), (), False
-    for first, second, label, which in _CHOICES:
-        if first in fields and second in fields and label in fields:
-            try:
-                better = which(fields[label])
-            except TiedRow:
-                return (first, second), (label,), True
-            if better is None:
-                raise BadRow(
-                    f"field {label!r} is {str(fields[label])[:40]!r}, which names neither {first} nor {second}; correct it"
-                )
-            return (first, second) if better == 0 else (second, first), (label,), False
+    if (found := _chosen_in(fields, _CHOICES)) is not None:
+        return found
     for first, second, *labels in _GRADED:
         if first in fields and second in fields and all(label in fields for label in labels):
             grades = [_number(fields[label]) for label in labels]
@@ -233,6 +295,8 @@ def _responses(fields: Mapping[str, Any]) -> tuple[tuple[str, str], tuple[str, .
                 label = labels[grades.index(None)]
                 raise BadRow(f"field {label!r} is {str(fields[label])[:40]!r}; give a number")
             return (second, first) if grades[0] < grades[1] else (first, second), tuple(labels), grades[0] == grades[1]
+    if (found := _chosen_in(fields, _LABELLED)) is not None:
+        return found
     one = next((pair for pair in _PAIRS if pair[0] in fields or pair[1] in fields), None)
     if one and set(one) & set(fields):
         missing = one[1] if one[0] in fields else one[0]
@@ -240,9 +304,38 @@ def _responses(fields: Mapping[str, Any]) -> tuple[tuple[str, str], tuple[str, .
             f"field {missing!r} is missing or not text; give a string or one message; found: {shown(list(fields))}"
         )
     if "completion" in fields and "label" in fields:
-        raise BadRow("has one completion and a label, as KTO takes it; give pairs: prompt, chosen and rejected")
-    known = ", ".join(f"{pair[0]}/{pair[1]}" for pair in (*_PAIRS[:3], *(choice[:2] for choice in _CHOICES)))
+        raise BadRow(
+            "has one completion and a label, as KTO takes it; give pairs: prompt, chosen and rejected, or train with loss=kto"
+        )
+    named = dict.fromkeys((*_PAIRS[:3], *(choice[:2] for choice in _CHOICES)))
+    known = ", ".join(f"{pair[0]}/{pair[1]}" for pair in named)
     raise BadRow(f"no columns with two responses; found: {shown(list(fields))}; known: prompt with {known}")
+
+
+def _chosen_in(
+    fields: Mapping[str, Any], choices: Sequence[tuple[str, str, str, Callable[[Any], int | None]]]
+) -> tuple[tuple[str, str], tuple[str, ...], bool] | None:
+    """As `_responses`, by the first of the choices whose columns the row has; None where it has none of them."""
+    for first, second, label, which in choices:
+        if not (first in fields and second in fields and label in fields):
+            continue
+        try:
+            better = which(fields[label])
+        except TiedRow:
+            return (first, second), (label,), True
+        better = _model_named(fields, fields[label]) if better is None else better
+        if better is None:
+            raise BadRow(
+                f"field {label!r} is {str(fields[label])[:40]!r}, which names neither {first} nor {second}; correct it"
+            )
+        return (first, second) if better == 0 else (second, first), (label,), False
+    return None
+
+
+def _model_named(fields: Mapping[str, Any], value: Any) -> int | None:
+    """Which of the row's models a label names by its own name."""
+    models = [fields.get(name) for name in ("model_a", "model_b")]
+    return models.index(value) if isinstance(value, str) and models.count(value) == 1 else None
 
 
 def _conversation(value: Any, name: str) -> list[Message]:

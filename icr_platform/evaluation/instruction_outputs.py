@@ -80,6 +80,7 @@ def write_instruction_outputs(
             rows=sum(turns),
             done=sum(turns) - sum(turns[index] for index in left),
             gpus=engine_gpus(config),
+            use="sampled",
         )
         rows_of = earlier.rows("instruction_outputs", OUTPUTS, own=own)
         map_parts(with_earlier(job, rows_of, partial(conversation_digests, later), take_prompts), config)

@@ -64,6 +64,7 @@ def write_judgments(
             rows=outputs.rows,
             done=done,
             gpus=int(config.judge == "logprob"),
+            use="judge_input",
         )
         rows = earlier.rows("judgments", JUDGMENTS, never=("outcome", "api_error"))
         job = with_earlier(
@@ -100,7 +101,9 @@ def _load_judge(config: EvalConfig, template: Template, driver: str) -> Make:
                 yield shard
 
         for judgments in judge.judge(pairs()):
-            advance(len({judgment[:3] for judgment in judgments}), 0)
+            # What an endpoint was asked is counted where its replies are kept: what was taken from there costs nothing again.
+            read = sum(judgment.input_tokens for judgment in judgments) if config.judge == "logprob" else 0
+            advance(len({judgment[:3] for judgment in judgments}), read)
             yield (judgments_table(judgments, asked.popleft()),)
 
     return judge_parts

@@ -62,6 +62,7 @@ def write_outputs(
             rows=total,
             done=total - sum(slices[index].num_rows for index in left) * config.samples,
             gpus=engine_gpus(config),
+            use="sampled",
         )
         map_parts(with_earlier(job, earlier.rows("outputs", OUTPUTS, own=own), prompt_digests, take_prompts), config)
     dropped = drops.close([index for index in range(len(slices)) if drops.has_part(index)])

@@ -20,7 +20,7 @@ from icr_platform.core.parts import Named
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.identification.language_id import IdentifierName
 from icr_platform.engines.sampling.settings import TranslatorSettings
-from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS
+from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, scored_kinds
 from icr_platform.engines.scoring.settings import DRAWN, KINDS, RewardKinds, RewardSettings
 
 INSTRUCTIONS = "instructions"
@@ -38,7 +38,7 @@ class RewardBenchSettings(RewardSettings, TranslatorSettings, ExecutionSettings,
 
     reward_kind: RewardKinds = setting(
         (),
-        f"kinds, comma-separated: {KINDS}; empty: all of them, those that score translations where a translator is given",
+        f"kinds, comma-separated: {KINDS}; empty: all for which the models are given",
     )
     checker: Annotated[str, CHECKER_NAMES] = setting(
         "",
@@ -50,7 +50,11 @@ class RewardBenchSettings(RewardSettings, TranslatorSettings, ExecutionSettings,
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds that are measured."""
-        fitting = (name for name, kind in REWARD_KINDS.items() if self.translator or not kind.of_translation)
+        fitting = (
+            name
+            for name, kind in REWARD_KINDS.items()
+            if (self.translator or not kind.of_translation) and (self.reward_model or not kind.is_scalar)
+        )
         return self.reward_kind or tuple(fitting)
 
 
@@ -98,3 +102,10 @@ class RewardBenchConfig(ChatSettings, ScoreSettings, RewardBenchSettings, Pinned
     output: str = setting(
         "", "folder of the artifacts; empty: a work folder, which is emptied once MLflow has them", "place"
     )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds that are measured; where a reward model alone is given, those that need neither policy nor reference."""
+        if self.reward_kind or self.policy or self.reference or not self.reward_model:
+            return super().kinds
+        return tuple(name for name in super().kinds if not scored_kinds([name]))

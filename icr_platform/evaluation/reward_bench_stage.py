@@ -1,7 +1,7 @@
 """reward_bench: labelled pairs -> how often each kind of reward ranks the better response higher. Nothing is sampled, nothing judged.
 
-Policy and reference score all responses in turn, so that one model is in memory at a time; what each gave is kept in `work`, next to the
-artifact, until its rows are written. Beside the kinds stands `length`, which prefers the longer response.
+Policy, reference and reward model, as far as the kinds need them, score all responses in turn, so that one model is in memory at a time; what
+each gave is kept in `work`, next to the artifact, until its rows are written. Beside the kinds stands `length`, which prefers the longer response.
 
 Metrics, in percent: `reward_accuracy/KIND/LANG`, `/mean` (unweighted over languages) and `/mean_non_english`, of given pairs;
 `reward_best_of_n/KIND/LANG` of rows with several responses on a side; `corruption_accuracy/CORRUPTION/KIND/LANG`; and
@@ -36,14 +36,24 @@ from icr_platform.engines.sampling import translation
 from icr_platform.engines.sampling.sampler import ignore_progress
 from icr_platform.engines.scoring.context_limits import ContextLimits, Measured
 from icr_platform.engines.scoring.kind_scores import SAMPLE_KEY, Scored, from_kinds, implicit_reward
-from icr_platform.engines.scoring.model_scores import ScoreShard, free_gpu_memory, load_scorer, score_shard, taken_part
+from icr_platform.engines.scoring.model_scores import (
+    ScoreShard,
+    free_gpu_memory,
+    load_reward_scorer,
+    load_scorer,
+    score_shard,
+    taken_part,
+)
 from icr_platform.engines.scoring.reward_kinds import (
     REWARD_KINDS,
+    needs_policy,
     needs_translations,
+    scalar_kinds,
     scored_kinds,
     scoring_conversation,
 )
-from icr_platform.engines.scoring.settings import check_kinds
+from icr_platform.engines.scoring.reward_texts import RewardLimits
+from icr_platform.engines.scoring.settings import check_kinds, require_policies, unused_notes
 from icr_platform.evaluation.own_sample_tables import AnnotatedSamples, read_annotated_samples, sample_figures
 from icr_platform.evaluation.reward_accuracy import is_right
 from icr_platform.evaluation.reward_bench_config import LENGTH, RewardBenchConfig
@@ -92,6 +102,13 @@ class Reason(NamedTuple):
 _SCORABLE = Reason()
 
 
+class Limits(NamedTuple):
+    """What can be scored: under policy and reference, and under the reward model; None for models that score nothing."""
+
+    policies: ContextLimits | None = None
+    reward_model: RewardLimits | None = None
+
+
 @dataclass(frozen=True)
 class RewardBenchInputs:
     """Pairs, what of them each kind can score, and the rows of their source that are none."""
@@ -100,7 +117,7 @@ class RewardBenchInputs:
     pairs: Sequence[LabelledPair]
     unused: Sequence[UnusedRow]
     reasons: Mapping[str, Sequence[Reason]]
-    limits: ContextLimits | None
+    limits: Limits
     notes: tuple[str, ...] = ()
     samples: AnnotatedSamples | None = None
 
@@ -128,20 +145,26 @@ def read(config: RewardBenchConfig) -> RewardBenchInputs:
                 "config: field 'pairs' is missing for reward-bench; give --pairs FILE, --corrupt OUTPUTS to make pairs of outputs, or "
                 "--responses, --rewards and --checker to measure a reward on a policy's own samples"
             )
-        return RewardBenchInputs(config, (), (), {}, None, samples=samples)
-    for name in ("policy", "reference"):
-        if not getattr(config, name):
-            raise InputError(f"config: field {name!r} is missing for reward-bench; give --{name} MODEL")
+        return RewardBenchInputs(config, (), (), {}, Limits(), samples=samples)
     kinds = config.kinds
-    check_kinds(config.model_copy(update={"reward_kind": kinds}), config.translator)
+    measured = config.model_copy(update={"reward_kind": kinds})
+    require_policies(measured, config.policy, config.reference, "reward-bench")
+    check_kinds(measured, config.translator)
     check_execution(config)
-    notes = list(check_same_tokenisation(config.policy, config.reference, config))
-    for model in (config.policy, config.reference, *([config.translator] if needs_translations(kinds) else [])):
+    policies = (config.policy, config.reference) if needs_policy(kinds) else ()
+    notes = list(check_same_tokenisation(config.policy, config.reference, config) if policies else ())
+    notes += unused_notes(config, kinds)
+    for model in (*policies, *([config.translator] if needs_translations(kinds) else [])):
         load_tokenizer(model, chat_of_helper(model, config) if model == config.translator else config)
         check_weights(model, config.trust_remote_code, quantization=config.quantization)
     given = read_pairs(config)
-    _check_vocabulary(config, given.pairs)
-    limits = ContextLimits(config.policy, config.reference, config) if scored_kinds(kinds) else None
+    if policies:
+        _check_vocabulary(config, given.pairs)
+    limits = Limits(
+        ContextLimits(config.policy, config.reference, config) if scored_kinds(kinds) else None,
+        RewardLimits(config, config) if scalar_kinds(kinds) else None,
+    )
+    notes += limits.reward_model.notes if limits.reward_model else ()
     reasons = {kind: [_reason(kind, pair, config, limits) for pair in given.pairs] for kind in kinds}
     _check_reasons(config, given.pairs, reasons)
     return RewardBenchInputs(config, given.pairs, given.unused, reasons, limits, (*notes, *given.notes), samples)
@@ -176,22 +199,25 @@ def _check_vocabulary(config: RewardBenchConfig, pairs: Sequence[LabelledPair]) 
                 )
 
 
-def _reason(kind: str, pair: LabelledPair, config: RewardBenchConfig, limits: ContextLimits | None) -> Reason:
+def _reason(kind: str, pair: LabelledPair, config: RewardBenchConfig, limits: Limits) -> Reason:
     """Why a kind cannot score a pair, as far as that can be told without a translation."""
     row = REWARD_KINDS[kind]
-    if row.instruction is None or limits is None:
+    if row.instruction is None:
         return _SCORABLE
     if row.needs_english and not is_language(pair.language):
         return Reason(UNKNOWN_LANGUAGE, f"{pair.language!r} names no known language")
     if row.needs_english and pair.english is None:
         return Reason(NO_ENGLISH, "the prompt has no English counterpart")
     asked = scoring_conversation(kind, pair.language, pair.asked, pair.english, config)
+    if row.is_scalar:
+        fault = limits.reward_model and limits.reward_model.fault(asked, [pair.chosen.text, pair.rejected.text])
+        return Reason(*(fault or ()))
     is_translated = row.of_translation and not is_english(pair.language)
     measured = [
         Measured(asked, side.text if side.token_ids is None else len(side.token_ids))
         for side in ((pair.chosen, pair.rejected) if not is_translated else ())
     ]
-    return Reason(*(limits.fault([asked], measured) or ()))
+    return Reason(*((limits.policies and limits.policies.fault([asked], measured)) or ()))
 
 
 def _check_reasons(
@@ -226,6 +252,10 @@ class _Work(RewardBenchInputs):
     def scored_kinds(self) -> tuple[str, ...]:
         return scored_kinds(self.config.kinds)
 
+    @property
+    def scalar_kinds(self) -> tuple[str, ...]:
+        return scalar_kinds(self.config.kinds)
+
     def translated(self, part: int, translations: Artifact | None) -> list[tuple[str | None, str]]:
         """[2 P] translation and outcome of each response of a part; without any, nothing and 'english'."""
         if translations is None:
@@ -245,17 +275,18 @@ class _Work(RewardBenchInputs):
             failed = next((outcome for text, outcome in sides if text is None), "")
             if failed:
                 listed[index] = Reason(TRANSLATION, f"a translation is {failed}")
-            elif self.limits is not None:
+            elif self.limits.policies is not None:
                 asked = scoring_conversation(kind, pair.language, pair.asked, pair.english, self.config)
-                fault = self.limits.fault([asked], [Measured(asked, text) for text, _ in sides if text is not None])
+                measured = [Measured(asked, text) for text, _ in sides if text is not None]
+                fault = self.limits.policies.fault([asked], measured)
                 listed[index] = Reason(*(fault or ()))
         return listed
 
-    def scored(self, part: int, translations: Artifact | None) -> dict[str, list[Scored | None]]:
-        """[2 P] for each kind, what is scored of a part's responses."""
+    def scored(self, part: int, translations: Artifact | None, kinds: Sequence[str]) -> dict[str, list[Scored | None]]:
+        """[2 P] for each of the kinds, what is scored of a part's responses."""
         translated = self.translated(part, translations)
         found: dict[str, list[Scored | None]] = {}
-        for kind in self.scored_kinds:
+        for kind in kinds:
             reasons = self.reasons_of(kind, part, translated)
             listed = found.setdefault(kind, [])
             for index, pair in enumerate(self.pairs[self.rows(part)]):
@@ -266,7 +297,7 @@ class _Work(RewardBenchInputs):
                     u = scoring_conversation(kind, pair.language, pair.asked, pair.english, self.config)
                     if REWARD_KINDS[kind].of_translation and not is_english(pair.language):
                         listed.append(Scored(u, None, translated[2 * index + number][0] or ""))
-                    elif side.token_ids is None:
+                    elif side.token_ids is None or REWARD_KINDS[kind].is_scalar:
                         listed.append(Scored(u, None, side.text))
                     else:
                         start = side.start if self.config.score == "answer" else 0
@@ -289,12 +320,17 @@ def run(inputs: RewardBenchInputs, context: StageContext) -> StageResult:
         artifacts[_TRANSLATIONS] = translations.folder
     if not writer.complete:
         scored = []
-        if inputs.pairs and work.scored_kinds:
-            models = {"policy": inputs.config.policy, "reference": inputs.config.reference}
-            scored = [_logprobs(work, translations, name, model) for name, model in models.items()]
+        for name, model in (("policy", inputs.config.policy), ("reference", inputs.config.reference)):
+            if inputs.pairs and work.scored_kinds:
+                load = partial(load_scorer, work.config, work.config, model)
+                scored.append(_scores(work, translations, f"{name}-{LOGPROBS.name}", work.scored_kinds, load))
+        scalar = None
+        if inputs.pairs and work.scalar_kinds:
+            load = partial(load_reward_scorer, work.config, work.config)
+            scalar = _scores(work, translations, "reward-scores", work.scalar_kinds, load)
         for part in inputs.parts:
             if not writer.has_part(part):
-                writer.write_part(part, _bench_part(work, part, scored, translations))
+                writer.write_part(part, _bench_part(work, part, scored, scalar, translations))
         writer.close(len(inputs.parts))
     # Log-probabilities of the two models by themselves, which the artifact now has; also what a kill left of them.
     shutil.rmtree(context.folder / _WORK_FOLDER, ignore_errors=True)
@@ -356,17 +392,17 @@ def _translate(work: _Work) -> Artifact:
     return _write_parts(replace(job, take=take) if earlier else job, work)
 
 
-def _logprobs(work: _Work, translations: Artifact | None, name: str, model: str) -> Artifact:
+def _scores(
+    work: _Work, translations: Artifact | None, name: str, kinds: tuple[str, ...], load: Callable[[], Make]
+) -> Artifact:
     """Score every part under one model, into the work folder; what earlier work has scored is taken from there."""
-    folder = work.context.folder / _WORK_FOLDER / f"{name}-{LOGPROBS.name}"
-    writer = ArtifactWriter(folder, LOGPROBS, work.context.fingerprint)
-    earlier = work.context.earlier.rows(f"pairs-{name}-{LOGPROBS.name}", _VALUES)
+    writer = ArtifactWriter(work.context.folder / _WORK_FOLDER / name, LOGPROBS, work.context.fingerprint)
+    earlier = work.context.earlier.rows(f"pairs-{name}", _VALUES)
 
     def shard(part: int) -> ScoreShard:
-        return score_shard(pairs_table(work.pairs[work.rows(part)]), work.scored(part, translations), earlier)
+        return score_shard(pairs_table(work.pairs[work.rows(part)]), work.scored(part, translations, kinds), earlier)
 
-    load = partial(load_scorer, work.config, work.config, model)
-    job = _job(name, writer, work, len(work.scored_kinds), shard, load)
+    job = _job(name.partition("-")[0], writer, work, len(kinds), shard, load)
     return _write_parts(replace(job, take=lambda part: taken_part(shard(part))) if earlier else job, work)
 
 
@@ -380,7 +416,7 @@ def _job(
 ) -> PartJob:
     missing = [part for part in work.parts if not writer.has_part(part)]
     done = sum(writer.read_part(part).num_rows for part in work.parts if part not in missing)
-    return PartJob(label, (writer,), missing, shard, load, 2 * len(work.pairs) * rows_each, done, gpus=1)
+    return PartJob(label, (writer,), missing, shard, load, 2 * len(work.pairs) * rows_each, done, gpus=1, use="scored")
 
 
 def _write_parts(job: PartJob, work: _Work) -> Artifact:
@@ -393,32 +429,51 @@ def _write_parts(job: PartJob, work: _Work) -> Artifact:
     return writer.close(len(work.parts))
 
 
-def _bench_part(work: _Work, part: int, scored: Sequence[Artifact], translations: Artifact | None) -> pa.Table:
-    """schemas.REWARD_BENCH of one part: kind after kind in each pair's place, the baseline last."""
+def _bench_part(
+    work: _Work, part: int, scored: Sequence[Artifact], scalar: Artifact | None, translations: Artifact | None
+) -> pa.Table:
+    """schemas.REWARD_BENCH of one part: kind after kind in each pair's place, the baseline last.
+
+    scored: under policy and reference, where they score. scalar: under the reward model, where it does.
+    """
     pairs = work.pairs[work.rows(part)]
     tables = [logprobs.read_part(part) for logprobs in scored]
+    of_reward_model = [scalar.read_part(part)] if scalar else []
     keys = pairs_table(pairs).select(SAMPLE_KEY)
-    for table in tables:
-        repeated = keys.take(pa.array(np.repeat(np.arange(keys.num_rows), len(work.scored_kinds))))
+    for table, kinds in (
+        *((table, work.scored_kinds) for table in tables),
+        *((table, work.scalar_kinds) for table in of_reward_model),
+    ):
+        repeated = keys.take(pa.array(np.repeat(np.arange(keys.num_rows), len(kinds))))
         if not table.select(SAMPLE_KEY).equals(repeated):
             raise IcrError(
                 f"{work.context.folder / _WORK_FOLDER}: part {part} has other keys than the pairs; delete it"
             )
     logprobs = [from_kinds(table, "logprob") for table in tables]
-    digests = tables[0]["input_digest"].to_pylist() if tables else []
+    scores = from_kinds(of_reward_model[0], "logprob") if of_reward_model else {}
+    made_from = {
+        kind: table["input_digest"].to_pylist()[place :: len(kinds)]
+        for table, kinds in (
+            *((table, work.scored_kinds) for table in tables[:1]),
+            *((table, work.scalar_kinds) for table in of_reward_model),
+        )
+        for place, kind in enumerate(kinds)
+    }
     translated = work.translated(part, translations)
     by_kind = []
     for kind in (*work.config.kinds, LENGTH):
         columns: dict[str, Any] = {"kind": [kind] * len(pairs), "reason": [""] * len(pairs)}
-        if kind in work.scored_kinds:
-            place = work.scored_kinds.index(kind)
-            own = digests[place :: len(work.scored_kinds)]
-            policy, reference = (values[kind] for values in logprobs)
-            rewards = implicit_reward(policy, reference, work.config.beta)
+        if kind in made_from:
+            if kind in scores:
+                rewards = scores[kind]
+            else:
+                policy, reference = (values[kind] for values in logprobs)
+                rewards = implicit_reward(policy, reference, work.config.beta)
             for number, side in enumerate(("chosen", "rejected")):
-                columns[f"{side}_policy_logprob"] = policy[number::2]
-                columns[f"{side}_reference_logprob"] = reference[number::2]
-                columns[f"{side}_digest"] = own[number::2]
+                if kind not in scores:
+                    columns[f"{side}_policy_logprob"] = policy[number::2]
+                    columns[f"{side}_reference_logprob"] = reference[number::2]
+                columns[f"{side}_digest"] = made_from[kind][number::2]
             columns["reason"] = [reason.name for reason in work.reasons_of(kind, part, translated)]
         elif kind == LENGTH:
             rewards = np.array([len(side.text) for pair in pairs for side in (pair.chosen, pair.rejected)], np.float64)

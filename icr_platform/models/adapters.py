@@ -97,7 +97,8 @@ def add_adapter(model: Any, adapter: Adapter, state: Mapping[str, torch.Tensor])
         raise InputError(
             f"{adapter.folder}: the adapter does not fit {adapter.base} ({first_line(error)}); {fix}"
         ) from error
-    missing = sorted(key for key in found.missing_keys if "lora_" in key)
+    # What training saved beside the matrices, such as the head of a classifier, is random until it is loaded.
+    missing = sorted(key for key in found.missing_keys if "lora_" in key or ".modules_to_save." in key)
     if missing:
         raise InputError(f"{adapter.folder}: the adapter lacks {count_of(missing)}: {first_names(missing)}; {fix}")
     if found.unexpected_keys:

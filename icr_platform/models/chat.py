@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
 from icr_platform.core.conversations import SYSTEM, Conversation
@@ -337,12 +337,14 @@ def encode_messages(
     messages: Sequence[dict[str, str]],
     day: date | None = None,
     arguments: Mapping[str, Any] | None = None,
+    is_prompt: bool = True,
 ) -> list[int]:
     """Encode a conversation up to where the assistant begins. Control tokens that were typed in a message stay text.
 
     Args:
         day: what the template prints as today's date; None: as the tokenizer's settings say.
         arguments: of the template, over those of the tokenizer's settings.
+        is_prompt: False: the conversation as it is, without the beginning of another turn.
 
     Raises:
         InputError: the template refuses such conversations, or loses the text of a message.
@@ -355,11 +357,40 @@ def encode_messages(
     if is_typed:
         messages = [message | {"content": control.masked(message["content"])} for message in messages]
     try:
-        text = _rendered(tokenizer, messages, forms, True, day, arguments)
+        text = _rendered(tokenizer, messages, forms, is_prompt, day, arguments)
     except Exception as error:
         raise RefusedTextError(_binding(tokenizer).model, messages[-1]["content"], _said(error)) from error
     ids = control.encode(text) if is_typed else tokenizer(text, add_special_tokens=False)["input_ids"]
     return [int(token) for token in ids]
+
+
+def encode_answered(tokenizer: PreTrainedTokenizerBase, asked: Conversation, response: str) -> list[int]:
+    """Encode a conversation and the response to it as one text, as the template renders the finished turn: what reward models were
+    trained on. Control tokens that were typed stay text.
+
+    Raises:
+        InputError, RefusedTextError: as `encode_messages`.
+    """
+    messages = [*asked.messages, {"role": "assistant", "content": response}]
+    return encode_messages(tokenizer, messages, is_prompt=False)
+
+
+class TextPair(NamedTuple):
+    """Token ids of two texts as one sequence with the tokenizer's separators, and which of the two each token belongs to, where the
+    model is told."""
+
+    token_ids: list[int]
+    types: list[int] | None
+
+
+def encode_text_pair(tokenizer: PreTrainedTokenizerBase, first: str, second: str) -> TextPair:
+    """Encode two texts as encoders without a chat template take them, whole. Control tokens that were typed stay text."""
+    control = _binding(tokenizer).control
+    found = control.encode_pair(first, second) if control.can_stay_text else None
+    if found is None:
+        values = tokenizer(first, second, truncation=False, return_token_type_ids=True)
+        found = [int(token) for token in values["input_ids"]], [int(kind) for kind in values["token_type_ids"]]
+    return TextPair(found[0], found[1] if "token_type_ids" in tokenizer.model_input_names else None)
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, response: str, finished: bool = True) -> list[int]:

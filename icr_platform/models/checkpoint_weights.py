@@ -45,12 +45,15 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf")
 _NAMED = 3  # tensors in a message
 
 
-def load_whole(name: str, load: Callable[..., tuple[Any, Mapping[str, Any]]]) -> tuple[Any, list[str]]:
+def load_whole(
+    name: str, load: Callable[..., tuple[Any, Mapping[str, Any]]], brought: Collection[str] = ()
+) -> tuple[Any, list[str]]:
     """Load a model, and name the tensors of its checkpoint that it has no place for.
 
     Args:
         name: of the model, for messages.
         load: a `from_pretrained`; it is asked for its loading info.
+        brought: tensors that may be missing, because an adapter brings them.
 
     Raises:
         InputError: the checkpoint cannot be read, or lacks tensors, or has them in other shapes than the config says. Tied
@@ -68,7 +71,7 @@ def load_whole(name: str, load: Callable[..., tuple[Any, Mapping[str, Any]]]) ->
                 what = f"cannot be made of what its checkpoint contains: {first_names(unconvertible)}"
                 raise _gaps(name, what) from error
             raise
-    missing, mismatched = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
+    missing, mismatched = sorted({*info["missing_keys"]} - {*brought}), sorted(info["mismatched_keys"])
     if missing:
         total = len(model.state_dict())
         raise _gaps(name, f"are missing in its checkpoint, {len(missing)} of {total}: {first_names(missing)}")
@@ -130,7 +133,9 @@ def left_over(name: str, unexpected: Collection[str]) -> str:
     )
 
 
-def load_headers(name: str, skeleton: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+def load_headers(
+    name: str, skeleton: PreTrainedModel, tensors: Mapping[str, torch.Tensor], brought: Collection[str] = ()
+) -> list[str]:
     """Load `tensors` of the meta device, which have shapes and no values, as `load_whole` loads those of a checkpoint.
 
     This is transformers' own loading, conversions and ties included, in milliseconds and without memory.
@@ -147,7 +152,7 @@ def load_headers(name: str, skeleton: PreTrainedModel, tensors: Mapping[str, tor
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        return load_whole(name, load)[1]
+        return load_whole(name, load, brought)[1]
     finally:
         if shown:
             transformers_logging.enable_progress_bar()

@@ -59,6 +59,12 @@ class ControlTokens:
         own = {self._twin.token_to_id(alias): real for alias, real in self._aliases.items()}
         return [own.get(token, token) for token in self._twin.encode(text, add_special_tokens=False).ids]
 
+    def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
+        """Encode two texts with the separators that the tokenizer puts around them, and the segment of each token; what was typed stays
+        text."""
+        found = self._twin.encode(first, second, add_special_tokens=True)
+        return list(found.ids), list(found.type_ids)
+
     @cached_property
     def _twin(self) -> Any:
         twin = copy.deepcopy(self._backend)

@@ -177,15 +177,31 @@ def load_model(
         quantization: of weights that are not quantised: none, nf4 or int8; such a model is in its place and keeps its precision.
         whole: with the towers of a multimodal model, which texts do not pass; only a checkpoint needs them.
     """
-    import torch
-    from transformers.utils import logging
-
     check_model_path(model)
     require_device(device)  # an impossible one is said before gigabytes are read
     require_weights(model)
     config = load_config(model, trust_remote_code)
     require_causal(base_of(model), config)
-    adapter = read_adapter(model)
+    load = loader(auto_class(config, whole), model, config, dtype, device, trust_remote_code, quantization)
+    loaded, unexpected = load_whole(base_of(model), load)
+    if unexpected:
+        print(left_over(base_of(model), unexpected), file=sys.stderr, flush=True)
+    if is_multimodal(loaded.config) and not whole:
+        from icr_platform.models.small_copy import towers_are_idle
+
+        restore_logit_scale(loaded)
+        if towers_are_idle(type(loaded), loaded.config):
+            leave_out_towers(loaded)
+    return placed(loaded, model, dtype, device)
+
+
+def loader(
+    auto: Any, model: str, config: Any, dtype: str, device: str, trust_remote_code: bool, quantization: str
+) -> Any:
+    """Return the `from_pretrained` of an auto class, for the weights of `model` or those that its adapter is added to."""
+    import torch
+    from transformers.utils import logging
+
     wanted = resolve_dtype(dtype, device)
     in_bits = quantization != NONE or bool(quantisation(config))
     placement: Any = BALANCED if device == BALANCED and torch.cuda.is_available() else None
@@ -194,33 +210,27 @@ def load_model(
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # a log file keeps a bar per checkpoint file as noise
     source = origin_of(base_of(model))
-    load: Any = partial(
-        auto_class(config, whole).from_pretrained,
+    return partial(
+        auto.from_pretrained,
         source.name,
         **source.options,
         # Adapters are added in float32: bfloat16 rounds small ones away.
-        dtype=torch.float32 if adapter and not in_bits else wanted,
+        dtype=torch.float32 if read_adapter(model) and not in_bits else wanted,
         device_map=placement,
         **({} if quantization == NONE else {"quantization_config": bitsandbytes_config(quantization, wanted)}),
         trust_remote_code=trust_remote_code,
     )
-    loaded, unexpected = load_whole(base_of(model), load)
-    if unexpected:
-        print(left_over(base_of(model), unexpected), file=sys.stderr, flush=True)
+
+
+def placed(loaded: Any, model: str, dtype: str, device: str) -> PreTrainedModel:
+    """Add the adapter of `model`, where it is one, to the weights that were loaded, and put them where they run, in evaluation mode."""
     if is_in_bits(loaded):
         keep_precision(loaded)
-    if is_multimodal(loaded.config) and not whole:
-        from icr_platform.models.small_copy import towers_are_idle
-
-        restore_logit_scale(loaded)
-        if towers_are_idle(type(loaded), loaded.config):
-            leave_out_towers(loaded)
-    if adapter:
+    if adapter := read_adapter(model):
         loaded = merge_adapter(loaded, adapter)
-        loaded = loaded if is_in_bits(loaded) else loaded.to(wanted)
-    is_placed = hasattr(loaded, "hf_device_map")  # accelerate spread it over devices
-    placed = loaded if is_placed else loaded.to(resolve_device(device))
-    result: PreTrainedModel = placed.eval()
+        loaded = loaded if is_in_bits(loaded) else loaded.to(resolve_dtype(dtype, device))
+    is_spread = hasattr(loaded, "hf_device_map")  # accelerate put it onto devices
+    result: PreTrainedModel = (loaded if is_spread else loaded.to(resolve_device(device))).eval()
     return result
 
 
@@ -273,7 +283,7 @@ def check_weights(
         return ()
     config = load_config(base, trust_remote_code)
     generation_eos(model, trust_remote_code)
-    files = _weight_files(base)
+    files = weight_files(base)
     if is_loaded_by_vllm and (not is_causal(config) or quantisation(config)):
         return ()
     require_causal(base, config)
@@ -319,11 +329,11 @@ def require_causal(model: str, config: Any) -> None:
             raise InputError(f"{model}: a {first_names(named)} (config.json) is {task}; {fix}")
     if not (is_causal(config) or is_multimodal(config) or _brings_code(config)):
         raise InputError(
-            f"{model}: transformers {_transformers_version()} has no causal language model of type {config.model_type!r}; {fix}"
+            f"{model}: transformers {transformers_version()} has no causal language model of type {config.model_type!r}; {fix}"
         )
 
 
-def _transformers_version() -> str:
+def transformers_version() -> str:
     from transformers import __version__
 
     return __version__
@@ -333,7 +343,7 @@ def _brings_code(config: Any) -> bool:
     return "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
 
 
-def _weight_files(model: str) -> list[Path]:
+def weight_files(model: str) -> list[Path]:
     """List the files that transformers will load weights from, as far as they are on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -383,16 +393,19 @@ def is_causal(config: Any) -> bool:
     return type(config) in AutoModelForCausalLM._model_mapping
 
 
-def on_meta_device(model: str, config: Any, trust_remote_code: bool) -> PreTrainedModel:
-    """Build the model without weights; raises InputError when its config does not describe one."""
+def on_meta_device(model: str, config: Any, trust_remote_code: bool, auto: Any = None) -> PreTrainedModel:
+    """Build the model without weights; raises InputError when its config does not describe one.
+
+    auto: the auto class that opens it; None: that of a causal language model.
+    """
     import torch
 
+    auto = auto or auto_class(config)
     revision = origin_of(base_of(model)).revision
-    code: dict[str, Any] = (
-        {"code_revision": revision} if revision and trust_remote_code and _brings_code(config) else {}
-    )
+    brings_code = auto.__name__ in (getattr(config, "auto_map", None) or {})
+    code: dict[str, Any] = {"code_revision": revision} if revision and trust_remote_code and brings_code else {}
     with explained(model, "config", "correct its config.json"), torch.device("meta"):
-        skeleton: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trust_remote_code, **code)
+        skeleton: PreTrainedModel = auto.from_config(config, trust_remote_code=trust_remote_code, **code)
     return skeleton
 
 

@@ -15,6 +15,7 @@ from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, Instruc
 from icr_platform.evaluation.reward_bench_config import RewardBenchConfig
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.pipeline.config import IterateConfig
+from icr_platform.pipeline.cost import COST, CostedRun, costs_by_iteration
 from icr_platform.pipeline.finished_work import stage_from_store
 from icr_platform.pipeline.schedule import generating_policy, iteration_seed, reward_reference
 from icr_platform.pipeline.session import Session, StageRun
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from icr_platform.tracking.tracker import Run
 
 CONFIG, STEP, STOPPED = "config.json", "icr.step", "icr.stopped"
+ARM_KEY = "icr.arm_key"
+"""Tag of an arm of a sweep: what its whole work depends on."""
 OWN_SAMPLES = "own_samples"
 """The step of an iteration in which reward_bench looks at the policy's own samples; other steps have the names of their stages."""
 START = "start"
@@ -35,6 +38,18 @@ COMPARED = (
 )  # fmt: skip
 """How the names of metrics begin that compare iterations, and so are no stage's."""
 _EVALS_TOO = ("line_pass_rate", "word_pass_rate")
+
+
+@dataclass(frozen=True)
+class SweepPlace:
+    """Where an arm stands in a sweep.
+
+    run: the sweep's. label: name of the arm at one seed, under which its run, model and report go. key: `ARM_KEY`.
+    """
+
+    run: RunHandle
+    label: str
+    key: str
 
 
 @dataclass
@@ -47,18 +62,27 @@ class Arm:
     policies: list[str]
     checker: str = ""
     """What says which of the policy's own samples are right; '' for nothing."""
+    label: str = ""
+    """What it is called where several runs have the arm's name, as at several seeds; '' where one has."""
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     trainings: dict[int, TrainConfig] = field(default_factory=dict)
     stages: dict[tuple[int, str], StageRun] = field(default_factory=dict)
     changes: dict[int, dict[str, float]] = field(default_factory=dict)
     """Metrics of the comparison with the iteration before, of those that were compared now."""
+    costs: dict[int, dict[str, float]] = field(default_factory=dict)
+    """What each iteration cost, in metrics as `pipeline/cost.py` has them."""
     stopped: str = ""
     """Why it ended before its last iteration; '' where it did not."""
 
     @property
     def model_name(self) -> str:
         """Name of the arm's registered model, whose aliases iteration-1 .. iteration-T are the policies in use."""
-        return f"{self.config.arm}-policy"
+        return f"{self.name}-policy"
+
+    @property
+    def name(self) -> str:
+        """Of its registered model and its report."""
+        return self.label or self.config.arm
 
     @property
     def first_made(self) -> int:
@@ -69,6 +93,11 @@ class Arm:
     def made(self) -> Sequence[str]:
         """The policies so far that were trained here."""
         return self.policies[self.first_made :]
+
+    @property
+    def devices(self) -> str:
+        """What its stages ran on, in words."""
+        return ", ".join(dict.fromkeys(done.devices for done in self.stages.values() if done.devices))
 
     def generating(self, iteration: int) -> GenerateConfig:
         """generate of an iteration: the policy before answers."""
@@ -123,6 +152,14 @@ class Arm:
     def _seed(self, iteration: int) -> int:
         return iteration_seed(self.config.seed, iteration)
 
+    def count_costs(self) -> None:
+        """Take in what the stages cost that are finished."""
+        runs = [
+            CostedRun(iteration, done.run.run_id if done.run else "", done.reused, done.cost)
+            for (iteration, _), done in self.stages.items()
+        ]
+        self.costs = costs_by_iteration(runs)
+
     def keep(self, iteration: int, stage: str, done: StageRun) -> None:
         """Take a finished stage in, and its figures under the names that people compare."""
         self.stages[iteration, stage] = done
@@ -153,6 +190,7 @@ def arm_from_artifacts(session: Session, run_id: str) -> Arm:
         iteration = int(iteration_run.data.tags["icr.iteration"])
         compared = {name: value for name, value in iteration_run.data.metrics.items() if name.startswith(COMPARED)}
         arm.metrics[iteration] = compared
+        arm.costs[iteration] = {n: value for n, value in iteration_run.data.metrics.items() if n.startswith(COST)}
         for stage_run in tracker.children(iteration_run.info.run_id):
             step = stage_run.data.tags.get(STEP, stage_run.data.tags["icr.stage"])
             arm.keep(iteration, step, stage_from_store(tracker, stage_run))

@@ -14,6 +14,7 @@ from icr_platform.core.config import without_secrets
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import split_world
 from icr_platform.pipeline.arm import Arm, arm_from_artifacts, earlier_run, key_of
+from icr_platform.pipeline.cost import DEVICES, total
 from icr_platform.pipeline.finished_work import notes_of
 from icr_platform.pipeline.session import Session, StageRun
 from icr_platform.pipeline.stopping import GAIN, GAIN_SINCE_START, measuring
@@ -40,7 +41,8 @@ _REPORT, _REPORTING = (
     (
         "pipeline/arm.py", "pipeline/arm_results.py", "report/arm_report.py", "report/arm_report.html.j2", "report/leaderboard.py", "report/published.csv",
         "report/comparison.py", "report/comparison.html.j2", "report/report.css", "evaluation/arm_comparison.py", "evaluation/prompt_values.py",
-        "pipeline/compare.py", "report/iteration_metrics.py", "report/evidence.py", "report/figures.py", "report/svg.py", "report/charts.css", "report/numbers.py", *_COMPARING,
+        "pipeline/compare.py",
+        "report/iteration_metrics.py", "report/evidence.py", "report/figures.py", "report/svg.py", "report/charts.css", "report/numbers.py", "report/cost_table.py", *_COMPARING,
     ),
 )  # fmt: skip
 
@@ -199,11 +201,18 @@ def show_own_samples(iteration: int, metrics: Mapping[str, float]) -> None:
 
 
 def publish_figures(arm: Arm, iteration: int, parent: RunHandle | None) -> None:
-    """Log the same keys on the iteration run (MLflow's Compare page) and, by step, on the arm (its chart is the curve)."""
-    figures = arm.metrics.get(iteration, {})
-    for run, step in ((parent, iteration), (arm.run, iteration)):
-        if run is not None and figures:
-            run.log_metrics(figures, step)
+    """Log the same keys on the iteration run (MLflow's Compare page) and, by step, on the arm (its chart is the curve).
+
+    Costs add up on the arm: its last value is what all of it cost.
+    """
+    arm.count_costs()
+    figures, own = arm.metrics.get(iteration, {}), arm.costs.get(iteration, {})
+    so_far = total(cost for t, cost in arm.costs.items() if t <= iteration)
+    for run, cost in ((parent, own), (arm.run, so_far)):
+        if run is not None and (figures or cost):
+            run.log_metrics({**figures, **cost}, iteration)
+    if arm.run is not None and arm.devices:
+        arm.run.set_tags({DEVICES: arm.devices})
     if parent is not None and iteration in arm.changes:
         parent.tag_final_metrics(arm.changes[iteration])
 
@@ -253,12 +262,15 @@ def report_again(session: Session, run_id: str) -> None:
 
 def show_leaderboard(report: Report, run: RunHandle | None, console: Console) -> None:
     """Set the arm's policies next to the published figures: win rates on the terminal, both kinds as tables of the arm's run."""
-    from icr_platform.report.arm_report import policies_of
+    from icr_platform.report.arm_report import costs_of, policies_of
     from icr_platform.report.leaderboard import leaderboard
     from icr_platform.report.terminal_tables import leaderboard_terminal_table
 
-    policies = policies_of(report)
-    tables = {"x_alpacaeval": leaderboard(policies), "x_alpacaeval_lc": leaderboard(policies, "lc_win_rate")}
+    policies, costs = policies_of(report), costs_of(report)
+    tables = {
+        "x_alpacaeval": leaderboard(policies, "win_rate", costs),
+        "x_alpacaeval_lc": leaderboard(policies, "lc_win_rate", costs),
+    }
     if len(tables["x_alpacaeval"]):
         console.print(leaderboard_terminal_table(tables["x_alpacaeval"]))
     for name, table in tables.items():
@@ -280,7 +292,10 @@ def figures_of(session: Session, arm: Arm, with_texts: bool = True) -> Report:
     return Report(
         title=world.title if world else "Implicit cross-lingual rewarding",
         arm=arm.config.arm,
-        iterations=[IterationMetrics(t, metrics) for t, metrics in sorted(arm.metrics.items())],
+        iterations=[
+            IterationMetrics(t, {**metrics, **arm.costs.get(t, {})}) for t, metrics in sorted(arm.metrics.items())
+        ],
+        devices=arm.devices,
         description=world.description if world else "",
         config_digest=text_digest(without_secrets(arm.given).model_dump_json())[:12],
         runs={"arm": arm.run.run_id, **runs} if arm.run else {},
@@ -331,7 +346,7 @@ def _examples(arm: Arm, iteration: int) -> list[ExamplePair]:
 def _show(arm: Arm, report: Report) -> None:
     from rich.console import Console
 
-    from icr_platform.report.terminal_tables import evidence_terminal_tables, terminal_table
+    from icr_platform.report.terminal_tables import cost_terminal_table, evidence_terminal_tables, terminal_table
 
     prefix = "win_rate" if any("win_rate/mean" in measured.metrics for measured in report.iterations) else "fidelity"
     title = {"win_rate": "Win rate, %", "fidelity": "Outputs in the asked language, %"}[prefix]
@@ -339,13 +354,16 @@ def _show(arm: Arm, report: Report) -> None:
     console.print(terminal_table(report.iterations, prefix, title))
     for table in evidence_terminal_tables(report.iterations):
         console.print(table)
+    costs = cost_terminal_table(report.iterations, report.devices)
+    if costs.row_count:
+        console.print(costs)
     if report.published:
         show_leaderboard(report, arm.run, console)
 
 
 def _report_path(session: Session, arm: Arm) -> Path:
     folder = Path(arm.config.output) if arm.config.output else session.base
-    return folder / f"report-{arm.config.arm}.html"
+    return folder / f"report-{arm.name}.html"
 
 
 def _report_key(arm: Arm) -> str:

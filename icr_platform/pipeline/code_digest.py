@@ -33,7 +33,7 @@ PLUMBING = frozenset(
     for name in (
         "core.config", "core.template_arguments", "core.faults", "models.settings", "engines.sampling.settings", "engines.judging.settings", "engines.execution.settings", "engines.scoring.settings",  # defaults
         "generation.config", "translation.config", "annotation.config", "training.config", "evaluation.config", "evaluation.reward_bench_config",  # enter by value, help not at all
-        "core.yaml_files", "core.errors", "core.failures", "core.progress", "core.stage_protocol", "core.parts", "core.arrays",  # what people see; the shape of calls and of arrays
+        "core.yaml_files", "core.errors", "core.failures", "core.progress", "core.spending", "core.stage_protocol", "core.parts", "core.arrays",  # what people see; the shape of calls and of arrays
         "core.schemas", "core.artifacts", "core.file_digests", "core.folder_content",   # tables on disk
         "engines.execution.map_parts", "engines.execution.ray_pool", "core.part_job", "engines.execution.part_worker", "engines.execution.shared_folder",  # where parts are made, not what is in them
         "core.secrets", "core.guarded_output",  # what people see
@@ -44,7 +44,7 @@ PLUMBING = frozenset(
         "annotation.response_checks", "annotation.pair_notes", "engines.sampling.prompt_checks",  # raise, or say something
         "engines.endpoints.reply_cache", "engines.endpoints.served_model",  # the one keeps replies as they came, the other says whose they are
         "models.checkpoint_files", "models.hub", "models.loading_errors", "models.not_finite", "models.vocabulary",  # raise or do nothing
-        "training.checkpoint", "training.checkpoint_work", "training.policy_checks", "training.loss_checks", "training.resume_points", "training.model_card", "training.launch",  # files, processes, prose
+        "training.checkpoint", "training.checkpoint_work", "data.labelled_examples", "training.policy_checks", "training.loss_checks", "training.resume_points", "training.model_card", "training.launch",  # files, processes, prose
     )
 )  # fmt: skip
 _GIT_SECONDS = 10

@@ -11,6 +11,7 @@ from icr_platform.core.artifacts import damaged_files, own_manifest, read_json
 from icr_platform.core.earlier import PLACES, SAME_COMPUTATION, Source
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.stage_protocol import StageResult
+from icr_platform.pipeline.cost import COST, DEVICES
 from icr_platform.pipeline.identity import Identity, strict_digest
 from icr_platform.pipeline.session import Session, StageRun
 from icr_platform.pipeline.stages import STAGES
@@ -155,7 +156,15 @@ def _stage_run(tracker: Tracker, found: Any, artifacts: Mapping[str, Path]) -> S
         path = tracker.small_file(found, METRICS)
         metrics = dict(read_json(path)) if path is not None else dict(found.data.metrics)
     run = RunHandle(tracker.uri, found.info.run_id, tracker.experiment_id)
-    return StageRun(StageResult(artifacts, metrics), found.data.tags["icr.cache_key"], run, reused=True)
+    cost = {name: value for name, value in found.data.metrics.items() if name.startswith(COST)}
+    return StageRun(
+        StageResult(artifacts, metrics),
+        found.data.tags["icr.cache_key"],
+        run,
+        reused=True,
+        cost=cost,
+        devices=found.data.tags.get(DEVICES, ""),
+    )
 
 
 def _from_store(tracker: Tracker, found: Any, names: Iterable[str]) -> StoredArtifacts | None:

@@ -12,7 +12,9 @@ What was left to the machine (`auto`) enters as it was resolved.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import singledispatch
@@ -37,7 +39,7 @@ from icr_platform.engines.judging.choice import judge_place
 from icr_platform.engines.judging.settings import NO_JUDGE
 from icr_platform.engines.sampling.choice import sampler_place
 from icr_platform.engines.sampling.settings import SamplingSettings
-from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations
+from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_policy, needs_translations, scalar_kinds
 from icr_platform.engines.segmentation.words import libraries
 from icr_platform.evaluation.benchmark_families import asks_in_chat
 from icr_platform.evaluation.config import BenchmarksConfig, EvalConfig, InstructionsConfig, MtBenchConfig
@@ -51,7 +53,7 @@ from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.config import SftConfig, TrainConfig
 from icr_platform.translation.config import TranslateConfig
 
-__all__ = ["ROW_INPUTS", "Code", "Identity", "artifact_identity", "identify", "strict_digest"]
+__all__ = ["ROW_INPUTS", "Code", "Identity", "arm_key", "artifact_identity", "identify", "strict_digest"]
 
 Settings = dict[str, Any]
 Known = Mapping[str, str]
@@ -94,6 +96,7 @@ _SELECTION = frozenset({
     "language_confidence", "near_duplicate", "minimal_margin", "upper_bound", "seed",
 })  # fmt: skip
 _TRANSLATION = ("translation_max_tokens",)
+_OF_REWARD_MODEL = ("reward_label",)
 _OF_TEXTS = ("texts_kind", "into", "responses_each")  # which texts there are is said by their rows
 _OF_TRANSLATED_PAIRS = (
     "pair_source", "drop_empty", "drop_truncated", "drop_wrong_language", "language_confidence", "near_duplicate", "pairs_per_prompt", "seed",
@@ -104,12 +107,21 @@ _POLICYS_OWN = {"chat_template_kwargs", "system_prompt", "system_role"}  # and n
 _ASKING = ("judge_api_model", "judge_answer", "judge_samples")
 # The two trainings share a job, which starts either.
 _OF_SFT = ("training.sft", "training.documents")
-_OF_DPO = ("training.dpo", "training.margins", "training.reference_logprobs")
+_OF_KTO = ("training.kto", "training.examples", "data.labelled_examples")
+_OF_DPO = (
+    "training.dpo",
+    "training.losses",
+    "training.margins",
+    "training.reference_logprobs",
+    "training.step_means",
+    *_OF_KTO,
+)
 # Of an accelerate configuration: where its processes run and find each other.
 _LAUNCH_PLACES = frozenset({
     "compute_environment", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "main_training_function",
     "rdzv_backend", "same_network", "gpu_ids", "enable_cpu_affinity", "debug", "commands", "command_file",
 })  # fmt: skip
+_SCALAR_SCORER = ("engines.scoring.scalar_scores", "engines.scoring.reward_texts", "models.reward_models")
 _SCORING: tuple[str, ...] = (
     "annotation.part_scoring",
     "engines.scoring.model_scores",
@@ -281,14 +293,10 @@ def _translate(config: TranslateConfig, known: Known) -> _Basis:
 
     texts = read_texts(config)
     translator = {"translator": _translator(config.translator, known)}
-    unread = ["translation_template"] if is_place(config.translator) else []
-    settings = _settings(config, *_BY_ROWS, *_OF_TEXTS, *unread, *_unused_sampling(config))
+    settings = _settings(config, *_BY_ROWS, *_OF_TEXTS, *_unused_sampling(config))
     if is_place(config.translator):
-        settings = {
-            name: value
-            for name, value in settings.items()
-            if name in ("language_identifier", "language_confidence", "seed")
-        }
+        checked = ("language_identifier", "language_confidence")
+        settings = {name: value for name, value in settings.items() if name in checked}
     else:
         settings |= _sampling(config, config.translator or config.server_model)
     made = settings | translator
@@ -316,23 +324,34 @@ def _annotate(config: AnnotateConfig, known: Known) -> _Basis:
         return _translated_pairs(config, responses)
     translates = needs_translations(config.reward_kind)
     draws = any(REWARD_KINDS[kind].draw for kind in config.reward_kind)
-    models = {"policy": _model(config.policy, known), "reference": _model(config.reference, known)}
+    names = ("policy", "reference") if needs_policy(config.reward_kind) else ()
+    models = {name: _model(getattr(config, name), known) for name in names}
+    scalar = {"reward_model": _model(config.reward_model, known)} if scalar_kinds(config.reward_kind) else {}
     translator = {"translator": _model(config.translator, known)} if translates else {}
     prompts = _rows_digest(_prompt_rows(_answered(config.prompts, responses, config.prompt_columns)))
-    settings = _settings(config, *_COLUMNS, *(() if draws else ("seed",)), *(() if translates else _TRANSLATION))
+    unread = (*_COLUMNS, *(() if draws else ("seed",)), *(() if translates else _TRANSLATION))
+    settings = _settings(config, *unread, *(() if scalar else _OF_REWARD_MODEL))
     computed = _compute(config.dtype, config.device)
     made = {name: value for name, value in settings.items() if name not in _SELECTION} | computed | translator
-    rows = {f"{name}-logprobs": made | {"model": identity} for name, identity in models.items()}
+    of_policies = {name: value for name, value in made.items() if name not in _OF_REWARD_MODEL}
+    rows = {f"{name}-logprobs": of_policies | {"model": identity} for name, identity in models.items()}
+    rows |= {"reward-scores": _scalar_made(made, scalar["reward_model"])} if scalar else {}
     row_modules = dict.fromkeys(rows, _SCORING)
     if translates:
         rows["translations"], row_modules["translations"] = made, ("engines.sampling.translation",)
     return _Basis(
         settings=settings | computed,
-        inputs={**models, **translator, "prompts": prompts, "responses": responses.digest},
+        inputs={**models, **scalar, **translator, "prompts": prompts, "responses": responses.digest},
         rows=rows,
         row_modules=row_modules,
-        unused=[] if translates else ["engines.sampling"],
+        unused=[*([] if translates else ["engines.sampling"]), *([] if scalar else _SCALAR_SCORER)],
     )
+
+
+def _scalar_made(made: Settings, reward_model: str) -> Settings:
+    """What the score of a reward model is made with: it reads texts, whichever of their tokens others score, and no translations."""
+    unread = ("score", "translator", *_TRANSLATION)
+    return {name: value for name, value in made.items() if name not in unread} | {"model": reward_model}
 
 
 def _translated_pairs(config: AnnotateConfig, responses: Artifact) -> _Basis:
@@ -360,11 +379,13 @@ def _answered(prompts: str, responses: Artifact, columns: ColumnNames) -> pa.Tab
 
 @_basis.register
 def _train(config: TrainConfig, known: Known) -> _Basis:
+    from icr_platform.data.labelled_examples import read_examples
     from icr_platform.data.text_preferences import is_text, read_text_preferences
 
     has_texts = is_text(config.preferences)
     if has_texts:
-        pairs = read_text_preferences(config.preferences, config.preference_columns).digest
+        read = read_examples if config.loss == "kto" else read_text_preferences
+        pairs = read(config.preferences, config.preference_columns).digest
     else:
         pairs = known.get(config.preferences) or open_artifact(Path(config.preferences), PREFERENCES).digest
     inputs = {"policy": _model(config.policy, known), "preferences": pairs}
@@ -375,7 +396,11 @@ def _train(config: TrainConfig, known: Known) -> _Basis:
     return _Basis(
         settings=settings | _compute(config.dtype, config.device) | {"launch": launch},
         inputs=inputs,
-        unused=[*_OF_SFT, *([] if has_texts else ["data.text_preferences"])],
+        unused=[
+            *_OF_SFT,
+            *([] if has_texts else ["data.text_preferences"]),
+            *(("training.dpo", "training.losses") if config.loss == "kto" else _OF_KTO),
+        ],
     )
 
 
@@ -546,8 +571,12 @@ def _reward_bench(config: RewardBenchConfig, known: Known) -> _Basis:
 
     pairs = read_pairs(config).pairs
     translates, draws = needs_translations(config.kinds), any(REWARD_KINDS[kind].draw for kind in config.kinds)
-    inputs = {name: _model(getattr(config, name), known) for name in ("policy", "reference") if pairs}
+    names = ("policy", "reference") if pairs and needs_policy(config.kinds) else ()
+    inputs = {name: _model(getattr(config, name), known) for name in names}
     models = dict(inputs)
+    scalar = _model(config.reward_model, known) if pairs and scalar_kinds(config.kinds) else ""
+    if scalar:
+        inputs["reward_model"] = scalar
     if translates:
         inputs["translator"] = _model(config.translator, known)
     inputs["pairs"] = _rows_digest((pair.digest.hex(),) for pair in pairs)
@@ -558,10 +587,12 @@ def _reward_bench(config: RewardBenchConfig, known: Known) -> _Basis:
     is_seeded = draws or bool(config.corrupt)
     unread = (*_BY_ROWS, *(() if is_seeded else ("seed",)), *(() if translates else _TRANSLATION))
     computed = _compute(config.dtype, config.device)
-    settings = _settings(config, *unread) | {"reward_kind": config.kinds}
+    settings = _settings(config, *unread, *(() if scalar else _OF_REWARD_MODEL)) | {"reward_kind": config.kinds}
     translator = {"translator": inputs["translator"]} if translates else {}
     made = {name: value for name, value in settings.items() if name not in _SELECTION} | computed | translator
-    rows = {f"pairs-{name}-logprobs": made | {"model": identity} for name, identity in models.items()}
+    of_policies = {name: value for name, value in made.items() if name not in _OF_REWARD_MODEL}
+    rows = {f"pairs-{name}-logprobs": of_policies | {"model": identity} for name, identity in models.items()}
+    rows |= {"pairs-reward-scores": _scalar_made(made, scalar)} if scalar else {}
     row_modules: dict[str, Sequence[str]] = dict.fromkeys(rows, ("evaluation.reward_bench_stage",))
     if translates:
         rows["translations"], row_modules["translations"] = made, ("engines.sampling.translation",)
@@ -570,7 +601,7 @@ def _reward_bench(config: RewardBenchConfig, known: Known) -> _Basis:
         inputs=inputs,
         rows=rows,
         row_modules=row_modules,
-        unused=[] if translates else ["engines.sampling"],
+        unused=[*([] if translates else ["engines.sampling"]), *([] if scalar else _SCALAR_SCORER)],
         cut=_cut(((pair.language, pair.pair_id) for pair in pairs), config.shard_pairs),
     )
 
@@ -747,3 +778,32 @@ def _columns_digest(path: Path) -> str:
 
     rows = (row.fields.items() for row in file_rows(path, "numbers by column"))
     return _rows_digest(sorted((str(name), str(value)) for name, value in fields) for fields in rows)
+
+
+def arm_key(config: Config, places: Mapping[str, str], known: Known, *more: str) -> str:
+    """Digest of everything that the work of a whole arm depends on: settings, the content of inputs and models, and code.
+
+    It is stricter than the identities of the arm's stages: a file that no stage reads, or a batch size, makes another key.
+
+    Args:
+        config: of iterate, as it was given.
+        places: where each input and model lies, by dotted name.
+
+    Returns: '' where the content of an input cannot be told.
+    """
+    contents = []
+    for name, info in leaves(type(config)):
+        if place := places.get(name, ""):
+            if "{language}" in place:  # a file, or a folder, for each language
+                found = sorted(str(path) for path in Path("/").glob(place.lstrip("/").replace("{language}", "*")))
+            else:
+                found = [place]
+            digests = [_content_of(name, each, role(info), known) for each in found]
+            if not digests or not all(digests):
+                return ""
+            contents += [name, *digests]
+    settings = config.model_dump_json(exclude={"output"})
+    parts = (module_of(text) for text in re.findall(r"[\w.]+:[\w.]+", settings) if is_place(text))
+    own = tuple(part for part in parts if importlib.util.find_spec(part.partition(".")[0]))
+    code = code_of((*(row.module for row in STAGES.values()), *own))
+    return text_digest(settings, *contents, code.digest, *more)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from icr_platform.core.config import Config, without_secrets
 from icr_platform.core.errors import InputError, WeightsRemovedError
-from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations
+from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations, scalar_kinds
 from icr_platform.models.removed_weights import removed_weights
-from icr_platform.pipeline.arm import CONFIG, OWN_SAMPLES, START, STEP, STOPPED, Arm
+from icr_platform.pipeline.arm import ARM_KEY, CONFIG, OWN_SAMPLES, START, STEP, STOPPED, Arm, SweepPlace
 from icr_platform.pipeline.arm_results import (
     compare_gains,
     compare_instructions,
@@ -27,7 +27,7 @@ from icr_platform.pipeline.arm_results import (
 )
 from icr_platform.pipeline.checkpoint_removal import checkpoints_to_give_up, give_up_checkpoint
 from icr_platform.pipeline.config import IterateConfig
-from icr_platform.pipeline.measures import check_measures, checker_of
+from icr_platform.pipeline.measures import check_measures, check_something_is_done, checker_of
 from icr_platform.pipeline.runner import code_tags, logged_params, run_stage, track_status
 from icr_platform.pipeline.session import Session, StageRun
 from icr_platform.pipeline.stages import STAGES
@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from icr_platform.tracking.run_handle import RunHandle
 
 
-def iterate(session: Session, config: IterateConfig) -> Arm:
+def iterate(session: Session, config: IterateConfig, place: SweepPlace | None = None) -> Arm:
     """Run T iterations and evaluate every policy, pi_0 included.
+
+    place: where the arm stands in a sweep, if it is part of one.
 
     A stage that is FINISHED in MLflow, or in the work folder, with the same inputs and settings is not run again, so the same
     command continues wherever an earlier one stopped.
@@ -50,6 +52,7 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
         IcrError: a stage failed; what is finished stays.
     """
     try:
+        check_something_is_done(config)
         check_losses(config)
         resolved = session.resolver.resolve(config, config.seed, fetch=False)
         if not session.resolver.known(resolved):  # models in a remote store are checked by the stages, which fetch them
@@ -59,7 +62,9 @@ def iterate(session: Session, config: IterateConfig) -> Arm:
             check_measures(resolved)
         check_stop(resolved)
         checker = checker_of(config, resolved, session.worlds)
-        arm = Arm(config, resolved, _start(session, config), [resolved.policy], checker)
+        arm = Arm(
+            config, resolved, _start(session, config, place), [resolved.policy], checker, place.label if place else ""
+        )
         with track_status(arm.run):
             for iteration in range(config.iterations + 1):
                 with _iteration_run(session, arm, iteration) as parent:
@@ -103,15 +108,20 @@ def check_models(session: Session, config: IterateConfig) -> tuple[str, ...]:
     Returns: lines for a person to read.
 
     Raises:
-        InputError: policy and reference tokenise differently, or one of the models lacks tensors.
+        InputError: policy and reference tokenise differently, or one of the models lacks tensors; the reward model cannot score.
     """
+    from icr_platform.engines.scoring.reward_texts import RewardLimits
     from icr_platform.models.loading import check_same_tokenisation, check_weights, load_tokenizer
 
-    models = [config.policy, config.reference]
-    notes = check_same_tokenisation(config.policy, config.reference, config)
+    models = [model for model in (config.policy, config.reference) if model]
+    notes = check_same_tokenisation(config.policy, config.reference, config) if config.reference else ()
     if config.ranks_by_rewards and needs_translations(config.annotate.reward_kind) and config.annotate.translator:
         models.append(session.resolver.local(config.annotate.translator, config.seed))
         load_tokenizer(models[-1], config)
+    is_scored = config.iterations and config.ranks_by_rewards and scalar_kinds(config.annotate.reward_kind)
+    if is_scored and config.annotate.reward_model:
+        scorer = session.resolver.local(config.annotate.reward_model, config.seed)
+        notes += RewardLimits(config.annotate.model_copy(update={"reward_model": scorer}), config).notes
     trusted = config.trust_remote_code
     return (*notes, *(note for model in dict.fromkeys(models) for note in check_weights(model, trusted)))
 
@@ -145,11 +155,14 @@ def check_pairs_source(session: Session, config: IterateConfig) -> tuple[str, ..
     return ()
 
 
-def _start(session: Session, config: IterateConfig) -> RunHandle | None:
+def _start(session: Session, config: IterateConfig, place: SweepPlace | None) -> RunHandle | None:
     """Start the arm's run, with the configuration as it was given."""
     if session.tracker is None:
         return None
-    run = session.tracker.start(config.arm, {"icr.kind": "arm", "icr.arm": config.arm, **code_tags()})
+    tags = {"icr.kind": "arm", "icr.arm": config.arm, "icr.seed": config.seed, **code_tags()}
+    if place is not None:
+        tags[ARM_KEY] = place.key
+    run = session.tracker.start(place.label if place else config.arm, tags, place.run if place else None)
     run.log_params({f"iterate.{name}": value for name, value in logged_params(config).items()})
     run.log_text(without_secrets(config).model_dump_json(indent=1), CONFIG)
     return run

@@ -42,6 +42,22 @@ def checker_of(given: IterateConfig, resolved: IterateConfig, worlds: Worlds) ->
     return named
 
 
+def check_something_is_done(config: IterateConfig) -> None:
+    """Raise an InputError where nothing is trained, and nothing measured."""
+    measures = (
+        config.start_preferences,
+        config.eval_prompts,
+        config.reward_pairs,
+        config.instruction_prompts,
+        config.benchmarks.are_asked,
+    )
+    if not config.iterations and not any(measures):
+        raise InputError(
+            "config: field 'iterations' is 0, and nothing is measured; give eval_prompts, reward_pairs, instruction_prompts or "
+            "benchmarks.families"
+        )
+
+
 def check_measures(config: IterateConfig) -> None:
     """Check what only a later stage would look at: labelled pairs, verifiable instructions, benchmarks. Loads no weights.
 

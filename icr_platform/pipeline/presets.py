@@ -7,6 +7,7 @@ may say under `with` what it puts in place of another one's values, such as smal
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +51,9 @@ def preset_path(preset: str) -> Path:
     ):
         if path.is_file():
             return path
-    raise InputError(f"{preset}: no such preset; give a YAML file or one of {', '.join(preset_names())}")
+    near = difflib.get_close_matches(preset, preset_names(), n=1, cutoff=0.6)
+    meant = f"; nearest is {near[0]!r}" if near else ""
+    raise InputError(f"{preset}: no such preset; give a YAML file or one of {', '.join(preset_names())}{meant}")
 
 
 def preset_names() -> list[str]:
@@ -114,6 +117,13 @@ def stacked(layers: Sequence[Layer]) -> dict[str, Any]:
             if other is not layer:
                 values = merge(values, other.stand_ins.get(layer.name, {}))
     return values
+
+
+def refuse_sweeps(layers: Sequence[Layer]) -> None:
+    """Raise an InputError where a preset is one of several arms, which makes no single configuration."""
+    for layer in layers:
+        if "arms" in layer.values:
+            raise InputError(f"{layer.path}: is a sweep, of several arms; run `icr sweep`, and `icr check` for it")
 
 
 def shown_layers(layers: Sequence[Layer]) -> str:

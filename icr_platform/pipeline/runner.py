@@ -20,7 +20,9 @@ from icr_platform.core.secrets import redact
 from icr_platform.core.stage_protocol import StageContext, StageResult, ignore_metrics
 from icr_platform.core.writable import check_writable_folder
 from icr_platform.models.removed_weights import require_weights
+from icr_platform.pipeline.attempts import attempts_in
 from icr_platform.pipeline.code_digest import commit
+from icr_platform.pipeline.cost import COST, DEVICES, REUSED, cost_of
 from icr_platform.pipeline.finished_work import (
     METRICS,
     NOTES,
@@ -108,10 +110,17 @@ def run_stage(
                 for note in result.notes:
                     print(f"{stage}: {note}", file=sys.stderr, flush=True)
                 clear_aside(place.folder, stage)
+                attempts = attempts_in(place.folder, stage, place.fingerprint)
+                cost, devices = (
+                    cost_of(attempts, resolved),
+                    ", ".join(dict.fromkeys(str(one.devices) for one in attempts)),
+                )
                 if run is not None:
                     _log(session, run, result)
+                    run.log_metrics(cost)
+                    run.set_tags({DEVICES: devices})
     temporary = place.folder if run and not resolved.output and session.options.artifacts == "copy" else None
-    return StageRun(result, place.fingerprint, run, reused=False, temporary=temporary)
+    return StageRun(result, place.fingerprint, run, reused=False, temporary=temporary, cost=cost, devices=devices)
 
 
 def _earlier_rows(session: Session, stage: str, identity: Identity, folder: Path) -> Earlier:
@@ -154,6 +163,7 @@ def _link(
         parent,
     )
     link.log_metrics(found.result.metrics)
+    link.log_metrics({f"{REUSED}{name.removeprefix(COST)}": value for name, value in found.cost.items()})
     link.finish()
     return found
 

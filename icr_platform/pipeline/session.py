@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -82,6 +83,10 @@ class StageRun:
     run: RunHandle | None
     reused: bool
     temporary: Path | None = field(default=None)
+    cost: Mapping[str, float] = field(default_factory=dict)
+    """What the run that did the work spent, in metrics as `pipeline/cost.py` has them."""
+    devices: str = ""
+    """What it ran on, in words."""
 
     def artifact(self, name: str) -> Path:
         """Folder of an artifact, fetched now where it lies in a remote store."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -17,8 +16,11 @@ from icr_platform.core.config import Config
 from icr_platform.core.errors import IcrError
 from icr_platform.core.failures import failure
 from icr_platform.core.guarded_output import guard_this_process
+from icr_platform.core.parent_process import die_with_parent
 from icr_platform.core.progress import Measured, recorded, tell
 from icr_platform.core.stage_protocol import StageContext, StageResult
+from icr_platform.pipeline.attempts import counted_attempt
+from icr_platform.pipeline.devices_used import devices_of
 from icr_platform.pipeline.stages import StageRow
 from icr_platform.tracking.run_handle import RunHandle
 
@@ -59,14 +61,17 @@ def stage_process(row: StageRow, own_process: bool) -> Iterator[StageProcess]:
 
 class _InThisProcess:
     def __init__(self, row: StageRow) -> None:
-        self._stage = row.load()
+        self._name, self._stage = row.name, row.load()
+        self._config: Any = None
         self._inputs: Any = None
 
     def read(self, config: Config) -> None:
-        self._inputs = self._stage.read(config)
+        self._config, self._inputs = config, self._stage.read(config)
 
     def run(self, context: StageContext) -> StageResult:
-        return self._stage.run(self._inputs, context)
+        devices = devices_of(self._config)
+        with counted_attempt(context.folder, self._name, context.fingerprint, devices):
+            return self._stage.run(self._inputs, context)
 
 
 class _InAnotherProcess:
@@ -125,13 +130,3 @@ def _failures_that_travel() -> Iterator[None]:
         if os.environ.get("ICR_DEBUG", "") not in ("", "0"):
             traceback.print_exc()
         raise failure(error) from None
-
-
-def die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the parent process dies, so that a killed `mlflow run` leaves no orphan at work."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL("libc.so.6", use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -90,6 +90,11 @@ ITERATE = ConfiguredCommand(
     help="generate, annotate, train and eval, T times",
     config_class="icr_platform.pipeline.config:IterateConfig",
 )
+SWEEP = ConfiguredCommand(
+    name="sweep",
+    help="arms x seeds: iterate for each, with every stage that is the same work done once",
+    config_class="icr_platform.pipeline.sweep_config:SweepConfig",
+)
 STAGES: dict[str, StageRow] = {
     row.name: row
     for row in (
@@ -189,7 +194,7 @@ STAGES: dict[str, StageRow] = {
         ),
     )
 }
-CONFIGURED: dict[str, ConfiguredCommand] = {**STAGES, ITERATE.name: ITERATE}
+CONFIGURED: dict[str, ConfiguredCommand] = {**STAGES, ITERATE.name: ITERATE, SWEEP.name: SWEEP}
 """Everything that takes a configuration, by name."""
 
 

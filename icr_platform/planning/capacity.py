@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from icr_platform.engines.scoring.reward_kinds import scored_kinds
+from icr_platform.engines.scoring.reward_kinds import scalar_kinds, scored_kinds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,18 +76,20 @@ DEVICES = {
 
 @dataclass(frozen=True)
 class Rates:
-    """Tokens per second of one device: decoded by generate, scored under one model, and trained on."""
+    """Tokens per second of one device: decoded by generate, scored under policy or reference, trained on, and scored by the reward model."""
 
     decode: float
     score: float
     train: float
+    reward: float = math.inf
 
 
 @dataclass(frozen=True)
 class Work:
     """What one stage of one iteration does, in tokens; a stage does only some of these.
 
-    decoded: tokens sampled. scored: tokens through one model's forward pass. trained: tokens through a training step.
+    decoded: tokens sampled. scored: tokens through one model's forward pass. rewarded: the same, of the reward model. trained: tokens
+    through a training step.
     prompt_tokens: mean length of a prompt. requests: answers asked of a judge's endpoint.
     """
 
@@ -96,12 +98,13 @@ class Work:
     prompt_tokens: float
     decoded: int = 0
     scored: int = 0
+    rewarded: int = 0
     trained: int = 0
     requests: int = 0
 
     @property
     def tokens(self) -> int:
-        return self.decoded + self.scored + self.trained
+        return self.decoded + self.scored + self.rewarded + self.trained
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,11 @@ class TrainingFiles:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts in all languages, and the mean length of a rendered one in tokens."""
+    """Prompts in all languages, and the mean length of a rendered one in tokens. prompt_ids: how many, each in several languages; 0: `rows`."""
 
     rows: int
     mean_tokens: float
+    prompt_ids: int = 0
 
 
 def model_shape(config: Any, parameters: int, idle: int = 0) -> ModelShape:
@@ -192,6 +196,15 @@ def rates_on_paper(shape: ModelShape, device: Device, context: float, checkpoint
     )
 
 
+def most_pairs(config: Any, training: Prompts) -> int:
+    """Pairs that an iteration trains on at most: of each prompt, or with a pool of each prompt id, what its samples can give."""
+    sources, samples = training.rows, config.generate.samples
+    if config.annotate.pool == "all" and training.prompt_ids:
+        sources = training.prompt_ids
+        samples *= math.ceil(training.rows / training.prompt_ids)
+    return int(sources * min(config.annotate.pairs_per_prompt, max(1, samples // 2)))
+
+
 def works(config: Any, training: Prompts, evaluation: Prompts | None, response_tokens: float | None) -> list[Work]:
     """The stages of one iteration of an IterateConfig.
 
@@ -201,13 +214,17 @@ def works(config: Any, training: Prompts, evaluation: Prompts | None, response_t
     responses = training.rows * config.generate.samples
     kinds = len(scored_kinds(config.annotate.reward_kind)) if config.ranks_by_rewards else 0
     scored = 2 * kinds * (responses * length + training.rows * training.mean_tokens)
-    pair_tokens = int(2 * training.rows * (training.mean_tokens + length))
+    # A reward model reads the prompt anew with every response, in tokens of its own, which are about as many.
+    scalar = len(scalar_kinds(config.annotate.reward_kind)) if config.ranks_by_rewards else 0
+    rewarded = scalar * responses * (length + training.mean_tokens)
+    pairs = most_pairs(config, training)
+    pair_tokens = int(2 * pairs * (training.mean_tokens + length))
     result = [
         Work("generate", responses, training.mean_tokens, decoded=int(responses * length)),
-        Work("annotate", responses, training.mean_tokens, scored=int(scored)),
+        Work("annotate", responses, training.mean_tokens, scored=int(scored), rewarded=int(rewarded)),
         Work(
             "train",
-            training.rows,
+            pairs,
             training.mean_tokens,
             scored=pair_tokens,
             trained=int(pair_tokens * config.train.epochs),
@@ -227,6 +244,7 @@ def works(config: Any, training: Prompts, evaluation: Prompts | None, response_t
 def seconds_of(work: Work, rates: Rates, devices: int, judge_concurrency: int) -> float:
     """Without loading models. A judge answers in `_JUDGE_SECONDS`, an assumption."""
     on_devices = work.decoded / rates.decode + work.scored / rates.score + work.trained / rates.train
+    on_devices += work.rewarded / rates.reward
     return on_devices / devices + work.requests * _JUDGE_SECONDS / judge_concurrency
 
 

@@ -17,7 +17,7 @@ from icr_platform.core.config import ChatSettings, Config, require
 from icr_platform.core.errors import InputError
 from icr_platform.core.parts import Worlds
 from icr_platform.core.writable import check_writable_folder
-from icr_platform.engines.scoring.reward_kinds import needs_translations
+from icr_platform.engines.scoring.reward_kinds import needs_policy, needs_translations, scalar_kinds
 from icr_platform.models.devices import resolve_dtype
 from icr_platform.pipeline.arm import Arm
 from icr_platform.pipeline.config import IterateConfig
@@ -40,12 +40,13 @@ from icr_platform.planning.capacity import (
     idle_parameters,
     memory_of,
     model_shape,
+    most_pairs,
     rates_on_paper,
     seconds_of,
     training_files,
     works,
 )
-from icr_platform.planning.model_facts import JUDGE, POLICY, REFERENCE, TRANSLATOR, Use, show_models
+from icr_platform.planning.model_facts import JUDGE, POLICY, REFERENCE, REWARD_MODEL, TRANSLATOR, Use, show_models
 from icr_platform.planning.rehearsal import NO_REHEARSAL, Rehearsal, rehearse
 from icr_platform.planning.scratch import scratch_folder
 from icr_platform.planning.units import duration, size
@@ -84,7 +85,7 @@ class PromptCount:
 
     @property
     def prompts(self) -> Prompts:
-        return Prompts(sum(self.by_language.values()), self.mean_tokens)
+        return Prompts(sum(self.by_language.values()), self.mean_tokens, max(self.by_language.values(), default=0))
 
 
 class Preflight:
@@ -156,11 +157,34 @@ class Checked(NamedTuple):
     checker: str
 
 
-def _check_inputs(
+class _Inputs(NamedTuple):
+    """What a configuration names, looked at. training: None where nothing is trained. told: lines about what else is measured."""
+
+    config: IterateConfig
+    shape: ModelShape
+    training: PromptCount | None
+    evaluation: PromptCount | None
+    checker: str
+    told: list[str]
+
+
+def problems_of(session: Session, config: IterateConfig) -> list[str]:
+    """What must be fixed before `config` can run, a line each. Prints nothing.
+
+    Reads the inputs, and loads no weights.
+    """
+    preflight = Preflight()
+    if preflight.attempt(lambda: require(config, "iterate")) is None and not preflight.problems:
+        _look_at_inputs(preflight, session, config, Prediction())
+    return preflight.problems
+
+
+def _look_at_inputs(
     preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction
-) -> Checked | None:
+) -> _Inputs | None:
+    """Check everything that a configuration names; None where something must be fixed."""
     from icr_platform.pipeline.iterate import check_english, check_models
-    from icr_platform.pipeline.measures import checker_of
+    from icr_platform.pipeline.measures import check_something_is_done, checker_of
     from icr_platform.pipeline.stopping import check_stop
 
     resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))
@@ -170,11 +194,13 @@ def _check_inputs(
     preflight.attempt(lambda: check_writable_folder(place, f"{place}: the folder of all artifacts"))
     preflight.remarks += preflight.attempt(lambda: check_models(session, resolved)) or ()
     preflight.attempt(lambda: check_english(resolved))
+    preflight.attempt(lambda: check_something_is_done(resolved))
     preflight.attempt(lambda: check_stop(resolved))
-    _check_stages(preflight, session, resolved, prediction)
     shape = preflight.attempt(lambda: _shape(resolved.policy, resolved))
-    training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
-    evaluation = read = None
+    training = evaluation = read = None
+    if resolved.iterations:
+        _check_stages(preflight, session, resolved, prediction)
+        training = preflight.attempt(lambda: _count(preflight, resolved.policy, resolved.prompts, resolved, False))
     if resolved.eval_prompts:
         read = preflight.attempt(lambda: STAGES["eval"].load().read(resolved.eval_config(resolved.policy)))
         evaluation = preflight.attempt(
@@ -182,10 +208,19 @@ def _check_inputs(
         )
     checker = preflight.attempt(lambda: checker_of(config, resolved, session.worlds)) or ""
     measured = _measures(preflight, session, resolved)
-    if shape is None or training is None or preflight.problems:
+    preflight.remarks += getattr(read, "notes", ())  # what the evaluation reads beside its prompts has notes of its own
+    if shape is None or preflight.problems:
         return None
-    rates, source = _rates(resolved, shape, training, prediction)
-    plans = plan(resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction)
+    return _Inputs(resolved, shape, training, evaluation, checker, measured)
+
+
+def _check_inputs(
+    preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction
+) -> Checked | None:
+    inputs = _look_at_inputs(preflight, session, config, prediction)
+    if inputs is None:
+        return None
+    resolved, shape, training, evaluation, checker, measured = inputs
     for name, counts in (("training", training), ("evaluation", evaluation)):
         if counts is not None:
             listed = ", ".join(f"{language} {n:,}" for language, n in counts.by_language.items())
@@ -195,9 +230,16 @@ def _check_inputs(
         *([f"own samples: {checker} says which are right, before each training"] if checker else []),
     ):
         print(line)
-    # What the evaluation reads beside its prompts has notes of its own.
-    for remark in dict.fromkeys([*preflight.remarks, *getattr(read, "notes", ())]):
+    for remark in dict.fromkeys(preflight.remarks):
         print(f"note: {remark}")
+    if training is None:
+        print("iterations is 0: pi_0 is measured, and nothing else")
+        return None
+    rates, source = _rates(resolved, shape, training, prediction)
+    rewarding = _reward_shape(session, resolved)
+    plans = plan(
+        resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction, rewarding
+    )
     show_models(resolved, _uses(session, resolved, plans, prediction), training.first, prediction.verbose)
     print()
     _print(session, resolved, plans, source, prediction)
@@ -243,6 +285,21 @@ def _shape(model: str, chat: ChatSettings) -> ModelShape:
     return model_shape(config, parameter_count(model, chat.trust_remote_code), idle_parameters(skeleton))
 
 
+def _reward_shape(session: Session, config: IterateConfig) -> ModelShape | None:
+    """The shape of the reward model; None where none of the kinds asks one."""
+    from icr_platform.models.adapters import base_of
+    from icr_platform.models.loading import on_meta_device
+    from icr_platform.models.reward_models import plan_of
+
+    if not (config.ranks_by_rewards and scalar_kinds(config.annotate.reward_kind)):
+        return None
+    model = session.resolver.local(config.annotate.reward_model, config.seed)
+    found = plan_of(model, config.trust_remote_code)
+    skeleton = on_meta_device(base_of(model), found.config, config.trust_remote_code, found.auto)
+    count = sum({id(one): one.numel() for one in skeleton.parameters()}.values())
+    return model_shape(found.config, count, idle_parameters(skeleton))
+
+
 def _uses(session: Session, config: IterateConfig, plans: list[StagePlan], prediction: Prediction) -> list[Use]:
     """The models of a run, and the memory that each takes at the peak of its stages."""
     from icr_platform.models.loading import chat_of_helper, parameter_count
@@ -263,6 +320,10 @@ def _uses(session: Session, config: IterateConfig, plans: list[StagePlan], predi
         shape = _shape(config.reference, config)
         taken = memory_of(scoring.work, config, shape, bytes_each(config.annotate.dtype), device, 1)
         uses.append(Use(REFERENCE, config.reference, config, [f"annotate {size(taken)} at its peak"]))
+        if rewarding := _reward_shape(session, config):
+            model = session.resolver.local(config.annotate.reward_model, config.seed)
+            taken = memory_of(scoring.work, config, rewarding, bytes_each(config.annotate.dtype), device, 1)
+            uses.append(Use(REWARD_MODEL, model, config, [f"annotate {size(taken)} at its peak"]))
     helpers = {}
     if config.ranks_by_rewards and needs_translations(config.annotate.reward_kind):
         helpers[TRANSLATOR] = (config.annotate.translator, config.annotate.dtype)
@@ -313,6 +374,7 @@ def _check_stages(preflight: Preflight, session: Session, config: IterateConfig,
 
 
 def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, is_eval: bool) -> PromptCount:
+    from icr_platform.annotation.pair_notes import impossible_pairs
     from icr_platform.data.prompts import load_prompts
     from icr_platform.engines.sampling.prompt_checks import check_prompts
     from icr_platform.engines.sampling.sampler import requests_of
@@ -325,6 +387,13 @@ def _count(preflight: Preflight, policy: str, path: str, config: IterateConfig, 
     preflight.remarks.extend(prompts.notes)
     rows = prompts.table.to_pandas()
     tokenizer = load_tokenizer(policy, config)
+    if not is_eval:
+        # Filters aside: what annotate would say when every response is there is said before any is.
+        sampled = {
+            str(code): Counter(dict.fromkeys(own, config.generate.samples))
+            for code, own in rows.groupby("language")["prompt_id"]
+        }
+        preflight.remarks.extend(impossible_pairs(config.annotate, sampled))
     if prints_date(tokenizer) and not is_eval:
         preflight.remarks.append(
             f"the chat template of {policy} prints the day's date; every prompt says {config.template_date} (template_date)"
@@ -372,8 +441,12 @@ def plan(
     evaluation: Prompts | None,
     rates: Rates | None,
     prediction: Prediction,
+    rewarding: ModelShape | None = None,
 ) -> list[StagePlan]:
-    """The stages of one iteration: tokens, seconds, peak memory of each device, disk."""
+    """The stages of one iteration: tokens, seconds, peak memory of each device, disk.
+
+    rewarding: the shape of the reward model, where there is one.
+    """
     from icr_platform.training.launch import read_accelerate_config
     from icr_platform.training.weights import adapter_parameters, stored_dtype
 
@@ -384,7 +457,7 @@ def plan(
     is_sharded = str(accelerate.get("distributed_type", "NO")) in _SHARDED
     files = training_files(
         config.train,
-        training.rows,  # each gives one pair at most
+        most_pairs(config, training),
         shape.parameters,
         adapter_parameters(config.policy, config.train.lora_rank, config.trust_remote_code)
         if config.train.lora_rank
@@ -392,16 +465,24 @@ def plan(
         stored_dtype(config.policy, config.trust_remote_code).itemsize,
         accelerate,
     )
+    if rates and rewarding:
+        rates = replace(rates, reward=rates.score * shape.matmul / rewarding.matmul)
     plans = []
     for work in works(config, training, evaluation, prediction.response_tokens):
         busy = _busy(config, work, count)
         kept, peak = disk_of(work, files)
+        # One model is in memory at a time: annotate takes what the largest of them takes.
+        shapes = [shape]
+        if work.stage == "annotate" and rewarding:
+            shapes = [*([shape] if needs_policy(config.annotate.reward_kind) else []), rewarding]
         plans.append(
             StagePlan(
                 work=work,
                 devices=busy,
                 seconds=seconds_of(work, rates, busy, config.eval.judge_concurrency) if rates else None,
-                memory_bytes=memory_of(work, config, shape, weight_bytes, device, busy if is_sharded else 1),
+                memory_bytes=max(
+                    memory_of(work, config, one, weight_bytes, device, busy if is_sharded else 1) for one in shapes
+                ),
                 disk_bytes=kept,
                 disk_peak_bytes=peak,
             )

@@ -38,7 +38,7 @@ _SHOWN_OF_A_MESSAGE = 130  # characters: the reward instruction's language among
 _LINES_OF_A_PROMPT = 3
 _MARGIN = 16
 
-POLICY, REFERENCE, TRANSLATOR, JUDGE = "policy", "reference", "translator", "judge"
+POLICY, REFERENCE, TRANSLATOR, JUDGE, REWARD_MODEL = "policy", "reference", "translator", "judge", "reward model"
 PROMPTS = "prompts"
 _AS_IT_IS: dict[str, Any] = {
     "break_on_hyphens": False,
@@ -74,6 +74,31 @@ class Opened:
         if unused:
             leave_out_towers(skeleton)
         return cls(name, config, skeleton, tokenizer or load_tokenizer(name, chat), unused)
+
+
+def reward_facts(config: IterateConfig, use: Use) -> Facts:
+    """All that is said of a reward model: how it is told which text is the response, and what shares a batch."""
+    from icr_platform.engines.scoring.reward_texts import RewardTexts
+    from icr_platform.engines.scoring.scalar_scores import find_batching
+    from icr_platform.models.reward_models import context_of_reward_model, ensure_pad, plan_of
+
+    plan, texts = plan_of(use.model, use.chat.trust_remote_code), RewardTexts(use.model, use.chat)
+    skeleton = on_meta_device(base_of(use.model), plan.config, use.chat.trust_remote_code, plan.auto)
+    ensure_pad(skeleton, plan)
+    model = Opened(use.model, plan.config, skeleton, texts.tokenizer)
+    length, batching = context_of_reward_model(skeleton), find_batching(skeleton)
+    shared = {"equal": "only with responses of its length", "alone": "one response at a time"}
+    how = f"in batches of up to {config.annotate.batch_tokens:,} tokens, padded on the {batching.sharing}"
+    if batching.why:
+        how = f"{shared[batching.sharing]}: {batching.why}"
+    pair = "no chat template: conversation and response are two texts, between its own separators"
+    return {
+        "kind": kind_of(model),
+        "context": [f"{length:,} tokens" if length else "without a limit"],
+        "memory": list(use.memory),
+        "chat": [pair] if texts.is_pair else habits(texts.tokenizer, use.model),
+        "annotate": [how],
+    }
 
 
 def kind_of(model: Opened) -> list[str]:
@@ -208,6 +233,8 @@ def facts_of(config: IterateConfig, use: Use, prompts: pa.Table, is_whole: bool)
     Raises:
         InputError: its config or its tokenizer cannot be opened.
     """
+    if use.purpose == REWARD_MODEL:
+        return reward_facts(config, use)
     asked = _judge_chat(config, use) if use.purpose == JUDGE else None
     model = Opened.of(use.model, use.chat, asked.tokenizer if asked else None)
     facts: Facts = {"kind": kind_of(model), "context": [context(model)], "memory": list(use.memory)}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from icr_platform.annotation.selection import POOLED
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.languages import UNDETERMINED, counts_as, language_name
 from icr_platform.core.schemas import (
@@ -139,12 +140,16 @@ def _translated(config: IterateConfig, tokens: int, result: StageResult) -> Seen
 
 
 def _annotated(config: IterateConfig, tokens: int, result: StageResult) -> Seen:
-    drops = open_artifact(result.artifacts["drops"], DROPS).read(["language", "sample_index", "reason"]).to_pandas()
-    pairs = open_artifact(result.artifacts["preferences"], PREFERENCES).read(["language", "margin"]).to_pandas()
+    columns = ["language", "sample_index", "reason", "pair_index"]
+    drops = open_artifact(result.artifacts["drops"], DROPS).read(columns).to_pandas()
+    preferences = open_artifact(result.artifacts["preferences"], PREFERENCES)
+    pairs = preferences.read(["language", "prompt_id", "margin"]).to_pandas()
     rewards = open_artifact(result.artifacts["rewards"], REWARDS)
     scored = rewards.read(["policy_logprob", "reference_logprob"]).to_pandas().dropna()
-    of_prompts = drops[drops["sample_index"].isna()]
-    told = [f"{len(pairs)} pairs of {len(pairs) + len(of_prompts)} prompts"]
+    of_prompts = drops[drops["sample_index"].isna() & drops["pair_index"].isna()]
+    with_pairs = len(pairs[["language", "prompt_id"]].drop_duplicates())
+    told = [f"{len(pairs)} pairs of {with_pairs + len(of_prompts)} prompts"]
+    of_prompts = of_prompts[of_prompts["reason"] != POOLED]  # whose pair is in another language
     if pairs["margin"].notna().any():
         told.append(f"median margin {pairs['margin'].median():.2g}")
     of_samples = drops[drops["sample_index"].notna()]

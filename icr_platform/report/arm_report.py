@@ -19,6 +19,7 @@ from icr_platform.core.artifacts import atomic_path
 from icr_platform.core.language_tags import html_lang, is_english, is_right_to_left
 from icr_platform.core.languages import language_in
 from icr_platform.report.comparison import report_style
+from icr_platform.report.cost_table import cost_rows, cost_until, is_cost
 from icr_platform.report.evidence import evidence_of, is_evidence
 from icr_platform.report.figures import LearningCurve, evidence_curves, learning_curves
 from icr_platform.report.iteration_metrics import (
@@ -29,7 +30,7 @@ from icr_platform.report.iteration_metrics import (
     measured_of,
     row_name,
 )
-from icr_platform.report.leaderboard import OWN, leaderboard, published_curve, published_table
+from icr_platform.report.leaderboard import COST_COLUMN, OWN, leaderboard, published_curve, published_table
 from icr_platform.report.numbers import number, signed
 from icr_platform.report.svg import chart_style
 
@@ -55,6 +56,7 @@ class Report:
     title, description: what was run, in words; the description says so when it is the toy world.
     runs: MLflow run ids by a label, such as 'arm' or 'iteration 1'.
     iterations: in order, 0 is pi_0.
+    devices: what it ran on, in words.
     published: whether the paper's X-AlpacaEval figures are shown too (they mean nothing for other evaluation sets).
     comparison: tables of pi_T against pi_0, None where there are none, as `report.comparison.comparison_html` writes them.
     """
@@ -68,6 +70,7 @@ class Report:
     examples: Sequence[ExamplePair] = ()
     notes: Sequence[str] = ()
     published: bool = True
+    devices: str = ""
     comparison: Markup | None = None
 
 
@@ -127,6 +130,7 @@ def write_report(path: Path, report: Report) -> None:
             (group, [(one, evidence_curves(iterations, one)) for one in found])
             for group, found in evidence_of(iterations)
         ],
+        costs=cost_rows(iterations),
         other_metrics=_other_metrics(iterations),
         leaderboard=_leaderboard(report) if report.published else None,
         direction=lambda code: "rtl" if is_right_to_left(code) else "auto",
@@ -166,7 +170,12 @@ def _other_metrics(iterations: Sequence[IterationMetrics]) -> dict[str, dict[str
         prefix, _, code = name.rpartition("/")
         key, column = (prefix, code) if prefix and (code in MEANS or language_in(name)) else (name, "")
         # Standard errors and numbers of prompts stand in the tables of what they belong to.
-        if key.removesuffix("_se") in {kind.prefix for kind in _KINDS} or key == "win_rate_n" or is_evidence(name):
+        if (
+            key.removesuffix("_se") in {kind.prefix for kind in _KINDS}
+            or key == "win_rate_n"
+            or is_evidence(name)
+            or is_cost(name)
+        ):
             continue
         grouped.setdefault(key, {})[column] = [measured.metrics.get(name) for measured in iterations]
     return grouped
@@ -174,21 +183,31 @@ def _other_metrics(iterations: Sequence[IterationMetrics]) -> dict[str, dict[str
 
 def policies_of(report: Report) -> dict[str, Mapping[str, float]]:
     """Metrics of the arm's policies by their names on a leaderboard."""
-    return {f"{report.arm} pi_{measured.iteration}": measured.metrics for measured in report.iterations}
+    return {_policy(report, measured.iteration): measured.metrics for measured in report.iterations}
+
+
+def costs_of(report: Report) -> dict[str, str]:
+    """What it took to make each of the arm's policies, by their names on a leaderboard."""
+    return {_policy(report, iteration): cost for iteration, cost in cost_until(report.iterations).items()}
+
+
+def _policy(report: Report, iteration: int) -> str:
+    return f"{report.arm} pi_{iteration}"
 
 
 def _leaderboard(report: Report) -> dict[str, Any]:
     """Languages, and per model its (win rate, length-controlled win rate) in each: the arm's policies, then the paper's."""
     # An arm without win rates is shown the paper's all the same: that is what there is to compare with.
-    policies = policies_of(report)
+    policies, costs = policies_of(report), costs_of(report)
     rates, controlled = (
-        own if len(own := leaderboard(policies, column)) else published_table(column)
+        own if len(own := leaderboard(policies, column, costs)) else published_table(column)
         for column in ("win_rate", "lc_win_rate")
     )
     controlled = controlled.set_index("model")
-    codes = [name for name in rates.columns if name not in ("model", "source")]
+    codes = [name for name in rates.columns if name not in ("model", "source", COST_COLUMN)]
     rows = []
     for row in rates.to_dict("records"):
         lc = {code: controlled[code].get(row["model"]) if code in controlled.columns else None for code in codes}
-        rows.append((row["model"], row["source"], [(row[code], lc[code]) for code in codes], row["source"] == OWN))
-    return {"languages": codes, "rows": rows}
+        cells = [(row[code], lc[code]) for code in codes]
+        rows.append((row["model"], row["source"], cells, row["source"] == OWN, row.get(COST_COLUMN, "")))
+    return {"languages": codes, "rows": rows, "has_costs": COST_COLUMN in rates.columns}

@@ -12,6 +12,7 @@ import pandas as pd
 
 from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, languages_of
 
+COST_COLUMN = "cost"
 OWN = "this run"
 """What the column `source` says of a run's own policies."""
 MEAN_LANGUAGES = ("en", "es", "ru", "de", "fr")
@@ -71,12 +72,16 @@ def published_curve(column: str) -> dict[tuple[int, str], float]:
     return values
 
 
-def leaderboard(policies: Mapping[str, Mapping[str, float]], column: str = "win_rate") -> pd.DataFrame:
-    """Policies (name -> metrics) above the published models: model, source and a column per language, in percent.
+def leaderboard(
+    policies: Mapping[str, Mapping[str, float]], column: str = "win_rate", costs: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Policies (name -> metrics) above the published models: model, source and a column per language, in percent; what policies cost
+    last, where that is known.
 
     The mean is left out unless it is over the languages of the published mean.
 
     Args:
+        costs: of policies by name, in words.
         column: `win_rate` or `lc_win_rate`; the table is empty when no policy has such a metric.
     """
     # A mean over other languages than the paper's would compare nothing.
@@ -92,7 +97,7 @@ def leaderboard(policies: Mapping[str, Mapping[str, float]], column: str = "win_
     if not codes:
         return own.head(0)
     theirs = published_table(column)
-    shared = [name for name in codes if name in theirs.columns]
-    if not shared:
-        return own
-    return pd.concat([own, theirs[["model", "source", *shared]].dropna(how="all", subset=shared)], ignore_index=True)
+    if shared := [name for name in codes if name in theirs.columns]:
+        published = theirs[["model", "source", *shared]].dropna(how="all", subset=shared)
+        own = pd.concat([own, published], ignore_index=True)
+    return own.assign(**{COST_COLUMN: [costs.get(name, "") for name in own["model"]]}) if costs else own

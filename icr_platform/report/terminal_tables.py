@@ -8,9 +8,10 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
+from icr_platform.report.cost_table import cost_rows
 from icr_platform.report.evidence import LENGTH, Seen, evidence_of
 from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, Measured, languages_of, measured_of, row_name
-from icr_platform.report.leaderboard import OWN
+from icr_platform.report.leaderboard import COST_COLUMN, OWN
 
 
 def terminal_table(
@@ -38,6 +39,18 @@ def _cell(measured: Measured, digits: int = 1) -> Text:
             f" {measured.change:+.1f}", "green" if measured.change > 0 else "red" if measured.change < 0 else ""
         )
     return text
+
+
+def cost_terminal_table(iterations: Sequence[IterationMetrics], devices: str = "") -> Table:
+    """What an arm cost: a row per measure, with the whole arm last; no row where nothing was counted. devices: what it ran on."""
+    table = Table(title=f"Cost{f' (on {devices})' if devices else ''}", title_justify="left")
+    table.add_column("")
+    for measured in iterations:
+        table.add_column(f"pi_{measured.iteration}", justify="right")
+    table.add_column("arm", justify="right")
+    for row in cost_rows(iterations):
+        table.add_row(row.name, *(cell or "-" for cell in row.cells), Text(row.total, "bold"))
+    return table
 
 
 def evidence_terminal_tables(iterations: Sequence[IterationMetrics]) -> list[Table]:
@@ -212,13 +225,15 @@ def _share(value: float, low: float, high: float, form: str = ".1f") -> Text:
 
 def leaderboard_terminal_table(table: pd.DataFrame) -> Table:
     """A leaderboard of win rates: the run's own rows are bold, and each row names its source."""
-    codes = [name for name in table.columns if name not in ("model", "source")]
+    codes = [name for name in table.columns if name not in ("model", "source", COST_COLUMN)]
+    costs = [COST_COLUMN] if COST_COLUMN in table.columns else []
     title = "Win rate, %, with published X-AlpacaEval figures (other models, other judge runs)"
     shown = Table(title=title, title_justify="left")
-    for name in ("Model", *map(row_name, codes), "Source"):
+    for name in ("Model", *map(row_name, codes), *(["Cost"] if costs else []), "Source"):
         shown.add_column(name, justify="left" if name in ("Model", "Source") else "right")
     for row in table.to_dict("records"):
         cells = ["-" if row[code] != row[code] else f"{row[code]:.2f}" for code in codes]
+        cells += [str(row[name]) for name in costs]
         shown.add_row(str(row["model"]), *cells, str(row["source"]), style="bold" if row["source"] == OWN else "")
     return shown
 

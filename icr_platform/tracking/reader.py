@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -71,6 +71,16 @@ class TrackingReader:
     def arms(self, experiment_ids: list[str]) -> list[RunRecord]:
         """Arm runs of the experiments, the newest first, 1,000 at most."""
         return self._search(experiment_ids, "tags.\"icr.kind\" = 'arm'")
+
+    def evaluations(self, experiment_ids: list[str], stages: Collection[str]) -> list[RunRecord]:
+        """Runs of these stages that belong to no arm, the newest first; of each stage 1,000 are looked at, those of arms among them."""
+        found = [
+            run
+            for stage in stages
+            for run in self._search(experiment_ids, f"tags.\"icr.kind\" = 'stage' AND tags.\"icr.stage\" = '{stage}'")
+            if "mlflow.parentRunId" not in run.tags
+        ]
+        return sorted(found, key=lambda run: -run.started)
 
     def sweeps(self, experiment_ids: list[str]) -> list[RunRecord]:
         """Runs above the arms of a sweep, the newest first, 1,000 at most."""

@@ -16,12 +16,13 @@ from typing import Any
 from icr_platform.core.artifacts import read_json
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.progress import meter
+from icr_platform.core.spending import ChildsSpending
 from icr_platform.core.yaml_files import read_yaml
 from icr_platform.models.devices import resolve_device
 from icr_platform.training.curve import Curve
 
 LIFELINE = "ICR_TRAINING_LIFELINE"  # set: a worker ends when its standard input does, that is, when its parent is gone
-ERROR = "error.json"
+ERROR, SPENT = "error.json", "spent.json"
 _SHARDED = ("FSDP", "DEEPSPEED")
 _LOOK_EVERY = 0.5
 _TELLING = (  # lines of a log that say why, the best last
@@ -92,6 +93,7 @@ def _run(command: list[str], work: Path, look: Callable[[], None], stage: str) -
         IcrError: what a worker left as its error, or how the processes ended and what they said last.
     """
     (work / ERROR).unlink(missing_ok=True)
+    spending = ChildsSpending(work / SPENT)
     log = work / "train.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -108,6 +110,7 @@ def _run(command: list[str], work: Path, look: Callable[[], None], stage: str) -
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = process.wait(_LOOK_EVERY)
             look()
+            spending.follow()
     finally:
         if process.stdin is not None:
             process.stdin.close()

@@ -129,7 +129,7 @@ class _Reporter(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
-            self._meter = self.shown.enter_context(meter(self._stage, state.max_steps, state.global_step))
+            self._meter = self.shown.enter_context(meter(self._stage, state.max_steps, state.global_step, "trained"))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps:

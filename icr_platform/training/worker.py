@@ -17,8 +17,9 @@ from pathlib import Path
 from icr_platform.core.artifacts import read_json, write_json
 from icr_platform.core.errors import IcrError
 from icr_platform.core.guarded_output import guard_this_process
+from icr_platform.core.spending import told_to_parent
 from icr_platform.training.config import SftConfig, TrainConfig
-from icr_platform.training.launch import ERROR, LIFELINE
+from icr_platform.training.launch import ERROR, LIFELINE, SPENT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,11 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         work = given.job.parent
         written = read_json(given.job)
-        if given.score:
-            job.score_reference(TrainConfig.model_validate(written["config"]), work)
-        else:
-            kind = SftConfig if written["stage"] == SftConfig.stage else TrainConfig
-            job.take_part(kind.model_validate(written["config"]), work)
+        with told_to_parent(work / SPENT):
+            if given.score:
+                job.score_reference(TrainConfig.model_validate(written["config"]), work)
+            else:
+                kind = SftConfig if written["stage"] == SftConfig.stage else TrainConfig
+                job.take_part(kind.model_validate(written["config"]), work)
     except IcrError as error:
         write_json(given.job.parent / ERROR, {"status": error.exit_status, "message": str(error)})
         traceback.print_exc()

@@ -111,6 +111,7 @@ def _translate(inputs: TranslateInputs, distinct: Sequence[Text], context: Stage
         rows=len(distinct),
         done=len(distinct) - sum(len(shards[part]) for part in left),
         gpus=engine_gpus(config),
+        use="sampled",
     )
     own = writer.folder if again else None
     earlier = context.earlier.rows(TEXT_TRANSLATIONS.name, TEXT_TRANSLATIONS, never=("outcome", *passing), own=own)

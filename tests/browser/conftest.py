@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import evidence_run, synthetic_runs
+from tests.support import compared_runs, evidence_run, synthetic_runs
 from tests.support.inspector import READY, Server, start_server
 from tests.support.ports import free_port
 
@@ -31,6 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
         "conversations": synthetic_runs.conversations_run(tracker, folder / "artifacts").run_id,
         "evidence": evidence_run.evidence_run(tracker, folder / "artifacts").run_id,
         "long": synthetic_runs.long_run(tracker, folder / "artifacts").run_id,
+        **compared_runs.compared_runs(tracker, folder / "artifacts"),
         **synthetic_runs.broken_runs(tracker, folder / "artifacts"),
     }
     yield folder, runs
@@ -44,7 +45,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
 def server(store: tuple[Path, dict[str, str]]) -> Iterator[Server]:
     folder, runs = store
     port = free_port()
-    process = start_server(folder, port)
+    process = start_server(folder, port, outputs=",".join(compared_runs.write_files(folder).values()))
     yield Server(f"http://127.0.0.1:{port}", process, folder, runs)
     process.kill()
     process.wait()

@@ -30,7 +30,7 @@ _SOUND = """() => ({
   foreign: document.querySelectorAll('.icr #main :is(script, img, iframe, object, embed, video, audio, link, style, meta, base, form)').length,
   broken: document.querySelectorAll('#broken').length,
 })"""
-_PAGES = "Overview,Pairs,Margins,Regressions,Spot-check,Agreement"
+_PAGES = "Overview,Pairs,Margins,Regressions,Compare,Spot-check,Agreement"
 _WANTED = {"hit": True, "sideways": True, "nav": _PAGES, "navSeen": True,
            "foreign": 0, "broken": 0}  # fmt: skip
 

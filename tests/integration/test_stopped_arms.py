@@ -84,6 +84,14 @@ def test_an_arm_stops_is_found_again_and_goes_on(
     again = arm_of()
     assert all(stage.reused for stage in again.stages.values())
     assert (again.stopped, again.metrics, sorted(again.stages)) == (arm.stopped, arm.metrics, sorted(arm.stages))
+    spent, found = (tracker.client.get_run(of.run.run_id).data for of in (arm, again))
+    uses = ("cpu_hours", "tokens_sampled", "tokens_scored", "tokens_trained")
+    assert all(spent.metrics[f"cost/{use}"] > 0 for use in uses)
+    assert not any(name.startswith("cost/reused") for name in spent.metrics)
+    assert " cores of " in spent.tags["icr.devices"]
+    assert "cost/cpu_hours" not in found.metrics, "nothing was spent a second time"
+    for use in uses:
+        assert found.metrics[f"cost/reused_{use}"] == pytest.approx(spent.metrics[f"cost/{use}"])
 
     on = arm_of("--stop=none")
     assert not on.stopped
@@ -94,10 +102,6 @@ def test_an_arm_stops_is_found_again_and_goes_on(
     assert set(aliases) == {"iteration-1", "iteration-2", "best"}
     floors = {t: on.metrics[t].get("gain_since_0_low", on.metrics[t]["gain_since_0"]) for t in (1, 2)}
     assert aliases["best"] == aliases[f"iteration-{max(floors, key=lambda t: (floors[t], t))}"]
-
-    stopped = arm_of("--keep-checkpoints=last")
-    assert stopped.stopped == arm.stopped
-    assert set(tracker.client.get_registered_model("icr-policy").aliases) == {"iteration-1", "best"}
 
 
 def test_nothing_to_look_at_is_said_before_work(preset: Path) -> None:

@@ -185,8 +185,8 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     edits=(
         Edit(
             "ui/pages/table_of_pages.py",
-            "from ui.pages import agreement, margins,",
-            "from ui.pages import agreement, iterations, margins,",
+            "from ui.pages import agreement, compare, margins,",
+            "from ui.pages import agreement, compare, iterations, margins,",
         ),
         Edit(
             "ui/pages/table_of_pages.py",

@@ -32,6 +32,7 @@ class Behaviour:
     fault_rate: share of requests that fail, with equal shares of `faults`.
     seconds: time an answer takes.
     refused: parameter names that get a 400; so does a top_logprobs above `largest_top_logprobs`.
+    reply: from the last message to the answer, in the place of `answer`.
     answer: 'logprobs', 'none' (no log-probabilities), 'prose', 'refusal', 'json' or 'grade'.
     """
 
@@ -42,6 +43,7 @@ class Behaviour:
     refused: tuple[str, ...] = ()
     largest_top_logprobs: int = 20
     answer: str = "logprobs"
+    reply: Callable[[str], str] | None = None
     requests: int = 0
     open_requests: int = 0
     most_at_once: int = 0
@@ -129,10 +131,16 @@ class FaultServer:
         if self.random.random() < behaviour.fault_rate:
             return await self._fail(self.random.choice(behaviour.faults), request, writer)
         await asyncio.sleep(behaviour.seconds)
-        return _send(writer, 200, json.dumps(completion(request, behaviour.answer)).encode())
+        return _send(writer, 200, json.dumps(self._completion(request)).encode())
+
+    def _completion(self, request: dict[str, Any]) -> dict[str, Any]:
+        answered = completion(request, self.behaviour.answer)
+        if self.behaviour.reply is not None:
+            answered["choices"][0]["message"]["content"] = self.behaviour.reply(request["messages"][-1]["content"])
+        return answered
 
     async def _fail(self, fault: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
-        whole = json.dumps(completion(request, self.behaviour.answer)).encode()
+        whole = json.dumps(self._completion(request)).encode()
         if fault.isdigit():
             name = "logprobs" if fault == "400" and self.random.random() < 0.5 else "max_tokens"
             return _error(writer, int(fault), f"'{name}' is not supported" if fault == "400" else "try again", name)

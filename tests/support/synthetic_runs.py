@@ -40,7 +40,7 @@ JUDGE = "synthetic-pseudo-judge"
 STAGES = {
     "generate": ("prompts", "responses"),
     "annotate": ("rewards", "preferences", "drops"),
-    "eval": ("outputs", "judgments", "scores"),
+    "eval": ("outputs", "judgments", "scores", "confusion"),
     "instructions": ("instruction_outputs", "instruction_checks"),
 }
 SCHEMAS = TABLES | {"instruction_outputs": OUTPUTS}
@@ -633,7 +633,7 @@ def million_run(tracker: Tracker, folder: Path, samples: int = 1_000_000, shard_
     """`samples` responses (10 a prompt, 9 languages) in parts of `shard_prompts` prompts, as `icr generate` shards them."""
     codes = ("en", "bn", "de", "es", "fr", "ru", "sw", "th", "zh")
     per_language = samples // 10 // len(codes)
-    iterations = {0: _big_eval(0, codes, per_language), 1: merged(_big_eval(1, codes, per_language))}
+    iterations = {0: big_evaluation(0, codes, per_language), 1: merged(big_evaluation(1, codes, per_language))}
     iterations[1].tables |= _big_samples(codes, per_language, shard_prompts)
     iterations[1].metrics |= {f"pairs/{code}": float(per_language) for code in codes}
     return log_arm(tracker, f"synthetic-{samples}-samples", iterations, folder)
@@ -730,7 +730,7 @@ def _big_samples(codes: Sequence[str], per_language: int, shard: int) -> dict[st
     }
 
 
-def _big_eval(t: int, codes: Sequence[str], per_language: int, shard: int = 805) -> IterationData:
+def big_evaluation(t: int, codes: Sequence[str], per_language: int, shard: int = 805) -> IterationData:
     """An evaluation set a tenth of the prompts in size, judged in both orders."""
     rng = np.random.default_rng(t)
     count = max(per_language // 10, 20)

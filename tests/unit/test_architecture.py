@@ -44,7 +44,12 @@ ALLOWED: dict[str, set[str]] = {
     # `evaluation`: what marks lines in another language is handed to the inspector, as the demo's parts are to the stages.
     "cli": {"core", "pipeline", "planning", "tracking", "report", "demo", "evaluation", "ui.server"},
     "ui.html": {"core", "report"},
-    "ui.tables": {"core", "data", "tracking"},
+    "ui.tables": {
+        "core",
+        "data",
+        "evaluation",
+        "tracking",
+    },  # the statistics of a comparison are those of `icr compare`
     "ui.review": {"core", "ui.html", "ui.tables"},
     "ui.pages": {"core", "tracking", "report", "ui.html", "ui.tables", "ui.review"},
     "ui.server": {"core", "tracking", "report", "ui.html", "ui.tables", "ui.review", "ui.pages"},

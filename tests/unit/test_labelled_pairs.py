@@ -81,6 +81,70 @@ def test_layouts(
     assert shown(read_labelled_pairs(write(tmp_path / "pairs.jsonl", rows), columns)) == expected
 
 
+AB, NUMBERED = {"response_a": "A", "response_b": "B"}, {"response_1": "A", "response_2": "B"}
+A, B, TIE = ("A", "B", False), ("B", "A", False), ("A", "B", True)
+# What says which of two responses is better, as people publish it: the columns, and (better, worse, tie).
+CHOSEN: list[tuple[Row, tuple[str, str, bool]]] = [
+    (AB | {"preference": "A"}, A),  # MENLO
+    (AB | {"preference": "B"}, B),
+    (AB | {"preference": "tie"}, TIE),
+    (AB | {"preference": "Tie"}, TIE),
+    (AB | {"preference": "response_b"}, B),
+    (AB | {"preferred": "Model A"}, A),
+    (AB | {"human_preference": "b"}, B),
+    (AB | {"better_response": "first"}, A),
+    (AB | {"choice": "Second"}, B),
+    (AB | {"verdict": "[[A]]"}, A),  # as judges write it
+    (AB | {"verdict": "[[B]]"}, B),
+    (AB | {"verdict": "[[C]]"}, TIE),
+    (AB | {"label": "A>>B"}, A),  # arena-hard
+    (AB | {"label": "B>A"}, B),
+    (AB | {"label": "A=B"}, TIE),
+    (AB | {"model_a": "gpt-4o-mini", "model_b": "aya-8b", "winner": "aya-8b"}, B),  # by the model's name
+    (AB | {"model_a": "gpt-4o-mini", "model_b": "aya-8b", "winner": "gpt-4o-mini"}, A),
+    (AB | {"model_a": "x", "model_b": "y", "winner": "model_a"}, A),
+    (AB | {"model_a": "x", "model_b": "y", "winner": "both_bad"}, TIE),
+    (AB | {"winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0}, B),  # one column each
+    (AB | {"winner_model_a": False, "winner_model_b": False, "winner_tie": True}, TIE),
+    ({"output_a": "A", "output_b": "B", "winner": "b"}, B),
+    ({"completion_a": "A", "completion_b": "B", "preference": "a"}, A),
+    ({"model_a_response": "A", "model_b_response": "B", "winner": "model_b"}, B),
+    ({"conversation_a": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A"}],
+      "conversation_b": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "B"}], "preference": "B"}, B),
+    (NUMBERED | {"preference": 1}, A),
+    (NUMBERED | {"preference": "2"}, B),
+    (NUMBERED | {"preference": "response_2"}, B),
+    (NUMBERED | {"winner": "tie"}, TIE),
+    (NUMBERED | {"winner": "A"}, A),
+    ({"answer1": "A", "answer2": "B", "winner": 2}, B),
+    ({"response1": "A", "response2": "B", "preference": "Response 1"}, A),
+    (AB | {"score_a": 1, "score_b": 2, "preference": "A"}, B),  # scores have always come first
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "expected"), CHOSEN)
+def test_which_response_is_better(row: Row, expected: tuple[str, str, bool], tmp_path: Path) -> None:
+    (pair,) = read_labelled_pairs(write(tmp_path / "pairs.jsonl", [{"prompt": "Hi"} | row])).pairs
+    assert (pair.chosen.text, pair.rejected.text, pair.is_tie) == expected
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        AB | {"preference": "C"},
+        AB | {"preference": 1},  # of 0 and 1, or of 1 and 2
+        AB | {"preference": ""},
+        AB | {"model_a": "x", "model_b": "x", "winner": "x"},  # of a model against itself
+        AB | {"model_a": "x", "model_b": "y", "winner": "z"},
+        NUMBERED | {"preference": 3},
+        NUMBERED | {"preference": "third"},
+    ],
+)
+def test_a_label_that_names_no_response_is_refused(row: Row, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="which names neither response"):
+        read_labelled_pairs(write(tmp_path / "pairs.jsonl", [{"prompt": "Hi"} | row]))
+
+
 def test_lists_in_parquet_are_combined_too(tmp_path: Path) -> None:
     row = {"id": "7", "prompt": "Hi", "chosen": ["A"], "rejected": ["B", "C"], "subset": "Math"}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "pairs.parquet")

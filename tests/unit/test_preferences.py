@@ -24,7 +24,7 @@ from icr_platform.evaluation.comparison_tables import (
 )
 from icr_platform.evaluation.prompt_preferences import preferences_by_prompt
 from icr_platform.evaluation.scores import LengthControl, Score, score_judgments
-from ui.tables import regressions_data, sources
+from ui.tables import prompt_changes, sources, value_tables
 from ui.tables.queries import QueryEngine
 
 ORDERS = {"both": ("model-first", "reference-first"), "one": ("none",)}
@@ -91,9 +91,9 @@ def test_every_figure_starts_from_the_same_prompts(tmp_path: Path, seed: int, sa
     scores, direct = scores_of(runs[0]), head_to_head_table(judged[0]).set_index("language")
     differences = difference_table(*judged).set_index("language")
     engine = QueryEngine(memory_limit="100MB", threads=1)
-    tables = [regressions_data.judged_prompts(engine, artifact) for artifact in artifacts]
-    comparison = regressions_data.Comparison(tables[0], tables[1], engine.keep("nothing", sources.EMPTY), "judge")
-    slices = {part.name: part for part in regressions_data.slices(engine, comparison, "language")}
+    tables = [value_tables.judged_prompts(engine, artifact) for artifact in artifacts]
+    comparison = prompt_changes.Comparison(tables[0], tables[1], engine.keep("nothing", sources.EMPTY), "judge")
+    slices = {part.name: part for part in prompt_changes.slices(engine, comparison, "language")}
     for code in ("en", "es"):
         own = [value for (language, _), value in truth[0].items() if language == code]
         assert scores[code, "win_rate"].value == pytest.approx(100 * np.mean(own))

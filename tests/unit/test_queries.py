@@ -17,7 +17,7 @@ from icr_platform.core.schemas import JUDGMENTS, TABLES
 from tests.support import synthetic_runs
 from ui.html.rendering import label
 from ui.html.word_diff import word_diff
-from ui.tables import margins_data, pairs_data, regressions_data, sources
+from ui.tables import margins_data, pairs_data, prompt_changes, sources, value_tables
 from ui.tables.pairs_data import PairTables
 from ui.tables.queries import QueryEngine
 from ui.tables.view import View, parse_view
@@ -139,21 +139,21 @@ def test_regressions_agree_with_icr_eval(engine: QueryEngine, tmp_path: Path) ->
         artifact = open_artifact(
             synthetic_runs.write_artifact(tmp_path / str(t), "judgments", data.tables["judgments"]), JUDGMENTS
         )
-        names.append(regressions_data.judged_prompts(engine, artifact))
+        names.append(value_tables.judged_prompts(engine, artifact))
         frames.append(preferences_by_prompt(artifact.read().to_pandas()).dropna())
     both = frames[0].merge(frames[1], on=["language", "prompt_id"])
     change = both.preference_y - both.preference_x
     nothing = engine.keep("nothing", sources.EMPTY)
-    comparison = regressions_data.Comparison(names[0], names[1], nothing, "judge")
-    (whole,) = regressions_data.slices(engine, comparison, "all")
+    comparison = prompt_changes.Comparison(names[0], names[1], nothing, "judge")
+    (whole,) = prompt_changes.slices(engine, comparison, "all")
     assert whole.change == pytest.approx(100 * change.mean())
     sums = (change - change.mean()).groupby(both.prompt_id).sum()
     clustered = 100 * math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(both)
     assert whole.standard_error == pytest.approx(clustered)
-    rows, total = regressions_data.ranked(engine, comparison, regressions_data.Filter(), "worse", 0)
+    rows, total = prompt_changes.ranked(engine, comparison, prompt_changes.Filter(), "worse", 0)
     assert total == len(both)
     assert [row["change"] for row in rows] == pytest.approx(sorted(change)[: len(rows)])
-    flow = regressions_data.flow(engine, comparison, regressions_data.Filter())
+    flow = prompt_changes.flow(engine, comparison, prompt_changes.Filter())
     assert sum(flow.values()) == total
 
 

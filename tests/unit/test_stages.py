@@ -23,7 +23,7 @@ from tests.support.counting_stage import ROW, CountingConfig
 @pytest.mark.parametrize("row", CONFIGURED.values(), ids=lambda row: row.name)
 def test_a_row_names_a_configuration_that_has_what_the_runner_asks_for(row: stages.ConfiguredCommand) -> None:
     assert issubclass(row.config, Config)
-    assert {"seed", "output", *row.required} <= set(row.config.model_fields)
+    assert {"seeds" if row is stages.SWEEP else "seed", "output", *row.required} <= set(row.config.model_fields)
     assert all(row.config.model_fields[name].default == "" for name in row.required)
     assert row.command == row.command.lower()
     assert "_" not in row.command

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from markupsafe import Markup
 
 from ui.html.line_marks import Marker, mark_nothing
 from ui.review.verdict_store import VerdictStore
+from ui.tables.output_files import NO_FILES, OutputFiles
+from ui.tables.paired_table import PairedTables
 from ui.tables.run_tables import RunTables
 from ui.tables.runs import ArmRecord
 from ui.tables.view import View
@@ -23,18 +26,28 @@ class Focus(NamedTuple):
 
 
 class Content(NamedTuple):
-    """A rendered page: its own fields of the filter form, and what stands below the form."""
+    """A rendered page: its own fields of the filter form, and what stands below the form.
+
+    view: with what the page filled in, where its address is to say it; None leaves the address as it is.
+    """
 
     filters: Markup
     main: Markup
+    view: View | None = None
 
 
 @dataclass(frozen=True)
 class Inspector(RunTables):
-    """The runs' tables, the reviewers' verdicts, and what finds lines in another language than was asked for."""
+    """The runs' tables, the reviewers' verdicts, what finds lines in another language than was asked for, and files of outputs."""
 
     verdicts: VerdictStore
     marker: Marker = mark_nothing
+    files: OutputFiles = NO_FILES
+
+    @cached_property
+    def paired(self) -> PairedTables:
+        """The paired tables that were made so far."""
+        return PairedTables(self.engine)
 
     def focus(self, view: View) -> Focus | None:
         """The run that the view asks for, or the newest one; None when there is no run at all."""
@@ -49,3 +62,5 @@ class Inspector(RunTables):
 
 
 Show = Callable[[Inspector, Focus], Content]
+ShowSides = Callable[[Inspector, View], Content]
+"""Of a page that is not about one run, and is shown without any."""

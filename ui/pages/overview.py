@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.parts import Worlds, split_world
+from icr_platform.report.cost_table import cost_rows
 from icr_platform.report.evidence import Evidence, Group, evidence_of
 from icr_platform.report.figures import LearningCurve, evidence_curves, learning_curves
 from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, Measured, languages_of, measured_of, row_name
@@ -18,8 +19,8 @@ from icr_platform.report.leaderboard import published_curve
 from icr_platform.tracking.reader import RunRecord, TrackingReader
 from ui.html.rendering import language_label, render
 from ui.pages.inspector import Content, Focus, Inspector
-from ui.tables import regressions_data, sources
-from ui.tables.regressions_data import CONCLUSIONS, Comparison, Filter, Slice
+from ui.tables import output_rows, prompt_changes, sources, value_tables
+from ui.tables.prompt_changes import CONCLUSIONS, Comparison, Filter, Slice
 from ui.tables.runs import ArmRecord
 
 CURVES = (("win_rate", "Win rate", "%"), ("lc_win_rate", "Length-controlled win rate", "%"))
@@ -92,6 +93,9 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         is_paper_set=is_paper_set,
         evidence=_evidence(iterations, view.language),
         arm_iterations=[t.iteration for t in iterations],
+        costs=cost_rows(iterations),
+        devices=arm.run.tags.get("icr.devices", ""),
+        stopped=arm.run.tags.get("icr.stopped", ""),
         run=arm.run,
         run_link=inspector.catalogue.reader.ui_link(arm.run),
         version=" ".join(arm.run.tags[key] for key in ("icr.version", "icr.commit") if key in arm.run.tags),
@@ -110,10 +114,10 @@ def _answer(inspector: Inspector, arm: ArmRecord, language: str) -> Answer:
     base, last = done[-2:]
     engine = inspector.engine
     judgments = [inspector.catalogue.artifact(t, "judgments") for t in (base, last)]
-    before, after = (regressions_data.judged_prompts(engine, artifact) for artifact in judgments)
+    before, after = (value_tables.judged_prompts(engine, artifact) for artifact in judgments)
     # Data sets are of no interest here, and reading the evaluation prompts would make the first page wait.
     comparison = Comparison(before, after, engine.keep("no-sources", sources.EMPTY), "judge")
-    slices = regressions_data.slices(engine, comparison, "language", Filter(language))
+    slices = prompt_changes.slices(engine, comparison, "language", Filter(language))
     if not slices:
         raise InputError("The last two iterations have no judged prompt in common.")
     counts = Counter(found.conclusion for found in slices)
@@ -125,8 +129,8 @@ def _answer(inspector: Inspector, arm: ArmRecord, language: str) -> Answer:
     else:
         summary = f"Of {len(slices)} languages: {', '.join(told)}."
     if len(slices) > 1:  # of one language alone it would say the same twice
-        slices = [*slices, *regressions_data.slices(engine, comparison, "all", Filter(language))]
-    return Answer(base.number, last.number, slices, summary, regressions_data.judge_of(engine, judgments[1]))
+        slices = [*slices, *prompt_changes.slices(engine, comparison, "all", Filter(language))]
+    return Answer(base.number, last.number, slices, summary, output_rows.judge_of(engine, judgments[1]))
 
 
 def _is_paper_set(worlds: Worlds, arm: ArmRecord) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,27 +9,20 @@ from markupsafe import Markup
 
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
-from ui.html.charts import interval_bar
-from ui.html.line_marks import MarkedText, marked
 from ui.html.rendering import render
-from ui.html.word_diff import Diff, word_diff
 from ui.pages.inspector import Content, Focus, Inspector
-from ui.tables import regressions_data, sources
-from ui.tables.conversations import history_in
-from ui.tables.pairs_data import pair_of
-from ui.tables.queries import ResultRow
-from ui.tables.regressions_data import OUTCOMES, PAGE_ROWS, Comparison, Filter, Slice
+from ui.pages.side_by_side import MEASURES, SampleRow, best_sample, digits_of, drawn, outputs_for, sample_row, unit_of
+from ui.tables import prompt_changes, sources, value_tables
+from ui.tables.prompt_changes import PAGE_ROWS, Comparison, Filter
 from ui.tables.run_tables import latest
 from ui.tables.runs import ArmRecord, IterationRecord
-from ui.tables.sources import ReferenceText
-from ui.tables.thoughts import Thought, thought_in
 from ui.tables.view import View
 
 _FORM = {"experiment", "run", "iteration", "base", "base_run", "language", "measure", "flow", "source", "rank"}
 
 
-_STAGE_OF = {"judge": "eval", "reward": "annotate", "instructions": "instructions"}
-"""The stage that gives what a measure compares, in the order in which the page prefers them."""
+_MEASURES = ("judge", "reward", "instructions")
+"""What two iterations of training are compared by here, in the order in which the page prefers them."""
 
 
 class Compared(NamedTuple):
@@ -50,7 +42,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     # The cell of the win-tie-loss table narrows the list alone: sums over what has one outcome would say nothing.
     wanted = Filter(view.language, view.source, view.flow)
     overall = Filter(view.language, view.source)
-    by_source = regressions_data.slices(inspector.engine, compared.comparison, "source", Filter(view.language))
+    by_source = prompt_changes.slices(inspector.engine, compared.comparison, "source", Filter(view.language))
     filters = render(
         "regressions_filters",
         view=view,
@@ -63,20 +55,19 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     )
     if view.id:
         return Content(Markup(filters), Markup(_detail(inspector, view, compared, wanted)))
-    by_language = regressions_data.slices(inspector.engine, compared.comparison, "language", overall)
-    together = regressions_data.slices(inspector.engine, compared.comparison, "all", overall)
-    rows, total = regressions_data.ranked(inspector.engine, compared.comparison, wanted, view.rank, view.start)
+    by_language = prompt_changes.slices(inspector.engine, compared.comparison, "language", overall)
+    together = prompt_changes.slices(inspector.engine, compared.comparison, "all", overall)
+    rows, total = prompt_changes.ranked(inspector.engine, compared.comparison, wanted, view.rank, view.start)
     shown = together + by_language + (by_source if len(by_source) > 1 else [])
     main = render(
         "regressions",
         view=view,
         together=together[0] if together else None,
         groups=[
-            ("Languages", "language", _drawn(by_language, shown)),
-            ("Data sets", "source", _drawn(by_source, shown)),
+            ("Languages", "language", drawn(by_language, shown)),
+            ("Data sets", "source", drawn(by_source, shown)),
         ],
-        flow=regressions_data.flow(inspector.engine, compared.comparison, wanted),
-        outcomes=OUTCOMES,
+        flow=prompt_changes.flow(inspector.engine, compared.comparison, wanted),
         rows=rows,
         total=total,
         size=PAGE_ROWS,
@@ -84,6 +75,9 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         same_arm=base_arm.run.run_id == focus.arm.run.run_id,
         base_name=base_arm.name,
         measure=compared.comparison.measure,
+        about=MEASURES[compared.comparison.measure],
+        digits=digits_of(compared.comparison.measure),
+        unit=unit_of(compared.comparison.measure),
     )
     return Content(Markup(filters), Markup(main))
 
@@ -91,9 +85,12 @@ def show(inspector: Inspector, focus: Focus) -> Content:
 def _filled(inspector: Inspector, focus: Focus) -> View:
     """The view with iterations and measure filled in: the last two that the measure knows."""
     view = focus.view
-    done = [name for name, stage in _STAGE_OF.items() if any(t.has_finished(stage) for t in focus.arm.iterations)]
+    stages = {name: MEASURES[name].stage for name in _MEASURES}
+    done = [name for name, stage in stages.items() if any(t.has_finished(stage) for t in focus.arm.iterations)]
     measure = view.measure or ("instructions" if "judge" not in done and "instructions" in done else "judge")
-    stage = _STAGE_OF[measure]
+    if measure not in stages:
+        raise InputError(f"Regressions has no measure {measure!r}; choose another one, or open Compare.")
+    stage = stages[measure]
     last = view.iteration if view.iteration is not None else latest(focus.arm, stage)
     base = view.base
     if base is None:
@@ -111,58 +108,28 @@ def _compare(inspector: Inspector, arm: ArmRecord, base_arm: ArmRecord, view: Vi
     before, after = base_arm.iteration(view.base or 0), arm.iteration(view.iteration or 0)
     engine, catalogue, note = inspector.engine, inspector.catalogue, ""
     if view.measure == "reward":
-        tables = [regressions_data.rewarded_prompts(engine, catalogue.artifact(t, "rewards")) for t in (before, after)]
-        names = regressions_data.asked_prompts(engine, catalogue.artifact(after, "prompts"))
+        tables = [value_tables.rewarded_prompts(engine, catalogue.artifact(t, "rewards")) for t in (before, after)]
+        names = value_tables.asked_prompts(engine, catalogue.artifact(after, "prompts"))
     elif view.measure == "instructions":
         checks = [catalogue.artifact(t, "instruction_checks") for t in (before, after)]
-        tables = [regressions_data.followed_prompts(engine, artifact) for artifact in checks]
-        names = regressions_data.asked_prompts(engine, catalogue.artifact(after, "instruction_outputs"))
+        tables = [value_tables.followed_prompts(engine, artifact) for artifact in checks]
+        names = value_tables.asked_prompts(engine, catalogue.artifact(after, "instruction_outputs"))
     else:
-        tables = [regressions_data.judged_prompts(engine, catalogue.artifact(t, "judgments")) for t in (before, after)]
+        tables = [value_tables.judged_prompts(engine, catalogue.artifact(t, "judgments")) for t in (before, after)]
         prompts = sources.eval_prompts(catalogue, after)
         note = prompts.note and f"{prompts.note} Data sets and English instructions are left out."
         if prompts.note:  # outputs repeat the instructions, but do not know the data sets
-            names = regressions_data.asked_prompts(engine, catalogue.artifact(after, "outputs"))
+            names = value_tables.asked_prompts(engine, catalogue.artifact(after, "outputs"))
         else:
             names = engine.keep(f"sources/{after.run.run_id}/{prompts.table.num_rows}", prompts.table)
     return Compared(before, after, Comparison(tables[0], tables[1], names, view.measure), note)
-
-
-def _drawn(slices: list[Slice], shown: list[Slice]) -> list[tuple[Slice, Markup]]:
-    """Each slice with its interval drawn, all on the scale of the widest one shown."""
-    reach = max((abs(end) for s in shown for end in s.ends), default=1.0) or 1.0
-    return [(s, interval_bar(*s.ends, s.change, (-reach, reach), f"change {s.change:+.1f}")) for s in slices]
-
-
-class Output(NamedTuple):
-    """One text of an iteration for a prompt, with what the judge, the reward or the checkers of instructions said of it.
-
-    facts: character_count, finish_reason, detected_language. checks: instruction_id, kwargs, strict, loose (None where unverified), reason.
-    """
-
-    text: str
-    facts: ResultRow
-    judgments: list[ResultRow]
-    reward: float | None
-    thought: Thought | None
-    checks: list[ResultRow]
-
-
-class SampleRow(NamedTuple):
-    """The n-th output of both iterations, their diff, the lines of each side and, where the judge had one, the reference output."""
-
-    before: Output | None
-    after: Output | None
-    diff: Diff
-    lines: tuple[MarkedText, MarkedText]
-    reference: ReferenceText | None
 
 
 def _detail(inspector: Inspector, view: View, compared: Compared, wanted: Filter) -> str:
     language = view.id_language or view.language
     if not language:
         raise InputError("The address names a prompt but no language; open the prompt from the list.")
-    near = regressions_data.neighbours(inspector.engine, compared.comparison, wanted, view.rank, language, view.id)
+    near = prompt_changes.neighbours(inspector.engine, compared.comparison, wanted, view.rank, language, view.id)
     english = sources.NO_ENGLISH
     if view.measure == "judge":
         asked, rows = _output_rows(inspector, compared, language, view.id)
@@ -172,16 +139,21 @@ def _detail(inspector: Inspector, view: View, compared: Compared, wanted: Filter
     else:
         asked, english, rows = _sample_rows(inspector, compared, language, view.id)
     return render(
-        "regression_detail",
+        "comparison_detail",
+        page="regressions",
         view=view,
         language=language,
         near=near,
         list_start=(near["place"] - 1) // PAGE_ROWS * PAGE_ROWS if near else 0,
         asked=asked,
         english=english,
-        numbers=(compared.before.number, compared.after.number),
+        names=[f"Iteration {t.number}" for t in (compared.before, compared.after)],
+        missing="This iteration has no output here.",
+        notes=[],
         rows=rows,
         measure=view.measure,
+        title=MEASURES[view.measure].title,
+        value_digits=3,
     )
 
 
@@ -189,67 +161,38 @@ def _output_rows(
     inspector: Inspector, compared: Compared, language: str, prompt_id: str
 ) -> tuple[Conversation, list[SampleRow]]:
     """What was asked, and both iterations' outputs side by side, sample by sample."""
-    engine, catalogue = inspector.engine, inspector.catalogue
+    catalogue = inspector.catalogue
     is_judge = compared.comparison.measure == "judge"
     asked, sides = sources.NO_ENGLISH, []
     for t in (compared.before, compared.after):
         outputs = catalogue.artifact(t, "outputs" if is_judge else "instruction_outputs")
-        found = regressions_data.outputs_of(engine, outputs, language, prompt_id)
-        if not found:
+        said = {
+            "judgments" if is_judge else "checks": catalogue.artifact(
+                t, "judgments" if is_judge else "instruction_checks"
+            )
+        }
+        found = outputs_for(inspector, language, prompt_id, outputs, **said)
+        if found is None:
             raise InputError(
                 f"Iteration {t.number} has no output for this prompt in this language; open one from the list."
             )
-        if is_judge:
-            said = regressions_data.judgments_of(engine, catalogue.artifact(t, "judgments"), language, prompt_id)
-        else:
-            said = regressions_data.checks_of(engine, catalogue.artifact(t, "instruction_checks"), language, prompt_id)
-        by_sample: dict[int, list[ResultRow]] = defaultdict(list)
-        for one in said:
-            by_sample[one["sample_index"]].append(one)
-        sides.append({row["sample_index"]: _output(row, by_sample[row["sample_index"]], is_judge) for row in found})
-        asked = Conversation(found[0]["instruction"], history_in(found[0]))
+        asked, by_sample = found
+        sides.append(by_sample)
     rows = []
     for index in sorted({*sides[0], *sides[1]}):
-        before, after = sides[0].get(index), sides[1].get(index)
         reference = None
         if is_judge:
-            reference = sources.reference_output(engine, catalogue, compared.after, language, prompt_id, index)
-        rows.append(_sample_row(inspector, language, before, after, reference))
+            reference = sources.reference_output(
+                inspector.engine, catalogue, compared.after, language, prompt_id, index
+            )
+        rows.append(sample_row(inspector, language, sides[0].get(index), sides[1].get(index), reference))
     return asked, rows
-
-
-def _output(row: ResultRow, said: list[ResultRow], is_judge: bool) -> Output:
-    return Output(row["output"], row, said if is_judge else [], None, thought_in(row), [] if is_judge else said)
-
-
-def _sample_row(
-    inspector: Inspector, language: str, before: Output | None, after: Output | None, reference: ReferenceText | None
-) -> SampleRow:
-    texts = [output.text if output else "" for output in (before, after)]
-    diff = word_diff(*texts)
-    foreign = [dict(inspector.marker(text, language)) for text in texts]
-    lines = (marked(diff.left, foreign[0]), marked(diff.right, foreign[1]))
-    return SampleRow(before, after, diff, lines, reference)
 
 
 def _sample_rows(
     inspector: Inspector, compared: Compared, language: str, prompt_id: str
 ) -> tuple[Conversation, Conversation, list[SampleRow]]:
     """What was asked, its English, and the best samples of both iterations."""
-    sides, asked, english = [], sources.NO_ENGLISH, sources.NO_ENGLISH
-    for t in (compared.before, compared.after):
-        try:
-            pair = pair_of(inspector.engine, inspector.pair_tables(t), language, prompt_id)
-        except InputError as error:
-            raise InputError(
-                f"Iteration {t.number} gave no pair for this prompt, so there is no best sample to show."
-            ) from error
-        # What is true of every chosen sample: others are dropped before pairs are made.
-        facts = {
-            "character_count": pair["chosen_characters"], "finish_reason": "stop", "detected_language": pair.get("chosen_language") or language
-        }  # fmt: skip
-        sides.append(Output(pair["chosen"], facts, [], pair["chosen_reward"], thought_in(pair, "chosen"), []))
-        asked = Conversation(pair["instruction"], history_in(pair))
-        english = Conversation(pair["english_instruction"] or "", history_in(pair, "english_"))
-    before, after = sides
-    return asked, english, [_sample_row(inspector, language, before, after, None)]
+    asked, english, before = best_sample(inspector, compared.before, language, prompt_id)
+    asked, english, after = best_sample(inspector, compared.after, language, prompt_id)
+    return asked, english, [sample_row(inspector, language, before, after)]

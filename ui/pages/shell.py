@@ -31,19 +31,24 @@ def render_page(inspector: Inspector, page: Page, params: Mapping[str, str], sho
     frame: dict[str, Any] = {"arms": [], "experiments": []}
     messages = [message(problem) for problem in problems]
     try:
-        frame["experiments"] = sorted(inspector.catalogue.experiments().values())
-        frame["arms"] = [_arm_choice(run) for run in inspector.catalogue.arms(view.experiment)]
-        focus = inspector.focus(view)
-        if focus is None:
-            messages.append(message(NO_RUNS, "icr iterate --config demo"))
-        else:
-            view = focus.view
-            frame["current"] = _arm_choice(focus.arm.run)  # an older run than those listed is a choice, too
-            if focus.arm.run.status != "FINISHED":
-                messages.append(
-                    message(f"This run is {focus.arm.run.status.lower()}: the page shows what has finished.")
-                )
-            content = (show or page.show)(inspector, focus)
+        show = show or page.show
+        if page.show_sides is not None:
+            content = page.show_sides(inspector, view)
+            view = content.view or view
+        elif show is not None:
+            frame["experiments"] = sorted(inspector.catalogue.experiments().values())
+            frame["arms"] = [_arm_choice(run) for run in inspector.catalogue.arms(view.experiment)]
+            focus = inspector.focus(view)
+            if focus is None:
+                messages.append(message(NO_RUNS, "icr iterate --config demo"))
+            else:
+                view = focus.view
+                frame["current"] = _arm_choice(focus.arm.run)  # an older run than those listed is a choice, too
+                if focus.arm.run.status != "FINISHED":
+                    messages.append(
+                        message(f"This run is {focus.arm.run.status.lower()}: the page shows what has finished.")
+                    )
+                content = show(inspector, focus)
     except IcrError as error:
         messages.append(message(str(error), kind="error"))
     except Exception:  # noqa: BLE001 - a person gets a sentence, the terminal the traceback

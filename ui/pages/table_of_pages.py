@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ui.pages import agreement, margins, overview, pairs, regressions, spot_check
-from ui.pages.inspector import Show
+from ui.pages import agreement, compare, margins, overview, pairs, regressions, spot_check
+from ui.pages.inspector import Show, ShowSides
 
 
 class Page(NamedTuple):
-    """address: below the server's, '' for the first page. show: gives the page's content for what its address asks for."""
+    """address: below the server's, '' for the first page. show: gives the page's content for what its address asks for.
+
+    show_sides: instead of it, for a page that is not about one run.
+    """
 
     address: str
     title: str
-    show: Show
+    show: Show | None = None
+    show_sides: ShowSides | None = None
 
 
 PAGES = (
@@ -25,6 +29,7 @@ PAGES = (
     Page("pairs", "Pairs", pairs.show),
     Page("margins", "Margins", margins.show),
     Page("regressions", "Regressions", regressions.show),
+    Page("compare", "Compare", show_sides=compare.show),
     Page("spot-check", "Spot-check", spot_check.show),
     Page("agreement", "Agreement", agreement.show),
 )

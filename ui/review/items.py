@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from ui.review.verdicts import Verdict
-from ui.tables import pairs_data, regressions_data, sources
+from ui.tables import output_rows, pairs_data, sources
 from ui.tables.conversations import history_in
 from ui.tables.run_tables import RunTables
 from ui.tables.runs import ArmRecord
@@ -114,13 +114,11 @@ def _output_facts(tables: RunTables, arm: ArmRecord, item: Item) -> Facts:
     sides, asked = [], sources.NO_ENGLISH
     for name, number in (("after", item.iteration), ("before", item.base)):
         iteration = arm.iteration(number or 0)
-        found = regressions_data.outputs_of(
-            engine, catalogue.artifact(iteration, "outputs"), item.language, item.prompt_id
-        )
+        found = output_rows.outputs_of(engine, catalogue.artifact(iteration, "outputs"), item.language, item.prompt_id)
         if not found:
             raise InputError(f"Iteration {iteration.number} has no output for this prompt.")
         shown = found[0]  # a policy may have been sampled more than once; a reviewer compares first samples
-        judgments = regressions_data.judgments_of(
+        judgments = output_rows.judgments_of(
             engine, catalogue.artifact(iteration, "judgments"), item.language, item.prompt_id
         )
         # A preference from one order alone would carry the judge's bias for a position.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from icr_platform.core.errors import InputError
 from ui.review.items import Item, fraction_of, item_of
 from ui.review.verdict_store import VerdictStore
-from ui.tables import pairs_data, regressions_data
+from ui.tables import pairs_data, value_tables
 from ui.tables.run_tables import RunTables
 from ui.tables.runs import ArmRecord
 
@@ -105,14 +105,14 @@ def _output_queue(tables: RunTables, arm: ArmRecord, work: Assignment) -> _Queue
         raise InputError("This queue compares two policies; choose the iteration to compare with.")
     engine, catalogue = tables.engine, tables.catalogue
     both = [arm.iteration(work.base), arm.iteration(work.iteration)]
-    before, after = (regressions_data.judged_prompts(engine, catalogue.artifact(t, "judgments")) for t in both)
+    before, after = (value_tables.judged_prompts(engine, catalogue.artifact(t, "judgments")) for t in both)
     if work.queue == "regressions":
         rows = f"""SELECT a.language, a.prompt_id, NULL AS pair_index, b.value - a.value AS change FROM {before} AS a JOIN {after} AS b USING (language, prompt_id)
                    WHERE b.value < a.value"""
         return _Queue(rows, "change, language, prompt_id")
     # The judge sees evaluation prompts and the reward training prompts: only those that are both can disagree.
     reward_before, reward_after = (
-        regressions_data.rewarded_prompts(engine, catalogue.artifact(t, "rewards")) for t in both
+        value_tables.rewarded_prompts(engine, catalogue.artifact(t, "rewards")) for t in both
     )
     rows = f"""SELECT a.language, a.prompt_id, NULL AS pair_index, -abs(b.value - a.value) AS change
                FROM {before} AS a JOIN {after} AS b USING (language, prompt_id)

@@ -18,6 +18,7 @@ from ui.pages.inspector import Inspector
 from ui.review.exports import export, publish
 from ui.review.verdict_store import VerdictStore
 from ui.server.options import InspectOptions
+from ui.tables.output_files import OutputFiles
 from ui.tables.queries import QueryEngine
 from ui.tables.runs import Catalogue
 
@@ -38,9 +39,12 @@ def open_inspector(options: InspectOptions, worlds: Worlds | None = None, marker
     # Copies of remote artifacts are one user's: others on this machine must not read a team's outputs.
     cache = Path(tempfile.gettempdir()) / f"icr-inspector-{os.getuid()}"
     cache.mkdir(mode=0o700, exist_ok=True)
-    return Inspector(
-        Catalogue(reader, cache, options.experiment, worlds), QueryEngine(), VerdictStore(options.verdicts), marker
+    files = OutputFiles(
+        [path for part in options.outputs.split(",") if (path := part.strip())],
+        cache.with_name(f"{cache.name}-outputs"),
     )
+    catalogue = Catalogue(reader, cache, options.experiment, worlds)
+    return Inspector(catalogue, QueryEngine(), VerdictStore(options.verdicts), marker, files)
 
 
 class _Ended(BaseException):
@@ -82,6 +86,7 @@ def launch(options: InspectOptions, worlds: Worlds | None = None, marker: Marker
         print("\nThe inspector has ended; every verdict it acknowledged is stored.", flush=True)
         if inspector is not None:
             inspector.catalogue.close()
+            inspector.files.close()
     # Verdicts are committed one by one, so nothing is left to do; an orderly end of the interpreter would make DuckDB's
     # bindings list what daemon threads still hold.
     os._exit(0)

@@ -18,6 +18,10 @@ class InspectOptions:
 
     tracking_uri: str = _option("", "MLflow store; empty: MLFLOW_TRACKING_URI, or MLflow's default")
     experiment: str = _option("", "show this experiment only; empty: all")
+    outputs: str = _option(
+        "",
+        "files or folders of outputs, separated by commas, that Compare can set beside runs; a path may have {language} in it",
+    )
     port: int = _option(7860, "port on 127.0.0.1; 0 takes a free one")
     verdicts: str = _option(VERDICTS_FILE, "where verdicts are stored: SQLAlchemy URL, or path of an SQLite file")
     auth_file: str = _option(

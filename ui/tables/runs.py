@@ -26,6 +26,7 @@ STAGE_OF = {
     "outputs": "eval",
     "judgments": "eval",
     "scores": "eval",
+    "confusion": "eval",
     "instruction_outputs": "instructions",
     "instruction_checks": "instructions",
 }
@@ -111,10 +112,37 @@ class Catalogue:
         """
         return self._recall(("arm", run_id), lambda: self._read_arm(run_id))
 
-    def _read_arm(self, run_id: str) -> ArmRecord:
+    def run(self, run_id: str) -> RunRecord:
+        """One run of any kind.
+
+        Raises:
+            InputError: the run does not exist, or was deleted.
+        """
+        return self._recall(("run", run_id), lambda: self._living(run_id))
+
+    def _living(self, run_id: str) -> RunRecord:
         run = self.reader.run(run_id)
         if run.deleted:
             raise InputError(f"Run {run_id} was deleted from MLflow; restore it there, or choose another run.")
+        return run
+
+    def evaluations(self) -> list[RunRecord]:
+        """Finished runs of `icr eval` and `icr instructions` that belong to no arm, the newest first."""
+        ids = list(self.experiments())
+        found = (
+            self._recall(("evaluations", ",".join(ids)), lambda: self.reader.evaluations(ids, tuple(_INPUTS)))
+            if ids
+            else []
+        )
+        return [run for run in found if run.status == "FINISHED"]
+
+    def evaluation(self, run: RunRecord) -> IterationRecord:
+        """A run of a stage that belongs to no arm, in the form of an iteration that has this stage alone."""
+        name, reused = run.tags["icr.stage"], run.tags.get("icr.reused_run")
+        return IterationRecord(0, run, {name: StageRecord(name, run, self.run(reused) if reused else run)})
+
+    def _read_arm(self, run_id: str) -> ArmRecord:
+        run = self._living(run_id)
         if run.tags.get("icr.kind") != "arm":
             raise InputError(f"Run {run_id} is not an arm of `icr iterate`; choose a run in the list.")
         iterations = []

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
+from ui.tables.prompt_changes import LENGTHS, RELATIVE_LENGTHS
+
 LONGEST_TEXT = 8000
 SORTS = {
     "": "as written",
@@ -22,11 +24,13 @@ SORTS = {
 CHOICES: dict[str, tuple[str, ...]] = {
     "sort": tuple(SORTS),
     "order": ("", "asc", "desc"),
-    "measure": ("", "judge", "reward", "instructions"),
-    "flow": ("", *(f"{a}-{b}" for a in ("win", "tie", "loss") for b in ("win", "tie", "loss"))),
+    "measure": ("", "judge", "reward", "instructions", "lines", "length"),
+    "flow": ("", "flips", *(f"{a}-{b}" for a in ("win", "tie", "loss") for b in ("win", "tie", "loss"))),
     "queue": ("", "random", "smallest-margin", "largest-margin", "regressions", "disagree"),
     "open": ("", "1"),
-    "rank": ("", "worse", "better", "largest"),
+    "rank": ("", "flips", "worse", "better", "largest"),
+    "length": ("", *LENGTHS),
+    "relative": ("", *RELATIVE_LENGTHS),
 }
 
 
@@ -64,14 +68,27 @@ class View:
     """Regressions: the iteration to compare with."""
     base_run: str = ""
     """Regressions: the run of that iteration; '' is the same run."""
+    left: str = ""
+    """Compare: the side A, see ui.tables.compared_sides."""
+    left_at: int | None = None
+    """Compare: its iteration."""
+    right: str = ""
+    """Compare: the side B."""
+    right_at: int | None = None
     measure: str = ""
-    """Regressions: compare by the judge's preference or by the reward."""
+    """Regressions, Compare: compare by the judge's preference, the reward and so on."""
     flow: str = ""
-    """Regressions: outcome before and after, such as 'win-loss'."""
+    """Regressions, Compare: outcome before and after, such as 'win-loss', or 'flips' for all that changed."""
     source: str = ""
-    """Regressions: data set of the prompt."""
+    """Regressions, Compare: data set of the prompt."""
+    length: str = ""
+    """Compare: how long the answers are."""
+    relative: str = ""
+    """Compare: the length of B's answer beside A's."""
+    kind: str = ""
+    """Compare: kind of instruction that the prompt has."""
     rank: str = ""
-    """Regressions: which changes come first."""
+    """Regressions, Compare: which changes come first."""
     queue: str = ""
     """Spot-check: what comes next, see ui.review.queues.QUEUES; '' is random."""
     overlap: int | None = None

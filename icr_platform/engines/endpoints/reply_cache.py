@@ -11,6 +11,7 @@ from typing import Any
 from icr_platform.core.artifacts import text_digest
 from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import user_cache
+from icr_platform.core.spending import spend
 from icr_platform.engines.endpoints.replies import Reply, reply_from_json
 
 
@@ -59,7 +60,9 @@ class ReplyCache:
         return reply_from_json(row[0]) if row else None
 
     def put(self, key: str, model: str, messages: Sequence[Mapping[str, str]], reply: Reply) -> None:
-        """Keep a reply."""
+        """Keep a reply, which was paid for."""
+        spend("judge_input", reply.input_tokens)
+        spend("judge_output", reply.output_tokens)
         row = (key, model, input_bytes(messages), reply.input_tokens, reply.to_json())
         self._database.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?)", row)
 

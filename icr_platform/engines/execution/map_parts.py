@@ -59,7 +59,7 @@ def map_parts(job: PartJob, settings: ExecutionSettings) -> Throughput:
         return map_over_ray(job, settings)
     make = job.load()
     start = time.monotonic()  # a large model takes minutes to load, which says nothing of the engine's speed
-    with meter(job.label, job.rows, job.done) as progress:
+    with meter(job.label, job.rows, job.done, job.use) as progress:
         for part, tables in zip(job.parts, make(map(job.shard, job.parts), progress.advance), strict=True):
             write_part(job.writers, part, tables)
         return Throughput(progress.tokens, time.monotonic() - start)

@@ -17,17 +17,23 @@ from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.guarded_output import guard_this_process
 from icr_platform.core.part_job import Make, PartJob, write_part
 from icr_platform.core.parts import make_importable
+from icr_platform.core.spending import spent
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.execution.shared_folder import SharedFolder
 
 
 class Seen(NamedTuple):
-    """How far a worker is with the parts it was given: parts written, and rows in them; rows and tokens made, of any part."""
+    """How far a worker is with the parts it was given: parts written, and rows in them; rows and tokens made, of any part.
+
+    judge_input, judge_output: tokens that an endpoint was asked and answered for them.
+    """
 
     parts: int = 0
     written: int = 0
     rows: int = 0
     tokens: int = 0
+    judge_input: int = 0
+    judge_output: int = 0
 
 
 NOTHING = Seen()
@@ -59,7 +65,7 @@ class PartWorker:
             make_importable(Path(folder))
         self._job, self._settings, self._driver = job, settings, driver
         self._make: Make | None = None
-        self._seen = Seen()
+        self._seen, self._spent_before = Seen(), spent()
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._shared: SharedFolder | None = None
         self._writers = job.writers
@@ -94,7 +100,7 @@ class PartWorker:
     def make_parts(self, parts: Sequence[int], *shards: Any) -> Seen:
         """Make parts, and write each or hand it over as soon as it is there."""
         assert self._make is not None
-        self._seen = Seen()
+        self._seen, self._spent_before = Seen(), spent()
         with self._named_errors():
             for part, tables in zip(parts, self._make(iter(shards), self._advance), strict=True):
                 write_part(self._writers, part, tables)
@@ -105,8 +111,13 @@ class PartWorker:
                             writer.part_path(part).unlink()
                         else:  # an empty table; a killed run may have left another
                             self._shared.discard(writer, part)
-                seen = self._seen
-                self._seen = seen._replace(parts=seen.parts + 1, written=seen.written + tables[-1].num_rows)
+                seen, judged = self._seen, spent() - self._spent_before
+                self._seen = seen._replace(
+                    parts=seen.parts + 1,
+                    written=seen.written + tables[-1].num_rows,
+                    judge_input=judged["judge_input"],
+                    judge_output=judged["judge_output"],
+                )
         return self._seen
 
     def seen(self) -> Seen:

@@ -29,6 +29,7 @@ from icr_platform import __version__
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.part_job import PartJob, Throughput
 from icr_platform.core.progress import Meter, meter
+from icr_platform.core.spending import spend
 from icr_platform.engines.execution.part_worker import NOTHING, Driver, PartWorker, Seen
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.execution.shared_folder import SharedFolder
@@ -163,7 +164,7 @@ class _Pool:
                     said = time.monotonic()
                     self._say("waiting for Ray to start workers and load engines")
             start = time.monotonic()
-            with meter(self.job.label, self.job.rows, self.job.done) as progress:
+            with meter(self.job.label, self.job.rows, self.job.done, self.job.use) as progress:
                 self._hand_out()
                 while self.queue or any(actor.parts for actor in self.busy.values()):
                     self._step(progress)
@@ -276,6 +277,8 @@ class _Pool:
                 os.listdir(last.folder)  # makes NFS look again
                 time.sleep(0.1)
         progress.advance(seen.rows - actor.seen.rows, seen.tokens - actor.seen.tokens)
+        spend("judge_input", seen.judge_input - actor.seen.judge_input)
+        spend("judge_output", seen.judge_output - actor.seen.judge_output)
         actor.seen = seen
 
 

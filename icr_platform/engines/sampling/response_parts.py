@@ -173,6 +173,7 @@ def write_responses(
         rows=total,
         done=total - sum(shards[index].num_rows for index in left) * settings.samples,
         gpus=engine_gpus(settings),
+        use="sampled",
     )
     job = with_earlier(job, earlier.rows("responses", RESPONSES, own=own), prompt_digests, take_prompts)
     return len(shards), map_parts(job, settings)

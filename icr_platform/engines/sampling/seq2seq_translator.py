@@ -10,13 +10,14 @@ Families differ in how the languages are named, which is read off the tokenizer:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from icr_platform.core.config import ChatSettings
 from icr_platform.core.errors import InputError
 from icr_platform.core.faults import TOO_LONG
 from icr_platform.core.language_tags import find_name, is_tag
+from icr_platform.core.languages import counts_as
 from icr_platform.engines.sampling.sampler import Advance, ignore_progress
 from icr_platform.engines.sampling.translated_texts import Text, Translated, outcome_of
 from icr_platform.models.context import context_of
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from icr_platform.engines.sampling.settings import TextTranslation
 
-_LANGUAGE_TOKEN = re.compile(r"__([a-z]{2,3})__|([a-z]{3}_[A-Z][a-z]{3})|([a-z]{2,3}_[A-Z]{2})")
+_LANGUAGE_TOKEN = re.compile(r"__([a-z]{2,3})__|([a-z]{3}_[A-Z][a-z]{3})|([a-z]{2})_XX|([a-z]{2,3}_[A-Z]{2})")
 _PREFIX = re.compile(r"<2([A-Za-z_]+)>|>>([A-Za-z_]+)<<")
 _TWO = re.compile(r"(?:^|[-_/])([a-z]{2,3})-([a-z]{2,3})$")
 
@@ -47,14 +48,23 @@ class LanguageTokens(NamedTuple):
     def lacks(self, source: str, target: str) -> str:
         """Which of the languages the model does not know; '' where it knows what it must."""
         if self.codes:
-            return next((code for code in (source, target) if find_name(code, self.codes) is None), "")
+            return next((code for code in (source, target) if named(code, self.codes) is None), "")
         if self.prefixes:
-            return "" if find_name(target, self.prefixes) is not None else target
-        if self.pair is None:
-            return ""
-        return next(
-            (code for code, own in zip((source, target), self.pair, strict=True) if find_name(code, [own]) is None), ""
-        )
+            return "" if named(target, self.prefixes) is not None else target
+        of_pair = zip((source, target), self.pair or (source, target), strict=True)
+        return next((code for code, own in of_pair if named(code, [own]) is None), "")
+
+
+def named(language: str, codes: Collection[str]) -> str | None:
+    """The code among a model's that means the language: see `find_name`; else the only one that counts as it, as `pbt_Arab` for `ps`.
+
+    >>> named("es", ["spa_Latn", "por_Latn"]), named("ps", ["pbt_Arab", "pes_Arab"]), named("es", ["fra_Latn"])
+    ('spa_Latn', 'pbt_Arab', None)
+    """
+    if (found := find_name(language, codes)) is not None:
+        return found
+    counting = [code for code in codes if is_tag(language) and counts_as(language, code)]
+    return counting[0] if len(counting) == 1 else None
 
 
 def language_tokens(tokenizer: PreTrainedTokenizerBase, names: Sequence[str] = ()) -> LanguageTokens:
@@ -93,7 +103,7 @@ def check_languages(settings: TextTranslation, chat: ChatSettings, languages: Se
     require_device(settings.device)
     tokens = _tokens_of(settings, chat, read_tokenizer(model, chat.trust_remote_code))
     known = tokens.codes or tokens.prefixes
-    missing = [code for code in languages if known and find_name(code, known) is None]
+    missing = [code for code in languages if known and named(code, known) is None]
     if missing and tokens.prefixes:  # which only the language that is written has
         return ()
     if missing:
@@ -161,14 +171,16 @@ class Seq2SeqTranslator:
         """The encoder's input. A text that spells a language's token is text: no special token is read out of it."""
         tokenizer, said = self._tokenizer, text.text
         if self._tokens.codes:
-            name = str(find_name(text.source, self._tokens.codes))
-            tokenizer.src_lang = name  # NLLB, M2M100 and mBART put its token where they want it
+            name = str(named(text.source, self._tokens.codes))
+            token = self._tokens.codes[name]
+            # NLLB, M2M100 and mBART put its token where they want it; M2M100 calls a language by the code within the token.
+            tokenizer.src_lang = name if token.startswith("__") else token
         ids: list[int] = tokenizer(said, split_special_tokens=True, verbose=False)["input_ids"]
         if self._tokens.codes:
-            own = tokenizer.convert_tokens_to_ids(self._tokens.codes[name])
+            own = tokenizer.convert_tokens_to_ids(token)
             return ids if own in (ids[0], ids[-1]) else [own, *ids]
         if self._tokens.prefixes:
-            token = self._tokens.prefixes[str(find_name(text.target, self._tokens.prefixes))]
+            token = self._tokens.prefixes[str(named(text.target, self._tokens.prefixes))]
             return [tokenizer.convert_tokens_to_ids(token), *ids]
         return ids
 
@@ -180,7 +192,7 @@ class Seq2SeqTranslator:
         most = self._settings.max_tokens if self._context is None else min(self._settings.max_tokens, self._context - 1)
         options: dict[str, Any] = {"max_new_tokens": most, "do_sample": False, "num_beams": 1}
         if self._tokens.codes:
-            token = self._tokens.codes[str(find_name(target, self._tokens.codes))]
+            token = self._tokens.codes[str(named(target, self._tokens.codes))]
             options["forced_bos_token_id"] = tokenizer.convert_tokens_to_ids(token)
         with torch.inference_mode():
             generated = model.generate(**padded, **options)

@@ -14,6 +14,8 @@ from icr_platform.core.visible_text import has_visible_character
 from icr_platform.engines.sampling.sampler import Advance, ignore_progress
 from icr_platform.engines.sampling.translation import EMPTY, OK, TRUNCATED
 
+UNTRANSLATABLE = "untranslatable"
+"""Outcome of a text for which anyone's own translator, such as a lexicon, knows no translation: no fault, since it measures the text."""
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _PLACEHOLDERS = ("text", "source", "target", "source_code", "target_code")
 
@@ -32,7 +34,7 @@ class Text(NamedTuple):
 
 
 class Translated(NamedTuple):
-    """A translation; None where there is none, for the reason `outcome`: EMPTY, TRUNCATED or one of `core.faults.FAULTS`."""
+    """A translation; None where there is none, for the reason `outcome`: EMPTY, TRUNCATED, UNTRANSLATABLE or one of `core.faults.FAULTS`."""
 
     text: str | None
     outcome: str = OK

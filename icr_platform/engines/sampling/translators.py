@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from icr_platform.core.artifacts import text_digest
 from icr_platform.core.config import ChatSettings
-from icr_platform.core.faults import REFUSED
 from icr_platform.core.parts import is_place, load_part
 from icr_platform.engines.sampling.choice import check_policy, engine_notes, make_sampler
 from icr_platform.engines.sampling.sampler import Advance, Dropped, Request, Sampler, ignore_progress
 from icr_platform.engines.sampling.seq2seq_translator import Seq2SeqTranslator, check_languages
 from icr_platform.engines.sampling.served_translator import ServedTranslator, check_served
 from icr_platform.engines.sampling.translated_texts import (
+    UNTRANSLATABLE,
     Text,
     Translated,
     Translator,
@@ -121,7 +121,7 @@ class OwnTranslator:
             for source, target, text in shard:
                 said = self._translate(text, source, target)
                 translated.append(
-                    Translated(None, REFUSED, "the translator knows no translation")
+                    Translated(None, UNTRANSLATABLE, "the translator knows none")
                     if said is None
                     else outcome_of(said, False)
                 )

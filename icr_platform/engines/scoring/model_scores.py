@@ -1,8 +1,9 @@
-"""Log-probabilities of shards of rows under one model at a time, less what earlier work has scored."""
+"""Scores of shards of rows under one model at a time, less what earlier work has scored."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +21,12 @@ from icr_platform.engines.scoring.kind_scores import (
     score_digests,
     score_plan,
 )
+from icr_platform.engines.scoring.reward_texts import RewardText, RewardTexts
 from icr_platform.engines.scoring.settings import RewardSettings
+from icr_platform.models.chat import RefusedTextError
 from icr_platform.models.loading import load_model, load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 class ScoreShard(NamedTuple):
@@ -66,8 +71,59 @@ def load_scorer(settings: RewardSettings, chat: ChatSettings, model: str) -> Mak
     )
     scorer = CompletionScorer(loaded, settings.batch_tokens)
 
+    def fresh(shard: ScoreShard, tell: Advance) -> Mapping[str, Floats]:
+        plan = plan_part(shard.scored, tokenizer, {kind: ~np.isnan(values) for kind, values in shard.known.items()})
+        return score_plan(scorer, plan, tell)
+
+    return _scoring(fresh)
+
+
+def load_reward_scorer(settings: RewardSettings, chat: ChatSettings) -> Make:
+    """Load the reward model: shards, as `ScoreShard`, to schemas.LOGPROBS, whose `logprob` is the score.
+
+    Raises:
+        InputError: it cannot be loaded, or gives no number for a text.
+    """
+    from icr_platform.engines.scoring.scalar_scores import ScalarScorer
+    from icr_platform.models.reward_models import label_of, load_reward_model, plan_of
+
+    model, trusted = settings.reward_model, chat.trust_remote_code
+    texts = RewardTexts(model, chat)
+    loaded = load_reward_model(model, settings.dtype, settings.device, trusted, settings.quantization)
+    label = label_of(model, plan_of(model, trusted), settings.reward_label)
+    scorer = ScalarScorer(loaded, settings.batch_tokens, label)
+
+    def fresh(shard: ScoreShard, tell: Advance) -> Mapping[str, Floats]:
+        places: dict[RewardText, int] = {}
+        position: dict[str, list[int]] = {kind: [] for kind in shard.scored}
+        for kind, listed in shard.scored.items():
+            for item, known in zip(listed, shard.known[kind], strict=True):
+                text = None if item is None or not np.isnan(known) else _encoded(texts, item)
+                position[kind].append(-1 if text is None else places.setdefault(text, len(places)))
+        flat = np.concatenate([scorer.score(list(places), tell), [np.nan]])  # position -1 is the last: NaN
+        return {kind: flat[np.array(listed, dtype=np.int64)] for kind, listed in position.items()}
+
+    return _scoring(fresh)
+
+
+def _encoded(texts: RewardTexts, item: Scored) -> RewardText | None:
+    """What the reward model is given; None for a text that its template, which takes such conversations, refuses."""
+    try:
+        return texts.encode(item.instruction, item.text)
+    except RefusedTextError as error:
+        logger.warning("%s; it gets no score", error)
+        return None
+
+
+def _scoring(fresh: Callable[[ScoreShard, Advance], Mapping[str, Floats]]) -> Make:
+    """Make schemas.LOGPROBS of shards.
+
+    fresh: a shard -> [R] for each kind, a value for each row that needs one: equal texts are scored once, and those that earlier work has
+        not at all.
+    """
+
     def score(shards: Iterable[ScoreShard], advance: Advance) -> Iterator[tuple[pa.Table]]:
-        for keys, scored, digests, known in shards:
+        for shard in shards:
             told = 0
 
             def tell(rows: int, tokens: int) -> None:
@@ -75,12 +131,10 @@ def load_scorer(settings: RewardSettings, chat: ChatSettings, model: str) -> Mak
                 told += rows
                 advance(rows, tokens)
 
-            # Equal completions are scored once, and those that earlier work has not at all: `fresh` has a value for each row that needs one.
-            plan = plan_part(scored, tokenizer, {kind: ~np.isnan(values) for kind, values in known.items()})
-            fresh = score_plan(scorer, plan, tell)
-            values = {kind: np.where(np.isnan(known[kind]), fresh[kind], known[kind]) for kind in scored}
-            advance(len(digests) - told, 0)  # equal completions, known ones, and rows without a score
-            yield (logprob_table(keys, values, digests),)
+            found = fresh(shard, tell)
+            values = {kind: np.where(np.isnan(known), found[kind], known) for kind, known in shard.known.items()}
+            advance(len(shard.digests) - told, 0)  # equal texts, known ones, and rows without a score
+            yield (logprob_table(shard.keys, values, shard.digests),)
 
     return score
 

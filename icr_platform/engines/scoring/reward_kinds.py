@@ -2,7 +2,8 @@
 
 An implicit reward is `r(u, y) = beta * (log pi(y | u) - log pi_ref(y | u))` (arXiv 2503.04647, equations 1 and 4). Its kinds differ
 in the instruction u after which a response is scored, in the language of the messages before u, if there are any, and in the text that
-is scored: the response, or its English translation. A drawn reward is scored by no model; it is the control against which the effect of the others is measured.
+is scored: the response, or its English translation. A scalar reward is the score that a reward model, which somebody trained on preferences,
+gives to the response to u. A drawn reward is scored by no model; it is the control against which the effect of the others is measured.
 
 To add a kind, add its row to `_ROWS`.
 """
@@ -24,7 +25,9 @@ class RewardKind:
     """One kind: either `instruction` or `draw` is given.
 
     name: in settings, tables and metrics.
-    instruction: (language, native instruction, English instruction) -> the instruction u that policy and reference score after.
+    instruction: (language, native instruction, English instruction) -> the instruction u that policy and reference score after, or that
+        the reward model is told the response answers.
+    is_scalar: a reward model scores the response's text, in place of policy and reference.
     of_translation: the English translation of the response is scored in its place; English responses stand for themselves.
     draw: (seed, language, prompt id, sample index) -> the reward, without a model.
     remark: what the help of the setting adds to the name.
@@ -32,6 +35,7 @@ class RewardKind:
 
     name: str
     instruction: Callable[[str, str, str], str] | None = None
+    is_scalar: bool = False
     of_translation: bool = False
     draw: Callable[[int, str, str, int], float] | None = None
     remark: str = ""
@@ -59,6 +63,20 @@ _ROWS = (
     RewardKind("multilingual", instruction=lambda language, native, english: native),
     RewardKind("translate", instruction=lambda language, native, english: english, of_translation=True),
     RewardKind("random", draw=random_reward, remark="a control"),
+    RewardKind(
+        "scalar",
+        instruction=lambda language, native, english: native,
+        is_scalar=True,
+        remark="of reward_model, after the native instruction",
+    ),
+    # With the sentence that names the language: a reward model knows English instructions, and without it a response that slips into
+    # English would answer the instruction better than one in the language that was asked for.
+    RewardKind(
+        "scalar-english",
+        instruction=lambda language, native, english: reward_instruction(language, english),
+        is_scalar=True,
+        remark="the same, after the English one",
+    ),
 )
 REWARD_KINDS = {kind.name: kind for kind in _ROWS}
 
@@ -66,10 +84,30 @@ REWARD_KINDS = {kind.name: kind for kind in _ROWS}
 def scored_kinds(names: Sequence[str]) -> tuple[str, ...]:
     """The kinds among `names` that policy and reference score.
 
-    >>> scored_kinds(["random", "multilingual"])
+    >>> scored_kinds(["random", "multilingual", "scalar"])
     ('multilingual',)
     """
-    return tuple(name for name in names if REWARD_KINDS[name].instruction is not None)
+    return tuple(
+        name for name in names if REWARD_KINDS[name].instruction is not None and not REWARD_KINDS[name].is_scalar
+    )
+
+
+def scalar_kinds(names: Sequence[str]) -> tuple[str, ...]:
+    """The kinds among `names` that the reward model scores.
+
+    >>> scalar_kinds(["random", "multilingual", "scalar"])
+    ('scalar',)
+    """
+    return tuple(name for name in names if REWARD_KINDS[name].is_scalar)
+
+
+def needs_policy(names: Sequence[str]) -> bool:
+    """Whether policy and reference take part in the rewards: not where a reward model scores, and they score nothing beside it.
+
+    >>> needs_policy(["scalar", "random"]), needs_policy(["scalar", "multilingual"]), needs_policy(["random"])
+    (False, True, True)
+    """
+    return bool(scored_kinds(names)) or not scalar_kinds(names)
 
 
 def needs_translations(names: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator
 
 from icr_platform.core.config import WHERE, setting, split_at_commas
 from icr_platform.core.errors import InputError
-from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS
+from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_policy, scalar_kinds
 from icr_platform.models.settings import ModelPlace
 
 if TYPE_CHECKING:
@@ -22,12 +22,18 @@ DRAWN = ", ".join(kind.name for kind in REWARD_KINDS.values() if kind.draw)
 
 
 class RewardSettings(ModelPlace):
-    """How the implicit reward is computed (arXiv 2503.04647, equations 1 and 4)."""
+    """How the implicit reward is computed (arXiv 2503.04647, equations 1 and 4), and which model gives the scalar one."""
 
     heading, place_heading = "rewards", WHERE
 
     reward_kind: RewardKinds = setting(("cross-lingual",), f"kinds, comma-separated: {KINDS}")
     beta: float = setting(0.1, "scale of the implicit reward beta * (log pi - log pi_ref)", gt=0)
+    reward_model: str = setting(
+        "", "sequence-classification model that gives the scalar rewards, such as Skywork-Reward-V2", "model"
+    )
+    reward_label: str = setting(
+        "", "label of a reward model with several, by its name or number: its output is the reward", later=True
+    )
     batch_tokens: int = setting(8192, "tokens scored together, padding included", "place", ge=1)
 
 
@@ -40,3 +46,26 @@ def check_kinds(settings: RewardSettings, translator: str) -> None:
         raise InputError(
             "config: field 'translator' is missing for a reward kind that scores translations; give --translator MODEL"
         )
+    if (scalar := scalar_kinds(kinds)) and not settings.reward_model:
+        raise InputError(
+            f"config: field 'reward_model' is missing for the {scalar[0]} reward; give --reward-model MODEL, a sequence-classification model"
+        )
+
+
+def require_policies(settings: RewardSettings, policy: str, reference: str, command: str) -> None:
+    """Raise InputError where policy or reference is missing for a reward that they score."""
+    missing = [name for name, model in (("policy", policy), ("reference", reference)) if not model]
+    if missing and needs_policy(settings.reward_kind):
+        flags = " ".join(f"--{name} MODEL" for name in missing)
+        raise InputError(f"config: field {missing[0]!r} is missing for {command}; give {flags}")
+
+
+def unused_notes(settings: RewardSettings, kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """A line on each setting of the scalar rewards that is given and leaves these kinds alone."""
+    if scalar_kinds(kinds):
+        return ()
+    return tuple(
+        f"config: field {name!r} is not used: none of the reward kinds ({','.join(kinds)}) is scalar"
+        for name in ("reward_model", "reward_label")
+        if getattr(settings, name)
+    )

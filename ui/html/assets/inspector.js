@@ -85,9 +85,10 @@
 
   const submit = (form, changed) => {
     const resets = changed && "resets" in changed.dataset;
+    const cleared = ((changed && changed.dataset.clears) || "").split(" "); // an iteration that another run may not have
     const query = new URLSearchParams();
     for (const [name, value] of new FormData(form)) {
-      const kept = !resets || name === changed.name;
+      const kept = (!resets || name === changed.name) && !cleared.includes(name);
       if (value !== "" && kept) query.append(name, value);
     }
     const text = query.toString();
