@@ -54,6 +54,7 @@ def iterate(session: Session, config: IterateConfig, place: SweepPlace | None = 
     try:
         check_something_is_done(config)
         check_losses(config)
+        check_pair_rules(config)
         resolved = session.resolver.resolve(config, config.seed, fetch=False)
         if not session.resolver.known(resolved):  # models in a remote store are checked by the stages, which fetch them
             check_models(session, resolved)
@@ -189,11 +190,18 @@ def check_losses(config: IterateConfig) -> None:
     check_loss(config.train, "train.")
     if config.start_preferences:
         check_loss(config.start, "start.")
-    elif config.start != type(config.start)() or config.start_preference_columns:
+    elif "start_preferences" not in config.model_fields_set and config.start != type(config.start)():
         raise InputError(
             "config: section 'start' says how pi_0 is trained, but field 'start_preferences' is missing; give English preferences, or "
-            "leave the section out where `policy` is pi_0"
+            "set it to '' where `policy` is pi_0"
         )
+
+
+def check_pair_rules(config: IterateConfig) -> None:
+    """Raise an InputError where settings of pairs contradict each other, hours before annotate would say so."""
+    from icr_platform.annotation.pair_notes import check_pair_settings
+
+    check_pair_settings(config.annotate)
 
 
 def _make_start(session: Session, arm: Arm, parent: RunHandle | None) -> None:
