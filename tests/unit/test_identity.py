@@ -49,6 +49,7 @@ from icr_platform.pipeline.identity import Identity, identify, strict_digest
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
 from icr_platform.training.config import SftConfig, TrainConfig
+from icr_platform.translation.config import TranslateConfig
 
 LANGUAGES = ("en", "es", "de")
 IDS = ("p0", "p1", "p2", "p3")
@@ -660,6 +661,7 @@ def test_modules_and_settings_that_are_left_out_are_there_under_these_names() ->
     names = (*identity._LENGTH_CONTROL, *identity._ASKING, *identity._BY_RESOLUTION, *identity._BY_ROWS)
     assert set(names) <= {
         *EvalConfig.model_fields, *TrainConfig.model_fields, *SftConfig.model_fields, *RewardBenchConfig.model_fields,
+        *TranslateConfig.model_fields,
     }  # fmt: skip
 
 
