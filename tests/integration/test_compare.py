@@ -435,9 +435,9 @@ def test_every_layout_and_format(outputs: Path, capsys: pytest.CaptureFixture[st
 def test_bad_files_are_said_in_one_line(
     outputs: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (outputs / "chinese").mkdir()
+    (outputs / "mandarin").mkdir()
     rows = [{"id": prompt.prompt_id, "instruction": prompt.instruction, "output": "好"} for prompt in OTHER_LANGUAGE]
-    (outputs / "chinese" / "zh.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    (outputs / "mandarin" / "zh.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     (outputs / "noinstructions").mkdir()
     (outputs / "noinstructions" / "en.json").write_text(json.dumps([{"id": "p0", "output": "A river."}]))
     assert run(["compare", *arguments]) == 2
