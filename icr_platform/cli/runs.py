@@ -13,8 +13,8 @@ from icr_platform.pipeline.session import RunOptions, Session, open_session
 
 HELP = "list arms, and delete one, or what nobody needs, with nested runs, checkpoints and work folders"
 _ACTIONS = {
-    "list": "every arm of the experiment, with its runs and bytes",
-    "delete": "delete an arm (its name, or the id of its run) with all that is nested in it, on the disk as well",
+    "list": "every arm of the experiment, under its sweep, with its runs and bytes",
+    "delete": "delete an arm or a sweep (its name, or the id of its run) with all that is nested in it, on the disk as well",
     "clean": "delete orphaned runs, killed ones without finished work, files of deleted runs, and work folders without a run",
     "end": "mark a run KILLED whose process died on another machine",
 }

@@ -140,6 +140,14 @@ PREFERENCES = _table(
     _column("rejected_language", pa.string(), "language whose prompt rejected answers; null where it is that of the row", True),
 )  # fmt: skip
 
+EXAMPLES = _table(
+    "examples", 1, _LANGUAGE, _PROMPT_ID, _INSTRUCTION,
+    _column("response", pa.string(), "one response to the instruction"),
+    _column("is_good", pa.bool_(), "whether the response is desirable"),
+    _column("token_ids", pa.list_(pa.int32()), "of the response, with the end of its turn"),
+    _MESSAGES,
+)  # fmt: skip
+
 DROPS = _table(
     "drops", 2, _LANGUAGE, _PROMPT_ID,
     _column("sample_index", pa.int32(), "the dropped sample; null when the whole prompt was dropped", True),

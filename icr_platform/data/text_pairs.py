@@ -304,7 +304,9 @@ def _responses(fields: Mapping[str, Any]) -> tuple[tuple[str, str], tuple[str, .
             f"field {missing!r} is missing or not text; give a string or one message; found: {shown(list(fields))}"
         )
     if "completion" in fields and "label" in fields:
-        raise BadRow("has one completion and a label, as KTO takes it; give pairs: prompt, chosen and rejected")
+        raise BadRow(
+            "has one completion and a label, as KTO takes it; give pairs: prompt, chosen and rejected, or train with loss=kto"
+        )
     named = dict.fromkeys((*_PAIRS[:3], *(choice[:2] for choice in _CHOICES)))
     known = ", ".join(f"{pair[0]}/{pair[1]}" for pair in named)
     raise BadRow(f"no columns with two responses; found: {shown(list(fields))}; known: prompt with {known}")

@@ -44,7 +44,7 @@ PLUMBING = frozenset(
         "annotation.response_checks", "annotation.pair_notes", "engines.sampling.prompt_checks",  # raise, or say something
         "engines.endpoints.reply_cache", "engines.endpoints.served_model",  # the one keeps replies as they came, the other says whose they are
         "models.checkpoint_files", "models.hub", "models.loading_errors", "models.not_finite", "models.vocabulary",  # raise or do nothing
-        "training.checkpoint", "training.checkpoint_work", "training.policy_checks", "training.loss_checks", "training.resume_points", "training.model_card", "training.launch",  # files, processes, prose
+        "training.checkpoint", "training.checkpoint_work", "data.labelled_examples", "training.policy_checks", "training.loss_checks", "training.resume_points", "training.model_card", "training.launch",  # files, processes, prose
     )
 )  # fmt: skip
 _GIT_SECONDS = 10

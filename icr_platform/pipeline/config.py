@@ -37,8 +37,8 @@ from icr_platform.evaluation.config import (
 from icr_platform.evaluation.reward_bench_config import RewardBenchConfig, RewardBenchSettings
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.pipeline.pins import pins_among
-from icr_platform.pipeline.presets import Layer, read_layer, shown_layers, stacked
-from icr_platform.pipeline.stages import STAGES
+from icr_platform.pipeline.presets import Layer, read_layer, refuse_sweeps, shown_layers, stacked
+from icr_platform.pipeline.stages import STAGES, SWEEP
 from icr_platform.training.config import TrainConfig, TrainSettings
 from icr_platform.translation.config import TranslateConfig, TranslateSettings
 
@@ -296,6 +296,12 @@ def load_layers(layers: Sequence[Layer], stage: str, worlds: Worlds | None = Non
         InputError: a preset of `iterate` has fields that it does not have.
     """
     values = stacked(layers)
+    if stage != SWEEP.name:
+        refuse_sweeps(layers)
+    if stage == SWEEP.name and values and not values.keys() & {"arms", "base", "seeds"}:
+        raise InputError(
+            f"{shown_layers(layers)}: is a preset of one arm; give it as --base, and presets to compare as --arms"
+        )
     if stage not in STAGES or not any(isinstance(values.get(name), dict) for name in STAGES):
         return values
     return of_layers(layers, values, worlds).given_to(stage)
@@ -307,6 +313,7 @@ def of_layers(layers: Sequence[Layer], values: Mapping[str, Any], worlds: Worlds
     Raises:
         InputError: every wrong key in one line, with the file of the preset that has it.
     """
+    refuse_sweeps(layers)
     try:
         return validate(IterateConfig, values, shown_layers(layers), worlds)
     except InputError:

@@ -107,7 +107,15 @@ _POLICYS_OWN = {"chat_template_kwargs", "system_prompt", "system_role"}  # and n
 _ASKING = ("judge_api_model", "judge_answer", "judge_samples")
 # The two trainings share a job, which starts either.
 _OF_SFT = ("training.sft", "training.documents")
-_OF_DPO = ("training.dpo", "training.margins", "training.reference_logprobs")
+_OF_KTO = ("training.kto", "training.examples", "data.labelled_examples")
+_OF_DPO = (
+    "training.dpo",
+    "training.losses",
+    "training.margins",
+    "training.reference_logprobs",
+    "training.step_means",
+    *_OF_KTO,
+)
 # Of an accelerate configuration: where its processes run and find each other.
 _LAUNCH_PLACES = frozenset({
     "compute_environment", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "main_training_function",
@@ -285,14 +293,10 @@ def _translate(config: TranslateConfig, known: Known) -> _Basis:
 
     texts = read_texts(config)
     translator = {"translator": _translator(config.translator, known)}
-    unread = ["translation_template"] if is_place(config.translator) else []
-    settings = _settings(config, *_BY_ROWS, *_OF_TEXTS, *unread, *_unused_sampling(config))
+    settings = _settings(config, *_BY_ROWS, *_OF_TEXTS, *_unused_sampling(config))
     if is_place(config.translator):
-        settings = {
-            name: value
-            for name, value in settings.items()
-            if name in ("language_identifier", "language_confidence", "seed")
-        }
+        checked = ("language_identifier", "language_confidence")
+        settings = {name: value for name, value in settings.items() if name in checked}
     else:
         settings |= _sampling(config, config.translator or config.server_model)
     made = settings | translator
@@ -375,11 +379,13 @@ def _answered(prompts: str, responses: Artifact, columns: ColumnNames) -> pa.Tab
 
 @_basis.register
 def _train(config: TrainConfig, known: Known) -> _Basis:
+    from icr_platform.data.labelled_examples import read_examples
     from icr_platform.data.text_preferences import is_text, read_text_preferences
 
     has_texts = is_text(config.preferences)
     if has_texts:
-        pairs = read_text_preferences(config.preferences, config.preference_columns).digest
+        read = read_examples if config.loss == "kto" else read_text_preferences
+        pairs = read(config.preferences, config.preference_columns).digest
     else:
         pairs = known.get(config.preferences) or open_artifact(Path(config.preferences), PREFERENCES).digest
     inputs = {"policy": _model(config.policy, known), "preferences": pairs}
@@ -390,7 +396,11 @@ def _train(config: TrainConfig, known: Known) -> _Basis:
     return _Basis(
         settings=settings | _compute(config.dtype, config.device) | {"launch": launch},
         inputs=inputs,
-        unused=[*_OF_SFT, *([] if has_texts else ["data.text_preferences"])],
+        unused=[
+            *_OF_SFT,
+            *([] if has_texts else ["data.text_preferences"]),
+            *(("training.dpo", "training.losses") if config.loss == "kto" else _OF_KTO),
+        ],
     )
 
 

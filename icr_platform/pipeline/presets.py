@@ -119,6 +119,13 @@ def stacked(layers: Sequence[Layer]) -> dict[str, Any]:
     return values
 
 
+def refuse_sweeps(layers: Sequence[Layer]) -> None:
+    """Raise an InputError where a preset is one of several arms, which makes no single configuration."""
+    for layer in layers:
+        if "arms" in layer.values:
+            raise InputError(f"{layer.path}: is a sweep, of several arms; run `icr sweep`, and `icr check` for it")
+
+
 def shown_layers(layers: Sequence[Layer]) -> str:
     """Where a configuration is from, for messages."""
     return " + ".join(str(layer.path) for layer in layers)

@@ -86,26 +86,39 @@ def shown_bytes(size: float) -> str:
 
 
 def list_arms(session: Session) -> list[str]:
-    """A line for each arm run of the experiment, the newest first."""
+    """A line for each arm run of the experiment, the newest first; those of a sweep stand under its line."""
     tracker = _tracker(session)
     tree = read_runs(tracker, tracker.experiment_id)
-    lines = []
-    for arm in tree.arms():
-        own = [run for run in tree.below([arm.info.run_id]) if not is_deleted(run)]
-        size = sum(stored_bytes(tracker, run).all for run in own)
-        started = datetime.fromtimestamp((arm.info.start_time or 0) / 1000).strftime("%Y-%m-%d %H:%M")
-        name = arm.data.tags["icr.arm"]
-        lines.append(
-            f"{name:<20} {arm.info.run_id}  {arm.info.status:<9} {started}  {len(own):>4} runs  {shown_bytes(size):>9}"
+
+    def line(run: Run, shift: str = "") -> str:
+        own = [each for each in tree.below([run.info.run_id]) if not is_deleted(each)]
+        size = sum(stored_bytes(tracker, each).all for each in own)
+        started = datetime.fromtimestamp((run.info.start_time or 0) / 1000).strftime("%Y-%m-%d %H:%M")
+        name = shift + str(run.data.tags.get("mlflow.runName", "") if shift else _name_of(run))
+        return (
+            f"{name:<20} {run.info.run_id}  {run.info.status:<9} {started}  {len(own):>4} runs  {shown_bytes(size):>9}"
         )
+
+    arms, sweeps = tree.arms(), tree.sweeps()
+    below = {sweep.info.run_id: [arm for arm in arms if parent_of(arm) == sweep.info.run_id] for sweep in sweeps}
+    tops = [*sweeps, *(arm for arm in arms if parent_of(arm) not in below)]
+    lines = []
+    for top in sorted(tops, key=lambda run: -(run.info.start_time or 0)):
+        lines.append(line(top))
+        lines += [line(arm, "  ") for arm in reversed(below.get(top.info.run_id, []))]
     return lines
 
 
+def _name_of(run: Run) -> str:
+    """What a person calls an arm's run, or that of a sweep."""
+    return str(run.data.tags.get("icr.arm") or run.data.tags.get("icr.sweep", ""))
+
+
 def plan_arm(session: Session, given: str) -> Removal:
-    """What goes with an arm: all arm runs of this name in the experiment, or the one with this id.
+    """What goes with an arm, or a sweep: all runs of this name in the experiment, or the one with this id.
 
     Raises:
-        InputError: no such arm, several that may be meant, or one of its runs is still going on.
+        InputError: no such arm or sweep, several that may be meant, or one of its runs is still going on.
     """
     tracker = _tracker(session)
     tree = read_runs(tracker, tracker.experiment_id)
@@ -122,7 +135,7 @@ def plan_arm(session: Session, given: str) -> Removal:
     if len(arms) > 1:
         states = Counter(run.info.status for run in arms)
         names = f"{len(arms)} runs: {', '.join(f'{count} {status}' for status, count in states.items())}"
-    removal = Removal(f"arm {arms[0].data.tags['icr.arm']} ({names})")
+    removal = Removal(f"{arms[0].data.tags['icr.kind']} {_name_of(arms[0])} ({names})")
     _take(session, tracker, tree, removal, runs)
     return removal
 
@@ -199,16 +212,20 @@ def _tracker(session: Session) -> Tracker:
 
 
 def _named(tracker: Tracker, tree: RunTree, given: str) -> list[Run]:
-    """The arm runs that a person means by a name, an id, or the beginning of an id."""
-    arms = tree.arms()
-    named = [arm for arm in arms if arm.data.tags["icr.arm"] == given]
+    """The runs of arms, or of sweeps, that a person means by a name, an id, or the beginning of an id."""
+    arms = [*tree.arms(), *tree.sweeps()]
+    named = [arm for arm in arms if _name_of(arm) == given]
+    if len(kinds := {str(arm.data.tags["icr.kind"]) for arm in named}) > 1:
+        raise InputError(
+            f"{given}: is the name of an {' and of a '.join(sorted(kinds))}; give the id of a run, or its beginning"
+        )
     if named:
         return named
     begun = [arm for arm in arms if len(given) >= _LEAST_OF_AN_ID and arm.info.run_id.startswith(given)]
     if len(begun) == 1:
         return begun
     if begun:
-        listed = ", ".join(f"{arm.info.run_id} ({arm.data.tags['icr.arm']})" for arm in begun)
+        listed = ", ".join(f"{arm.info.run_id} ({_name_of(arm)})" for arm in begun)
         raise InputError(f"{given}: several arms' ids begin so: {listed}; give more of it")
     elsewhere = tracker.client.search_runs(
         [each.experiment_id for each in tracker.client.search_experiments()],
@@ -220,7 +237,7 @@ def _named(tracker: Tracker, tree: RunTree, given: str) -> list[Run]:
     if places:
         names = ", ".join(repr(tracker.client.get_experiment(place).name) for place in places)
         raise InputError(f"{given}: this arm is in experiment {names}; give --experiment")
-    known = sorted({arm.data.tags["icr.arm"] for arm in arms})
+    known = sorted({_name_of(arm) for arm in arms})
     near = difflib.get_close_matches(given, known, n=3, cutoff=0.4) or known[:10]
     fix = f"there are {', '.join(near)}" if near else "the experiment has no arm; give --experiment"
     raise InputError(f"{given}: no arm of this name or id; {fix}")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from icr_platform.core.config import without_secrets
 from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.parts import split_world
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.execution.whole_jobs import JobPlaces, run_jobs
 from icr_platform.pipeline.runner import code_tags, logged_params, track_status
@@ -116,7 +117,7 @@ def sweep(session: Session, config: SweepConfig, arms: Sequence[SweptArm]) -> li
             "stages_shared": counts.shared,
         }
         run.log_metrics({f"sweep/{name}": float(value) for name, value in figures.items()})
-        _show(done, counts)
+        _show(session, run, done, counts)
         if failed:
             said = "; ".join(f"arm {state.arm.label}: {state.reason}" for state in failed)
             others = f"the other {len(done) - len(failed)} are finished" if len(failed) < len(done) else "none finished"
@@ -201,12 +202,23 @@ def _as_csv(states: Sequence[ArmState]) -> str:
     return text.getvalue()
 
 
-def _show(states: Sequence[ArmState], counts: StageCounts) -> None:
+def _show(session: Session, run: RunHandle, states: Sequence[ArmState], counts: StageCounts) -> None:
     from rich.console import Console
 
+    from icr_platform.report.leaderboard import leaderboard
     from icr_platform.report.sweep_table import SweptRow, sweep_terminal_table
+    from icr_platform.report.terminal_tables import leaderboard_terminal_table
 
     rows = [SweptRow(state.arm.name, state.arm.config.seed, state.state, state.metrics) for state in states]
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(sweep_terminal_table(rows))
+    if not any(
+        split_world(state.arm.config.prompts or state.arm.config.eval_prompts, session.worlds) for state in states
+    ):
+        policies = {state.arm.label: state.metrics[max(state.metrics)] for state in states if state.metrics}
+        for name, column in (("x_alpacaeval", "win_rate"), ("x_alpacaeval_lc", "lc_win_rate")):
+            if len(table := leaderboard(policies, column)):
+                run.log_table(table, name)
+                if column == "win_rate":
+                    console.print(leaderboard_terminal_table(table))
     print(counts.line(), flush=True)

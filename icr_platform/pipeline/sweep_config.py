@@ -160,7 +160,7 @@ def expand(config: SweepConfig, source: str, worlds: Worlds | None = None) -> Ex
     specs: list[_Spec] = []
     for number, given in enumerate(_listed(config.arms, source, problems), start=1):
         try:
-            specs += _gridded(_spec(given, number), {**config.grid})
+            specs += _gridded(_spec(given, number), config.grid)
         except InputError as error:
             problems.append(f"{source}: {error}")
     names = [spec.name for spec in specs]
@@ -174,7 +174,8 @@ def expand(config: SweepConfig, source: str, worlds: Worlds | None = None) -> Ex
         try:
             made[spec.name] = list(_at_seeds(spec, base, config, source, worlds))
         except InputError as error:
-            problems.append(f"arm {spec.name!r}: {error}")
+            said = str(error) if source in str(error) else f"{source}: {error}"
+            problems.append(f"arm {spec.name!r}: {said}")
     by_seed = zip(*made.values(), strict=True) if made and not problems else ()
     return Expansion(tuple(arm for arms in by_seed for arm in arms), tuple(problems))
 
@@ -256,7 +257,7 @@ def _gridded(spec: _Spec, grid: Mapping[str, Any]) -> Iterator[_Spec]:
     shown = [last if short.count(last) == 1 else name for name, last in zip(crossed, short, strict=True)]
     for values in itertools.product(*crossed.values()):
         tail = "".join(f"-{name}={_shown(value)}" for name, value in zip(shown, values, strict=True))
-        yield _Spec(spec.name + tail, spec.presets, merge(nest(over), nest(dict(zip(crossed, values, strict=True)))))
+        yield _Spec(spec.name + tail, spec.presets, merge(_nested(over), nest(dict(zip(crossed, values, strict=True)))))
 
 
 def _shown(value: Any) -> str:
@@ -281,12 +282,12 @@ def _at_seeds(
     """
     own = read_layers(spec.presets) if spec.presets else []
     known = {layer.path.resolve() for layer in base}
-    of_file = Layer(Path(source), merge(_nested(config.settings, source), _nested(spec.over, source)))
+    of_file = Layer(Path(source), merge(_nested(config.settings), spec.over))
     if config.seeds and "seed" in of_file.values:
-        raise InputError(f"{source}: field 'seed' is given, and the sweep has seeds; leave one of them out")
+        raise InputError("field 'seed' is given, and the sweep has seeds; leave one of them out")
     layers = [*base, *(layer for layer in own if layer.path.resolve() not in known), of_file]
     made = of_layers(layers, {**stacked(layers), "arm": spec.name}, worlds)
-    require(made, "sweep", f"{source}: arm {spec.name!r}")
+    require(made, "sweep", source)
     said = " + ".join(filter(None, [spec.presets, *(f"{name}={value}" for name, value in _flat(spec.over))]))
     for seed in config.seeds or (made.seed,):
         label = f"{spec.name}-seed-{seed}" if len(config.seeds) > 1 else spec.name
@@ -295,18 +296,32 @@ def _at_seeds(
         yield SweptArm(spec.name, label, said, made.model_copy(update=place))
 
 
-def _nested(fields: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Fields that may be given by dotted names or nested, or both."""
+def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that may be given by dotted names or nested, or both.
+
+    >>> _nested({"train.beta": 1, "train": {"gamma": 2}, "pins": {"a.json": 3}})
+    {'train': {'beta': 1, 'gamma': 2}, 'pins': {'a.json': 3}}
+    """
     values: dict[str, Any] = {}
     for name, value in fields.items():
         if not isinstance(name, str):
-            raise InputError(f"{source}: {name!r} is not the name of a field; quote it, or leave it out")
+            raise InputError(f"{name!r} is not the name of a field; quote it, or leave it out")
         one = nest({name: value})
-        both = values.get(name.partition(".")[0])
-        if both is not None and not (isinstance(both, dict) and isinstance(one[name.partition(".")[0]], dict)):
-            raise InputError(f"{source}: field {name!r} is given in two ways; keep one")
+        if clash := _clash(values, one):
+            raise InputError(f"field {clash!r} is given in two ways; keep one")
         values = merge(values, one)
     return values
+
+
+def _clash(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """The field that both give; '' for none."""
+    for name in first.keys() & second.keys():
+        both = (first[name], second[name])
+        if not all(isinstance(each, dict) for each in both):
+            return name
+        if inside := _clash(*both):
+            return f"{name}.{inside}"
+    return ""
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

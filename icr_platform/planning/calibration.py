@@ -95,7 +95,8 @@ def _train(config: IterateConfig, length: int, seconds: float) -> float:
     from icr_platform.training.dataset import TrainingPairs
     from icr_platform.training.dpo import build_trainer
 
-    train = config.train_config(config.policy, "", config.seed).model_copy(update={"accelerate_config": ""})
+    plain = {"accelerate_config": "", "loss": "sigmoid"}  # losses take the same time
+    train = config.train_config(config.policy, "", config.seed).model_copy(update=plain)
     random = np.random.default_rng(0)
     vocabulary = load_config(config.policy, config.trust_remote_code).get_text_config().vocab_size
     prompts, chosen, rejected = (

@@ -34,8 +34,15 @@ class RunTree:
 
     def arms(self) -> list[Run]:
         """Arm runs that are not deleted, the newest first."""
-        arms = [run for run in self.runs.values() if run.data.tags.get("icr.kind") == "arm" and not is_deleted(run)]
-        return sorted(arms, key=lambda run: -(run.info.start_time or 0))
+        return self._of_kind("arm")
+
+    def sweeps(self) -> list[Run]:
+        """Runs of sweeps that are not deleted, the newest first."""
+        return self._of_kind("sweep")
+
+    def _of_kind(self, kind: str) -> list[Run]:
+        found = [run for run in self.runs.values() if run.data.tags.get("icr.kind") == kind and not is_deleted(run)]
+        return sorted(found, key=lambda run: -(run.info.start_time or 0))
 
     def below(self, tops: Iterable[str]) -> list[Run]:
         """The runs themselves and everything under them, leaves first."""

@@ -138,6 +138,7 @@ def arguments(config: TrainConfig, work: Path, pairs: int, precomputed: bool) ->
     made = DPOConfig(
         beta=config.beta,
         ld_alpha=config.ld_alpha,
+        use_weighting=config.use_weighting,  # then the models give what its weights are made of
         max_length=None,  # too long pairs are left out and counted, never cut
         disable_dropout=True,
         precompute_ref_log_probs=precomputed,

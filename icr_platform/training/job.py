@@ -10,8 +10,9 @@ from icr_platform.core.artifacts import atomic_path, write_json
 from icr_platform.core.stage_protocol import ignore_metrics
 from icr_platform.training.config import PolicyTraining, SftConfig, TrainConfig
 from icr_platform.training.curve import Curve
-from icr_platform.training.dataset import TrainingPairs, read_pairs
+from icr_platform.training.dataset import TrainingPairs
 from icr_platform.training.documents import TrainingDocuments, epoch_rows, read_documents
+from icr_platform.training.examples import TrainingExamples, read_training_rows
 from icr_platform.training.launch import launch, read_accelerate_config, score_in_child
 from icr_platform.training.reference_logprobs import (
     precomputes,
@@ -31,8 +32,8 @@ _JOB = "job.json"
 _STATE = "trained.pt"
 
 
-def train_policy(config: TrainConfig, work: Path, pairs: TrainingPairs, curve: Curve) -> Weights:
-    """Train the policy on the pairs, from where a killed training stopped; return its weights, of LoRA the adapters only.
+def train_policy(config: TrainConfig, work: Path, pairs: TrainingPairs | TrainingExamples, curve: Curve) -> Weights:
+    """Train the policy on the pairs, or kto's single responses, from where a killed training stopped; return its weights, of LoRA the adapters only.
 
     Raises:
         IcrError: the loss is not finite, memory is full, a training process died.
@@ -83,7 +84,7 @@ def take_part(config: TrainConfig | SftConfig, work: Path) -> None:
 
         state = train_documents(config, read_documents(config), work, curve)
     else:
-        state = _train(config, work, read_pairs(config), curve, None)
+        state = _train(config, work, read_training_rows(config), curve, None)
     if PartialState().is_main_process:
         with atomic_path(work / _STATE) as temporary:
             torch.save(state, temporary)
@@ -105,19 +106,28 @@ def train_on_documents(config: SftConfig, work: Path, documents: TrainingDocumen
 
 def score_reference(config: TrainConfig, work: Path) -> None:
     """Score the pairs under the reference and store the log-probabilities for the processes of a launch."""
-    _score(config, work, read_pairs(config))
+    _score(config, work, read_training_rows(config))
 
 
 def _train(
-    config: TrainConfig, work: Path, pairs: TrainingPairs, curve: Curve, policy: PreTrainedModel | None
+    config: TrainConfig,
+    work: Path,
+    pairs: TrainingPairs | TrainingExamples,
+    curve: Curve,
+    policy: PreTrainedModel | None,
 ) -> Weights:
-    from icr_platform.training.dpo import train
-
     path = work / _REFERENCE
-    return train(config, pairs, stored_reference_logprobs(path) if path.exists() else None, work, curve, policy)
+    reference_logprobs = stored_reference_logprobs(path) if path.exists() else None
+    if isinstance(pairs, TrainingExamples):
+        from icr_platform.training import kto
+
+        return kto.train(config, pairs, reference_logprobs, work, curve, policy)
+    from icr_platform.training import dpo
+
+    return dpo.train(config, pairs, reference_logprobs, work, curve, policy)
 
 
-def _score(config: TrainConfig, work: Path, pairs: TrainingPairs) -> PreTrainedModel:
+def _score(config: TrainConfig, work: Path, pairs: TrainingPairs | TrainingExamples) -> PreTrainedModel:
     """Store the pairs' log-probabilities under the reference, which is returned."""
     from icr_platform.training.weights import load_trainable
 

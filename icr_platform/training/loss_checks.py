@@ -87,3 +87,18 @@ def notes_of_loss(settings: TrainSettings) -> list[str]:
             "loss=robust with label_smoothing=0 is the sigmoid loss; give the share of wrong labels, such as 0.1, as label_smoothing"
         ]
     return []
+
+
+def notes_of_balance(settings: TrainSettings, good: int, total: int) -> list[str]:
+    """Say which weight would even out kto's good and bad responses: their products should be as 1 to 1, up to 4 to 3 (arXiv 2402.01306,
+    equation 8)."""
+    bad = total - good
+    if not good or not bad:
+        return []
+    ratio = settings.desirable_weight * good / (settings.undesirable_weight * bad)
+    if 3 / 4 <= ratio <= 4 / 3:
+        return []
+    name, weight = ("undesirable_weight", good / bad) if good > bad else ("desirable_weight", bad / good)
+    return [
+        f"{good:,} responses are good and {bad:,} bad; kto wants their weights to even that out: give {name}={weight:.2g}"
+    ]

@@ -14,6 +14,7 @@ from icr_platform.engines.scoring.packing import Group
 from icr_platform.models.devices import resolve_device
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.dataset import TrainingPairs
+from icr_platform.training.examples import TrainingExamples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,11 +43,11 @@ def store_reference_logprobs(path: Path, logprobs: Floats) -> None:
         np.save(file, logprobs)
 
 
-def score_pairs(config: TrainConfig, pairs: TrainingPairs, model: PreTrainedModel) -> Floats:
+def score_pairs(config: TrainConfig, pairs: TrainingPairs | TrainingExamples, model: PreTrainedModel) -> Floats:
     """Score the chosen and rejected responses under `model`, which is moved to the configured device.
 
     Returns: [P, 2] nats, float64: log-probabilities, summed over the tokens of a response that are trained on, those behind the length
-    of the shorter one times ld_alpha (see `losses.without_tails`).
+    of the shorter one times ld_alpha (see `losses.without_tails`). Of kto's examples: of each response and of its mismatched one.
     """
     from icr_platform.engines.scoring.logprobs import CompletionScorer
     from icr_platform.training.weights import autocast

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from icr_platform.core.artifacts import open_artifact, read_json, write_json
+from icr_platform.core.artifacts import MANIFEST, open_artifact, read_json, write_json
 from icr_platform.core.config import require
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.core.secrets import redact
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.data.column_map import refuse_map
+from icr_platform.data.labelled_examples import read_examples, tokenise_examples
 from icr_platform.data.text_preferences import is_text, read_text_preferences, tokenise
 from icr_platform.models.loading import check_same_tokenisation, check_weights, load_tokenizer
 from icr_platform.models.model_identity import model_identity
@@ -25,9 +26,10 @@ from icr_platform.training.checkpoint import close_checkpoint
 from icr_platform.training.checkpoint_work import MODEL, finished_checkpoint, free_memory
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve, final_figures
-from icr_platform.training.dataset import TrainingPairs, check_conversations, check_pairs, longest_sequence, read_pairs
+from icr_platform.training.dataset import TrainingPairs, check_conversations, check_pairs, longest_sequence
+from icr_platform.training.examples import TrainingExamples, read_training_rows
 from icr_platform.training.job import CURVE, train_policy
-from icr_platform.training.loss_checks import check_loss, notes_of_loss
+from icr_platform.training.loss_checks import check_loss, notes_of_balance, notes_of_loss
 from icr_platform.training.model_card import Provenance, model_card, public_name
 from icr_platform.training.policy_checks import check_policy, notes_of_weights
 
@@ -53,8 +55,12 @@ def read(config: TrainConfig) -> TrainConfig:
     vocabulary = check_settings(config)
     asked: Iterable[tuple[str, str, str | None]]
     if is_text(config.preferences):
-        texts = read_text_preferences(config.preferences, config.preference_columns)
-        asked = [(pair.language, pair.instruction, pair.messages) for pair in texts.pairs]
+        texts = (
+            read_examples(config.preferences, config.preference_columns).rows
+            if config.loss == "kto"
+            else read_text_preferences(config.preferences, config.preference_columns).pairs
+        )
+        asked = [(text.language, text.instruction, text.messages) for text in texts]
     else:
         refuse_map(config.preferences, config.preference_columns)
         preferences = open_artifact(Path(config.preferences), PREFERENCES)
@@ -106,18 +112,19 @@ def run(config: TrainConfig, context: StageContext) -> StageResult:
 
 def _fill(work: Path, config: TrainConfig, context: StageContext) -> None:
     """Put the finished checkpoint into `work/model`. What a killed attempt has done lies in `work` and is not done again."""
-    from icr_platform.training.margins import measured_margins, sampled_groups, trained_log_ratio
+    from icr_platform.training.margins import measured_margins, sampled, trained_log_ratio
     from icr_platform.training.weights import save_model, trained_model
 
     start = time.monotonic()
     text_notes: list[str] = []
     if is_text(config.preferences):
         tokenizer = load_tokenizer(config.policy, config)
-        artifact = tokenise(config.preferences, work / "preferences", tokenizer, config.preference_columns)
+        write = tokenise_examples if config.loss == "kto" else tokenise
+        artifact = write(config.preferences, work / "preferences", tokenizer, config.preference_columns)
         text_notes = list(artifact.extra.get("notes", ()))
         config = config.model_copy(update={"preferences": str(artifact.folder)})
-    pairs = read_pairs(config)
-    sample = sampled_groups(pairs)
+    pairs = read_training_rows(config)
+    sample = sampled(pairs)
     curve = Curve(work / CURVE, context.log_metrics)
 
     model_folder = work / MODEL
@@ -149,27 +156,30 @@ def _fill(work: Path, config: TrainConfig, context: StageContext) -> None:
     free_memory()
 
 
-def _provenance(config: TrainConfig, pairs: TrainingPairs, fingerprint: str) -> Provenance:
+def _provenance(config: TrainConfig, pairs: TrainingPairs | TrainingExamples, fingerprint: str) -> Provenance:
     initial = config.dpo_reference == "initial"
     return Provenance(
         policy=public_name(config.policy),
         policy_identity=model_identity(config.policy),
         reference=public_name(config.reference) if initial else None,
         reference_identity=model_identity(config.reference) if initial else None,
-        preferences_digest=open_artifact(Path(config.preferences), PREFERENCES).digest,
+        preferences_digest=read_json(Path(config.preferences) / MANIFEST)["digest"],
         pairs=dict(sorted(Counter(pairs.languages).items())),
         left_out=pairs.left_out,
         fingerprint=fingerprint,
     )
 
 
-def _notes(config: TrainConfig, pairs: TrainingPairs) -> list[str]:
+def _notes(config: TrainConfig, pairs: TrainingPairs | TrainingExamples) -> list[str]:
     """Say which pairs, which weights and which GPUs were not used."""
-    notes = [f"{count} pairs were left out: {why}" for why, count in pairs.refused.items()]
+    what = "pairs" if isinstance(pairs, TrainingPairs) else "responses"
+    notes = [f"{count} {what} were left out: {why}" for why, count in pairs.refused.items()]
     total = sum(pairs.left_out.values()) - sum(pairs.refused.values())
     if total:
         by_language = ", ".join(f"{language} {count}" for language, count in pairs.left_out.items())
         limit = longest_sequence(config)
         name = "max_length" if limit == config.max_length else "the policy's max_position_embeddings"
-        notes.append(f"{total} pairs are longer than {limit} tokens ({name}) and were left out: {by_language}")
+        notes.append(f"{total} {what} are longer than {limit} tokens ({name}) and were left out: {by_language}")
+    if isinstance(pairs, TrainingExamples):
+        notes += notes_of_balance(config, sum(pairs.is_good), len(pairs))
     return [*notes, *notes_of_loss(config), *notes_of_weights(config)]

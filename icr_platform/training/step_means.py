@@ -45,7 +45,7 @@ class StepMeans(PolicyTrainer):
     def logged(self) -> tuple[str, ...]:
         """Names of all figures of the curve."""
         of_languages = [f"{name}/{language}" for name in BY_LANGUAGE for language in self._languages]
-        return ("loss", "grad_norm", "learning_rate", *self.figures, *of_languages)
+        return ("loss", "grad_norm", "learning_rate", *self.figures, *BY_LANGUAGE, *of_languages)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Take the batches of one optimizer step, and give each row its weight in the loss: 1 over the rows of the step.

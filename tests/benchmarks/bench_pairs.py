@@ -1,4 +1,5 @@
-"""Time and memory of fit_alpha and select_pairs, against the reference implementation's grid of 1,000 alphas.
+"""Time and memory of fit_alpha and select_pairs, against the reference implementation's grid of 1,000 alphas; and of each pair rule at the
+size of CroCo's experiments, 10,000 prompts x 64 samples, with the mean length difference that its alpha leaves.
 
 python tests/benchmarks/bench_pairs.py [--json PATH]
 """
@@ -13,17 +14,19 @@ from typing import Any
 
 import numpy as np
 
+from icr_platform.annotation.alpha_search import fit_rule_alpha
 from icr_platform.annotation.length_control import extremes, fit_alpha, length_controlled
+from icr_platform.annotation.pair_rules import RULES, PairRule
 from icr_platform.annotation.pairs import select_pairs
 
 SAMPLES = 10
 GRID = [step / 1000 for step in range(1000)]
 
 
-def scored_prompts(prompts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards [prompts, SAMPLES] that grow with length, and lengths in characters."""
+def scored_prompts(prompts: int, samples: int = SAMPLES) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards [prompts, samples] that grow with length, and lengths in characters."""
     generator = np.random.default_rng(0)
-    lengths = generator.integers(20, 3000, (prompts, SAMPLES))
+    lengths = generator.integers(20, 3000, (prompts, samples))
     return 3 * generator.normal(size=lengths.shape) + 0.003 * lengths, lengths
 
 
@@ -89,13 +92,30 @@ def measure() -> dict[str, float]:
     }
 
 
+def measure_rules() -> dict[str, float]:
+    """Of each rule: CPU seconds to fit alpha and to select the pairs, and the mean length difference in characters."""
+    rewards, lengths = scored_prompts(10_000, 64)
+    draws = np.random.default_rng(1).random(rewards.shape)
+    figures = {}
+    for name, pairs in [*((name, 1) for name in RULES), ("lowest", 4), ("mean-2sd", 4)]:
+        rule = PairRule(name, pairs, draws)
+        start = time.process_time()
+        fit = fit_rule_alpha(rewards, lengths, rule)
+        fitted = time.process_time()
+        select_pairs(rewards, lengths, fit.alpha, rule=rule)
+        figures[f"{name}_x{pairs}_fit_cpu_s"] = fitted - start
+        figures[f"{name}_x{pairs}_select_cpu_s"] = time.process_time() - fitted
+        figures[f"{name}_x{pairs}_mean_difference_characters"] = fit.mean_length_difference
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file the numbers are written to")
     arguments = parser.parse_args()
-    figures = measure()
+    figures = measure() | measure_rules()
     for name, value in figures.items():
-        print(f"{name:36s} {value:12.4g}")
+        print(f"{name:48s} {value:12.4g}")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 

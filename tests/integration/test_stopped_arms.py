@@ -103,10 +103,6 @@ def test_an_arm_stops_is_found_again_and_goes_on(
     floors = {t: on.metrics[t].get("gain_since_0_low", on.metrics[t]["gain_since_0"]) for t in (1, 2)}
     assert aliases["best"] == aliases[f"iteration-{max(floors, key=lambda t: (floors[t], t))}"]
 
-    stopped = arm_of("--keep-checkpoints=last")
-    assert stopped.stopped == arm.stopped
-    assert set(tracker.client.get_registered_model("icr-policy").aliases) == {"iteration-1", "best"}
-
 
 def test_nothing_to_look_at_is_said_before_work(preset: Path) -> None:
     config, options = parse("iterate", [f"--config={preset}", "--reward-pairs="])

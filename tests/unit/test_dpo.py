@@ -27,7 +27,7 @@ from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import TrainingPairs, check_pairs, load_pairs
 from icr_platform.training.dpo import PairTrainer, build_trainer, train
-from icr_platform.training.margins import sampled_groups
+from icr_platform.training.margins import sampled
 from icr_platform.training.reference_logprobs import score_pairs
 from icr_platform.training.trainer import _gathered_state, rate_shares
 from icr_platform.training.weights import load_trainable, save_model, trained_model
@@ -439,7 +439,7 @@ def test_thoughts_are_context_in_every_term_of_the_loss(
             assert int(batch["attention_mask"][row].sum()) == first + len(ids), "a thought is seen"
         assert float(trainer.compute_loss(trainer.model, batch).detach()) == pytest.approx(expected, abs=1e-5)
         trainer.train()  # the loader keeps the columns that it needs
-    assert [group.starts for group in sampled_groups(thinking)] == list(
+    assert [group.starts for group in sampled(thinking).groups] == list(
         zip(thinking.chosen_starts, thinking.rejected_starts, strict=True)
     )
 

@@ -111,6 +111,28 @@ def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_artifact(root / "responses", RESPONSES, samples)
     write_artifact(root / "sampled", OUTPUTS, samples)
     write_artifact(root / "preferences", PREFERENCES, keys)
+    for language in ANSWERED[0]:
+        ranked = [
+            {
+                "id": key,
+                "prompt": f"{language} {key}?",
+                "english_instruction": f"{key}?",
+                "chosen": f"good {key}",
+                "rejected": "bad",
+            }
+            for key in IDS
+        ]
+        write_rows(root / "labelled" / f"{language}.jsonl", ranked)
+        verifiable = [
+            {
+                "key": key,
+                "prompt": f"{language} {key}?",
+                "instruction_id_list": ["punctuation:no_comma"],
+                "kwargs": [{}],
+            }
+            for key in IDS
+        ]
+        write_rows(root / "mif" / f"{language}_local.jsonl", verifiable)
     write_rows(root / "documents.jsonl", [{"instruction": f"{key}?", "output": f"{key}!"} for key in IDS])
     (root / "launch.yaml").write_text("# two\nnum_processes: 2\ndistributed_type: MULTI_GPU\nmain_process_port: 0\n")
     (root / "english.txt").write_text("feedback\nmachine\n")
@@ -132,6 +154,8 @@ def config_of(stage: str, root: Path, **over: Any) -> Any:
         "eval": {"policy": "policy", "prompts": "prompts", "reference_outputs": "references/{language}/model.json"},
         "mt_bench": {"policy": "policy", "questions": "questions"},
         "benchmarks": {"policy": "policy"},
+        "reward_bench": {"policy": "policy", "reference": "reference", "pairs": "labelled"},
+        "instructions": {"policy": "policy", "prompts": "mif"},
     }
     fixed: dict[str, dict[str, Any]] = {"eval": {"judge": JUDGE}, "mt_bench": {"judge_api_model": "judge"}}
     config = STAGES[stage].config.model_validate(fixed.get(stage, {}) | over)
@@ -251,6 +275,26 @@ CHANGING: list[tuple[str, str, dict[str, Any], Edit | None, dict[str, Any]]] = [
     ("what the policy's template is told, for a local judge", "eval",
      {"judge": "logprob", "judge_model": "judge", "outputs": "given"}, None, {"chat_template_kwargs": {"enable_thinking": False}}),
     ("a question", "mt_bench", {"judge_identity": "j"}, lambda r: replace_in(r / "questions/en.jsonl", '"a"', '"c"'), {}),
+    ("a labelled response", "reward_bench", {}, lambda r: replace_in(r / "labelled/es.jsonl", "good p1", "x"), {}),
+    ("which of two is better", "reward_bench", {},
+     lambda r: replace_in(r / "labelled/es.jsonl", '"chosen": "good p1", "rejected": "bad"', '"chosen": "bad", "rejected": "good p1"'), {}),
+    ("a labelled prompt", "reward_bench", {}, lambda r: replace_in(r / "labelled/es.jsonl", "es p1?", "x?"), {}),
+    ("its English", "reward_bench", {}, lambda r: replace_in(r / "labelled/es.jsonl", '"english_instruction": "p1?"', '"english_instruction": "x"'), {}),
+    ("a language less of the pairs", "reward_bench", {}, lambda r: (r / "labelled/en.jsonl").unlink(), {}),
+    ("pairs that are limited", "reward_bench", {}, None, {"limit": 1}),
+    ("kinds that are measured", "reward_bench", {}, None, {"reward_kind": "multilingual"}),
+    ("beta of the rewards that are measured", "reward_bench", {}, None, {"beta": 0.2}),
+    ("weights whose reward is measured", "reward_bench", {}, lambda r: write(r / "policy/model.safetensors", "POLICY"), {}),
+    ("weights of its reference", "reward_bench", {}, lambda r: write(r / "reference/model.safetensors", "REFERENCE"), {}),
+    ("dtype of the rewards that are measured", "reward_bench", {}, None, {"dtype": "bfloat16"}),
+    ("seed of drawn rewards", "reward_bench", {"reward_kind": "random,multilingual"}, None, {"seed": 43}),
+    ("a verifiable prompt", "instructions", {}, lambda r: replace_in(r / "mif/es_local.jsonl", "es p1?", "x?"), {}),
+    ("an instruction in it", "instructions", {},
+     lambda r: replace_in(r / "mif/es_local.jsonl", "punctuation:no_comma", "change_case:english_capital"), {}),
+    ("weights that follow instructions", "instructions", {}, lambda r: write(r / "policy/model.safetensors", "POLICY"), {}),
+    ("temperature of the answers to them", "instructions", {}, None, {"temperature": 0.5}),
+    ("samples of the answers to them", "instructions", {}, None, {"samples": 3}),
+    ("given answers to them", "instructions", {"outputs": "given"}, lambda r: replace_in(r / "given/es/model.json", "given p1", "x"), {}),
     ("a task's file", "benchmarks", {"task_folder": "tasks"}, lambda r: write(r / "tasks/own.yaml", "task: b"), {}),
 ]  # fmt: skip
 
@@ -331,6 +375,15 @@ UNCHANGING: list[tuple[str, str, dict[str, Any], Edit | None, dict[str, Any]]] =
     ("the judge where there is none", "eval", {"judge": "none"}, None, {"judge": "none", "both_orders": False}),
     ("the reference that DPO does not use", "train", {}, None, {"reference": "reference"}),
     ("seed of rewards that are not random", "annotate", {}, None, {"seed": 43}),
+    ("names of the pairs' files", "reward_bench", {}, lambda r: rename(r / "labelled", "pairs"), {"pairs": "pairs"}),
+    ("a README among labelled pairs", "reward_bench", {}, lambda r: write(r / "labelled/README.md"), {}),
+    ("how pairs are grouped", "reward_bench", {}, None, {"batch_tokens": 64, "shard_pairs": 2}),
+    ("seed of pairs that nothing is drawn for", "reward_bench", {"reward_kind": "multilingual"}, None, {"seed": 43}),
+    ("where rewards are measured", "reward_bench", {}, None, {"execution": "ray", "concurrency": 2}),
+    ("a folder of instructions by another name", "instructions", {}, lambda r: rename(r / "mif", "ifeval"), {"prompts": "ifeval"}),
+    ("a README among instructions", "instructions", {}, lambda r: write(r / "mif/README.md"), {}),
+    ("how answers are grouped", "instructions", {}, None, {"batch_size": 2, "shard_prompts": 3}),
+    ("who follows instructions where answers are given", "instructions", {"outputs": "given"}, None, {"temperature": 0.1, "sampler": "vllm"}),
     ("where Ray works", "generate", {}, None,
      {"execution": "ray", "ray_address": "head:6379", "concurrency": 8, "num_cpus": 4, "shared_folder": "s3://b/x"}),
 ]  # fmt: skip

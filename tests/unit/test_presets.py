@@ -99,7 +99,7 @@ def test_a_wrong_layer_is_named(folder: Path, given: str, text: str, said: str) 
         parse("iterate", ["--config", given])
 
 
-METHODS = {"icr", "icr-multilingual", "random"}
+METHODS = {"icr", "icr-multilingual", "random", "lidr", "croco", "translate-preferences", "kto-start"}
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
