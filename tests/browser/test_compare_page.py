@@ -101,7 +101,7 @@ def test_slices_narrow_everything(server: Server, open_page: Callable[..., Any])
     assert "18 prompts on both sides: mean length" in told(tab)
     assert "Data sets" in told(tab)
     before = serial(tab)
-    tab.click("text=vicuna")
+    tab.click("#main a:has-text('vicuna')")
     wait_change(tab, before)
     assert "source=vicuna" in tab.url
     assert tab.locator("table.list tbody tr").count() == 9
