@@ -293,14 +293,10 @@ def _translate(config: TranslateConfig, known: Known) -> _Basis:
 
     texts = read_texts(config)
     translator = {"translator": _translator(config.translator, known)}
-    unread = ["translation_template"] if is_place(config.translator) else []
-    settings = _settings(config, *_BY_ROWS, *_OF_TEXTS, *unread, *_unused_sampling(config))
+    settings = _settings(config, *_BY_ROWS, *_OF_TEXTS, *_unused_sampling(config))
     if is_place(config.translator):
-        settings = {
-            name: value
-            for name, value in settings.items()
-            if name in ("language_identifier", "language_confidence", "seed")
-        }
+        checked = ("language_identifier", "language_confidence")
+        settings = {name: value for name, value in settings.items() if name in checked}
     else:
         settings |= _sampling(config, config.translator or config.server_model)
     made = settings | translator

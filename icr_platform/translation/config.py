@@ -46,9 +46,7 @@ class TranslateConfig(ChatSettings, TranslateSettings, PinnedInputs):
     prompt_columns: ColumnMap = setting({}, 'columns to read, as in {"instruction": "prompt"}')
     languages: Languages = setting((), "languages of the texts that are read, comma-separated; empty: all")
     limit: OptionalInt = setting(None, "prompts or preferences per language, the first ones; none: all")
-    seed: int = setting(
-        42, "seed of every translation that is sampled, with the text; greedy decoding draws none", ge=0
-    )
+    seed: int = setting(42, "seed of inputs that a world makes; a translation depends on its text alone", "place", ge=0)
     output: str = setting(
         "", "folder of the artifacts; empty: a work folder, which is emptied once MLflow has them", "place"
     )

@@ -321,7 +321,8 @@ def _index_key(tables: PairTables) -> str:
 def _by_key(
     engine: QueryEngine, artifact: Artifact, columns: str, language: str, prompt_id: str, likely: int | None
 ) -> tuple[list[ResultRow], int | None]:
-    """Rows of a prompt and the part that holds them."""
+    """Rows of a prompt and the part that holds them; of whole rows, columns that an older version of the table lacks are None."""
+    later = {field.name: None for field in artifact.table.schema if field.nullable} if columns.startswith("*") else {}
     sql = f"""SELECT {columns}, {numbered_parts(artifact)} AS part FROM read_parquet(?, filename=true)
               WHERE language = ? AND prompt_id = ?"""
     # Opening a thousand parts takes a second, opening one a millisecond: all of them are the second try.
@@ -329,7 +330,7 @@ def _by_key(
         paths = parts_of(artifact, parts)
         rows = engine.select(sql, [paths, language, prompt_id]) if paths else []
         if rows:
-            return rows, rows[0]["part"]
+            return [{**later, **row} for row in rows], rows[0]["part"]
     return [], None
 
 
