@@ -187,10 +187,10 @@ def check_losses(config: IterateConfig) -> None:
     check_loss(config.train, "train.")
     if config.start_preferences:
         check_loss(config.start, "start.")
-    elif config.start != type(config.start)() or config.start_preference_columns:
+    elif "start_preferences" not in config.model_fields_set and config.start != type(config.start)():
         raise InputError(
             "config: section 'start' says how pi_0 is trained, but field 'start_preferences' is missing; give English preferences, or "
-            "leave the section out where `policy` is pi_0"
+            "set it to '' where `policy` is pi_0"
         )
 
 

@@ -67,21 +67,37 @@ def model_card(config: TrainConfig, made: Provenance, figures: Mapping[str, floa
         reference = f"| DPO reference | `{made.reference}` | `{made.reference_identity}` |"
     return _card(
         config,
-        tags=("dpo", "trl"),
+        tags=("kto" if config.loss == "kto" else "dpo", "trl"),
         title="A policy aligned by implicit cross-lingual rewarding",
-        intro="Trained with DPO and a likelihood term on the chosen responses, "
-        "`L_DPO(beta) + gamma * L_NLL(chosen)` ([arXiv 2503.04647](https://arxiv.org/abs/2503.04647), "
-        "[arXiv 2305.18290](https://arxiv.org/abs/2305.18290)).",
+        intro=_intro(config),
         rows=(
             f"| policy | `{made.policy}` | `{made.policy_identity}` |",
             reference,
-            f"| preferences | {sum(made.pairs.values())} pairs | `{made.preferences_digest}` |",
+            f"| preferences | {sum(made.pairs.values())} {_rows(config)} | `{made.preferences_digest}` |",
             f"| training | fingerprint | `{made.fingerprint}` |",
         ),
-        counted=("pairs", made.pairs, made.left_out),
+        counted=(_rows(config), made.pairs, made.left_out),
         figures=figures,
         citation=True,
     )
+
+
+def _intro(config: TrainConfig) -> str:
+    """Which losses the policy was trained with."""
+    if config.loss == "sigmoid":
+        return (
+            "Trained with DPO and a likelihood term on the chosen responses, "
+            "`L_DPO(beta) + gamma * L_NLL(chosen)` ([arXiv 2503.04647](https://arxiv.org/abs/2503.04647), "
+            "[arXiv 2305.18290](https://arxiv.org/abs/2305.18290))."
+        )
+    return (
+        f"Trained with the loss `{config.loss}` and a likelihood term on the chosen responses, `L_{config.loss}(beta) + gamma * "
+        "L_NLL(chosen)` ([arXiv 2503.04647](https://arxiv.org/abs/2503.04647))."
+    )
+
+
+def _rows(config: TrainConfig) -> str:
+    return "responses" if config.loss == "kto" else "pairs"
 
 
 def sft_card(config: SftConfig, made: SftProvenance, figures: Mapping[str, float]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from icr_platform.core.errors import InputError
 from icr_platform.pipeline.arm import Arm
 from icr_platform.pipeline.config import IterateConfig
-from icr_platform.pipeline.iterate import iterate
+from icr_platform.pipeline.iterate import check_losses, iterate
 from icr_platform.pipeline.session import RunOptions, open_session
 from icr_platform.planning.check import Prediction, check
 from icr_platform.tracking.tracker import Tracker
@@ -72,7 +72,6 @@ def test_pi_0_is_trained_first_and_everything_follows_from_it(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"start_preferences": ""}, "field 'start_preferences' is missing"),
         ({"start": {"loss": "ipo", "label_smoothing": 0.1}}, "field 'start.label_smoothing' (0.1) with start.loss=ipo"),
         (
             {"train": {"loss": "sigmoid_norm", "ld_alpha": 0.5}},
@@ -93,6 +92,14 @@ def test_what_cannot_start_is_said_before_any_work(
         run(given)
     assert said in str(refused.value)
     assert not list(Path.cwd().glob("**/responses"))
-    if changes != {"start_preferences": ""}:
-        assert check(IterateConfig.model_validate(given), RunOptions(), Prediction()) == 2
-        assert said in capsys.readouterr().err
+    assert check(IterateConfig.model_validate(given), RunOptions(), Prediction()) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_start_without_preferences_is_refused_unless_it_is_switched_off() -> None:
+    given = {"policy": "pi_0", "reference": "pi_ref", "start": {"loss": "kto"}}
+    with pytest.raises(InputError, match="field 'start_preferences' is missing"):
+        check_losses(IterateConfig.model_validate(given))
+    check_losses(IterateConfig.model_validate(given | {"start_preferences": ""}))
+    started = IterateConfig.model_validate({"reference": "pi_ref", "start_preferences": "en.jsonl"})
+    assert started.policy == "pi_ref"
