@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -93,7 +93,7 @@ class Work:
     prompt_tokens: mean length of a prompt. requests: answers asked of a judge's endpoint.
     """
 
-    stage: Literal["generate", "annotate", "train", "eval"]
+    stage: Literal["generate", "annotate", "train", "eval", "reward_bench", "instructions"]
     rows: int
     prompt_tokens: float
     decoded: int = 0
@@ -241,6 +241,30 @@ def works(config: Any, training: Prompts, evaluation: Prompts | None, response_t
     return result
 
 
+def bench_work(kinds: Sequence[str], pairs: Prompts, response_tokens: float) -> Work:
+    """reward_bench of one policy on labelled pairs. pairs: how many, and the mean length of their prompts; response_tokens: of a response.
+
+    >>> work = bench_work(["multilingual", "random"], Prompts(100, 20.0), 50.0)
+    >>> work.scored, disk_of(work, TrainingFiles(0, 0, 0, 0))
+    (24000, (12000, 12000))
+    """
+    models = 2 * len(scored_kinds(kinds))  # policy and reference; both responses share the prompt's pass
+    scored = models * pairs.rows * (pairs.mean_tokens + 2 * response_tokens)
+    scalar = len(scalar_kinds(kinds)) * 2 * pairs.rows * (pairs.mean_tokens + response_tokens)
+    rows = pairs.rows * (len(kinds) + 1)  # and the baseline `length`
+    return Work("reward_bench", rows, pairs.mean_tokens, scored=int(scored), rewarded=int(scalar))
+
+
+def instructions_work(settings: Any, turns: Prompts, response_tokens: float | None) -> Work:
+    """instructions of one policy. settings: of the stage. turns: of all prompts, with their mean length.
+
+    response_tokens: mean length of an answer; None: as long as the stage allows, an upper bound.
+    """
+    answers = turns.rows * settings.samples
+    length = min(response_tokens or settings.max_tokens, settings.max_tokens)
+    return Work("instructions", answers, turns.mean_tokens, decoded=int(answers * length))
+
+
 def seconds_of(work: Work, rates: Rates, devices: int, judge_concurrency: int) -> float:
     """Without loading models. A judge answers in `_JUDGE_SECONDS`, an assumption."""
     on_devices = work.decoded / rates.decode + work.scored / rates.score + work.trained / rates.train
@@ -321,7 +345,8 @@ def disk_of(work: Work, files: TrainingFiles) -> tuple[int, int]:
     """Bytes of the artifacts that a stage leaves, and of what it has on the disk at its peak."""
     if work.stage == "train":
         return files.checkpoint, files.peak
-    kept = work.rows * _BYTES_PER_REWARD if work.stage == "annotate" else work.decoded * _BYTES_PER_RESPONSE_TOKEN
+    has_rewards = work.stage in ("annotate", "reward_bench")
+    kept = work.rows * _BYTES_PER_REWARD if has_rewards else work.decoded * _BYTES_PER_RESPONSE_TOKEN
     return kept, kept
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,10 +34,13 @@ from icr_platform.planning.capacity import (
     Prompts,
     Rates,
     StagePlan,
+    TrainingFiles,
     Work,
+    bench_work,
     disk_of,
     disk_of_iterations,
     idle_parameters,
+    instructions_work,
     memory_of,
     model_shape,
     most_pairs,
@@ -53,6 +56,7 @@ from icr_platform.planning.units import duration, size
 
 T = TypeVar("T")
 _PROMPTS_TOKENISED = 200  # per language; the mean over them stands for all
+_COUNTED = 400  # texts of a measurement that are tokenised; their mean stands for all
 _CALIBRATION_PROMPTS = 64
 _SHARDED = ("FSDP", "DEEPSPEED")
 
@@ -158,7 +162,8 @@ class Checked(NamedTuple):
 
 
 class _Inputs(NamedTuple):
-    """What a configuration names, looked at. training: None where nothing is trained. told: lines about what else is measured."""
+    """What a configuration names, looked at. training: None where nothing is trained. told: lines about what else is measured, and
+    measuring: what that takes, of one policy."""
 
     config: IterateConfig
     shape: ModelShape
@@ -166,6 +171,7 @@ class _Inputs(NamedTuple):
     evaluation: PromptCount | None
     checker: str
     told: list[str]
+    measuring: list[Work]
 
 
 def problems_of(session: Session, config: IterateConfig) -> list[str]:
@@ -207,11 +213,11 @@ def _look_at_inputs(
             lambda: _count(preflight, resolved.policy, resolved.eval_prompts, resolved, True)
         )
     checker = preflight.attempt(lambda: checker_of(config, resolved, session.worlds)) or ""
-    measured = _measures(preflight, session, resolved)
+    measured, measuring = _measures(preflight, session, resolved, prediction)
     preflight.remarks += getattr(read, "notes", ())  # what the evaluation reads beside its prompts has notes of its own
     if shape is None or preflight.problems:
         return None
-    return _Inputs(resolved, shape, training, evaluation, checker, measured)
+    return _Inputs(resolved, shape, training, evaluation, checker, measured, measuring)
 
 
 def _check_inputs(
@@ -220,7 +226,7 @@ def _check_inputs(
     inputs = _look_at_inputs(preflight, session, config, prediction)
     if inputs is None:
         return None
-    resolved, shape, training, evaluation, checker, measured = inputs
+    resolved, shape, training, evaluation, checker, measured, measuring = inputs
     for name, counts in (("training", training), ("evaluation", evaluation)):
         if counts is not None:
             listed = ", ".join(f"{language} {n:,}" for language, n in counts.by_language.items())
@@ -243,18 +249,32 @@ def _check_inputs(
     show_models(resolved, _uses(session, resolved, plans, prediction), training.first, prediction.verbose)
     print()
     _print(session, resolved, plans, source, prediction)
+    for work in measuring:
+        print(_measuring_line(resolved, work, rates))
     return Checked(resolved, plans, checker)
 
 
-def _measures(preflight: Preflight, session: Session, config: IterateConfig) -> list[str]:
-    """Check what else every policy is measured on, and count it: a line each."""
+def _measuring_line(config: IterateConfig, work: Work, rates: Rates | None) -> str:
+    """What a measurement without a judge takes, of one policy and of all."""
+    taken = f"{work.tokens:,} tokens, "
+    if rates is not None:
+        taken += f"{duration(seconds_of(work, rates, 1, 1))} on one device, "
+    disk = disk_of(work, TrainingFiles(0, 0, 0, 0))[0]
+    return f"{work.stage}: {work.rows:,} rows, {taken}{size(disk)}; {config.iterations + 1} times, of every policy"
+
+
+def _measures(
+    preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction
+) -> tuple[list[str], list[Work]]:
+    """Check what else every policy is measured on, and count it: a line each, and what it takes of one policy."""
     from icr_platform.pipeline.measures import check_measures
 
     arm, told = Arm(config, config, None, [config.policy]), []
+    measuring: list[Work] = []
     known = len(preflight.problems)
     preflight.attempt(lambda: check_measures(config))
     if len(preflight.problems) > known:
-        return []
+        return [], []
 
     def read(stage: str, stage_config: Config) -> Any:
         found = preflight.attempt(
@@ -269,11 +289,32 @@ def _measures(preflight: Preflight, session: Session, config: IterateConfig) -> 
 
     if config.reward_pairs and (bench := read("reward_bench", arm.benching(0))) is not None:
         counted("reward pairs", (pair.language for pair in bench.pairs))
+        measuring += [work for work in [preflight.attempt(lambda: _bench_work(config, bench))] if work is not None]
     if config.instruction_prompts and (follow := read("instructions", arm.following(0))) is not None:
         counted("instruction prompts", (prompt.language for prompt in follow.asked.prompts))
+        turns = [turn.text for prompt in follow.asked.prompts for turn in prompt.turns]
+        if (mean := preflight.attempt(lambda: _mean_tokens(config, turns))) is not None:
+            prompts = Prompts(len(turns), mean)
+            measuring.append(instructions_work(config.instructions, prompts, prediction.response_tokens))
     if config.benchmarks.are_asked and (asked := read("benchmarks", arm.asking(0))) is not None:
         counted("benchmark tasks", (work.task.language for work in asked.work))
-    return told
+    return told, measuring
+
+
+def _bench_work(config: IterateConfig, bench: Any) -> Work:
+    prompts = Prompts(len(bench.pairs), _mean_tokens(config, [pair.asked.instruction for pair in bench.pairs]))
+    responses = [side.text for pair in bench.pairs for side in (pair.chosen, pair.rejected)]
+    return bench_work(bench.config.kinds, prompts, _mean_tokens(config, responses))
+
+
+def _mean_tokens(config: IterateConfig, texts: Sequence[str]) -> float:
+    """Mean length in the policy's tokens, of texts that lie evenly among all of them."""
+    from icr_platform.models.chat import encode_response
+    from icr_platform.models.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(config.policy, config)
+    some = texts[:: max(1, len(texts) // _COUNTED)]
+    return sum(len(encode_response(tokenizer, text)) for text in some) / max(1, len(some))
 
 
 def _shape(model: str, chat: ChatSettings) -> ModelShape:

@@ -20,9 +20,13 @@ from icr_platform.planning.capacity import (
     Prompts,
     Rates,
     StagePlan,
+    TrainingFiles,
     Work,
+    bench_work,
+    disk_of,
     disk_of_iterations,
     idle_parameters,
+    instructions_work,
     model_shape,
     rates_on_paper,
     seconds_of,
@@ -210,3 +214,29 @@ def test_check_sets_the_peak_against_the_free_disk(
         assert check(config, options, Prediction(response_tokens=10)) == 0
         is_too_little = "TOO LITTLE, use --train-save-steps" in capsys.readouterr().out
         assert is_too_little == (free < (24 if not changes else 4.1))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "scored", "rewarded", "rows"),
+    [
+        (["cross-lingual"], 2 * 10 * (20 + 2 * 30), 0, 20),
+        (["cross-lingual", "multilingual"], 4 * 10 * (20 + 2 * 30), 0, 30),
+        (["random"], 0, 0, 20),
+        (["scalar"], 0, 2 * 10 * (20 + 30), 20),  # a reward model reads each response after its prompt, once
+        (["scalar", "cross-lingual"], 2 * 10 * (20 + 2 * 30), 2 * 10 * (20 + 30), 30),
+    ],
+)
+def test_what_measuring_rewards_takes(kinds: list[str], scored: int, rewarded: int, rows: int) -> None:
+    work = bench_work(kinds, Prompts(10, 20.0), 30.0)
+    assert (work.scored, work.rewarded, work.rows) == (scored, rewarded, rows)
+    rates = Rates(decode=1.0, score=100.0, train=1.0, reward=50.0)
+    assert seconds_of(work, rates, 1, 1) == pytest.approx(scored / 100 + rewarded / 50)
+    assert disk_of(work, TrainingFiles(0, 0, 0, 0))[0] == rows * 40
+
+
+@pytest.mark.parametrize(("response", "decoded"), [(None, 10 * 2 * 100), (40.0, 10 * 2 * 40), (500.0, 10 * 2 * 100)])
+def test_what_following_instructions_takes(response: float | None, decoded: int) -> None:
+    settings = IterateConfig.model_validate({"instructions": {"samples": 2, "max_tokens": 100}}).instructions
+    work = instructions_work(settings, Prompts(10, 20.0), response)
+    assert (work.rows, work.decoded) == (20, decoded)
+    assert disk_of(work, TrainingFiles(0, 0, 0, 0))[0] == decoded * 9
