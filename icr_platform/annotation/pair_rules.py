@@ -37,7 +37,8 @@ def _lowest(values: Floats, candidates: Bools, draws: Floats) -> Floats:
 def _nearest_to_mean_less_two_deviations(values: Floats, candidates: Bools, draws: Floats) -> Floats:
     mean = _mean(values, candidates)
     deviation = np.sqrt(_mean((values - mean) ** 2, candidates))  # of the population: the samples are all there are
-    return np.abs(values - (mean - 2 * deviation))
+    distance: Floats = np.abs(values - (mean - 2 * deviation))
+    return distance
 
 
 def _nearest_to_mean(values: Floats, candidates: Bools, draws: Floats) -> Floats:
@@ -54,7 +55,9 @@ def _nearest_to_lower_quartile(values: Floats, candidates: Bools, draws: Floats)
     low, high = np.where(np.isfinite(low), low, 0.0), np.where(np.isfinite(high), high, 0.0)  # a row without candidates
     share = (place - below)[:, None]
     # Measured from its two neighbours, so that where it is half-way between them both are equally near, whatever rounding does.
-    return np.where(values <= low, (low - values) + share * (high - low), (values - high) + (1 - share) * (high - low))
+    from_low, from_high = (low - values) + share * (high - low), (values - high) + (1 - share) * (high - low)
+    distance: Floats = np.where(values <= low, from_low, from_high)
+    return distance
 
 
 def _random(values: Floats, candidates: Bools, draws: Floats) -> Floats:

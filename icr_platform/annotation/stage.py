@@ -51,7 +51,12 @@ from icr_platform.annotation.selection import (
     write_chunk,
 )
 from icr_platform.annotation.summary import DROP_COLUMNS, PAIR_COLUMNS, Written, annotation_metrics, summary_table
-from icr_platform.annotation.translated_pairs import TranslatedPairInputs, read_translated, run_translated
+from icr_platform.annotation.translated_pairs import (
+    TranslatedPairInputs,
+    check_ranking,
+    read_translated,
+    run_translated,
+)
 from icr_platform.core.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact, read_parquet
 from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
@@ -182,6 +187,8 @@ def check_settings(config: AnnotateConfig) -> None:
             f"config: field 'alpha_min' {config.alpha_min} is above 'alpha_max' {config.alpha_max}; give the lower first"
         )
     check_pair_settings(config)
+    if config.pair_source == "translation":
+        check_ranking(config)
     check_execution(config)
 
 

@@ -25,7 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icr_platform.annotation.config import AnnotateConfig
+from icr_platform.annotation.config import AnnotateConfig, AnnotateSettings
 from icr_platform.annotation.diagnostics import with_language_means
 from icr_platform.annotation.filters import (
     COLUMNS,
@@ -77,6 +77,16 @@ class TranslatedPairInputs:
     prompts: PromptIndex
 
 
+def check_ranking(settings: AnnotateSettings) -> None:
+    """Raise InputError for a setting that ranks rewards, of which pairs of translations have none."""
+    ranking = {"rejected": "lowest", "pool": "language", "minimal_margin": 0.0, "upper_bound": float("inf")}
+    for name, unused in ranking.items():
+        if getattr(settings, name) != unused:
+            raise InputError(
+                f"config: field {name!r} is {getattr(settings, name)!r}, which is of rewards, and pair_source translation has none; leave it out"
+            )
+
+
 def read_translated(config: AnnotateConfig) -> TranslatedPairInputs:
     """Check the settings, the prompts, the responses and that their translations are theirs; writes nothing.
 
@@ -88,12 +98,6 @@ def read_translated(config: AnnotateConfig) -> TranslatedPairInputs:
             "config: field 'translations' is missing for pair_source translation; give --translations, which `icr translate` makes of "
             "the responses"
         )
-    ranking = {"rejected": "lowest", "pool": "language", "minimal_margin": 0.0, "upper_bound": float("inf")}
-    for name, unused in ranking.items():
-        if getattr(config, name) != unused:
-            raise InputError(
-                f"config: field {name!r} is {getattr(config, name)!r}, which is of rewards, and pair_source translation has none; leave it out"
-            )
     responses = open_artifact(Path(config.responses), RESPONSES)
     translations = open_artifact(Path(config.translations), TRANSLATED_RESPONSES)
     prompts = prompt_index(config.prompts, responses, (), config.prompt_columns)

@@ -366,9 +366,15 @@ def _report(arguments: list[str]) -> int:
     from icr_platform.pipeline.session import RunOptions, open_session
 
     parser = Parser("icr report", TOOLS["report"])
-    parser.add_argument("run", metavar="RUN", help="id of the arm's MLflow run")
+    parser.add_argument(
+        "run", metavar="RUN", help="id of the arm's MLflow run, or of a sweep's: then its arms are compared"
+    )
     given = parser.parse_args(arguments)
     _quiet_libraries()
     with closing(open_session(RunOptions(), WORLDS)) as session:
+        if session.tracker is not None and session.tracker.is_sweep(given.run):
+            from icr_platform.cli.compare import compare
+
+            return compare([given.run, "--format", "html", "--output", f"report-{given.run[:12]}.html"])
         report_again(session, given.run)
     return 0

@@ -19,6 +19,7 @@ from icr_platform.pipeline.session import RunOptions, Session, open_session
 
 if TYPE_CHECKING:
     from icr_platform.pipeline.compare import Comparison
+    from icr_platform.report.comparison import Examples
 
 HELP = """\
 Compare arms, iterations, runs or files of outputs, each with the first: per language and over languages, paired by prompt and seed.
@@ -87,6 +88,20 @@ def _compare(session: Session, settings: CompareSettings, given: Sequence[str]) 
         stage.clean_up()
 
 
+def _examples(found: Comparison) -> list[Examples]:
+    """What the first side and each other answered, of the first run of each: prompts whose verdict changed, and slices."""
+    from icr_platform.evaluation.prompt_values import SLICES, example_rows, slice_table
+    from icr_platform.report.comparison import Examples
+
+    first, *others = found.sides
+    shown = []
+    for second in others:
+        rows = example_rows(first.runs[0].open, second.runs[0].open)
+        slices = {by: table for by in SLICES if len(table := slice_table(rows, by)) > 1}
+        shown.append(Examples(first.name, second.name, rows, slices))
+    return shown
+
+
 def _show(settings: CompareSettings, output: Path | None, found: Comparison, notes: Sequence[str]) -> None:
     """Write the comparison in the format that was asked for, to a file or the terminal."""
     from rich.console import Console
@@ -98,7 +113,8 @@ def _show(settings: CompareSettings, output: Path | None, found: Comparison, not
         place = output or Path("comparison.html")
         tables = shown.comparison_html(found.table, found.margin, found.costs)
         sides = {side.name: ", ".join(run.label for run in side.runs) for side in found.sides}
-        shown.write_comparison(place, " and ".join(side.name for side in found.sides), tables, sides, everything)
+        title = " and ".join(side.name for side in found.sides)
+        shown.write_comparison(place, title, tables, sides, _examples(found), everything)
         print(f"comparison: {place}", flush=True)
         return
     written = sys.stdout if output is None else io.StringIO()

@@ -19,6 +19,8 @@ from icr_platform.pipeline.presets import read_layers, shown_layers
 from icr_platform.pipeline.session import RunOptions
 from icr_platform.pipeline.stages import CONFIGURED, ITERATE
 
+_LONGEST_SHAPE = 56  # characters of a flag's choices, which stand beside it on lines of 80
+
 
 class _Formatter(argparse.HelpFormatter):
     """Help that gives flags room, and wraps the paragraphs around them one by one."""
@@ -178,7 +180,9 @@ def value_shape(info: FieldInfo, names: Iterable[str] = ()) -> str:
     if known := (*choices(info), *names):
         return "{" + ",".join(known) + "}"
     if get_origin(kind) is tuple:
-        return "{" + ",".join(get_args(parts[0])) + "},..." if get_origin(parts[0]) is Literal else "A,B,..."
+        listed = "{" + ",".join(get_args(parts[0])) + "},..." if get_origin(parts[0]) is Literal else ""
+        # What does not fit beside the flag is listed by its description.
+        return listed if 0 < len(listed) <= _LONGEST_SHAPE else "A,B,..."
     kinds = {kind, get_origin(kind), *parts}
     if bool in kinds:
         return "true|false"

@@ -1,4 +1,4 @@
-"""Everything the demo's `iterate` needs, made on the spot: prompts, pi_ref, pi_0, English preferences, reference outputs.
+"""Everything the demo's `iterate` needs, made on the spot: prompts, pi_ref, pi_0, a reward model, English preferences, reference outputs.
 
 `python -m icr_platform.demo.bootstrap --output DIR` rebuilds the SFT checkpoint that ships next to this file.
 """
@@ -18,6 +18,7 @@ from icr_platform.data.text_preferences import TextPair, write_text_preferences
 from icr_platform.demo.authors import english_preferences
 from icr_platform.demo.grader import grade
 from icr_platform.demo.lexicon import LANGUAGES
+from icr_platform.demo.reward_model import RECIPE, build_reward_model
 from icr_platform.demo.world import write_prompts
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.models.loading import load_model, load_tokenizer
@@ -41,17 +42,19 @@ def prepare(folder: Path, seed: int, english_pairs: int = ENGLISH_PAIRS) -> Path
     """Make the demo's inputs in `folder`, once; about 20 seconds of one core.
 
     Args:
-        folder: receives `prompts/icr`, `prompts/test`, `reference` (pi_ref), `policy` (pi_0), `english_preferences`
+        folder: receives `prompts/icr`, `prompts/test`, `reference` (pi_ref), `policy` (pi_0), `reward_model`, `english_preferences`
             and `outputs` (pi_ref's, one a test prompt, to compare with).
         seed: of the English preferences, the order they are trained in, and the reference outputs.
-        english_pairs: pairs that pi_0 is trained on, one epoch.
+        english_pairs: pairs that pi_0, in one epoch, and the reward model are trained on.
 
     Returns:
         `folder`. A folder of the same recipe that is finished is returned as it is.
     """
     from filelock import FileLock
 
-    recipe = text_digest(model_identity(str(SFT)), str(seed), str(english_pairs), repr(_PI_0), repr(_REFERENCE_OUTPUTS))
+    recipe = text_digest(
+        model_identity(str(SFT)), str(seed), str(english_pairs), repr(_PI_0), repr(_REFERENCE_OUTPUTS), repr(RECIPE)
+    )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         manifest = folder / MANIFEST
@@ -94,6 +97,8 @@ def _fill(folder: Path, seed: int, english_pairs: int) -> None:
         for number, pair in enumerate(pairs)
     ]
     write_text_preferences(graded, folder / "english_preferences", tokenizer, text_digest("demo", repr(pairs)))
+
+    build_reward_model(SFT, pairs, seed, folder / "reward_model")
 
     # pi_0: DPO of pi_ref on these pairs alone, by the platform's own `train`.
     config = TrainConfig(

@@ -9,9 +9,10 @@ from pathlib import Path
 from icr_platform.core.conversations import Conversation
 from icr_platform.demo.authors import EnglishPreference
 
-EPOCHS = 3
+EPOCHS = 2
 BATCH_SIZE = 32
-LEARNING_RATE = 3e-4
+LEARNING_RATE = 1e-3
+RECIPE = (EPOCHS, BATCH_SIZE, LEARNING_RATE)
 
 
 def build_reward_model(sft: Path, pairs: Sequence[EnglishPreference], seed: int, folder: Path) -> None:

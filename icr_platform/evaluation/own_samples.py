@@ -152,7 +152,10 @@ def own_samples(checked: pd.DataFrame, rewards: pd.DataFrame, preferences: pd.Da
     of_pairs, alphas = None, pd.Series(dtype=float)
     if preferences is not None:
         of_pairs = kind_of_the_pairs(rewards, preferences)
-        alphas = preferences.drop_duplicates("language").set_index("language")["length_penalty_alpha"]
+        # A pool has one penalty for all its languages, also those in which no pair's prompt is.
+        penalties = preferences["length_penalty_alpha"].to_numpy()
+        ends = pd.concat([_ends_of(preferences, end).assign(alpha=penalties) for end in ("chosen", "rejected")])
+        alphas = ends.drop_duplicates("language").set_index("language")["alpha"]
     ranked: list[RankedSamples] = []
     for (kind, instruction_kind), rows in both.groupby(["kind", "instruction_kind"], sort=True):
         reward = rows["reward"].to_numpy(float)

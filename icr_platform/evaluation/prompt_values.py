@@ -234,6 +234,7 @@ def example_rows(first: Opener, second: Opener, sources: Mapping[tuple[str, str]
     rows["source"] = [(sources or {}).get(key, "") for key in own]
     rows["source"] = rows["source"].where(rows["source"] != "", rows["checked_source"].fillna(""))
     rows["instruction_kinds"] = rows["instruction_kinds"].fillna("")
+    rows = rows.astype({"first_value": float, "second_value": float})
     rows["difference"] = rows["second_value"] - rows["first_value"]
     is_flip = np.sign(rows["first_value"] - 50) != np.sign(rows["second_value"] - 50)
     flip = np.where(rows["difference"] < 0, "regression", np.where(rows["difference"] > 0, "improvement", ""))

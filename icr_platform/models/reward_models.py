@@ -76,7 +76,12 @@ def plan_of(model: str, trust_remote_code: bool = False) -> Plan:
     config = load_config(base, trust_remote_code)
     named = list(getattr(config, "architectures", None) or ())
     own_code = getattr(config, "auto_map", None) or {}
-    if "AutoModelForSequenceClassification" in own_code:
+    if own_code and not trust_remote_code and not any(name.endswith("ForSequenceClassification") for name in named):
+        # transformers would take its own class of that type, whose head these files do not have.
+        raise InputError(
+            f"{base}: a {first_names(named)} (config.json) brings its own code: read that code, and give --trust-remote-code true to run it"
+        )
+    if "AutoModelForSequenceClassification" in own_code and trust_remote_code:
         return Plan(config, AutoModelForSequenceClassification, is_own_code=True)
     if "Reward" in str(own_code.get("AutoModel", "")):
         return Plan(config, AutoModel, is_own_code=True)

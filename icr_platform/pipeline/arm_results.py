@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from icr_platform.core.artifacts import atomic_path, file_digest, open_artifact, text_digest
 from icr_platform.core.config import without_secrets
+from icr_platform.core.errors import InputError
 from icr_platform.core.parts import split_world
 from icr_platform.pipeline.arm import Arm, arm_from_artifacts, earlier_run, key_of
 from icr_platform.pipeline.cost import DEVICES, total
@@ -20,6 +21,7 @@ from icr_platform.pipeline.stopping import GAIN, GAIN_SINCE_START, measuring
 from icr_platform.tracking.final_metrics import final_metrics
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from rich.console import Console
 
     from icr_platform.report.arm_report import ExamplePair, Report
@@ -38,6 +40,8 @@ _REPORT, _REPORTING = (
     "icr.report",
     (
         "pipeline/arm.py", "pipeline/arm_results.py", "report/arm_report.py", "report/arm_report.html.j2", "report/leaderboard.py", "report/published.csv",
+        "report/comparison.py", "report/comparison.html.j2", "report/report.css", "evaluation/arm_comparison.py", "evaluation/prompt_values.py",
+        "pipeline/compare.py",
         "report/iteration_metrics.py", "report/evidence.py", "report/figures.py", "report/svg.py", "report/charts.css", "report/numbers.py", "report/cost_table.py", *_COMPARING,
     ),
 )  # fmt: skip
@@ -284,6 +288,7 @@ def figures_of(session: Session, arm: Arm, with_texts: bool = True) -> Report:
     found, tracker = split_world(arm.given.prompts, session.worlds), session.tracker
     world = found[0] if found else None
     runs = {f"iteration {t}, {stage}": done.run.run_id for (t, stage), done in arm.stages.items() if done.run}
+    compared, said = _last_against_first(session, arm) if with_texts else (None, ())
     return Report(
         title=world.title if world else "Implicit cross-lingual rewarding",
         arm=arm.config.arm,
@@ -298,9 +303,28 @@ def figures_of(session: Session, arm: Arm, with_texts: bool = True) -> Report:
         notes=[
             *([arm.stopped] if arm.stopped else []),
             *(note for done in noted for note in (notes_of(tracker, done) if tracker else done.result.notes)),
+            *said,
         ],
         published=world is None,
+        comparison=compared,
     )
+
+
+def _last_against_first(session: Session, arm: Arm) -> tuple[Markup | None, tuple[str, ...]]:
+    """Tables of the last policy against the first one, on everything that was measured of both; and notes, such as why there are none."""
+    from icr_platform.pipeline.compare import compare_sides
+    from icr_platform.pipeline.sides import side_of_arm
+    from icr_platform.report.comparison import comparison_html
+
+    iterations = sorted({t for t, _ in arm.stages})
+    sides = [side_of_arm(arm, t) for t in (iterations[0], iterations[-1])] if len(iterations) > 1 else []
+    if not sides or not set(sides[0].runs[0].places) & set(sides[1].runs[0].places):
+        return None, ()
+    try:
+        found = compare_sides(sides, session.resolver.local)
+    except InputError as error:
+        return None, (f"the last policy is not compared with the first: {error}",)
+    return comparison_html(found.table, found.margin), found.notes
 
 
 def _examples(arm: Arm, iteration: int) -> list[ExamplePair]:

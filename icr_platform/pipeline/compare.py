@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.language_tags import english_first, is_english
 from icr_platform.data.reference_outputs import ReferenceOutputs, load_reference_outputs
 from icr_platform.evaluation.arm_comparison import (
-    Compared,
     Judged,
     adjusted,
     difference,
@@ -196,7 +195,7 @@ def _costs(sides: Sequence[Side]) -> pd.DataFrame:
     for side in sides:
         names = dict.fromkeys(name for run in side.runs for name in run.costs)
         means = {
-            name.removeprefix("cost/"): sum(values) / len(values)
+            name: sum(values) / len(values)
             for name in names
             if (values := [run.costs[name] for run in side.runs if name in run.costs])
         }
@@ -339,15 +338,3 @@ def _difficulties(
     known = read_difficulty(Path(locate(run.params["difficulty"], _seed(run))), instructions).by_prompt
     anchors = run.params.get("anchors", "")
     return known, read_anchors(Path(locate(anchors, _seed(run)))) if anchors else None
-
-
-def at_iterations(side: Side) -> tuple[Side, Side] | None:
-    """An arm's starting policy and its last one, as two sides; None where it has only one iteration."""
-    numbers = sorted(side.iterations)
-    if len(numbers) < 2:
-        return None
-    first, last = (side.at(number) for number in (numbers[0], numbers[-1]))
-    return replace(first, name=f"pi_{numbers[0]}"), replace(last, name=f"pi_{numbers[-1]}")
-
-
-__all__ = ["Compared", "Comparison", "at_iterations", "check_judges", "compare_sides", "groups_of"]

@@ -798,7 +798,8 @@ def arm_key(config: Config, places: Mapping[str, str], known: Known, *more: str)
                 found = sorted(str(path) for path in Path("/").glob(place.lstrip("/").replace("{language}", "*")))
             else:
                 found = [place]
-            digests = [_content_of(name, each, role(info), known) for each in found]
+            on_hub = re.search(r"@[0-9a-f]{40}(?=:|$)", place) is not None  # a commit is content
+            digests = found if on_hub else [_content_of(name, each, role(info), known) for each in found]
             if not digests or not all(digests):
                 return ""
             contents += [name, *digests]

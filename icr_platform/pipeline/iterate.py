@@ -54,6 +54,7 @@ def iterate(session: Session, config: IterateConfig, place: SweepPlace | None = 
     try:
         check_something_is_done(config)
         check_losses(config)
+        check_pair_rules(config)
         resolved = session.resolver.resolve(config, config.seed, fetch=False)
         if not session.resolver.known(resolved):  # models in a remote store are checked by the stages, which fetch them
             check_models(session, resolved)
@@ -135,6 +136,7 @@ def check_pairs_source(session: Session, config: IterateConfig) -> tuple[str, ..
         InputError: the pairs cannot be read or trained on, or the translator cannot work here; or languages are named that nothing
             is translated into.
     """
+    from icr_platform.annotation.translated_pairs import check_ranking
     from icr_platform.engines.sampling.translators import check_translator
 
     if not config.iterations:
@@ -146,6 +148,7 @@ def check_pairs_source(session: Session, config: IterateConfig) -> tuple[str, ..
         stage = STAGES["translate" if translates else "train"].load()
         return tuple(getattr(stage.read(session.resolver.resolve(of_stage, config.seed)), "notes", ()))
     if config.pairs_are_translated:
+        check_ranking(config.annotate)
         translating = session.resolver.resolve(arm.translating(1, ""), config.seed)
         return check_translator(translating, translating, translating.into or config.languages)
     if config.translate.into:
@@ -192,6 +195,13 @@ def check_losses(config: IterateConfig) -> None:
             "config: section 'start' says how pi_0 is trained, but field 'start_preferences' is missing; give English preferences, or "
             "set it to '' where `policy` is pi_0"
         )
+
+
+def check_pair_rules(config: IterateConfig) -> None:
+    """Raise an InputError where settings of pairs contradict each other, hours before annotate would say so."""
+    from icr_platform.annotation.pair_notes import check_pair_settings
+
+    check_pair_settings(config.annotate)
 
 
 def _make_start(session: Session, arm: Arm, parent: RunHandle | None) -> None:

@@ -16,9 +16,11 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -36,7 +38,7 @@ from icr_platform.core.schemas import (
     TableSchema,
 )
 from icr_platform.evaluation.config import EvalConfig
-from icr_platform.pipeline.arm import CONFIG, OWN_SAMPLES, STEP
+from icr_platform.pipeline.arm import CONFIG, OWN_SAMPLES, STEP, Arm
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.tracking.reader import RunRecord, TrackingReader
 
@@ -52,7 +54,7 @@ ARTIFACTS: Mapping[str, tuple[str, TableSchema]] = {
 }
 """What is compared: the stage that makes each artifact, and its table."""
 _OPTIONAL = {"confusion"}  # which earlier versions did not leave
-_LEAST_OF_AN_ID = 6
+_COST = "cost/"
 _RUN_ID = re.compile(r"[0-9a-f]{6,32}")
 _OF_A_JUDGE = (
     "judge", "judge_model", "judge_api_model", "judge_identity", "judge_answer", "judge_samples", "judge_min_mass", "judge_template", "both_orders",
@@ -79,8 +81,8 @@ class Judged(NamedTuple):
 class SideRun:
     """One run of a side: an iteration of an arm, a stage run, a folder.
 
-    label: names it in messages. places: where each of `ARTIFACTS` lies, fetched when asked. costs: of the whole arm, metrics `cost/...`.
-    params: of its evaluation.
+    label: names it in messages. places: where each of `ARTIFACTS` lies, fetched when asked. costs: of an arm's policy, the sums of the
+    metrics `cost/...` by name. params: of its evaluation.
     """
 
     label: str
@@ -416,20 +418,25 @@ def _differing(settings: Iterable[Mapping[str, str]]) -> set[str]:
 
 
 def _iterations_of(store: Store, arm: RunRecord) -> dict[int, SideRun]:
-    """The finished iterations of an arm's run."""
-    found: dict[int, SideRun] = {}
-    costs = {name: value for name, value in arm.metrics.items() if name.startswith("cost/")}
+    """The finished iterations of an arm's run, each with what it took to make its policy: this and earlier iterations, reused work included."""
+    children: dict[int, RunRecord] = {}
     for child in reversed(store.reader.children(arm)):  # the oldest first: a later attempt replaces an earlier one
         number = child.tags.get("icr.iteration", "")
-        if child.tags.get("icr.kind") != "iteration" or not number.isdigit() or child.status != "FINISHED":
-            continue
+        if child.tags.get("icr.kind") == "iteration" and number.isdigit() and child.status == "FINISHED":
+            children[int(number)] = child
+    found: dict[int, SideRun] = {}
+    costs: Counter[str] = Counter()
+    for number, child in sorted(children.items()):
+        for name, value in child.metrics.items():
+            if name.startswith(_COST):
+                costs[name.removeprefix(_COST).removeprefix("reused_")] += value  # type: ignore[assignment]
         stages = [
             run
             for run in reversed(store.reader.children(child))
             if run.status == "FINISHED" and run.tags.get(STEP) != OWN_SAMPLES
         ]
         label = f"{_arm_of(arm)} iteration {number} (run {arm.run_id})"
-        found[int(number)] = _side_run(store, label, f"{arm.run_id}@{number}", stages, _seed(arm), costs)
+        found[number] = _side_run(store, label, f"{arm.run_id}@{number}", stages, _seed(arm), dict(costs))
     return found
 
 
@@ -449,6 +456,31 @@ def _side_run(
             params = {name.removeprefix("eval."): value for name, value in holder.params.items()}
             judged = judged_by(params, holder.inputs)
     return SideRun(label, seed, places, judged, params, costs, identity)
+
+
+def side_of_arm(arm: Arm, iteration: int) -> Side:
+    """A policy of an arm that was just run, or read again, from its stages in memory."""
+    places: dict[str, Callable[[], Path]] = {}
+    judged, params = None, {}
+    for (number, step), done in arm.stages.items():
+        if number != iteration:
+            continue
+        for name, (owner, _) in ARTIFACTS.items():
+            if owner == step and name in done.result.artifacts:
+                places[name] = partial(done.artifact, name)
+        if step == "eval":
+            settings = arm.config.eval_config("")
+            params = {
+                name: value if isinstance(value, str) else json.dumps(value)
+                for name, value in settings.model_dump(mode="json").items()
+            }
+            judged = judged_by(
+                params, {"reference_outputs": params["reference_outputs"]}
+            )  # the same for all its policies
+    run = SideRun(
+        f"{arm.config.arm} iteration {iteration}", arm.config.seed, places, judged, params, {}, f"@{iteration}"
+    )
+    return Side(f"pi_{iteration}", f"{arm.config.arm}@{iteration}", "iteration", (run,), {iteration: (run,)}, iteration)
 
 
 def _place(store: Store, holder: RunRecord, name: str) -> Callable[[], Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from icr_platform.core.config import leaves, role
-from icr_platform.core.parts import Worlds, make_importable
+from icr_platform.core.errors import InputError
+from icr_platform.core.parts import Worlds, is_place, make_importable, split_world
 from icr_platform.pipeline.arm import ARM_KEY, SweepPlace
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.identity import arm_key
@@ -63,18 +65,19 @@ def run_arm(job: ArmJob) -> str:
 
 
 def _key(session: Session, arm: SweptArm) -> str:
-    """`arm_key` of the arm's configuration; '' where the content of an input cannot be told."""
+    """`arm_key` of the arm's configuration; '' where the content of an input cannot be told, and its stages say why if they must."""
     config = arm.config
-    resolved = session.resolver.resolve(config, config.seed, fetch=False)
-    places = {}
-    for name, info in leaves(IterateConfig):
-        given = str(attrgetter(name)(config) or "")
-        if given and role(info) in ("input", "model"):
-            places[name] = (
-                str(getattr(resolved, name)) if "." not in name else session.resolver.local(given, config.seed)
-            )
-    known = session.resolver.known(resolved)
-    return arm_key(config, places, known, arm.label)
+    with contextlib.suppress(InputError):
+        resolved = session.resolver.resolve(config, config.seed, fetch=False)
+        places = {}
+        for name, info in leaves(IterateConfig):
+            given = str(attrgetter(name)(config) or "")
+            is_code = is_place(given) and split_world(given, session.worlds) is None  # known by its module
+            if given and role(info) in ("input", "model") and not is_code:
+                local = str(getattr(resolved, name)) if "." not in name else session.resolver.local(given, config.seed)
+                places[name] = local
+        return arm_key(config, places, session.resolver.known(resolved), arm.label)
+    return ""
 
 
 def _left_finished(session: Session, job: ArmJob, key: str) -> Run | None:

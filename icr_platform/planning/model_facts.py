@@ -240,12 +240,14 @@ def facts_of(config: IterateConfig, use: Use, prompts: pa.Table, is_whole: bool)
     facts: Facts = {"kind": kind_of(model), "context": [context(model)], "memory": list(use.memory)}
     facts["chat"] = habits(model.tokenizer, model.name)
     width = None if is_whole else _LINES_OF_A_PROMPT * (terminal_width() - _MARGIN)
-    if use.purpose == POLICY:
+    if use.purpose == POLICY and not config.preferences:
         facts["generate"] = sampling_of(model, config.generate)
-        if config.eval_prompts and (evaluated := sampling_of(model, config.eval)) != facts["generate"]:
-            facts["eval"] = evaluated
+    is_evaluated = use.purpose == POLICY and bool(config.eval_prompts)
+    if is_evaluated and (evaluated := sampling_of(model, config.eval)) != facts.get("generate"):
+        facts["eval"] = evaluated
     if use.purpose in (POLICY, REFERENCE):
-        facts["annotate"] = [scoring_of(model, config.annotate.batch_tokens)]
+        if config.ranks_by_rewards:
+            facts["annotate"] = [scoring_of(model, config.annotate.batch_tokens)]
         facts[PROMPTS] = _prompts(model, config, prompts, width)
     if asked is not None:
         opening = str(model.tokenizer.decode(asked.opening))
@@ -262,7 +264,7 @@ def _prompts(model: Opened, config: IterateConfig, prompts: pa.Table, width: int
     """A prompt in each language, and what the responses to it are scored after where that is another one."""
     found, scored = [], []
     column = max(3, *(len(language) for language in prompts["language"].to_pylist()))
-    kind = next(iter(scored_kinds(config.annotate.reward_kind)), None)
+    kind = next(iter(scored_kinds(config.annotate.reward_kind)), None) if config.ranks_by_rewards else None
     for request, row in zip(requests_of(prompts, config), prompts.to_pylist(), strict=True):
         asked = shown_prompt(model, request.messages, width)
         found.append(f"{request.language:<{column}} {asked}")

@@ -16,6 +16,7 @@ _PAGE = Markup("""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>Calibration of rewards</title>
 <style>
@@ -23,7 +24,7 @@ _PAGE = Markup("""<!doctype html>
 @media (prefers-color-scheme: dark) {{ :root {{ --chart-text: #98a1ab; --chart-rule: #31373e; --chart-paper: #1c2025; }} }}
 body {{ margin: 24px auto; max-width: 1100px; padding: 0 20px; font: 15px/1.5 system-ui, "Noto Sans", sans-serif; }}
 {style}
-.multiples figure {{ flex-basis: 340px; }}
+.multiples figure {{ flex-basis: min(340px, 100%); margin: 0; }}
 figcaption {{ font-size: 13px; font-weight: 600; }}
 </style>
 </head>

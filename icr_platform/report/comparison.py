@@ -18,10 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from icr_platform.core.artifacts import atomic_path
+from icr_platform.core.language_tags import html_lang, is_right_to_left
 from icr_platform.report.iteration_metrics import MEANS, row_name
 from icr_platform.report.numbers import number, signed
 
 Row = Mapping[str, Any]
+_SHOWN = 5  # prompts of each kind of flip
 _TITLES = {
     "head_to_head": "Head to head, % won against the other side",
     "win_rate": "Win rate, %",
@@ -160,7 +162,11 @@ def comparison_csv(table: pd.DataFrame, costs: pd.DataFrame | None = None) -> st
     }  # fmt: skip
     rows = table.rename(columns=names)
     if costs is not None and len(costs):
-        long = costs.melt(id_vars="side", var_name="metric", value_name="value").rename(columns={"side": "arm"})
+        long = (
+            costs.melt(id_vars="side", var_name="metric", value_name="value")
+            .rename(columns={"side": "arm"})
+            .dropna(subset="value")
+        )
         rows = pd.concat([rows, long.assign(metric="cost/" + long["metric"], language="")], ignore_index=True)
     for name in ("n", "only_arm", "only_compared_with", "better", "worse", "runs", "compared_with_runs"):
         rows[name] = rows[name].astype("Int64")
@@ -240,17 +246,38 @@ def comparison_html(table: pd.DataFrame, margin: float | None = None, costs: pd.
     return Markup(rendered)
 
 
-def write_comparison(path: Path, title: str, tables: Markup, sides: Mapping[str, str], notes: Sequence[str]) -> None:
+class Examples(NamedTuple):
+    """What two sides answered. rows: of `evaluation.prompt_values.example_rows`; slices: of `slice_table`, by what they cut."""
+
+    first: str
+    second: str
+    rows: pd.DataFrame
+    slices: Mapping[str, pd.DataFrame]
+
+
+def write_comparison(
+    path: Path, title: str, tables: Markup, sides: Mapping[str, str], examples: Sequence[Examples], notes: Sequence[str]
+) -> None:
     """One HTML file that loads nothing and runs nothing, written atomically. sides: what stands behind each name."""
     source = (files("icr_platform.report") / "comparison_page.html.j2").read_text(encoding="utf-8")
     html = (
         _environment()
         .from_string(source)
-        .render(title=title, style=report_style(), tables=tables, sides=sides, notes=notes)
-    )
+        .render(
+            title=title, style=report_style(), tables=tables, sides=sides, notes=notes, p_text=p_text, ends_text=ends_text,
+            examples=[(one, _flips(one.rows), {by: table.to_dict("records") for by, table in one.slices.items()}) for one in examples],
+            row_name=row_name, direction=lambda code: "rtl" if is_right_to_left(code) else "auto", html_lang=html_lang,
+        )
+    )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
+
+
+def _flips(rows: pd.DataFrame) -> list[Row]:
+    """The greatest changes of either kind."""
+    kinds = ("regression", "improvement")
+    return [row for kind in kinds for row in rows[rows["flip"] == kind].head(_SHOWN).to_dict("records")]
 
 
 def report_style() -> str:

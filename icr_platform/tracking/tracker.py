@@ -208,6 +208,11 @@ class Tracker:
         """The tags of a run."""
         return dict(deliver(lambda: self.client.get_run(run_id), self.uri).data.tags)
 
+    def is_sweep(self, run_id: str) -> bool:
+        """Whether there is a run of this id, and it is that of a sweep."""
+        run = self._found(lambda: self.client.get_run(run_id))
+        return run is not None and run.data.tags.get("icr.kind") == "sweep"
+
     def experiment_of(self, run_id: str) -> str:
         """The experiment of a run, which need not be this command's."""
         return str(deliver(lambda: self.client.get_run(run_id), self.uri).info.experiment_id)

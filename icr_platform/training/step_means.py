@@ -38,7 +38,8 @@ class StepMeans(PolicyTrainer):
     def __init__(self, config: PolicyTraining, languages: Sequence[str], **parts: Any) -> None:
         """languages: in the order that the rows' column `language` numbers them in."""
         self._languages = languages
-        self._sums = torch.zeros(len(languages), len(self.figures), 2, dtype=torch.float64)
+        self._sums = torch.zeros(len(self.figures), 2, dtype=torch.float64)
+        self._of_languages = torch.zeros(len(languages), len(self.figures), 2, dtype=torch.float64)
         super().__init__(config, **parts)
 
     @property
@@ -88,17 +89,21 @@ class StepMeans(PolicyTrainer):
             for column in (found[name].values.detach() * found[name].counts * weighs, found[name].counts * weighs)
         ]
         gathered = trainer.accelerator.gather(torch.stack([*columns, inputs[LANGUAGE].float()], dim=1)).cpu()
-        by_figure = gathered[:, :-1].double().reshape(len(gathered), len(self.figures), 2)
-        self._sums.index_add_(0, gathered[:, -1].long(), by_figure)
+        shape = (len(self.figures), 2)
+        self._sums += gathered[:, :-1].sum(0).double().reshape(shape)
+        self._of_languages.index_add_(0, gathered[:, -1].long(), gathered[:, :-1].double().reshape(-1, *shape))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the means over the rows of all processes since the last point of the curve."""
-        logs |= self.means(self._sums.sum(0), "")
+        logs |= self.means(self._sums, "")
         for number, language in enumerate(self._languages):
             logs |= {
-                n: v for n, v in self.means(self._sums[number], f"/{language}").items() if n.startswith(BY_LANGUAGE)
+                n: v
+                for n, v in self.means(self._of_languages[number], f"/{language}").items()
+                if n.startswith(BY_LANGUAGE)
             }
         self._sums.zero_()
+        self._of_languages.zero_()
         super().log(logs, start_time)  # type: ignore[misc]
 
     def means(self, sums: Tensor, ending: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The inspector on a synthetic run of a million samples: first page, filter and sort, memory.
+"""The inspector on a synthetic run of a million samples: first page, filter and sort, memory; and Compare on two arms of the published size.
 
     python tests/benchmarks/bench_inspector.py [--folder DIR] [--samples N] [--requests N]
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.support import synthetic_runs
+from tests.support import compared_runs, synthetic_runs
 from ui.pages.inspector import Inspector
 from ui.pages.shell import render_page
 from ui.pages.table_of_pages import PAGES
@@ -109,6 +109,14 @@ def main() -> None:
             ("Margins, again", page(inspector, "margins", run)[0]),
             ("Regressions, first time", page(inspector, "regressions", run, base=0)[0]),
             ("Regressions, again", page(inspector, "regressions", run, base=0)[0]),
+        ]
+        left, right = compared_runs.wide_runs(synthetic_runs.open_tracker(folder), Path(temporary) / "wide")
+        sides: dict[str, object] = {"left": left, "right": right}
+        rows += [
+            ("Compare, 13 languages x 805 x 2, first time", page(inspector, "compare", run, **sides)[0]),
+            ("Compare, again", page(inspector, "compare", run, **sides)[0]),
+            ("Compare, one language", page(inspector, "compare", run, language="sw", **sides)[0]),
+            ("Compare, one prompt", page(inspector, "compare", run, id="eval-00007", id_language="sw", **sides)[0]),
         ]
         for name, milliseconds in rows:
             print(f"{name:<45}{milliseconds:>8.0f} ms")

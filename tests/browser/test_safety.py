@@ -75,11 +75,11 @@ def test_payloads_do_harm_where_they_are_markup(browser: Any) -> None:
     context.close()
 
 
-@pytest.mark.parametrize("page", ["", "pairs", "margins", "regressions", "agreement"])
+@pytest.mark.parametrize("page", ["", "pairs", "margins", "regressions", "compare", "agreement"])
 def test_payloads_on_pages(server: Server, open_page: Callable[..., Any], page: str) -> None:
     tab = open_page(server.link(page, "payload"))
     assert tab.evaluate(_SOUND) == _WANTED
-    for start in (50, 100, 150) if page in ("pairs", "regressions") else ():
+    for start in (50, 100, 150) if page in ("pairs", "regressions", "compare") else ():
         go(tab, f"?run={server.runs['payload']}&iteration=1&start={start}")
         assert tab.evaluate(_SOUND) == _WANTED
 
@@ -99,7 +99,10 @@ def test_every_payload_is_shown_as_it_is(server: Server, open_page: Callable[...
         shown: [...document.querySelectorAll(".icr #main .card .text")].map(e => e.textContent),
         thoughts: [...document.querySelectorAll(".icr #main .card .thought .text")].map(e => e.textContent) })"""
     )
-    results = {page: walk(open_page(server.link(page, "payload")), queries, look) for page in ("pairs", "regressions")}
+    results = {
+        page: walk(open_page(server.link(page, "payload")), queries, look)
+        for page in ("pairs", "regressions", "compare")
+    }
     for page, result in results.items():
         found = result()
         assert len(found) == 200

@@ -405,3 +405,25 @@ def test_a_language_that_the_identifier_does_not_know_is_not_filtered(
         note for note in result.notes if noted and note.startswith(f"sd: {noted}")
     ]
     assert bool(noted) == any("Sindhi" in note for note in result.notes)
+
+
+def test_a_pool_with_several_pairs_goes_through_the_stage(config: AnnotateConfig, tmp_path: Path) -> None:
+    given = changed(
+        config, reward_kind=("random",), pool="all", pool_prompt="random", pairs_per_prompt=6, rejected="mean-2sd"
+    )
+    result = annotate(given, tmp_path / "out")
+    preferences, drops = frame(tmp_path / "out", PREFERENCES), frame(tmp_path / "out", DROPS)
+    whole = drops[drops.sample_index.isna() & drops.pair_index.isna()]
+    keys = [*zip(preferences.language, preferences.prompt_id, strict=True)]
+    assert len(set(keys)) + len(whole) == 15
+    assert len(preferences) + drops.pair_index.notna().sum() == 6 * preferences.prompt_id.nunique()
+    assert preferences[["chosen_language", "rejected_language"]].notna().any(axis=None)
+    assert result.metrics["pairs/mean"] == len(preferences) / 3
+    assert any("few-samples" in note for note in result.notes)
+    annotate(given, tmp_path / "again")
+    assert preferences.equals(frame(tmp_path / "again", PREFERENCES))
+
+    with pytest.raises(InputError, match="'pool_prompt' is 'rejected', but 'pool' is 'language'"):
+        stage.read(changed(config, pool_prompt="rejected"))
+    many = stage.read(changed(config, pairs_per_prompt=4))
+    assert [note for note in many.notes if "has 6 samples at most, which make 3 pairs" in note]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -256,11 +257,19 @@ def write_artifact(folder: Path, name: str, parts: Iterable[pa.Table]) -> Path:
 
 
 def log_arm(
-    tracker: Tracker, arm: str, iterations: Mapping[int, IterationData], folder: Path, copy: bool = False
+    tracker: Tracker,
+    arm: str,
+    iterations: Mapping[int, IterationData],
+    folder: Path,
+    copy: bool = False,
+    *,
+    params: Mapping[str, str] = types.MappingProxyType({}),
+    parent: RunHandle | None = None,
+    status: str = "FINISHED",
 ) -> RunHandle:
     """The runs `icr iterate` would leave: arm, iterations, stages; artifacts by reference, or copied to MLflow's store."""
-    top = tracker.start(arm, {"icr.kind": "arm", "icr.arm": arm, "icr.version": "synthetic"})
-    top.log_params({"iterate.arm": arm, "iterate.prompts": "synthetic"})
+    top = tracker.start(arm, {"icr.kind": "arm", "icr.arm": arm, "icr.version": "synthetic"}, parent)
+    top.log_params({"iterate.arm": arm, "iterate.prompts": "synthetic", **params})
     for number, data in iterations.items():
         tags = {"icr.kind": "iteration", "icr.arm": arm, "icr.iteration": number}
         iteration = tracker.start(f"{arm} iteration {number}", tags, top)
@@ -271,7 +280,7 @@ def log_arm(
         for run in (iteration, top):
             run.log_metrics(data.metrics, number)
         iteration.finish()
-    top.finish()
+    top.finish(status)
     return top
 
 

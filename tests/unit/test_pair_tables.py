@@ -31,6 +31,8 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import PREFERENCES, RESPONSES, REWARDS
 from icr_platform.data.labelled_pairs import _artifact_pairs
 from icr_platform.evaluation.own_samples import kind_of_the_pairs, selected_pairs
+from icr_platform.pipeline.config import IterateConfig
+from icr_platform.pipeline.iterate import check_pair_rules
 from icr_platform.training.dataset import check_pairs
 
 LANGUAGES = ("en", "es", "de")
@@ -297,3 +299,10 @@ def test_own_samples_and_labelled_pairs_know_the_language_of_each_side(world: Wo
     artifact: Artifact = writer.close(1)
     labelled = _artifact_pairs(str(artifact.folder))
     assert len({(pair.language, pair.pair_id) for pair in labelled}) == len(preferences)
+
+
+def test_iterate_refuses_before_it_works() -> None:
+    config = IterateConfig.model_validate({"annotate": {"pool_prompt": "random"}})
+    with pytest.raises(InputError, match="'pool_prompt' is 'random', but 'pool' is 'language'"):
+        check_pair_rules(config)
+    check_pair_rules(IterateConfig())

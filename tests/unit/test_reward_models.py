@@ -144,7 +144,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str, tuple[str, ...]]] = {
     ),
     "no such folder": (lambda folder: shutil.rmtree(folder), "", ("no such",)),
     "its own code": (
-        lambda folder: edited(folder, auto_map={"AutoModelForSequenceClassification": "mine.Mine"}),
+        lambda folder: edited(folder, architectures=["Mine"], auto_map={"AutoModelForSequenceClassification": "mine.Mine"}),
         "", ("own code", "--trust-remote-code true"),
     ),
     "layers of another width": (

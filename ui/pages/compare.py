@@ -124,6 +124,8 @@ def _compared(inspector: Inspector, opener: Sides, sides: tuple[Side, Side], vie
             raise InputError(_lacks(letter, side, measure))
     if view.measure == "judge" and (why_not := _other_judge(inspector, sides)):
         raise InputError(why_not)
+    if measure == "reward":
+        _check_kinds(inspector, sides)
     outputs = [_outputs(inspector, side, measure) for side in sides]
     sides = (opener.matched(sides[0], outputs[1][0]), opener.matched(sides[1], outputs[0][0]))
     outputs = [_outputs(inspector, side, measure) for side in sides]
@@ -179,6 +181,21 @@ def _other_judge(inspector: Inspector, sides: tuple[Side, Side]) -> str:
     return ""
 
 
+def _check_kinds(inspector: Inspector, sides: tuple[Side, Side]) -> None:
+    """Raise where the sides' pairs were made by two kinds of reward."""
+    kinds = [
+        sorted(
+            {output_rows.kind_of(inspector.engine, inspector.catalogue.artifact(t, "rewards")) for t in side.records}
+        )
+        for side in sides
+    ]
+    if kinds[0] != kinds[1]:
+        named = [", ".join(names) for names in kinds]
+        raise InputError(
+            f"A's reward is {named[0]}, B's is {named[1]}: two kinds of reward do not compare; choose another measure."
+        )
+
+
 def _outputs(inspector: Inspector, side: Side, measure: str) -> list[Artifact]:
     """The outputs that a measure is about, of each run; for rewards the samples."""
     if side.file is not None:
@@ -217,7 +234,9 @@ def _tables(
     both = [values(*artifacts) for artifacts in found]
     comparison = Comparison(both[0], both[1], names, measure, (answers[0], answers[1]))
     runs = [
-        RunValues(tuple(values(one) for one in artifacts), side.seeds or (None,))
+        RunValues(
+            tuple(values(one) for one in artifacts), side.seeds or (None,), value_tables.order_of(engine, artifacts[0])
+        )
         for artifacts, side in zip(found, sides, strict=True)
     ]
     kinds = None
@@ -310,6 +329,8 @@ def _nothing_common(inspector: Inspector, view: View, compared: Compared, covere
     if covered.asked_otherwise:
         return f"The two have {covered.asked_otherwise:,} prompt ids in common{here}, but other instructions under them: they answered other prompts."
     over = MEASURES[comparison.measure].over
+    if not (covered.first_only or covered.second_only):
+        return f"Neither side has any {over} prompt{here}; choose another language."
     return f"The two have no {over} prompt in common{here}: A has {covered.first_only:,}, B {covered.second_only:,}, under other ids."
 
 

@@ -28,6 +28,12 @@ def judge_of(engine: QueryEngine, judgments: Artifact) -> str:
     return str(rows[0]["judge"]) if rows else ""
 
 
+def kind_of(engine: QueryEngine, rewards: Artifact) -> str:
+    """The kind of reward that makes the pairs."""
+    rows = engine.select("SELECT kind FROM read_parquet(?) LIMIT 1", [parts_with_rows(rewards)[:1]])
+    return str(rows[0]["kind"]) if rows else ""
+
+
 def outputs_of(engine: QueryEngine, outputs: Artifact, language: str, prompt_id: str) -> list[ResultRow]:
     """Every output for one prompt."""
     # Every column there is: tables of earlier versions have no thoughts.

@@ -32,10 +32,14 @@ _KEPT = 64
 
 
 class RunValues(NamedTuple):
-    """Tables of the engine with the values of each run of a side (language, prompt_id, value), and the runs' seeds."""
+    """Tables of the engine with the values of each run of a side (language, prompt_id, value), and the runs' seeds.
+
+    order: `value_tables.order_of` the first run.
+    """
 
     tables: tuple[str, ...]
     seeds: tuple[int | None, ...]
+    order: str
 
 
 class PairedRow(NamedTuple):
@@ -47,10 +51,15 @@ class PairedRow(NamedTuple):
     conclusion: str
 
     @property
+    def interval(self) -> tuple[float, float] | None:
+        """95% interval of the difference; None where so few prompts, or so even ones, give none."""
+        ends = self.found.low, self.found.high
+        return ends if all(map(math.isfinite, ends)) else None
+
+    @property
     def ends(self) -> tuple[float, float]:
         """The interval, or the difference twice where there is none."""
-        difference = self.found.difference
-        return (difference, difference) if math.isnan(self.found.low) else (self.found.low, self.found.high)
+        return self.interval or (self.found.difference, self.found.difference)
 
 
 class PairedTables:
@@ -73,7 +82,7 @@ class PairedTables:
     def _compared(self, comparison: Comparison, first: RunValues, second: RunValues, wanted: Filter) -> list[PairedRow]:
         scale = 1.0 if comparison.measure in IN_OWN_UNIT else 100.0
         sides = [
-            Runs([scale * self._values(comparison, table, wanted) for table in side.tables], side.seeds)
+            Runs([scale * self._values(comparison, table, first.order, wanted) for table in side.tables], side.seeds)
             for side in (first, second)
         ]
         if any(values.empty for side in sides for values in side.values):
@@ -97,11 +106,11 @@ class PairedTables:
             for row in adjusted(table).to_dict("records")
         ]
 
-    def _values(self, comparison: Comparison, table: str, wanted: Filter) -> pd.Series:
+    def _values(self, comparison: Comparison, table: str, order: str, wanted: Filter) -> pd.Series:
         """Values of a run's prompts, of those that the page pairs."""
         sql = f"""WITH {joined(comparison)} SELECT language, prompt_id, '' AS item, value
                   FROM {table} SEMI JOIN (SELECT language, prompt_id FROM joined WHERE {wanted.sql}) USING (language, prompt_id)
-                  ORDER BY language, prompt_id"""
+                  LEFT JOIN {order} USING (language, prompt_id) ORDER BY place"""
         rows = self._engine.select(sql, wanted.parameters)
         keys = pd.MultiIndex.from_arrays([[row[name] for row in rows] for name in KEYS], names=KEYS)
         return pd.Series([row["value"] for row in rows], keys, dtype=float)

@@ -372,8 +372,8 @@ def neighbours(engine: QueryEngine, tables: PairTables, view: View) -> Neighbour
 
 
 def drop_reasons(engine: QueryEngine, tables: PairTables, language: str) -> list[ResultRow]:
-    """reason, samples and prompts (rows without a sample) dropped, per reason; of one language or of all."""
-    sql = f"""SELECT reason, count(sample_index) AS samples, count(*) - count(sample_index) AS prompts
+    """reason, samples and prompts (of rows without a sample: a prompt, or one of its pairs) dropped, per reason; of one language or of all."""
+    sql = f"""SELECT reason, count(sample_index) AS samples, count(DISTINCT (language, prompt_id)) FILTER (sample_index IS NULL) AS prompts
               FROM {_dropped(engine, tables)} WHERE ? = '' OR language = ? GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 200"""
     return engine.select(sql, [language, language])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +21,12 @@ from icr_platform.core.artifacts import Artifact
 from icr_platform.core.errors import IcrError, InputError
 
 MEMORY_LIMIT = "450MB"
-MATERIALISED = 12
-"""Narrow tables kept; a million pairs take about 100 MB."""
+MATERIALISED = 48
+"""Narrow tables kept."""
+MATERIALISED_ROWS = 3_000_000
+"""Rows of all narrow tables kept; a million pairs take about 100 MB."""
+IN_USE_SECONDS = 60.0
+"""A table that was asked for within this time is not dropped: a page asks for all of its tables before it queries the first."""
 ResultRow = dict[str, Any]
 
 
@@ -37,6 +42,8 @@ class QueryEngine:
         ):
             self._connection.execute(f"SET {setting}")
         self._tables: OrderedDict[str, str] = OrderedDict()
+        self._rows: dict[str, int] = {}
+        self._asked: dict[str, float] = {}
         self._building: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         self._number = 0
@@ -102,6 +109,7 @@ class QueryEngine:
         with self._lock:
             if key in self._tables:
                 self._tables.move_to_end(key)
+                self._asked[key] = time.monotonic()
                 return self._tables[key]
             building = self._building.setdefault(key, threading.Lock())
         # Whoever needs a table that is being built waits for it; other tables are built at the same time.
@@ -111,14 +119,25 @@ class QueryEngine:
                     return self._tables[key]
                 self._number += 1
                 name = f"narrow_{self._number}"
-            self.select(f"CREATE TABLE {name} AS {sql}", parameters, seconds=120.0)
+            (made,) = self.select(f"CREATE TABLE {name} AS {sql}", parameters, seconds=120.0)
             with self._lock:
-                self._tables[key] = name
+                self._tables[key], self._rows[key], self._asked[key] = name, made["Count"], time.monotonic()
                 self._building.pop(key, None)
-                old = [self._tables.popitem(last=False)[1] for _ in range(len(self._tables) - MATERIALISED)]
+                old = self._taken_out()
         for stale in old:
             self.select(f"DROP TABLE {stale}")
         return name
+
+    def _taken_out(self) -> list[str]:
+        """Names of the narrow tables that are too many or have too many rows, the ones that were used longest ago first."""
+        old = []
+        for key in [key for key in self._tables if key in self._rows]:
+            if len(self._rows) <= MATERIALISED and sum(self._rows.values()) <= MATERIALISED_ROWS:
+                break
+            if time.monotonic() - self._asked[key] > IN_USE_SECONDS:
+                old.append(self._tables.pop(key))
+                del self._rows[key], self._asked[key]
+        return old
 
 
 def parts_of(artifact: Artifact, numbers: Sequence[int] | None = None) -> list[str]:

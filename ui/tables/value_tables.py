@@ -114,7 +114,7 @@ def answered_prompts(engine: QueryEngine, outputs: Sequence[Artifact], prompts: 
     )
     sql = f"""
         SELECT language, prompt_id, avg(character_count) AS value,
-               hash(nullif(trim(regexp_replace(any_value(instruction), '\\s+', ' ', 'g')), '')) AS asked,
+               CASE WHEN any_value(instruction) <> '' THEN hash(trim(regexp_replace(any_value(instruction), '\\s+', ' ', 'g'))) END AS asked,
                NULL AS model_first, NULL AS reference_first
         FROM read_parquet(?){beside} GROUP BY ALL"""
     parameters = [
@@ -129,6 +129,15 @@ def asked_prompts(engine: QueryEngine, asked: Artifact) -> str:
     sql = f"""SELECT language, prompt_id, any_value({source}) AS source, left(any_value(instruction), {INSTRUCTION_CHARACTERS}) AS instruction
               FROM read_parquet(?) GROUP BY ALL"""
     return engine.materialise(f"asked/{asked.digest}", sql, [parts_of(asked)])
+
+
+def order_of(engine: QueryEngine, artifact: Artifact) -> str:
+    """The place of each prompt in an artifact: a bootstrap draws prompts by their order, and `icr compare` takes this one."""
+    sql = """
+        SELECT language, prompt_id, min(place) AS place
+        FROM (SELECT language, prompt_id, row_number() OVER (ORDER BY filename, file_row_number) AS place
+              FROM read_parquet(?, filename=true, file_row_number=true)) GROUP BY ALL"""
+    return engine.materialise(f"order/{artifact.digest}", sql, [parts_with_rows(artifact)])
 
 
 def parts_with_rows(artifact: Artifact) -> list[str]:

@@ -1,0 +1,139 @@
+"""Scalar rewards: equality with a naive loop, speed against batches of one, and memory of many responses.
+
+python tests/benchmarks/bench_scalar_reward.py [--responses 10000 100000] [--json PATH]
+
+The model is a random Llama or BERT of four layers with a hidden size of 128; the texts are of 10 to 200 tokens, in the order of a data set, as
+prompts with ten responses each. Every count of responses is annotated in a process of its own, whose peak is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icr_platform.annotation import stage
+from icr_platform.annotation.config import AnnotateConfig
+from icr_platform.core.artifacts import ArtifactWriter, open_artifact
+from icr_platform.core.schemas import RESPONSES, REWARDS
+from icr_platform.core.stage_protocol import StageContext
+from icr_platform.engines.scoring.reward_texts import RewardText
+from icr_platform.engines.scoring.scalar_scores import ScalarScorer
+from tests.support.peak_memory import peak_bytes
+from tests.support.tiny_models import RESPONSES as SENTENCES
+from tests.support.tiny_reward_models import build_reward_model, naive_score, save_reward_model
+
+SIZES: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4}
+SAMPLES, PROMPTS_A_PART = 10, 256
+
+
+def scored(family: str, texts: int) -> dict[str, float]:
+    """Sequences a second, all together and one at a time, and the largest difference from the model's own forward of each alone."""
+    model = build_reward_model(family, **SIZES)
+    rng = np.random.default_rng(0)
+    rows = [RewardText(tuple(rng.integers(16, 400, size).tolist())) for size in rng.integers(10, 200, texts)]
+    tokens = sum(len(row.token_ids) for row in rows)
+    found, seconds = {}, {}
+    for name, batch_tokens in (("batched", 8192), ("one at a time", 1)):
+        scorer = ScalarScorer(model, batch_tokens)
+        scorer.score(rows[:8])
+        # Processor time: other work on the machine stretches the clock's.
+        start = time.process_time()
+        found[name] = scorer.score(rows)
+        seconds[name] = time.process_time() - start
+    naive = np.array([naive_score(model, list(row.token_ids)) for row in rows])
+    return {
+        **{f"{name}, tokens/s": tokens / spent for name, spent in seconds.items()},
+        "times as fast": seconds["one at a time"] / seconds["batched"],
+        "largest difference": float(np.abs(found["batched"] - naive).max()),
+        "standard deviation of scores": float(naive.std()),
+    }
+
+
+def write_responses(folder: Path, responses: int) -> tuple[Path, Path]:
+    """Prompts and an artifact of ten responses each, all of them different."""
+    import pyarrow as pa
+
+    rng = np.random.default_rng(1)
+    words = " ".join(SENTENCES["en"]).split()
+    prompts, writer = responses // SAMPLES, ArtifactWriter(folder / "responses", RESPONSES, "bench")
+    (folder / "prompts").mkdir()
+    with (folder / "prompts/en.jsonl").open("w") as file:
+        for prompt in range(prompts):
+            file.write(
+                json.dumps({"id": f"p{prompt}", "instruction": f"Write about {words[prompt % len(words)]}."}) + "\n"
+            )
+    parts = range(0, prompts, PROMPTS_A_PART)
+    for part, first in enumerate(parts):
+        rows = []
+        for prompt in range(first, min(first + PROMPTS_A_PART, prompts)):
+            for sample in range(SAMPLES):
+                text = " ".join(rng.choice(words, rng.integers(5, 60))) + f" {prompt} {sample}"
+                rows.append({
+                    "language": "en", "prompt_id": f"p{prompt}", "sample_index": sample, "response": text, "token_ids": [1],
+                    "finish_reason": "stop", "token_ids_source": "sampler", "token_count": 1, "character_count": len(text),
+                    "detected_language": "en", "language_confidence": 0.9,
+                })  # fmt: skip
+        writer.write_part(part, pa.Table.from_pylist(rows, schema=RESPONSES.schema))
+    writer.close(len(parts))
+    return folder / "prompts", folder / "responses"
+
+
+def annotated(responses: int) -> dict[str, float]:
+    """Annotate so many responses by a reward model alone, in this process."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        model = save_reward_model(folder / "model", **SIZES)
+        prompts, artifact = write_responses(folder, responses)
+        config = AnnotateConfig(
+            prompts=str(prompts), responses=str(artifact), reward_model=str(model), reward_kind="scalar", device="cpu"
+        )
+        inputs = stage.read(config)
+        assert isinstance(inputs, stage.AnnotateInputs)
+        before, start, used = peak_bytes(), time.perf_counter(), time.process_time()
+        stage.run(inputs, StageContext(folder / "out", "bench"))
+        rewards = open_artifact(folder / "out/rewards", REWARDS)
+        assert rewards.rows == responses
+        return {
+            "responses": responses,
+            "CPU seconds": time.process_time() - used,
+            "seconds": time.perf_counter() - start,
+            "peak, MB": peak_bytes() / 1e6,
+            "before it began, MB": before / 1e6,
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--responses", type=int, nargs="*", default=[10_000, 100_000], help="annotated, each count apart"
+    )
+    parser.add_argument("--texts", type=int, default=400, help="scored in both ways")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--annotate", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.annotate:
+        print(json.dumps(annotated(arguments.annotate)))
+        return
+    figures: dict[str, Any] = {
+        family: scored(family, arguments.texts) for family in ("Llama", "Bert") if arguments.texts
+    }
+    for count in arguments.responses:
+        command = [sys.executable, __file__, "--annotate", str(count)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        figures[f"{count:,} responses"] = json.loads(done.stdout.splitlines()[-1])
+    for name, values in figures.items():
+        print(name, {key: float(f"{value:.3g}") for key, value in values.items()})
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
