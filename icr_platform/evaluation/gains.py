@@ -48,7 +48,7 @@ def _preferred(judgments: Artifact) -> pd.DataFrame:
 def _followed(checks: pd.DataFrame) -> pd.DataFrame:
     """Share of each prompt's outputs that follow all its instructions to the letter; sources of one prompt end its id, `ID@SOURCE`."""
     keys = ["language", "prompt_id", "source"]
-    found = outputs_followed(checks).groupby(keys, sort=False, as_index=False)["strict"].mean()
+    found = outputs_followed(checks).groupby(keys, sort=False)["strict"].mean().reset_index()
     named = zip(found["prompt_id"], found["source"], strict=True)
     prompts = [prompt_id.removesuffix(f"@{source}") for prompt_id, source in named]
     return found.rename(columns={"strict": "score", "prompt_id": "item"}).assign(prompt=prompts)
@@ -56,7 +56,7 @@ def _followed(checks: pd.DataFrame) -> pd.DataFrame:
 
 def _ranked(pairs: Artifact, kind: str) -> pd.DataFrame:
     rows = pairs.read(["language", "pair_id", "prompt_id", "source", "kind", "is_right"]).to_pandas()
-    of_kind = rows[(rows["kind"] == kind) & (rows["source"] == "pairs")]
+    of_kind: pd.DataFrame = rows[(rows["kind"] == kind) & (rows["source"] == "pairs")]
     return of_kind.rename(columns={"pair_id": "item", "prompt_id": "prompt", "is_right": "score"})
 
 

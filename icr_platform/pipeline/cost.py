@@ -24,7 +24,7 @@ def cost_of(attempts: Sequence[Attempt], config: Any) -> dict[str, float]:
     found: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
     for attempt in attempts:
-        found[f"{attempt.devices.kind}_hours"] += attempt.seconds * attempt.devices.count / 3600  # type: ignore[assignment]
+        found[f"{attempt.devices.kind}_hours"] += attempt.seconds * attempt.devices.held / 3600  # type: ignore[assignment]
         tokens.update(attempt.tokens)
     asked, answered = tokens.pop("judge_input", 0), tokens.pop("judge_output", 0)
     found.update({f"tokens_{use}": count for use, count in tokens.items()})

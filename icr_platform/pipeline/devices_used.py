@@ -12,18 +12,18 @@ _ASK_SECONDS = 10
 
 
 class Devices(NamedTuple):
-    """kind: what hours are counted of. name: of one device. count: GPUs, or cores of CPUs."""
+    """kind: what hours are counted of. name: of one device. held: how many GPUs, or cores of CPUs."""
 
     kind: Literal["gpu", "cpu"]
     name: str
-    count: float
+    held: float
 
     def __str__(self) -> str:
         """
         >>> str(Devices("gpu", "NVIDIA H100 80GB HBM3", 2)), str(Devices("cpu", "AMD EPYC", 4))
         ('2 x NVIDIA H100 80GB HBM3', '4 cores of AMD EPYC')
         """
-        return f"{self.count:g} x {self.name}" if self.kind == "gpu" else f"{self.count:g} cores of {self.name}"
+        return f"{self.held:g} x {self.name}" if self.kind == "gpu" else f"{self.held:g} cores of {self.name}"
 
 
 def devices_of(config: Any) -> Devices:
@@ -59,9 +59,9 @@ def _gpus_of(config: Any) -> float:
         return 0
     each = torch.cuda.device_count() if device == BALANCED else 1
     if sampler == "vllm":
-        each = config.tensor_parallel * config.data_parallel
+        each = int(config.tensor_parallel * config.data_parallel)
     if getattr(config, "execution", "local") == "ray":
-        return max(1, config.concurrency) * float(each if config.num_gpus is None else config.num_gpus)
+        return float(max(1, config.concurrency) * (each if config.num_gpus is None else config.num_gpus))
     return float(each)
 
 

@@ -229,7 +229,7 @@ def test_devices_that_a_stage_holds(config: SimpleNamespace, gpus: float, monkey
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setattr(devices_used, "gpu_name", lambda: "NVIDIA H100")
     found = devices_of(config)
-    assert (found.kind, found.count) == (("gpu", gpus) if gpus else ("cpu", len(os.sched_getaffinity(0))))
+    assert (found.kind, found.held) == (("gpu", gpus) if gpus else ("cpu", len(os.sched_getaffinity(0))))
     assert found.name == ("NVIDIA H100" if gpus else devices_used.cpu_name())
 
 
@@ -244,7 +244,7 @@ def test_processes_of_a_launch_and_workers_without_gpus(tmp_path: Path, monkeypa
     assert devices_of(config) == Devices("gpu", "NVIDIA H100", 8)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert devices_of(config).kind == "cpu"
-    assert devices_of(config_on("auto", execution="ray", concurrency=3, num_cpus=2.0)).count == 6
+    assert devices_of(config_on("auto", execution="ray", concurrency=3, num_cpus=2.0)).held == 6
 
 
 ITERATIONS = [
