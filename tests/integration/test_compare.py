@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from icr_platform.cli.commands import run
+from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import JUDGMENTS
 from icr_platform.evaluation.comparison_tables import difference_table, head_to_head_table, judgments_by_language
@@ -275,10 +276,10 @@ class Longer:
 
 
 @pytest.fixture
-def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with two models' outputs as JSON in LANG folders, a judge, and a store."""
+def outputs(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with two models' outputs as JSON in LANG folders, and a judge."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", world.tracker.uri)
     monkeypatch.setenv("COLUMNS", "140")
     (tmp_path / "lengthy.py").write_text(JUDGE)
     for language in ("en", "es"):
@@ -303,7 +304,9 @@ def rows_of(text: str) -> dict[tuple[str, str], dict[str, str]]:
     return {(row["metric"], row["language"]): row for row in csv.DictReader(io.StringIO(text))}
 
 
-def test_files_are_judged_against_each_other_once(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_are_judged_against_each_other_once(
+    world: World, outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sides = ["out/{language}/model_a&b.json", "out/{language}/model_c.json"]
     judge = ["--judge", "lengthy:Longer", "--format", "csv"]
     assert run(["compare", *sides, *judge]) == 0
@@ -324,15 +327,10 @@ def test_files_are_judged_against_each_other_once(outputs: Path, capsys: pytest.
     assert ("win_rate", "en") not in rows
     assert len((outputs / "judged.txt").read_text().splitlines()) == 24
     # The p-value is that of a head-to-head table of the same judgments.
-    found = TrackingReader(f"sqlite:///{outputs / 'mlflow.db'}")
-    evals = [
-        run
-        for run in found._search(list(found.experiments()), "tags.\"icr.stage\" = 'eval'")
-        if run.params["eval.judge"] != "none"
-    ]
-    from icr_platform.core.artifacts import open_artifact
-
-    judgments = open_artifact(found.artifact(evals[0].run_id, "judgments", outputs / "cache"), JUDGMENTS)
+    reader = world.reader
+    stages = reader.evaluations(list(reader.experiments()), ["eval"])
+    judged = next(one for one in stages if one.params.get("eval.judge") == "lengthy:Longer")
+    judgments = open_artifact(reader.artifact(judged.run_id, "judgments", outputs / "cache"), JUDGMENTS)
     known = head_to_head_table(judgments_by_language(judgments)).set_index("language")
     assert float(rows["head_to_head", "es"]["p_value"]) == pytest.approx(known.loc["es", "p_value"])
     # Nothing is asked again: not for the same sides, and for one changed output only that one.
@@ -411,7 +409,10 @@ def test_every_layout_and_format(outputs: Path, capsys: pytest.CaptureFixture[st
         (["out/{language}/model_c.json"], "give two sides or more"),
         (["out/{language}/model_c.json", "out/{language}/model_c.json"], "are the same"),
         (["out/{language}/model_c.json", "out/{language}/nobody.json"], "nobody.json"),
-        (["out/{language}/model_c.json", "chinese"], "no common language: the prompts have en, es; chinese has zh"),
+        (
+            ["out/{language}/model_c.json", "mandarin"],
+            "no common language: the prompts have en, es; out/{language}/model_c has en, es; mandarin has zh",
+        ),
         (["out/en/model_c.json", "out/en/model_a&b.json"], "is one file; give"),
         (["noinstructions", "out/{language}/model_c.json"], "unless --prompts gives others"),
         (
@@ -434,9 +435,9 @@ def test_every_layout_and_format(outputs: Path, capsys: pytest.CaptureFixture[st
 def test_bad_files_are_said_in_one_line(
     outputs: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (outputs / "chinese").mkdir()
+    (outputs / "mandarin").mkdir()
     rows = [{"id": prompt.prompt_id, "instruction": prompt.instruction, "output": "好"} for prompt in OTHER_LANGUAGE]
-    (outputs / "chinese" / "zh.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    (outputs / "mandarin" / "zh.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     (outputs / "noinstructions").mkdir()
     (outputs / "noinstructions" / "en.json").write_text(json.dumps([{"id": "p0", "output": "A river."}]))
     assert run(["compare", *arguments]) == 2
@@ -445,11 +446,8 @@ def test_bad_files_are_said_in_one_line(
     assert said in lines[0]
 
 
-def test_outputs_of_a_run_and_a_file_are_judged_together(
-    world: World, outputs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outputs_of_a_run_and_a_file_are_judged_together(world: World, outputs: Path) -> None:
     """An arm's outputs against a file's: the arm is one of the sides of a head-to-head."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", world.tracker.uri)
     shutil.copytree(outputs / "out", outputs / "given")
     text = "compare {after-1} given/{language}/model_c.json --judge lengthy:Longer --format csv --output found.csv"
     assert run([given(world, word) for word in text.split()]) == 0

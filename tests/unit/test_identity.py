@@ -30,7 +30,7 @@ from icr_platform.core.config import leaves, role
 from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import remembered_digest
 from icr_platform.core.parts import module_of
-from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES
+from icr_platform.core.schemas import OUTPUTS, PREFERENCES, RESPONSES, TRANSLATED_RESPONSES
 from icr_platform.demo import IDENTIFIER, JUDGE
 from icr_platform.engines.endpoints import served_model
 from icr_platform.engines.endpoints.chat_client import Endpoint
@@ -49,6 +49,7 @@ from icr_platform.pipeline.identity import Identity, identify, strict_digest
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.training.checkpoint import close_checkpoint, open_checkpoint
 from icr_platform.training.config import SftConfig, TrainConfig
+from icr_platform.translation.config import TranslateConfig
 
 LANGUAGES = ("en", "es", "de")
 IDS = ("p0", "p1", "p2", "p3")
@@ -110,6 +111,7 @@ def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples = [key | {"sample_index": index} for key in keys for index in range(2)]
     write_artifact(root / "responses", RESPONSES, samples)
     write_artifact(root / "sampled", OUTPUTS, samples)
+    write_artifact(root / "translated", TRANSLATED_RESPONSES, samples)
     write_artifact(root / "preferences", PREFERENCES, keys)
     for language in ANSWERED[0]:
         ranked = [
@@ -437,7 +439,12 @@ def test_every_setting_is_looked_at_by_the_work_of_its_stage(world: Path, monkey
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     all_read: dict[str, dict[str, Any]] = {
         "generate": {"sampler": "vllm"},
-        "annotate": {"reward_kind": "translate,random,scalar", "translator": "translator", "reward_model": "judge"},
+        "annotate": {
+            "reward_kind": "translate,random,scalar",
+            "translator": "translator",
+            "reward_model": "judge",
+            "translations": "translated",
+        },
         "train": {"lora_rank": 8, "reference": "reference"},
         "eval": {"judge": "openai", "judge_identity": "j", "sampler": "vllm", "both_orders": False},
         "mt_bench": {"judge_identity": "j", "sampler": "vllm"},
@@ -654,6 +661,7 @@ def test_modules_and_settings_that_are_left_out_are_there_under_these_names() ->
     names = (*identity._LENGTH_CONTROL, *identity._ASKING, *identity._BY_RESOLUTION, *identity._BY_ROWS)
     assert set(names) <= {
         *EvalConfig.model_fields, *TrainConfig.model_fields, *SftConfig.model_fields, *RewardBenchConfig.model_fields,
+        *TranslateConfig.model_fields,
     }  # fmt: skip
 
 
