@@ -410,8 +410,8 @@ def test_every_layout_and_format(outputs: Path, capsys: pytest.CaptureFixture[st
         (["out/{language}/model_c.json", "out/{language}/model_c.json"], "are the same"),
         (["out/{language}/model_c.json", "out/{language}/nobody.json"], "nobody.json"),
         (
-            ["out/{language}/model_c.json", "chinese"],
-            "no common language: the prompts have en, es; out/{language}/model_c has en, es; chinese has zh",
+            ["out/{language}/model_c.json", "mandarin"],
+            "no common language: the prompts have en, es; out/{language}/model_c has en, es; mandarin has zh",
         ),
         (["out/en/model_c.json", "out/en/model_a&b.json"], "is one file; give"),
         (["noinstructions", "out/{language}/model_c.json"], "unless --prompts gives others"),
