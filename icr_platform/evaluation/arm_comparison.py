@@ -51,7 +51,6 @@ from icr_platform.core.arrays import Floats
 from icr_platform.evaluation.comparison import bootstrap_mean, holm
 from icr_platform.evaluation.instruction_scores import mcnemar
 from icr_platform.evaluation.reward_accuracy import paired_test
-from icr_platform.evaluation.student_t import quantile, upper_tail
 from icr_platform.evaluation.win_rate import length_controlled_replicates
 
 KEYS = ["language", "prompt_id", "item"]
@@ -280,15 +279,19 @@ def _student(mean: float, error: float, df: float, reach: float) -> tuple[float,
     if not error > 0:  # NaN, or nothing varies
         known = error == 0 and mean == 0
         return (mean, mean, 1.0) if known else (math.nan, math.nan, math.nan)
-    half = quantile(0.975, df) * error
-    return max(mean - half, -reach), min(mean + half, reach), min(1.0, 2 * upper_tail(abs(mean) / error, df))
+    from scipy.stats import t  # a second to import
+
+    half = float(t.ppf(0.975, df)) * error
+    return max(mean - half, -reach), min(mean + half, reach), min(1.0, 2 * float(t.sf(abs(mean) / error, df)))
 
 
 def _equivalence(mean: float, error: float, df: float, n: int, margin: float | None, reach: float) -> float:
     if margin is None or math.isnan(error):
         return math.nan
     if error > 0:
-        return max(upper_tail((mean + margin) / error, df), upper_tail((margin - mean) / error, df))
+        from scipy.stats import t
+
+        return float(t.sf((margin - abs(mean)) / error, df))
     # No prompt differs. Of all prompts a share of margin / reach at least would have to, for a difference of the margin.
     return max(0.0, 1 - margin / reach) ** n if mean == 0 and math.isfinite(reach) else math.nan
 

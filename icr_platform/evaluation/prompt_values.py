@@ -298,7 +298,9 @@ def slice_table(examples: pd.DataFrame, by: str, margin: float | None = None) ->
     over the slices). A prompt with several kinds of instructions is in several slices.
     """
     known = examples[examples["difference"].notna()].assign(item="")
-    if by == "length" and len(known):
+    if known.empty:
+        known = known.assign(slice="")
+    elif by == "length":
         cuts = np.unique(np.quantile(known["first_characters"].to_numpy(dtype=float), [0, 0.25, 0.5, 0.75, 1])).astype(
             int
         )
