@@ -145,10 +145,11 @@ def pair_items(first: Runs, second: Runs) -> Pairs:
     has = [table.iloc[:, :count].notna().all(axis=1), table.iloc[:, count:].notna().all(axis=1)]
     both = table[has[0] & has[1]]
     rows = both.to_numpy(dtype=np.float64)
-    keys = [both.index.get_level_values(name).astype(str).tolist() for name in KEYS]
-    common = set(zip(keys[0], keys[1], strict=True))
+    languages, prompts, items = (both.index.get_level_values(name).astype(str).tolist() for name in KEYS)
+    common = set(zip(languages, prompts, strict=True))
     only = [_prompts_beside(table[side], common) for side in has]
-    return Pairs(*keys, rows[:, :count], rows[:, count:], same and count > 1, only[0], only[1])
+    by_seed = same and count > 1
+    return Pairs(languages, prompts, items, rows[:, :count], rows[:, count:], by_seed, only[0], only[1])
 
 
 def _same_seeds(first: Sequence[int | None], second: Sequence[int | None]) -> bool:
@@ -227,8 +228,16 @@ def difference(
 
 
 def _nothing(pairs: Pairs, only: Sequence[int]) -> Compared:
-    runs = pairs.first.shape[1], pairs.second.shape[1]
-    return Compared(*[math.nan] * 9, 0, only[0], only[1], 0, 0, *runs, pairs.by_seed)  # type: ignore[arg-type]
+    return _unknown(0, only, (pairs.first.shape[1], pairs.second.shape[1]), pairs.by_seed)
+
+
+def _unknown(n: int, only: Sequence[int], runs: tuple[int, int], by_seed: bool) -> Compared:
+    """What can be said of too few prompts: how many they are."""
+    nan = math.nan
+    return Compared(
+        first=nan, second=nan, difference=nan, standard_error=nan, low=nan, high=nan, p_value=nan, equivalence=nan, df=nan, n=n,
+        first_only=only[0], second_only=only[1], better=0, worse=0, first_runs=runs[0], second_runs=runs[1], by_seed=by_seed,
+    )  # fmt: skip
 
 
 def _exact(
@@ -264,7 +273,7 @@ def seed_part(table: Floats, terms: list[tuple[float, float]]) -> float:
     The means of S seeds vary by sigma_seed^2 + sigma_rest^2 / prompts, and the second is known from what neither prompt nor seed explains.
     """
     n, seeds = table.shape
-    mean = table.mean()
+    mean = float(table.mean())
     of_seeds = float(table.mean(axis=0).var(ddof=1)) / seeds
     rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0, keepdims=True) + mean
     freedom = (n - 1) * (seeds - 1)
@@ -272,7 +281,7 @@ def seed_part(table: Floats, terms: list[tuple[float, float]]) -> float:
     if of_seeds <= of_rest:
         return 0.0
     terms += [(of_seeds, seeds - 1.0), (of_rest, float(freedom))]
-    return of_seeds - of_rest
+    return float(of_seeds - of_rest)
 
 
 def _student(mean: float, error: float, df: float, reach: float) -> tuple[float, float, float]:
@@ -342,7 +351,7 @@ def length_controlled(
     ]
     only = [len(side - shared) for side in has]
     if n < 2:
-        return Compared(*[math.nan] * 9, n, *only, 0, 0, count, len(second), by_seed)  # type: ignore[arg-type]
+        return _unknown(n, only, (count, len(second)), by_seed)
     resampled = np.random.default_rng(seed).integers(0, n, (resamples, n))
     drawn = np.vstack([np.arange(n), resampled])  # first the prompts themselves
     rates = np.zeros((len(runs), resamples + 1))
@@ -351,9 +360,11 @@ def length_controlled(
             rows = tables[code][index].loc[order]
             difficulty = rows["difficulty"].to_numpy(dtype=float)
             full = bool(np.isfinite(difficulty).all())
+            candidate, reference = (rows[name].to_numpy(dtype=float) for name in Judged.LENGTHS)
             rates[index] += length_controlled_replicates(
                 rows["preference"].to_numpy(dtype=float),
-                *(rows[name].to_numpy(dtype=float) for name in Judged.LENGTHS),
+                candidate,
+                reference,
                 drawn,
                 difficulty if full else None,
                 run[code].anchors if full else None,

@@ -254,12 +254,8 @@ EXAMPLES = [
 def _first_samples(outputs: Artifact) -> pd.DataFrame:
     names = [*PROMPT_KEY, "sample_index", "instruction", "messages", "output", "thought", "character_count"]
     rows = outputs.read(names).to_pandas().sort_values("sample_index", kind="stable")
-    return (
-        rows.drop_duplicates(PROMPT_KEY)
-        .sort_index()
-        .drop(columns="sample_index")
-        .rename(columns={"character_count": "characters"})
-    )
+    first: pd.DataFrame = rows.drop_duplicates(PROMPT_KEY).sort_index().drop(columns="sample_index")
+    return first.rename(columns={"character_count": "characters"})
 
 
 def _verdicts(first: Opener, second: Opener) -> tuple[pd.DataFrame, pd.DataFrame]:
