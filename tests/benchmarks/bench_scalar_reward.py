@@ -2,8 +2,9 @@
 
 python tests/benchmarks/bench_scalar_reward.py [--responses 10000 100000] [--json PATH]
 
-The model is a random Llama or BERT of four layers with a hidden size of 128; the texts are of 10 to 200 tokens, in the order of a data set, as
-prompts with ten responses each. Every count of responses is annotated in a process of its own, whose peak is compared.
+Scored is by a random Llama and a random BERT of four layers with a hidden size of 128, texts of 10 to 200 tokens in the order of a data set.
+Annotated are prompts with ten responses of 3 to 20 words each, by a model of two layers whose own memory hides no growth; every count of
+responses in a process of its own, whose peak is compared.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def write_responses(folder: Path, responses: int) -> tuple[Path, Path]:
         rows = []
         for prompt in range(first, min(first + PROMPTS_A_PART, prompts)):
             for sample in range(SAMPLES):
-                text = " ".join(rng.choice(words, rng.integers(5, 60))) + f" {prompt} {sample}"
+                text = " ".join(rng.choice(words, rng.integers(3, 20))) + f" {prompt} {sample}"
                 rows.append({
                     "language": "en", "prompt_id": f"p{prompt}", "sample_index": sample, "response": text, "token_ids": [1],
                     "finish_reason": "stop", "token_ids_source": "sampler", "token_count": 1, "character_count": len(text),
@@ -90,7 +91,7 @@ def annotated(responses: int) -> dict[str, float]:
     """Annotate so many responses by a reward model alone, in this process."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        model = save_reward_model(folder / "model", **SIZES)
+        model = save_reward_model(folder / "model")
         prompts, artifact = write_responses(folder, responses)
         config = AnnotateConfig(
             prompts=str(prompts), responses=str(artifact), reward_model=str(model), reward_kind="scalar", device="cpu"
@@ -110,6 +111,10 @@ def annotated(responses: int) -> dict[str, float]:
         }
 
 
+def show(name: str, figures: dict[str, float]) -> None:
+    print(name, {key: float(f"{value:.3g}") for key, value in figures.items()}, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -122,15 +127,16 @@ def main() -> None:
     if arguments.annotate:
         print(json.dumps(annotated(arguments.annotate)))
         return
-    figures: dict[str, Any] = {
-        family: scored(family, arguments.texts) for family in ("Llama", "Bert") if arguments.texts
-    }
+    figures: dict[str, Any] = {}
+    for family in ("Llama", "Bert") if arguments.texts else ():
+        figures[family] = scored(family, arguments.texts)
+        show(family, figures[family])
     for count in arguments.responses:
         command = [sys.executable, __file__, "--annotate", str(count)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        figures[f"{count:,} responses"] = json.loads(done.stdout.splitlines()[-1])
-    for name, values in figures.items():
-        print(name, {key: float(f"{value:.3g}") for key, value in values.items()})
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        name = f"{count:,} responses"
+        figures[name] = json.loads(done.stdout.splitlines()[-1])
+        show(name, figures[name])
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1))
 

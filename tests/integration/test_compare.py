@@ -16,6 +16,7 @@ from icr_platform.cli.commands import run
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import JUDGMENTS
+from icr_platform.evaluation import scores
 from icr_platform.evaluation.comparison_tables import difference_table, head_to_head_table, judgments_by_language
 from icr_platform.pipeline.compare import Comparison, compare_sides
 from icr_platform.pipeline.sides import Store, open_side, open_sides
@@ -89,6 +90,8 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        # Standard errors of the stages' own scores, which nothing here reads, would take most of the time.
+        patch.setattr(scores, "_BOOTSTRAP", 2)
         folder = tmp_path_factory.mktemp("compared")
         patch.chdir(folder)
         made = World(folder)
