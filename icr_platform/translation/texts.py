@@ -136,7 +136,7 @@ def _read(config: TranslateConfig) -> TextSet:
             }
             for pair in read.pairs
         )
-        return _preferences(config, rows, read.notes)
+        return _preferences(config, table_of(list(rows), PREFERENCES).to_pylist(), read.notes)
     return _outputs(config, _file_outputs(config)) if kind == "outputs" else _prompts(config)
 
 
