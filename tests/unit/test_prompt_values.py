@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -15,7 +14,14 @@ from icr_platform.core.artifacts import Artifact, ArtifactWriter, completed
 from icr_platform.core.schemas import BENCHMARKS, INSTRUCTION_CHECKS, JUDGMENTS, OUTPUTS, REWARD_BENCH, TableSchema
 from icr_platform.evaluation.arm_comparison import difference, pair_items
 from icr_platform.evaluation.instruction_scores import change_table, read_checks
-from icr_platform.evaluation.prompt_values import Metric, Opener, example_rows, paired_values, slice_table
+from icr_platform.evaluation.prompt_values import (
+    SLICES,
+    Metric,
+    Opener,
+    example_rows,
+    paired_values,
+    slice_table,
+)
 
 DEFAULTS = {"string": "", "int32": 0, "int64": 0, "double": 1.0, "bool": False, "fixed_size_binary[16]": b"0" * 16}
 
@@ -238,4 +244,5 @@ def test_sides_without_a_verdict_still_have_examples(tmp_path: Path) -> None:
     assert examples[["first_output", "second_output", "flip"]].to_numpy().tolist() == [["x", "y", ""]]
     assert math.isnan(examples["difference"].iloc[0])
     assert example_rows(first, side(tmp_path / "without")).empty
-    assert isinstance(slice_table(examples, "language"), pd.DataFrame)
+    for by in SLICES:
+        assert slice_table(examples, by).empty
