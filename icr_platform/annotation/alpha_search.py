@@ -75,8 +75,8 @@ def fit_rule_alpha(
     if not crossings:
         seen += _around_the_best(summed, seen)
     best, start = min(seen, key=lambda value: value.cost), summed(0.0)
-    after, before_control = (value.length / value.pairs if value.pairs else math.nan for value in (best, start))
-    return AlphaFit(best.alpha, after, before_control, len(changes), len(reward))
+    controlled, uncontrolled = (value.length / value.pairs if value.pairs else math.nan for value in (best, start))
+    return AlphaFit(best.alpha, controlled, uncontrolled, len(changes), len(reward))
 
 
 class _Sum:

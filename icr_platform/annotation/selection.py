@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -115,8 +116,8 @@ class _Builder:
         sample_index, column = np.unique(flat["sample_index"], return_inverse=True)
         shape = (len(self.prompts), len(sample_index))
 
-        def matrix(name: str, fill: float, kind: type) -> AnyArray:
-            filled: AnyArray = np.full(shape, fill, dtype=kind)
+        def matrix(name: str, fill: float, kind: type) -> Any:  # of that kind
+            filled: Any = np.full(shape, fill, dtype=kind)
             filled[flat["prompt"], column] = flat[name]
             return filled
 
@@ -131,7 +132,7 @@ class _Builder:
             )
         }
         rewards = {kind: matrix(kind, np.nan, np.float64) for kind in kinds}
-        return LanguageSamples(language, list(self.prompts), sample_index, rewards, **integers)  # type: ignore[arg-type]
+        return LanguageSamples(language, list(self.prompts), sample_index, rewards, **integers)
 
 
 class ResponseReader:
@@ -212,7 +213,7 @@ def pooled(languages: Sequence[LanguageSamples], kind: str) -> LanguageSamples:
     }
     places = [np.array([rows[prompt_id] for prompt_id in own.prompt_ids], np.int64) for own in languages]
 
-    def side_by_side(of: Callable[[LanguageSamples], AnyArray], fill: float) -> AnyArray:
+    def side_by_side(of: Callable[[LanguageSamples], AnyArray], fill: float) -> Any:  # of the kind that they have
         blocks = []
         for own, place in zip(languages, places, strict=True):
             block: AnyArray = np.full((len(rows), len(own.sample_index)), fill, dtype=of(own).dtype)
@@ -238,7 +239,8 @@ def own_reasons(pool: LanguageSamples, pairs: LanguagePairs, own: LanguageSample
     """[P, N] what a pool says of the samples of one of its languages, see `LanguagePairs.reason`."""
     rows = {prompt_id: row for row, prompt_id in enumerate(pool.prompt_ids)}
     columns = np.flatnonzero(np.array(pool.languages) == own.language)
-    return pairs.reason[np.ix_([rows[prompt_id] for prompt_id in own.prompt_ids], columns)]
+    taken = np.array([rows[prompt_id] for prompt_id in own.prompt_ids], np.int64)
+    return pairs.reason[np.ix_(taken, columns)]
 
 
 def select_language(samples: LanguageSamples, settings: AnnotateSettings, seed: int = 0) -> LanguagePairs:
@@ -333,7 +335,7 @@ def write_chunk(
         kept[~alike] % several,
         kept[~alike],
         (chosen, rejected),
-        tuple(table.filter(pa.array(~alike)) for table in responses),  # type: ignore[arg-type]
+        (responses[0].filter(pa.array(~alike)), responses[1].filter(pa.array(~alike))),
         _prompt_languages(
             samples, owner[~alike], kept[~alike] % several, (chosen, rejected), settings.pool_prompt, seed
         ),

@@ -205,7 +205,7 @@ class Pairing:
         """(source, target, prompt id, sample) -> row of the translation, and what it was made from."""
         names = ("source_language", "language", "prompt_id", "sample_index", "input_digest")
         columns = (translations.read(list(names))[name].to_pylist() for name in names)
-        return {tuple(key): (row, digest) for row, (*key, digest) in enumerate(zip(*columns, strict=True))}  # type: ignore[misc]
+        return {tuple(key): (row, digest) for row, (*key, digest) in enumerate(zip(*columns, strict=True))}
 
     def prompts_in(self, language: str) -> list[str]:
         """Ids of the prompts that have responses in a language, in their order."""

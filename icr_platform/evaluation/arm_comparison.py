@@ -51,7 +51,6 @@ from icr_platform.core.arrays import Floats
 from icr_platform.evaluation.comparison import bootstrap_mean, holm
 from icr_platform.evaluation.instruction_scores import mcnemar
 from icr_platform.evaluation.reward_accuracy import paired_test
-from icr_platform.evaluation.student_t import quantile, upper_tail
 from icr_platform.evaluation.win_rate import length_controlled_replicates
 
 KEYS = ["language", "prompt_id", "item"]
@@ -146,10 +145,11 @@ def pair_items(first: Runs, second: Runs) -> Pairs:
     has = [table.iloc[:, :count].notna().all(axis=1), table.iloc[:, count:].notna().all(axis=1)]
     both = table[has[0] & has[1]]
     rows = both.to_numpy(dtype=np.float64)
-    keys = [both.index.get_level_values(name).astype(str).tolist() for name in KEYS]
-    common = set(zip(keys[0], keys[1], strict=True))
+    languages, prompts, items = (both.index.get_level_values(name).astype(str).tolist() for name in KEYS)
+    common = set(zip(languages, prompts, strict=True))
     only = [_prompts_beside(table[side], common) for side in has]
-    return Pairs(*keys, rows[:, :count], rows[:, count:], same and count > 1, only[0], only[1])
+    by_seed = same and count > 1
+    return Pairs(languages, prompts, items, rows[:, :count], rows[:, count:], by_seed, only[0], only[1])
 
 
 def _same_seeds(first: Sequence[int | None], second: Sequence[int | None]) -> bool:
@@ -228,8 +228,16 @@ def difference(
 
 
 def _nothing(pairs: Pairs, only: Sequence[int]) -> Compared:
-    runs = pairs.first.shape[1], pairs.second.shape[1]
-    return Compared(*[math.nan] * 9, 0, only[0], only[1], 0, 0, *runs, pairs.by_seed)  # type: ignore[arg-type]
+    return _unknown(0, only, (pairs.first.shape[1], pairs.second.shape[1]), pairs.by_seed)
+
+
+def _unknown(n: int, only: Sequence[int], runs: tuple[int, int], by_seed: bool) -> Compared:
+    """What can be said of too few prompts: how many they are."""
+    nan = math.nan
+    return Compared(
+        first=nan, second=nan, difference=nan, standard_error=nan, low=nan, high=nan, p_value=nan, equivalence=nan, df=nan, n=n,
+        first_only=only[0], second_only=only[1], better=0, worse=0, first_runs=runs[0], second_runs=runs[1], by_seed=by_seed,
+    )  # fmt: skip
 
 
 def _exact(
@@ -265,7 +273,7 @@ def seed_part(table: Floats, terms: list[tuple[float, float]]) -> float:
     The means of S seeds vary by sigma_seed^2 + sigma_rest^2 / prompts, and the second is known from what neither prompt nor seed explains.
     """
     n, seeds = table.shape
-    mean = table.mean()
+    mean = float(table.mean())
     of_seeds = float(table.mean(axis=0).var(ddof=1)) / seeds
     rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0, keepdims=True) + mean
     freedom = (n - 1) * (seeds - 1)
@@ -273,22 +281,26 @@ def seed_part(table: Floats, terms: list[tuple[float, float]]) -> float:
     if of_seeds <= of_rest:
         return 0.0
     terms += [(of_seeds, seeds - 1.0), (of_rest, float(freedom))]
-    return of_seeds - of_rest
+    return float(of_seeds - of_rest)
 
 
 def _student(mean: float, error: float, df: float, reach: float) -> tuple[float, float, float]:
     if not error > 0:  # NaN, or nothing varies
         known = error == 0 and mean == 0
         return (mean, mean, 1.0) if known else (math.nan, math.nan, math.nan)
-    half = quantile(0.975, df) * error
-    return max(mean - half, -reach), min(mean + half, reach), min(1.0, 2 * upper_tail(abs(mean) / error, df))
+    from scipy.stats import t  # a second to import
+
+    half = float(t.ppf(0.975, df)) * error
+    return max(mean - half, -reach), min(mean + half, reach), min(1.0, 2 * float(t.sf(abs(mean) / error, df)))
 
 
 def _equivalence(mean: float, error: float, df: float, n: int, margin: float | None, reach: float) -> float:
     if margin is None or math.isnan(error):
         return math.nan
     if error > 0:
-        return max(upper_tail((mean + margin) / error, df), upper_tail((margin - mean) / error, df))
+        from scipy.stats import t
+
+        return float(t.sf((margin - abs(mean)) / error, df))
     # No prompt differs. Of all prompts a share of margin / reach at least would have to, for a difference of the margin.
     return max(0.0, 1 - margin / reach) ** n if mean == 0 and math.isfinite(reach) else math.nan
 
@@ -339,7 +351,7 @@ def length_controlled(
     ]
     only = [len(side - shared) for side in has]
     if n < 2:
-        return Compared(*[math.nan] * 9, n, *only, 0, 0, count, len(second), by_seed)  # type: ignore[arg-type]
+        return _unknown(n, only, (count, len(second)), by_seed)
     resampled = np.random.default_rng(seed).integers(0, n, (resamples, n))
     drawn = np.vstack([np.arange(n), resampled])  # first the prompts themselves
     rates = np.zeros((len(runs), resamples + 1))
@@ -348,9 +360,11 @@ def length_controlled(
             rows = tables[code][index].loc[order]
             difficulty = rows["difficulty"].to_numpy(dtype=float)
             full = bool(np.isfinite(difficulty).all())
+            candidate, reference = (rows[name].to_numpy(dtype=float) for name in Judged.LENGTHS)
             rates[index] += length_controlled_replicates(
                 rows["preference"].to_numpy(dtype=float),
-                *(rows[name].to_numpy(dtype=float) for name in Judged.LENGTHS),
+                candidate,
+                reference,
                 drawn,
                 difficulty if full else None,
                 run[code].anchors if full else None,

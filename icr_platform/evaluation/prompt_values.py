@@ -254,12 +254,8 @@ EXAMPLES = [
 def _first_samples(outputs: Artifact) -> pd.DataFrame:
     names = [*PROMPT_KEY, "sample_index", "instruction", "messages", "output", "thought", "character_count"]
     rows = outputs.read(names).to_pandas().sort_values("sample_index", kind="stable")
-    return (
-        rows.drop_duplicates(PROMPT_KEY)
-        .sort_index()
-        .drop(columns="sample_index")
-        .rename(columns={"character_count": "characters"})
-    )
+    first: pd.DataFrame = rows.drop_duplicates(PROMPT_KEY).sort_index().drop(columns="sample_index")
+    return first.rename(columns={"character_count": "characters"})
 
 
 def _verdicts(first: Opener, second: Opener) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -298,7 +294,9 @@ def slice_table(examples: pd.DataFrame, by: str, margin: float | None = None) ->
     over the slices). A prompt with several kinds of instructions is in several slices.
     """
     known = examples[examples["difference"].notna()].assign(item="")
-    if by == "length" and len(known):
+    if known.empty:
+        known = known.assign(slice="")
+    elif by == "length":
         cuts = np.unique(np.quantile(known["first_characters"].to_numpy(dtype=float), [0, 0.25, 0.5, 0.75, 1])).astype(
             int
         )

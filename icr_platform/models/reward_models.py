@@ -95,8 +95,9 @@ def plan_of(model: str, trust_remote_code: bool = False) -> Plan:
     hidden = config.get_text_config().hidden_size
     brought = _heads(_adapter_headers(model), hidden)
     found = brought or _heads(read_headers(files) if files else {}, hidden)
-    kinds = AutoModelForSequenceClassification._model_mapping[type(config)]
-    is_classifier = any(name.endswith(("ForSequenceClassification", kinds.__name__)) for name in named)
+    known = AutoModelForSequenceClassification._model_mapping[type(config)]
+    classes = [each.__name__ for each in (known if isinstance(known, tuple) else (known,)) if each is not None]
+    is_classifier = any(name.endswith(("ForSequenceClassification", *classes)) for name in named)
     if not found and not is_classifier and files:
         raise InputError(
             f"{base}: a {first_names(named) or config.model_type} (config.json) without a classification head, which no number comes "
@@ -273,5 +274,5 @@ def context_of_reward_model(skeleton: PreTrainedModel) -> int | None:
         positions = getattr(module, "position_embeddings", None)
         first = getattr(positions, "padding_idx", None)
         if first is not None and length is not None:
-            return min(length, int(positions.num_embeddings) - first - 1)  # type: ignore[union-attr]
+            return min(length, int(positions.num_embeddings) - int(first) - 1)  # type: ignore[union-attr]
     return length

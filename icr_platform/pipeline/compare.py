@@ -82,9 +82,8 @@ def compare_sides(
         notes += check_judges(sides, locate)
     first, rows = sides[0], []
     for second in sides[1:]:
-        values = paired_values(
-            *([run.open for run in side.runs] for side in (first, second)), (first.seeds, second.seeds)
-        )
+        openers = [run.open for run in first.runs], [run.open for run in second.runs]
+        values = paired_values(*openers, (first.seeds, second.seeds))
         values = {metric: pair for metric, pair in values.items() if metric.name.startswith(wanted)}
         found = [
             {"metric": metric.name, **row}
@@ -288,21 +287,20 @@ def _controlled_rows(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Rows of the length-controlled win rate, or why there are none."""
     try:
-        sides = [[_judged_prompts(run, locate) for run in side.runs] for side in (first, second)]
+        own, other = ([_judged_prompts(run, locate) for run in side.runs] for side in (first, second))
     except (IcrError, OSError) as error:
         return [], [
             f"lc_win_rate is left out, for what {first.name} or {second.name} was judged against cannot be read: {error}"
         ]
-    runs = [run for side in sides for run in side]
+    runs = [*own, *other]
     shared = set.intersection(*(set(run) for run in runs))
     codes = english_first(code for code in shared if not languages or code in languages)
     by_seed = len(first.runs) > 1 and None not in first.seeds and set(first.seeds) == set(second.seeds)
     if by_seed:
-        order = [second.seeds.index(seed) for seed in first.seeds]
-        sides[1] = [sides[1][index] for index in order]
+        other = [other[second.seeds.index(seed)] for seed in first.seeds]
     rows = []
     for name, members in groups_of(codes).items():
-        found = length_controlled(*sides, members, by_seed=by_seed, margin=margin)
+        found = length_controlled(own, other, members, by_seed=by_seed, margin=margin)
         rows.append({"metric": "lc_win_rate", "language": name, **found._asdict()})
     return [row for row in rows if row["n"]], []
 

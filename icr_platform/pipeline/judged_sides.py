@@ -88,7 +88,7 @@ class _Reference(NamedTuple):
     """What outputs are judged against; '' for nothing. columns: of its files."""
 
     place: str
-    columns: Mapping[str, str]
+    columns: Mapping[str, str | None]
 
     def params(self, seed: int) -> dict[str, str]:
         """As an evaluation records them, from which length control finds the reference outputs again."""
@@ -99,7 +99,7 @@ class _Asking(NamedTuple):
     """The prompts of the outputs that are read, and the languages that all sides have."""
 
     prompts: str
-    columns: Mapping[str, str]
+    columns: Mapping[str, str | None]
     languages: tuple[str, ...]
     notes: tuple[str, ...]
 

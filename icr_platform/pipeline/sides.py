@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -425,18 +425,18 @@ def _iterations_of(store: Store, arm: RunRecord) -> dict[int, SideRun]:
         if child.tags.get("icr.kind") == "iteration" and number.isdigit() and child.status == "FINISHED":
             children[int(number)] = child
     found: dict[int, SideRun] = {}
-    costs: Counter[str] = Counter()
-    for number, child in sorted(children.items()):
+    costs: dict[str, float] = defaultdict(float)
+    for iteration, child in sorted(children.items()):
         for name, value in child.metrics.items():
             if name.startswith(_COST):
-                costs[name.removeprefix(_COST).removeprefix("reused_")] += value  # type: ignore[assignment]
+                costs[name.removeprefix(_COST).removeprefix("reused_")] += value
         stages = [
             run
             for run in reversed(store.reader.children(child))
             if run.status == "FINISHED" and run.tags.get(STEP) != OWN_SAMPLES
         ]
-        label = f"{_arm_of(arm)} iteration {number} (run {arm.run_id})"
-        found[number] = _side_run(store, label, f"{arm.run_id}@{number}", stages, _seed(arm), dict(costs))
+        label = f"{_arm_of(arm)} iteration {iteration} (run {arm.run_id})"
+        found[iteration] = _side_run(store, label, f"{arm.run_id}@{iteration}", stages, _seed(arm), dict(costs))
     return found
 
 

@@ -23,8 +23,8 @@ def problems_of_sweep(session: Session, expansion: Expansion) -> list[str]:
         print(f"check [{number}/{len(arms)}] {arm.name}", file=sys.stderr, flush=True)
         for problem in problems_of(session, arm.config):
             found[problem].append(arm.name)
-    for arm, other in alike(expansion.of_first_seed):
-        print(f"note: arm {arm} is arm {other} under another name; its stages are shared", file=sys.stderr, flush=True)
+    for name, other in alike(expansion.of_first_seed):
+        print(f"note: arm {name} is arm {other} under another name; its stages are shared", file=sys.stderr, flush=True)
     return [f"{_said(names)}: {problem}" for problem, names in found.items()]
 
 

@@ -81,8 +81,12 @@ def metric_tables(table: pd.DataFrame) -> Iterator[MetricTable]:
     has_sides = table["second_side"].nunique() > 1
     for metric, of in table.groupby("metric", sort=False):
         order = list(dict.fromkeys(of["language"]))
-        rows = sorted(of.to_dict("records"), key=lambda row: order.index(row["language"]))
+        rows = sorted(_records(of), key=lambda row: order.index(row["language"]))
         yield MetricTable(str(metric), title_of(str(metric)), rows, bool(of["equivalence"].notna().any()), has_sides)
+
+
+def _records(table: pd.DataFrame) -> list[Row]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def digits_of(table: MetricTable) -> int:
@@ -277,7 +281,7 @@ def write_comparison(
 def _flips(rows: pd.DataFrame) -> list[Row]:
     """The greatest changes of either kind."""
     kinds = ("regression", "improvement")
-    return [row for kind in kinds for row in rows[rows["flip"] == kind].head(_SHOWN).to_dict("records")]
+    return [row for kind in kinds for row in _records(rows[rows["flip"] == kind].head(_SHOWN))]
 
 
 def report_style() -> str:

@@ -106,7 +106,8 @@ class PairTrainer(StepMeans, DPOTrainer):
         chosen, rejected = outputs.log_probs.sum(1).chunk(2)
         weighed = (chosen, rejected)
         if self.ld_alpha is not None:
-            weighed = without_tails(outputs.log_probs, trained, self.ld_alpha).chunk(2)
+            first, second = without_tails(outputs.log_probs, trained, self.ld_alpha).chunk(2)
+            weighed = (first, second)
         if self.precompute_ref_logps:
             reference = (inputs["ref_chosen_logps"], inputs["ref_rejected_logps"])
         else:

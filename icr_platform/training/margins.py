@@ -52,7 +52,8 @@ def sampled(rows: TrainingPairs | TrainingExamples) -> Sample:
     is_paired = isinstance(rows, TrainingPairs)
     count = min(SAMPLE if is_paired else 2 * SAMPLE, len(rows))
     taken = [i * len(rows) // count for i in range(count)]
-    groups, labels = [rows.group(row) for row in taken], [(True, False)] * count
+    groups = [rows.group(row) for row in taken]
+    labels: list[tuple[bool, ...]] = [(True, False)] * count
     if isinstance(rows, TrainingExamples):  # without the mismatched responses
         groups = [Group(one.prompt_ids, one.completions[:1], one.starts[:1]) for one in groups]
         labels = [(rows.is_good[row],) for row in taken]
@@ -62,7 +63,11 @@ def sampled(rows: TrainingPairs | TrainingExamples) -> Sample:
 def trained_log_ratio(config: TrainConfig, sample: Sample, model: PreTrainedModel) -> float | None:
     """Measure the mean of log pi(chosen) - log pi(rejected) in nats, in float32; None where the device has no room for it."""
     found = _unless_full(lambda: _logprobs(model.to(resolve_device(config.device)), sample))  # type: ignore[arg-type]
-    return found and found[ALL].chosen - found[ALL].rejected
+    return _log_ratio(found)
+
+
+def _log_ratio(found: dict[str, Logprobs] | None) -> float | None:
+    return None if found is None else found[ALL].chosen - found[ALL].rejected
 
 
 def measured_margins(
@@ -90,7 +95,7 @@ def measured_margins(
     next_start, loaded = start, saved
     if following != "float32":  # a margin is a difference of two numbers in one precision
         next_start, loaded = logprobs(config.policy, following), logprobs(str(checkpoint), following)
-    first, then, last, end = (one and one[ALL].chosen - one[ALL].rejected for one in (start, next_start, saved, loaded))
+    first, then, last, end = map(_log_ratio, (start, next_start, saved, loaded))
     ends = {"trained": (first, trained), "saved": (first, last), "loaded": (then, end)}
     margins = {
         name: config.beta * (after - before)

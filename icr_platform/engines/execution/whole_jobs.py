@@ -30,6 +30,8 @@ from icr_platform.engines.execution.settings import ExecutionSettings
 
 T = TypeVar("T")
 R = TypeVar("R")
+_T_contra = TypeVar("_T_contra", contravariant=True)
+_R_co = TypeVar("_R_co", covariant=True)
 _WAIT_FOR_THE_END = 20.0  # seconds that interrupted jobs have to say so to their store
 _DEAD = "its process died (out of memory?); what it finished is kept, and the same command continues it"
 
@@ -48,10 +50,10 @@ class JobPlaces:
     environment: Mapping[str, str | None] = field(default_factory=dict)
 
 
-class _Worker(Protocol[T, R]):
+class _Worker(Protocol[_T_contra, _R_co]):
     """Runs one job after the other."""
 
-    def run(self, job: T) -> R:
+    def run(self, job: _T_contra) -> _R_co:
         """The result; raises what the job raised."""
 
     def interrupt(self) -> None:

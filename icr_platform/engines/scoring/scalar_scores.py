@@ -65,7 +65,7 @@ class ScalarScorer:
         self.model, self.label = model, label
         embedding = model.get_input_embeddings()
         self.device: torch.device = next(embedding.parameters()).device
-        self._embeddings = int(embedding.weight.shape[0])
+        self._embeddings = next(embedding.parameters()).shape[0]
         self.batch_tokens = min(batch_tokens, _CPU_BATCH) if self.device.type == "cpu" else batch_tokens
         self.batching = find_batching(model)
         self._has_worked = False
@@ -137,7 +137,7 @@ def padded(model: PreTrainedModel, texts: Sequence[RewardText], sharing: Sharing
     device = next(embedding.parameters()).device
     longest = max(len(text.token_ids) for text in texts)
     pad = model.config.get_text_config().pad_token_id
-    fill = pad if isinstance(pad, int) and 0 <= pad < embedding.weight.shape[0] else 0
+    fill = pad if isinstance(pad, int) and 0 <= pad < next(embedding.parameters()).shape[0] else 0
 
     def rows(values: Sequence[Sequence[int]], padding: int) -> Tensor:
         room = [[padding] * (longest - len(row)) for row in values]
