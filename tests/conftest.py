@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,29 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ICR_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file with MLflow's tables and no run, to copy: making them takes seconds."""
+    from icr_platform.tracking.tracker import Tracker
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path.parent)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+        patch.delenv("MLFLOW_RUN_ID", raising=False)
+        Tracker("of another test")
+    return path
+
+
+@pytest.fixture
+def own_store(tmp_path: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test works in a folder of its own, with an empty store in it, whose file this is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    return Path(shutil.copy(migrated_database, tmp_path / "mlflow.db"))
 
 
 @pytest.fixture(scope="session")

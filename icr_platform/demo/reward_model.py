@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from icr_platform.core.config import CHAT_DEFAULTS
 from icr_platform.core.conversations import Conversation
 from icr_platform.demo.authors import EnglishPreference
 
@@ -26,7 +27,7 @@ def build_reward_model(sft: Path, pairs: Sequence[EnglishPreference], seed: int,
     from icr_platform.models.chat import encode_answered
     from icr_platform.models.loading import load_model, load_tokenizer
 
-    tokenizer, body = load_tokenizer(str(sft)), load_model(str(sft), "float32", "cpu")
+    tokenizer, body = load_tokenizer(str(sft), CHAT_DEFAULTS), load_model(str(sft), "float32", "cpu")
     rows = [
         tuple(encode_answered(tokenizer, Conversation(pair.instruction), text) for text in (pair.chosen, pair.rejected))
         for pair in pairs

@@ -72,6 +72,7 @@ def counted_attempt(folder: Path, stage: str, fingerprint: str, devices: Devices
 
 
 def _write(folder: Path, stage: str, fingerprint: str, attempts: Sequence[Attempt]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     rows = [asdict(attempt) | {"devices": attempt.devices._asdict()} for attempt in attempts]
     write_json(_file(folder, stage), {"fingerprint": fingerprint, "attempts": rows})
 

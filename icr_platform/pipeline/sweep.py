@@ -120,9 +120,8 @@ def sweep(session: Session, config: SweepConfig, arms: Sequence[SweptArm]) -> li
         _show(session, run, done, counts)
         if failed:
             said = "; ".join(f"arm {state.arm.label}: {state.reason}" for state in failed)
-            others = f"the other {len(done) - len(failed)} are finished" if len(failed) < len(done) else "none finished"
             raise IcrError(
-                f"{len(failed)} of {len(done)} arms failed, {others}, and the same command tries again: {said}"
+                f"{len(failed)} of {len(done)} arms failed, {figures['finished']} finished, and the same command tries again: {said}"
             )
     return done
 

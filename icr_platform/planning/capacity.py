@@ -363,7 +363,7 @@ def disk_of_iterations(config: Any, plans: list[StagePlan], copies: int) -> tupl
     used, held = kept.get("eval", 0), start
     peak = start * max(training.disk_peak_bytes, kept["train"])
     for _ in range(config.iterations):
-        used += kept["generate"] + kept["annotate"]
+        used += kept.get("generate", 0) + kept.get("annotate", 0)  # neither where pairs are given
         checkpoints = held * kept["train"]
         peak = max(peak, used + checkpoints + training.disk_peak_bytes, used + checkpoints + kept["train"])
         used += kept.get("eval", 0)

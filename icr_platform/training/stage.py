@@ -61,6 +61,11 @@ def read(config: TrainConfig) -> TrainConfig:
             else read_text_preferences(config.preferences, config.preference_columns).pairs
         )
         asked = [(text.language, text.instruction, text.messages) for text in texts]
+    elif not Path(config.preferences).is_dir():
+        raise InputError(
+            f"{config.preferences}: no such file or folder; give a finished preferences artifact, a file of pairs, a folder of "
+            "LANG.json(l) or a data set"
+        )
     else:
         refuse_map(config.preferences, config.preference_columns)
         preferences = open_artifact(Path(config.preferences), PREFERENCES)

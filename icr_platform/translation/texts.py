@@ -136,7 +136,7 @@ def _read(config: TranslateConfig) -> TextSet:
             }
             for pair in read.pairs
         )
-        return _preferences(config, rows, read.notes)
+        return _preferences(config, table_of(list(rows), PREFERENCES).to_pylist(), read.notes)
     return _outputs(config, _file_outputs(config)) if kind == "outputs" else _prompts(config)
 
 
@@ -297,7 +297,7 @@ def _preferences(config: TranslateConfig, rows: Iterable[Row], notes: Sequence[s
                 text = said[row[end]]
                 ends |= {
                     end: text, f"{end}_characters": len(text), f"{end}_language": None,
-                    f"{end}_translated_from": row[f"{end}_language"] or source,
+                    f"{end}_translated_from": row.get(f"{end}_language") or source,
                     f"{end}_token_ids": None, f"{end}_answer_start": None, f"{end}_thought": None,
                 }  # fmt: skip
             return {

@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_sweep.py --output FOLDER [--seeds 201,202,203] [--arms icr,random] [--iterations 1]
 
 Prints how often it was killed, the sweep's own table with the stages that arms shared, and `icr compare` of every method with the first,
-paired by prompt and seed. Takes an hour or two of two idle cores; started again on the same folder, it goes on.
+paired by prompt and seed, which it also writes to FOLDER/comparison.csv. Started again on the same folder, it goes on.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from pathlib import Path
 
 METHODS = "icr,icr-multilingual,random,lidr,croco,translate-preferences,kto-start"
 ICR = [sys.executable, "-m", "icr_platform"]
-KILLS = (1, 4)
-"""After how many arms that ended the sweep is killed."""
 
 
 def run_until(command: list[str], folder: Path, ended: int | None) -> tuple[int, str]:
-    """Run a sweep, and kill it with all its processes once so many arms have ended; returns its status and what it printed."""
+    """Run a sweep, and kill it with all its processes once so many arms have ended; returns its status and what it printed.
+
+    ended: None lets it run to its end.
+    """
     with subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as process:
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--arms", default=METHODS)
     parser.add_argument("--iterations", type=int, help="of every arm; as its preset says without")
     parser.add_argument("--at-once", default="2")
+    parser.add_argument("--kills", default="1,4", help="after how many arms that ended the sweep is killed")
     given = parser.parse_args()
     folder = given.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,15 +59,18 @@ def main() -> None:
     command = [*ICR, "sweep", "--name", "methods", "--base", "demo", "--arms", given.arms, "--seeds", given.seeds]
     command += ["--at-once", given.at_once, "--settings", json.dumps(settings)]
     killed = 0
-    for ended in (*KILLS, None):
+    for ended in (*map(int, given.kills.split(",")), None):
         status, said = run_until(command, folder, ended)
         if status != -signal.SIGKILL:
             break
         killed += 1
     print(f"\nkilled {killed} times; the last command ended with status {status}")
     print(next((line for line in said.splitlines() if re.match(r"\d+ stages: ", line)), "no count of stages"))
-    arms = given.arms.split(",")
-    subprocess.run([*ICR, "compare", *arms, "--metrics", "win_rate"], cwd=folder, check=True)
+    if status:
+        sys.exit("not every arm is finished; the reasons are above, and the same command goes on")
+    compare = [*ICR, "compare", *given.arms.split(","), "--metrics", "win_rate"]
+    subprocess.run(compare, cwd=folder, check=True)
+    subprocess.run([*compare, "--format", "csv", "--output", "comparison.csv"], cwd=folder, check=True)
 
 
 if __name__ == "__main__":

@@ -426,4 +426,5 @@ def test_a_pool_with_several_pairs_goes_through_the_stage(config: AnnotateConfig
     with pytest.raises(InputError, match="'pool_prompt' is 'rejected', but 'pool' is 'language'"):
         stage.read(changed(config, pool_prompt="rejected"))
     many = stage.read(changed(config, pairs_per_prompt=4))
+    assert isinstance(many, stage.AnnotateInputs)
     assert [note for note in many.notes if "has 6 samples at most, which make 3 pairs" in note]

@@ -24,13 +24,8 @@ from icr_platform.tracking.tracker import Tracker
 
 
 @pytest.fixture
-def preset(
-    tmp_path: Path, tiny_models: tuple[Path, Path], prompt_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def preset(tmp_path: Path, tiny_models: tuple[Path, Path], prompt_folder: Path, own_store: Path) -> Path:
     """An `iterate` preset on tiny models: 3 languages, 1 iteration, reference outputs written here."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     policy, reference = tiny_models
     values = {
         "iterations": 2,

@@ -41,11 +41,8 @@ def with_instruction(language: str, index: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def preset(tmp_path: Path, tiny_models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+def preset(tmp_path: Path, tiny_models: tuple[Path, Path], own_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two iterations in two languages, with everything switched on but a judge."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     monkeypatch.setenv("COLUMNS", "120")
     for language in ("en", "es"):
         write_rows(tmp_path / "prompts" / f"{language}.jsonl", [with_instruction(language, i) for i in range(6)])

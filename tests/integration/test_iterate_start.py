@@ -18,13 +18,8 @@ from icr_platform.tracking.tracker import Tracker
 
 
 @pytest.fixture
-def values(
-    tmp_path: Path, tiny_models: tuple[Path, Path], prompt_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, Any]:
+def values(tmp_path: Path, tiny_models: tuple[Path, Path], prompt_folder: Path, own_store: Path) -> dict[str, Any]:
     """An arm without a policy: the reference and eight English pairs make pi_0."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     pairs = [{"question": f"Say {word}.", "chosen": f"{word}, as you asked", "rejected": "no"} for word in "abcdefgh"]
     (tmp_path / "english.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     return {

@@ -35,11 +35,8 @@ OWN = {
 
 
 @pytest.fixture
-def values(tmp_path: Path, tiny_models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def values(tmp_path: Path, tiny_models: tuple[Path, Path], own_store: Path) -> dict[str, Any]:
     """What both arms have in common."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     policy, reference = tiny_models
     return {
         "iterations": 1,

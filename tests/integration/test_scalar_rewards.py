@@ -46,9 +46,13 @@ def rewards_of(folder: Path) -> Any:
 
 
 def run(config: AnnotateConfig, folder: Path) -> Any:
+    return annotation.run(read(config), StageContext(folder, "test"))
+
+
+def read(config: AnnotateConfig) -> annotation.AnnotateInputs:
     inputs = annotation.read(config)
     assert isinstance(inputs, annotation.AnnotateInputs)
-    return annotation.run(inputs, StageContext(folder, "test"))
+    return inputs
 
 
 def expected(reward_model: Path, kind: str, language: str, prompt: int, text: str) -> float:
@@ -107,7 +111,7 @@ def test_what_is_missing_or_unused_is_said(
     with pytest.raises(InputError, match="'policy' is missing for annotate; give --policy MODEL --reference MODEL"):
         annotation.read(config.model_copy(update={"reward_kind": ("scalar", "multilingual")}))
     both = {"policy": str(tiny_models[0]), "reference": str(tiny_models[1]), "reward_kind": ("multilingual",)}
-    assert any("'reward_model' is not used" in note for note in annotation.read(config.model_copy(update=both)).notes)
+    assert any("'reward_model' is not used" in note for note in read(config.model_copy(update=both)).notes)
     (Path(config.prompts) / "en.jsonl").unlink()
     with pytest.raises(InputError, match=r"scalar-english reward is scored after.*--reward-kind scalar"):
         annotation.read(config.model_copy(update={"responses": str(spanish(tmp_path, tiny_models[0]))}))
@@ -152,7 +156,8 @@ def test_a_killed_stage_goes_on_with_the_scores_it_has(
     config: AnnotateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(config, tmp_path / "whole")
-    score, made = ScalarScorer.score, []
+    score = ScalarScorer.score
+    made: list[int] = []
 
     def dies(self: ScalarScorer, *arguments: Any) -> Any:
         if len(made) == 2:

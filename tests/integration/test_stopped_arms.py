@@ -19,11 +19,8 @@ from tests.support.tiny_models import PROMPTS, RESPONSES
 
 
 @pytest.fixture
-def preset(tmp_path: Path, tiny_models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+def preset(tmp_path: Path, tiny_models: tuple[Path, Path], own_store: Path) -> Path:
     """Two iterations that learn next to nothing, measured by the reward on pairs of the conversations that the models know."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     for language in ("en", "es"):
         pairs = [
             {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,7 +64,7 @@ def by_hand(first: Runs, second: Runs, languages: list[str], by_seed: bool) -> t
     ]
     prompts = list(dict.fromkeys(key[1] for key in common))
 
-    def shares(values: list[dict[tuple[str, str, str], float]]) -> np.ndarray:
+    def shares(values: list[dict[Any, float]]) -> np.ndarray:
         table = np.zeros((len(prompts), len(values)))
         for column, run in enumerate(values):
             means = {code: np.mean([run[key] for key in common if key[0] == code]) for code in languages}
@@ -283,7 +284,7 @@ def test_length_control_of_one_run_is_that_of_compared_iterations() -> None:
     known = length_controlled_difference(
         *(
             LanguageJudgments(
-                table["prompt_id"], table["preference"], table["candidate_length"], table["reference_length"]
+                table["prompt_id"].tolist(), table["preference"], table["candidate_length"], table["reference_length"]
             )
             for table in tables
         ),
@@ -308,7 +309,8 @@ def test_length_control_of_equal_seeds_is_that_of_one() -> None:
 
 
 def row(metric: str, language: str, p_value: float, equivalence: float = math.nan) -> dict[str, object]:
-    values = Compared(*[0.0] * 9, *[0] * 7, False)._replace(p_value=p_value, equivalence=equivalence, difference=1.0)  # type: ignore[arg-type]
+    nothing = Compared._make([*[0.0] * 9, *[0] * 7, False])
+    values = nothing._replace(p_value=p_value, equivalence=equivalence, difference=1.0)
     return {"metric": metric, "language": language, **values._asdict()}
 
 

@@ -194,6 +194,12 @@ def test_the_disk_of_three_iterations(keep: str, reference: str, at_the_peak: in
     assert disk_of_iterations(config, plans, 2) == (tables + at_the_peak, tables + 2 + at_the_end)
 
 
+def test_the_disk_of_an_arm_that_trains_on_given_pairs() -> None:
+    """Nothing is generated and nothing annotated: what is left is the checkpoint, in two copies."""
+    config = IterateConfig.model_validate({"iterations": 1, "preferences": "pairs.jsonl"})
+    assert disk_of_iterations(config, [StagePlan(Work("train", 1, 1.0), 1, None, 0, 32, 96)], 2) == (96, 2 * 32)
+
+
 def test_check_sets_the_peak_against_the_free_disk(
     larger_model: Path,
     prompt_folder: Path,

@@ -257,7 +257,7 @@ def test_one_date_is_set_for_all_stages_and_is_part_of_their_identity(tmp_path: 
 def test_iterate_hands_its_date_to_every_stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     configs: list[Any] = []
 
-    def record(session: Any, arm: Any, iteration: int, stage: str, parent: Any, config: Any) -> Any:
+    def record(session: Any, arm: Any, iteration: int, stage: str, parent: Any, config: Any, step: str = "") -> Any:
         configs.append(config)
         return SimpleNamespace(reference=lambda name: str(tmp_path / name), run=None, reused=False)
 

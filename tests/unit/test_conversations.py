@@ -347,7 +347,9 @@ def test_policy_and_reference_must_render_the_conversations_alike(
     with pytest.raises(InputError, match="'chat_template' differs on a conversation of system, user"):
         annotation.read(config)
     alike = config.model_copy(update={"reference": policy, "system_prompt": '{"es": "Breve."}'})
-    assert any("'system_prompt' has neither 'en' nor 'default'" in note for note in annotation.read(alike).notes)
+    inputs = annotation.read(alike)
+    assert isinstance(inputs, annotation.AnnotateInputs)
+    assert any("'system_prompt' has neither 'en' nor 'default'" in note for note in inputs.notes)
 
 
 def test_prompts_whose_turns_a_template_refuses_are_dropped_and_counted(tiny_model: Path, tmp_path: Path) -> None:

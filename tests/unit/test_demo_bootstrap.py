@@ -101,7 +101,8 @@ def test_the_reward_model_ranks_answers_in_languages_that_it_was_not_trained_on(
     build_reward_model(SFT, english_preferences(3, 192), 3, tmp_path / "model")
     texts = RewardTexts(str(tmp_path / "model"), CHAT_DEFAULTS)
     scorer = ScalarScorer(load_reward_model(str(tmp_path / "model"), "float32", "cpu"))
-    rng, rows, is_first = random.Random(1), [], []
+    rng, rows = random.Random(1), []
+    is_first: list[bool] = []
     while len(is_first) < 120:
         task, language = rng.choice(split_tasks("icr")), rng.choice(("es", "ru"))
         pair = [respond(draw_author(rng), task, language, rng) for _ in range(2)]

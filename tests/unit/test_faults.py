@@ -348,6 +348,7 @@ def test_a_translation_that_does_not_fit_is_dropped_with_its_sample(tiny_model: 
     }
     fit = ContextFit(config, prompts)
     rows = pa.table({"language": ["es", "es", "es", "en"], "prompt_id": ["p"] * 4, "token_count": [5, 5, 600, 500]})
+    rows = rows.append_column("response", pa.array(["fruta"] * 4))
     texts = ["short", "fruta " * 600, "short", None]
     seen = [result.reason for result in fit.applied(rows, [KEPT] * 4, texts)]
     assert seen == ["", "too-long", "too-long", "too-long"]
@@ -361,7 +362,7 @@ def test_a_sequence_may_fill_the_context_and_no_more(tokens: int, tiny_model: Pa
     config = AnnotateConfig(policy=str(tiny_model), reference=str(tiny_model), reward_kind="multilingual")
     fit = ContextFit(config, {("en", "p"): Instructions(Conversation("Hi."), Conversation("Hi."))})
     prompt = len(encode_prompt(load_tokenizer(str(tiny_model)), "Hi."))
-    rows = pa.table({"language": ["en"], "prompt_id": ["p"], "token_count": [tokens - prompt]})
+    rows = pa.table({"language": ["en"], "prompt_id": ["p"], "token_count": [tokens - prompt], "response": ["fruit"]})
     ((reason, detail),) = fit.applied(rows, [KEPT])
     assert (reason, detail[:3]) == (("too-long", "513") if tokens > 512 else ("", ""))
 

@@ -161,6 +161,7 @@ def test_every_loss_is_trls_own_with_and_without_the_reference_scored_before(
     """Loss and gradients of a batch of four pairs, and TRL's DPOTrainer told of the same loss."""
     base = config_for(tiny_models, use_weighting=True)  # then TRL's models give what the weights are made of
     ours = dpo.build_trainer(base, pairs, None, tmp_path / "ours")
+    model: Any = ours.model
     rows: Any = ours.train_dataset
     batch = ours.data_collator([rows[i] for i in range(4)])
     lengths = [(len(won), len(lost)) for won, lost in zip(pairs.chosen_ids, pairs.rejected_ids, strict=True)]
@@ -181,15 +182,15 @@ def test_every_loss_is_trls_own_with_and_without_the_reference_scored_before(
         ours.loss_types, ours.loss_weights = [config.loss], [1.0]
         ours.label_smoothing, ours.use_weighting = config.label_smoothing, config.use_weighting
         given = {name: batch[name] for name in ("input_ids", "attention_mask", "completion_mask")}
-        ours.model.zero_grad()
-        theirs = DPOTrainer._compute_loss(ours, ours.model, given, False)
+        model.zero_grad()
+        theirs = DPOTrainer._compute_loss(ours, model, given, False)
         if (
             config.loss == "hinge" and config.use_weighting
         ):  # TRL weighs relu's output in place, whose gradient torch then refuses
             assert value == pytest.approx(float(theirs.detach()), abs=1e-5)
             continue
         theirs.backward()
-        expected = {name: p.grad.clone() for name, p in ours.model.named_parameters() if p.grad is not None}
+        expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         assert value == pytest.approx(float(theirs.detach()), abs=1e-5), variant
         assert also_value == pytest.approx(value, abs=1e-4), variant
         assert_equal(seen, expected, str(variant))
@@ -292,15 +293,16 @@ def test_kto_over_one_batch_is_trls_own(tiny_models: tuple[Path, Path], pairs: T
     examples = examples_of(pairs, 4)
     config = config_for(tiny_models, loss="kto", undesirable_weight=1.5)
     ours = kto.build_trainer(config, examples, None, tmp_path)
+    model: Any = ours.model
     rows: Any = ours.train_dataset
     batch = ours.data_collator([rows[i] for i in range(4)])
     value, seen = gradients(ours, dict(batch))
     ours.loss_type, ours.undesirable_weight = "kto", 1.5
     given = {name: tensor for name, tensor in batch.items() if name != "language"}
-    ours.model.zero_grad()
-    theirs = KTOTrainer._compute_loss(ours, ours.model, given, False)
+    model.zero_grad()
+    theirs = KTOTrainer._compute_loss(ours, model, given, False)
     theirs.backward()
-    expected = {name: p.grad.clone() for name, p in ours.model.named_parameters() if p.grad is not None}
+    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     assert value == pytest.approx(float(theirs.detach()), abs=1e-5)
     assert_equal(seen, expected)
     assert isinstance(ours.args, KTOConfig)

@@ -174,8 +174,8 @@ def test_every_rule_equals_the_naive_one(
     assert set(selection.reason) <= {"", *DROP_REASONS, FEW_SAMPLES}
     assert (selection.margin[selection.kept] > options[1]).all()
     assert np.isnan(selection.margin[~selection.kept]).all()
-    for row, of_prompt in enumerate(zip(rewards, lengths, texts, eligible, draws, strict=True)):
-        check_prompt(selection, row, *naive_entries(rule, pairs, *of_prompt, options))
+    for row, values in enumerate(zip(rewards, lengths, texts, eligible, strict=True)):
+        check_prompt(selection, row, *naive_entries(rule, pairs, *values, draws[row].tolist(), options))
         own = slice(row * pairs, (row + 1) * pairs)
         used = [*selection.chosen_index[own], *selection.rejected_index[own]]
         used = [column for column in used if column >= 0]

@@ -64,7 +64,7 @@ class World:
                     key: dict[str, Any] = {"language": language, "prompt_id": f"p{prompt}", "sample_index": sample}
                     alone = (language, prompt) == ("es", 4)
                     if (alone and sample) or (not alone and random.random() < 0.15):
-                        self.dropped.add(tuple(key.values()))  # type: ignore[arg-type]
+                        self.dropped.add(tuple(key.values()))
                     unscored = (random.random() < 0.05 and not alone) or tuple(key.values()) in self.dropped
                     reward = math.nan if unscored else float(np.round(random.normal() + 0.02 * length, 1))
                     responses.append(
@@ -115,7 +115,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 RULES = ("lowest", "mean-2sd", "lower-quartile", "nearest-mean", "random")
-OPTIONS = (
+OPTIONS: tuple[dict[str, Any], ...] = (
     {},
     {"pairs_per_prompt": 3},
     {"pairs_per_prompt": 3, "minimal_margin": 0.8, "near_duplicate": 0.9},
@@ -209,7 +209,7 @@ def test_a_pool_of_one_language_is_that_language(tmp_path: Path) -> None:
 
 
 def test_random_pairs_depend_on_the_seed_and_the_keys_alone(world: World, tmp_path: Path) -> None:
-    given = {"rejected": "random", "length_control": False, "pairs_per_prompt": 2}
+    given: dict[str, Any] = {"rejected": "random", "length_control": False, "pairs_per_prompt": 2}
     first, again = world.annotated(**given)[0], world.annotated(chunk=1, **given)[0]
     pd.testing.assert_frame_equal(first, again)
     fewer = World(tmp_path, ("en",)).annotated(**given)[0]

@@ -124,13 +124,13 @@ def test_rewards_by_kind_and_corruptions_apart(tmp_path: Path) -> None:
             for (prompt, pair, source), value in zip(pairs, right, strict=True)
         ]
 
-    sides = [
+    first, second = (
         side(tmp_path / name, reward_bench=(REWARD_BENCH, rows(*right)))
         for name, right in (("a", (0, 1, None, 0)), ("b", (1, 0.5, 1, 1)))
-    ]
-    found = found_of(*sides, "reward_accuracy/cross-lingual")
+    )
+    found = found_of(first, second, "reward_accuracy/cross-lingual")
     assert (found.first, found.second, found.n) == pytest.approx((50, 75, 1))  # two pairs of one prompt; z is unpaired
-    assert found_of(*sides, "corruption_accuracy/cross-lingual").difference == 100
+    assert found_of(first, second, "corruption_accuracy/cross-lingual").difference == 100
 
 
 def test_instructions_are_those_that_both_verified_as_iterations_compare_them(tmp_path: Path) -> None:
@@ -146,19 +146,19 @@ def test_instructions_are_those_that_both_verified_as_iterations_compare_them(tm
         check("b", "comma", True),
         check("c", "comma", False),
     ]
-    sides = [
+    first, second = (
         side(tmp_path / name, instruction_checks=(INSTRUCTION_CHECKS, rows))
         for name, rows in (("a", before), ("b", after))
-    ]
-    found = found_of(*sides, "prompt_accuracy/strict")
-    tables = [read_checks(one) for opener in sides if (one := opener("instruction_checks")) is not None]
+    )
+    found = found_of(first, second, "prompt_accuracy/strict")
+    tables = [read_checks(one) for opener in (first, second) if (one := opener("instruction_checks")) is not None]
     known = change_table(*tables).set_index("reading").loc["strict"]
     assert (
         (found.difference, found.p_value, found.n)
         == pytest.approx((known["difference"], known["p_value"], known["n"]))
         == (50, 1, 2)
     )
-    assert found_of(*sides, "instruction_accuracy/strict").difference == pytest.approx(100 / 3)
+    assert found_of(first, second, "instruction_accuracy/strict").difference == pytest.approx(100 / 3)
 
 
 def test_benchmarks_by_document_in_percent(tmp_path: Path) -> None:
@@ -177,11 +177,11 @@ def test_benchmarks_by_document_in_percent(tmp_path: Path) -> None:
         ]
         return [{"language": "es", "family": "arc", "task": "arc_es", "metric": "acc", "documents": documents}]
 
-    sides = [
+    first, second = (
         side(tmp_path / name, benchmarks=(BENCHMARKS, row(*values)))
         for name, values in (("a", (0, 1, 0, 1)), ("b", (1, 1, 1, 1)))
-    ]
-    found = found_of(*sides, "benchmark/arc")
+    )
+    found = found_of(first, second, "benchmark/arc")
     assert (found.difference, found.better, found.worse) == (50, 2, 0)
 
 
@@ -194,17 +194,14 @@ def test_examples_have_flips_first_and_slices_of_them(tmp_path: Path) -> None:
             "outputs": (OUTPUTS, rows),
             "judgments": (JUDGMENTS, [judgment(prompt, value) for prompt, value in of.items()]),
         }
-        sides.append(side(tmp_path / name, **tables))  # type: ignore[arg-type]
-    examples = example_rows(*sides, {("es", "a"): "koala", ("es", "b"): "koala", ("es", "c"): "vicuna"})
+        sides.append(side(tmp_path / name, **tables))
+    first, second = sides
+    examples = example_rows(first, second, {("es", "a"): "koala", ("es", "b"): "koala", ("es", "c"): "vicuna"})
     assert examples["prompt_id"].tolist() == ["a", "b", "c"]
     assert examples["flip"].tolist() == ["regression", "regression", "improvement"]
     assert examples["difference"].tolist() == pytest.approx([-80, -10, 70])
-    assert examples.loc[0, ["first_output", "second_output", "instruction", "source"]].tolist() == [
-        "x a ",
-        "y a ",
-        "ask a",
-        "koala",
-    ]
+    shown = ["first_output", "second_output", "instruction", "source"]
+    assert examples[shown].iloc[0].tolist() == ["x a ", "y a ", "ask a", "koala"]
     by_source = slice_table(examples, "source").set_index("slice")
     assert by_source["difference"].to_dict() == pytest.approx({"koala": -45, "vicuna": 70})
     assert by_source["n"].to_dict() == {"koala": 2, "vicuna": 1}
@@ -231,7 +228,8 @@ def test_examples_of_instructions_have_kinds_and_variants(tmp_path: Path) -> Non
                 tmp_path / name, instruction_outputs=(OUTPUTS, outputs), instruction_checks=(INSTRUCTION_CHECKS, checks)
             )
         )
-    examples = example_rows(*sides)
+    first, second = sides
+    examples = example_rows(first, second)
     assert examples["source"].tolist() == ["local", "mt"]
     assert examples["instruction_kinds"].tolist() == ["comma, words", "comma"]
     assert examples["flip"].tolist() == ["regression", "improvement"]
@@ -241,10 +239,10 @@ def test_examples_of_instructions_have_kinds_and_variants(tmp_path: Path) -> Non
 
 
 def test_sides_without_a_verdict_still_have_examples(tmp_path: Path) -> None:
-    sides = [side(tmp_path / name, outputs=(OUTPUTS, [output("a", name)])) for name in "xy"]
-    examples = example_rows(*sides)
+    first, second = (side(tmp_path / name, outputs=(OUTPUTS, [output("a", name)])) for name in "xy")
+    examples = example_rows(first, second)
     assert examples[["first_output", "second_output", "flip"]].to_numpy().tolist() == [["x", "y", ""]]
-    assert math.isnan(examples.loc[0, "difference"])
-    assert example_rows(sides[0], {}.get).empty
+    assert math.isnan(examples["difference"].iloc[0])
+    assert example_rows(first, side(tmp_path / "without")).empty
     for by in SLICES:
         assert slice_table(examples, by).empty

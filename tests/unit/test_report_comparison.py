@@ -58,7 +58,7 @@ def test_the_report_compares_the_last_policy_with_the_first(tmp_path: Path, has_
 
 
 def table(*rows: dict[str, object]) -> pd.DataFrame:
-    empty = Compared(*[math.nan] * 9, 0, 0, 0, 0, 0, 1, 1, False)._asdict()  # type: ignore[arg-type]
+    empty = Compared._make([*[math.nan] * 9, 0, 0, 0, 0, 0, 1, 1, False])._asdict()
     known = {"metric": "win_rate", "language": "es", "first_side": "base_1", "second_side": "new & 50%", "verdict": ""}
     return pd.DataFrame(
         [{**empty, **known, "adjusted_p_value": math.nan, "adjusted_equivalence": math.nan, **row} for row in rows]

@@ -225,7 +225,7 @@ def test_an_adapter_brings_the_head(tmp_path: Path, tiny_model: Path) -> None:
     lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     wrapped = get_peft_model(base, lora).eval()
     folder = tmp_path / "adapter"
-    wrapped.save_pretrained(folder)
+    wrapped.save_pretrained(str(folder))
     expected = by_hand(tiny_model, wrapped)
     assert scores(folder) == pytest.approx(expected, abs=1e-5)
     weights = load_file(folder / "adapter_model.safetensors")

@@ -119,9 +119,10 @@ def test_a_prompt_shows_the_pair_that_is_asked_for(engine: QueryEngine, several:
         assert detail.pair is not None
         assert (detail.pair["pair_index"], detail.pairs) == (shown, [0, 1])
         assert pairs_data.pair_of(engine, several, *key, number)["pair_index"] == shown
-    shown = page(engine, several, View(iteration=1, id=key[1], id_language=key[0], pair=1))
-    assert '<strong aria-current="true">pair 2</strong>' in shown
-    assert "&amp;pair=0" in shown
+    html = page(engine, several, View(iteration=1, id=key[1], id_language=key[0], pair=1))
+    assert '<strong aria-current="true">pair 2</strong>' in html
+    assert "&amp;pair=0" in html
+    assert detail.pair is not None
     assert detail.ends["chosen"]["sample_index"] == detail.pair["chosen_index"]
     lacking = pairs_data.drop_reasons(engine, several, "")
     assert any(row["reason"] == "margin" for row in lacking)
@@ -211,7 +212,7 @@ def test_a_reviewer_gets_every_pair_once(engine: QueryEngine, several: PairTable
         verdicts.append(Verdict(**empty | facts | {
             "submission": str(len(seen)), "reviewer": "Ada", "run_id": "r", "item": item.key, "choice": "tie", "reasons": (), "blind": True,
             "seconds": 1.0, "margin": 1.0, "left_characters": 1, "right_characters": 1, "left_score": None, "right_score": None,
-        }))  # type: ignore[arg-type]  # fmt: skip
+        }))  # fmt: skip
     own = [row for row in several.preferences.read().to_pylist() if row["language"] == "es"]
     assert sorted((item.prompt_id, item.pair_index) for item in seen) == sorted(
         (row["prompt_id"], row["pair_index"]) for row in own

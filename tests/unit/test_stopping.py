@@ -68,7 +68,7 @@ def test_unequal_languages_add_up_by_hand() -> None:
     mean = (50 + 200 / 3) / 2
     error = math.sqrt(sum((3 * value) ** 2 for value in added.values()) / 2 / 3)
     found = mean_gain(rows)
-    assert (found.mean, found.standard_error) == (pytest.approx(mean), pytest.approx(error))
+    assert (found.mean, found.standard_error) == pytest.approx((mean, error))
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_a_prompt_without_a_pair_says_why(changed: dict[str, Any], language: str
         ),
         ({"pool": "all"}, "field 'pool' is 'all', which is of rewards"),
         ({"minimal_margin": 0.5}, "field 'minimal_margin' is 0.5, which is of rewards"),
-        ({"pair_source": "rewards"}, "field 'policy' is missing for annotate; give --policy --reference"),
+        ({"pair_source": "rewards"}, "field 'policy' is missing for annotate; give --policy MODEL --reference MODEL"),
         (
             {"pair_source": "rewards", "policy": "p", "reference": "r"},
             "field 'translations' is given, and pair_source is 'rewards'",

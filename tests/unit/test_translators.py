@@ -139,12 +139,10 @@ def translators(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import torch
     from transformers import M2M100Config, M2M100ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
-    root, shape = (
-        tmp_path_factory.mktemp("translators"),
-        {"d_model": 16, "decoder_start_token_id": 1, "pad_token_id": 0, "eos_token_id": 1},
-    )
+    root = tmp_path_factory.mktemp("translators")
+    shape: dict[str, Any] = {"d_model": 16, "decoder_start_token_id": 1, "pad_token_id": 0, "eos_token_id": 1}
     torch.manual_seed(0)
-    layers = {
+    layers: dict[str, Any] = {
         f"{side}_{name}": size
         for side in ("encoder", "decoder")
         for name, size in {"layers": 1, "attention_heads": 2, "ffn_dim": 16}.items()
