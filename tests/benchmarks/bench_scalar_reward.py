@@ -2,7 +2,8 @@
 
 python tests/benchmarks/bench_scalar_reward.py [--responses 10000 100000] [--json PATH]
 
-Scored is by a random Llama and a random BERT of four layers with a hidden size of 128, texts of 10 to 200 tokens in the order of a data set.
+Scored are texts of 10 to 200 tokens, in the order of a data set, by a random Llama and a random BERT of three sizes: the smaller the model, the
+more of a batch of one is spent on calls.
 Annotated are prompts with ten responses of 3 to 20 words each, by a model of two layers whose own memory hides no growth; every count of
 responses in a process of its own, whose peak is compared.
 """
@@ -32,13 +33,17 @@ from tests.support.peak_memory import peak_bytes
 from tests.support.tiny_models import RESPONSES as SENTENCES
 from tests.support.tiny_reward_models import build_reward_model, naive_score, save_reward_model
 
-SIZES: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4}
+SIZES: dict[str, dict[str, Any]] = {
+    "2 layers of 32": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "2 layers of 64": {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "4 layers of 128": {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4},
+}
 SAMPLES, PROMPTS_A_PART = 10, 256
 
 
-def scored(family: str, texts: int) -> dict[str, float]:
+def scored(family: str, sizes: dict[str, Any], texts: int) -> dict[str, float]:
     """Tokens a second in batches, in batches of one, and by the model's own forward of each text, from which batches differ by so much."""
-    model = build_reward_model(family, **SIZES)
+    model = build_reward_model(family, **sizes)
     rng = np.random.default_rng(0)
     rows = [RewardText(tuple(rng.integers(16, 400, size).tolist())) for size in rng.integers(10, 200, texts)]
     tokens = sum(len(row.token_ids) for row in rows)
@@ -134,9 +139,10 @@ def main() -> None:
         print(json.dumps(annotated(arguments.annotate)))
         return
     figures: dict[str, Any] = {}
-    for family in ("Llama", "Bert") if arguments.texts else ():
-        figures[family] = scored(family, arguments.texts)
-        show(family, figures[family])
+    for size, sizes in SIZES.items() if arguments.texts else ():
+        for family in ("Llama", "Bert"):
+            figures[f"{family}, {size}"] = scored(family, sizes, arguments.texts)
+            show(f"{family}, {size}", figures[f"{family}, {size}"])
     for count in arguments.responses:
         command = [sys.executable, __file__, "--annotate", str(count)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
