@@ -62,21 +62,21 @@ from icr_platform.core.config import require
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.faults import FAULTS, fault_notes, require_few_faults
 from icr_platform.core.language_tags import ENGLISH
-from icr_platform.core.part_job import Make, PartJob, TakenPart
+from icr_platform.core.part_job import Make, TakenPart
 from icr_platform.core.schemas import DROPS, LOGPROBS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
 from icr_platform.core.stage_protocol import StageContext, StageResult
-from icr_platform.engines.execution.map_parts import check_execution, map_parts
+from icr_platform.engines.execution.map_parts import check_execution
 from icr_platform.engines.sampling import translation
 from icr_platform.engines.sampling.sampler import ignore_progress
 from icr_platform.engines.scoring.kind_scores import SAMPLE_KEY, by_kind, from_kinds, implicit_reward
 from icr_platform.engines.scoring.model_scores import (
     ScoreShard,
-    free_gpu_memory,
     load_reward_scorer,
     load_scorer,
     score_shard,
     taken_part,
 )
+from icr_platform.engines.scoring.part_jobs import make_missing_parts
 from icr_platform.engines.scoring.reward_kinds import (
     REWARD_KINDS,
     needs_policy,
@@ -246,8 +246,9 @@ def _translate(work: _Work) -> Artifact:
             return None
         return TakenPart((translation.translate_part(None, texts, ignore_progress),), len(texts.texts))
 
-    job = _job("translate", writer, work, 1, shard, partial(translation.load_translator, work.config, work.config))
-    return _write_parts(replace(job, take=take) if earlier else job, work)
+    parts, load = range(len(work.responses.parts)), partial(translation.load_translator, work.config, work.config)
+    rows = work.responses.rows
+    return make_missing_parts("translate", writer, parts, rows, shard, load, work.config, take if earlier else None)
 
 
 def _rewards(work: _Work, translations: Artifact | None) -> Artifact:
@@ -286,33 +287,9 @@ def _scores(
         scored = scored_rows(responses, filtered, english, work.prompts, kinds, work.config, work.config.score)
         return score_shard(responses, scored, earlier)
 
-    job = _job(name.partition("-")[0], writer, work, len(kinds), shard, load)
-    return _write_parts(replace(job, take=lambda part: taken_part(shard(part))) if earlier else job, work)
-
-
-def _job(
-    label: str,
-    writer: ArtifactWriter,
-    work: _Work,
-    rows_each: int,
-    shard: Callable[[int], Any],
-    load: Callable[[], Make],
-) -> PartJob:
-    """One part per responses part, those that are missing."""
-    count = len(work.responses.parts)
-    missing = [part for part in range(count) if not writer.has_part(part)]
-    done = sum(writer.read_part(part).num_rows for part in range(count) if part not in missing)
-    return PartJob(label, (writer,), missing, shard, load, work.responses.rows * rows_each, done, gpus=1, use="scored")
-
-
-def _write_parts(job: PartJob, work: _Work) -> Artifact:
-    """Make the missing parts and close the artifact; nothing is loaded when no part is missing."""
-    (writer,) = job.writers
-    if writer.complete:
-        return open_artifact(writer.folder, writer.table)
-    map_parts(job, work.config)
-    free_gpu_memory()
-    return writer.close(len(work.responses.parts))
+    parts, rows = range(len(work.responses.parts)), work.responses.rows * len(kinds)
+    take = (lambda part: taken_part(shard(part))) if earlier else None
+    return make_missing_parts(name.partition("-")[0], writer, parts, rows, shard, load, work.config, take)
 
 
 def _reward_part(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,23 +27,23 @@ from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.faults import FAULTS, NOT_FINITE, require_few_faults
 from icr_platform.core.language_tags import is_english
 from icr_platform.core.languages import is_language
-from icr_platform.core.part_job import Make, PartJob, TakenPart
+from icr_platform.core.part_job import Make, TakenPart
 from icr_platform.core.schemas import DROPS, LOGPROBS, REWARD_BENCH, TRANSLATIONS, TableSchema
 from icr_platform.core.stage_protocol import StageContext, StageResult
 from icr_platform.data.labelled_pairs import LabelledPair, UnusedRow, pairs_table
-from icr_platform.engines.execution.map_parts import check_execution, map_parts
+from icr_platform.engines.execution.map_parts import check_execution
 from icr_platform.engines.sampling import translation
 from icr_platform.engines.sampling.sampler import ignore_progress
 from icr_platform.engines.scoring.context_limits import ContextLimits, Measured
 from icr_platform.engines.scoring.kind_scores import SAMPLE_KEY, Scored, from_kinds, implicit_reward
 from icr_platform.engines.scoring.model_scores import (
     ScoreShard,
-    free_gpu_memory,
     load_reward_scorer,
     load_scorer,
     score_shard,
     taken_part,
 )
+from icr_platform.engines.scoring.part_jobs import make_missing_parts
 from icr_platform.engines.scoring.reward_kinds import (
     REWARD_KINDS,
     needs_policy,
@@ -388,8 +388,9 @@ def _translate(work: _Work) -> Artifact:
             return None
         return TakenPart((translation.translate_part(None, texts, ignore_progress),), len(texts.texts))
 
-    job = _job("translate", writer, work, 1, shard, partial(translation.load_translator, work.config, work.config))
-    return _write_parts(replace(job, take=take) if earlier else job, work)
+    load, rows = partial(translation.load_translator, work.config, work.config), 2 * len(work.pairs)
+    take_known = take if earlier else None
+    return make_missing_parts("translate", writer, work.parts, rows, shard, load, work.config, take_known)
 
 
 def _scores(
@@ -402,31 +403,8 @@ def _scores(
     def shard(part: int) -> ScoreShard:
         return score_shard(pairs_table(work.pairs[work.rows(part)]), work.scored(part, translations, kinds), earlier)
 
-    job = _job(name.partition("-")[0], writer, work, len(kinds), shard, load)
-    return _write_parts(replace(job, take=lambda part: taken_part(shard(part))) if earlier else job, work)
-
-
-def _job(
-    label: str,
-    writer: ArtifactWriter,
-    work: _Work,
-    rows_each: int,
-    shard: Callable[[int], Any],
-    load: Callable[[], Make],
-) -> PartJob:
-    missing = [part for part in work.parts if not writer.has_part(part)]
-    done = sum(writer.read_part(part).num_rows for part in work.parts if part not in missing)
-    return PartJob(label, (writer,), missing, shard, load, 2 * len(work.pairs) * rows_each, done, gpus=1, use="scored")
-
-
-def _write_parts(job: PartJob, work: _Work) -> Artifact:
-    """Make the missing parts and close the artifact; nothing is loaded when no part is missing."""
-    (writer,) = job.writers
-    if writer.complete:
-        return open_artifact(writer.folder, writer.table)
-    map_parts(job, work.config)
-    free_gpu_memory()
-    return writer.close(len(work.parts))
+    rows, take = 2 * len(work.pairs) * len(kinds), (lambda part: taken_part(shard(part))) if earlier else None
+    return make_missing_parts(name.partition("-")[0], writer, work.parts, rows, shard, load, work.config, take)
 
 
 def _bench_part(

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "engines.identification": {"core"},
     "engines.segmentation": {"core"},
     "engines.endpoints": {"core"},
-    "engines.scoring": {"core", "models"},
+    "engines.scoring": {"core", "models", "engines.execution"},
     "engines.judging": {"core", "models", "engines.endpoints"},
     "engines.sampling": {"core", "models", "engines.endpoints", "engines.execution", "engines.identification"},
     **dict.fromkeys(STAGES, FLOOR | ENGINES),
