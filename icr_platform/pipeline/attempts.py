@@ -1,4 +1,4 @@
-"""How long a stage has worked in a folder, on what, and the tokens that it spent there: `cost-STAGE.json`, which every attempt at the work
+"""How long a stage has worked in a folder, on what, and the tokens that it spent there: `.cost-STAGE.json`, which every attempt at the work
 adds itself to while it runs, so that those that were killed count too."""
 
 from __future__ import annotations
@@ -78,4 +78,4 @@ def _write(folder: Path, stage: str, fingerprint: str, attempts: Sequence[Attemp
 
 
 def _file(folder: Path, stage: str) -> Path:
-    return folder / f"cost-{stage}.json"
+    return folder / f".cost-{stage}.json"

@@ -56,7 +56,7 @@ def test_attempts_add_up_also_those_that_failed(tmp_path: Path) -> None:
     "text", ["", "{", "[]", '{"fingerprint": "f"}', '{"fingerprint": "f", "attempts": [{}]}', "\x00"]
 )
 def test_a_damaged_record_ends_no_work(tmp_path: Path, text: str) -> None:
-    (tmp_path / "cost-eval.json").write_text(text)
+    (tmp_path / ".cost-eval.json").write_text(text)
     with counted_attempt(tmp_path, "eval", "f", CPU):
         pass
     assert len(attempts_in(tmp_path, "eval", "f")) == 1
