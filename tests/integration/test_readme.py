@@ -39,6 +39,8 @@ ELSEWHERE = {
     "icr sft": "tests/unit/test_sft.py",
     "icr reward-bench": "tests/integration/test_reward_bench.py",
     "icr instructions": "tests/integration/test_instructions.py",
+    "icr compare": "tests/integration/test_compare.py",
+    "icr sweep": "tests/integration/test_sweep.py",
     "mlflow ui": "MLflow's own",
     "mlflow run": "named, not given",
 }
