@@ -104,7 +104,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished artifact. `rows` counts all parts; `digest` identifies the content."""
+    """A finished artifact. `rows` counts all parts; `digest` identifies the content; `version` is that of its schema when it was written."""
 
     folder: Path
     table: TableSchema
@@ -113,6 +113,7 @@ class Artifact:
     rows: int
     parts: tuple[Path, ...]
     extra: Mapping[str, Any]
+    version: int
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows, in key order, with the declared columns or some of them."""
@@ -317,4 +318,5 @@ def open_artifact(folder: Path, table: TableSchema) -> Artifact:
         rows=manifest["rows"],
         parts=parts,
         extra=manifest.get("extra", {}),
+        version=version,
     )

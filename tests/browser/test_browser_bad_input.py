@@ -61,7 +61,7 @@ def test_unknown_run_and_old_schema(server: Server, open_page: Callable[..., Any
     tab = open_page(f"{server.address}/pairs?run={'0' * 32}")
     assert "not found" in said(tab)
     go(tab, f"?run={server.runs['old']}&iteration=1")
-    assert "'schema_version' is 0, this version reads 1" in said(tab)
+    assert "'schema_version' is 0, this version reads " in said(tab)
 
 
 def test_tables_deleted_while_open(server: Server, open_page: Callable[..., Any]) -> None:

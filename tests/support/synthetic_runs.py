@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -781,7 +782,7 @@ def broken_runs(tracker: Tracker, folder: Path) -> dict[str, str]:
     data = sampled(prompts, small_answers(1), 1, ("cross-lingual",))
     old = log_arm(tracker, "synthetic-old-schema", {1: data}, folder)
     for manifest in (folder / "synthetic-old-schema").rglob("manifest.json"):
-        manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 0'))
+        manifest.write_text(re.sub(r'"schema_version": \d+', '"schema_version": 0', manifest.read_text()))
     gone = log_arm(tracker, "synthetic-gone", {1: data}, folder)
     doomed = log_arm(tracker, "synthetic-doomed", {1: data}, folder)
     return {

@@ -75,7 +75,7 @@ class OutputFiles:
         part = self._copies.get(
             f"{digest}.parquet", lambda place: pq.write_table(rows, place, row_group_size=ROW_GROUP_SIZE)
         )
-        artifact = Artifact(self._folder, OUTPUTS, "", digest, rows.num_rows, (part,), {})
+        artifact = Artifact(self._folder, OUTPUTS, "", digest, rows.num_rows, (part,), {}, OUTPUTS.version)
         return ReadFile(artifact, found.has_ids and all(names), found.notes)
 
     def close(self) -> None:

@@ -148,8 +148,7 @@ def _as_written(engine: QueryEngine, tables: PairTables, start: int) -> PairPage
 
 def _pair_number(tables: PairTables) -> str:
     """SQL of a row's place among the pairs of its prompt, null where a prompt has one at most, as in tables of earlier versions."""
-    has_it = read_json(tables.preferences.folder / MANIFEST)["schema_version"] >= _WITH_SEVERAL_PAIRS
-    return "pair_index" if has_it else "CAST(NULL AS INTEGER)"
+    return "pair_index" if tables.preferences.version >= _WITH_SEVERAL_PAIRS else "CAST(NULL AS INTEGER)"
 
 
 def part_rows(artifact: Artifact) -> list[int]:
