@@ -248,7 +248,8 @@ def _translate(work: _Work) -> Artifact:
 
     parts, load = range(len(work.responses.parts)), partial(translation.load_translator, work.config, work.config)
     rows = work.responses.rows
-    return make_missing_parts("translate", writer, parts, rows, shard, load, work.config, take if earlier else None)
+    known = take if earlier else None
+    return make_missing_parts("translate", writer, parts, rows, shard, load, work.config, known, use="sampled")
 
 
 def _rewards(work: _Work, translations: Artifact | None) -> Artifact:

@@ -26,6 +26,7 @@ from icr_platform.core.artifacts import ArtifactWriter, open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import PREFIX
 from icr_platform.core.schemas import DROPS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
+from icr_platform.core.spending import spent
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.engines.scoring import model_scores
 from icr_platform.models.chat import encode_prompt, encode_response
@@ -228,7 +229,9 @@ def test_all_kinds_at_once(config: AnnotateConfig, tmp_path: Path) -> None:
     assert result.metrics["translation_failures/es"] == (failed.get_level_values(0) == "es").sum() / sent
 
     by_translation = changed(every, reward_kind=("translate",))
+    before = spent()
     annotate(by_translation, tmp_path / "translate")
+    assert min((spent() - before)[use] for use in ("sampled", "scored")) > 0, "translating samples"
     drops = frame(tmp_path / "translate", DROPS)
     assert set(drops[drops.reason == "translation"].set_index(KEY).index) == set(failed)
     assert len(frame(tmp_path / "translate", PREFERENCES)) + drops.sample_index.isna().sum() == 15
