@@ -250,7 +250,7 @@ class _Writer:
 
     def _block(self, token: Token) -> None:
         """Code with its language, indented lines, or mathematics, kept as they are."""
-        first, end = token.map or (0, 0)
+        first = token.map[0] if token.map else 0
         self.is_plain = False
         name = token.info.strip() if token.type == "fence" else ""
         if token.type == "fence":

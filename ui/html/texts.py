@@ -6,7 +6,7 @@ chooses. Nothing in it loads, links or runs: our own tags are the only ones, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
 from typing import NamedTuple
