@@ -25,13 +25,14 @@ def theme() -> gr.themes.Base:
 
 def style() -> str:
     """The style sheet: the charts', which the report shares, and the inspector's own."""
-    return chart_style() + _asset("inspector.css") + _asset("texts.css")
+    return chart_style() + asset("inspector.css") + asset("texts.css")
 
 
 def head() -> str:
-    """What goes into <head>: our script and no referrer for links to MLflow."""
-    return f'<meta name="referrer" content="no-referrer"><script>{_asset("inspector.js")}</script>'
+    """What goes into <head>: our script and no referrer for links to other sites."""
+    return f'<meta name="referrer" content="same-origin"><script>{asset("inspector.js")}</script>'
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Text of a file of `ui/html/assets`."""
     return (files("ui.html") / "assets" / name).read_text(encoding="utf-8")
