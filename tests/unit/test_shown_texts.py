@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support import synthetic_runs
+from tests.support import hostile_texts
 from ui.html.markdown_pieces import Run, formatted
 from ui.html.texts import _ATTRIBUTES, _TAGS, Mark, lined, shown_text
 
@@ -176,7 +176,7 @@ def test_whatever_is_written_only_our_tags_come_out_and_no_letter_is_lost(text: 
             assert len(run.places) == 0 or aligned == list(run.text) or aligned[0] in "&\\", (run, text)
 
 
-@pytest.mark.parametrize("text", synthetic_runs.payloads())
+@pytest.mark.parametrize("text", hostile_texts.payloads())
 def test_a_hostile_text_leaves_our_tags_alone(text: str) -> None:
     seen = _Seen(str(shown_text(text)))
     assert set(seen.tags) <= _TAGS

@@ -6,6 +6,7 @@ chooses. Nothing in it loads, links or runs: our own tags are the only ones, and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
@@ -65,6 +66,26 @@ def shown_text(text: str, marks: Sequence[Mark] = (), language: str = "") -> Mar
         _marked(piece.text, piece.places, layers) if isinstance(piece, Run) else piece.html for piece in found.pieces
     )
     return _clean(f"<div class='formatted'>{parts}</div><div class='written'{direction}>{written}</div>")
+
+
+def marked_line(text: str, query: str) -> Markup:
+    """A short text on one line, such as a list's, with the hits of a search.
+
+    >>> marked_line("a <b>", "B")
+    Markup('a &lt;<mark class="hit">b</mark>&gt;')
+    """
+    return Markup(_marked(text, range(len(text)), _layers(hits(text, query), len(text))))
+
+
+def hits(text: str, query: str) -> list[Mark]:
+    """Where a search finds its words in a text, whatever their case, as the list of pairs is searched.
+
+    >>> hits("One or two ONES", "one")
+    [Mark(start=0, end=3, kind='hit', title=''), Mark(start=11, end=14, kind='hit', title='')]
+    """
+    if not query:
+        return []
+    return [Mark(*match.span(), "hit") for match in re.finditer(re.escape(query), text, re.IGNORECASE)]
 
 
 def lined(text: str) -> str:
