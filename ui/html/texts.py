@@ -57,10 +57,10 @@ def shown_text(text: str, marks: Sequence[Mark] = (), language: str = "") -> Mar
     layers = _layers(marks, len(text))
     base = is_right_to_left(language)
     found = formatted(lined(text), base) if len(text) <= LONGEST_FORMATTED else None
-    written = _marked(text, range(len(text)), layers)
     own = direction_of(text) if base or RIGHT_TO_LEFT.search(text) else ""
     direction = f" dir='{own}'" if own else ""
-    if found is None or (found.is_plain and not _is_mixed(text)):
+    written = _lines(text, layers) if own else _marked(text, range(len(text)), layers)
+    if found is None or found.is_plain:
         return _clean(f"<div class='written only'{direction}>{written}</div>")
     parts = "".join(
         _marked(piece.text, piece.places, layers) if isinstance(piece, Run) else piece.html for piece in found.pieces
@@ -97,11 +97,18 @@ def lined(text: str) -> str:
     return text.replace("\r\n", " \n").replace("\r", "\n")
 
 
-def _is_mixed(text: str) -> bool:
-    """Whether paragraphs of a text run in different directions."""
-    if RIGHT_TO_LEFT.search(text) is None:
-        return False
-    return len({direction_of(line) for line in text.split("\n")} - {""}) > 1
+def _lines(text: str, layers: Sequence[list[Mark | None]]) -> str:
+    """HTML of a text whose lines run in different directions, each in its own; of any other one without more."""
+    lines = text.splitlines(keepends=True)
+    directions = [direction_of(line) for line in lines]
+    if len({*directions} - {""}) < 2:
+        return _marked(text, range(len(text)), layers)
+    parts, at = [], 0
+    for line, own in zip(lines, directions, strict=True):
+        direction = f" dir='{own}'" if own else ""
+        parts.append(f"<span class='line'{direction}>{_marked(line, range(at, at + len(line)), layers)}</span>")
+        at += len(line)
+    return "".join(parts)
 
 
 def _layers(marks: Sequence[Mark], length: int) -> list[list[Mark | None]]:
