@@ -1,4 +1,5 @@
-// Texts formatted or as they were written, and what differs marked or not: a person's choice, kept in the browser for all pages.
+// Texts formatted or as they were written, and what differs marked or not: a person's choice, kept in the browser for all pages. And what a
+// narrow screen folds.
 (() => {
   "use strict";
   const CLASSES = { written: "icr-written", marks: "icr-unmarked" };
@@ -19,5 +20,14 @@
     try { Object.values(CLASSES).forEach((name) => document.body.classList.toggle(name, Boolean(localStorage.getItem(name)))); }
     catch (error) { /* private window */ }
   });
-  document.addEventListener("icr-rendered", show);
+  let isUnfolded = false; // by hand, on a phone: a filter that was changed renders the page again
+  const fold = () => {
+    const filters = document.querySelector(".icr .fold");
+    if (!filters) return;
+    const isNarrow = matchMedia("(max-width: 600px)").matches;
+    filters.open = !isNarrow || isUnfolded;
+    filters.addEventListener("toggle", () => { if (isNarrow) isUnfolded = filters.open; });
+  };
+
+  document.addEventListener("icr-rendered", () => { show(); fold(); });
 })();
