@@ -16,7 +16,8 @@ from tests.support.synthetic_runs import (
     write_references,
 )
 
-SPANISH = """# Cómo se hace el pan
+SPANISH = (
+    """# Cómo se hace el pan
 
 El pan necesita **cuatro cosas**: *harina*, agua, sal y levadura. La receta de `masa_madre` tarda más.
 
@@ -45,7 +46,9 @@ def tiempo(n: int) -> int:
     return 40 - 2 * n  # una línea muy larga que no cabe en ningún panel y que por eso tiene que continuar en la línea siguiente
 ```
 
-Más en [la guía](https://pan.example/guia_de_pan) o en https://pan.example/""" + "a" * 300
+Más en [la guía](https://pan.example/guia_de_pan) o en https://pan.example/"""
+    + "a" * 300
+)
 SPANISH_OTHER = """El pan se hace con harina y agua. Mezcla la harina y el agua, y hornea a 230 °C.
 
 Cuesta $5 en la tienda y $6 en la panadería.

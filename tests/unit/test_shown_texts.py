@@ -101,10 +101,15 @@ def test_a_text_is_shown_as_it_was_meant(name: str) -> None:
     ("text", "expected"),
     [
         ("# عنوان\n\nنص", ['<p class="h1" dir="rtl">', '<p dir="rtl">']),
-        ("Python هي لغة برمجة\n\nThis is English, not عربي", ['<p dir="rtl">', '<p dir="ltr">']),
+        (
+            "Python هي لغة برمجة\n\nThis is English, not عربي",
+            ['<span class="line" dir="rtl">', '<span class="line" dir="ltr">This'],
+        ),
+        ("**Python** هي لغة برمجة\n\nThis is English, not عربي", ['<p dir="rtl">', '<p dir="ltr">']),
+        ("- واحد\n  one line in *English*", ['<div class="tight mixed" dir="ltr">']),
         ("- واحد\n- اثنان", ['<ul dir="rtl">', '<li dir="rtl">']),
         ("مرحبا\n\n```py\nx\n```", ['<p dir="rtl">', '<pre dir="ltr">']),
-        ("مرحبا\n\nhello there", ['<p dir="rtl">', '<p dir="ltr">']),
+        ("مرحبا\n\nhello there", ['<span class="line" dir="rtl">', '<span class="line" dir="ltr">']),
     ],
 )
 def test_each_block_has_the_direction_of_most_of_its_letters(text: str, expected: list[str]) -> None:
