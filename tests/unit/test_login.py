@@ -104,7 +104,7 @@ def test_who_leads(tmp_path: Path, options: dict[str, str], lead: set[str | None
     for user in lead:
         leads.refuse_others(user, "Publishing")
     for user in others:
-        with pytest.raises(InputError, match="Publishing is for leads.*--lead"):
+        with pytest.raises(InputError, match=r"Publishing is for leads.*--lead"):
             leads.refuse_others(user, "Publishing")
 
 

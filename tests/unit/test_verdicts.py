@@ -14,7 +14,8 @@ import pytest
 
 from icr_platform.core.errors import IcrError, InputError
 from tests.support.postgres import empty_schema
-from ui.review import verdict_store
+from ui.review import database, verdict_store
+from ui.review.counted import counted
 from ui.review.exports import to_csv
 from ui.review.verdict_store import LONGEST_NOTE, VerdictStore
 from ui.review.verdict_summary import by_item, verdict_metrics
@@ -151,7 +152,7 @@ def test_hostile_text_is_kept(store: VerdictStore) -> None:
 
 
 def test_a_locked_database_is_said_so(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdict_store, "_BUSY_SECONDS", 1)
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 1)
     impatient = VerdictStore(url)
     with locked(url), pytest.raises(IcrError, match=r"does not answer.*lock.*nothing was saved"):
         impatient.append(verdict("1"))
@@ -197,6 +198,6 @@ def test_exports_and_metrics(store: VerdictStore) -> None:
     assert verdicts_table(current).num_rows == 3
     assert "'=HYPERLINK(1)" in to_csv(current), "no spreadsheet runs a note"
     assert len(by_item(current)) == 2, "two reviewers of one item are one observation"
-    metrics = verdict_metrics(current)
+    metrics = verdict_metrics(counted(current))
     assert metrics["human_agreement/es"] == 50.0
     assert metrics["human_agreement_n/es"] == 2.0

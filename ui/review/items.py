@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
+from ui.review.reviewers import reviewer_key
 from ui.review.verdicts import Verdict
 from ui.tables import output_rows, pairs_data, sources
 from ui.tables.conversations import history_in
@@ -72,7 +73,7 @@ class Facts(NamedTuple):
 
 def is_first_left(reviewer: str, item: Item, blind: bool) -> bool:
     """Which side stands left: shuffled per reviewer and item when blind, yet the same when she comes back."""
-    return not blind or fraction_of(reviewer, item.key) < 0.5
+    return not blind or fraction_of(reviewer_key(reviewer), item.key) < 0.5
 
 
 def fraction_of(*parts: str) -> float:

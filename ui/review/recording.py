@@ -9,10 +9,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from icr_platform.core.errors import InputError
-from ui.review.items import Facts, Item, Side, facts_of, from_token, is_first_left, item_of, to_token
+from ui.review.items import Facts, Item, Side, facts_of, from_token, is_first_left, to_token
+from ui.review.reading import is_faster_than_reading
+from ui.review.reviewers import reviewer_key
 from ui.review.verdict_store import VerdictStore
 from ui.review.verdict_summary import higher
-from ui.review.verdicts import Verdict
+from ui.review.verdicts import DECIDED, Verdict
 from ui.tables.run_tables import RunTables
 
 LONGEST_SECONDS = 3600.0
@@ -41,9 +43,14 @@ class Reveal(NamedTuple):
         return self.verdict.choice == self.run_prefers
 
 
-def new_token(item: Item, run_id: str, queue: str, blind: bool) -> str:
-    """What the page holds while an item is shown."""
-    values = {"run": run_id, "queue": queue, "blind": blind, "shown_at": time.time(), "submission": uuid.uuid4().hex}
+def new_token(item: Item, run_id: str, queue: str, blind: bool, reviewer: str = "") -> str:
+    """What the page holds while an item is shown.
+
+    reviewer: who it is shown to; without one, a script may send it under any name.
+    """
+    values = {
+        "run": run_id, "queue": queue, "blind": blind, "shown_at": time.time(), "submission": uuid.uuid4().hex, "reviewer": reviewer,
+    }  # fmt: skip
     return to_token(values, item)
 
 
@@ -67,14 +74,22 @@ def record(
     """Store a verdict. When this returns it is on disk; sending the same token again stores nothing twice.
 
     Raises:
-        InputError: no name, an unknown choice or reason, a note that is too long, a page that is out of date.
+        InputError: no name, or another than the item was shown to; an unknown choice or reason; a note that is too long; a page that is out of
+            date.
         IcrError: the store does not answer; nothing was saved.
     """
-    if not reviewer.strip():
+    if not reviewer_key(reviewer):
         raise InputError("Write your name first, so that your verdicts are yours.")
     values, item = from_token(token)
+    shown_to = str(values.get("reviewer", ""))
+    if shown_to and reviewer_key(shown_to) != reviewer_key(reviewer):
+        # The sides stand as they do for whom the item was shown to: under another name, left could be right.
+        raise InputError(
+            "The name has changed since this item was shown; press Enter in the name, and judge the item then."
+        )
     # The texts are read again rather than taken from the page, which could have been changed.
     facts, left, right = shown(tables, values["run"], item, reviewer, bool(values["blind"]))
+    seconds = min(max(time.time() - float(values["shown_at"]), 0.0), LONGEST_SECONDS)
     verdict = Verdict(
         submission=str(values["submission"])[:64],  # the same for a click that is sent twice
         reviewer=reviewer.strip(),
@@ -92,12 +107,14 @@ def record(
         reasons=tuple(reasons),
         note=note,
         blind=bool(values["blind"]),
-        seconds=min(max(time.time() - float(values["shown_at"]), 0.0), LONGEST_SECONDS),
+        seconds=seconds,
         margin=facts.margin,
         left_characters=len(left.text),
         right_characters=len(right.text),
         left_score=left.score,
         right_score=right.score,
+        # Who skips an item, or says that there is no verdict, need not have read it.
+        fast=choice in DECIDED and is_faster_than_reading(seconds, (left.text, right.text)),
     )
     stored = verdicts.append(verdict)
     if item.kind == "pair" and facts.margin is None:  # the pair says which one is better, and no reward does
@@ -105,12 +122,14 @@ def record(
     return Reveal(stored, higher((stored.left_score, stored.right_score), ("left", "right")))
 
 
-def undo(verdicts: VerdictStore, reviewer: str, run_id: str) -> Item | None:
-    """Withdraw this reviewer's last verdict on a run and return its item; None when there is none. The history keeps it."""
+def undo(verdicts: VerdictStore, reviewer: str, run_id: str, token: str = "") -> Verdict | None:
+    """Withdraw this reviewer's last verdict on a run; the row that says so, with her reasons and note, or None when she has no verdict.
+
+    token: of the item that the page shows; an undo that is sent twice from there withdraws one verdict.
+    """
     current = verdicts.current(run_id, reviewer)
     if not current:
         return None
-    last = max(current, key=lambda verdict: verdict.created_at)
     # Nothing is deleted: the latest row of an item counts, and this one says that there is none.
-    verdicts.append(replace(last, submission=uuid.uuid4().hex, choice="withdrawn"))
-    return item_of(last)
+    submission = f"undo-{from_token(token)[0]['submission'][:50]}" if token else uuid.uuid4().hex
+    return verdicts.append(replace(current[-1], submission=submission, choice="withdrawn"))

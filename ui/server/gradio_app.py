@@ -16,11 +16,11 @@ from ui.server import auth, theme
 from ui.server.agreement_controls import build_agreement_controls
 from ui.server.asgi import AsgiApp, Scope, cookie, header
 from ui.server.attempts import Attempts
-from ui.server.events import LOADING, MOVES, QUIET, REQUESTS, address_of, asked_of
+from ui.server.events import LOADING, MOVES, QUIET, REQUESTS, SIGN_OUT, address_of, asked_of, signed_in
 from ui.server.guarded_app import GuardedApp, token_in_pages
 from ui.server.login import Login, PasswordChecks, Sessions
 from ui.server.options import InspectOptions
-from ui.server.roles import leads_of
+from ui.server.roles import Leads, leads_of
 from ui.server.safe_headers import SafeHeaders
 from ui.server.same_origin import SameOrigin, Sites
 from ui.server.spot_check_controls import build_spot_check
@@ -29,33 +29,34 @@ from ui.server.write_tokens import WriteTokens
 _BUS = "window.icrGo = (query) => trigger('submit', { query });"
 
 
-def build(inspector: Inspector, options: InspectOptions) -> gr.Blocks:
+def build(inspector: Inspector, options: InspectOptions, leads: Leads) -> gr.Blocks:
     """A route per page."""
     demo = gr.Blocks(title="ICR inspector", analytics_enabled=False, fill_width=True)
+    leave = SIGN_OUT if options.auth_file else ""  # only the proxy can sign out whom it let in
     for page in PAGES:
         # Gradio's own main page stands for the first one.
         with demo if page.address == "" else demo.route(page.title, f"/{page.address}"):
             bus = gr.HTML("", elem_id="bus", js_on_load=_BUS, visible=True)
             if page.address == "spot-check":
                 has_login = bool(options.auth_file or options.user_header)
-                build_spot_check(demo, bus, inspector, page, has_login)
+                build_spot_check(demo, bus, inspector, page, has_login, leave)
             else:
-                _build_reading_page(demo, bus, inspector, page)
+                _build_reading_page(demo, bus, inspector, page, leave)
             if page.address == "agreement":
-                build_agreement_controls(inspector)
+                build_agreement_controls(inspector, leads)
     demo.queue(default_concurrency_limit=REQUESTS)
     return demo
 
 
-def _build_reading_page(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, page: Page) -> None:
+def _build_reading_page(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, page: Page, leave: str) -> None:
     """A page that only shows: rendered from its URL when it opens, and again whenever a link or a filter changes it."""
     body = gr.HTML(LOADING, js_on_load=None)
 
     def opened(request: gr.Request) -> str:
-        return render_page(inspector, page, address_of(request))
+        return render_page(inspector, page, address_of(request), signed_in=signed_in(request, leave))
 
-    def moved(event: gr.EventData) -> str:
-        return render_page(inspector, page, asked_of(event))
+    def moved(event: gr.EventData, request: gr.Request) -> str:
+        return render_page(inspector, page, asked_of(event), signed_in=signed_in(request, leave))
 
     demo.load(opened, None, body, **QUIET)
     bus.submit(moved, None, body, **MOVES)
@@ -67,11 +68,11 @@ def serve(inspector: Inspector, options: InspectOptions, block: bool = True) -> 
     Raises:
         InputError: an option names no host, no user, or no file of users.
     """
-    sites, leads = Sites.of(options.public_host), leads_of(options)
+    sites = Sites.of(options.public_host)
     is_proxied = bool(options.public_host or options.user_header)
     # Without a proxy nobody may say that another address is asking; uvicorn reads this when it is set up.
     os.environ["FORWARDED_ALLOW_IPS"] = "127.0.0.1" if is_proxied else ""
-    demo = build(inspector, options)
+    demo = build(inspector, options, leads_of(options))
     pages = {f"/{address}" for address, *_ in demo.pages}
     tokens = WriteTokens()
     sessions = Sessions(f"icr-session-{text_digest(str(Path(options.auth_file).absolute()))[:8]}")
