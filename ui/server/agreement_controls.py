@@ -13,6 +13,7 @@ from ui.pages.agreement import verdicts_shown
 from ui.pages.inspector import Focus, Inspector
 from ui.review import exports
 from ui.server.events import QUIET, guarded, parsed
+from ui.server.publish_controls import build_publish_controls
 from ui.server.roles import Leads
 from ui.tables.view import parse_view
 
@@ -22,7 +23,7 @@ def build_agreement_controls(inspector: Inspector, leads: Leads) -> None:
     place = gr.Textbox(visible="hidden", elem_id="place")
     with gr.Row(elem_id="agreement-bar"):
         export = gr.Button("Export verdicts (CSV, Parquet, TRL, labelled pairs)", elem_id="export")
-        publish = gr.Button("Publish to the MLflow run", elem_id="publish")
+        publish = gr.Button("Publish to the MLflow run ...", elem_id="publish")
     status = gr.HTML("", js_on_load=None, elem_id="agreement-status")
     files = gr.File(label="Exported files", file_count="multiple", visible=False, interactive=False, elem_id="exported")
 
@@ -40,18 +41,9 @@ def build_agreement_controls(inspector: Inspector, leads: Leads) -> None:
 
         return guarded(act, 2)
 
-    def published(asked: str, request: gr.Request) -> list[Any]:
-        def act() -> list[Any]:
-            leads.refuse_others(request.username, "Publishing")
-            rows = exports.publish(inspector, inspector.verdicts, focus_at(asked).arm.run.run_id)
-            said = f"{rows} verdicts are published to the run as table 'verdicts', with their agreement as metrics."
-            return [str(message(said))]
-
-        return guarded(act, 1)
-
     def wire(button: gr.Button, handler: Callable[..., list[Any]], outputs: list[Any]) -> None:
         read_address = button.click(None, None, place, js="() => window.location.search", show_progress="hidden")
         read_address.then(handler, place, outputs, **QUIET)
 
     wire(export, exported, [status, files])
-    wire(publish, published, [status])
+    build_publish_controls(inspector, leads, publish, place)
