@@ -119,7 +119,9 @@ def _voter(inspector: Inspector, choice: str, shown: Callable[..., list[Any]]) -
     def vote(typed: str, token: str, asked: str, reasons: list[str], note: str, request: gr.Request) -> list[Any]:
         def act() -> list[Any]:
             reviewer = reviewer_of(request, typed)
-            found = recording.record(inspector, inspector.verdicts, reviewer, choice, token, reasons or [], note or "")
+            found = recording.record(
+                inspector, inspector.verdicts, inspector.links, reviewer, choice, token, reasons or [], note or ""
+            )
             return [spot_check.revealed(found), *shown(parsed(asked), reviewer), [], ""]
 
         return guarded(act, 6)
