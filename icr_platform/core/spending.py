@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from icr_platform.core.kept_written import kept_written
+
 Use = Literal["sampled", "scored", "trained", "judge_input", "judge_output"]
 
 _EVERY = 2.0  # seconds
@@ -43,7 +45,6 @@ def spent() -> Counter[str]:
 @contextlib.contextmanager
 def told_to_parent(path: Path) -> Iterator[None]:
     """Write what this process spends to a file, every few seconds while the block runs and when it ends; nothing spent, no file."""
-    is_over = threading.Event()
 
     def write() -> None:
         counts = spent()
@@ -52,18 +53,8 @@ def told_to_parent(path: Path) -> Iterator[None]:
             partial.write_text(json.dumps(counts), encoding="utf-8")
             partial.replace(path)
 
-    def beat() -> None:
-        while not is_over.wait(_EVERY):
-            write()
-
-    beating = threading.Thread(target=beat, daemon=True)
-    beating.start()
-    try:
+    with kept_written(write, _EVERY):
         yield
-    finally:
-        is_over.set()
-        beating.join()
-        write()
 
 
 class ChildsSpending:

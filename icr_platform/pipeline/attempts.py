@@ -4,7 +4,6 @@ adds itself to while it runs, so that those that were killed count too."""
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from icr_platform.core.artifacts import read_json, write_json
 from icr_platform.core.errors import InputError
+from icr_platform.core.kept_written import kept_written
 from icr_platform.core.spending import spent
 from icr_platform.pipeline.devices_used import Devices
 
@@ -48,27 +48,15 @@ def attempts_in(folder: Path, stage: str, fingerprint: str) -> list[Attempt]:
 def counted_attempt(folder: Path, stage: str, fingerprint: str, devices: Devices) -> Iterator[None]:
     """Add an attempt to the folder's, every few seconds while the block runs and when it ends, however it ends."""
     earlier, before, start = attempts_in(folder, stage, fingerprint), spent(), time.monotonic()
-    is_over = threading.Event()
 
     def write() -> None:
         tokens = {use: count for use, count in (spent() - before).items() if count}
-        _write(folder, stage, fingerprint, [*earlier, Attempt(time.monotonic() - start, devices, tokens)])
-
-    def beat() -> None:
-        while not is_over.wait(_EVERY):
-            with contextlib.suppress(OSError):  # a full disk ends the work itself, with a line of its own
-                write()
+        with contextlib.suppress(OSError):  # a full disk ends the work itself, with a line of its own
+            _write(folder, stage, fingerprint, [*earlier, Attempt(time.monotonic() - start, devices, tokens)])
 
     write()
-    beating = threading.Thread(target=beat, daemon=True)
-    beating.start()
-    try:
+    with kept_written(write, _EVERY):
         yield
-    finally:
-        is_over.set()
-        beating.join()
-        with contextlib.suppress(OSError):
-            write()
 
 
 def _write(folder: Path, stage: str, fingerprint: str, attempts: Sequence[Attempt]) -> None:

@@ -34,7 +34,7 @@ from icr_platform.pipeline.finished_work import (
 )
 from icr_platform.pipeline.identity import ROW_INPUTS, Identity, artifact_identity, identify, strict_digest
 from icr_platform.pipeline.session import Session, StageRun
-from icr_platform.pipeline.stage_process import stage_process
+from icr_platform.pipeline.stage_process import StageProcess, stage_process
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.pipeline.work import clear_aside, known_works, sources_in
 from icr_platform.pipeline.work_place import WorkPlace, choose_place, locked, make_room
@@ -89,9 +89,7 @@ def run_stage(
             if is_news and (found := find_finished(session, stage, identity, place)) is not None:
                 return _link(session, stage, found, parent, tags or {})
             if finished_artifacts(place.folder, place.fingerprint, STAGES[stage].artifacts) is None:
-                for name, info in leaves(type(resolved)):
-                    if role(info) == "model":  # an earlier iteration's weights may have been removed to save disk
-                        require_weights(getattr(resolved, name))
+                _require_models(resolved)
             make_room(session, stage, identity, place)
             earlier = _earlier_rows(session, stage, identity, place.folder)
             unread = strict_digest(stage, resolved, known)
@@ -103,24 +101,43 @@ def run_stage(
             }
             run = _start(session, stage, config, identity, place, parent, told)
             with track_status(run):
-                log = run.log_live if run else ignore_metrics
-                with run.system_metrics() if run else nullcontext():
-                    result = process.run(StageContext(place.folder, place.fingerprint, log, earlier))
-                result = replace(result, notes=tuple(map(redact, result.notes)))  # they are stored, too
-                for note in result.notes:
-                    print(f"{stage}: {note}", file=sys.stderr, flush=True)
-                clear_aside(place.folder, stage)
-                attempts = attempts_in(place.folder, stage, place.fingerprint)
-                cost, devices = (
-                    cost_of(attempts, resolved),
-                    ", ".join(dict.fromkeys(str(one.devices) for one in attempts)),
-                )
-                if run is not None:
-                    _log(session, run, result)
-                    run.log_metrics(cost)
-                    run.set_tags({DEVICES: devices})
+                result, cost, devices = _worked(session, stage, resolved, place, process, earlier, run)
     temporary = place.folder if run and not resolved.output and session.options.artifacts == "copy" else None
     return StageRun(result, place.fingerprint, run, reused=False, temporary=temporary, cost=cost, devices=devices)
+
+
+def _require_models(resolved: Config) -> None:
+    """Refuse models whose weights an earlier iteration removed to save disk."""
+    for name, info in leaves(type(resolved)):
+        if role(info) == "model":
+            require_weights(getattr(resolved, name))
+
+
+def _worked(
+    session: Session,
+    stage: str,
+    resolved: Config,
+    place: WorkPlace,
+    process: StageProcess,
+    earlier: Earlier,
+    run: RunHandle | None,
+) -> tuple[StageResult, dict[str, float], str]:
+    """Let a stage that was read do its work, and log it: its result, what it cost, and the devices it ran on."""
+    log = run.log_live if run else ignore_metrics
+    with run.system_metrics() if run else nullcontext():
+        result = process.run(StageContext(place.folder, place.fingerprint, log, earlier))
+    result = replace(result, notes=tuple(map(redact, result.notes)))  # they are stored, too
+    for note in result.notes:
+        print(f"{stage}: {note}", file=sys.stderr, flush=True)
+    clear_aside(place.folder, stage)
+    attempts = attempts_in(place.folder, stage, place.fingerprint)
+    cost = cost_of(attempts, resolved)
+    devices = ", ".join(dict.fromkeys(str(one.devices) for one in attempts))
+    if run is not None:
+        _log(session, run, result)
+        run.log_metrics(cost)
+        run.set_tags({DEVICES: devices})
+    return result, cost, devices
 
 
 def _earlier_rows(session: Session, stage: str, identity: Identity, folder: Path) -> Earlier:

@@ -18,28 +18,20 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from icr_platform.core.arrays import Floats
-from icr_platform.models.loading import load_tokenizer
-from icr_platform.models.multimodal import is_multimodal
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve
 from icr_platform.training.dataset import TrainingPairs
 from icr_platform.training.losses import Responses, preference_loss, sampling_weights, without_tails
+from icr_platform.training.preference_parts import MEMORY, preference_arguments, trainer_parts
 from icr_platform.training.step_means import LANGUAGE, WEIGHT, Counted, StepMeans
-from icr_platform.training.trainer import (
-    common_arguments,
-    peft_config,
-    require_own_logprobs,
-    settled,
-    train_to_end,
-)
-from icr_platform.training.weights import Weights, load_trainable
+from icr_platform.training.trainer import settled, train_to_end
+from icr_platform.training.weights import Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _FLOATS = (WEIGHT, "ref_chosen_logps", "ref_rejected_logps")
 _STARTS = ("chosen_start", "rejected_start")
-_MEMORY = "--gradient-checkpointing true, --precompute-reference yes, --lora-rank or --accelerate-config"
 
 
 class PairCollator(DataCollatorForPreference):
@@ -137,13 +129,9 @@ class PairTrainer(StepMeans, DPOTrainer):
 def arguments(config: TrainConfig, work: Path, pairs: int, precomputed: bool) -> DPOConfig:
     """Make TRL's arguments for a training in `work`; sets up the process group when a launcher started this process."""
     made = DPOConfig(
-        beta=config.beta,
         ld_alpha=config.ld_alpha,
         use_weighting=config.use_weighting,  # then the models give what its weights are made of
-        max_length=None,  # too long pairs are left out and counted, never cut
-        disable_dropout=True,
-        precompute_ref_log_probs=precomputed,
-        **common_arguments(config, work),
+        **preference_arguments(config, work, precomputed),
     )
     finished: DPOConfig = settled(made, config, pairs)
     return finished
@@ -161,17 +149,7 @@ def build_trainer(
     reference_logprobs: [P, 2] nats of the chosen and the rejected responses; None: TRL runs the reference in every step.
     policy: the policy if it is loaded already, in its training precision.
     """
-    from datasets import Dataset
-
     args = arguments(config, work, len(pairs), reference_logprobs is not None)
-    policy = policy if policy is not None else load_trainable(config.policy, config)
-    if is_multimodal(policy.config):
-        require_own_logprobs(policy)
-    reference = None
-    if reference_logprobs is None and config.dpo_reference == "initial":
-        reference = load_trainable(config.reference, config)
-    elif reference_logprobs is None and not config.lora_rank:  # LoRA: the policy without its adapters is the reference
-        reference = load_trainable(config.policy, config)
     languages = sorted(set(pairs.languages))
     columns: dict[str, Any] = {
         "prompt_ids": pairs.prompt_ids,
@@ -184,16 +162,7 @@ def build_trainer(
     if reference_logprobs is not None:
         columns["ref_chosen_logps"] = reference_logprobs[:, 0]
         columns["ref_rejected_logps"] = reference_logprobs[:, 1]
-    return PairTrainer(
-        config,
-        languages,
-        model=policy,
-        ref_model=reference,
-        args=args,
-        train_dataset=Dataset.from_dict(columns),
-        processing_class=load_tokenizer(config.policy, config),
-        peft_config=peft_config(config),
-    )
+    return PairTrainer(config, languages, **trainer_parts(config, args, columns, policy))
 
 
 def train(
@@ -212,4 +181,4 @@ def train(
         IcrError: a loss is not finite, GPU memory is full.
     """
     trainer = build_trainer(config, pairs, reference_logprobs, work, policy)
-    return train_to_end(trainer, config, work, curve, trainer.logged, _MEMORY)
+    return train_to_end(trainer, config, work, curve, trainer.logged, MEMORY)

@@ -22,20 +22,13 @@ from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTrainer
 
 from icr_platform.core.arrays import Floats
-from icr_platform.models.loading import load_tokenizer
-from icr_platform.models.multimodal import is_multimodal
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve
 from icr_platform.training.examples import TrainingExamples
+from icr_platform.training.preference_parts import MEMORY, preference_arguments, trainer_parts
 from icr_platform.training.step_means import LANGUAGE, WEIGHT, Counted, StepMeans
-from icr_platform.training.trainer import (
-    common_arguments,
-    peft_config,
-    require_own_logprobs,
-    settled,
-    train_to_end,
-)
-from icr_platform.training.weights import Weights, load_trainable
+from icr_platform.training.trainer import settled, train_to_end
+from icr_platform.training.weights import Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,7 +36,6 @@ if TYPE_CHECKING:
 _STARTS = {"start": "completion_mask", "KL_start": "KL_completion_mask"}
 _Z, _GOOD_WEIGHT = "kl", "good_weight"
 _FLOATS = (WEIGHT, "ref_logps", "ref_KL_logps", _Z, _GOOD_WEIGHT)
-_MEMORY = "--gradient-checkpointing true, --precompute-reference yes, --lora-rank or --accelerate-config"
 
 
 class ExampleCollator(DataCollatorForUnpairedPreference):
@@ -166,11 +158,7 @@ def arguments(config: TrainConfig, work: Path, examples: int, precomputed: bool)
         # TRL's name of a loss without z, whose estimate over batches it would want in order and of more than one example.
         loss_type="apo_zero_unpaired",
         train_sampling_strategy="random",
-        beta=config.beta,
-        max_length=None,  # too long responses are left out and counted, never cut
-        disable_dropout=True,
-        precompute_ref_log_probs=precomputed,
-        **common_arguments(config, work),
+        **preference_arguments(config, work, precomputed),
     )
     finished: KTOConfig = settled(made, config, examples)
     return finished
@@ -188,17 +176,7 @@ def build_trainer(
     reference_logprobs: [E, 2] nats of the responses and the mismatched ones; None: TRL runs the reference in every step.
     policy: the policy if it is loaded already, in its training precision.
     """
-    from datasets import Dataset
-
     args = arguments(config, work, len(examples), reference_logprobs is not None)
-    policy = policy if policy is not None else load_trainable(config.policy, config)
-    if is_multimodal(policy.config):
-        require_own_logprobs(policy)
-    reference = None
-    if reference_logprobs is None and config.dpo_reference == "initial":
-        reference = load_trainable(config.reference, config)
-    elif reference_logprobs is None and not config.lora_rank:
-        reference = load_trainable(config.policy, config)
     languages = sorted(set(examples.languages))
     mismatched = [examples.mismatched(row) for row in range(len(examples))]
     columns: dict[str, Any] = {
@@ -212,16 +190,7 @@ def build_trainer(
     }
     if reference_logprobs is not None:
         columns |= {"ref_logps": reference_logprobs[:, 0], "ref_KL_logps": reference_logprobs[:, 1]}
-    return ExampleTrainer(
-        config,
-        languages,
-        model=policy,
-        ref_model=reference,
-        args=args,
-        train_dataset=Dataset.from_dict(columns),
-        processing_class=load_tokenizer(config.policy, config),
-        peft_config=peft_config(config),
-    )
+    return ExampleTrainer(config, languages, **trainer_parts(config, args, columns, policy))
 
 
 def train(
@@ -234,4 +203,4 @@ def train(
 ) -> Weights:
     """Train, from the last whole resume point in `work` if there is one, as `dpo.train` does."""
     trainer = build_trainer(config, examples, reference_logprobs, work, policy)
-    return train_to_end(trainer, config, work, curve, trainer.logged, _MEMORY)
+    return train_to_end(trainer, config, work, curve, trainer.logged, MEMORY)

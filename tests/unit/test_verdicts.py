@@ -14,7 +14,7 @@ import pytest
 
 from icr_platform.core.errors import IcrError, InputError
 from tests.support.postgres import empty_schema
-from ui.review import verdict_store
+from ui.review import database, verdict_store
 from ui.review.exports import to_csv
 from ui.review.verdict_store import LONGEST_NOTE, VerdictStore
 from ui.review.verdict_summary import by_item, verdict_metrics
@@ -151,7 +151,7 @@ def test_hostile_text_is_kept(store: VerdictStore) -> None:
 
 
 def test_a_locked_database_is_said_so(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdict_store, "_BUSY_SECONDS", 1)
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 1)
     impatient = VerdictStore(url)
     with locked(url), pytest.raises(IcrError, match=r"does not answer.*lock.*nothing was saved"):
         impatient.append(verdict("1"))

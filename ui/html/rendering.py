@@ -17,6 +17,7 @@ from icr_platform.core.language_tags import html_lang, is_right_to_left
 from icr_platform.core.languages import counts_as, is_language, language_name, too_short
 from icr_platform.report.iteration_metrics import row_name
 from icr_platform.report.numbers import number, signed
+from ui.html.texts import shown_text
 from ui.html.word_diff import JOINERS
 
 _SERIAL = itertools.count()
@@ -42,7 +43,13 @@ def _environment() -> jinja2.Environment:
         "number": number, "signed": signed, "label": label, "language": language_label, "count": count, "cut": cut,
         "row_name": row_name,
     }  # fmt: skip
-    found.globals |= {"direction": direction, "html_lang": html_lang, "counts_as": counts_as, "too_short": too_short}
+    found.globals |= {
+        "direction": direction,
+        "html_lang": html_lang,
+        "counts_as": counts_as,
+        "too_short": too_short,
+        "shown_text": shown_text,
+    }
     return found
 
 

@@ -24,7 +24,7 @@ from ui.tables.run_tables import RunTables
 from ui.tables.runs import ArmRecord
 
 LABELLED_PAIRS = "labelled-pairs.jsonl"
-VERDICTS = TableSchema("verdicts", 1, VERDICTS_SCHEMA)
+VERDICTS = TableSchema("verdicts", 2, VERDICTS_SCHEMA)
 
 
 def export(tables: RunTables, arm: ArmRecord, verdicts: Sequence[Verdict], folder: Path | None = None) -> list[str]:

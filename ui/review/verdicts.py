@@ -9,6 +9,7 @@ import pyarrow as pa
 
 CHOICES = ("left", "right", "tie", "both-bad", "skip", "withdrawn")
 DECIDED = ("left", "right", "tie", "both-bad")
+INSPECTOR = "inspector"
 REASONS = ("wrong language", "untrue", "rude", "truncated", "off topic", "repetitive", "unnatural", "unsafe")
 
 
@@ -47,6 +48,16 @@ class Verdict:
     right_score: float | None
     created_at: str = ""
     """UTC, ISO 8601; set when stored."""
+    link: str = ""
+    """Id of the review link that it was given through; '' on Spot-check."""
+    disclosed: bool = False
+    """Whether the reviewer had been told what the run thinks of the item before she gave it; set when stored."""
+    fast: bool = False
+    """Whether it was given quicker than anyone reads, see ui.review.reading."""
+    gold: str = ""
+    """The side that is better for certain, where the item checks attention; else ''."""
+    source: str = INSPECTOR
+    """Where it was given: in the inspector, or the name of what it was imported from."""
 
 
 COLUMNS = tuple(Verdict.__dataclass_fields__)
@@ -57,8 +68,10 @@ VERDICTS_SCHEMA = pa.schema(
         ("left", pa.string()), ("right", pa.string()), ("choice", pa.string()), ("reasons", pa.list_(pa.string())), ("note", pa.string()),
         ("blind", pa.bool_()), ("seconds", pa.float64()), ("margin", pa.float64()), ("left_characters", pa.int64()),
         ("right_characters", pa.int64()), ("left_score", pa.float64()), ("right_score", pa.float64()), ("created_at", pa.string()),
+        # From here on null in tables of version 1.
+        ("link", pa.string()), ("disclosed", pa.bool_()), ("fast", pa.bool_()), ("gold", pa.string()), ("source", pa.string()),
     ],
-    metadata={"icr.table": "verdicts", "icr.schema_version": "1"},
+    metadata={"icr.table": "verdicts", "icr.schema_version": "2"},
 )  # fmt: skip
 
 

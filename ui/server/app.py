@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -44,7 +45,11 @@ def open_inspector(options: InspectOptions, worlds: Worlds | None = None, marker
         cache.with_name(f"{cache.name}-outputs"),
     )
     catalogue = Catalogue(reader, cache, options.experiment, worlds)
-    return Inspector(catalogue, QueryEngine(), VerdictStore(options.verdicts), marker, files)
+    verdicts = VerdictStore(options.verdicts)
+    if upgrade := verdicts.database.upgrade:
+        kept = f"; as it was before, it is kept in {upgrade.backup}" if upgrade.backup else ""
+        print(f"The verdict database is of version {upgrade.after} now{kept}", file=sys.stderr)
+    return Inspector(catalogue, QueryEngine(), verdicts, marker, files)
 
 
 class _Ended(BaseException):

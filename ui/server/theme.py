@@ -25,7 +25,7 @@ def theme() -> gr.themes.Base:
 
 def style() -> str:
     """The style sheet: the charts', which the report shares, and the inspector's own."""
-    return chart_style() + _asset("inspector.css")
+    return chart_style() + _asset("inspector.css") + _asset("texts.css")
 
 
 def head() -> str:
