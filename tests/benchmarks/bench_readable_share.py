@@ -21,6 +21,10 @@ from tests.support import synthetic_runs
 from tests.support.inspector import READY, Server, serial, start_server, wait_change
 from tests.support.ports import free_port
 from tests.support.real_data import shared_folder
+from ui.review.links import address_of
+from ui.review.making_links import AskedLink, make_link
+from ui.server.app import open_inspector
+from ui.server.options import InspectOptions
 
 SIZES = ((1440, 900), (1366, 768), (1366, 625), (390, 844))
 LANGUAGES = ("es", "de", "ru", "fr", "en", "bn", "sw", "th", "zh")
@@ -45,7 +49,7 @@ SHARE = """() => {
 }"""
 
 
-def signed_in(page: Any, name: str) -> None:
+def begin(page: Any, name: str) -> None:
     before = serial(page)
     page.fill("#reviewer input, #reviewer textarea", name)
     page.press("#reviewer input, #reviewer textarea", "Enter")
@@ -55,7 +59,13 @@ def signed_in(page: Any, name: str) -> None:
 
 def address(server: Server, page: str, language: str, pairs: int) -> str:
     """Of the page on which a reviewer judges pairs of a language."""
-    return server.link("spot-check", "real", language=language, overlap=100)
+    if page == "spot-check":
+        return server.link("spot-check", "real", language=language, overlap=100)
+    uri = f"sqlite:///{server.folder / 'mlflow.db'}"
+    inspector = open_inspector(InspectOptions(tracking_uri=uri, verdicts=str(server.folder / "verdicts.db")))
+    asked = AskedLink(language, items=pairs + 1, overlap=100, guidelines="Choose the answer that you would rather get.")
+    link = make_link(inspector, inspector.links, inspector.catalogue.arm(server.runs["real"]), asked).link
+    return server.address + address_of(link, inspector.links.secret)
 
 
 def shares(browser: Any, url: str, name: str, pairs: int, pictures: Path | None) -> dict[tuple[int, int], list[float]]:
@@ -63,7 +73,7 @@ def shares(browser: Any, url: str, name: str, pairs: int, pictures: Path | None)
     page = browser.new_context().new_page()
     page.goto(url)
     page.wait_for_selector(READY, timeout=60_000)
-    signed_in(page, name)
+    begin(page, name)
     found: dict[tuple[int, int], list[float]] = {size: [] for size in SIZES}
     for place in range(pairs):
         for width, height in SIZES:

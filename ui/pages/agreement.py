@@ -6,6 +6,7 @@ from markupsafe import Markup
 
 from icr_platform.core.language_tags import english_first
 from ui.html.rendering import render
+from ui.pages import review_links
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.review import verdict_summary
 from ui.review.verdicts import Verdict
@@ -16,8 +17,10 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     verdicts = verdicts_shown(inspector, focus)
     judged = verdict_summary.by_item(verdicts)
     languages = english_first({*focus.arm.languages(), *(v.language for v in verdicts)})
+    links = review_links.section(inspector, focus, inspector.verdicts.history(focus.arm.run.run_id))
     main = render(
         "agreement",
+        links=links,
         view=focus.view,
         verdicts=verdicts,
         judged=judged,

@@ -28,14 +28,46 @@ class Batch:
     progress: Progress
 
     @property
-    def begun(tables: RunTables, verdicts: VerdictStore, arm: ArmRecord, link: ReviewLink, reviewer: str) -> Progress:
+    def is_done(self) -> bool:
+        """Whether she has judged every item of her batch."""
+        return self.progress.done >= self.progress.total
+
+
+def work_of(link: ReviewLink) -> Assignment:
+    """The queue behind a link."""
+    return Assignment(link.iteration, link.base, link.language, link.queue, link.overlap)
+
+
+def begun(tables: RunTables, verdicts: VerdictStore, arm: ArmRecord, link: ReviewLink, reviewer: str) -> Progress:
     """How far a reviewer is, without keeping an item for her."""
     return _standing(tables, verdicts, arm, link, reviewer).progress
 
 
+def batch_of(
+    tables: RunTables, verdicts: VerdictStore, arm: ArmRecord, link: ReviewLink, secret: Secret, reviewer: str
+) -> Batch:
+    """What a reviewer has judged of a link, and the item that comes next, which is kept for her."""
+    found = _standing(tables, verdicts, arm, link, reviewer)
+    if found.progress.done >= found.progress.total:
+        return Batch(found.given, None, found.progress)
+    counts, passed = Counter(found.kinds.values()), Counter[Place]()
+    empty: set[Place] = set()
+    for place in link.places(secret, reviewer):
+        passed[place] += 1
+        if passed[place] <= counts[place] or place in empty:
+            continue
+        item = _item_for(place, found, link, verdicts, reviewer)
+        if item is not None:
+            return Batch(found.given, item, found.progress)
+        empty.add(place)
+    return Batch(found.given, None, found.progress)
+
+
 @dataclass(frozen=True)
 class _Standing:
-    """given: verdicts through the link by item. kinds: what place each filled. shared, own: what she may still get, in order.
+    """given: verdicts through the link by item. kinds: what place each filled. shared, own: the items of such places, in order.
+
+    elsewhere: items that she judged, but not through the link.
     """
 
     given: dict[str, Verdict]
@@ -46,10 +78,8 @@ class _Standing:
     progress: Progress
 
 
-def _standing(
-    tables: RunTables, verdicts: VerdictStore, arm: ArmRecord, link: ReviewLink, reviewer: str
-) -> _Standing:
-    history = verdicts.history(link.run_id, reviewer)
+def _standing(tables: RunTables, verdicts: VerdictStore, arm: ArmRecord, link: ReviewLink, reviewer: str) -> _Standing:
+    history = verdicts.history(link.run_id, reviewer) if reviewer else []  # without a name it would be everyone's
     given = links.given_through(history, link)
     # What she judged on Spot-check or through another link is not asked again: there she was told what the run prefers.
     before = [verdict for verdict in history if verdict.link != link.id]
@@ -68,9 +98,7 @@ def _standing(
     return _Standing(given, kinds, shared, order, elsewhere, Progress(len(given), max(total, len(given))))
 
 
-def _item_for(
-    place: Place, found: _Standing, link: ReviewLink, verdicts: VerdictStore, reviewer: str
-) -> Item | None:
+def _item_for(place: Place, found: _Standing, link: ReviewLink, verdicts: VerdictStore, reviewer: str) -> Item | None:
     """The first item of a kind that she has not judged and that is not another's."""
     if place == "gold":
         golds = (gold_item(link, number) for number in range(len(link.gold)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import fields as dataclass_fields
+from typing import Any, NamedTuple
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import find_name
@@ -31,6 +33,30 @@ class AskedLink:
     guidelines: str = ""
     days: float = DAYS
     gold: str = ""
+
+
+def asked_link(fields: Mapping[str, str]) -> AskedLink:
+    """What the fields of a form, or of a command, ask for; '' is not asked for.
+
+    Raises:
+        InputError: a field that takes a number has something else.
+
+    >>> asked_link({"language": "es", "items": "12", "iteration": ""})
+    AskedLink(language='es', queue='random', iteration=None, base=None, items=12, overlap=20, guidelines='', days=14, gold='')
+    """
+    values: dict[str, Any] = {}
+    for field in dataclass_fields(AskedLink):
+        text = fields.get(field.name, "")
+        if not text.strip():
+            continue
+        if field.type != "str":
+            try:
+                values[field.name] = float(text) if field.type == "float" else int(text)
+            except ValueError:
+                raise InputError(f"A review link's {field.name} is a number, not {text[:40]!r}.") from None
+            continue
+        values[field.name] = text
+    return AskedLink(**values)
 
 
 class MadeLink(NamedTuple):

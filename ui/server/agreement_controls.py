@@ -1,9 +1,10 @@
-"""Agreement's two buttons below the page: export the verdicts, publish them to their run."""
+"""What Agreement does: export the verdicts, publish them to their run, make review links."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import gradio as gr
 
@@ -12,8 +13,11 @@ from ui.html.rendering import message
 from ui.pages.agreement import verdicts_shown
 from ui.pages.inspector import Focus, Inspector
 from ui.review import exports
-from ui.server.events import QUIET, guarded, parsed
+from ui.review.making_links import asked_link, make_link
+from ui.server.events import MOVES, QUIET, asked_of, fields_of, guarded, parsed
 from ui.tables.view import parse_view
+
+_MAKER = "window.icrMakeLink = (fields) => trigger('submit', { fields, query: window.location.search });"
 
 
 def build_agreement_controls(inspector: Inspector) -> None:
@@ -22,6 +26,7 @@ def build_agreement_controls(inspector: Inspector) -> None:
     with gr.Row(elem_id="agreement-bar"):
         export = gr.Button("Export verdicts (CSV, Parquet, TRL, labelled pairs)", elem_id="export")
         publish = gr.Button("Publish to the MLflow run", elem_id="publish")
+    maker = gr.HTML("", elem_id="maker", js_on_load=_MAKER, visible=True)
     status = gr.HTML("", js_on_load=None, elem_id="agreement-status")
     files = gr.File(label="Exported files", file_count="multiple", visible=False, interactive=False, elem_id="exported")
 
@@ -47,9 +52,21 @@ def build_agreement_controls(inspector: Inspector) -> None:
 
         return guarded(act, 1)
 
+    def made(event: gr.EventData) -> list[Any]:
+        def act() -> list[Any]:
+            link, notes = make_link(
+                inspector, inspector.links, focus_at(urlencode(asked_of(event))).arm, asked_link(fields_of(event))
+            )
+            said = f"The link {link.id} is made; its address is in the list above. {' '.join(f'Note: {note}.' for note in notes)}"
+            return [str(message(said.strip()))]
+
+        return guarded(act, 1)
+
     def wire(button: gr.Button, handler: Callable[[str], list[Any]], outputs: list[Any]) -> None:
         read_address = button.click(None, None, place, js="() => window.location.search", show_progress="hidden")
         read_address.then(handler, place, outputs, **QUIET)
 
+    # The page is shown again, with the new link in its list.
+    maker.submit(made, None, [status], **MOVES).then(None, None, None, js="() => window.icrGo(window.location.search)")
     wire(export, exported, [status, files])
     wire(publish, published, [status])

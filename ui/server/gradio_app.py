@@ -16,6 +16,7 @@ from ui.server import auth, theme
 from ui.server.agreement_controls import build_agreement_controls
 from ui.server.events import LOADING, MOVES, QUIET, REQUESTS, address_of, asked_of
 from ui.server.options import InspectOptions
+from ui.server.review_controls import build_review
 from ui.server.safe_headers import SafeHeaders, allowed_hosts
 from ui.server.spot_check_controls import build_spot_check
 
@@ -25,17 +26,20 @@ _BUS = "window.icrGo = (query) => trigger('submit', { query });"
 def build(inspector: Inspector, options: InspectOptions) -> gr.Blocks:
     """A route per page."""
     demo = gr.Blocks(title="ICR inspector", analytics_enabled=False, fill_width=True)
+    has_login = bool(options.auth_file or options.user_header)
     for page in PAGES:
         # Gradio's own main page stands for the first one.
         with demo if page.address == "" else demo.route(page.title, f"/{page.address}"):
             bus = gr.HTML("", elem_id="bus", js_on_load=_BUS, visible=True)
             if page.address == "spot-check":
-                has_login = bool(options.auth_file or options.user_header)
                 build_spot_check(demo, bus, inspector, page, has_login)
             else:
                 _build_reading_page(demo, bus, inspector, page)
             if page.address == "agreement":
                 build_agreement_controls(inspector)
+    with demo.route("Review", "/review", show_in_navbar=False):  # which only its links lead to
+        bus = gr.HTML("", elem_id="bus", js_on_load=_BUS, visible=True)
+        build_review(demo, bus, inspector, has_login)
     demo.queue(default_concurrency_limit=REQUESTS)
     return demo
 

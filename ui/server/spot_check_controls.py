@@ -35,8 +35,11 @@ class Controls(NamedTuple):
     query: gr.Textbox
 
 
-def controls(has_login: bool) -> Controls:
-    """Item, five choices, undo, reasons, note and, without a login, a name. The keys in their ids are read by inspector.js."""
+def controls(has_login: bool, folds: bool = False) -> Controls:
+    """Item, five choices, undo, reasons, note and, without a login, a name. The keys in their ids are read by inspector.js.
+
+    folds: whether reasons and note are folded, with a button that shows them, see review.js.
+    """
     remembered = gr.BrowserState("", storage_key="icr-reviewer", secret="icr")  # a name, no secret
     body = gr.HTML(LOADING, js_on_load=None)
     with gr.Column(elem_id="verdict-bar"):
@@ -52,6 +55,8 @@ def controls(has_login: bool) -> Controls:
                 for choice, title, key in spot_check.CHOICE_KEYS
             }
             back = gr.Button("Undo  [z]", elem_id="key-z", size="md")
+            if folds:
+                gr.Button("Reasons  [m]", elem_id="key-m", size="md")
         with gr.Row(elem_id="remarks"):
             keys = "Reasons, if any [q w e r t y u i]"
             reasons = gr.CheckboxGroup(list(REASONS), label=keys, elem_id="reasons", scale=6)

@@ -25,12 +25,12 @@ def theme() -> gr.themes.Base:
 
 def style() -> str:
     """The style sheet: the charts', which the report shares, and the inspector's own."""
-    return chart_style() + _asset("inspector.css") + _asset("texts.css")
+    return chart_style() + "".join(map(_asset, ("inspector.css", "texts.css", "review.css")))
 
 
 def head() -> str:
     """What goes into <head>: our script and no referrer for links to MLflow."""
-    return f'<meta name="referrer" content="no-referrer"><script>{_asset("inspector.js")}</script>'
+    return f'<meta name="referrer" content="no-referrer"><script>{_asset("inspector.js")}{_asset("review.js")}</script>'
 
 
 def _asset(name: str) -> str:
