@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from icr_platform.core.arrays import Bools, Floats
 
@@ -25,6 +26,18 @@ def _centred(values: Floats, used: Bools) -> Floats:
     kept = np.where(used, values, 0.0)
     mean = kept.sum(axis=1, keepdims=True) / np.maximum(used.sum(axis=1, keepdims=True), 1)
     return np.where(used, kept - mean, 0.0)
+
+
+def chosen_longer(chosen: ArrayLike, rejected: ArrayLike) -> float:
+    """Share of pairs whose chosen response has more characters than the rejected one, both [M]; NaN without a pair."""
+    more = np.asarray(chosen) > np.asarray(rejected)
+    return float(more.mean()) if more.size else float("nan")
+
+
+def length_difference(chosen: ArrayLike, rejected: ArrayLike) -> float:
+    """Mean over pairs of the characters of the chosen response minus those of the rejected one, both [M]; NaN without a pair."""
+    differences = np.asarray(chosen, dtype=np.float64) - np.asarray(rejected, dtype=np.float64)
+    return float(differences.mean()) if differences.size else float("nan")
 
 
 def reward_agreement(first: Floats, second: Floats) -> float:

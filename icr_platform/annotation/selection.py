@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,8 @@ class LanguagePairs:
 
     alpha: float
     selection: PairSelection
+    uncontrolled: PairSelection
+    """The pairs that the same rule makes of the reward itself, without length control."""
     reason: Integers
     """[P, N] like LanguageSamples.reason, with NaN rewards and duplicates as reasons too."""
 
@@ -259,19 +261,20 @@ def select_language(samples: LanguageSamples, settings: AnnotateSettings, seed: 
     if settings.length_control and (highest > lowest).any():
         bounds = (settings.alpha_min, settings.alpha_max)
         alpha = fit_rule_alpha(np.where(taken, reward, np.nan), samples.characters, rule, bounds).alpha
-    selection = select_pairs(
+    made = partial(
+        select_pairs,
         reward,
         samples.characters,
-        alpha,
         eligible=eligible,
         text_codes=samples.text_codes,
         minimal_margin=settings.minimal_margin,
         upper_bound=settings.upper_bound,
         rule=rule,
     )
+    selection = made(alpha)
     reason = np.where(selection.duplicate, SAMPLE_REASONS.index(DUPLICATE) + 1, samples.reason)
     reason = np.where(eligible & ~np.isfinite(reward), SAMPLE_REASONS.index(NAN) + 1, reason)
-    return LanguagePairs(alpha, selection, reason.astype(np.int8))
+    return LanguagePairs(alpha, selection, made(0.0) if alpha else selection, reason.astype(np.int8))
 
 
 def _draws(samples: LanguageSamples, taken: Bools, seed: int) -> Floats:

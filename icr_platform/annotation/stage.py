@@ -7,6 +7,9 @@ what each gave is kept in `work`, next to the artifacts, until the rewards are w
 
 Metrics, per language and as unweighted mean over languages (`NAME/LANG`, `NAME/mean`):
 - `alpha`: reward per character; `length_correlation/before` and `/after` length control (see `diagnostics`);
+- `chosen_longer/before` and `/after`: share of pairs whose chosen response is longer; `length_difference/before` and `/after`: mean
+  characters of chosen minus rejected; after: of the pairs that were written, before: of those that the reward alone would make (not of a
+  pool);
 - `margin/q10`, `/median`, `/q90`: length-controlled reward of chosen minus rejected;
 - `pairs`: how many; `dropped_prompts/REASON`, `dropped_samples/REASON`: shares in [0, 1] of all prompts, all samples;
 - `dropped_pairs/REASON`, with several pairs a prompt: shares of the pairs that the prompts with a pair were to give;
@@ -248,7 +251,8 @@ def _translate(work: _Work) -> Artifact:
 
     parts, load = range(len(work.responses.parts)), partial(translation.load_translator, work.config, work.config)
     rows = work.responses.rows
-    return make_missing_parts("translate", writer, parts, rows, shard, load, work.config, take if earlier else None)
+    known = take if earlier else None
+    return make_missing_parts("translate", writer, parts, rows, shard, load, work.config, known, use="sampled")
 
 
 def _rewards(work: _Work, translations: Artifact | None) -> Artifact:

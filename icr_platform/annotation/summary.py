@@ -12,16 +12,25 @@ import pandas as pd
 import pyarrow as pa
 
 from icr_platform.annotation.config import AnnotateSettings
-from icr_platform.annotation.diagnostics import length_correlation, reward_agreement, with_language_means
+from icr_platform.annotation.diagnostics import (
+    chosen_longer,
+    length_correlation,
+    length_difference,
+    reward_agreement,
+    with_language_means,
+)
 from icr_platform.annotation.filters import SAMPLE_REASONS
 from icr_platform.annotation.length_control import length_controlled
-from icr_platform.annotation.pairs import DROP_REASONS, FEW_SAMPLES
+from icr_platform.annotation.pairs import DROP_REASONS, FEW_SAMPLES, PairSelection
 from icr_platform.annotation.selection import NEAR_DUPLICATE, POOLED, LanguagePairs, LanguageSamples
+from icr_platform.core.arrays import Integers
 from icr_platform.core.faults import FAULTS
 from icr_platform.engines.sampling.translation import FAILURES, OK
 
 PROMPT_REASONS = (*DROP_REASONS, NEAR_DUPLICATE)
-PAIR_COLUMNS = ("language", "margin", "chosen_language", "rejected_language")
+PAIR_COLUMNS = (
+    "language", "margin", "chosen_language", "rejected_language", "chosen_characters", "rejected_characters",
+)  # fmt: skip
 DROP_COLUMNS = ("language", "sample_index", "reason", "pair_index")
 # Quantiles, not mean and spread: margins have long tails, and one garbled pair would move a mean.
 _QUANTILES = {"q10": 0.1, "median": 0.5, "q90": 0.9}
@@ -66,6 +75,13 @@ def annotation_metrics(
         for name, quantile in _QUANTILES.items():
             figures[f"margin/{name}"] = float(margins.quantile(quantile)) if len(margins) else float("nan")
 
+        lengths = {"after": (made["chosen_characters"], made["rejected_characters"])}
+        if settings.pool != "all":  # whose pairs are of several languages
+            lengths["before"] = _lengths(pairs.uncontrolled, samples)
+        for when, sides in lengths.items():
+            figures[f"chosen_longer/{when}"] = chosen_longer(*sides)
+            figures[f"length_difference/{when}"] = length_difference(*sides)
+
         dropped = drops[drops["language"] == samples.language]
         is_sample, is_pair = dropped["sample_index"].notna(), dropped["pair_index"].notna()
         by_prompt, by_sample, by_pair = (
@@ -91,6 +107,16 @@ def annotation_metrics(
             figures["translation_failures"] = float(failed / sent) if sent else float("nan")
         metrics |= {f"{name}/{samples.language}": float(value) for name, value in figures.items()}
     return with_language_means(metrics, [samples.language for samples in languages])
+
+
+def _lengths(selection: PairSelection, samples: LanguageSamples) -> tuple[Integers, Integers]:
+    """Characters of the chosen and of the rejected response of each pair that is kept."""
+    kept = np.flatnonzero(selection.kept)
+    rows = kept // selection.pairs_per_prompt
+    chosen, rejected = (
+        samples.characters[rows, columns[kept]] for columns in (selection.chosen_index, selection.rejected_index)
+    )
+    return chosen, rejected
 
 
 def summary_table(metrics: Mapping[str, float], languages: Sequence[str]) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from icr_platform.engines.judging.api_judge import asked_with, confirmed_endpoin
 from icr_platform.engines.sampling.choice import check_policy, engine_notes, make_sampler
 from icr_platform.engines.sampling.prompt_checks import check_prompts
 from icr_platform.engines.sampling.response_parts import engine_gpus
-from icr_platform.engines.sampling.sampler import Dropped, Request, Sampler
+from icr_platform.engines.sampling.sampler import Dropped, Request, Sampler, ignore_progress
 from icr_platform.evaluation.config import MtBenchConfig
 from icr_platform.evaluation.judgments import settings_of_a_worker, with_cache_of_this_host
 from icr_platform.evaluation.mt_bench import (
@@ -130,6 +130,7 @@ def run(inputs: MtBenchInputs, context: StageContext) -> StageResult:
         rows=len(questions) * TURNS,
         done=sum(question.language not in {languages[index] for index in left} for question in questions) * TURNS,
         gpus=0 if config.answers else engine_gpus(config),
+        use="sampled",
     )
     rows = context.earlier.rows("ratings", MT_BENCH, never=("outcome", *_AGAIN))
     job = with_earlier(
@@ -175,7 +176,7 @@ def _load(config: MtBenchConfig, given: Answers | None, driver: str) -> Make:
 
     def make(shards: Iterable[list[Question]], advance: Advance) -> Iterator[tuple[pa.Table]]:
         for questions in shards:
-            answers = sample_answers(sampler, questions, config) if sampler else given or {}
+            answers = sample_answers(sampler, questions, config, advance) if sampler else given or {}
             table = _grade(judge, questions, answers, given)
             advance(table.num_rows, 0)
             yield (table,)
@@ -184,9 +185,12 @@ def _load(config: MtBenchConfig, given: Answers | None, driver: str) -> Make:
 
 
 def sample_answers(
-    sampler: Sampler, questions: list[Question], config: MtBenchConfig
+    sampler: Sampler, questions: list[Question], config: MtBenchConfig, advance: Advance = ignore_progress
 ) -> Mapping[tuple[str, str], tuple[str, ...] | Dropped]:
-    """Both turns of every question by (language, question_id), the second in sight of the first."""
+    """Both turns of every question by (language, question_id), the second in sight of the first.
+
+    `advance` is told their tokens: a row is done once it is graded.
+    """
     answers: dict[tuple[str, str], tuple[str, ...]] = {question.key: () for question in questions}
     dropped: dict[tuple[str, str], Dropped] = {}
     for turn in range(TURNS):
@@ -211,6 +215,7 @@ def sample_answers(
                 dropped[question.key] = Dropped(sampled.reason, f"turn {turn + 1}: {sampled.detail}")
             else:
                 answers[question.key] += (sampled[0].text,)
+                advance(0, len(sampled[0].token_ids))
     return {**answers, **dropped}
 
 

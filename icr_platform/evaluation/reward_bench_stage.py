@@ -390,7 +390,9 @@ def _translate(work: _Work) -> Artifact:
 
     load, rows = partial(translation.load_translator, work.config, work.config), 2 * len(work.pairs)
     take_known = take if earlier else None
-    return make_missing_parts("translate", writer, work.parts, rows, shard, load, work.config, take_known)
+    return make_missing_parts(
+        "translate", writer, work.parts, rows, shard, load, work.config, take_known, use="sampled"
+    )
 
 
 def _scores(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.inspector import READY, Server, serial, wait_change
+from tests.support.inspector import READY, Server, serial, wait_change, wait_judgeable
 from ui.review.verdict_store import VerdictStore
 
 pytestmark = pytest.mark.browser
@@ -20,13 +20,14 @@ def sign_in(tab: Any, name: str) -> None:
     tab.press("#reviewer input, #reviewer textarea", "Enter")
     wait_change(tab, before)
     tab.wait_for_selector("[data-item]")
-    tab.keyboard.press("Escape")
+    wait_judgeable(tab)
 
 
 def press(tab: Any, key: str) -> None:
     before = serial(tab)
     tab.keyboard.press(key)
     wait_change(tab, before)
+    wait_judgeable(tab)
 
 
 def shown(tab: Any) -> str:

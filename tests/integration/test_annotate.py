@@ -26,9 +26,11 @@ from icr_platform.core.artifacts import ArtifactWriter, open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.languages import PREFIX
 from icr_platform.core.schemas import DROPS, PREFERENCES, RESPONSES, REWARDS, TRANSLATIONS
+from icr_platform.core.spending import spent
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.engines.scoring import model_scores
 from icr_platform.models.chat import encode_prompt, encode_response
+from ui.tables.margins_data import length_figures
 
 LANGUAGES = ("en", "es", "de")
 TEXTS = {
@@ -206,6 +208,43 @@ def test_filters_of_pairs(config: AnnotateConfig, tmp_path: Path) -> None:
     assert "es: no prompt gave a pair; the table of drops says why" in result.notes
 
 
+@pytest.mark.parametrize("values", [{}, {"rejected": "nearest-mean", "pairs_per_prompt": 2}])
+def test_length_figures_are_those_of_the_tables(
+    config: AnnotateConfig, tmp_path: Path, values: dict[str, object]
+) -> None:
+    result = annotate(changed(config, drop_wrong_language=False, **values), tmp_path / "out")
+    folder = tmp_path / "out"
+    drops, preferences = frame(folder, DROPS), frame(folder, PREFERENCES)
+    samples = frame(folder, REWARDS).merge(open_artifact(Path(config.responses), RESPONSES).read().to_pandas(), on=KEY)
+    gone = set(drops.dropna(subset="sample_index")[KEY].itertuples(index=False, name=None))
+    samples = samples[[key not in gone for key in samples[KEY].itertuples(index=False, name=None)]]
+    has_alpha = False
+    for language in LANGUAGES:
+        own, pairs = samples[samples.language == language], preferences[preferences.language == language]
+        alpha = pairs.length_penalty_alpha.iloc[0]
+        has_alpha |= alpha != 0
+        for when, penalty in (("before", 0.0), ("after", alpha)):
+            both = own.assign(controlled=own.reward - penalty * own.character_count)
+            both = both[["prompt_id", "controlled", "character_count"]]
+            within = both[["controlled", "character_count"]] - both.groupby("prompt_id").transform("mean")
+            expected = within["controlled"].corr(within["character_count"])
+            assert result.metrics[f"length_correlation/{when}/{language}"] == pytest.approx(expected)
+        differences = pairs.chosen_characters - pairs.rejected_characters
+        assert result.metrics[f"chosen_longer/after/{language}"] == (differences > 0).mean()
+        assert result.metrics[f"length_difference/after/{language}"] == pytest.approx(differences.mean())
+        if not values:  # best against worst of the reward alone, where there are two
+            found = []
+            for _, candidates in own.groupby("prompt_id"):
+                ends = candidates.sort_values("reward", ascending=False, kind="stable").character_count
+                found += [int(ends.iloc[0] - ends.iloc[-1])] if len(candidates) > 1 else []
+            assert result.metrics[f"chosen_longer/before/{language}"] == np.mean(np.array(found) > 0)
+            assert result.metrics[f"length_difference/before/{language}"] == pytest.approx(np.mean(found))
+    assert has_alpha, "nothing was controlled"
+    figures = length_figures(open_artifact(folder / PREFERENCES.name, PREFERENCES), LANGUAGES)
+    assert [one.language for one in figures] == list(LANGUAGES)
+    assert figures[1].longer[1] == result.metrics["chosen_longer/after/es"]
+
+
 def test_all_kinds_at_once(config: AnnotateConfig, tmp_path: Path) -> None:
     kinds = ("multilingual", "cross-lingual", "translate", "random")
     every = changed(config, reward_kind=kinds, translator=config.policy, translation_max_tokens=8)
@@ -228,7 +267,9 @@ def test_all_kinds_at_once(config: AnnotateConfig, tmp_path: Path) -> None:
     assert result.metrics["translation_failures/es"] == (failed.get_level_values(0) == "es").sum() / sent
 
     by_translation = changed(every, reward_kind=("translate",))
+    before = spent()
     annotate(by_translation, tmp_path / "translate")
+    assert min((spent() - before)[use] for use in ("sampled", "scored")) > 0, "translating samples"
     drops = frame(tmp_path / "translate", DROPS)
     assert set(drops[drops.reason == "translation"].set_index(KEY).index) == set(failed)
     assert len(frame(tmp_path / "translate", PREFERENCES)) + drops.sample_index.isna().sum() == 15

@@ -14,6 +14,7 @@ import pytest
 from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import JUDGMENTS, MT_BENCH
+from icr_platform.core.spending import spent
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.demo import IDENTIFIER
 from icr_platform.engines.endpoints.chat_client import Endpoint
@@ -266,12 +267,15 @@ def test_mt_bench_grades_both_turns_of_sampled_answers(
         policy=str(tiny_model), questions=str(tmp_path / "questions"), max_tokens=8, judge_api_model="judge-1",
         judge_url=endpoint.url, judge_cache=str(tmp_path / "cache"), device="cpu",
     )  # fmt: skip
+    before = spent()
     result = run_mt_bench(read_mt_bench(config), StageContext(tmp_path / "out", "f"))
+    assert 16 <= (spent() - before)["sampled"] <= 16 * 8, "tokens of 16 answers"
     ratings = open_artifact(tmp_path / "out" / "ratings", MT_BENCH).read().to_pandas()
     assert ratings.groupby(["language", "question_id"])["turn"].apply(list).tolist() == [[1, 2]] * 8
     assert set(ratings["outcome"]) == {"ok"}
     assert result.metrics["mt_bench/es"] == pytest.approx(ratings[ratings["language"] == "es"]["rating"].mean())
     assert (tmp_path / "out" / "ratings" / "radar.html").exists()
-    asked = behaviour.requests
+    asked, before = behaviour.requests, spent()
     assert run_mt_bench(read_mt_bench(config), StageContext(tmp_path / "out", "f")).metrics == result.metrics
     assert behaviour.requests == asked
+    assert spent() == before

@@ -78,6 +78,11 @@ def wait_change(page: Any, before: str) -> None:
     )
 
 
+def wait_judgeable(page: Any) -> None:
+    """Wait until the item that is shown can be judged: a moment after it appeared."""
+    page.wait_for_function("!document.body.classList.contains('icr-guard')", timeout=30_000)
+
+
 def go(page: Any, query: str) -> None:
     """Move within a page, as its links do."""
     before = serial(page)

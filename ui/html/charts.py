@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -12,26 +13,46 @@ from icr_platform.report.numbers import number
 from icr_platform.report.svg import Frame, axes, linked, nice_ticks, svg, x_label
 
 
+class Span(NamedTuple):
+    """The values that a bin holds, [low, high); None: without a bound, as at the ends of a chart.
+
+    >>> str(Span(None, 2)), str(Span(2, None)), str(Span(1, 2, digits=0))
+    ('below 2.00', '2.00 or more', '1 to 2')
+    """
+
+    low: float | None
+    high: float | None
+    digits: int = 2
+
+    def __str__(self) -> str:
+        low, high = number(self.low, self.digits), number(self.high, self.digits)
+        if self.low is None:
+            return "all" if self.high is None else f"below {high}"
+        return f"{low} or more" if self.high is None else f"{low} to {high}"
+
+
 @dataclass(frozen=True)
 class Bar:
-    """A histogram's bin [low, high), how many are in it, and the address its bar opens."""
+    """A histogram's bin, drawn over [low, high): how many are in it, the address its bar opens, and what it holds."""
 
     low: float
     high: float
     count: int
-    href: str = ""
+    href: str
+    span: Span
 
 
 @dataclass(frozen=True)
 class HeatCell:
-    """A cell of a heat map: its bounds in data units, how many are in it, and the address it opens."""
+    """A cell of a heat map: its bounds in data units, how many are in it, the address it opens, and the lengths and values it holds."""
 
     x0: float
     x1: float
     y0: float
     y1: float
     count: int
-    href: str = ""
+    href: str
+    spans: tuple[Span, Span]
 
 
 def histogram(title: str, bars: Sequence[Bar], x_name: str) -> Markup:
@@ -44,7 +65,7 @@ def histogram(title: str, bars: Sequence[Bar], x_name: str) -> Markup:
     parts = [axes(frame, nice_ticks(*frame.x), whole, 2)]
     for bar in bars:
         x, y = frame.px(bar.low), frame.py(bar.count)
-        told = f"{number(bar.low)} to {number(bar.high)}: {bar.count:,}"
+        told = f"{bar.span}: {bar.count:,}"
         shape = Markup('<rect class="bar" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>').format(
             f"{x:.1f}", f"{y:.1f}", f"{max(frame.px(bar.high) - x - 1, 1):.1f}", f"{frame.py(0) - y:.1f}", told
         )
@@ -63,7 +84,7 @@ def heat_map(title: str, cells: Sequence[HeatCell], x_name: str, y_name: str) ->
     parts = [axes(frame, nice_ticks(*x), nice_ticks(*y), 1)]
     most = max(cell.count for cell in cells)
     for cell in cells:
-        told = f"{x_name} {number(cell.x0, 0)} to {number(cell.x1, 0)}, {y_name} {number(cell.y0)} to {number(cell.y1)}: {cell.count:,}"
+        told = f"{x_name} {cell.spans[0]}, {y_name} {cell.spans[1]}: {cell.count:,}"
         left, top = frame.px(cell.x0), frame.py(cell.y1)
         # Logarithmic, or the few dense cells would hide all others; from 0.12, so that one sample alone can be seen.
         shade = 0.12 + 0.88 * math.log1p(cell.count) / math.log1p(most)

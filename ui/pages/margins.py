@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from icr_platform.core.errors import IcrError
 from icr_platform.core.language_tags import is_english
-from ui.html.charts import Bar, HeatCell, heat_map, histogram
+from ui.html.charts import Bar, HeatCell, Span, heat_map, histogram
 from ui.html.rendering import language_label, render
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import margins_data
@@ -40,6 +40,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         unrewarded=tables.preferences.rows if not margins_data.has_margins(inspector.engine, tables) else 0,
         distributions=[(d, _histogram(d, view)) for d in found],
         by_iteration=_by_iteration(inspector, focus, view),
+        figures=margins_data.length_figures(tables.preferences, [d.language for d in found]),
         chosen=chosen,
         lengths=_lengths(inspector, tables, view, chosen),
         smallest=margins_data.outliers(inspector.engine, tables, view.language, largest=False),
@@ -54,13 +55,13 @@ def _histogram(found: Distribution, view: View) -> Markup:
     bars = []
     for number, count in enumerate(found.bins):
         low, high = found.low + number * step, found.low + (number + 1) * step
-        # The first and the last bin also hold what lies beyond them.
+        # The first and the last bin also hold what lies beyond them, and say so.
         bounds = {
             "margin_min": None if number == 0 else low,
             "margin_max": None if number == len(found.bins) - 1 else high,
         }
         href = view.without_filters(language=found.language, **bounds).link("pairs")
-        bars.append(Bar(low, high, count, href))
+        bars.append(Bar(low, high, count, href, span=Span(bounds["margin_min"], bounds["margin_max"])))
     return histogram(f"Margins in {language_label(found.language)}", bars, "margin")
 
 
@@ -105,15 +106,19 @@ def _grid(
     for row in rows:
         column, line = row["column"], row["line"]
         x0, y0 = x[0] + column * dx, y[0] + line * dy
+        # The cells at the edges also hold what lies beyond. Lengths are whole numbers: bounds are rounded up.
+        lengths = Span(
+            None if column == 0 else math.ceil(x0), None if column == GRID - 1 else math.ceil(x0 + dx), digits=0
+        )
+        rewards = Span(None if line == 0 else y0, None if line == GRID - 1 else y0 + dy)
         href = ""
         if view:
-            # The cells at the edges also hold what lies beyond. Lengths are whole numbers: bounds are rounded up.
             href = view.link(
                 "pairs",
-                sample_length_min=None if column == 0 else math.ceil(x0),
-                sample_length_max=None if column == GRID - 1 else math.ceil(x0 + dx),
-                sample_reward_min=None if line == 0 else y0,
-                sample_reward_max=None if line == GRID - 1 else y0 + dy,
+                sample_length_min=lengths.low,
+                sample_length_max=lengths.high,
+                sample_reward_min=rewards.low,
+                sample_reward_max=rewards.high,
             )
-        cells.append(HeatCell(x0, x0 + dx, y0, y0 + dy, row["count"], href))
+        cells.append(HeatCell(x0, x0 + dx, y0, y0 + dy, row["count"], href, (lengths, rewards)))
     return heat_map(title, cells, "characters", y_name)

@@ -12,6 +12,8 @@ from markupsafe import Markup
 from icr_platform.core.errors import IcrError, InputError
 from ui.html.rendering import message, render
 from ui.pages.inspector import Inspector
+from ui.pages.keys import KEYS
+from ui.pages.shell import SignedIn
 from ui.review import batches, recording
 from ui.review.items import Item, is_first_left
 from ui.review.links import ReviewLink, address_of, given_through
@@ -21,13 +23,13 @@ from ui.tables.runs import ArmRecord
 class Asked(NamedTuple):
     """What a page is made for.
 
-    typed: the link as the address has it. has_login: whether `reviewer` is who logged in, rather than a name that she typed.
+    typed: the link as the address has it. signed_in: who has logged in, None where `reviewer` is a name that she typed.
     begins: whether to show the guidelines first, though she has begun. goes_on: whether she has read them just now.
     """
 
     typed: str
     reviewer: str
-    has_login: bool
+    signed_in: SignedIn | None = None
     begins: bool = False
     goes_on: bool = False
 
@@ -71,8 +73,10 @@ def offer(inspector: Inspector, asked: Asked, wanted: Item | None = None) -> Off
         page.state = "closed"
         said = "Something went wrong in the inspector. Your verdicts are stored; load the page again in a minute."
         page.problems.append(message(said, kind="error"))
-    shared = {"progress": None, "guidelines": "", "reviewer": asked.reviewer, "has_login": asked.has_login}
-    html = render("review", state=page.state, address=page.address, problems=page.problems, **{**shared, **page.fields})
+    shared = {"progress": None, "guidelines": "", "reviewer": asked.reviewer, "signed_in": asked.signed_in}
+    html = render(
+        "review", state=page.state, address=page.address, problems=page.problems, keys=KEYS, **{**shared, **page.fields}
+    )
     return Offer(html, page.token if page.state == "item" else "")
 
 
@@ -105,7 +109,7 @@ def _show_item(page: _Page, inspector: Inspector, link: ReviewLink, item: Item, 
     facts = recording.facts_in(inspector, link, item)
     _, left, right = recording.in_order(facts, is_first_left(secret, reviewer, item, blind=True))
     page.state = "item"
-    page.token = recording.new_token(secret, item, link.run_id, link.queue, True, left.name, link.id)
+    page.token = recording.new_token(secret, item, link.run_id, link.queue, True, left.name, reviewer, link.id)
     page.fields |= {
         "alias": secret.alias(item.key), "facts": facts, "left": left, "right": right, "item_language": item.language,
     }  # fmt: skip

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -14,13 +14,27 @@ from icr_platform.core.errors import IcrError
 from icr_platform.tracking.reader import RunRecord
 from ui.html.rendering import message, render
 from ui.pages.inspector import Content, Inspector, Show
+from ui.pages.keys import KEYS
 from ui.pages.table_of_pages import PAGES, Page
 from ui.tables.view import parse_view
 
 NO_RUNS = "There are no runs here yet. To make one, run"
 
 
-def render_page(inspector: Inspector, page: Page, params: Mapping[str, str], show: Show | None = None) -> str:
+class SignedIn(NamedTuple):
+    """Who has logged in. leave: address that ends the login; '' where a proxy in front of the inspector knows who she is."""
+
+    name: str
+    leave: str
+
+
+def render_page(
+    inspector: Inspector,
+    page: Page,
+    params: Mapping[str, str],
+    show: Show | None = None,
+    signed_in: SignedIn | None = None,
+) -> str:
     """HTML of a whole page for the parameters of its URL. Never raises: what goes wrong is said in the page.
 
     Args:
@@ -55,6 +69,7 @@ def render_page(inspector: Inspector, page: Page, params: Mapping[str, str], sho
         traceback.print_exc(file=sys.stderr)
         said = "Something went wrong in the inspector; the terminal that runs it says what. Nothing was lost."
         messages.append(message(said, kind="error"))
+    frame |= {"keys": KEYS, "signed_in": signed_in}
     return render("shell", page=page.address, pages=PAGES, view=view, content=content, problems=messages, **frame)
 
 

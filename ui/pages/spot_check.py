@@ -15,15 +15,8 @@ from ui.review import queues, recording
 from ui.review.items import Item
 from ui.review.queues import QUEUES, Assignment, Progress
 from ui.review.recording import Reveal
+from ui.review.reviewers import reviewer_key
 
-CHOICE_KEYS = (
-    ("left", "Left is better", "1"),
-    ("right", "Right is better", "2"),
-    ("tie", "Tie", "3"),
-    ("both-bad", "Both bad", "4"),
-    ("skip", "Skip", "s"),
-)
-"""Choice, what its button says, and its key."""
 OVERLAPS = (0, 10, 20, 50, 100)
 OVERLAP = 20
 """Percent of items that all reviewers share unless the page says otherwise: enough to measure whether they agree."""
@@ -77,7 +70,7 @@ def offer(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None
     def said(text: str, kind: str = "info") -> Offer:
         return Offer(Content(filters, message(text, kind=kind)), "")
 
-    if not reviewer.strip():
+    if not reviewer_key(reviewer):
         return said(
             "Write your name below and press Enter. Your verdicts are stored under it, and it fixes which side stands left for you."
         )
@@ -104,7 +97,7 @@ def offer(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None
         progress=progress,
         queue=QUEUES[queue.name],
     )
-    token = recording.new_token(secret, item, run_id, queue.name, queue.blind, left.name)
+    token = recording.new_token(secret, item, run_id, queue.name, queue.blind, left.name, reviewer)
     return Offer(Content(filters, Markup(main)), token)
 
 

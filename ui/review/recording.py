@@ -11,13 +11,15 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from icr_platform.core.errors import InputError
-from ui.review.items import GOLD, Facts, Item, Side, facts_of, from_token, is_first_left, item_of, to_token
+from ui.review.items import GOLD, Facts, Item, Side, facts_of, from_token, is_first_left, to_token
 from ui.review.link_store import LinkStore
 from ui.review.links import ReviewLink, gold_facts
+from ui.review.reading import is_faster_than_reading
+from ui.review.reviewers import reviewer_key
 from ui.review.secret import Secret
 from ui.review.verdict_store import VerdictStore
 from ui.review.verdict_summary import higher
-from ui.review.verdicts import Verdict
+from ui.review.verdicts import DECIDED, Verdict
 from ui.tables.run_tables import RunTables
 
 LONGEST_SECONDS = 3600.0
@@ -53,13 +55,23 @@ class Reveal(NamedTuple):
         return "implicit reward" if self.verdict.margin is not None else "rule of the pairs"
 
 
-def new_token(secret: Secret, item: Item, run_id: str, queue: str, blind: bool, left: str, link: str = "") -> str:
+def new_token(
+    secret: Secret,
+    item: Item,
+    run_id: str,
+    queue: str,
+    blind: bool,
+    left: str,
+    reviewer: str = "",
+    link: str = "",
+) -> str:
     """What the page holds while an item is shown, for the inspector's eyes only.
 
     Args:
         left: name of the side that stands left. link: id of the review link that shows it.
+        reviewer: who it is shown to; without one, a script may send it under any name.
     """
-    values = {"run": run_id, "queue": queue, "blind": blind, "left": left, "link": link}
+    values = {"run": run_id, "queue": queue, "blind": blind, "left": left, "reviewer": reviewer, "link": link}
     return to_token(secret, {**values, "shown_at": time.time(), "submission": uuid.uuid4().hex}, item)
 
 
@@ -91,10 +103,11 @@ def record(
         through_link: whether the page is a review link's. Each page takes its own tokens only: Spot-check would tell what a link keeps.
 
     Raises:
-        InputError: no name, an unknown choice or reason, a note that is too long, a page that is out of date, a link that has ended.
+        InputError: no name, or another than the item was shown to; an unknown choice or reason; a note that is too long; a page that is out of
+            date; a link that has ended.
         IcrError: the store does not answer; nothing was saved.
     """
-    if not reviewer.strip():
+    if not reviewer_key(reviewer):
         raise InputError("Write your name first, so that your verdicts are yours.")
     values, item = from_token(links.secret, token)
     link = links.named(values["link"]) if values["link"] else None
@@ -104,9 +117,14 @@ def record(
         raise InputError(
             "This review link has ended, and the verdict was not saved. Ask the person who sent it for a new one."
         )
+    if values["reviewer"] and reviewer_key(values["reviewer"]) != reviewer_key(reviewer):
+        raise InputError(
+            "The name has changed since this item was shown; press Enter in the name, and judge the item then."
+        )
     # The texts are read again rather than taken from the page, which could have been changed.
     facts = facts_in(tables, link, item) if link else facts_of(tables, tables.catalogue.arm(values["run"]), item)
     _, left, right = in_order(facts, facts.first.name == values["left"])
+    seconds = min(max(time.time() - float(values["shown_at"]), 0.0), LONGEST_SECONDS)
     verdict = Verdict(
         submission=str(values["submission"])[:64],  # the same for a click that is sent twice
         reviewer=reviewer.strip(),
@@ -124,7 +142,7 @@ def record(
         reasons=tuple(reasons),
         note=note,
         blind=bool(values["blind"]),
-        seconds=min(max(time.time() - float(values["shown_at"]), 0.0), LONGEST_SECONDS),
+        seconds=seconds,
         margin=facts.margin,
         left_characters=len(left.text),
         right_characters=len(right.text),
@@ -132,6 +150,8 @@ def record(
         right_score=right.score,
         link=link.id if link else "",
         gold=("left" if left.name == "chosen" else "right") if item.kind == GOLD else "",
+        # Who skips an item, or says that there is no verdict, need not have read it.
+        fast=choice in DECIDED and is_faster_than_reading(seconds, (left.text, right.text)),
     )
     return reveal_of(verdicts.append(verdict))
 
@@ -161,16 +181,18 @@ def facts_in(tables: RunTables, link: ReviewLink, item: Item) -> Facts:
         ) from error
 
 
-def undo(verdicts: VerdictStore, reviewer: str, run_id: str, link: str = "") -> Item | None:
-    """Withdraw this reviewer's last verdict on a run and return its item; None when there is none. The history keeps it.
+def undo(
+    verdicts: VerdictStore, secret: Secret, reviewer: str, run_id: str, token: str, link: str = ""
+) -> Verdict | None:
+    """Withdraw this reviewer's last verdict on a run; the row that says so, with her reasons and note, or None when she has no verdict.
 
     Args:
-        link: id of the review link that it was given through; '' for the last one on Spot-check.
+        token: of the item that the page shows, '' without one; an undo that is sent twice from there withdraws one verdict.
+        link: id of the review link that the verdict was given through; '' for one of Spot-check.
     """
     current = [verdict for verdict in verdicts.current(run_id, reviewer) if verdict.link == link]
     if not current:
         return None
-    last = max(current, key=lambda verdict: verdict.created_at)
     # Nothing is deleted: the latest row of an item counts, and this one says that there is none.
-    verdicts.append(replace(last, submission=uuid.uuid4().hex, choice="withdrawn"))
-    return item_of(last)
+    submission = f"undo-{from_token(secret, token)[0]['submission'][:50]}" if token else uuid.uuid4().hex
+    return verdicts.append(replace(current[-1], submission=submission, choice="withdrawn"))

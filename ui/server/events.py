@@ -13,6 +13,7 @@ import gradio as gr
 
 from icr_platform.core.errors import IcrError
 from ui.html.rendering import message
+from ui.pages.shell import SignedIn
 
 LOADING = '<div class="icr"><p class="message loading" role="status">Loading …</p></div>'
 REQUESTS = 16
@@ -20,6 +21,8 @@ REQUESTS = 16
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": REQUESTS}
 MOVES: dict[str, Any] = {**QUIET, "trigger_mode": "multiple"}
 """For events that show another view; the page sends one at a time, see inspector.js."""
+SIGN_OUT = "/logout"
+"""Gradio's address that ends a login."""
 
 
 def address_of(request: gr.Request) -> dict[str, str]:
@@ -50,6 +53,11 @@ def parsed(query: str | None) -> dict[str, str]:
 def reviewer_of(request: gr.Request, typed: str | None) -> str:
     """The logged-in user; without a login, the name that she typed."""
     return str(request.username or typed or "").strip()
+
+
+def signed_in(request: gr.Request, leave: str) -> SignedIn | None:
+    """Who has logged in; None without a login. leave: as in `SignedIn`."""
+    return SignedIn(str(request.username), leave) if request.username else None
 
 
 def guarded(act: Callable[[], list[Any]], outputs: int) -> list[Any]:

@@ -14,7 +14,7 @@ from ui.pages.shell import render_page
 from ui.pages.table_of_pages import PAGES, Page
 from ui.server import auth, theme
 from ui.server.agreement_controls import build_agreement_controls
-from ui.server.events import LOADING, MOVES, QUIET, REQUESTS, address_of, asked_of
+from ui.server.events import LOADING, MOVES, QUIET, REQUESTS, SIGN_OUT, address_of, asked_of, signed_in
 from ui.server.options import InspectOptions
 from ui.server.review_controls import build_review
 from ui.server.safe_headers import SafeHeaders, allowed_hosts
@@ -27,32 +27,33 @@ def build(inspector: Inspector, options: InspectOptions) -> gr.Blocks:
     """A route per page."""
     demo = gr.Blocks(title="ICR inspector", analytics_enabled=False, fill_width=True)
     has_login = bool(options.auth_file or options.user_header)
+    leave = SIGN_OUT if options.auth_file else ""  # only the proxy can sign out whom it let in
     for page in PAGES:
         # Gradio's own main page stands for the first one.
         with demo if page.address == "" else demo.route(page.title, f"/{page.address}"):
             bus = gr.HTML("", elem_id="bus", js_on_load=_BUS, visible=True)
             if page.address == "spot-check":
-                build_spot_check(demo, bus, inspector, page, has_login)
+                build_spot_check(demo, bus, inspector, page, has_login, leave)
             else:
-                _build_reading_page(demo, bus, inspector, page)
+                _build_reading_page(demo, bus, inspector, page, leave)
             if page.address == "agreement":
                 build_agreement_controls(inspector)
     with demo.route("Review", "/review", show_in_navbar=False):  # which only its links lead to
         bus = gr.HTML("", elem_id="bus", js_on_load=_BUS, visible=True)
-        build_review(demo, bus, inspector, has_login)
+        build_review(demo, bus, inspector, has_login, leave)
     demo.queue(default_concurrency_limit=REQUESTS)
     return demo
 
 
-def _build_reading_page(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, page: Page) -> None:
+def _build_reading_page(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, page: Page, leave: str) -> None:
     """A page that only shows: rendered from its URL when it opens, and again whenever a link or a filter changes it."""
     body = gr.HTML(LOADING, js_on_load=None)
 
     def opened(request: gr.Request) -> str:
-        return render_page(inspector, page, address_of(request))
+        return render_page(inspector, page, address_of(request), signed_in=signed_in(request, leave))
 
-    def moved(event: gr.EventData) -> str:
-        return render_page(inspector, page, asked_of(event))
+    def moved(event: gr.EventData, request: gr.Request) -> str:
+        return render_page(inspector, page, asked_of(event), signed_in=signed_in(request, leave))
 
     demo.load(opened, None, body, **QUIET)
     bus.submit(moved, None, body, **MOVES)

@@ -11,11 +11,11 @@ import gradio as gr
 from ui.html.rendering import message
 from ui.pages import spot_check
 from ui.pages.inspector import Content, Focus, Inspector
-from ui.pages.shell import render_page
+from ui.pages.keys import CHOICE_KEYS, REASON_KEYS
+from ui.pages.shell import SignedIn, render_page
 from ui.pages.table_of_pages import Page
 from ui.review import recording
-from ui.review.items import Item
-from ui.review.verdicts import REASONS
+from ui.review.items import Item, item_of
 from ui.server.events import LOADING, MOVES, QUIET, address_of, asked_of, guarded, parsed, reviewer_of
 from ui.tables.view import parse_view
 
@@ -36,14 +36,14 @@ class Controls(NamedTuple):
 
 
 def controls(has_login: bool, folds: bool = False) -> Controls:
-    """Item, five choices, undo, reasons, note and, without a login, a name. The keys in their ids are read by inspector.js.
+    """Item, five choices, undo, reasons, note and, without a login, a name. The table of keys finds them by their ids.
 
     folds: whether reasons and note are folded, with a button that shows them, see review.js.
     """
     remembered = gr.BrowserState("", storage_key="icr-reviewer", secret="icr")  # a name, no secret
     body = gr.HTML(LOADING, js_on_load=None)
     with gr.Column(elem_id="verdict-bar"):
-        status = gr.HTML("", js_on_load=None)
+        status = gr.HTML("", js_on_load=None, elem_id="verdict-status")
         with gr.Row(elem_id="choices"):
             buttons = {
                 choice: gr.Button(
@@ -52,14 +52,14 @@ def controls(has_login: bool, folds: bool = False) -> Controls:
                     variant="primary" if choice in ("left", "right") else "secondary",
                     size="md",
                 )
-                for choice, title, key in spot_check.CHOICE_KEYS
+                for choice, title, key in CHOICE_KEYS
             }
             back = gr.Button("Undo  [z]", elem_id="key-z", size="md")
             if folds:
                 gr.Button("Reasons  [m]", elem_id="key-m", size="md")
         with gr.Row(elem_id="remarks"):
-            keys = "Reasons, if any [q w e r t y u i]"
-            reasons = gr.CheckboxGroup(list(REASONS), label=keys, elem_id="reasons", scale=6)
+            named = [(f"{reason} [{key}]", reason) for reason, key in REASON_KEYS.items()]
+            reasons = gr.CheckboxGroup(named, label="Reasons, if any", elem_id="reasons", scale=6)
             note = gr.Textbox(label="Note [n]", elem_id="key-n", lines=1, max_lines=4, scale=3)
             name = gr.Textbox(label="Your name", max_length=200, elem_id="reviewer", visible=not has_login, scale=2)
     token = gr.Textbox(visible="hidden", elem_id="token")
@@ -67,8 +67,10 @@ def controls(has_login: bool, folds: bool = False) -> Controls:
     return Controls(remembered, body, status, buttons, back, reasons, note, name, token, query)
 
 
-def build_spot_check(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, page: Page, has_login: bool) -> None:
-    """The page and its events: open, move, name, undo, and a verdict per choice."""
+def build_spot_check(
+    demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, page: Page, has_login: bool, leave: str
+) -> None:
+    """The page and its events: open, move, name, undo, and a verdict per choice. leave: as in `SignedIn`."""
     ui = controls(has_login)
     rendered = [ui.body, ui.token, ui.query]
 
@@ -80,7 +82,8 @@ def build_spot_check(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, page: 
             tokens.append(offered.token)
             return offered.content
 
-        html = render_page(inspector, page, params, show)  # no token where the page shows an error instead
+        who = SignedIn(reviewer, leave) if has_login else None
+        html = render_page(inspector, page, params, show, who)  # no token where the page shows an error instead
         return [html, tokens[0] if tokens else "", urlencode(params)]
 
     def opened(known: str, request: gr.Request) -> list[Any]:
@@ -95,23 +98,26 @@ def build_spot_check(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, page: 
             return [gr.skip() for _ in range(4)]
         return [*shown(parsed(asked), reviewer_of(request, typed)), typed.strip()]
 
-    def withdrawn(typed: str, asked: str, request: gr.Request) -> list[Any]:
+    def withdrawn(typed: str, token: str, asked: str, request: gr.Request) -> list[Any]:
         def act() -> list[Any]:
             params, reviewer = parsed(asked), reviewer_of(request, typed)
             focus = inspector.focus(parse_view(params).view)
-            item = recording.undo(inspector.verdicts, reviewer, focus.arm.run.run_id) if focus and reviewer else None
-            said = "Your last verdict was withdrawn; judge the item again." if item else "You have no verdict to undo."
-            return [str(message(said)), *shown(params, reviewer, item)]
+            secret, run = inspector.links.secret, focus.arm.run.run_id if focus else ""
+            found = recording.undo(inspector.verdicts, secret, reviewer, run, token) if run and reviewer else None
+            if found is None:
+                return [str(message("You have no verdict to undo.")), *(gr.skip() for _ in range(5))]
+            said = str(message("Your last verdict was withdrawn; judge the item again."))
+            return [said, *shown(params, reviewer, item_of(found)), list(found.reasons), found.note]
 
-        return guarded(act, 4)
+        return guarded(act, 6)
 
     demo.load(opened, ui.remembered, [*rendered, ui.name], **QUIET)
     bus.submit(moved, ui.name, rendered, **MOVES)
     gr.on(
         [ui.name.submit, ui.name.blur], named, [ui.name, ui.remembered, ui.query], [*rendered, ui.remembered], **QUIET
     )
-    ui.back.click(withdrawn, [ui.name, ui.query], [ui.status, *rendered], **QUIET)
     sent, replaced = [ui.name, ui.token, ui.query, ui.reasons, ui.note], [ui.status, *rendered, ui.reasons, ui.note]
+    ui.back.click(withdrawn, sent[:3], replaced, trigger_mode="once", **QUIET)
     for choice, button in ui.buttons.items():
         # Public, so that the page's API can be driven by scripts; all other events belong to the page.
         named_event = {**QUIET, "api_visibility": "public", "api_name": f"verdict_{choice.replace('-', '_')}"}

@@ -7,6 +7,7 @@ from importlib.resources import files
 import gradio as gr
 
 from icr_platform.report.svg import chart_style
+from ui.pages.keys import keys_json
 
 # Named so that Bengali, Thai, Arabic and Chinese get a readable face wherever the system has one.
 SANS = (
@@ -14,6 +15,9 @@ SANS = (
     "Nirmala UI", "Leelawadee UI", "PingFang SC", "Microsoft YaHei", "sans-serif",
 )  # fmt: skip
 MONO = ("ui-monospace", "SFMono-Regular", "Consolas", "Noto Sans Mono", "monospace")
+
+SCRIPTS = ("inspector.js", "votes.js", "keys.js", "review.js")
+"""Of `ui/html/assets`, in the order in which they run."""
 
 
 def theme() -> gr.themes.Base:
@@ -29,8 +33,10 @@ def style() -> str:
 
 
 def head() -> str:
-    """What goes into <head>: our script and no referrer for links to MLflow."""
-    return f'<meta name="referrer" content="no-referrer"><script>{_asset("inspector.js")}{_asset("review.js")}</script>'
+    """What goes into <head>: our scripts and no referrer for links to MLflow."""
+    # One element each: what goes wrong in one script leaves the others working.
+    scripts = [f"window.icrKeys = {keys_json()};", *(_asset(name) for name in SCRIPTS)]
+    return '<meta name="referrer" content="no-referrer">' + "".join(f"<script>{script}</script>" for script in scripts)
 
 
 def _asset(name: str) -> str:

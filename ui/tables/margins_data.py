@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from ui.tables.pairs_data import PairTables, pair_index
+from icr_platform.core.artifacts import Artifact
+from ui.tables.pairs_data import PairTables, dropped_rows, pair_index
 from ui.tables.queries import QueryEngine, ResultRow, finite, parts_of
 
 BINS = 20
@@ -53,8 +55,35 @@ def has_margins(engine: QueryEngine, tables: PairTables) -> bool:
     return bool(rows[0]["n"])
 
 
+class LengthFigures(NamedTuple):
+    """How far length drives the pairs of one language, each before and after length control: annotate's own figures.
+
+    correlation: of length and reward within prompts, over the samples that pairs were chosen among. longer: share in [0, 1] of pairs
+    whose chosen response is longer. difference: mean characters of chosen minus rejected. None where annotate did not measure it.
+    """
+
+    language: str
+    correlation: tuple[float | None, float | None]
+    longer: tuple[float | None, float | None]
+    difference: tuple[float | None, float | None]
+
+
+def length_figures(preferences: Artifact, languages: Sequence[str]) -> list[LengthFigures]:
+    """Those of the languages that have any, as the manifest of the preferences has them: the very values that MLflow has."""
+    metrics = preferences.extra.get("metrics", {})
+    found = []
+    for language in languages:
+        values = [
+            tuple(metrics.get(f"{name}/{when}/{language}") for when in ("before", "after"))
+            for name in ("length_correlation", "chosen_longer", "length_difference")
+        ]
+        if any(value is not None for both in values for value in both):
+            found.append(LengthFigures(language, *values))
+    return found
+
+
 class LengthReward(NamedTuple):
-    """Samples of one language on a grid. rows: column, line, count. before/after: Pearson correlation of length and reward."""
+    """Samples of one language on a grid. rows: column, line, count."""
 
     samples: int
     x: tuple[float, float]
@@ -62,26 +91,25 @@ class LengthReward(NamedTuple):
     y_after: tuple[float, float]
     before: list[ResultRow]
     after: list[ResultRow]
-    correlation_before: float | None
-    correlation_after: float | None
 
 
 def length_reward(engine: QueryEngine, tables: PairTables, language: str, alpha: float) -> LengthReward | None:
-    """Reward against length over all samples; those that became pairs alone would exaggerate it.
+    """Reward against length over the samples that pairs were chosen among; the pairs alone would exaggerate it.
 
     alpha: reward per character that length control takes off. None without a scored sample.
     """
-    scored = """
+    scored = f"""
         SELECT r.character_count AS length, w.reward FROM read_parquet(?) AS r
         JOIN read_parquet(?) AS w USING (language, prompt_id, sample_index)
-        WHERE r.language = ? AND w.language = ? AND w.reward IS NOT NULL AND w.kind = (SELECT kind FROM read_parquet(?) LIMIT 1)"""
+        ANTI JOIN (SELECT * FROM {dropped_rows(engine, tables)} WHERE sample_index IS NOT NULL) AS d USING (language, prompt_id, sample_index)
+        WHERE r.language = ? AND w.language = ? AND isfinite(w.reward) AND w.kind = (SELECT kind FROM read_parquet(?) LIMIT 1)"""
     files = [parts_of(tables.responses), parts_of(tables.rewards), language, language, parts_of(tables.rewards, [0])]
-    table = engine.materialise(f"lengths/{tables.responses.digest}/{tables.rewards.digest}/{language}", scored, files)
+    digests = "/".join(each.digest for each in (tables.responses, tables.rewards, tables.drops))
+    table = engine.materialise(f"lengths/{digests}/{language}", scored, files)
     ends = engine.select(
         f"""SELECT count(*) AS n, quantile_cont(length, [0.01, 0.99]) AS x, quantile_cont(reward, [0.01, 0.99]) AS y,
-                   quantile_cont(reward - ? * length, [0.01, 0.99]) AS z, corr(length, reward) AS before,
-                   corr(length, reward - ? * length) AS after FROM {table}""",
-        [alpha, alpha],
+                   quantile_cont(reward - ? * length, [0.01, 0.99]) AS z FROM {table}""",
+        [alpha],
     )[0]
     if not ends["n"]:
         return None
@@ -92,10 +120,7 @@ def length_reward(engine: QueryEngine, tables: PairTables, language: str, alpha:
                     SELECT {_bin("length")} AS bin_x, {_bin(column)} AS bin_y FROM {table}) GROUP BY ALL"""
         x, y = ends["x"], bounds
         grids.append(engine.select(sql, [x[0], x[1], x[0], *extra, y[0], y[1], y[0]]))
-    return LengthReward(
-        ends["n"], tuple(ends["x"]), tuple(ends["y"]), tuple(ends["z"]), grids[0], grids[1],
-        finite(ends["before"]), finite(ends["after"]),
-    )  # fmt: skip
+    return LengthReward(ends["n"], tuple(ends["x"]), tuple(ends["y"]), tuple(ends["z"]), grids[0], grids[1])
 
 
 def _bin(expression: str) -> str:

@@ -87,7 +87,7 @@ def pair_index(engine: QueryEngine, tables: PairTables) -> str:
                    file_row_number AS row
             FROM read_parquet(?, filename=true, file_row_number=true)
         ), dropped AS (
-            SELECT DISTINCT language, prompt_id FROM {_dropped(engine, tables)}
+            SELECT DISTINCT language, prompt_id FROM {dropped_rows(engine, tables)}
         )
         SELECT row_number() OVER (ORDER BY part NULLS LAST, row, language, prompt_id) AS position, * FROM (
             SELECT * FROM pairs
@@ -176,7 +176,7 @@ def conditions(engine: QueryEngine, tables: PairTables, view: View) -> Condition
         add("(i.chosen_characters BETWEEN ? AND ? OR i.rejected_characters BETWEEN ? AND ?)", low, high, low, high)
     if view.dropped:
         reason, values = ("", []) if view.dropped == "*" else (" AND d.reason = ?", [view.dropped])
-        sql = f"(i.language, i.prompt_id) IN (SELECT (d.language, d.prompt_id) FROM {_dropped(engine, tables)} AS d WHERE true{reason})"
+        sql = f"(i.language, i.prompt_id) IN (SELECT (d.language, d.prompt_id) FROM {dropped_rows(engine, tables)} AS d WHERE true{reason})"
         add(sql, *values)
     else:
         add("i.part IS NOT NULL")  # it has a pair; without a reward, a pair has no margin
@@ -373,11 +373,11 @@ def neighbours(engine: QueryEngine, tables: PairTables, view: View) -> Neighbour
 def drop_reasons(engine: QueryEngine, tables: PairTables, language: str) -> list[ResultRow]:
     """reason, samples and prompts (of rows without a sample: a prompt, or one of its pairs) dropped, per reason; of one language or of all."""
     sql = f"""SELECT reason, count(sample_index) AS samples, count(DISTINCT (language, prompt_id)) FILTER (sample_index IS NULL) AS prompts
-              FROM {_dropped(engine, tables)} WHERE ? = '' OR language = ? GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 200"""
+              FROM {dropped_rows(engine, tables)} WHERE ? = '' OR language = ? GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 200"""
     return engine.select(sql, [language, language])
 
 
-def _dropped(engine: QueryEngine, tables: PairTables) -> str:
+def dropped_rows(engine: QueryEngine, tables: PairTables) -> str:
     """Drops without their details, which only one prompt's page shows."""
     sql = "SELECT language, prompt_id, sample_index, reason FROM read_parquet(?)"
     if not tables.drops.parts:

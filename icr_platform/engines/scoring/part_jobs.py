@@ -7,6 +7,7 @@ from typing import Any
 
 from icr_platform.core.artifacts import Artifact, ArtifactWriter, open_artifact
 from icr_platform.core.part_job import Make, PartJob, TakenPart
+from icr_platform.core.spending import Use
 from icr_platform.engines.execution.map_parts import map_parts
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.scoring.model_scores import free_gpu_memory
@@ -21,15 +22,17 @@ def make_missing_parts(
     load: Callable[[], Make],
     settings: ExecutionSettings,
     take: Callable[[int], TakenPart | None] | None = None,
+    use: Use = "scored",
 ) -> Artifact:
     """Make the parts that are missing and close the artifact; nothing is loaded when no part is missing.
 
     parts: of the whole artifact. rows: that the progress counts to. take: as of a `PartJob`; None without earlier work.
+    use: what the tokens are spent on.
     """
     if writer.complete:
         return open_artifact(writer.folder, writer.table)
     missing = [part for part in parts if not writer.has_part(part)]
     done = sum(writer.read_part(part).num_rows for part in parts if part not in missing)
-    map_parts(PartJob(label, (writer,), missing, shard, load, rows, done, gpus=1, take=take, use="scored"), settings)
+    map_parts(PartJob(label, (writer,), missing, shard, load, rows, done, gpus=1, take=take, use=use), settings)
     free_gpu_memory()
     return writer.close(len(parts))

@@ -54,6 +54,7 @@
       }
       remembered = null;
     }
+    document.dispatchEvent(new CustomEvent("icr-rendered"));
   };
 
   const withTheme = (url) => {
@@ -107,31 +108,6 @@
     submit(form, null);
   });
   window.addEventListener("popstate", () => go(location.search));
-
-  const isTyping = (element) => element && (element.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(element.tagName));
-  document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (isTyping(document.activeElement) && !/^(checkbox|radio)$/.test(document.activeElement.type || "")) {
-      if (event.key === "Escape") document.activeElement.blur();
-      return;
-    }
-    const wanted = { ArrowLeft: ".icr #main a[rel=prev]", ArrowRight: ".icr #main a[rel=next]" }[event.key];
-    const target = (wanted && document.querySelector(wanted)) || document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
-    const press = target || keyed(event.key);
-    if (!press || press.disabled || (press.id !== "key-z" && press.closest("#choices, #reasons, #key-n") && !document.querySelector(".icr [data-item]"))) return;
-    event.preventDefault();
-    if (press.matches("textarea, input:not([type=checkbox])")) press.focus();
-    else press.click();
-  });
-
-  // Gradio's own components take no data attributes: their key is the end of their id, as in key-1.
-  const keyed = (key) => {
-    const place = document.getElementById(`key-${key.toLowerCase()}`);
-    if (place) return place.tagName === "BUTTON" ? place : place.querySelector("button, input, textarea");
-    const reason = "qwertyui".indexOf(key.toLowerCase());
-    const boxes = document.querySelectorAll("#reasons input[type=checkbox]");
-    return reason >= 0 && key.length === 1 ? boxes[reason] : null;
-  };
 
   new MutationObserver(() => {
     const root = document.querySelector(".icr");

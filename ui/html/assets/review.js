@@ -24,6 +24,18 @@
     if (event.target.closest("#review #reasons") && event.target.checked) fold(true); // ticked by its key, unseen
   });
 
+  // Both panes scroll by the keys of a page, unless one of them has the focus and scrolls alone.
+  const STEPS = { " ": 0.85, PageDown: 0.85, PageUp: -0.85, ArrowDown: 0.12, ArrowUp: -0.12 };
+  document.addEventListener("keydown", (event) => {
+    const panes = document.querySelectorAll(".icr.review .sides > section");
+    const isElsewhere = event.target.closest("input, textarea, select, summary, a, dialog, .sides, .question, button:not(#choices *)");
+    if (!panes.length || isElsewhere || !(event.key in STEPS) || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest("#choices") && event.key === " ") return; // see votes.js
+    event.preventDefault();
+    const turn = event.key === " " && event.shiftKey ? -1 : 1;
+    panes.forEach((pane) => pane.scrollBy({ top: turn * STEPS[event.key] * pane.clientHeight }));
+  });
+
   document.addEventListener("submit", (event) => {
     const form = event.target.closest("form[data-make-link]");
     if (!form) return;
