@@ -16,6 +16,7 @@ from icr_platform.core.artifacts import ArtifactWriter
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import TableSchema
+from ui.review.counted import counted
 from ui.review.items import Facts, facts_of, item_of
 from ui.review.verdict_store import VerdictStore
 from ui.review.verdict_summary import Judged, by_item, verdict_metrics
@@ -23,6 +24,7 @@ from ui.review.verdicts import COLUMNS, VERDICTS_SCHEMA, Verdict, verdicts_table
 from ui.tables.run_tables import RunTables
 from ui.tables.runs import ArmRecord
 
+PREFERENCES = "preferences-trl.jsonl"
 LABELLED_PAIRS = "labelled-pairs.jsonl"
 VERDICTS = TableSchema("verdicts", 2, VERDICTS_SCHEMA)
 
@@ -30,6 +32,9 @@ VERDICTS = TableSchema("verdicts", 2, VERDICTS_SCHEMA)
 def export(tables: RunTables, arm: ArmRecord, verdicts: Sequence[Verdict], folder: Path | None = None) -> list[str]:
     """Paths of the verdicts as CSV and Parquet, of the decided ones as a preference data set in TRL's format, and of all judged items as
     labelled pairs, which `icr reward-bench --pairs` reads.
+
+    The last two are of blind verdicts of random queues. Those of targeted queues, and open ones, have files of their own
+    (`labelled-pairs-targeted.jsonl`, `labelled-pairs-open.jsonl`, ...), where there are any.
 
     folder: where to write; a new temporary one without it.
 
@@ -40,21 +45,38 @@ def export(tables: RunTables, arm: ArmRecord, verdicts: Sequence[Verdict], folde
         raise InputError("There are no verdicts to export yet; record some on Spot-check.")
     folder = folder or Path(tempfile.mkdtemp(prefix="icr-verdicts-"))
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / name for name in ("verdicts.csv", "verdicts.parquet", "preferences-trl.jsonl", LABELLED_PAIRS)]
-    for path in files:  # reviewers' names and notes are their owner's alone from the start
-        path.unlink(missing_ok=True)
-        path.touch(mode=0o600)
-    files[0].write_text(to_csv(verdicts), encoding="utf-8")
-    pq.write_table(verdicts_table(verdicts), files[1])
-    with files[2].open("w", encoding="utf-8") as preferences, files[3].open("w", encoding="utf-8") as labelled:
+    table, found = [_private(folder / f"verdicts.{end}") for end in ("csv", "parquet")], counted(verdicts)
+    table[0].write_text(to_csv(verdicts), encoding="utf-8")
+    pq.write_table(verdicts_table(verdicts), table[1])
+    files = [*table, *_export_items(tables, arm, found.blind, folder, "")]
+    for end, apart in (("-targeted", found.targeted), ("-open", found.open)):
+        if apart:
+            files += _export_items(tables, arm, apart, folder, end)
+    return list(map(str, files))
+
+
+def _export_items(
+    tables: RunTables, arm: ArmRecord, verdicts: Sequence[Verdict], folder: Path, end: str
+) -> tuple[Path, Path]:
+    """Preferences and labelled pairs of the items that some verdicts are about, each with their majority."""
+    names = [Path(name) for name in (PREFERENCES, LABELLED_PAIRS)]
+    preferences, labelled = (_private(folder / f"{name.stem}{end}{name.suffix}") for name in names)
+    with preferences.open("w", encoding="utf-8") as preferred, labelled.open("w", encoding="utf-8") as pairs:
         for judged in by_item(verdicts):
             facts = facts_of(tables, arm, item_of(judged.verdict))
             texts = {side.name: side.text for side in (facts.first, facts.second)}
-            labelled.write(labelled_row(judged, facts) + "\n")
+            pairs.write(labelled_row(judged, facts) + "\n")
             # Ties and draws are left out of preferences: DPO learns from a side that is better.
             if judged.preferred:
-                preferences.write(trl_row(facts.asked, texts, judged.preferred) + "\n")
-    return list(map(str, files))
+                preferred.write(trl_row(facts.asked, texts, judged.preferred) + "\n")
+    return preferences, labelled
+
+
+def _private(path: Path) -> Path:
+    """An empty file: reviewers' names and notes are their owner's alone from the start."""
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    return path
 
 
 def labelled_row(judged: Judged, facts: Facts) -> str:
@@ -128,6 +150,6 @@ def publish(tables: RunTables, verdicts: VerdictStore, run_id: str) -> int:
         writer.write_part(0, verdicts_table(history))
         writer.close(1)
         # The table has all history, withdrawn verdicts included; the metrics count each reviewer's last word.
-        metrics = verdict_metrics(verdicts.current(run_id))
+        metrics = verdict_metrics(counted(verdicts.current(run_id)))
         tables.catalogue.reader.attach(arm.run.run_id, Path(folder) / "verdicts", "verdicts", metrics)
     return len(history)

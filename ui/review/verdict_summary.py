@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from icr_platform.core.intervals import Interval, wilson
 from icr_platform.core.language_tags import is_english
+from ui.review.counted import Counted
 from ui.review.reliability import krippendorff_alpha, pairwise_kappas, verdicts_needed
 from ui.review.verdicts import CHOICES, DECIDED, Verdict
 
@@ -120,28 +121,44 @@ def by_margin(items: Sequence[Judged], bins: int = 4) -> dict[str, list[Judged]]
 
 @dataclass(frozen=True)
 class ReviewerRow:
-    """One reviewer: verdicts, how often she chose what, and her median seconds per verdict."""
+    """One reviewer: her blind verdicts of random queues, how often she chose what, her median seconds, and what is counted apart.
+
+    fast: of all her verdicts, those that were given quicker than anyone reads. gold_right: of her gold items, those that she judged right.
+    """
 
     name: str
     verdicts: int
     choices: dict[str, int]
-    seconds: float
+    seconds: float | None
+    fast: int
+    targeted: int
+    open: int
+    gold: int
+    gold_right: int
 
 
-def by_reviewer(verdicts: Sequence[Verdict]) -> list[ReviewerRow]:
+def by_reviewer(found: Counted) -> list[ReviewerRow]:
     """A row per reviewer, by name."""
-    groups: dict[str, list[Verdict]] = defaultdict(list)
-    for verdict in verdicts:
-        groups[verdict.reviewer].append(verdict)
-    return [
-        ReviewerRow(
-            name,
-            len(own),
-            {choice: sum(verdict.choice == choice for verdict in own) for choice in CHOICES},
-            statistics.median(verdict.seconds for verdict in own),
+    names = {verdict.reviewer for kind in (found.blind, found.targeted, found.open, found.gold) for verdict in kind}
+
+    def row(name: str) -> ReviewerRow:
+        blind, targeted, shown, gold = (
+            [verdict for verdict in kind if verdict.reviewer == name]
+            for kind in (found.blind, found.targeted, found.open, found.gold)
         )
-        for name, own in sorted(groups.items())
-    ]
+        return ReviewerRow(
+            name,
+            len(blind),
+            {choice: sum(verdict.choice == choice for verdict in blind) for choice in CHOICES},
+            statistics.median(verdict.seconds for verdict in blind) if blind else None,
+            fast=sum(verdict.fast for verdict in (*blind, *targeted, *shown, *gold)),
+            targeted=len(targeted),
+            open=len(shown),
+            gold=len(gold),
+            gold_right=sum(preferred_name(verdict) == verdict.gold for verdict in gold),
+        )
+
+    return [row(name) for name in sorted(names)]
 
 
 @dataclass(frozen=True)
@@ -164,15 +181,25 @@ def reliability(verdicts: Iterable[Verdict]) -> Reliability:
     return Reliability(len(several), krippendorff_alpha(several), pairwise_kappas(several))
 
 
-def verdict_metrics(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """MLflow metrics, in percent: `human_agreement/es` (with the reward), `human_judge_agreement/es`, their `_n/es`, and `/all`."""
-    items = by_item(verdicts)
-    names = {"reward": "human_agreement", "judge": "human_judge_agreement", "length": "human_length_agreement"}
+_METRICS = {"reward": "human_agreement", "judge": "human_judge_agreement", "length": "human_length_agreement"}
+
+
+def verdict_metrics(found: Counted) -> dict[str, float]:
+    """MLflow metrics, in percent: `human_agreement/es` (with the reward), `human_judge_agreement/es`, their `_n/es`, and `/all`.
+
+    Of blind verdicts of random queues alone. Those of targeted queues and open ones stand apart, as `human_agreement_targeted/es` and
+    `human_agreement_open/es`; `human_verdicts/KIND` says how many there are of each kind.
+    """
     metrics: dict[str, float] = {}
-    for found in accuracies(items, by_language(items)):
-        metrics[f"{names[found.source]}/{found.group}"] = 100.0 * found.interval.share
-        metrics[f"{names[found.source]}_n/{found.group}"] = float(found.interval.n)
-    agreed = reliability(verdicts)
+    for end, verdicts in (("", found.blind), ("_targeted", found.targeted), ("_open", found.open)):
+        items = by_item(verdicts)
+        for row in accuracies(items, by_language(items)):
+            metrics[f"{_METRICS[row.source]}{end}/{row.group}"] = 100.0 * row.interval.share
+            metrics[f"{_METRICS[row.source]}{end}_n/{row.group}"] = float(row.interval.n)
+    # MLflow keeps a metric's last value: that an agreement which was published before has nothing to rest on now has to be said.
+    metrics.setdefault("human_agreement_n/all", 0.0)
+    agreed = reliability(found.blind)
     if agreed.alpha == agreed.alpha:  # NaN, and left out, when no two reviewers judged the same item
         metrics["human_reliability/krippendorff_alpha"] = agreed.alpha
-    return metrics
+    kinds = {"blind": found.blind, "targeted": found.targeted, "open": found.open, "gold": found.gold}
+    return metrics | {f"human_verdicts/{kind}": float(len(verdicts)) for kind, verdicts in kinds.items() if verdicts}

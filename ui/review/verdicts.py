@@ -55,7 +55,7 @@ class Verdict:
     fast: bool = False
     """Whether it was given quicker than anyone reads, see ui.review.reading."""
     gold: str = ""
-    """The side that is better for certain, where the item checks attention; else ''."""
+    """The side that is better for certain, by its name as in `left` and `right`, where the item checks attention; else ''."""
     source: str = INSPECTOR
     """Where it was given: in the inspector, or the name of what it was imported from."""
 

@@ -16,7 +16,7 @@ SANS = (
 )  # fmt: skip
 MONO = ("ui-monospace", "SFMono-Regular", "Consolas", "Noto Sans Mono", "monospace")
 
-SCRIPTS = ("inspector.js", "votes.js", "keys.js", "review.js")
+SCRIPTS = ("inspector.js", "votes.js", "keys.js", "texts.js", "review.js")
 """Of `ui/html/assets`, in the order in which they run."""
 
 
