@@ -149,7 +149,7 @@ def record(
         left_score=left.score,
         right_score=right.score,
         link=link.id if link else "",
-        gold=("left" if left.name == "chosen" else "right") if item.kind == GOLD else "",
+        gold=facts.first.name if item.kind == GOLD else "",
         # Who skips an item, or says that there is no verdict, need not have read it.
         fast=choice in DECIDED and is_faster_than_reading(seconds, (left.text, right.text)),
     )
