@@ -262,7 +262,9 @@ def bootstrap_mean(
     Studentised (Hall, The Bootstrap and Edgeworth Expansion, 1992), because most prompts do not change between two
     iterations: with few changes among a hundred prompts the percentile interval is too narrow. The p-value comes from
     the same |t|, so that it falls below 1 - confidence where the interval leaves null out. Where only a handful of values
-    differ from the rest it errs on the wide side, because resamples that miss them all hardly vary.
+    differ from the rest it errs on the wide side, because resamples that miss them all hardly vary. Where so few do that |t| has
+    no bound, the interval is what exact bounds (Clopper and Pearson, 1934) on the shares of values above and below null allow, if each
+    of these went as far as `limits`.
     """
     sample = np.asarray(values, dtype=np.float64)
     n = len(sample)
@@ -287,8 +289,25 @@ def bootstrap_mean(
     statistic = np.concatenate(parts)
     reach = float(np.quantile(statistic, confidence, method="higher")) * error
     extreme = int((statistic >= abs(mean - null) / error).sum())
-    low, high = max(mean - reach, limits[0]), min(mean + reach, limits[1])
-    return MeanInterval(mean, error, low, high, (1 + extreme) / (resamples + 1))
+    ends = mean - reach, mean + reach
+    if math.isinf(reach):
+        ends = (
+            null - _most_of((sample < null).mean(), n, confidence) * (null - min(limits[0], sample.min())),
+            null + _most_of((sample > null).mean(), n, confidence) * (max(limits[1], sample.max()) - null),
+        )
+    return MeanInterval(mean, error, max(ends[0], limits[0]), min(ends[1], limits[1]), (1 + extreme) / (resamples + 1))
+
+
+def _most_of(share: float, n: int, confidence: float) -> float:
+    """The upper end of the exact interval of a share of n.
+
+    >>> round(_most_of(0.0, 120, 0.95), 4), _most_of(1.0, 120, 0.95)
+    (0.0303, 1.0)
+    """
+    from scipy.special import betaincinv
+
+    count = round(share * n)
+    return float(betaincinv(count + 1, n - count, (1 + confidence) / 2)) if count < n else 1.0
 
 
 def holm(p_values: ArrayLike) -> Floats:

@@ -61,11 +61,13 @@ def flip_table(before: Mapping[str, LanguageJudgments], after: Mapping[str, Lang
 
 
 def change_metrics(differences: pd.DataFrame, flips: pd.DataFrame) -> dict[str, float]:
-    """`win_rate_change/LANG` in points, `win_rate_change_p/LANG` (Holm), and counts of `regressions/LANG`."""
+    """`win_rate_change/LANG` in points over the `win_rate_change_n/LANG` prompts that both have, `win_rate_change_p/LANG` (Holm), and counts
+    of `regressions/LANG`."""
     metrics: dict[str, float] = {}
     for row in differences.to_dict("records"):
         language, p_value = row["language"], float(row["adjusted_p_value"])
         metrics[f"win_rate_change/{language}"] = float(row["difference"])
+        metrics[f"win_rate_change_n/{language}"] = float(row["n"])
         if not math.isnan(p_value):  # where nothing varies there is none, and MLflow's charts cannot show NaN
             metrics[f"win_rate_change_p/{language}"] = p_value
         lost = (flips["language"] == language) & (flips["kind"] == "regression")

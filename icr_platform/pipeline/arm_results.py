@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from icr_platform.core.artifacts import atomic_path, file_digest, open_artifact, text_digest
 from icr_platform.core.config import without_secrets
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from icr_platform.report.arm_report import ExamplePair, Report
+    from icr_platform.report.comparison import Answer
     from icr_platform.tracking.run_handle import RunHandle
 
 # Tags of the runs that made a comparison or a report, and the files on which these depend in addition to the stage runs.
@@ -288,7 +289,7 @@ def figures_of(session: Session, arm: Arm, with_texts: bool = True) -> Report:
     found, tracker = split_world(arm.given.prompts, session.worlds), session.tracker
     world = found[0] if found else None
     runs = {f"iteration {t}, {stage}": done.run.run_id for (t, stage), done in arm.stages.items() if done.run}
-    compared, said = _last_against_first(session, arm) if with_texts else (None, ())
+    compared = _last_against_first(session, arm) if with_texts else _NOT_COMPARED
     return Report(
         title=world.title if world else "Implicit cross-lingual rewarding",
         arm=arm.config.arm,
@@ -303,28 +304,39 @@ def figures_of(session: Session, arm: Arm, with_texts: bool = True) -> Report:
         notes=[
             *([arm.stopped] if arm.stopped else []),
             *(note for done in noted for note in (notes_of(tracker, done) if tracker else done.result.notes)),
-            *said,
+            *compared.notes,
         ],
         published=world is None,
-        comparison=compared,
+        answer=compared.answer,
+        comparison=compared.tables,
     )
 
 
-def _last_against_first(session: Session, arm: Arm) -> tuple[Markup | None, tuple[str, ...]]:
-    """Tables of the last policy against the first one, on everything that was measured of both; and notes, such as why there are none."""
+class _LastAgainstFirst(NamedTuple):
+    """What the last policy is against the first one, on everything that was measured of both; notes, such as why nothing is."""
+
+    answer: Answer | None = None
+    tables: Markup | None = None
+    notes: tuple[str, ...] = ()
+
+
+_NOT_COMPARED = _LastAgainstFirst()
+
+
+def _last_against_first(session: Session, arm: Arm) -> _LastAgainstFirst:
     from icr_platform.pipeline.compare import compare_sides
     from icr_platform.pipeline.sides import side_of_arm
-    from icr_platform.report.comparison import comparison_html
+    from icr_platform.report.comparison import answer_of, comparison_html
 
     iterations = sorted({t for t, _ in arm.stages})
     sides = [side_of_arm(arm, t) for t in (iterations[0], iterations[-1])] if len(iterations) > 1 else []
     if not sides or not set(sides[0].runs[0].places) & set(sides[1].runs[0].places):
-        return None, ()
+        return _NOT_COMPARED
     try:
         found = compare_sides(sides, session.resolver.local)
     except InputError as error:
-        return None, (f"the last policy is not compared with the first: {error}",)
-    return comparison_html(found.table, found.margin), found.notes
+        return _LastAgainstFirst(notes=(f"the last policy is not compared with the first: {error}",))
+    return _LastAgainstFirst(answer_of(found.table), comparison_html(found.table, found.margin), found.notes)
 
 
 def _examples(arm: Arm, iteration: int) -> list[ExamplePair]:

@@ -6,7 +6,7 @@ text and is escaped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +18,7 @@ from markupsafe import Markup
 from icr_platform.core.artifacts import atomic_path
 from icr_platform.core.language_tags import html_lang, is_english, is_right_to_left
 from icr_platform.core.languages import language_in
-from icr_platform.report.comparison import report_style
+from icr_platform.report.comparison import Answer, ends_text, report_style, tone
 from icr_platform.report.cost_table import cost_rows, cost_until, is_cost
 from icr_platform.report.evidence import evidence_of, is_evidence
 from icr_platform.report.figures import LearningCurve, evidence_curves, learning_curves
@@ -58,7 +58,8 @@ class Report:
     iterations: in order, 0 is pi_0.
     devices: what it ran on, in words.
     published: whether the paper's X-AlpacaEval figures are shown too (they mean nothing for other evaluation sets).
-    comparison: tables of pi_T against pi_0, None where there are none, as `report.comparison.comparison_html` writes them.
+    answer, comparison: of pi_T against pi_0, None where there is none: what to say first, and all tables, as `report.comparison.answer_of`
+        and `comparison_html` make them.
     """
 
     title: str
@@ -71,7 +72,11 @@ class Report:
     notes: Sequence[str] = ()
     published: bool = True
     devices: str = ""
+    answer: Answer | None = None
     comparison: Markup | None = None
+
+
+_EXAMPLE_CHARACTERS, _SHORTEST_TEXT = 250_000, 200  # of all texts of examples together; of one that is cut
 
 
 class _Kind(NamedTuple):
@@ -123,7 +128,9 @@ def write_report(path: Path, report: Report) -> None:
         report=report,
         style=report_style(),
         chart_style=chart_style(),
-        headline=_headline(iterations),
+        headline=[] if report.answer else _headline(iterations),
+        ends_text=ends_text,
+        tone=tone,
         curves=[(kind, curves) for kind in _KINDS if kind.chart and (curves := _curves(report, kind))],
         tables=[(kind, rows) for kind, rows in tables if rows],
         evidence=[
@@ -137,10 +144,17 @@ def write_report(path: Path, report: Report) -> None:
         html_lang=html_lang,
         is_english=is_english,
         means=MEANS,
+        short=_shortener(report.examples),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
+
+
+def _shortener(examples: Sequence[ExamplePair]) -> Callable[[str], str]:
+    """Cuts the texts of examples so that all of them together are of a size that a mail takes."""
+    longest = max(_SHORTEST_TEXT, _EXAMPLE_CHARACTERS // max(1, 4 * len(examples)))
+    return lambda text: text if len(text) <= longest else f"{text[:longest]} … ({len(text):,} characters in all)"
 
 
 def _curves(report: Report, kind: _Kind) -> list[LearningCurve]:
@@ -152,7 +166,7 @@ def _curves(report: Report, kind: _Kind) -> list[LearningCurve]:
 
 
 def _headline(iterations: Sequence[IterationMetrics]) -> list[tuple[str, Measured, Measured]]:
-    """(label, first, last) of the mean win rates; the change of the last is against the first."""
+    """(label, first, last) of the mean win rates, where no comparison says more; the change of the last is against the first."""
     found = []
     for code in languages_of(iterations, "win_rate"):
         measured = [one for one in measured_of(iterations, "win_rate", code) if one.value is not None]

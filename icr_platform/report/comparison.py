@@ -139,6 +139,37 @@ def comparison_terminal_tables(table: pd.DataFrame, margin: float | None = None)
     return found
 
 
+class Answer(NamedTuple):
+    """What a comparison of two sides says first: of which metric, in words, and the rows of its means (of the languages without means)."""
+
+    title: str
+    summary: str
+    rows: list[Row]
+    digits: int
+
+
+def answer_of(table: pd.DataFrame) -> Answer | None:
+    """The answer of the first metric that was compared; None where nothing was.
+
+    >>> row = {"metric": "win_rate", "second_side": "b", "equivalence": float("nan"), "verdict": "higher"}
+    >>> rows = [row | {"language": "es"}, row | {"language": "de", "verdict": ""}, row | {"language": "mean"}]
+    >>> answer_of(pd.DataFrame(rows)).summary
+    'higher in Spanish; no clear difference in German'
+    """
+    first = next(metric_tables(table), None)
+    if first is None:
+        return None
+    languages = [row for row in first.rows if row["language"] not in MEANS]
+    means = [row for row in first.rows if row["language"] in MEANS]
+    by_verdict: dict[str, list[str]] = {}
+    for row in sorted(
+        languages, key=lambda row: ("higher", "lower", "equivalent", "").index(row["verdict"].partition(",")[0])
+    ):
+        by_verdict.setdefault(row["verdict"] or "no clear difference", []).append(row_name(row["language"]))
+    summary = "; ".join(f"{verdict} in {', '.join(names)}" for verdict, names in by_verdict.items())
+    return Answer(first.title, summary, means or languages, digits_of(first))
+
+
 def tone(row: Row) -> str:
     """'up' or 'down' for a clear difference of what is better the higher it is, or the lower; '' for others, such as lengths."""
     if not row["verdict"].startswith(("higher", "lower")) or row["metric"] == "length/characters":

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from icr_platform.core.intervals import Z95
-from icr_platform.core.language_tags import english_first
+from icr_platform.core.language_tags import english_first, is_english
 from icr_platform.core.languages import is_language, language_label
 
 MEANS = {"mean": "Mean", "mean_non_english": "Mean, non-English"}
@@ -25,11 +26,16 @@ class IterationMetrics:
 
 @dataclass(frozen=True)
 class Measured:
-    """One metric of one language at one iteration. change: against the iteration before; None where there is none."""
+    """One metric of one language at one iteration.
+
+    change: against the iteration before; None where there is none. paired: how many prompts, which both iterations have, it is over;
+    None where it is the difference of two values.
+    """
 
     value: float | None
     standard_error: float | None = None
     change: float | None = None
+    paired: int | None = None
 
 
 def row_name(code: str) -> str:
@@ -55,15 +61,41 @@ def languages_of(iterations: Iterable[IterationMetrics], *prefixes: str) -> list
 
 
 def measured_of(iterations: Sequence[IterationMetrics], prefix: str, code: str) -> list[Measured]:
-    """The metric `prefix/code` over the iterations, with `prefix_se/code` and the change against the iteration before."""
+    """The metric `prefix/code` over the iterations, with `prefix_se/code` and the change against the iteration before.
+
+    The change is paired by prompt where that was measured, as `prefix_change/code`; of a mean over languages it is their mean then.
+    """
     found: list[Measured] = []
     before: float | None = None
     for measured in iterations:
-        value = measured.metrics.get(f"{prefix}/{code}")
-        change = value - before if value is not None and before is not None else None
-        found.append(Measured(value, measured.metrics.get(f"{prefix}_se/{code}"), change))
+        value, paired = measured.metrics.get(f"{prefix}/{code}"), _paired(measured, prefix, code)
+        plain = value - before if value is not None and before is not None else None
+        change = plain if paired is None else paired.change
+        found.append(
+            Measured(value, measured.metrics.get(f"{prefix}_se/{code}"), change, paired.prompts if paired else None)
+        )
         before = value
     return found
+
+
+class _Paired(NamedTuple):
+    change: float
+    prompts: int
+
+
+def _paired(measured: IterationMetrics, prefix: str, code: str) -> _Paired | None:
+    """The paired change of a language, or of all those behind a mean; None unless each of them has one."""
+    codes = [code]
+    if code in MEANS:
+        languages = [one for one in languages_of([measured], prefix) if one not in MEANS]
+        codes = [one for one in languages if code == "mean" or not is_english(one)]
+    changes, counts = (
+        [measured.metrics.get(f"{prefix}_{name}/{one}") for one in codes] for name in ("change", "change_n")
+    )
+    known, prompts = [one for one in changes if one is not None], [one for one in counts if one is not None]
+    if not known or not len(known) == len(prompts) == len(codes):
+        return None
+    return _Paired(sum(known) / len(known), int(sum(prompts)))
 
 
 def interval_of(metrics: Mapping[str, float], prefix: str, code: str) -> tuple[float, float] | None:

@@ -30,8 +30,11 @@ KILLS = 3
 
 def call(port: int, name: str, data: list[Any]) -> str:
     """What a button's click does over HTTP: the event is queued, its result streamed back."""
-    address = f"http://127.0.0.1:{port}/gradio_api/call/{name}"
-    request = urllib.request.Request(address, json.dumps({"data": data}).encode(), {"Content-Type": "application/json"})
+    server = f"http://127.0.0.1:{port}"
+    with urllib.request.urlopen(f"{server}/icr/token", timeout=30) as answer:
+        headers = {"Content-Type": "application/json", "X-ICR-Token": json.load(answer)["token"]}
+    address = f"{server}/gradio_api/call/{name}"
+    request = urllib.request.Request(address, json.dumps({"data": data}).encode(), headers)
     with urllib.request.urlopen(request, timeout=30) as answer:
         event = json.load(answer)["event_id"]
     with urllib.request.urlopen(f"{address}/{event}", timeout=60) as answer:

@@ -1,4 +1,4 @@
-"""200 hostile texts in every field: none runs, loads, restyles or reorders anything; other hosts and users are refused."""
+"""More than 300 hostile texts in every field: none runs, loads, restyles or reorders anything; other hosts and users are refused."""
 
 from __future__ import annotations
 

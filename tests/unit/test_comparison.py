@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from icr_platform.evaluation.comparison import (
     LanguageJudgments,
@@ -62,6 +63,21 @@ def test_one_changed_prompt_of_many_is_no_evidence() -> None:
     change = win_rate_difference(judged(before), judged(after))
     assert change.low <= 0 <= change.high <= 100
     assert change.p_value > 0.05
+
+
+@pytest.mark.parametrize(("worse", "better"), [(0, 1), (1, 0), (1, 1), (0, 2), (2, 0)])
+def test_few_changed_prompts_bound_the_change(worse: int, better: int) -> None:
+    """Of 120 prompts few differ: by no more than the exact bounds of the shares that do, a whole win each."""
+    values = np.array([-0.5] * worse + [0.5] * better + [0.0] * (120 - worse - better))
+    found = bootstrap_mean(values, limits=(-1.0, 1.0))
+    most = {count: binomtest(count, 120).proportion_ci(0.95, method="exact").high for count in range(3)}
+    assert -most[worse] - 1e-9 <= found.low < 0 < found.high <= most[better] + 1e-9
+    if worse + better == 1:
+        assert (found.low, found.high) == pytest.approx((-most[worse], most[better]))
+    assert found.p_value > 0.05
+    unbounded = bootstrap_mean(values)
+    assert unbounded.low <= found.low
+    assert found.high <= unbounded.high
 
 
 def test_holm_by_hand() -> None:

@@ -101,9 +101,10 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
     two = [IterationMetrics(t, {"fidelity/es": 99.0, "train/loss": 0.6}) for t in range(2)]
     page = page_of(tmp_path / "two.html", replace(own, iterations=two, notes=["es: read this"]))
     assert page.headings == [
-        "Learning curves", "Language fidelity, %", "Tables", "Language fidelity", "Preferences, training and judge", "Notes",
+        "Learning curves", "Language fidelity, %", "Tables", "Language fidelity", "Notes",
     ]  # fmt: skip
     assert "es: read this" in page.text
+    assert "Appendix: all other metrics of each iteration under their MLflow names" in page.text
     assert "Published win rates" in page_of(tmp_path / "paper.html", replace(own, published=True)).headings
 
 
@@ -162,7 +163,7 @@ def test_what_was_seen_without_a_judge_has_tables_with_intervals(tmp_path: Path)
     html = path.read_text(encoding="utf-8")
     assert '<small class="up">+3.0</small>' in html, "an interval without 0"
     assert '<small class="">+2.0</small>' in html, "an interval with 0"
-    assert "Preferences, training and judge" not in page.headings, "nothing is listed twice"
+    assert not any("Appendix" in text for text in page.text), "nothing is listed twice"
     assert [told for told, _ in page.dots if "71.0%" in told] == ["iteration 1: 71.0%, 95% interval 61.0 to 79.0"]
 
 
@@ -267,3 +268,60 @@ def test_categories_are_not_languages_and_sources_are_told_apart() -> None:
     assert "Cuicatec" not in text
     assert [line.split()[1] for line in text.splitlines() if "│ cut" in line] == ["cut"]
     assert [line.split()[1] for line in text.splitlines() if "length" in line] == ["pairs", "corruptions"]
+
+
+def test_a_change_is_paired_where_that_was_measured() -> None:
+    before = {"win_rate/en": 50.0, "win_rate/es": 40.0, "win_rate/mean": 45.0, "win_rate/mean_non_english": 40.0}
+    paired = {"win_rate_change/es": 11.3, "win_rate_change_n/es": 27.0}
+    after = {name: value + 11.5 for name, value in before.items()} | paired
+    iterations = [IterationMetrics(0, before), IterationMetrics(1, after)]
+
+    def changes(code: str) -> tuple[float | None, int | None]:
+        last = measured_of(iterations, "win_rate", code)[1]
+        return last.change, last.paired
+
+    assert changes("es") == (11.3, 27)
+    assert changes("mean_non_english") == (11.3, 27)
+    assert changes("en") == (11.5, None)
+    assert changes("mean") == (11.5, None), "English has no paired change"
+    after |= {"win_rate_change/en": 1.3, "win_rate_change_n/en": 30.0}
+    assert changes("mean") == (pytest.approx(6.3), 57)
+
+
+def test_the_report_of_a_large_arm_weighs_little(tmp_path: Path) -> None:
+    languages = [
+        "en",
+        "es",
+        "de",
+        "fr",
+        "ru",
+        "ar",
+        "bn",
+        "hi",
+        "ja",
+        "ko",
+        "th",
+        "vi",
+        "zh",
+        "sw",
+        "yo",
+        "te",
+        "ta",
+        "ur",
+        "fa",
+        "he",
+        "tr",
+        "pl",
+        "uk",
+        "cs",
+        "el",
+        "it",
+    ]
+    kinds = ("win_rate", "lc_win_rate", "fidelity", "length/ratio", "margin/median", "line_pass_rate", "alpha", "pairs")
+    metrics = {f"{kind}/{code}": 1 / 3 + 40 for kind in kinds for code in languages}
+    metrics |= {f"reward_accuracy/{kind}/{code}": 200 / 3 for kind in ("cross-lingual", "length") for code in languages}
+    text = "長い応答 " * 20_000
+    examples = [ExamplePair(t, code, "p", text, text, text, text, 0.5) for t in range(1, 6) for code in languages]
+    iterations = [IterationMetrics(t, metrics) for t in range(6)]
+    write_report(tmp_path / "report.html", Report("t", "a", iterations, examples=examples))
+    assert (tmp_path / "report.html").stat().st_size < 2_000_000

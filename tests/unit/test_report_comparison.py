@@ -52,7 +52,9 @@ def test_the_report_compares_the_last_policy_with_the_first(tmp_path: Path, has_
     assert has_references or any("lc_win_rate is left out" in note for note in report.notes)
     write_report(tmp_path / "report.html", report)
     html = (tmp_path / "report.html").read_text()
-    assert "Is the last policy better than the first?" in html
+    assert report.answer is not None
+    assert report.answer.summary in html
+    assert "Is the last policy, π<sub>1</sub>, better than the first, π<sub>0</sub>?" in html
     assert "<th>pi_0</th><th>pi_1</th>" in html
     assert figures_of(session, arm, with_texts=False).comparison is None
 

@@ -67,6 +67,12 @@ KEYS = (
     Key("ArrowLeft", "ArrowLeft", ".icr #main a[rel=prev]", "The one before"),
     Key("ArrowRight", "ArrowRight", ".icr #main a[rel=next]", "The next one"),
     Key("Escape", "Escape", ".icr #main [data-key=Escape]", "Back to the list"),
+    _key(
+        "m",
+        ".icr [data-toggle=written]",
+        "Show texts as they were written, with their signs of formatting, or formatted",
+    ),
+    _key("d", ".icr [data-toggle=marks]", "Mark what differs between the two texts, or not"),
     Key("?", "Shift+Slash", ".icr [data-help]", "Show or close this list"),
 )
 

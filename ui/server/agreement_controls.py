@@ -13,11 +13,12 @@ from ui.pages.agreement import verdicts_shown
 from ui.pages.inspector import Focus, Inspector
 from ui.review import exports
 from ui.server.events import QUIET, guarded, parsed
+from ui.server.roles import Leads
 from ui.tables.view import parse_view
 
 
-def build_agreement_controls(inspector: Inspector) -> None:
-    """The buttons and what they do. The run is the one in the address, which the browser reads when a button is pressed."""
+def build_agreement_controls(inspector: Inspector, leads: Leads) -> None:
+    """The buttons and what they do, publishing only for leads. The run is the one in the address, which the browser reads when a button is pressed."""
     place = gr.Textbox(visible="hidden", elem_id="place")
     with gr.Row(elem_id="agreement-bar"):
         export = gr.Button("Export verdicts (CSV, Parquet, TRL, labelled pairs)", elem_id="export")
@@ -39,15 +40,16 @@ def build_agreement_controls(inspector: Inspector) -> None:
 
         return guarded(act, 2)
 
-    def published(asked: str) -> list[Any]:
+    def published(asked: str, request: gr.Request) -> list[Any]:
         def act() -> list[Any]:
+            leads.refuse_others(request.username, "Publishing")
             rows = exports.publish(inspector, inspector.verdicts, focus_at(asked).arm.run.run_id)
             said = f"{rows} verdicts are published to the run as table 'verdicts', with their agreement as metrics."
             return [str(message(said))]
 
         return guarded(act, 1)
 
-    def wire(button: gr.Button, handler: Callable[[str], list[Any]], outputs: list[Any]) -> None:
+    def wire(button: gr.Button, handler: Callable[..., list[Any]], outputs: list[Any]) -> None:
         read_address = button.click(None, None, place, js="() => window.location.search", show_progress="hidden")
         read_address.then(handler, place, outputs, **QUIET)
 
