@@ -38,8 +38,9 @@ def test_publish_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
     assert "has no verdicts yet" in none_yet.stderr
     inspector = open_inspector(InspectOptions(tracking_uri=uri, verdicts=verdicts))
     for language, prompt_id in (("es", "p0"), ("es", "p1"), ("bn", "p0")):
-        token = new_token(Item("pair", 2, None, language, prompt_id), run_id, "random", True)
-        record(inspector, inspector.verdicts, "ana", "left", token, ["untrue"], "note")
+        item = Item("pair", 2, None, language, prompt_id)
+        token = new_token(inspector.links.secret, item, run_id, "random", True, "chosen")
+        record(inspector, inspector.verdicts, inspector.links, "ana", "left", token, ["untrue"], "note")
     for times in (1, 2):
         done = icr("verdicts", "publish", run_id, *flags)
         assert (done.returncode, done.stdout) == (0, f"published 3 verdicts to run {run_id}\n"), done.stderr
@@ -80,10 +81,12 @@ def test_exported_verdicts_are_labelled_pairs(
     for (language, prompt_id), choices in said.items():
         item = Item("pair", 2, None, language, prompt_id)
         for reviewer, choice in choices.items():
-            left = "left" if is_first_left(reviewer, item, blind=True) else "right"
-            sides = {"chosen": left, "rejected": {"left": "right", "right": "left"}[left]}
-            token = new_token(item, run_id, "random", True)
-            record(inspector, inspector.verdicts, reviewer, sides.get(choice, choice), token, [], "")
+            first_left = is_first_left(inspector.links.secret, reviewer, item, blind=True)
+            sides = {"chosen": "left", "rejected": "right"} if first_left else {"chosen": "right", "rejected": "left"}
+            token = new_token(
+                inspector.links.secret, item, run_id, "random", True, "chosen" if first_left else "rejected"
+            )
+            record(inspector, inspector.verdicts, inspector.links, reviewer, sides.get(choice, choice), token, [], "")
     inspector.catalogue.close()
 
     assert run(["verdicts", "export", run_id, *flags, "--output", str(tmp_path / "out")]) == 0

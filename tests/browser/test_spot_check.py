@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,7 @@ def press(tab: Any, key: str) -> None:
 
 
 def shown(tab: Any) -> str:
-    values = tab.evaluate("document.querySelector('#token textarea, #token input').value")
-    return json.dumps(json.loads(values)["item"], sort_keys=True)
+    return str(tab.get_attribute("[data-item]", "data-item"))
 
 
 def test_twenty_verdicts_by_keyboard(server: Server, open_page: Callable[..., Any]) -> None:
