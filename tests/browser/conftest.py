@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import compared_runs, evidence_run, synthetic_runs
+from tests.support import compared_runs, evidence_run, formatted_run, synthetic_runs
 from tests.support.inspector import READY, Server, start_server
 from tests.support.ports import free_port
 
@@ -30,6 +30,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
         "thinking": synthetic_runs.thinking_run(tracker, folder / "artifacts").run_id,
         "conversations": synthetic_runs.conversations_run(tracker, folder / "artifacts").run_id,
         "evidence": evidence_run.evidence_run(tracker, folder / "artifacts").run_id,
+        "formatted": formatted_run.formatted_run(tracker, folder / "artifacts").run_id,
         "long": synthetic_runs.long_run(tracker, folder / "artifacts").run_id,
         **compared_runs.compared_runs(tracker, folder / "artifacts"),
         **synthetic_runs.broken_runs(tracker, folder / "artifacts"),

@@ -38,7 +38,10 @@ def test_lines_in_another_language_are_marked_and_named(
     assert set(marks) == {"This line is taken for English"}
     if language == "ar":
         texts = tab.query_selector_all(".foreign")
-        assert all(text.evaluate("e => getComputedStyle(e.parentElement).direction") == "rtl" for text in texts)
+        assert all(text.evaluate("e => getComputedStyle(e.closest('.text')).direction") == "rtl" for text in texts)
+        assert all(text.evaluate("e => getComputedStyle(e).direction") == "ltr" for text in texts), (
+            "English has its own"
+        )
     tab.screenshot(path=screenshots / f"foreign-{page}-{measure or 'pair'}-{language}.png", full_page=True)
 
 

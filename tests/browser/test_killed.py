@@ -19,6 +19,7 @@ from tests.support import synthetic_runs
 from tests.support.inspector import start_server
 from tests.support.ports import free_port
 from ui.review.items import Item
+from ui.review.link_store import LinkStore
 from ui.review.recording import new_token
 from ui.review.verdict_store import VerdictStore
 
@@ -30,8 +31,11 @@ KILLS = 3
 
 def call(port: int, name: str, data: list[Any]) -> str:
     """What a button's click does over HTTP: the event is queued, its result streamed back."""
-    address = f"http://127.0.0.1:{port}/gradio_api/call/{name}"
-    request = urllib.request.Request(address, json.dumps({"data": data}).encode(), {"Content-Type": "application/json"})
+    server = f"http://127.0.0.1:{port}"
+    with urllib.request.urlopen(f"{server}/icr/token", timeout=30) as answer:
+        headers = {"Content-Type": "application/json", "X-ICR-Token": json.load(answer)["token"]}
+    address = f"{server}/gradio_api/call/{name}"
+    request = urllib.request.Request(address, json.dumps({"data": data}).encode(), headers)
     with urllib.request.urlopen(request, timeout=30) as answer:
         event = json.load(answer)["event_id"]
     with urllib.request.urlopen(f"{address}/{event}", timeout=60) as answer:
@@ -46,6 +50,7 @@ def test_no_acknowledged_verdict_is_lost(tmp_path: Path) -> None:
     prompts = synthetic_runs.small_prompts(45)
     port = free_port()
     server = [start_server(tmp_path, port)]
+    secret = LinkStore(VerdictStore(str(tmp_path / "verdicts.db")).database).secret
     acknowledged: set[str] = set()
     done = threading.Event()
 
@@ -53,8 +58,9 @@ def test_no_acknowledged_verdict_is_lost(tmp_path: Path) -> None:
         sent = []
         for place in range(VERDICTS):
             prompt = prompts[(place + 31 * number) % len(prompts)]
-            token = new_token(Item("pair", 2, None, prompt.language, prompt.prompt_id), run_id, "random", True)
-            submission = json.loads(token)["submission"]
+            item = Item("pair", 2, None, prompt.language, prompt.prompt_id)
+            token = new_token(secret, item, run_id, "random", True, "chosen")
+            submission = secret.unseal(token)["submission"]
             while submission not in acknowledged:
                 try:
                     answer = call(

@@ -35,6 +35,7 @@ from icr_platform.evaluation.scores import (
 )
 from icr_platform.tracking.run_handle import RunHandle
 from icr_platform.tracking.tracker import Tracker
+from tests.support.hostile_texts import payloads
 from tests.support.real_data import shared_folder
 
 JUDGE = "synthetic-pseudo-judge"
@@ -544,48 +545,6 @@ def _outputs(path: Path, prompts: Rows) -> dict[str, str]:
 
 
 # --- hostile text ---------------------------------------------------------------------------------------------------
-
-_MARKUP = (
-    "<script>window.__hit=1</script>", "<img src=x onerror=\"window.__hit=1\">", "<svg onload=window.__hit=1>",
-    "<img src=\"http://evil.test/pixel.png\">", "![x](http://evil.test/md.png)", "[click](javascript:window.__hit=1)",
-    "<a href=\"javascript:window.__hit=1\">x</a>", "<iframe src=\"http://evil.test/\"></iframe>",
-    "<link rel=stylesheet href=http://evil.test/a.css>", "<style>*{display:none!important}</style>",
-    "<style>@import url(http://evil.test/b.css);</style>", "<div style=\"position:fixed;inset:0;background:red\">x</div>",
-    "<div style=\"background:url(http://evil.test/c.png)\">x</div>", "<object data=http://evil.test/o></object>",
-    "<embed src=http://evil.test/e>", "<video src=http://evil.test/v autoplay></video>",
-    "<audio src=http://evil.test/a autoplay></audio>", "<form action=http://evil.test/><input name=q><button>go</button></form>",
-    "<meta http-equiv=refresh content=\"0;url=http://evil.test/\">", "<base href=http://evil.test/>",
-    "<body onload=window.__hit=1>", "<details open ontoggle=window.__hit=1>x</details>",
-    "<input autofocus onfocus=window.__hit=1>", "<marquee onstart=window.__hit=1>x</marquee>",
-    "<math><mi xlink:href=\"javascript:window.__hit=1\">x</mi></math>", "<template><script>window.__hit=1</script></template>",
-    "<textarea></textarea><script>window.__hit=1</script>", "</textarea><script>window.__hit=1</script>",
-    "</div></div></div></body></html><h1 id=broken>x</h1>", "</script><script>window.__hit=1</script>",
-    "--><script>window.__hit=1</script>", "]]><script>window.__hit=1</script>", "<!--", "<plaintext>", "<xmp>", "<table><tr><td>",
-    "\"><script>window.__hit=1</script>", "'><script>window.__hit=1</script>", "\" onmouseover=\"window.__hit=1",
-    "' onfocus='window.__hit=1' autofocus='", "javascript:window.__hit=1", "data:text/html,<script>window.__hit=1</script>",
-    "<a href=\"data:text/html,<script>parent.__hit=1</script>\">x</a>", "http://evil.test/bare-link", "<http://evil.test/auto>",
-    "{{value}}", "{{constructor.constructor('window.__hit=1')()}}", "${window.__hit=1}", "`${window.__hit=1}`", "{%raw%}{{7*7}}",
-    "{{#each this}}x{{/each}}", "{{{value}}}", "{{#if", "{{/each}}", "<%= 7*7 %>", "#{7*7}", "@{window.__hit=1}", "[[${7*7}]]",
-    "$(window.__hit=1)", "$$\\href{javascript:window.__hit=1}{x}$$", "\\(\\input{x}\\)", "```html\n<script>window.__hit=1</script>\n```",
-    "&lt;script&gt;window.__hit=1&lt;/script&gt;", "&#x3C;script&#x3E;window.__hit=1&#x3C;/script&#x3E;", "\\u003cscript\\u003e",
-    "<scr<script>ipt>window.__hit=1</scr</script>ipt>", "<ScRiPt>window.__hit=1</ScRiPt>", "<script\x0b>window.__hit=1</script>",
-    "<img/src=x/onerror=window.__hit=1>", "<svg><script>window.__hit=1</script></svg>", "<svg><use href=http://evil.test/u.svg#a></svg>",
-    "<svg><image href=http://evil.test/i.png></svg>", "<svg><a xlink:href=javascript:window.__hit=1><text>x</text></a></svg>",
-    "<img srcset=\"http://evil.test/s.png 1x\">", "<picture><source srcset=http://evil.test/p.png></picture>",
-    "<p style=\"font-size:900px\">x</p>", "<h1>x</h1>" * 20, "<br>" * 200,
-)  # fmt: skip
-_BIDI = ("\u202egnp.exe", "\u202d\u202dabc", "\u2066\u2066abc", "\u2067abc", "\u2068abc", "\u200fabc\u200e", "\u061cabc", "abc\u202c\u202c",
-         "\u202e" * 50 + "x", "مرحبا \u202e <b>x</b>", "\u2069\u2069</div>")  # fmt: skip
-_GLYPHS = ("\u0300" * 500 + "zalgo", "H" + "\u0489" * 200, "👩‍👩‍👧‍👦" * 50, "\ufeffbom", "\u200b" * 300 + "zero width", "a" * 3000,
-           "\u3164" * 200, "\u2028line\u2029paragraph", "\x01\x02\x1b[31mred", "\t" * 300 + "tab", "‱" * 500, "𒐫" * 300,
-           "ﷺ﷽" * 100, "\U000e0041\U000e0042 tags", "\u0e47" * 300, "x\r\n\r\n" * 100, "\x7f\x80\x9f", "𝕊" * 200)  # fmt: skip
-
-
-def payloads() -> list[str]:
-    """200 texts that try to run, load, leak, restyle or reorder something."""
-    base = list(_MARKUP + _BIDI + _GLYPHS)
-    wrapped = [f"before {text} after\n\n{text}" for text in base]
-    return (base + wrapped)[:200]
 
 
 def payload_run(tracker: Tracker, folder: Path) -> RunHandle:

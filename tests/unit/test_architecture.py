@@ -63,8 +63,8 @@ KNOWN_CIRCLES: set[frozenset[str]] = set()
 
 # Libraries that are not anyone's engine: arrays, tables, files, text. All others are imported in exactly one room.
 COMMON = {
-    "filelock", "fsspec", "jinja2", "markupsafe", "numpy", "pandas", "psutil", "pyarrow", "pydantic", "rich", "safetensors", "torch",
-    "transformers", "yaml",
+    "filelock", "fsspec", "jinja2", "markupsafe", "numpy", "pandas", "psutil", "pyarrow", "pydantic", "rapidfuzz", "regex", "rich",
+    "safetensors", "torch", "transformers", "yaml",
 }  # fmt: skip
 EXCEPTIONS = {
     ("sqlalchemy", "tracking"): "MLflow's database migration raises SQLAlchemy's errors",

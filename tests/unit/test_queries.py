@@ -16,7 +16,6 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import JUDGMENTS, TABLES
 from tests.support import synthetic_runs
 from ui.html.rendering import label
-from ui.html.word_diff import word_diff
 from ui.tables import margins_data, pairs_data, prompt_changes, sources, value_tables
 from ui.tables.pairs_data import PairTables
 from ui.tables.queries import QueryEngine
@@ -167,13 +166,6 @@ def test_deleted_tables_and_slow_queries_are_said_so(engine: QueryEngine, tmp_pa
         engine.select(
             "SELECT count(*) FROM range(100000000) a, range(100000) b WHERE a.range % 7 = b.range % 11", seconds=0.3
         )
-
-
-@given(st.text(max_size=80), st.text(max_size=80))
-def test_a_diff_gives_both_texts_back(left: str, right: str) -> None:
-    found = word_diff(left, right)
-    assert "".join(segment.text for segment in found.left) == left
-    assert "".join(segment.text for segment in found.right) == right
 
 
 @given(st.text(max_size=300))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support import synthetic_runs
+from tests.support import hostile_texts
 from ui.html.markdown_pieces import Run, formatted
 from ui.html.texts import _ATTRIBUTES, _TAGS, Mark, lined, shown_text
 
@@ -101,10 +101,15 @@ def test_a_text_is_shown_as_it_was_meant(name: str) -> None:
     ("text", "expected"),
     [
         ("# عنوان\n\nنص", ['<p class="h1" dir="rtl">', '<p dir="rtl">']),
-        ("Python هي لغة برمجة\n\nThis is English, not عربي", ['<p dir="rtl">', '<p dir="ltr">']),
+        (
+            "Python هي لغة برمجة\n\nThis is English, not عربي",
+            ['<span class="line" dir="rtl">', '<span class="line" dir="ltr">This'],
+        ),
+        ("**Python** هي لغة برمجة\n\nThis is English, not عربي", ['<p dir="rtl">', '<p dir="ltr">']),
+        ("- واحد\n  one line in *English*", ['<div class="tight mixed" dir="ltr">']),
         ("- واحد\n- اثنان", ['<ul dir="rtl">', '<li dir="rtl">']),
         ("مرحبا\n\n```py\nx\n```", ['<p dir="rtl">', '<pre dir="ltr">']),
-        ("مرحبا\n\nhello there", ['<p dir="rtl">', '<p dir="ltr">']),
+        ("مرحبا\n\nhello there", ['<span class="line" dir="rtl">', '<span class="line" dir="ltr">']),
     ],
 )
 def test_each_block_has_the_direction_of_most_of_its_letters(text: str, expected: list[str]) -> None:
@@ -176,7 +181,7 @@ def test_whatever_is_written_only_our_tags_come_out_and_no_letter_is_lost(text: 
             assert len(run.places) == 0 or aligned == list(run.text) or aligned[0] in "&\\", (run, text)
 
 
-@pytest.mark.parametrize("text", synthetic_runs.payloads())
+@pytest.mark.parametrize("text", hostile_texts.payloads())
 def test_a_hostile_text_leaves_our_tags_alone(text: str) -> None:
     seen = _Seen(str(shown_text(text)))
     assert set(seen.tags) <= _TAGS

@@ -1,32 +1,25 @@
-"""Texts in lines, those in another language than was asked for marked, over the marks of a comparison. Pure."""
+"""What is marked in a text: lines in another language than was asked for, differences from the text beside it, and search hits. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
-from ui.html.word_diff import Segment
+from ui.html.rendering import language_label
+from ui.html.texts import Mark, hits
+from ui.html.word_diff import Span
 
 Marker = Callable[[str, str], Sequence[tuple[int, str]]]
 """(text, asked language) -> (index of a line among those split at "\\n", what it was taken for; 'und' for nothing)."""
 
 
-class Line(NamedTuple):
-    """A line in segments, the line break that ends it among them. language: what it was taken for; '' for a line that is not marked."""
-
-    segments: list[Segment]
-    language: str
-
-
 class MarkedText(NamedTuple):
-    """A text in lines; joining all segments gives it back."""
+    """A text, its marks, and the number (from 1) and language of each line in another language."""
 
-    lines: list[Line]
-
-    @property
-    def foreign(self) -> list[tuple[int, str]]:
-        """Number from 1, and language, of each line that is marked."""
-        return [(number, line.language) for number, line in enumerate(self.lines, 1) if line.language]
+    text: str
+    marks: list[Mark]
+    foreign: list[tuple[int, str]]
 
 
 def mark_nothing(text: str, language: str) -> Sequence[tuple[int, str]]:
@@ -34,27 +27,30 @@ def mark_nothing(text: str, language: str) -> Sequence[tuple[int, str]]:
     return ()
 
 
-def marked(segments: Sequence[Segment], languages: Mapping[int, str]) -> MarkedText:
-    """The lines of a text that is in segments. languages: of the lines to mark, by index.
+def marked(
+    text: str, languages: Mapping[int, str], differences: Sequence[Span] = (), side: str = "", query: str = ""
+) -> MarkedText:
+    r"""A text with what is to be marked in it.
 
-    >>> found = marked([Segment("Sí.", True), Segment("\\nYes, it is.", False)], {1: "en"})
-    >>> [(line.language, [segment.text for segment in line.segments]) for line in found.lines], found.foreign
-    ([('', ['Sí.', '\\n']), ('en', ['Yes, it is.'])], [(2, 'en')])
+    Args:
+        languages: of the lines to mark, by index among those split at line feeds, and nowhere else: other line breaks are none to the marker.
+        differences: places; side: what they are marked as, 'chosen' or 'rejected'.
+        query: a search whose hits are marked.
+
+    >>> marked("Sí.\nYes, it is.", {1: "en"}).marks
+    [Mark(start=4, end=15, kind='foreign', title='This line is taken for English')]
     """
-    lines: list[list[Segment]] = [[]]
-    for segment in segments:
-        for piece in _pieces(segment.text):
-            lines[-1].append(Segment(piece, segment.is_shared))
-            if piece.endswith("\n"):
-                lines.append([])
-    return MarkedText([Line(found, languages.get(index, "")) for index, found in enumerate(lines)])
+    lines = text.split("\n")
+    starts = [0, *accumulate(len(line) + 1 for line in lines)]
+    foreign = [(index, language) for index, language in sorted(languages.items()) if language and index < len(lines)]
+    marks = [
+        Mark(starts[index], starts[index] + len(lines[index]), "foreign", _taken_for(code)) for index, code in foreign
+    ]
+    marks += [Mark(span.start, span.end, side) for span in differences]
+    return MarkedText(text, [*marks, *hits(text, query)], [(index + 1, code) for index, code in foreign])
 
 
-def _pieces(text: str) -> list[str]:
-    """The text cut behind every line feed, and nowhere else: other line breaks are none to the marker.
-
-    >>> _pieces("a\\n\\nb\\rc"), _pieces("")
-    (['a\\n', '\\n', 'b\\rc'], [])
-    """
-    *ended, rest = text.split("\n")
-    return [f"{line}\n" for line in ended] + ([rest] if rest else [])
+def _taken_for(code: str) -> str:
+    if code == "und":
+        return "The language of this line cannot be told"
+    return f"This line is taken for {language_label(code)}"

@@ -181,7 +181,11 @@ class _Writer:
         """The pieces of a block's token. following: the next token, the text of a cell."""
         kind = token.type
         if kind == "paragraph_open":
-            self._tag("div class='tight'" if token.hidden else "p", self._lines(token))
+            text = self._lines(token)
+            mixed = self.has_directions and len({direction_of(line) for line in text.split("\n")} - {""}) > 1
+            classes = " ".join(name for name, has in (("tight", token.hidden), ("mixed", mixed)) if has)
+            tag = "div" if token.hidden else "p"
+            self._tag(f"{tag} class='{classes}'" if classes else tag, text)
         elif kind == "paragraph_close":
             self.pieces.append(Tag("</div>" if token.hidden else "</p>"))
         elif kind == "heading_open":

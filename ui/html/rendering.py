@@ -17,7 +17,7 @@ from icr_platform.core.language_tags import html_lang, is_right_to_left
 from icr_platform.core.languages import counts_as, is_language, language_name, too_short
 from icr_platform.report.iteration_metrics import row_name
 from icr_platform.report.numbers import number, signed
-from ui.html.texts import shown_text
+from ui.html.texts import hits, marked_line, shown_text
 from ui.html.word_diff import JOINERS
 
 _SERIAL = itertools.count()
@@ -48,6 +48,8 @@ def _environment() -> jinja2.Environment:
         "html_lang": html_lang,
         "counts_as": counts_as,
         "too_short": too_short,
+        "hits": hits,
+        "marked_line": marked_line,
         "shown_text": shown_text,
     }
     return found

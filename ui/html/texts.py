@@ -6,6 +6,7 @@ chooses. Nothing in it loads, links or runs: our own tags are the only ones, and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
@@ -56,15 +57,35 @@ def shown_text(text: str, marks: Sequence[Mark] = (), language: str = "") -> Mar
     layers = _layers(marks, len(text))
     base = is_right_to_left(language)
     found = formatted(lined(text), base) if len(text) <= LONGEST_FORMATTED else None
-    written = _marked(text, range(len(text)), layers)
     own = direction_of(text) if base or RIGHT_TO_LEFT.search(text) else ""
     direction = f" dir='{own}'" if own else ""
-    if found is None or (found.is_plain and not _is_mixed(text)):
+    written = _lines(text, layers) if own else _marked(text, range(len(text)), layers)
+    if found is None or found.is_plain:
         return _clean(f"<div class='written only'{direction}>{written}</div>")
     parts = "".join(
         _marked(piece.text, piece.places, layers) if isinstance(piece, Run) else piece.html for piece in found.pieces
     )
     return _clean(f"<div class='formatted'>{parts}</div><div class='written'{direction}>{written}</div>")
+
+
+def marked_line(text: str, query: str) -> Markup:
+    """A short text on one line, such as a list's, with the hits of a search.
+
+    >>> marked_line("a <b>", "B")
+    Markup('a &lt;<mark class="hit">b</mark>&gt;')
+    """
+    return Markup(_marked(text, range(len(text)), _layers(hits(text, query), len(text))))
+
+
+def hits(text: str, query: str) -> list[Mark]:
+    """Where a search finds its words in a text, whatever their case, as the list of pairs is searched.
+
+    >>> hits("One or two ONES", "one")
+    [Mark(start=0, end=3, kind='hit', title=''), Mark(start=11, end=14, kind='hit', title='')]
+    """
+    if not query:
+        return []
+    return [Mark(*match.span(), "hit") for match in re.finditer(re.escape(query), text, re.IGNORECASE)]
 
 
 def lined(text: str) -> str:
@@ -76,11 +97,18 @@ def lined(text: str) -> str:
     return text.replace("\r\n", " \n").replace("\r", "\n")
 
 
-def _is_mixed(text: str) -> bool:
-    """Whether paragraphs of a text run in different directions."""
-    if RIGHT_TO_LEFT.search(text) is None:
-        return False
-    return len({direction_of(line) for line in text.split("\n")} - {""}) > 1
+def _lines(text: str, layers: Sequence[list[Mark | None]]) -> str:
+    """HTML of a text whose lines run in different directions, each in its own; of any other one without more."""
+    lines = text.splitlines(keepends=True)
+    directions = [direction_of(line) for line in lines]
+    if len({*directions} - {""}) < 2:
+        return _marked(text, range(len(text)), layers)
+    parts, at = [], 0
+    for line, own in zip(lines, directions, strict=True):
+        direction = f" dir='{own}'" if own else ""
+        parts.append(f"<span class='line'{direction}>{_marked(line, range(at, at + len(line)), layers)}</span>")
+        at += len(line)
+    return "".join(parts)
 
 
 def _layers(marks: Sequence[Mark], length: int) -> list[list[Mark | None]]:

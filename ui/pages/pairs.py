@@ -11,7 +11,7 @@ from icr_platform.core.languages import language_name
 from icr_platform.report.numbers import number
 from ui.html.line_marks import marked
 from ui.html.rendering import language_label, render
-from ui.html.word_diff import Segment, word_diff
+from ui.html.word_diff import word_diff
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import pairs_data
 from ui.tables.queries import ResultRow
@@ -75,19 +75,27 @@ def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> 
         sample["sample_index"]: dict(inspector.marker(sample["response"], language)) for sample in detail.samples
     }
     diff = word_diff(pair["chosen"], pair["rejected"]) if pair else None
-    sides = {"chosen": diff.left, "rejected": diff.right} if diff else {}
+    differences = {"chosen": diff.left, "rejected": diff.right} if diff else {}
     # A pool's pair may be of two languages: what is foreign to each side is told by its own.
-    marks = {
-        side: dict(inspector.marker(pair[side], pair.get(f"{side}_language") or language)) for side in sides if pair
+    sides = {
+        side: marked(
+            pair[side],
+            dict(inspector.marker(pair[side], pair.get(f"{side}_language") or language)),
+            spans,
+            side,
+            view.q,
+        )
+        for side, spans in differences.items()
+        if pair
     }
     return render(
         "pair_detail",
         view=view,
         detail=detail,
         diff=diff,
-        lines={side: marked(segments, marks[side]) for side, segments in sides.items()},
+        lines=sides,
         sample_lines={
-            sample["sample_index"]: marked([Segment(sample["response"], True)], foreign[sample["sample_index"]])
+            sample["sample_index"]: marked(sample["response"], foreign[sample["sample_index"]], query=view.q)
             for sample in detail.samples
         },
         near=near,

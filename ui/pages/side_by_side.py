@@ -143,8 +143,10 @@ def sample_row(
     texts = [output.text if output else "" for output in (before, after)]
     diff = word_diff(*texts)
     foreign = [dict(inspector.marker(text, language)) for text in texts]
-    lines = (marked(diff.left, foreign[0]), marked(diff.right, foreign[1]))
-    return SampleRow(before, after, diff, lines, reference)
+    # The later side is marked as what is chosen is on Pairs: solid, where the earlier one has dots.
+    before_text = marked(texts[0], foreign[0], diff.left if before and after else (), "rejected")
+    after_text = marked(texts[1], foreign[1], diff.right if before and after else (), "chosen")
+    return SampleRow(before, after, diff, (before_text, after_text), reference)
 
 
 def best_sample(

@@ -30,5 +30,12 @@ class InspectOptions:
     )
     user_header: str = _option("", "request header in which a reverse proxy names the user; empty: none is trusted")
     public_host: str = _option(
-        "", "host name under which a reverse proxy serves the inspector, in addition to 127.0.0.1 and localhost"
+        "",
+        "host name under which a reverse proxy serves the inspector, with its port where that is not 443, in addition to 127.0.0.1 and "
+        "localhost",
+    )
+    lead: str = _option(
+        "",
+        "users, separated by commas, who may publish verdicts and make review links, beside those whom the auth file marks; without a "
+        "login everyone on this machine may",
     )

@@ -1,13 +1,8 @@
-"""The HTTP side: which hosts are answered, and headers that forbid the browser to load anything from elsewhere."""
+"""Headers that forbid the browser to load anything from elsewhere, and other sites to show or embed what is answered."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
-
-AsgiMessage = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[AsgiMessage]]
-Send = Callable[[AsgiMessage], Awaitable[None]]
+from ui.server.asgi import AsgiApp, AsgiMessage, Receive, Scope, Send
 
 # Gradio needs inline and evaluated scripts; a second wall all the same: whatever ran could reach no other host.
 _POLICY = (
@@ -18,26 +13,23 @@ _POLICY = (
 HEADERS = (
     (b"content-security-policy", _POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
+    (b"referrer-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"x-frame-options", b"DENY"),
 )
 
 
 class SafeHeaders:
     """ASGI middleware that adds HEADERS to every response; event streams pass through untouched."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: AsgiApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: AsgiMessage, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: AsgiMessage) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *HEADERS]
             await send(message)
 
         await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
-
-
-def allowed_hosts(public_host: str) -> list[str]:
-    """Values of `Host` that are answered; any other one is a page elsewhere that found our port (DNS rebinding)."""
-    return ["127.0.0.1", "localhost", *([public_host] if public_host else [])]

@@ -16,7 +16,7 @@ SANS = (
 )  # fmt: skip
 MONO = ("ui-monospace", "SFMono-Regular", "Consolas", "Noto Sans Mono", "monospace")
 
-SCRIPTS = ("inspector.js", "votes.js", "keys.js")
+SCRIPTS = ("inspector.js", "votes.js", "keys.js", "texts.js", "review.js")
 """Of `ui/html/assets`, in the order in which they run."""
 
 
@@ -29,15 +29,16 @@ def theme() -> gr.themes.Base:
 
 def style() -> str:
     """The style sheet: the charts', which the report shares, and the inspector's own."""
-    return chart_style() + _asset("inspector.css") + _asset("texts.css")
+    return chart_style() + "".join(map(asset, ("inspector.css", "texts.css", "review.css")))
 
 
 def head() -> str:
-    """What goes into <head>: our scripts and no referrer for links to MLflow."""
+    """What goes into <head>: our scripts, and no referrer for links to other sites."""
     # One element each: what goes wrong in one script leaves the others working.
-    scripts = [f"window.icrKeys = {keys_json()};", *(_asset(name) for name in SCRIPTS)]
-    return '<meta name="referrer" content="no-referrer">' + "".join(f"<script>{script}</script>" for script in scripts)
+    scripts = [f"window.icrKeys = {keys_json()};", *(asset(name) for name in SCRIPTS)]
+    return '<meta name="referrer" content="same-origin">' + "".join(f"<script>{script}</script>" for script in scripts)
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Text of a file of `ui/html/assets`."""
     return (files("ui.html") / "assets" / name).read_text(encoding="utf-8")
