@@ -67,8 +67,9 @@ def test_two_users_of_one_machine(tmp_path: Path) -> None:
     shared.mkdir()
     shared.chmod(0o1777)
     code = (
-        "import os, sys, tempfile; tempfile.tempdir = sys.argv[1]; os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))\n"
-        "from icr_platform.core.own_folders import own_folder\n"
+        "import os, random, sys, tempfile\n"
+        "from icr_platform.core.own_folders import own_folder  # while Python's own files can still be read\n"
+        "tempfile.tempdir = sys.argv[1]; os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))\n"
         "for name in ('artifacts', 'exports'):\n"
         "    place = own_folder(name); (place / 'mine').write_text('x'); print(place)"
     )
