@@ -232,9 +232,11 @@ def _what_next(session: Session) -> str:
     """What to type, or where to look, once an arm is done."""
     if session.tracker is None:
         return "next: open the report in a browser"
+    from icr_platform.tracking.run_handle import MACHINE_LEARNING
+
     uri = session.tracker.uri
     if uri.startswith("http"):
-        runs = f"{uri}/#/experiments/{session.tracker.experiment_id}"
+        runs = f"{uri}/#/experiments/{session.tracker.experiment_id}/runs?{MACHINE_LEARNING}"
     elif uri == f"sqlite:///{session.base / 'mlflow.db'}":  # MLflow's default in this folder
         runs = "mlflow ui"
     else:  # which may contain a password

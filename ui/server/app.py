@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from icr_platform.core.errors import InputError
+from icr_platform.core.own_folders import own_folder, remove_old
 from icr_platform.core.parts import Worlds
 from icr_platform.tracking.reader import TrackingReader
 from ui.html.line_marks import Marker, mark_nothing
@@ -23,6 +23,9 @@ from ui.server.options import InspectOptions
 from ui.tables.output_files import OutputFiles
 from ui.tables.queries import QueryEngine
 from ui.tables.runs import Catalogue
+
+OLD_SECONDS = 24 * 3600.0
+"""How long exported files are kept for their download."""
 
 
 def open_inspector(options: InspectOptions, worlds: Worlds | None = None, marker: Marker = mark_nothing) -> Inspector:
@@ -38,14 +41,8 @@ def open_inspector(options: InspectOptions, worlds: Worlds | None = None, marker
     if options.experiment and options.experiment not in reader.experiments().values():
         known = ", ".join(sorted(reader.experiments().values()))
         raise InputError(f"icr inspect: no experiment {options.experiment!r}; there are: {known}")
-    # Copies of remote artifacts are one user's: others on this machine must not read a team's outputs.
-    cache = Path(tempfile.gettempdir()) / f"icr-inspector-{os.getuid()}"
-    cache.mkdir(mode=0o700, exist_ok=True)
-    files = OutputFiles(
-        [path for part in options.outputs.split(",") if (path := part.strip())],
-        cache.with_name(f"{cache.name}-outputs"),
-    )
-    catalogue = Catalogue(reader, cache, options.experiment, worlds)
+    files = OutputFiles([path for part in options.outputs.split(",") if (path := part.strip())], own_folder("outputs"))
+    catalogue = Catalogue(reader, own_folder("artifacts"), options.experiment, worlds)
     verdicts = VerdictStore(options.verdicts)
     if upgrade := verdicts.database.upgrade:
         kept = f"; as it was before, it is kept in {upgrade.backup}" if upgrade.backup else ""
@@ -74,6 +71,10 @@ def launch(options: InspectOptions, worlds: Worlds | None = None, marker: Marker
     signal.signal(signal.SIGTERM, end)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # Gradio would keep exported files in /tmp/gradio, which belongs to whoever of this machine's users was first.
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(own_folder("gradio")))
+    for name in ("gradio", "exports"):
+        remove_old(own_folder(name), OLD_SECONDS)
     inspector = None
     try:
         inspector = open_inspector(options, worlds, marker)
