@@ -233,9 +233,11 @@ def _what_next(session: Session) -> str:
     """What to type, or where to look, once an arm is done."""
     if session.tracker is None:
         return "next: open the report in a browser"
+    from icr_platform.tracking.run_handle import MACHINE_LEARNING
+
     uri = session.tracker.uri
     if uri.startswith("http"):
-        runs = f"{uri}/#/experiments/{session.tracker.experiment_id}"
+        runs = f"{uri}/#/experiments/{session.tracker.experiment_id}/runs?{MACHINE_LEARNING}"
     elif uri == f"sqlite:///{session.base / 'mlflow.db'}":  # MLflow's default in this folder
         runs = "mlflow ui"
     else:  # which may contain a password
@@ -355,6 +357,12 @@ def _inspector(tool: str, arguments: list[str]) -> int:
             parser.add_argument(
                 "--output", metavar="DIR", default="verdicts", help="folder of the exported files (default: verdicts)"
             )
+            parser.add_argument(
+                "--names", action="store_true", help="publish reviewers' own names; without it they are numbered"
+            )
+            parser.add_argument(
+                "--dry-run", action="store_true", help="say what would be published, and publish nothing"
+            )
     for option in fields(InspectOptions):
         add(option)
     given = parser.parse_args(arguments)
@@ -368,7 +376,7 @@ def _inspector(tool: str, arguments: list[str]) -> int:
         asked = LinkOptions(**{option.name: getattr(given, option.name) for option in fields(LinkOptions)})
         print("\n".join(make_review_link(options, given.run, asked)))
     else:
-        print(f"published {publish_verdicts(options, given.run)} verdicts to run {given.run}")
+        print("\n".join(publish_verdicts(options, given.run, given.names, given.dry_run)))
     return 0
 
 

@@ -26,7 +26,15 @@ def icr(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
 
 
-def test_publish_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_in_process(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    capsys.readouterr()
+    assert run(list(arguments)) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_publish_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # the store below is named on the command line
     run_id = synthetic_runs.small_run(
         synthetic_runs.open_tracker(tmp_path), tmp_path / "artifacts", per_language=3
@@ -55,6 +63,20 @@ def test_publish_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
         assert len(client.get_metric_history(run_id, "human_agreement/es")) == times
         table = open_artifact(Path(client.download_artifacts(run_id, "verdicts", str(tmp_path))), VERDICTS).read()
         assert table.column("language").to_pylist() == ["es", "es", "bn"]
+        assert table.column("reviewer").to_pylist() == ["reviewer 1"] * 3
+    rehearsed = run_in_process(capsys, "verdicts", "publish", run_id, *flags, "--dry-run")
+    assert rehearsed[:2] == [
+        f"To run {run_id} would be added:",
+        "table 'verdicts' of 3 rows, withdrawn verdicts included, 3 with a note as it was written",
+    ]
+    assert "  reviewer 1  (is 'ana'; only this preview says so): 3 rows" in rehearsed
+    assert "  human_agreement_n/es = 2" in rehearsed
+    assert len(client.get_metric_history(run_id, "human_agreement/es")) == 2, "nothing was published"
+    assert run_in_process(capsys, "verdicts", "publish", run_id, *flags, "--names") == [
+        f"published 3 verdicts to run {run_id}"
+    ]
+    table = open_artifact(Path(client.download_artifacts(run_id, "verdicts", str(tmp_path))), VERDICTS).read()
+    assert table.column("reviewer").to_pylist() == ["ana"] * 3
     unknown = icr("verdicts", "publish", "0" * 32, *flags)
     assert unknown.returncode == 2
     assert len(unknown.stderr.splitlines()) == 1

@@ -105,7 +105,12 @@ def test_agreement_export_and_publish(server: Server, open_page: Callable[..., A
         tab.inner_text("#exported").replace("\n", " ").split()
     ) or (tab.locator("#exported a").count() >= 3)
     tab.click("#publish")
-    tab.wait_for_function("document.querySelector('#agreement-status').innerText.includes('published')", timeout=30_000)
+    tab.wait_for_selector("#publish-preview tbody", timeout=30_000)
+    assert "reviewer 1" in tab.inner_text("#publish-preview")
+    tab.click("#publish-now")
+    tab.wait_for_function(
+        "document.querySelector('#publish-status').innerText.includes('are published')", timeout=30_000
+    )
     from icr_platform.tracking.reader import TrackingReader
 
     record = TrackingReader(f"sqlite:///{server.folder / 'mlflow.db'}").run(server.runs["small"])

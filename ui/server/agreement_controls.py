@@ -15,6 +15,7 @@ from ui.pages.inspector import Focus, Inspector
 from ui.review import exports
 from ui.review.making_links import asked_link, make_link
 from ui.server.events import MOVES, QUIET, asked_of, fields_of, guarded, parsed
+from ui.server.publish_controls import build_publish_controls
 from ui.server.roles import Leads
 from ui.tables.view import parse_view
 
@@ -26,7 +27,7 @@ def build_agreement_controls(inspector: Inspector, leads: Leads) -> None:
     place = gr.Textbox(visible="hidden", elem_id="place")
     with gr.Row(elem_id="agreement-bar"):
         export = gr.Button("Export verdicts (CSV, Parquet, TRL, labelled pairs)", elem_id="export")
-        publish = gr.Button("Publish to the MLflow run", elem_id="publish")
+        publish = gr.Button("Publish to the MLflow run ...", elem_id="publish")
     maker = gr.HTML("", elem_id="maker", js_on_load=_MAKER, visible=True)
     status = gr.HTML("", js_on_load=None, elem_id="agreement-status")
     files = gr.File(label="Exported files", file_count="multiple", visible=False, interactive=False, elem_id="exported")
@@ -44,15 +45,6 @@ def build_agreement_controls(inspector: Inspector, leads: Leads) -> None:
             return [str(message("The files are ready below.")), gr.update(value=found, visible=True)]
 
         return guarded(act, 2)
-
-    def published(asked: str, request: gr.Request) -> list[Any]:
-        def act() -> list[Any]:
-            leads.refuse_others(request.username, "Publishing")
-            rows = exports.publish(inspector, inspector.verdicts, focus_at(asked).arm.run.run_id)
-            said = f"{rows} verdicts are published to the run as table 'verdicts', with their agreement as metrics."
-            return [str(message(said))]
-
-        return guarded(act, 1)
 
     def made(event: gr.EventData, request: gr.Request) -> list[Any]:
         def act() -> list[Any]:
@@ -79,4 +71,4 @@ def build_agreement_controls(inspector: Inspector, leads: Leads) -> None:
     # The page is shown again, with the new link in its list.
     maker.submit(made, None, [status], **MOVES).then(None, None, None, js="() => window.icrGo(window.location.search)")
     wire(export, exported, [status, files])
-    wire(publish, published, [status])
+    build_publish_controls(inspector, leads, publish, place)

@@ -5,25 +5,29 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from icr_platform.core.errors import InputError
+from icr_platform.core.own_folders import own_folder, remove_old
 from icr_platform.core.parts import Worlds
 from icr_platform.tracking.reader import TrackingReader
 from ui.html.line_marks import Marker, mark_nothing
 from ui.pages.inspector import Inspector
-from ui.review.exports import export, publish
+from ui.review.exports import export
 from ui.review.links import address_of
 from ui.review.making_links import asked_link, make_link
+from ui.review.publishing import preview_lines, publication, publish
 from ui.review.verdict_store import VerdictStore
 from ui.server.options import InspectOptions, LinkOptions
 from ui.tables.output_files import OutputFiles
 from ui.tables.queries import QueryEngine
 from ui.tables.runs import Catalogue
+
+OLD_SECONDS = 24 * 3600.0
+"""How long exported files are kept for their download."""
 
 
 def open_inspector(options: InspectOptions, worlds: Worlds | None = None, marker: Marker = mark_nothing) -> Inspector:
@@ -39,14 +43,8 @@ def open_inspector(options: InspectOptions, worlds: Worlds | None = None, marker
     if options.experiment and options.experiment not in reader.experiments().values():
         known = ", ".join(sorted(reader.experiments().values()))
         raise InputError(f"icr inspect: no experiment {options.experiment!r}; there are: {known}")
-    # Copies of remote artifacts are one user's: others on this machine must not read a team's outputs.
-    cache = Path(tempfile.gettempdir()) / f"icr-inspector-{os.getuid()}"
-    cache.mkdir(mode=0o700, exist_ok=True)
-    files = OutputFiles(
-        [path for part in options.outputs.split(",") if (path := part.strip())],
-        cache.with_name(f"{cache.name}-outputs"),
-    )
-    catalogue = Catalogue(reader, cache, options.experiment, worlds)
+    files = OutputFiles([path for part in options.outputs.split(",") if (path := part.strip())], own_folder("outputs"))
+    catalogue = Catalogue(reader, own_folder("artifacts"), options.experiment, worlds)
     verdicts = VerdictStore(options.verdicts)
     if upgrade := verdicts.database.upgrade:
         kept = f"; as it was before, it is kept in {upgrade.backup}" if upgrade.backup else ""
@@ -75,6 +73,10 @@ def launch(options: InspectOptions, worlds: Worlds | None = None, marker: Marker
     signal.signal(signal.SIGTERM, end)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # Gradio would keep exported files in /tmp/gradio, which belongs to whoever of this machine's users was first.
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(own_folder("gradio")))
+    for name in ("gradio", "exports"):
+        remove_old(own_folder(name), OLD_SECONDS)
     inspector = None
     try:
         inspector = open_inspector(options, worlds, marker)
@@ -99,15 +101,24 @@ def launch(options: InspectOptions, worlds: Worlds | None = None, marker: Marker
     os._exit(0)
 
 
-def publish_verdicts(options: InspectOptions, run_id: str) -> int:
-    """`icr verdicts publish RUN`: add a run's verdicts to its MLflow run. Returns how many rows of history were published.
+def publish_verdicts(
+    options: InspectOptions, run_id: str, names: bool = False, is_rehearsal: bool = False
+) -> list[str]:
+    """`icr verdicts publish RUN`: add a run's verdicts to its MLflow run. Returns the lines to print.
+
+    Args:
+        names: publish reviewers' own names instead of numbers.
+        is_rehearsal: only say what would be published.
 
     Raises:
         InputError: no such run, or it has no verdicts.
     """
     inspector = open_inspector(options)
     try:
-        return publish(inspector, inspector.verdicts, run_id)
+        found = publication(inspector, inspector.verdicts, run_id, names)
+        if is_rehearsal:
+            return preview_lines(found)
+        return [f"published {publish(inspector, found)} verdicts to run {found.run_id}"]
     finally:
         inspector.catalogue.close()
 
