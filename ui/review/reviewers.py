@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from urllib.parse import unquote
 
 from icr_platform.core.artifacts import text_digest
 
@@ -50,3 +51,31 @@ def first_typed(names: Iterable[str]) -> dict[str, str]:
     """
     shown: dict[str, str] = {}
     return {name: shown.setdefault(reviewer_key(name), name) for name in names}
+
+
+def numbered(names: Iterable[str]) -> dict[str, str]:
+    """Pseudonym of each name: 'reviewer 1', 'reviewer 2' and so on, in the order given; spellings of one name share theirs.
+
+    >>> numbered(["Lucía", "Ben", "LUCÍA"])
+    {'Lucía': 'reviewer 1', 'Ben': 'reviewer 2', 'LUCÍA': 'reviewer 1'}
+    """
+    numbers: dict[str, int] = {}
+    return {name: f"reviewer {numbers.setdefault(reviewer_key(name), len(numbers) + 1)}" for name in names}
+
+
+def left_out_in(text: str) -> frozenset[str]:
+    """Keys of the reviewers whom an address leaves out: separated by commas, with commas of their own as %2C.
+
+    >>> sorted(left_out_in("ana,o%2Cb, LUCÍA"))
+    ['ana', 'lucía', 'o,b']
+    """
+    return frozenset(key for part in text.split(",") if (key := reviewer_key(unquote(part))))
+
+
+def as_left_out(keys: Iterable[str]) -> str:
+    """The text that `left_out_in` reads.
+
+    >>> as_left_out(["o,b", "ana"])
+    'ana,o%2Cb'
+    """
+    return ",".join(key.replace("%", "%25").replace(",", "%2C") for key in sorted(set(keys)))

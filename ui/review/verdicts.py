@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
+from ui.review.reviewers import reviewer_key
+
 CHOICES = ("left", "right", "tie", "both-bad", "skip", "withdrawn")
 DECIDED = ("left", "right", "tie", "both-bad")
 INSPECTOR = "inspector"
@@ -62,6 +64,12 @@ class Verdict:
     """The side that is better for certain, by its name as in `left` and `right`, where the item checks attention; else ''."""
     source: str = INSPECTOR
     """Where it was given: in the inspector, or the name of what it was imported from."""
+
+
+def is_own_word(verdict: Verdict, reviewer: str) -> bool:
+    """Whether a reviewer gave a verdict here as one who reviews, not as one who adjudicates and not elsewhere."""
+    is_hers = reviewer_key(verdict.reviewer) == reviewer_key(reviewer)
+    return is_hers and verdict.source == INSPECTOR and verdict.queue != ADJUDICATION
 
 
 COLUMNS = tuple(Verdict.__dataclass_fields__)

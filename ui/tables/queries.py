@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -56,8 +56,16 @@ class QueryEngine:
         self._lock = threading.Lock()
         self._number = 0
 
-    def select(self, sql: str, parameters: Sequence[Any] = (), seconds: float = 20.0) -> list[ResultRow]:
+    def select(
+        self,
+        sql: str,
+        parameters: Sequence[Any] = (),
+        seconds: float = 20.0,
+        tables: Mapping[str, pa.Table] | None = None,
+    ) -> list[ResultRow]:
         """Rows of a query as dictionaries.
+
+        tables: small ones by the names that the query has for them, seen by this query alone.
 
         Raises:
             InputError: a file vanished or is damaged, or the query took longer than `seconds`.
@@ -67,6 +75,8 @@ class QueryEngine:
         timer = threading.Timer(seconds, cursor.interrupt)
         timer.start()
         try:
+            for name, table in (tables or {}).items():
+                cursor.register(name, table)
             found = cursor.execute(sql, list(parameters))
             names = [column[0] for column in found.description or ()]
             return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
