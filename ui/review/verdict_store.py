@@ -108,12 +108,11 @@ class VerdictStore:
 
         A reviewer is known by `reviewer_key`, and shown by the name that she typed first.
         """
-        typed = sql.select(_verdicts.c.reviewer).group_by(_verdicts.c.reviewer).order_by(sql.func.min(_verdicts.c.id))
         query = sql.select(_verdicts).order_by(_verdicts.c.id)
         if run_id:
             query = query.where(_verdicts.c.run_id == run_id)
         with self.database.transaction(read=True) as connection:
-            shown = first_typed(connection.execute(typed).scalars())
+            shown = _shown_names(connection)
             if reviewer:
                 own = [name for name in shown if reviewer_key(name) == reviewer_key(reviewer)]
                 query = query.where(_verdicts.c.reviewer.in_(own))
@@ -132,9 +131,9 @@ class VerdictStore:
         keys = [item_key(run_id, item) for item in items]
         query = sql.select(_verdicts).where(_verdicts.c.item_key.in_(keys)).order_by(_verdicts.c.id)
         with self.database.transaction(read=True) as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
-        shown = first_typed(row["reviewer"] for row in rows)
-        return _last_words(_verdict({**row, "reviewer": shown[row["reviewer"]]}) for row in rows)
+            shown = _shown_names(connection)
+            rows = connection.execute(query).mappings()
+            return _last_words([_verdict({**row, "reviewer": shown[row["reviewer"]]}) for row in rows])
 
     def reviewers(self, run_id: str) -> list[str]:
         """Who judged items of a run, in the order of their first verdicts, each once and as she first typed her name."""
@@ -145,7 +144,8 @@ class VerdictStore:
             .order_by(sql.func.min(_verdicts.c.id))
         )
         with self.database.transaction(read=True) as connection:
-            return list(dict.fromkeys(first_typed(connection.execute(query).scalars()).values()))
+            shown = _shown_names(connection)
+            return list(dict.fromkeys(shown[name] for name in connection.execute(query).scalars()))
 
     def votes(self, run_id: str) -> pa.Table:
         """Every row of a run without its texts, as VOTES_SCHEMA, for queries over many: some 100 bytes each, read in batches.
@@ -223,6 +223,12 @@ class VerdictStore:
 def item_key(run_id: str, item: str) -> str:
     """Digest that stands for an item of a run in indexes."""
     return text_digest(run_id, item)
+
+
+def _shown_names(connection: sql.Connection) -> dict[str, str]:
+    """For each name that was ever typed the one that is shown."""
+    typed = sql.select(_verdicts.c.reviewer).group_by(_verdicts.c.reviewer).order_by(sql.func.min(_verdicts.c.id))
+    return first_typed(connection.execute(typed).scalars())
 
 
 def _last_words(history: Iterable[Verdict]) -> list[Verdict]:
