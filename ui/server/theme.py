@@ -29,7 +29,7 @@ def theme() -> gr.themes.Base:
 
 def style() -> str:
     """The style sheet: the charts', which the report shares, and the inspector's own."""
-    return chart_style() + asset("inspector.css") + asset("texts.css")
+    return chart_style() + asset("inspector.css") + asset("texts.css") + asset("narrow.css")
 
 
 def head() -> str:
