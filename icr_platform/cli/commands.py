@@ -340,6 +340,10 @@ def _inspector(tool: str, arguments: list[str]) -> int:
         parser.add_argument(
             "--output", metavar="DIR", default="verdicts", help="folder of the exported files (default: verdicts)"
         )
+        parser.add_argument(
+            "--names", action="store_true", help="publish reviewers' own names; without it they are numbered"
+        )
+        parser.add_argument("--dry-run", action="store_true", help="say what would be published, and publish nothing")
     for option in fields(InspectOptions):
         shown = f" (default: {option.default})" if option.default else ""
         parser.add_argument(
@@ -355,7 +359,7 @@ def _inspector(tool: str, arguments: list[str]) -> int:
     elif given.action == "export":
         print("\n".join(export_verdicts(options, given.run, Path(given.output))))
     else:
-        print(f"published {publish_verdicts(options, given.run)} verdicts to run {given.run}")
+        print("\n".join(publish_verdicts(options, given.run, given.names, given.dry_run)))
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.inspector import READY, Server, go, serial, wait_change
+from tests.support.inspector import READY, Server, go, serial, wait_change, wait_judgeable
 from ui.tables.runs import FRESH_SECONDS
 
 pytestmark = pytest.mark.browser
@@ -92,6 +92,7 @@ def judge(tab: Any, name: str) -> None:
     tab.press("#reviewer input, #reviewer textarea", "Enter")
     wait_change(tab, before)
     tab.wait_for_selector("[data-item]")
+    wait_judgeable(tab)
 
 
 def test_locked_store_and_long_note(server: Server, open_page: Callable[..., Any]) -> None:

@@ -19,6 +19,7 @@ from tests.support import synthetic_runs
 from tests.support.inspector import start_server
 from tests.support.ports import free_port
 from ui.review.items import Item
+from ui.review.link_store import LinkStore
 from ui.review.recording import new_token
 from ui.review.verdict_store import VerdictStore
 
@@ -49,6 +50,7 @@ def test_no_acknowledged_verdict_is_lost(tmp_path: Path) -> None:
     prompts = synthetic_runs.small_prompts(45)
     port = free_port()
     server = [start_server(tmp_path, port)]
+    secret = LinkStore(VerdictStore(str(tmp_path / "verdicts.db")).database).secret
     acknowledged: set[str] = set()
     done = threading.Event()
 
@@ -56,8 +58,9 @@ def test_no_acknowledged_verdict_is_lost(tmp_path: Path) -> None:
         sent = []
         for place in range(VERDICTS):
             prompt = prompts[(place + 31 * number) % len(prompts)]
-            token = new_token(Item("pair", 2, None, prompt.language, prompt.prompt_id), run_id, "random", True)
-            submission = json.loads(token)["submission"]
+            item = Item("pair", 2, None, prompt.language, prompt.prompt_id)
+            token = new_token(secret, item, run_id, "random", True, "chosen")
+            submission = secret.unseal(token)["submission"]
             while submission not in acknowledged:
                 try:
                     answer = call(

@@ -26,7 +26,15 @@ def icr(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
 
 
-def test_publish_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_in_process(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    capsys.readouterr()
+    assert run(list(arguments)) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_publish_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # the store below is named on the command line
     run_id = synthetic_runs.small_run(
         synthetic_runs.open_tracker(tmp_path), tmp_path / "artifacts", per_language=3
@@ -38,8 +46,9 @@ def test_publish_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
     assert "has no verdicts yet" in none_yet.stderr
     inspector = open_inspector(InspectOptions(tracking_uri=uri, verdicts=verdicts))
     for language, prompt_id in (("es", "p0"), ("es", "p1"), ("bn", "p0")):
-        token = new_token(Item("pair", 2, None, language, prompt_id), run_id, "random", True)
-        record(inspector, inspector.verdicts, "ana", "left", token, ["untrue"], "note")
+        item = Item("pair", 2, None, language, prompt_id)
+        token = new_token(inspector.links.secret, item, run_id, "random", True, "chosen")
+        record(inspector, inspector.verdicts, inspector.links, "ana", "left", token, ["untrue"], "note")
     for times in (1, 2):
         done = icr("verdicts", "publish", run_id, *flags)
         assert (done.returncode, done.stdout) == (0, f"published 3 verdicts to run {run_id}\n"), done.stderr
@@ -54,6 +63,20 @@ def test_publish_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
         assert len(client.get_metric_history(run_id, "human_agreement/es")) == times
         table = open_artifact(Path(client.download_artifacts(run_id, "verdicts", str(tmp_path))), VERDICTS).read()
         assert table.column("language").to_pylist() == ["es", "es", "bn"]
+        assert table.column("reviewer").to_pylist() == ["reviewer 1"] * 3
+    rehearsed = run_in_process(capsys, "verdicts", "publish", run_id, *flags, "--dry-run")
+    assert rehearsed[:2] == [
+        f"To run {run_id} would be added:",
+        "table 'verdicts' of 3 rows, withdrawn verdicts included, 3 with a note as it was written",
+    ]
+    assert "  reviewer 1  (is 'ana'; only this preview says so): 3 rows" in rehearsed
+    assert "  human_agreement_n/es = 2" in rehearsed
+    assert len(client.get_metric_history(run_id, "human_agreement/es")) == 2, "nothing was published"
+    assert run_in_process(capsys, "verdicts", "publish", run_id, *flags, "--names") == [
+        f"published 3 verdicts to run {run_id}"
+    ]
+    table = open_artifact(Path(client.download_artifacts(run_id, "verdicts", str(tmp_path))), VERDICTS).read()
+    assert table.column("reviewer").to_pylist() == ["ana"] * 3
     unknown = icr("verdicts", "publish", "0" * 32, *flags)
     assert unknown.returncode == 2
     assert len(unknown.stderr.splitlines()) == 1
@@ -80,10 +103,12 @@ def test_exported_verdicts_are_labelled_pairs(
     for (language, prompt_id), choices in said.items():
         item = Item("pair", 2, None, language, prompt_id)
         for reviewer, choice in choices.items():
-            left = "left" if is_first_left(reviewer, item, blind=True) else "right"
-            sides = {"chosen": left, "rejected": {"left": "right", "right": "left"}[left]}
-            token = new_token(item, run_id, "random", True)
-            record(inspector, inspector.verdicts, reviewer, sides.get(choice, choice), token, [], "")
+            first_left = is_first_left(inspector.links.secret, reviewer, item, blind=True)
+            sides = {"chosen": "left", "rejected": "right"} if first_left else {"chosen": "right", "rejected": "left"}
+            token = new_token(
+                inspector.links.secret, item, run_id, "random", True, "chosen" if first_left else "rejected"
+            )
+            record(inspector, inspector.verdicts, inspector.links, reviewer, sides.get(choice, choice), token, [], "")
     inspector.catalogue.close()
 
     assert run(["verdicts", "export", run_id, *flags, "--output", str(tmp_path / "out")]) == 0

@@ -197,6 +197,11 @@ def test_login_and_proxy_header(
         page.locator("input[type=password]").fill("correct horse")
         page.keyboard.press("Enter")
         page.wait_for_selector(f"{READY} [data-item]", timeout=60_000)
+        assert "Signed in as mira" in page.inner_text(".who")
+        page.click("text=Sign out")
+        page.wait_for_selector("input[type=password]")
+        page.goto(f"http://127.0.0.1:{port}/spot-check?run={runs['small']}")
+        page.wait_for_selector("input[type=password]")
         page.close()
     finally:
         end(process, signal.SIGINT, terminal(folder, port))
@@ -209,6 +214,7 @@ def test_login_and_proxy_header(
         page = context.new_page()
         page.goto(f"http://127.0.0.1:{port}/spot-check?run={runs['small']}")
         page.wait_for_selector(f"{READY} [data-item]", timeout=60_000)
+        assert page.inner_text(".who") == "You are nele", "only the proxy can sign her out"
         context.close()
     finally:
         end(process, signal.SIGTERM, terminal(folder, port))

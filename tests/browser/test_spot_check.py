@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,7 @@ def press(tab: Any, key: str) -> None:
 
 
 def shown(tab: Any) -> str:
-    values = tab.evaluate("document.querySelector('#token textarea, #token input').value")
-    return json.dumps(json.loads(values)["item"], sort_keys=True)
+    return str(tab.get_attribute("[data-item]", "data-item"))
 
 
 def test_twenty_verdicts_by_keyboard(server: Server, open_page: Callable[..., Any]) -> None:
@@ -107,7 +105,12 @@ def test_agreement_export_and_publish(server: Server, open_page: Callable[..., A
         tab.inner_text("#exported").replace("\n", " ").split()
     ) or (tab.locator("#exported a").count() >= 3)
     tab.click("#publish")
-    tab.wait_for_function("document.querySelector('#agreement-status').innerText.includes('published')", timeout=30_000)
+    tab.wait_for_selector("#publish-preview tbody", timeout=30_000)
+    assert "reviewer 1" in tab.inner_text("#publish-preview")
+    tab.click("#publish-now")
+    tab.wait_for_function(
+        "document.querySelector('#publish-status').innerText.includes('are published')", timeout=30_000
+    )
     from icr_platform.tracking.reader import TrackingReader
 
     record = TrackingReader(f"sqlite:///{server.folder / 'mlflow.db'}").run(server.runs["small"])

@@ -552,7 +552,7 @@ def payload_groups() -> list[tuple[dict[str, str], str]]:
     texts = payloads()
     groups = [texts[start : start + 8] for start in range(0, len(texts), 8)]
     return [
-        ({"id": f"group {i}:{group[0]}"[:2000], "id_language": "es" if i % 4 else group[0][:300]}, "\n\n".join(group))
+        ({"id": f"group {i}:{group[0]}"[:2000], "id_language": "es"}, "\n\n".join(group))
         for i, group in enumerate(groups)
     ]
 
@@ -563,7 +563,7 @@ def payload_run(tracker: Tracker, folder: Path) -> RunHandle:
     Then eight payloads at a time, below each other in every text.
     """
     prompts = [
-        Prompt("es" if i % 4 else text[:300], f"{i}:{text}"[:2000], text, text, text[:500])
+        Prompt("es" if i % 6 else text[:300], f"{i}:{text}"[:2000], text, text, text[:500])
         for i, text in enumerate(payloads())
     ] + [Prompt(key["id_language"], key["id"], text, text, text[:500]) for key, text in payload_groups()]
     samples = sampled(

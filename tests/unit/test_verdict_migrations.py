@@ -22,6 +22,7 @@ from ui.review.migrations import upgrade
 from ui.review.verdict_store import VerdictStore, _metadata, item_key
 from ui.review.verdicts import COLUMNS
 
+NEWEST = max(path.name[1:5] for path in (Path(upgrade.__file__).parent / "versions").glob("v*.py"))
 # As servers made them before there were versions (SQLite's and PostgreSQL's own words differ in the key only).
 OLD_TABLES = """
 CREATE TABLE icr_verdicts (id {serial} PRIMARY KEY, submission VARCHAR(64) NOT NULL, item_key VARCHAR(64) NOT NULL,
@@ -100,7 +101,7 @@ def test_a_database_of_an_earlier_version_keeps_its_verdicts(url: str, make: Cal
     assert store.append(verdict("new", "lucía ")).disclosed, "Spot-check told her after the old verdict"
     assert store.claim("run", [("pair:2", False)], "ben") == 0
     assert store.database.upgrade is not None
-    assert store.database.upgrade.after == "0002"
+    assert store.database.upgrade.after == NEWEST
     again = VerdictStore(url)
     assert again.database.upgrade is None
     assert len(again.history()) == 2
@@ -132,7 +133,7 @@ def test_a_newer_database_is_refused_and_left_alone(url: str, version: str) -> N
     VerdictStore(url).append(verdict("1"))
     execute(url, f"UPDATE icr_verdicts_version SET version_num = '{version}'")
     with pytest.raises(
-        InputError, match=rf"newer version of icr wrote .*version {version}.*up to 0002.*--verdicts"
+        InputError, match=rf"newer version of icr wrote .*version {version}.*up to {NEWEST}.*--verdicts"
     ) as said:
         VerdictStore(url)
     assert len(str(said.value).splitlines()) == 1
@@ -162,12 +163,12 @@ def test_sqlite_is_copied_before_a_step(tmp_path: Path) -> None:
     other.execute("PRAGMA journal_mode=WAL")
     other.execute(old_row(str(path), "in the log"))
     other.commit()
-    (tmp_path / "reviews #1?.db.before-0002").write_text("an earlier copy")
+    (tmp_path / f"reviews #1?.db.before-{NEWEST}").write_text("an earlier copy")
     found = VerdictStore(str(path)).database.upgrade
-    assert found == upgrade.Upgrade("before versions", "0002", tmp_path / "reviews #1?.db.before-0002-2")
+    assert found == upgrade.Upgrade("before versions", NEWEST, tmp_path / f"reviews #1?.db.before-{NEWEST}-2")
     assert found.backup is not None
     assert stat.S_IMODE(found.backup.stat().st_mode) == 0o600
-    assert (tmp_path / "reviews #1?.db.before-0002").read_text() == "an earlier copy"
+    assert (tmp_path / f"reviews #1?.db.before-{NEWEST}").read_text() == "an earlier copy"
     rows = sqlite3.connect(found.backup).execute("SELECT submission, note FROM icr_verdicts ORDER BY id").fetchall()
     assert rows == [("old", "una nota · ملاحظة"), ("in the log", "una nota · ملاحظة")]
     other.close()
@@ -186,7 +187,7 @@ def test_without_room_for_the_copy_nothing_is_changed(tmp_path: Path, monkeypatc
 
     with monkeypatch.context() as disk:
         disk.setattr(os, "open", full)
-        with pytest.raises(IcrError, match=r"before-0002 cannot be written .*No space left.*nothing was changed"):
+        with pytest.raises(IcrError, match=rf"before-{NEWEST} cannot be written .*No space left.*nothing was changed"):
             VerdictStore(path)
     assert "icr_verdicts_version" not in sql.inspect(_engine(path)).get_table_names()
     assert [file.name for file in tmp_path.iterdir() if "before" in file.name] == []

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from icr_platform.core.language_tags import english_first
 from ui.html.rendering import render
+from ui.pages import review_links
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.review import verdict_summary
 from ui.review.counted import counted
@@ -31,8 +32,10 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     found = counted(verdicts)
     judged = verdict_summary.by_item(found.blind)
     languages = english_first({*focus.arm.languages(), *(v.language for v in verdicts)})
+    links = review_links.section(inspector, focus, inspector.verdicts.history(focus.arm.run.run_id))
     main = render(
         "agreement",
+        links=links,
         view=focus.view,
         verdicts=verdicts,
         blind=found.blind,

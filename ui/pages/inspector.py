@@ -10,6 +10,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from ui.html.line_marks import Marker, mark_nothing
+from ui.review.link_store import LinkStore
 from ui.review.verdict_store import VerdictStore
 from ui.tables.output_files import NO_FILES, OutputFiles
 from ui.tables.paired_table import PairedTables
@@ -43,6 +44,11 @@ class Inspector(RunTables):
     verdicts: VerdictStore
     marker: Marker = mark_nothing
     files: OutputFiles = NO_FILES
+
+    @cached_property
+    def links(self) -> LinkStore:
+        """The review links, which the database of verdicts has."""
+        return LinkStore(self.verdicts.database)
 
     @cached_property
     def paired(self) -> PairedTables:

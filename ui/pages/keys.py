@@ -64,6 +64,8 @@ KEYS = (
         for nth, (reason, sign) in enumerate(REASON_KEYS.items())
     ),
     _key("n", "#key-n textarea, #key-n input", "Write a note; Esc leaves it", needs_item=True),
+    _key("m", "#key-m", "Show or fold reasons and note", needs_item=True),
+    _key("g", ".icr [data-open-dialog=guidelines]", "Guidelines; Esc closes them"),
     Key("ArrowLeft", "ArrowLeft", ".icr #main a[rel=prev]", "The one before"),
     Key("ArrowRight", "ArrowRight", ".icr #main a[rel=next]", "The next one"),
     Key("Escape", "Escape", ".icr #main [data-key=Escape]", "Back to the list"),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.errors import IcrError
 from ui.html.rendering import message, render
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.review import queues, recording
@@ -16,8 +16,6 @@ from ui.review.items import Item
 from ui.review.queues import QUEUES, Assignment, Progress
 from ui.review.recording import Reveal
 from ui.review.reviewers import reviewer_key
-from ui.tables.run_tables import latest
-from ui.tables.view import View
 
 OVERLAPS = (0, 10, 20, 50, 100)
 OVERLAP = 20
@@ -77,19 +75,21 @@ def offer(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None
             "Write your name below and press Enter. Your verdicts are stored under it, and it fixes which side stands left for you."
         )
     try:
-        work = _assignment(focus, view, queue)
+        secret = inspector.links.secret
+        work = queues.assignment(focus.arm, queue.name, view.iteration, view.base, view.language, queue.overlap)
         item, progress = queues.next_item(inspector, inspector.verdicts, focus.arm, work, reviewer)
         item = (
             wanted or item
         )  # a verdict that was undone brings its item back; the progress is the queue's all the same
         if item is None:
             return said(_why_empty(work, progress))
-        facts, left, right = recording.shown(inspector, run_id, item, reviewer, queue.blind)
+        facts, left, right = recording.shown(inspector, secret, run_id, item, reviewer, queue.blind)
     except IcrError as error:
         return said(str(error), "error")
     main = render(
         "spot_check",
         item=item,
+        alias=secret.alias(item.key),
         facts=facts,
         left=left,
         right=right,
@@ -97,23 +97,8 @@ def offer(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None
         progress=progress,
         queue=QUEUES[queue.name],
     )
-    return Offer(Content(filters, Markup(main)), recording.new_token(item, run_id, queue.name, queue.blind, reviewer))
-
-
-def _assignment(focus: Focus, view: View, queue: Queue) -> Assignment:
-    """The queue with its iterations filled in: the last one that was finished, and the one evaluated before it."""
-    stage = "eval" if queue.name in ("regressions", "disagree") else "annotate"
-    iteration = view.iteration if view.iteration is not None else latest(focus.arm, stage)
-    base = None
-    if stage == "eval":
-        earlier = [t.number for t in focus.arm.iterations if "eval" in t.stages and t.number < iteration]
-        base = view.base if view.base is not None else earlier[-1] if earlier else None
-        if base is None:
-            raise InputError(
-                f"This queue compares two iterations, and none was evaluated before iteration {iteration}; choose a later iteration "
-                "or another queue."
-            )
-    return Assignment(iteration, base, view.language, queue.name, queue.overlap)
+    token = recording.new_token(secret, item, run_id, queue.name, queue.blind, left.name, reviewer)
+    return Offer(Content(filters, Markup(main)), token)
 
 
 def _why_empty(work: Assignment, progress: Progress) -> str:
@@ -130,4 +115,4 @@ def _why_empty(work: Assignment, progress: Progress) -> str:
 
 def revealed(found: Reveal) -> str:
     """The line that says what was stored and what the run thought."""
-    return render("reveal", found=found, verdict=found.verdict)
+    return render("reveal", found=found)

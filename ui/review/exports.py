@@ -1,4 +1,4 @@
-"""Verdicts leave the inspector: as files, as preferences for training, and as a table and metrics of their MLflow run."""
+"""Verdicts leave the inspector as files: tables, preferences for training, labelled pairs. `publishing` adds them to their MLflow run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from icr_platform.core.artifacts import ArtifactWriter
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import TableSchema
 from ui.review.counted import counted
 from ui.review.items import Facts, facts_of, item_of
-from ui.review.verdict_store import VerdictStore
-from ui.review.verdict_summary import Judged, by_item, verdict_metrics
+from ui.review.verdict_summary import Judged, by_item
 from ui.review.verdicts import COLUMNS, VERDICTS_SCHEMA, Verdict, verdicts_table
 from ui.tables.run_tables import RunTables
 from ui.tables.runs import ArmRecord
@@ -128,28 +126,3 @@ def trl_row(asked: Conversation, texts: dict[str, str], preferred: str) -> str:
         },
         ensure_ascii=False,
     )
-
-
-def publish(tables: RunTables, verdicts: VerdictStore, run_id: str) -> int:
-    """Add a run's verdicts to its MLflow run: the whole history as table `verdicts`, and agreement as metrics.
-
-    Returns:
-        How many rows of history were published.
-
-    Raises:
-        InputError: no such run, or it has no verdict.
-        IcrError: the store or the server does not answer; what was published before stays.
-    """
-    arm = tables.catalogue.arm(run_id)
-    history = verdicts.history(run_id)
-    if not history:
-        raise InputError(f"Run {run_id} has no verdicts yet; record some on Spot-check.")
-    with tempfile.TemporaryDirectory(prefix="icr-verdicts-") as folder:
-        # Written as every artifact is, so that the platform's own readers check and read it.
-        writer = ArtifactWriter(Path(folder) / "verdicts", VERDICTS, fingerprint=f"{run_id}/{len(history)}")
-        writer.write_part(0, verdicts_table(history))
-        writer.close(1)
-        # The table has all history, withdrawn verdicts included; the metrics count each reviewer's last word.
-        metrics = verdict_metrics(counted(verdicts.current(run_id)))
-        tables.catalogue.reader.attach(arm.run.run_id, Path(folder) / "verdicts", "verdicts", metrics)
-    return len(history)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from ui.review.reviewers import reviewer_key
+from ui.review.secret import Secret
 from ui.review.verdicts import Verdict
 from ui.tables import output_rows, pairs_data, sources
 from ui.tables.conversations import history_in
@@ -17,12 +17,15 @@ from ui.tables.run_tables import RunTables
 from ui.tables.runs import ArmRecord
 from ui.tables.thoughts import Thought, thought_in
 
+GOLD = "gold"
+
 
 @dataclass(frozen=True)
 class Item:
-    """kind 'pair': chosen against rejected of one iteration; 'outputs': output of `base` against that of `iteration`.
+    """kind 'pair': chosen against rejected of one iteration; 'outputs': output of `base` against that of `iteration`; GOLD: a pair that a
+    review link carries, of which one side is certainly better.
 
-    pair_index: which pair of a prompt that has several.
+    pair_index: which pair of a prompt that has several; which of the link's for GOLD.
     """
 
     kind: str
@@ -71,9 +74,9 @@ class Facts(NamedTuple):
     margin: float | None
 
 
-def is_first_left(reviewer: str, item: Item, blind: bool) -> bool:
-    """Which side stands left: shuffled per reviewer and item when blind, yet the same when she comes back."""
-    return not blind or fraction_of(reviewer_key(reviewer), item.key) < 0.5
+def is_first_left(secret: Secret, reviewer: str, item: Item, blind: bool) -> bool:
+    """Which side stands left: shuffled per reviewer and item when blind, yet the same when she comes back, and for her alone to see."""
+    return not blind or secret.fraction("left", reviewer_key(reviewer), item.key) < 0.5
 
 
 def fraction_of(*parts: str) -> float:
@@ -131,19 +134,19 @@ def _output_facts(tables: RunTables, arm: ArmRecord, item: Item) -> Facts:
     return Facts(asked, prompts.english.get(item.prompt_id, sources.NO_ENGLISH), sides[0], sides[1], None)
 
 
-def to_token(values: dict[str, Any], item: Item) -> str:
-    """What the page sends back with a verdict, so that the server need not remember what it showed."""
-    return json.dumps({**values, "item": asdict(item)})
+def to_token(secret: Secret, values: dict[str, Any], item: Item) -> str:
+    """What the page sends back with a verdict, so that the server need not remember what it showed. Nobody else can read or write it."""
+    return secret.seal({**values, "item": asdict(item)})
 
 
-def from_token(token: str) -> tuple[dict[str, Any], Item]:
+def from_token(secret: Secret, token: str) -> tuple[dict[str, Any], Item]:
     """The values and the item of a token.
 
     Raises:
         InputError: `to_token` did not write it.
     """
+    values = secret.unseal(token)
     try:
-        values = json.loads(token)
         return values, Item(**values["item"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError("The page is out of date; load it again.") from error

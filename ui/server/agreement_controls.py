@@ -1,9 +1,10 @@
-"""Agreement's two buttons below the page: export the verdicts, publish them to their run."""
+"""What Agreement does: export the verdicts, publish them to their run, make review links."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import gradio as gr
 
@@ -12,9 +13,13 @@ from ui.html.rendering import message
 from ui.pages.agreement import verdicts_shown
 from ui.pages.inspector import Focus, Inspector
 from ui.review import exports
-from ui.server.events import QUIET, guarded, parsed
+from ui.review.making_links import asked_link, make_link
+from ui.server.events import MOVES, QUIET, asked_of, fields_of, guarded, parsed
+from ui.server.publish_controls import build_publish_controls
 from ui.server.roles import Leads
 from ui.tables.view import parse_view
+
+_MAKER = "window.icrMakeLink = (fields) => trigger('submit', { fields, query: window.location.search });"
 
 
 def build_agreement_controls(inspector: Inspector, leads: Leads) -> None:
@@ -22,7 +27,8 @@ def build_agreement_controls(inspector: Inspector, leads: Leads) -> None:
     place = gr.Textbox(visible="hidden", elem_id="place")
     with gr.Row(elem_id="agreement-bar"):
         export = gr.Button("Export verdicts (CSV, Parquet, TRL, labelled pairs)", elem_id="export")
-        publish = gr.Button("Publish to the MLflow run", elem_id="publish")
+        publish = gr.Button("Publish to the MLflow run ...", elem_id="publish")
+    maker = gr.HTML("", elem_id="maker", js_on_load=_MAKER, visible=True)
     status = gr.HTML("", js_on_load=None, elem_id="agreement-status")
     files = gr.File(label="Exported files", file_count="multiple", visible=False, interactive=False, elem_id="exported")
 
@@ -40,12 +46,21 @@ def build_agreement_controls(inspector: Inspector, leads: Leads) -> None:
 
         return guarded(act, 2)
 
-    def published(asked: str, request: gr.Request) -> list[Any]:
+    def made(event: gr.EventData, request: gr.Request) -> list[Any]:
         def act() -> list[Any]:
-            leads.refuse_others(request.username, "Publishing")
-            rows = exports.publish(inspector, inspector.verdicts, focus_at(asked).arm.run.run_id)
-            said = f"{rows} verdicts are published to the run as table 'verdicts', with their agreement as metrics."
-            return [str(message(said))]
+            leads.refuse_others(request.username, "Making review links")
+            fields = fields_of(event)
+            if not fields.get("gold", "").isdigit():  # no browser names files of this machine
+                raise InputError(
+                    "Gold pairs are a number here; `icr verdicts link --gold FILE` takes them from a file."
+                )
+            arm = focus_at(urlencode(asked_of(event))).arm
+            link, notes = make_link(inspector, inspector.links, arm, asked_link(fields))
+            said = [
+                f"The link {link.id} is made; its address is in the list above.",
+                *(f"Note: {note}." for note in notes),
+            ]
+            return [str(message(" ".join(said)))]
 
         return guarded(act, 1)
 
@@ -53,5 +68,7 @@ def build_agreement_controls(inspector: Inspector, leads: Leads) -> None:
         read_address = button.click(None, None, place, js="() => window.location.search", show_progress="hidden")
         read_address.then(handler, place, outputs, **QUIET)
 
+    # The page is shown again, with the new link in its list.
+    maker.submit(made, None, [status], **MOVES).then(None, None, None, js="() => window.icrGo(window.location.search)")
     wire(export, exported, [status, files])
-    wire(publish, published, [status])
+    build_publish_controls(inspector, leads, publish, place)

@@ -16,7 +16,8 @@ from icr_platform.core.parts import Worlds
 from icr_platform.tracking.reader import TrackingReader
 from ui.html.line_marks import Marker, mark_nothing
 from ui.pages.inspector import Inspector
-from ui.review.exports import export, publish
+from ui.review.exports import export
+from ui.review.publishing import preview_lines, publication, publish
 from ui.review.verdict_store import VerdictStore
 from ui.server.options import InspectOptions
 from ui.tables.output_files import OutputFiles
@@ -97,15 +98,24 @@ def launch(options: InspectOptions, worlds: Worlds | None = None, marker: Marker
     os._exit(0)
 
 
-def publish_verdicts(options: InspectOptions, run_id: str) -> int:
-    """`icr verdicts publish RUN`: add a run's verdicts to its MLflow run. Returns how many rows of history were published.
+def publish_verdicts(
+    options: InspectOptions, run_id: str, names: bool = False, is_rehearsal: bool = False
+) -> list[str]:
+    """`icr verdicts publish RUN`: add a run's verdicts to its MLflow run. Returns the lines to print.
+
+    Args:
+        names: publish reviewers' own names instead of numbers.
+        is_rehearsal: only say what would be published.
 
     Raises:
         InputError: no such run, or it has no verdicts.
     """
     inspector = open_inspector(options)
     try:
-        return publish(inspector, inspector.verdicts, run_id)
+        found = publication(inspector, inspector.verdicts, run_id, names)
+        if is_rehearsal:
+            return preview_lines(found)
+        return [f"published {publish(inspector, found)} verdicts to run {found.run_id}"]
     finally:
         inspector.catalogue.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from collections.abc import Callable
@@ -33,6 +34,15 @@ def asked_of(event: gr.EventData) -> dict[str, str]:
     """Parameters of the address that a link or a filter on the page asks for."""
     query = getattr(event, "query", "")  # whatever a browser sent: it need not be text
     return parsed(query) if isinstance(query, str) else {}
+
+
+def fields_of(event: gr.EventData) -> dict[str, str]:
+    """Fields of the form that was sent."""
+    try:
+        sent = json.loads(getattr(event, "fields", ""))
+        return {str(name): str(value) for name, value in sent.items()}
+    except (ValueError, TypeError, AttributeError):  # whatever a browser sent
+        return {}
 
 
 def parsed(query: str | None) -> dict[str, str]:

@@ -20,6 +20,7 @@ from ui.server.events import LOADING, MOVES, QUIET, REQUESTS, SIGN_OUT, address_
 from ui.server.guarded_app import GuardedApp, token_in_pages
 from ui.server.login import Login, PasswordChecks, Sessions
 from ui.server.options import InspectOptions
+from ui.server.review_controls import build_review
 from ui.server.roles import Leads, leads_of
 from ui.server.safe_headers import SafeHeaders
 from ui.server.same_origin import SameOrigin, Sites
@@ -32,18 +33,21 @@ _BUS = "window.icrGo = (query) => trigger('submit', { query });"
 def build(inspector: Inspector, options: InspectOptions, leads: Leads) -> gr.Blocks:
     """A route per page."""
     demo = gr.Blocks(title="ICR inspector", analytics_enabled=False, fill_width=True)
+    has_login = bool(options.auth_file or options.user_header)
     leave = SIGN_OUT if options.auth_file else ""  # only the proxy can sign out whom it let in
     for page in PAGES:
         # Gradio's own main page stands for the first one.
         with demo if page.address == "" else demo.route(page.title, f"/{page.address}"):
             bus = gr.HTML("", elem_id="bus", js_on_load=_BUS, visible=True)
             if page.address == "spot-check":
-                has_login = bool(options.auth_file or options.user_header)
                 build_spot_check(demo, bus, inspector, page, has_login, leave)
             else:
                 _build_reading_page(demo, bus, inspector, page, leave)
             if page.address == "agreement":
                 build_agreement_controls(inspector, leads)
+    with demo.route("Review", "/review", show_in_navbar=False):  # which only its links lead to
+        bus = gr.HTML("", elem_id="bus", js_on_load=_BUS, visible=True)
+        build_review(demo, bus, inspector, has_login, leave)
     demo.queue(default_concurrency_limit=REQUESTS)
     return demo
 

@@ -35,8 +35,11 @@ class Controls(NamedTuple):
     query: gr.Textbox
 
 
-def controls(has_login: bool) -> Controls:
-    """Item, five choices, undo, reasons, note and, without a login, a name. The table of keys finds them by their ids."""
+def controls(has_login: bool, folds: bool = False) -> Controls:
+    """Item, five choices, undo, reasons, note and, without a login, a name. The table of keys finds them by their ids.
+
+    folds: whether reasons and note are folded, with a button that shows them, see review.js.
+    """
     remembered = gr.BrowserState("", storage_key="icr-reviewer", secret="icr")  # a name, no secret
     body = gr.HTML(LOADING, js_on_load=None)
     with gr.Column(elem_id="verdict-bar"):
@@ -52,6 +55,8 @@ def controls(has_login: bool) -> Controls:
                 for choice, title, key in CHOICE_KEYS
             }
             back = gr.Button("Undo  [z]", elem_id="key-z", size="md")
+            if folds:
+                gr.Button("Reasons  [m]", elem_id="key-m", size="md")
         with gr.Row(elem_id="remarks"):
             named = [(f"{reason} [{key}]", reason) for reason, key in REASON_KEYS.items()]
             reasons = gr.CheckboxGroup(named, label="Reasons, if any", elem_id="reasons", scale=6)
@@ -97,11 +102,8 @@ def build_spot_check(
         def act() -> list[Any]:
             params, reviewer = parsed(asked), reviewer_of(request, typed)
             focus = inspector.focus(parse_view(params).view)
-            found = (
-                recording.undo(inspector.verdicts, reviewer, focus.arm.run.run_id, token)
-                if focus and reviewer
-                else None
-            )
+            secret, run = inspector.links.secret, focus.arm.run.run_id if focus else ""
+            found = recording.undo(inspector.verdicts, secret, reviewer, run, token) if run and reviewer else None
             if found is None:
                 return [str(message("You have no verdict to undo.")), *(gr.skip() for _ in range(5))]
             said = str(message("Your last verdict was withdrawn; judge the item again."))
@@ -128,7 +130,9 @@ def _voter(inspector: Inspector, choice: str, shown: Callable[..., list[Any]]) -
     def vote(typed: str, token: str, asked: str, reasons: list[str], note: str, request: gr.Request) -> list[Any]:
         def act() -> list[Any]:
             reviewer = reviewer_of(request, typed)
-            found = recording.record(inspector, inspector.verdicts, reviewer, choice, token, reasons or [], note or "")
+            found = recording.record(
+                inspector, inspector.verdicts, inspector.links, reviewer, choice, token, reasons or [], note or ""
+            )
             return [spot_check.revealed(found), *shown(parsed(asked), reviewer), [], ""]
 
         return guarded(act, 6)

@@ -16,7 +16,7 @@ SANS = (
 )  # fmt: skip
 MONO = ("ui-monospace", "SFMono-Regular", "Consolas", "Noto Sans Mono", "monospace")
 
-SCRIPTS = ("inspector.js", "votes.js", "keys.js", "texts.js")
+SCRIPTS = ("inspector.js", "votes.js", "keys.js", "texts.js", "review.js")
 """Of `ui/html/assets`, in the order in which they run."""
 
 
@@ -29,7 +29,7 @@ def theme() -> gr.themes.Base:
 
 def style() -> str:
     """The style sheet: the charts', which the report shares, and the inspector's own."""
-    return chart_style() + asset("inspector.css") + asset("texts.css") + asset("narrow.css")
+    return chart_style() + "".join(map(asset, ("inspector.css", "texts.css", "review.css", "narrow.css")))
 
 
 def head() -> str:

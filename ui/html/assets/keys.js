@@ -39,7 +39,8 @@
       return;
     }
     const key = rowOf(event);
-    if (help()?.open && key?.sign !== "?") return;
+    const opened = document.querySelector(".icr dialog[open]"); // what lies behind it is not pressed
+    if (opened && !(opened === help() && key?.sign === "?")) return;
     if (!key || (key.needs_item && !document.querySelector(".icr [data-item]"))) return;
     event.preventDefault();
     if (event.repeat) return; // a key that is held down was pressed once

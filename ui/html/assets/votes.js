@@ -72,8 +72,10 @@
     isOnButton = byKeyboard;
   }, true);
 
-  // The name is written: what she types next is about the item, even before it is there.
+  // The name is written: what she types next is about the item, even before it is there. Leaving the field sends the name.
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.isComposing && event.target instanceof Element && event.target.closest("#reviewer")) setTimeout(focusItem);
+    if (event.key !== "Enter" || event.isComposing || !(event.target instanceof Element) || !event.target.closest("#reviewer")) return;
+    event.preventDefault();
+    focusItem();
   });
 })();
