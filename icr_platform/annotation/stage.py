@@ -11,7 +11,7 @@ Metrics, per language and as unweighted mean over languages (`NAME/LANG`, `NAME/
   characters of chosen minus rejected; after: of the pairs that were written, before: of those that the reward alone would make (not of a
   pool);
 - `margin/q10`, `/median`, `/q90`: length-controlled reward of chosen minus rejected;
-- `pairs`: how many; `dropped_prompts/REASON`, `dropped_samples/REASON`: shares in [0, 1] of all prompts, all samples;
+- `pairs`: how many; `dropped_prompts/REASON`, `dropped_samples/REASON`: shares in [0, 1] of all prompts, all samples, of reasons that occurred;
 - `dropped_pairs/REASON`, with several pairs a prompt: shares of the pairs that the prompts with a pair were to give;
 - `mixed_pairs`, with a pool: share of the pairs whose responses are in two languages;
 - `reward_agreement/KIND1-KIND2`: share of response pairs that both kinds order alike;

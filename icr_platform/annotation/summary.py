@@ -106,7 +106,9 @@ def annotation_metrics(
             failed, sent = outcome.isin(FAILURES).sum(), outcome.isin([OK, *FAILURES]).sum()
             figures["translation_failures"] = float(failed / sent) if sent else float("nan")
         metrics |= {f"{name}/{samples.language}": float(value) for name, value in figures.items()}
-    return with_language_means(metrics, [samples.language for samples in languages])
+    found = with_language_means(metrics, [samples.language for samples in languages])
+    # Dozens of reasons times languages: those for which nothing was dropped would bury the others.
+    return {name: value for name, value in found.items() if value or not name.startswith("dropped_")}
 
 
 def _lengths(selection: PairSelection, samples: LanguageSamples) -> tuple[Integers, Integers]:

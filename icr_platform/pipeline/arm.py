@@ -71,6 +71,8 @@ class Arm:
     """Metrics of the comparison with the iteration before, of those that were compared now."""
     costs: dict[int, dict[str, float]] = field(default_factory=dict)
     """What each iteration cost, in metrics as `pipeline/cost.py` has them."""
+    iteration_runs: dict[int, str] = field(default_factory=dict)
+    """Id of each iteration's run."""
     stopped: str = ""
     """Why it ended before its last iteration; '' where it did not."""
 
@@ -190,6 +192,7 @@ def arm_from_artifacts(session: Session, run_id: str) -> Arm:
         iteration = int(iteration_run.data.tags["icr.iteration"])
         compared = {name: value for name, value in iteration_run.data.metrics.items() if name.startswith(COMPARED)}
         arm.metrics[iteration] = compared
+        arm.iteration_runs[iteration] = iteration_run.info.run_id
         arm.costs[iteration] = {n: value for n, value in iteration_run.data.metrics.items() if n.startswith(COST)}
         for stage_run in tracker.children(iteration_run.info.run_id):
             step = stage_run.data.tags.get(STEP, stage_run.data.tags["icr.stage"])

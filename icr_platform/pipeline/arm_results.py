@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from rich.console import Console
 
+    from icr_platform.pipeline.config import IterateConfig
     from icr_platform.report.arm_report import ExamplePair, Report
     from icr_platform.report.comparison import Answer
     from icr_platform.tracking.run_handle import RunHandle
@@ -40,11 +41,21 @@ _GAINED, _GAINING = "icr.gain", ("evaluation/gains.py", "evaluation/comparison.p
 _REPORT, _REPORTING = (
     "icr.report",
     (
-        "pipeline/arm.py", "pipeline/arm_results.py", "report/arm_report.py", "report/arm_report.html.j2", "report/leaderboard.py", "report/published.csv",
+        "pipeline/arm.py", "pipeline/arm_results.py", "report/arm_report.py", "report/arm_report.html.j2", "report/run_description.py", "report/leaderboard.py", "report/published.csv",
         "report/comparison.py", "report/comparison.html.j2", "report/report.css", "evaluation/arm_comparison.py", "evaluation/prompt_values.py",
         "pipeline/compare.py",
         "report/iteration_metrics.py", "report/evidence.py", "report/figures.py", "report/svg.py", "report/charts.css", "report/numbers.py", "report/cost_table.py", *_COMPARING,
     ),
+)  # fmt: skip
+
+_BY_LANGUAGE = ("win_rate", "lc_win_rate", "fidelity", "mt_bench")
+"""Metrics of which an arm's page has every language; of those _BY_MEAN it has the means."""
+_BY_MEAN = tuple(
+    f"{name}/"
+    for name in (
+        "win_rate_change", "line_pass_rate", "word_pass_rate", "truncated", "reward_accuracy", "own_reward_accuracy",
+        "instruction_accuracy", "prompt_accuracy", "benchmark", "margin/median", "length_correlation", "chosen_longer", "length/characters",
+    )
 )  # fmt: skip
 
 
@@ -202,20 +213,35 @@ def show_own_samples(iteration: int, metrics: Mapping[str, float]) -> None:
 
 
 def publish_figures(arm: Arm, iteration: int, parent: RunHandle | None) -> None:
-    """Log the same keys on the iteration run (MLflow's Compare page) and, by step, on the arm (its chart is the curve).
+    """Log the figures on the iteration run (MLflow's Compare page) and those that come first, by step, on the arm (its chart is the curve).
 
     Costs add up on the arm: its last value is what all of it cost.
     """
     arm.count_costs()
     figures, own = arm.metrics.get(iteration, {}), arm.costs.get(iteration, {})
     so_far = total(cost for t, cost in arm.costs.items() if t <= iteration)
-    for run, cost in ((parent, own), (arm.run, so_far)):
-        if run is not None and (figures or cost):
-            run.log_metrics({**figures, **cost}, iteration)
+    first = {name: value for name, value in figures.items() if is_headline(name)}
+    for run, logged in ((parent, {**figures, **own}), (arm.run, {**first, **so_far})):
+        if run is not None and logged:
+            run.log_metrics(logged, iteration)
     if arm.run is not None and arm.devices:
         arm.run.set_tags({DEVICES: arm.devices})
     if parent is not None and iteration in arm.changes:
         parent.tag_final_metrics(arm.changes[iteration])
+
+
+def is_headline(name: str) -> bool:
+    """Whether a metric is one that arms are compared by at a glance: what an arm's page has beside costs.
+
+    >>> [is_headline(name) for name in ("win_rate/es", "win_rate_se/es", "reward_accuracy/cross-lingual/mean", "gain_since_0_low")]
+    [True, False, True, True]
+    >>> [is_headline(name) for name in ("reward_accuracy/cross-lingual/es", "margin/median/mean", "dropped_samples/empty/mean")]
+    [False, True, False]
+    """
+    family = name.partition("/")[0]
+    if family in _BY_LANGUAGE or family.startswith("gain"):
+        return True
+    return name.startswith(_BY_MEAN) and name.rpartition("/")[2] in ("mean", "mean_non_english")
 
 
 def show_earlier_report(session: Session, arm: Arm) -> bool:
@@ -227,7 +253,9 @@ def show_earlier_report(session: Session, arm: Arm) -> bool:
     stored = session.tracker.stored(earlier, path.name)
     if stored is None:
         return False
-    _show(arm, figures_of(session, arm, with_texts=False))
+    figures = figures_of(session, arm, with_texts=False)
+    _show(arm, figures)
+    describe(arm, figures, path.name, earlier.info.run_id)
     if path.exists() and file_digest(path) != earlier.data.tags.get(f"{_REPORT}_digest"):  # of another configuration
         with atomic_path(path) as temporary:
             shutil.copyfile(stored.folder(), temporary)
@@ -249,7 +277,42 @@ def write_arm_report(session: Session, arm: Arm) -> None:
     if arm.run is not None:
         arm.run.log_file(path)
         arm.run.set_tags({_REPORT: _report_key(arm), f"{_REPORT}_digest": file_digest(path)})
+        describe(arm, report, path.name, arm.run.run_id)
     print(f"report: {path}", flush=True)
+
+
+def describe(arm: Arm, report: Report, name: str, holder: str) -> None:
+    """Say on the arm's page what was run and what came out, with links. holder: the run that has the report, a file of this name."""
+    from icr_platform.report.run_description import NOTE, what_came_out
+    from icr_platform.tracking.run_handle import page_of_run
+
+    if arm.run is None:
+        return
+    links = {"report": page_of_run(arm.run.experiment_id, holder, f"artifacts/{name}")}
+    links |= {
+        f"iteration {t}": page_of_run(arm.run.experiment_id, run_id) for t, run_id in sorted(arm.iteration_runs.items())
+    }
+    stopped = [f"It ended before its last iteration: {arm.stopped}."] if arm.stopped else []
+    arm.run.set_tags({NOTE: "\n\n".join([said_of(arm.given), *stopped, what_came_out(report.iterations, links)])})
+
+
+def said_of(config: IterateConfig) -> str:
+    """Markdown of what an arm of this configuration runs."""
+    from icr_platform.report.run_description import what_is_run
+
+    count = config.iterations
+    title = (
+        f"Arm {config.arm}: {count} iteration{'' if count == 1 else 's'}"
+        if count
+        else f"Arm {config.arm}: pi_0 measured"
+    )
+    trained = {"loss": config.train.loss, "beta": config.train.beta, "learning rate": config.train.learning_rate}
+    facts = {
+        "policy": config.policy, "reference": config.reference, "prompts": config.preferences or config.prompts,
+        "languages": config.languages, "reward": ",".join(config.annotate.reward_kind) if config.ranks_by_rewards else "",
+        **(trained if count else {}), "judge": config.eval.judge, "seed": config.seed,
+    }  # fmt: skip
+    return what_is_run(title, facts)
 
 
 def report_again(session: Session, run_id: str) -> None:

@@ -21,6 +21,7 @@ from icr_platform.pipeline.arm_results import (
     compare_pass_rates,
     compare_with_previous,
     publish_figures,
+    said_of,
     show_earlier_report,
     show_own_samples,
     write_arm_report,
@@ -32,6 +33,7 @@ from icr_platform.pipeline.runner import code_tags, logged_params, run_stage, tr
 from icr_platform.pipeline.session import Session, StageRun
 from icr_platform.pipeline.stages import STAGES
 from icr_platform.pipeline.stopping import best_iteration, check_stop, reason_to_stop
+from icr_platform.report.run_description import NOTE
 from icr_platform.tracking.model_registry import forget_best, forget_iterations, point_best, register_checkpoint
 from icr_platform.tracking.removed_checkpoints import was_removed
 
@@ -168,6 +170,7 @@ def _start(session: Session, config: IterateConfig, place: SweepPlace | None) ->
     run = session.tracker.start(place.label if place else config.arm, tags, place.run if place else None)
     run.log_params({f"iterate.{name}": value for name, value in logged_params(config).items()})
     run.log_text(without_secrets(config).model_dump_json(indent=1), CONFIG)
+    run.set_tags({NOTE: said_of(config)})
     return run
 
 
@@ -179,6 +182,7 @@ def _iteration_run(session: Session, arm: Arm, iteration: int) -> Iterator[RunHa
     tags = {"icr.kind": "iteration", "icr.arm": arm.config.arm, "icr.iteration": iteration}
     run = session.tracker.start(f"{arm.config.arm} iteration {iteration}", tags, arm.run)
     run.log_params({"arm": arm.config.arm, "iteration": iteration})
+    arm.iteration_runs[iteration] = run.run_id
     with track_status(run):
         yield run
 

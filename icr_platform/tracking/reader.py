@@ -11,7 +11,7 @@ from icr_platform.core.errors import InputError, TrackingError
 from icr_platform.core.secrets import bare_url, redact, shown_url
 from icr_platform.tracking.client import client_of, set_mlflow_defaults
 from icr_platform.tracking.fetched import FetchedCopies
-from icr_platform.tracking.run_handle import RunHandle
+from icr_platform.tracking.run_handle import RunHandle, page_of_run
 from icr_platform.tracking.store_address import is_server, with_driver
 from icr_platform.tracking.store_probe import check_store, opening
 from icr_platform.tracking.stored_artifacts import StoredArtifact, artifact_of_run, place_that_is_gone
@@ -134,8 +134,7 @@ class TrackingReader:
         """Address of the run in the MLflow UI when the store is a server, else ''."""
         if not is_server(self.uri):
             return ""
-        run = f"#/experiments/{record.experiment_id}/runs/{record.run_id}"
-        return f"{bare_url(self.uri).rstrip('/')}/{run}?workflowType=machine_learning"  # else it opens on GenAI pages
+        return f"{bare_url(self.uri).rstrip('/')}/{page_of_run(record.experiment_id, record.run_id)}"
 
     def _search(self, experiment_ids: list[str], text: str) -> list[RunRecord]:
         order = ["attributes.start_time DESC"]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
 
+MACHINE_LEARNING = "workflowType=machine_learning"
+"""Query without which MLflow opens a page among those for traces of applications."""
 _BATCH_PARAMS, _BATCH_METRICS = 100, 1000  # MLflow refuses larger batches
 _CUT_PARAM, _CUT_TAG = 6000, 8000  # MLflow cuts longer values there and only warns
 
@@ -165,6 +167,11 @@ class RunHandle:
             yield
         finally:
             monitor.finish()
+
+
+def page_of_run(experiment_id: str, run_id: str, inside: str = "") -> str:
+    """The page of a run behind the address of MLflow's pages. inside: such as 'artifacts/report.html'."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}{f'/{inside}' if inside else ''}?{MACHINE_LEARNING}"
 
 
 def _as_text(value: object, limit: int) -> str:

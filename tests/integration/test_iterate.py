@@ -62,8 +62,24 @@ def test_two_iterations_tracked_and_found_again(preset: Path, tmp_path: Path) ->
     curve = tracker.client.get_metric_history(arm.run.run_id, "fidelity/es")
     assert [point.step for point in curve] == [0, 1, 2]
     assert "margin/median/es" in iterations["icr iteration 1"].data.metrics  # type: ignore[attr-defined]
+    page = tracker.client.get_run(arm.run.run_id).data
+    assert not [name for name in page.metrics if "_se/" in name or name.startswith(("alpha", "dropped", "pairs"))]
+    assert not [
+        name
+        for run in stages.values()
+        for name, value in run.data.metrics.items()
+        if name.startswith("dropped_") and not value
+    ]  # type: ignore[attr-defined]
     artifacts = {item.path for item in tracker.client.list_artifacts(arm.run.run_id)}
     assert "report-icr.html" in artifacts
+    said = page.tags["mlflow.note.content"]
+    assert said.startswith("**Arm icr: 2 iterations**")
+    assert f"| Spanish | {arm.metrics[0]['fidelity/es']:.1f} | {arm.metrics[1]['fidelity/es']:.1f} |" in said
+    assert f"/runs/{arm.run.run_id}/artifacts/report-icr.html?workflowType=machine_learning" in said
+    assert all(f"/runs/{run.info.run_id}?" in said for run in iterations.values())  # type: ignore[attr-defined]
+    assert (
+        tracker.client.get_experiment(tracker.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
+    )
     assert tracker.resolve("models:/icr-policy@iteration-2").endswith("checkpoint")
     assert not list((tmp_path / ".icr").glob("generate-*")), "work folders go once MLflow holds the artifacts"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ class World:
         preferences, drops = (pa.concat_tables(side) for side in zip(*tables, strict=True))
         if pool:
             [whole] = selected
-            selected = [type(whole)(whole.alpha, whole.selection, own_reasons(pool, whole, own)) for own in languages]
+            selected = [replace(whole, reason=own_reasons(pool, whole, own)) for own in languages]
         written = Written(preferences.select(PAIR_COLUMNS), drops.select(DROP_COLUMNS), None)
         metrics = annotation_metrics(languages, selected, written, settings)
         notes = pair_notes(languages, written, settings)

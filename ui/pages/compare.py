@@ -10,10 +10,11 @@ from markupsafe import Markup
 
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.conversations import Conversation
-from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import english_first
 from ui.html.charts import interval_bar
 from ui.html.rendering import language_label, message, render
+from ui.pages import dead_ends
 from ui.pages.inspector import Content, Inspector
 from ui.pages.side_by_side import (
     MEASURES,
@@ -66,8 +67,9 @@ def show(inspector: Inspector, view: View) -> Content:
             view = replace(view, left_at=left_side.at, right_at=right_side.at)
             view, compared = _compared(inspector, sides, (left_side, right_side), view)
             main = Markup((_detail if view.id else _overview)(inspector, view, compared))
-    except IcrError as error:
+    except InputError as error:
         main = message(str(error), kind="error")
+        view = dead_ends.refuse_dead_side(error, view)
     iterations = [sides.iterations(value) for value in (view.left, view.right)]
     return Content(Markup(_filters(inspector, view, choices, iterations, compared)), main, view)
 

@@ -58,7 +58,8 @@ class Inspector(RunTables):
     def focus(self, view: View) -> Focus | None:
         """The run that the view asks for, or the newest one; None when there is no run at all."""
         if view.run:
-            arm = self.catalogue.arm(view.run)
+            # As people paste it: with spaces, or as the address of an artifact.
+            arm = self.catalogue.arm(view.run.strip().removeprefix("runs:/").partition("/")[0])
         else:
             arms = self.catalogue.arms(view.experiment)
             if not arms:

@@ -68,12 +68,19 @@ def offer(inspector: Inspector, asked: Asked, wanted: Item | None = None) -> Off
     except IcrError as error:
         page.state = "closed"
         page.problems.append(message(str(error), kind="error"))
+        page.fields["asks_again"] = not isinstance(error, InputError)  # a store that is away comes back
     except Exception:  # noqa: BLE001 - a person gets a sentence, the terminal the traceback
         traceback.print_exc(file=sys.stderr)
         page.state = "closed"
         said = "Something went wrong in the inspector. Your verdicts are stored; load the page again in a minute."
         page.problems.append(message(said, kind="error"))
-    shared = {"progress": None, "guidelines": "", "reviewer": asked.reviewer, "signed_in": asked.signed_in}
+    shared = {
+        "asks_again": False,
+        "progress": None,
+        "guidelines": "",
+        "reviewer": asked.reviewer,
+        "signed_in": asked.signed_in,
+    }
     html = render(
         "review", state=page.state, address=page.address, problems=page.problems, keys=KEYS, **{**shared, **page.fields}
     )

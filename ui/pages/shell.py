@@ -10,14 +10,17 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from icr_platform.core.errors import IcrError
+from icr_platform.core.errors import IcrError, InputError
 from icr_platform.tracking.reader import RunRecord
 from ui.html.rendering import message, render
-from ui.pages.inspector import Content, Inspector, Show
+from ui.pages import dead_ends
+from ui.pages.inspector import Content, Focus, Inspector, Show
 from ui.pages.keys import KEYS
 from ui.pages.table_of_pages import PAGES, Page
+from ui.tables.runs import UnknownRunError
 from ui.tables.view import parse_view
 
+ASKS_AGAIN = "This page asks again by itself until it answers."
 NO_RUNS = "There are no runs here yet. To make one, run"
 
 
@@ -42,7 +45,7 @@ def render_page(
     """
     view, problems = parse_view(params)
     content = Content(Markup(""), Markup(""))
-    frame: dict[str, Any] = {"arms": [], "experiments": []}
+    frame: dict[str, Any] = {"arms": [], "experiments": [], "offered": [], "asks_again": False}
     messages = [message(problem) for problem in problems]
     try:
         show = show or page.show
@@ -50,21 +53,33 @@ def render_page(
             content = page.show_sides(inspector, view)
             view = content.view or view
         elif show is not None:
+            view, left_out = dead_ends.in_experiment(inspector, view)
+            messages += [message(sentence) for sentence in left_out]
             frame["experiments"] = sorted(inspector.catalogue.experiments().values())
             frame["arms"] = [_arm_choice(run) for run in inspector.catalogue.arms(view.experiment)]
             focus = inspector.focus(view)
             if focus is None:
                 messages.append(message(NO_RUNS, "icr iterate --config demo"))
             else:
-                view = focus.view
+                view, left_out = dead_ends.settled(inspector, focus)
+                messages += [message(sentence) for sentence in left_out]
+                focus = Focus(focus.arm, view)
                 frame["current"] = _arm_choice(focus.arm.run)  # an older run than those listed is a choice, too
                 if focus.arm.run.status != "FINISHED":
                     messages.append(
                         message(f"This run is {focus.arm.run.status.lower()}: the page shows what has finished.")
                     )
                 content = show(inspector, focus)
-    except IcrError as error:
+    except UnknownRunError as error:
         messages.append(message(str(error), kind="error"))
+        view = dead_ends.without_dead_run(view)
+        arms = inspector.catalogue.arms()  # which were just asked for, and are remembered
+        frame["offered"] = [_arm_choice(run) for run in dead_ends.offered(arms, error)]
+    except InputError as error:
+        messages.append(message(str(error), kind="error"))
+    except IcrError as error:  # a store went away; what it holds is not lost
+        messages.append(message(f"{error} {ASKS_AGAIN}".replace(".. ", ". "), kind="error"))
+        frame["asks_again"] = True
     except Exception:  # noqa: BLE001 - a person gets a sentence, the terminal the traceback
         traceback.print_exc(file=sys.stderr)
         said = "Something went wrong in the inspector; the terminal that runs it says what. Nothing was lost."

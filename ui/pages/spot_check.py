@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from icr_platform.core.errors import IcrError
+from icr_platform.core.errors import InputError
 from ui.html.rendering import message, render
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.review import queues, recording
@@ -84,7 +84,7 @@ def offer(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None
         if item is None:
             return said(_why_empty(work, progress))
         facts, left, right = recording.shown(inspector, secret, run_id, item, reviewer, queue.blind)
-    except IcrError as error:
+    except InputError as error:
         return said(str(error), "error")
     main = render(
         "spot_check",

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
+from icr_platform.core.own_folders import own_folder
 from icr_platform.core.schemas import TableSchema
 from ui.review.counted import counted
 from ui.review.items import Facts, facts_of, item_of
@@ -41,7 +42,7 @@ def export(tables: RunTables, arm: ArmRecord, verdicts: Sequence[Verdict], folde
     """
     if not verdicts:
         raise InputError("There are no verdicts to export yet; record some on Spot-check.")
-    folder = folder or Path(tempfile.mkdtemp(prefix="icr-verdicts-"))
+    folder = folder or Path(tempfile.mkdtemp(dir=own_folder("exports")))
     folder.mkdir(parents=True, exist_ok=True)
     table, found = [_private(folder / f"verdicts.{end}") for end in ("csv", "parquet")], counted(verdicts)
     table[0].write_text(to_csv(verdicts), encoding="utf-8")

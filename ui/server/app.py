@@ -5,24 +5,29 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from icr_platform.core.errors import InputError
+from icr_platform.core.own_folders import own_folder, remove_old
 from icr_platform.core.parts import Worlds
 from icr_platform.tracking.reader import TrackingReader
 from ui.html.line_marks import Marker, mark_nothing
 from ui.pages.inspector import Inspector
 from ui.review.exports import export
+from ui.review.links import address_of
+from ui.review.making_links import asked_link, make_link
 from ui.review.publishing import preview_lines, publication, publish
 from ui.review.verdict_store import VerdictStore
-from ui.server.options import InspectOptions
+from ui.server.options import InspectOptions, LinkOptions
 from ui.tables.output_files import OutputFiles
 from ui.tables.queries import QueryEngine
 from ui.tables.runs import Catalogue
+
+OLD_SECONDS = 24 * 3600.0
+"""How long exported files are kept for their download."""
 
 
 def open_inspector(options: InspectOptions, worlds: Worlds | None = None, marker: Marker = mark_nothing) -> Inspector:
@@ -38,14 +43,8 @@ def open_inspector(options: InspectOptions, worlds: Worlds | None = None, marker
     if options.experiment and options.experiment not in reader.experiments().values():
         known = ", ".join(sorted(reader.experiments().values()))
         raise InputError(f"icr inspect: no experiment {options.experiment!r}; there are: {known}")
-    # Copies of remote artifacts are one user's: others on this machine must not read a team's outputs.
-    cache = Path(tempfile.gettempdir()) / f"icr-inspector-{os.getuid()}"
-    cache.mkdir(mode=0o700, exist_ok=True)
-    files = OutputFiles(
-        [path for part in options.outputs.split(",") if (path := part.strip())],
-        cache.with_name(f"{cache.name}-outputs"),
-    )
-    catalogue = Catalogue(reader, cache, options.experiment, worlds)
+    files = OutputFiles([path for part in options.outputs.split(",") if (path := part.strip())], own_folder("outputs"))
+    catalogue = Catalogue(reader, own_folder("artifacts"), options.experiment, worlds)
     verdicts = VerdictStore(options.verdicts)
     if upgrade := verdicts.database.upgrade:
         kept = f"; as it was before, it is kept in {upgrade.backup}" if upgrade.backup else ""
@@ -74,6 +73,10 @@ def launch(options: InspectOptions, worlds: Worlds | None = None, marker: Marker
     signal.signal(signal.SIGTERM, end)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # Gradio would keep exported files in /tmp/gradio, which belongs to whoever of this machine's users was first.
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(own_folder("gradio")))
+    for name in ("gradio", "exports"):
+        remove_old(own_folder(name), OLD_SECONDS)
     inspector = None
     try:
         inspector = open_inspector(options, worlds, marker)
@@ -131,3 +134,39 @@ def export_verdicts(options: InspectOptions, run_id: str, folder: Path) -> list[
         return export(inspector, inspector.catalogue.arm(run_id), inspector.verdicts.current(run_id), folder)
     finally:
         inspector.catalogue.close()
+
+
+def make_review_link(options: InspectOptions, run_id: str, asked: LinkOptions) -> list[str]:
+    """`icr verdicts link RUN`: store a review link, for an inspector that is served with the same options. Returns lines: its address, notes.
+
+    Raises:
+        InputError: no such run, or what is asked for cannot be.
+    """
+    fields = {name: value for name, value in vars(asked).items() if name != "guidelines"}
+    if asked.guidelines:
+        fields["guidelines"] = _read_guidelines(Path(asked.guidelines))
+    inspector = open_inspector(options)
+    try:
+        made = make_link(inspector, inspector.links, inspector.catalogue.arm(run_id), asked_link(fields))
+        host = f"https://{options.public_host}" if options.public_host else f"http://127.0.0.1:{options.port}"
+        ends = (
+            f"until {made.link.expires_at[:16].replace('T', ' ')} UTC, while `icr inspect` serves {options.verdicts!r}"
+        )
+        if "://" in options.verdicts:  # which may have a password in it
+            ends = ends.partition(", while")[0]
+        return [
+            f"{host}{address_of(made.link, inspector.links.secret)}",
+            f"open {ends}",
+            *(f"note: {note}" for note in made.notes),
+        ]
+    finally:
+        inspector.catalogue.close()
+
+
+def _read_guidelines(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"icr verdicts link: --guidelines {path}: {error.strerror}; give a text file") from None
+    except UnicodeDecodeError:
+        raise InputError(f"icr verdicts link: --guidelines {path}: is not UTF-8 text; save it as UTF-8") from None

@@ -8,6 +8,7 @@ texts are then read from the one part that holds them.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -19,6 +20,7 @@ import pyarrow as pa
 
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.errors import IcrError, InputError
+from icr_platform.core.own_folders import own_folder, remove_old
 
 MEMORY_LIMIT = "450MB"
 MATERIALISED = 48
@@ -27,6 +29,8 @@ MATERIALISED_ROWS = 3_000_000
 """Rows of all narrow tables kept; a million pairs take about 100 MB."""
 IN_USE_SECONDS = 60.0
 """A table that was asked for within this time is not dropped: a page asks for all of its tables before it queries the first."""
+SPILLED_SECONDS = 7 * 24 * 3600.0
+"""After this time what a killed process has spilled to disk is removed."""
 ResultRow = dict[str, Any]
 
 
@@ -34,7 +38,11 @@ class QueryEngine:
     """One in-memory DuckDB, with a cursor per request, so that requests run at the same time."""
 
     def __init__(self, memory_limit: str = MEMORY_LIMIT, threads: int = 2) -> None:
-        self._connection = duckdb.connect(config={"memory_limit": memory_limit, "threads": threads})
+        # Without a folder of its own DuckDB spills into `.tmp` of the folder that the command was called in; processes do not share one.
+        spills = own_folder("duckdb")
+        remove_old(spills, SPILLED_SECONDS)
+        config = {"memory_limit": memory_limit, "threads": threads, "temp_directory": str(spills / str(os.getpid()))}
+        self._connection = duckdb.connect(config=config)
         for setting in (
             "parquet_metadata_cache=true",  # the footers of a thousand parts are read once, not by every request
             "autoinstall_known_extensions=false",  # the inspector downloads nothing

@@ -36,6 +36,14 @@ FRESH_SECONDS = 5.0
 T = TypeVar("T")
 
 
+class UnknownRunError(InputError):
+    """The run that an address names was deleted, was never there, or is not an arm. arm_id: the arm above it, '' without one."""
+
+    def __init__(self, said: str, run_id: str, arm_id: str = "") -> None:
+        super().__init__(said)
+        self.run_id, self.arm_id = run_id, arm_id
+
+
 @dataclass(frozen=True)
 class StageRecord:
     """One stage run. `holder` is the run with its artifacts and parameters: itself, or the one it was reused from."""
@@ -108,7 +116,7 @@ class Catalogue:
         """An arm with its iterations and their stages.
 
         Raises:
-            InputError: the run does not exist, was deleted, or is not an arm.
+            UnknownRunError: the run does not exist, was deleted, or is not an arm.
         """
         return self._recall(("arm", run_id), lambda: self._read_arm(run_id))
 
@@ -116,15 +124,36 @@ class Catalogue:
         """One run of any kind.
 
         Raises:
-            InputError: the run does not exist, or was deleted.
+            UnknownRunError: the run does not exist, or was deleted.
         """
         return self._recall(("run", run_id), lambda: self._living(run_id))
 
     def _living(self, run_id: str) -> RunRecord:
-        run = self.reader.run(run_id)
+        try:
+            run = self.reader.run(run_id)
+        except InputError as error:
+            said = (
+                f"There is no run {run_id[:60]!r} here: it is of another store, was deleted for good, or is mistyped."
+            )
+            raise UnknownRunError(said, run_id) from error
         if run.deleted:
-            raise InputError(f"Run {run_id} was deleted from MLflow; restore it there, or choose another run.")
+            said = f"Run {run_id} was deleted from MLflow; restore it there, or choose another run."
+            raise UnknownRunError(said, run_id)
         return run
+
+    def _arm_above(self, run: RunRecord) -> str:
+        """Id of the arm that an iteration or a stage belongs to, '' where there is none."""
+        for _ in range(3):
+            above = run.tags.get("mlflow.parentRunId", "")
+            if not above:
+                return ""
+            try:
+                run = self._living(above)
+            except UnknownRunError:
+                return ""
+            if run.tags.get("icr.kind") == "arm":
+                return run.run_id
+        return ""
 
     def evaluations(self) -> list[RunRecord]:
         """Finished runs of `icr eval` and `icr instructions` that belong to no arm, the newest first."""
@@ -144,7 +173,8 @@ class Catalogue:
     def _read_arm(self, run_id: str) -> ArmRecord:
         run = self._living(run_id)
         if run.tags.get("icr.kind") != "arm":
-            raise InputError(f"Run {run_id} is not an arm of `icr iterate`; choose a run in the list.")
+            said = f"Run {run_id} is not an arm of `icr iterate`; choose a run in the list."
+            raise UnknownRunError(said, run_id, self._arm_above(run))
         iterations = []
         for child in self.reader.children(run):
             number = child.tags.get("icr.iteration", "")

@@ -72,4 +72,25 @@
     else if (!isAway) notice("");
     return answer;
   };
+
+  // A page that says that a store is away asks again, more and more rarely, and once the inspector itself is back.
+  let shown = null, asked = 0, timer = null;
+  const askAgain = () => {
+    if (document.hidden || !window.icrGo) timer = setTimeout(askAgain, ASK_AGAIN_MS);
+    else window.icrGo(location.search);
+  };
+  const look = () => {
+    const page = document.querySelector(".icr[data-serial]");
+    if (!page || page.dataset.serial === shown) return;
+    shown = page.dataset.serial;
+    clearTimeout(timer);
+    asked = "asksAgain" in page.dataset ? asked + 1 : 0;
+    if (asked) timer = setTimeout(askAgain, Math.min(30000, ASK_AGAIN_MS * 1.5 ** (asked - 1)));
+  };
+  new MutationObserver(look).observe(document, { childList: true, subtree: true, attributes: true, attributeFilter: ["data-serial"] });
+  window.addEventListener("icr-back", () => {
+    // What somebody has written and not sent stays; she sends it herself.
+    const isWritten = [...document.querySelectorAll("textarea")].some((field) => field.offsetParent && field.value.trim());
+    if (!isWritten) location.reload();
+  });
 })();
