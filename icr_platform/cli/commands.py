@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import closing
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from icr_platform.core.errors import InputError
 from icr_platform.core.failures import failure
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 TOOLS = {
     "check": "check a configuration's inputs and say what it would take, without running anything",
     "inspect": "open the inspector in a browser: pairs, margins, regressions, spot-checks",
-    "verdicts": "`icr verdicts publish RUN` adds reviewers' verdicts to their MLflow run; `icr verdicts export RUN` writes them to files",
+    "verdicts": "`icr verdicts publish RUN` adds reviewers' verdicts to their MLflow run; `icr verdicts export RUN` writes them to files; "
+    "`icr verdicts link RUN` makes a review link to hand to reviewers",
     "runs": "list arms; `icr runs delete ARM` and `icr runs clean` free what they take",
     "compare": "`icr compare A B ...`: arms, iterations, runs or files of outputs, each against the first, paired by prompt and seed",
     "report": "`icr report RUN`: rebuild the report of an arm from its artifacts",
@@ -324,35 +325,46 @@ def _check(arguments: list[str]) -> int:
 
 
 def _inspector(tool: str, arguments: list[str]) -> int:
-    """Serve the inspector until it is ended, or publish or export what reviewers said in it."""
-    from dataclasses import fields
+    """Serve the inspector until it is ended, publish or export what reviewers said in it, or make a review link."""
+    from dataclasses import Field, fields
     from pathlib import Path
 
     from icr_platform.cli.flags import Parser
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.evaluation.confusion import mark
-    from ui.server.app import export_verdicts, launch, publish_verdicts
-    from ui.server.options import InspectOptions
+    from ui.server.app import export_verdicts, launch, make_review_link, publish_verdicts
+    from ui.server.options import InspectOptions, LinkOptions
 
     parser = Parser(f"icr {tool}", TOOLS[tool])
-    parser.usage = f"icr {tool}{' publish|export RUN' if tool == 'verdicts' else ''} [--FLAG VALUE ...]"
-    if tool == "verdicts":
-        parser.add_argument("action", choices=["publish", "export"])
-        parser.add_argument("run", metavar="RUN", help="id of the MLflow run whose items were judged")
-        parser.add_argument(
-            "--output", metavar="DIR", default="verdicts", help="folder of the exported files (default: verdicts)"
-        )
-        parser.add_argument(
-            "--names", action="store_true", help="publish reviewers' own names; without it they are numbered"
-        )
-        parser.add_argument("--dry-run", action="store_true", help="say what would be published, and publish nothing")
-    for option in fields(InspectOptions):
+    parser.usage = f"icr {tool}{' publish|export|link RUN' if tool == 'verdicts' else ''} [--FLAG VALUE ...]"
+
+    def add(option: Field[Any]) -> None:
         shown = f" (default: {option.default})" if option.default else ""
         parser.add_argument(
             "--" + option.name.replace("_", "-"),
             type=type(option.default), default=option.default,
             metavar="N" if isinstance(option.default, int) else "TEXT", help=option.metadata["help"] + shown,
         )  # fmt: skip
+
+    if tool == "verdicts":
+        parser.add_argument("action", choices=["publish", "export", "link"])
+        parser.add_argument("run", metavar="RUN", help="id of the MLflow run whose items are judged")
+        # Flags of one action are unknown to the others, and so refused there.
+        if "link" in arguments[:1]:
+            for option in fields(LinkOptions):
+                add(option)
+        else:
+            parser.add_argument(
+                "--output", metavar="DIR", default="verdicts", help="folder of the exported files (default: verdicts)"
+            )
+            parser.add_argument(
+                "--names", action="store_true", help="publish reviewers' own names; without it they are numbered"
+            )
+            parser.add_argument(
+                "--dry-run", action="store_true", help="say what would be published, and publish nothing"
+            )
+    for option in fields(InspectOptions):
+        add(option)
     given = parser.parse_args(arguments)
     options = InspectOptions(**{option.name: getattr(given, option.name) for option in fields(InspectOptions)})
     _quiet_libraries()
@@ -360,6 +372,9 @@ def _inspector(tool: str, arguments: list[str]) -> int:
         launch(options, WORLDS, mark)
     elif given.action == "export":
         print("\n".join(export_verdicts(options, given.run, Path(given.output))))
+    elif given.action == "link":
+        asked = LinkOptions(**{option.name: getattr(given, option.name) for option in fields(LinkOptions)})
+        print("\n".join(make_review_link(options, given.run, asked)))
     else:
         print("\n".join(publish_verdicts(options, given.run, given.names, given.dry_run)))
     return 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from icr_platform.core.intervals import wilson
-from ui.review.reliability import cohen_kappa, krippendorff_alpha, verdicts_needed
+from ui.review.reliability import cohen_kappa, krippendorff_alpha, pairwise_kappas, verdicts_needed
 
 
 def test_wilson_solves_its_own_equation() -> None:
@@ -75,3 +76,25 @@ def test_krippendorff_alpha_of_two_raters_is_naive(pairs: list[tuple[str, str]])
     else:
         observed = sum(a != b for a, b in pairs) / len(pairs)
         assert found == pytest.approx(1 - observed / (differing / (n * (n - 1))))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kappa_and_alpha_are_those_of_other_packages(seed: int) -> None:
+    """Ten raters over sixty items, many of them missing, against scikit-learn and the krippendorff package."""
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
+    krippendorff = pytest.importorskip("krippendorff", reason="needs krippendorff: pip install krippendorff")
+    luck = random.Random(seed)
+    values = ("chosen", "rejected", "tie", "both-bad")
+    items = [
+        {f"r{n}": values[0] if luck.random() < 0.5 else luck.choice(values) for n in range(10) if luck.random() < 0.4}
+        for _ in range(60)
+    ]
+    coded = [[values.index(item[f"r{n}"]) if f"r{n}" in item else math.nan for item in items] for n in range(10)]
+    assert krippendorff_alpha(items) == pytest.approx(
+        krippendorff.alpha(reliability_data=coded, level_of_measurement="nominal"), abs=1e-12
+    )
+    for (a, b), (kappa, n) in pairwise_kappas(items).items():
+        both = [(item[a], item[b]) for item in items if a in item and b in item]
+        theirs = metrics.cohen_kappa_score(*zip(*both, strict=True))
+        assert n == len(both)
+        assert math.isnan(theirs) if math.isnan(kappa) else kappa == pytest.approx(theirs, abs=1e-12)

@@ -23,6 +23,8 @@ from ui.review.verdict_store import VerdictStore, _metadata, item_key
 from ui.review.verdicts import COLUMNS
 
 NEWEST = max(path.name[1:5] for path in (Path(upgrade.__file__).parent / "versions").glob("v*.py"))
+NEWEST = max(path.name[1:5] for path in (Path(upgrade.__file__).parent / "versions").glob("v[0-9]*.py"))
+
 # As servers made them before there were versions (SQLite's and PostgreSQL's own words differ in the key only).
 OLD_TABLES = """
 CREATE TABLE icr_verdicts (id {serial} PRIMARY KEY, submission VARCHAR(64) NOT NULL, item_key VARCHAR(64) NOT NULL,

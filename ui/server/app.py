@@ -17,9 +17,11 @@ from icr_platform.tracking.reader import TrackingReader
 from ui.html.line_marks import Marker, mark_nothing
 from ui.pages.inspector import Inspector
 from ui.review.exports import export
+from ui.review.links import address_of
+from ui.review.making_links import asked_link, make_link
 from ui.review.publishing import preview_lines, publication, publish
 from ui.review.verdict_store import VerdictStore
-from ui.server.options import InspectOptions
+from ui.server.options import InspectOptions, LinkOptions
 from ui.tables.output_files import OutputFiles
 from ui.tables.queries import QueryEngine
 from ui.tables.runs import Catalogue
@@ -132,3 +134,39 @@ def export_verdicts(options: InspectOptions, run_id: str, folder: Path) -> list[
         return export(inspector, inspector.catalogue.arm(run_id), inspector.verdicts.current(run_id), folder)
     finally:
         inspector.catalogue.close()
+
+
+def make_review_link(options: InspectOptions, run_id: str, asked: LinkOptions) -> list[str]:
+    """`icr verdicts link RUN`: store a review link, for an inspector that is served with the same options. Returns lines: its address, notes.
+
+    Raises:
+        InputError: no such run, or what is asked for cannot be.
+    """
+    fields = {name: value for name, value in vars(asked).items() if name != "guidelines"}
+    if asked.guidelines:
+        fields["guidelines"] = _read_guidelines(Path(asked.guidelines))
+    inspector = open_inspector(options)
+    try:
+        made = make_link(inspector, inspector.links, inspector.catalogue.arm(run_id), asked_link(fields))
+        host = f"https://{options.public_host}" if options.public_host else f"http://127.0.0.1:{options.port}"
+        ends = (
+            f"until {made.link.expires_at[:16].replace('T', ' ')} UTC, while `icr inspect` serves {options.verdicts!r}"
+        )
+        if "://" in options.verdicts:  # which may have a password in it
+            ends = ends.partition(", while")[0]
+        return [
+            f"{host}{address_of(made.link, inspector.links.secret)}",
+            f"open {ends}",
+            *(f"note: {note}" for note in made.notes),
+        ]
+    finally:
+        inspector.catalogue.close()
+
+
+def _read_guidelines(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"icr verdicts link: --guidelines {path}: {error.strerror}; give a text file") from None
+    except UnicodeDecodeError:
+        raise InputError(f"icr verdicts link: --guidelines {path}: is not UTF-8 text; save it as UTF-8") from None

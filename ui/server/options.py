@@ -39,3 +39,22 @@ class InspectOptions:
         "users, separated by commas, who may publish verdicts and make review links, beside those whom the auth file marks; without a "
         "login everyone on this machine may",
     )
+
+
+@dataclass(frozen=True)
+class LinkOptions:
+    """Flags of `icr verdicts link`. Texts, as a form has them: `ui.review.making_links.asked_link` reads both."""
+
+    language: str = _option("", "language of the items; empty: the run's only one")
+    queue: str = _option("random", "which items: random, smallest-margin, largest-margin, regressions or disagree")
+    iteration: str = _option("", "iteration of the items; empty: the last one that has any")
+    base: str = _option("", "iteration to compare with, for regressions and disagree; empty: the one before")
+    items: str = _option("30", "items that each reviewer judges")
+    overlap: str = _option("20", "percent of them that all reviewers get, so that their agreement can be measured")
+    gold: str = _option(
+        "",
+        "gold pairs, whose answer is certain, mixed in to check attention: how many to make by spoiling responses of the run, or a file of "
+        "labelled pairs",
+    )
+    guidelines: str = _option("", "file of guidelines in Markdown, shown before the first item and by a key")
+    days: str = _option("14", "how long the link can be used")

@@ -72,10 +72,9 @@
     isOnButton = byKeyboard;
   }, true);
 
-  // The name is written: what she types next is about the item, even before it is there. Leaving the field sends the name.
-  document.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.isComposing || !(event.target instanceof Element) || !event.target.closest("#reviewer")) return;
-    event.preventDefault();
-    focusItem();
+  // The name is written: what she types next is about the item, even before it is there. Gradio listens to this event too, before it
+  // comes here; an input method that is still composing sends none.
+  document.addEventListener("keypress", (event) => {
+    if (event.key === "Enter" && event.target instanceof Element && event.target.closest("#reviewer")) focusItem();
   });
 })();
