@@ -11,13 +11,17 @@ from tests.unit.test_verdicts import verdict
 from ui.review.counted import Counted, counted
 from ui.review.queues import QUEUES
 from ui.review.reading import is_faster_than_reading
+from ui.review.recording import undo
+from ui.review.secret import Secret
 from ui.review.verdict_store import VerdictStore
 from ui.review.verdict_summary import by_reviewer, verdict_metrics
-from ui.review.verdicts import Verdict
+from ui.review.verdicts import ADJUDICATION, CHOSEN_ITEM, Verdict
+
+KINDS = ("blind", "targeted", "open", "gold", "adjudicated", "imported")
 
 
 def kinds(found: Counted) -> dict[str, list[str]]:
-    return {name: [v.submission for v in getattr(found, name)] for name in ("blind", "targeted", "open", "gold")}
+    return {name: [v.submission for v in getattr(found, name)] for name in KINDS}
 
 
 @pytest.mark.parametrize(
@@ -37,6 +41,15 @@ def kinds(found: Counted) -> dict[str, list[str]]:
         ({"disclosed": True, "link": "abc"}, "open"),
         ({"gold": "chosen"}, "gold"),
         ({"gold": "chosen", "blind": False, "queue": "disagree"}, "gold"),
+        ({"queue": CHOSEN_ITEM}, "targeted"),
+        ({"queue": CHOSEN_ITEM, "blind": False}, "open"),
+        ({"queue": ADJUDICATION, "blind": False}, "adjudicated"),
+        ({"queue": ADJUDICATION}, "adjudicated"),
+        ({"queue": ADJUDICATION, "blind": False, "disclosed": True}, "adjudicated"),
+        ({"source": "arena"}, "imported"),
+        ({"source": "arena", "blind": False}, "imported"),
+        ({"source": "arena", "gold": "chosen"}, "imported"),
+        ({"source": "verdicts", "queue": ADJUDICATION}, "imported"),
     ],
 )
 def test_each_verdict_counts_once(changes: dict[str, object], kind: str) -> None:
@@ -66,6 +79,36 @@ def test_blind_figures_do_not_depend_on_anything_else() -> None:
     assert apart["human_verdicts/blind"] + apart["human_verdicts/open"] + apart["human_verdicts/targeted"] + apart[
         "human_verdicts/gold"
     ] == len(fair) + len(others)
+
+
+def test_imported_votes_count_where_they_are_asked_for() -> None:
+    votes = [verdict("1"), verdict("2", "ben", source="arena"), verdict("3", "eva", source="arena", queue="imported")]
+    assert kinds(counted(votes, with_imported=True)) == {kind: [] for kind in KINDS} | {
+        "blind": ["1", "2"],
+        "targeted": ["3"],
+    }
+
+
+def test_adjudicating_and_importing_leave_a_reviewers_own_verdict_alone(tmp_path: Path) -> None:
+    """One person reviews, adjudicates and voted elsewhere: each is a word of its own, and is withdrawn by itself."""
+    store = VerdictStore(str(tmp_path / "verdicts.db"))
+    for sent in (
+        verdict("1"), verdict("2", queue=ADJUDICATION, choice="right", blind=False), verdict("3", source="arena", choice="tie"),
+        verdict("4", queue=ADJUDICATION, choice="tie", blind=False),
+    ):  # fmt: skip
+        store.append(sent)
+    assert kinds(counted(store.current())) == {kind: [] for kind in KINDS} | {
+        "blind": ["1"], "adjudicated": ["4"], "imported": ["3"],
+    }  # fmt: skip
+    secret = Secret(bytes(32))
+    withdrawn = undo(store, secret, "ana", "run", "", adjudicates=True)
+    assert withdrawn is not None
+    assert (withdrawn.queue, withdrawn.choice) == (ADJUDICATION, "withdrawn")
+    assert undo(store, secret, "ana", "run", "", adjudicates=True) is None
+    assert kinds(counted(store.current())) == {kind: [] for kind in KINDS} | {"blind": ["1"], "imported": ["3"]}
+    undo(store, secret, "ana", "run", "")
+    assert undo(store, secret, "ana", "run", "") is None, "what was given elsewhere is not withdrawn here"
+    assert kinds(counted(store.current())) == {kind: [] for kind in KINDS} | {"imported": ["3"]}
 
 
 def test_ten_open_verdicts_are_no_agreement_of_100_percent() -> None:
@@ -102,14 +145,14 @@ def test_a_verdict_that_was_changed_after_disclosure_is_marked(tmp_path: Path) -
         "changed", "changed after the batch is done", "on Spot-check after the batch",
     ]  # fmt: skip
     assert kinds(counted(store.current("run"))) == {
-        "blind": ["3", "4", "10", "11", "13"], "targeted": [], "open": ["2", "9"], "gold": [],
+        "blind": ["3", "4", "10", "11", "13"], "targeted": [], "open": ["2", "9"], "gold": [], "adjudicated": [], "imported": ["12"],
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["Lucía", "LUCÍA", " lucía\u200b", "Luci\u0301a"])
 def test_reviewers_are_left_out_however_they_are_spelled(name: str) -> None:
     verdicts = [verdict("1", "Lucía"), verdict("2", "lucía", item="b"), verdict("3", "ben", item="b", queue="disagree")]
-    assert kinds(counted(verdicts, [name])) == {"blind": [], "targeted": ["3"], "open": [], "gold": []}
+    assert kinds(counted(verdicts, [name])) == {kind: [] for kind in KINDS} | {"targeted": ["3"]}
     assert [row.name for row in by_reviewer(counted(verdicts))] == ["Lucía", "ben"]
 
 

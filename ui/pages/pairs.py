@@ -12,6 +12,7 @@ from icr_platform.report.numbers import number
 from ui.html.line_marks import marked
 from ui.html.rendering import language_label, render
 from ui.html.word_diff import word_diff
+from ui.pages import dead_ends
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.tables import pairs_data
 from ui.tables.queries import ResultRow
@@ -30,17 +31,19 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         view = replace(view, iteration=latest(focus.arm, "annotate"))
     iteration = focus.arm.iteration(view.iteration or 0)
     tables = inspector.pair_tables(iteration)
+    reasons = pairs_data.drop_reasons(inspector.engine, tables, view.language)
+    view, said = dead_ends.without(view, "dropped", "reason for drops", ["*", *(row["reason"] for row in reasons)])
     filters = render(
         "pairs_filters",
         view=view,
         iterations=[t.number for t in focus.arm.iterations],
         languages=focus.arm.languages() or pairs_data.languages_with_prompts(inspector.engine, tables),
-        reasons=pairs_data.drop_reasons(inspector.engine, tables, view.language),
+        reasons=reasons,
         sorts=list(SORTS.items()),
         kept=view.carried_on(_FORM),
     )
     if view.id:
-        return Content(Markup(filters), Markup(_detail(inspector, tables, view)))
+        return Content(Markup(filters), Markup(_detail(inspector, tables, view)), view if said else None, said)
     page = pairs_data.list_pairs(inspector.engine, tables, view)
     lengths = (view.sample_length_min, view.sample_length_max)
     rewards = (view.sample_reward_min, view.sample_reward_max)
@@ -50,7 +53,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
             f"Prompts with a sample of {_range(*lengths, 0)} characters and a reward of {_range(*rewards, 2)}"
         )
     main = render("pairs_list", view=view, page=page, size=pairs_data.PAGE_ROWS, sample_filter=sample_filter)
-    return Content(Markup(filters), Markup(main))
+    return Content(Markup(filters), Markup(main), view if said else None, said)
 
 
 def _range(low: float | None, high: float | None, digits: int) -> str:

@@ -11,7 +11,7 @@ from ui.review.links import Place, ReviewLink, gold_item
 from ui.review.queues import Assignment, Progress
 from ui.review.secret import Secret
 from ui.review.verdict_store import VerdictStore
-from ui.review.verdicts import Verdict
+from ui.review.verdicts import INSPECTOR, Verdict
 from ui.tables.run_tables import RunTables
 from ui.tables.runs import ArmRecord
 
@@ -82,7 +82,7 @@ def _standing(tables: RunTables, verdicts: VerdictStore, arm: ArmRecord, link: R
     history = verdicts.history(link.run_id, reviewer) if reviewer else []  # without a name it would be everyone's
     given = links.given_through(history, link)
     # What she judged on Spot-check or through another link is not asked again: there she was told what the run prefers.
-    before = [verdict for verdict in history if verdict.link != link.id]
+    before = [verdict for verdict in history if verdict.link != link.id and verdict.source == INSPECTOR]
     elsewhere = frozenset(verdict.item for verdict in before)
     work = work_of(link)
     order = queues.ordered(tables, arm, work, seed=link.id, without={pair.prompt_id for pair in link.gold})

@@ -2,16 +2,17 @@
 
 Blind verdicts of random queues are a fair sample of a run, and say how often people prefer what it prefers. The other kinds answer other
 questions and are shown apart, never added to them: queues that look for hard items on purpose are no sample of the run, whoever has seen the
-scores may follow them, and the answer to a gold item was known before.
+scores may follow them, the answer to a gold item was known before, a lead who adjudicates has read what the others said, and imported votes
+were given somewhere else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ui.review.reviewers import first_typed, reviewer_key
-from ui.review.verdicts import Verdict
+from ui.review.verdicts import ADJUDICATION, INSPECTOR, Verdict
 
 FAIR_QUEUES = ("random",)
 """Queues in which every item of the run has the same chance."""
@@ -29,12 +30,16 @@ class Counted:
     """Given by someone who saw the scores, or changed by her after she was told."""
     gold: list[Verdict]
     """On items whose answer is certain: they say how attentive reviewers are."""
+    adjudicated: list[Verdict] = field(default_factory=list)
+    """A lead's answers on items about which others disagree, in the order given; the last one on an item is its answer."""
+    imported: list[Verdict] = field(default_factory=list)
+    """Given elsewhere, and not asked for."""
 
 
-def counted(verdicts: Iterable[Verdict], excluded: Collection[str] = ()) -> Counted:
+def counted(verdicts: Iterable[Verdict], excluded: Collection[str] = (), with_imported: bool = False) -> Counted:
     """Sort verdicts (the last word of each reviewer on each item) by what they count for.
 
-    excluded: names of reviewers whose verdicts are left out, however they are spelled.
+    excluded: names of reviewers whose verdicts are left out, however they are spelled. with_imported: sort imported votes among the others.
     """
     verdicts, left_out = list(verdicts), {reviewer_key(name) for name in excluded}
     shown = first_typed(verdict.reviewer for verdict in verdicts)
@@ -42,7 +47,11 @@ def counted(verdicts: Iterable[Verdict], excluded: Collection[str] = ()) -> Coun
     for verdict in verdicts:
         if reviewer_key(verdict.reviewer) in left_out:
             continue
-        if verdict.gold:
+        if verdict.source != INSPECTOR and not with_imported:
+            kind = found.imported
+        elif verdict.queue == ADJUDICATION:
+            kind = found.adjudicated
+        elif verdict.gold:
             kind = found.gold
         elif not verdict.blind or verdict.disclosed:
             kind = found.open

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from icr_platform.core.errors import InputError
 from ui.review.items import Item, fraction_of, item_of
 from ui.review.verdict_store import VerdictStore
+from ui.review.verdicts import INSPECTOR
 from ui.tables import pairs_data, value_tables
 from ui.tables.run_tables import RunTables, latest
 from ui.tables.runs import ArmRecord
@@ -89,7 +90,7 @@ def next_item(
 ) -> tuple[Item | None, Progress]:
     """The first item of the queue that this reviewer has not judged and that is not another's, and how far she is."""
     run_id = arm.run.run_id
-    done = [item_of(verdict) for verdict in verdicts.current(run_id, reviewer)]
+    done = [item_of(verdict) for verdict in verdicts.current(run_id, reviewer) if verdict.source == INSPECTOR]
     judged = {item.key for item in done if work.covers(item)}
     order = ordered(tables, arm, work)
     for start in range(0, order.total, BATCH):

@@ -19,7 +19,7 @@ from ui.review.reviewers import reviewer_key
 from ui.review.secret import Secret
 from ui.review.verdict_store import VerdictStore
 from ui.review.verdict_summary import higher
-from ui.review.verdicts import DECIDED, Verdict
+from ui.review.verdicts import ADJUDICATION, DECIDED, INSPECTOR, Verdict
 from ui.tables.run_tables import RunTables
 
 LONGEST_SECONDS = 3600.0
@@ -96,11 +96,13 @@ def record(
     reasons: Sequence[str] = (),
     note: str = "",
     through_link: bool = False,
+    adjudicates: bool = False,
 ) -> Reveal:
     """Store a verdict. When this returns it is on disk; sending the same token again stores nothing twice.
 
     Args:
         through_link: whether the page is a review link's. Each page takes its own tokens only: Spot-check would tell what a link keeps.
+        adjudicates: whether a lead settles the item, whom the caller has checked.
 
     Raises:
         InputError: no name, or another than the item was shown to; an unknown choice or reason; a note that is too long; a page that is out of
@@ -111,7 +113,7 @@ def record(
         raise InputError("Write your name first, so that your verdicts are yours.")
     values, item = from_token(links.secret, token)
     link = links.named(values["link"]) if values["link"] else None
-    if (link is not None) != through_link:
+    if (link is not None, values["queue"] == ADJUDICATION) != (through_link, adjudicates):
         raise InputError("The page is out of date; load it again.")
     if link is not None and link.has_ended(datetime.fromtimestamp(time.time() - LONGEST_SECONDS, UTC)):
         raise InputError(
@@ -182,15 +184,26 @@ def facts_in(tables: RunTables, link: ReviewLink, item: Item) -> Facts:
 
 
 def undo(
-    verdicts: VerdictStore, secret: Secret, reviewer: str, run_id: str, token: str, link: str = ""
+    verdicts: VerdictStore,
+    secret: Secret,
+    reviewer: str,
+    run_id: str,
+    token: str,
+    link: str = "",
+    adjudicates: bool = False,
 ) -> Verdict | None:
     """Withdraw this reviewer's last verdict on a run; the row that says so, with her reasons and note, or None when she has no verdict.
 
     Args:
         token: of the item that the page shows, '' without one; an undo that is sent twice from there withdraws one verdict.
         link: id of the review link that the verdict was given through; '' for one of Spot-check.
+        adjudicates: withdraw her last adjudication, which Spot-check leaves alone.
     """
-    current = [verdict for verdict in verdicts.current(run_id, reviewer) if verdict.link == link]
+    current = [
+        verdict
+        for verdict in verdicts.current(run_id, reviewer)
+        if (verdict.link, verdict.queue == ADJUDICATION, verdict.source) == (link, adjudicates, INSPECTOR)
+    ]
     if not current:
         return None
     # Nothing is deleted: the latest row of an item counts, and this one says that there is none.

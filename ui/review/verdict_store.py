@@ -20,7 +20,7 @@ from icr_platform.core.artifacts import text_digest
 from icr_platform.core.errors import IcrError, InputError
 from ui.review.database import Database
 from ui.review.reviewers import LONGEST_NAME, first_typed, reviewer_key
-from ui.review.verdicts import CHOICES, COLUMNS, INSPECTOR, REASONS, Verdict
+from ui.review.verdicts import ADJUDICATION, CHOICES, COLUMNS, INSPECTOR, REASONS, Verdict
 
 LONGEST_NOTE = 100_000
 CLAIM_MINUTES = 30
@@ -107,10 +107,14 @@ class VerdictStore:
             return [_verdict({**row, "reviewer": shown[row["reviewer"]]}) for row in rows]
 
     def current(self, run_id: str = "", reviewer: str = "") -> list[Verdict]:
-        """The last word of each reviewer on each item, in the order given; withdrawn ones are left out."""
-        latest: dict[tuple[str, str, str], Verdict] = {}
+        """The last word of each reviewer on each item, in the order given; withdrawn ones are left out.
+
+        What she says as one who adjudicates, or said elsewhere, does not take the place of her own verdict.
+        """
+        latest: dict[tuple[str, ...], Verdict] = {}
         for verdict in self.history(run_id, reviewer):
-            key = (verdict.reviewer, verdict.run_id, verdict.item)
+            role = ADJUDICATION if verdict.queue == ADJUDICATION else ""
+            key = (verdict.reviewer, verdict.run_id, verdict.item, role, verdict.source)
             latest.pop(key, None)  # a later word takes its place at the end
             latest[key] = verdict
         return [verdict for verdict in latest.values() if verdict.choice != "withdrawn"]

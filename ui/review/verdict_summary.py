@@ -201,5 +201,8 @@ def verdict_metrics(found: Counted) -> dict[str, float]:
     agreed = reliability(found.blind)
     if agreed.alpha == agreed.alpha:  # NaN, and left out, when no two reviewers judged the same item
         metrics["human_reliability/krippendorff_alpha"] = agreed.alpha
-    kinds = {"blind": found.blind, "targeted": found.targeted, "open": found.open, "gold": found.gold}
+    kinds = {
+        "blind": found.blind, "targeted": found.targeted, "open": found.open, "gold": found.gold, "adjudicated": found.adjudicated,
+        "imported": found.imported,
+    }  # fmt: skip
     return metrics | {f"human_verdicts/{kind}": float(len(verdicts)) for kind, verdicts in kinds.items() if verdicts}

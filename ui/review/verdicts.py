@@ -10,6 +10,10 @@ import pyarrow as pa
 CHOICES = ("left", "right", "tie", "both-bad", "skip", "withdrawn")
 DECIDED = ("left", "right", "tie", "both-bad")
 INSPECTOR = "inspector"
+ADJUDICATION = "adjudication"
+"""Queue of a lead's verdicts that settle what others disagree about."""
+CHOSEN_ITEM = "chosen-item"
+"""Queue of verdicts on an item that the reviewer opened by herself, from a page that shows it."""
 REASONS = ("wrong language", "untrue", "rude", "truncated", "off topic", "repetitive", "unnatural", "unsafe")
 
 
