@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gradio_client import Client
 
 from icr_platform.tracking.reader import TrackingReader
 from tests.browser.conftest import ARGUMENTS, CHROMIUM
@@ -177,8 +178,14 @@ def test_pages_of_other_origins_are_refused(
             assert own.evaluate("fetch('/logout').then(a => a.status)") == 200
             own.goto(there)
             assert own.locator("input[type=password]").count() == 0, "no other page has logged her out"
+        # A script that logs in needs no token: no page can make it send anything.
+        script = Client(
+            f"http://127.0.0.1:{port}", auth=("mira", "correct horse"), verbose=False, analytics_enabled=False
+        )
+        script.predict(*json.loads(vote())["data"], api_name="/verdict_left")
+        assert len(VerdictStore(str(verdicts)).history()) == 3
         metrics = TrackingReader(f"sqlite:///{folder / 'mlflow.db'}").run(runs["small"]).metrics
-        assert "human_verdicts/blind" not in metrics or len(VerdictStore(str(verdicts)).history()) == 2
+        assert "human_verdicts/blind" not in metrics, "nothing was published"
     finally:
         process.kill()
         process.wait()

@@ -132,6 +132,29 @@ def test_filters_that_are_gone_are_left_out(place: tuple[Inspector, dict[str, st
         assert dead not in values(html), page.title
 
 
+@pytest.mark.parametrize(
+    ("address", "params", "said"),
+    [
+        ("pairs", {"dropped": "gone reason"}, "no reason for drops &#39;gone reason&#39;"),
+        ("regressions", {"source": "gone set"}, "no data set &#39;gone set&#39;"),
+        ("compare", {"source": "gone set"}, "no data set &#39;gone set&#39;"),
+        ("compare", {"kind": "gone kind"}, "no kind of instruction &#39;gone kind&#39;"),
+        ("compare", {"language": "xx"}, "no language &#39;xx&#39;"),
+        ("compare", {"language": "xx", "source": "gone set"}, "no data set &#39;gone set&#39;"),
+    ],
+)
+def test_choices_of_one_page_that_are_gone(
+    place: tuple[Inspector, dict[str, str]], address: str, params: dict[str, str], said: str
+) -> None:
+    inspector, ids = place
+    sides = {"left": ids["first"], "left_at": "1", "right": ids["second"], "right_at": "1"}
+    run = sides if address == "compare" else {"run": ids["first"]}
+    html = shown(inspector, address, {**run, **params})
+    assert said in html
+    assert 'role="alert"' not in html
+    assert not set(params.values()) & values(html)
+
+
 def test_a_second_run_that_is_gone(place: tuple[Inspector, dict[str, str]]) -> None:
     inspector, ids = place
     for dead in (ids["deleted"], "0" * 32):

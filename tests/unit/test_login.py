@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from icr_platform.core.errors import InputError
 from ui.server import auth
@@ -19,6 +21,8 @@ from ui.server.attempts import PER_ADDRESS, PER_KNOWN, PER_NAME, WINDOW_SECONDS,
 from ui.server.login import WRONG, Login, PasswordChecks, Sessions, login_page
 from ui.server.options import InspectOptions
 from ui.server.roles import leads_of
+from ui.server.same_origin import SameOrigin, Sites
+from ui.server.write_tokens import WriteTokens
 
 STORED = auth.hash_password("correct horse")
 
@@ -219,7 +223,7 @@ def test_passwords_are_checked_off_the_event_loop() -> None:
 def served(
     method: str = "GET", path: str = "/", fields: dict[str, str] | None = None, query: str = "", sessions: Sessions | None = None,
     headers: dict[str, str] | None = None, is_welcome: Callable[[str, str], bool] = lambda name, password: password == "right",
-    body: bytes | None = None, attempts: Attempts | None = None, scheme: str = "http",
+    body: bytes | None = None, attempts: Attempts | None = None, is_whole: bool = False, trusted: str = "127.0.0.1",
 ) -> tuple[int, dict[str, str], str]:  # fmt: skip
     """Status, headers and text of what the login's layer answers; 'within' where it let the request through."""
     given = {
@@ -229,7 +233,7 @@ def served(
         **(headers or {}),
     }
     scope: Scope = {
-        "type": "http", "method": method, "path": path, "query_string": query.encode(), "scheme": scheme, "client": ("10.0.0.1", 1),
+        "type": "http", "method": method, "path": path, "query_string": query.encode(), "scheme": "http", "client": ("127.0.0.1", 1),
         "headers": [(key.encode(), value.encode()) for key, value in given.items()],
     }  # fmt: skip
     sent: list[AsgiMessage] = []
@@ -244,7 +248,10 @@ def served(
         sent.append(message)
 
     checks = PasswordChecks(is_welcome, attempts or Attempts())
-    app = Login(within, sessions or Sessions("icr-session-x"), checks, ("/", "/pairs"))
+    app: Any = Login(within, sessions or Sessions("icr-session-x"), checks, ("/", "/pairs"))
+    if is_whole:  # as uvicorn and the server have it
+        guarded = SameOrigin(app, Sites.of("x.example"), WriteTokens(), ("/",), True, lambda scope: "")
+        app = ProxyHeadersMiddleware(guarded, trusted_hosts=trusted)  # type: ignore[arg-type]
     asyncio.run(app(scope, receive, send))
     return sent[0]["status"], {k.decode(): v.decode() for k, v in sent[0]["headers"]}, sent[1]["body"].decode()
 
@@ -272,10 +279,43 @@ def test_a_session() -> None:
     assert sessions.user(value) is None, "a copy of the cookie is worth nothing either"
 
 
-def test_a_secure_cookie_behind_tls() -> None:
-    for more in ({"headers": {"origin": "https://x.example"}}, {"scheme": "https"}):
-        assert "; Secure" in served("POST", "/login", RIGHT, **more)[1]["set-cookie"]  # type: ignore[arg-type]
-    assert "Secure" not in served("POST", "/login", RIGHT, headers={"origin": "http://127.0.0.1:7860"})[1]["set-cookie"]
+@pytest.mark.parametrize(
+    ("headers", "is_secure"),
+    [
+        ({"host": "x.example", "origin": "https://x.example"}, True),  # a proxy that does not say it
+        ({"host": "x.example", "x-forwarded-proto": "https"}, True),
+        ({"host": "x.example", "origin": "http://x.example"}, False),
+        ({"host": "127.0.0.1:7860", "origin": "http://127.0.0.1:7860"}, False),
+    ],
+)
+def test_a_cookie_is_secure_behind_tls(headers: dict[str, str], is_secure: bool) -> None:
+    """Through all layers, as the server has them around Gradio."""
+    _, answered, _ = served("POST", "/login", RIGHT, headers=headers, is_whole=True)
+    assert ("; Secure" in answered["set-cookie"]) is is_secure
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "trusted", "counted"),
+    [
+        ("10.0.0.7", "127.0.0.1", "10.0.0.7"),
+        ("6.6.6.6, 10.0.0.7", "127.0.0.1", "10.0.0.7"),  # what a stranger wrote stands before what the proxy added
+        ("10.0.0.7", "", "127.0.0.1"),  # without a proxy everybody could write it
+        ("", "127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_the_address_that_the_proxy_names(forwarded: str, trusted: str, counted: str) -> None:
+    attempts = Attempts()
+    headers = {"x-forwarded-for": forwarded} if forwarded else {}
+    served(
+        "POST",
+        "/login",
+        {**RIGHT, "password": "wrong"},
+        headers=headers,
+        attempts=attempts,
+        is_whole=True,
+        trusted=trusted,
+    )
+    assert f"address {counted}" in attempts._tried
 
 
 @pytest.mark.parametrize(

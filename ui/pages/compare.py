@@ -14,7 +14,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import english_first
 from ui.html.charts import interval_bar
 from ui.html.rendering import language_label, message, render
-from ui.pages import dead_ends, said
+from ui.pages import dead_ends, item_verdicts
 from ui.pages.inspector import Content, Inspector
 from ui.pages.side_by_side import (
     MEASURES,
@@ -60,6 +60,7 @@ def show(inspector: Inspector, view: View, viewer: Viewer = NOBODY) -> Content:
     choices = sides.choices()
     compared: Compared | None = None
     main = message(NOTHING)
+    said: tuple[str, ...] = ()
     try:
         if not (view.left or view.right) and (found := sides.first_two(view.run)):
             (left, left_at), (right, right_at) = found
@@ -68,6 +69,7 @@ def show(inspector: Inspector, view: View, viewer: Viewer = NOBODY) -> Content:
             left_side, right_side = sides.open(view.left, view.left_at), sides.open(view.right, view.right_at)
             view = replace(view, left_at=left_side.at, right_at=right_side.at)
             view, compared = _compared(inspector, sides, (left_side, right_side), view)
+            view, said = _without_gone(inspector, compared, view)
             main = Markup(
                 _detail(inspector, view, compared, viewer) if view.id else _overview(inspector, view, compared)
             )
@@ -75,7 +77,25 @@ def show(inspector: Inspector, view: View, viewer: Viewer = NOBODY) -> Content:
         main = message(str(error), kind="error")
         view = dead_ends.refuse_dead_side(error, view)
     iterations = [sides.iterations(value) for value in (view.left, view.right)]
-    return Content(Markup(_filters(inspector, view, choices, iterations, compared)), main, view)
+    return Content(Markup(_filters(inspector, view, choices, iterations, compared)), main, view, said)
+
+
+def _without_gone(inspector: Inspector, compared: Compared, view: View) -> dead_ends.Settled:
+    """The view without a language, a data set or a kind of instruction that these sides do not have."""
+    engine, comparison = inspector.engine, compared.comparison
+    said: tuple[str, ...] = ()
+    if view.language:
+        known = prompt_changes.languages_in(engine, comparison.before)
+        view, said = dead_ends.without(view, "language", "language", known)
+    if view.source:
+        found = prompt_changes.slices(engine, comparison, "source", Filter(view.language))
+        view, more = dead_ends.without(view, "source", "data set", [one.name for one in found])
+        said += more
+    if view.kind:
+        kinds = prompt_changes.slices(engine, compared.kinds, "kind") if compared.kinds else []
+        view, more = dead_ends.without(view, "kind", "kind of instruction", [one.name for one in kinds])
+        said += more
+    return dead_ends.Settled(view, said)
 
 
 def _filters(
@@ -377,7 +397,7 @@ def _said(inspector: Inspector, view: View, compared: Compared, viewer: Viewer, 
     if not is_evaluated or a.value != b.value or a.value.startswith((RUNS_OF, FILE)) or len({*numbers}) < 2:
         return Markup("")
     item = Item("outputs", max(numbers), min(numbers), language, view.id)
-    return said.section(inspector, a.value, viewer, item, view)
+    return item_verdicts.section(inspector, a.value, viewer, item, view)
 
 
 def _answers(

@@ -5,13 +5,13 @@ Bookmarks outlive runs, and people paste ids of iterations and stages, or half o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from typing import NamedTuple
 
 from rapidfuzz import fuzz
 
-from icr_platform.core.errors import InputError
+from icr_platform.core.errors import IcrError, InputError
 from icr_platform.tracking.reader import RunRecord
 from ui.html.rendering import label, language_label
 from ui.pages.inspector import Focus, Inspector
@@ -75,8 +75,21 @@ def _has_language(inspector: Inspector, arm: ArmRecord, language: str) -> bool:
     return any(verdict.language == language for verdict in inspector.verdicts.current(arm.run.run_id))
 
 
-def offered(arms: Sequence[RunRecord], error: UnknownRunError) -> list[RunRecord]:
+def without(view: View, name: str, what: str, known: Collection[str]) -> Settled:
+    """The view without the filter `name` where what it asks for is not there. what: such as 'data set'. known: what there is."""
+    value = getattr(view, name)
+    if not value or value in known:
+        return Settled(view, ())
+    said = f"There is no {what} {label(value, 60)!r} here; the page shows all of them."
+    return Settled(replace(view, **{name: ""}), (said,))
+
+
+def offered(inspector: Inspector, error: UnknownRunError) -> list[RunRecord]:
     """Runs to choose from instead: the one above what was named, those whose id or name is like it, then the newest."""
+    try:
+        arms = inspector.catalogue.arms()
+    except IcrError:  # the store went away since; the page still says that the run is gone
+        return []
 
     def likeness(run: RunRecord) -> float:
         if run.run_id == error.arm_id:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import english_first
 from ui.html.rendering import message, render
-from ui.pages import said
+from ui.pages import item_verdicts
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.review import disagreements, recording
 from ui.review.disagreements import BETWEEN, PAGE_ITEMS, Wanted
@@ -77,7 +77,7 @@ def _list(inspector: Inspector, focus: Focus, sight: Sight, wanted: Wanted) -> t
         total=page.total,
         size=PAGE_ITEMS,
         has_votes=votes.num_rows > 0,
-        named=said.named_answer,
+        named=item_verdicts.named_answer,
         between=BETWEEN,
     )
     return main, ""
@@ -87,7 +87,7 @@ def _detail(inspector: Inspector, focus: Focus, sight: Sight, wanted: Wanted) ->
     """One item: its texts, who said what, and where it stands in the list; the token is a lead's."""
     view, run_id = focus.view, focus.arm.run.run_id
     item = Item.from_key(view.item)
-    rows = said.said_of(inspector, run_id, sight, item, view.leave_out)
+    rows = item_verdicts.said_of(inspector, run_id, sight, item, view.leave_out)
     if not rows:
         raise InputError("There are no verdicts here that you can see; open an item from the list.")
     facts = facts_of(inspector, focus.arm, item)
@@ -104,9 +104,9 @@ def _detail(inspector: Inspector, focus: Focus, sight: Sight, wanted: Wanted) ->
         list_start=(near.place - 1) // PAGE_ITEMS * PAGE_ITEMS if near else 0,
         is_lead=focus.viewer.is_lead,
         run_prefers=_run_prefers(facts.first.score, facts.second.score, item),
-        judge=said.judge_link(view, run_id, item),
-        opened=said.page_link(view, run_id, item),
-        named=said.named_answer,
+        judge=item_verdicts.judge_link(view, run_id, item),
+        opened=item_verdicts.page_link(view, run_id, item),
+        named=item_verdicts.named_answer,
     )
     if not focus.viewer.is_lead:
         return main, ""
@@ -122,5 +122,5 @@ def _run_prefers(first: float | None, second: float | None, item: Item) -> str:
     if first == second:
         return f"The {about} prefers neither."
     names = ("chosen", "rejected") if item.kind == "pair" else ("after", "before")
-    name = said.named_answer(names[0] if first > second else names[1], item.base, item.iteration)
+    name = item_verdicts.named_answer(names[0] if first > second else names[1], item.base, item.iteration)
     return f"The {about} prefers: {name} ({first:.3f} against {second:.3f})."

@@ -31,12 +31,14 @@ class Focus(NamedTuple):
 class Content(NamedTuple):
     """A rendered page: its own fields of the filter form, and what stands below the form.
 
-    view: with what the page filled in, where its address is to say it; None leaves the address as it is.
+    view: with what the page filled in or left out, where its address is to say it; None leaves the address as it is.
+    said: a sentence for each filter that was left out.
     """
 
     filters: Markup
     main: Markup
     view: View | None = None
+    said: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ KEYS = (
     Key("ArrowRight", "ArrowRight", ".icr #main a[rel=next]", "The next one"),
     Key("Escape", "Escape", ".icr #main [data-key=Escape]", "Back to the list"),
     _key(
-        "m",
+        "x",
         ".icr [data-toggle=written]",
         "Show texts as they were written, with their signs of formatting, or formatted",
     ),

@@ -12,7 +12,7 @@ from icr_platform.report.numbers import number
 from ui.html.line_marks import marked
 from ui.html.rendering import language_label, render
 from ui.html.word_diff import word_diff
-from ui.pages import said
+from ui.pages import dead_ends, item_verdicts
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.review.items import Item
 from ui.review.seeing import Viewer
@@ -33,17 +33,21 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         view = replace(view, iteration=latest(focus.arm, "annotate"))
     iteration = focus.arm.iteration(view.iteration or 0)
     tables = inspector.pair_tables(iteration)
+    reasons = pairs_data.drop_reasons(inspector.engine, tables, view.language)
+    view, said = dead_ends.without(view, "dropped", "reason for drops", ["*", *(row["reason"] for row in reasons)])
     filters = render(
         "pairs_filters",
         view=view,
         iterations=[t.number for t in focus.arm.iterations],
         languages=focus.arm.languages() or pairs_data.languages_with_prompts(inspector.engine, tables),
-        reasons=pairs_data.drop_reasons(inspector.engine, tables, view.language),
+        reasons=reasons,
         sorts=list(SORTS.items()),
         kept=view.carried_on(_FORM),
     )
     if view.id:
-        return Content(Markup(filters), Markup(_detail(inspector, tables, view, focus.viewer)))
+        return Content(
+            Markup(filters), Markup(_detail(inspector, tables, view, focus.viewer)), view if said else None, said
+        )
     page = pairs_data.list_pairs(inspector.engine, tables, view)
     lengths = (view.sample_length_min, view.sample_length_max)
     rewards = (view.sample_reward_min, view.sample_reward_max)
@@ -53,7 +57,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
             f"Prompts with a sample of {_range(*lengths, 0)} characters and a reward of {_range(*rewards, 2)}"
         )
     main = render("pairs_list", view=view, page=page, size=pairs_data.PAGE_ROWS, sample_filter=sample_filter)
-    return Content(Markup(filters), Markup(main))
+    return Content(Markup(filters), Markup(main), view if said else None, said)
 
 
 def _range(low: float | None, high: float | None, digits: int) -> str:
@@ -106,7 +110,7 @@ def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View, vie
         },
         near=near,
         why=_why(detail, after_length),
-        said=_said(inspector, view, viewer, language, pair) if pair and viewer else "",
+        said=_said(inspector, view, viewer, language, pair) if pair and viewer is not None else "",
         after_length=after_length,
         list_start=(near.place - 1) // pairs_data.PAGE_ROWS * pairs_data.PAGE_ROWS if near else 0,
         chosen=own.get("chosen"),
@@ -119,7 +123,7 @@ def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View, vie
 def _said(inspector: Inspector, view: View, viewer: Viewer, language: str, pair: ResultRow) -> Markup:
     """What people said of a pair."""
     item = Item("pair", view.iteration or 0, None, language, view.id, pair.get("pair_index") or 0)
-    return said.section(inspector, view.run, viewer, item, view)
+    return item_verdicts.section(inspector, view.run, viewer, item, view)
 
 
 def _after_length(detail: pairs_data.PairDetail, sample: ResultRow) -> float | None:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from ui.html.rendering import render
-from ui.pages import said
+from ui.pages import dead_ends, item_verdicts
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.pages.side_by_side import MEASURES, SampleRow, best_sample, digits_of, drawn, outputs_for, sample_row, unit_of
 from ui.review.items import Item
@@ -41,10 +41,11 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     view = _filled(inspector, focus)
     base_arm = inspector.catalogue.arm(view.base_run) if view.base_run else focus.arm
     compared = _compare(inspector, focus.arm, base_arm, view)
+    by_source = prompt_changes.slices(inspector.engine, compared.comparison, "source", Filter(view.language))
+    view, said = dead_ends.without(view, "source", "data set", [one.name for one in by_source])
     # The cell of the win-tie-loss table narrows the list alone: sums over what has one outcome would say nothing.
     wanted = Filter(view.language, view.source, view.flow)
     overall = Filter(view.language, view.source)
-    by_source = prompt_changes.slices(inspector.engine, compared.comparison, "source", Filter(view.language))
     filters = render(
         "regressions_filters",
         view=view,
@@ -56,7 +57,9 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         kept=view.carried_on(_FORM),
     )
     if view.id:
-        return Content(Markup(filters), Markup(_detail(inspector, focus, view, compared, wanted)))
+        return Content(
+            Markup(filters), Markup(_detail(inspector, focus, view, compared, wanted)), view if said else None, said
+        )
     by_language = prompt_changes.slices(inspector.engine, compared.comparison, "language", overall)
     together = prompt_changes.slices(inspector.engine, compared.comparison, "all", overall)
     rows, total = prompt_changes.ranked(inspector.engine, compared.comparison, wanted, view.rank, view.start)
@@ -81,7 +84,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         digits=digits_of(compared.comparison.measure),
         unit=unit_of(compared.comparison.measure),
     )
-    return Content(Markup(filters), Markup(main))
+    return Content(Markup(filters), Markup(main), view if said else None, said)
 
 
 def _filled(inspector: Inspector, focus: Focus) -> View:
@@ -166,7 +169,7 @@ def _said(inspector: Inspector, focus: Focus, view: View, compared: Compared, la
     if view.measure != "judge" or view.base_run not in ("", focus.arm.run.run_id) or numbers[0] == numbers[1]:
         return Markup("")
     item = Item("outputs", max(numbers), min(numbers), language, view.id)
-    return said.section(inspector, focus.arm.run.run_id, focus.viewer, item, view)
+    return item_verdicts.section(inspector, focus.arm.run.run_id, focus.viewer, item, view)
 
 
 def _output_rows(

@@ -54,7 +54,6 @@ def render_page(
         show = show or page.show
         if page.show_sides is not None:
             content = page.show_sides(inspector, view, viewer)
-            view = content.view or view
         elif show is not None:
             view, left_out = dead_ends.in_experiment(inspector, view)
             messages += [message(sentence) for sentence in left_out]
@@ -73,11 +72,12 @@ def render_page(
                         message(f"This run is {focus.arm.run.status.lower()}: the page shows what has finished.")
                     )
                 content = show(inspector, focus)
+        view = content.view or view
+        messages += [message(sentence) for sentence in content.said]
     except UnknownRunError as error:
         messages.append(message(str(error), kind="error"))
         view = dead_ends.without_dead_run(view)
-        arms = inspector.catalogue.arms()  # which were just asked for, and are remembered
-        frame["offered"] = [_arm_choice(run) for run in dead_ends.offered(arms, error)]
+        frame["offered"] = [_arm_choice(run) for run in dead_ends.offered(inspector, error)]
     except InputError as error:
         messages.append(message(str(error), kind="error"))
     except IcrError as error:  # a store went away; what it holds is not lost

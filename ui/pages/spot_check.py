@@ -11,7 +11,7 @@ from markupsafe import Markup
 from icr_platform.core.errors import InputError
 from ui.html.rendering import message, render
 from ui.pages.inspector import Content, Focus, Inspector
-from ui.pages.said import page_link
+from ui.pages.item_verdicts import page_link
 from ui.review import queues, recording
 from ui.review.items import Item
 from ui.review.queues import QUEUES, Assignment, Progress

@@ -144,9 +144,7 @@ class Login:
             await answer(send, tried.status, login_page(place, tried.said, name), "text/html")
 
     def _cookie(self, scope: Scope, value: str, more: str = "") -> tuple[bytes, bytes]:
-        # A proxy on this machine tells the scheme, or the browser does by its Origin.
-        is_tls = scope.get("scheme") == "https" or any(o.lower().startswith("https:") for o in header(scope, "origin"))
-        secure = "; Secure" if is_tls else ""
+        secure = "; Secure" if scope.get("scheme") == "https" else ""
         return b"set-cookie", f"{self.sessions.name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}{more}".encode()
 
 

@@ -121,7 +121,10 @@ class SameOrigin:
         elif refusal is None:
             # Gradio's own layer would let origins read that are not ours; without the header it adds nothing.
             headers = [(key, value) for key, value in scope["headers"] if key.lower() != b"origin"]
-            await self.app({**scope, "headers": headers}, receive, send)
+            # Not every proxy says that it speaks TLS; the browser does.
+            is_tls = any(origin.lower().startswith("https:") for origin in header(scope, "origin"))
+            scheme = {"scheme": "https"} if is_tls and scope["type"] == "http" else {}
+            await self.app({**scope, "headers": headers, **scheme}, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": refusal.why[:100]})
         else:

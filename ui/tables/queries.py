@@ -41,7 +41,9 @@ class QueryEngine:
         # Without a folder of its own DuckDB spills into `.tmp` of the folder that the command was called in; processes do not share one.
         spills = own_folder("duckdb")
         remove_old(spills, SPILLED_SECONDS)
-        config = {"memory_limit": memory_limit, "threads": threads, "temp_directory": str(spills / str(os.getpid()))}
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": memory_limit, "threads": threads, "temp_directory": str(spills / str(os.getpid())),
+        }  # fmt: skip
         self._connection = duckdb.connect(config=config)
         for setting in (
             "parquet_metadata_cache=true",  # the footers of a thousand parts are read once, not by every request
