@@ -327,19 +327,22 @@ def _check(arguments: list[str]) -> int:
 def _inspector(tool: str, arguments: list[str]) -> int:
     """Serve the inspector until it is ended, publish or export what reviewers said in it, or make a review link."""
     from dataclasses import Field, fields
-    from pathlib import Path
 
     from icr_platform.cli.flags import Parser
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.evaluation.confusion import mark
     from ui.server.app import export_verdicts, launch, make_review_link, publish_verdicts
-    from ui.server.options import InspectOptions, LinkOptions
+    from ui.server.options import ExportOptions, InspectOptions, LinkOptions, PublishOptions
 
     parser = Parser(f"icr {tool}", TOOLS[tool])
     parser.usage = f"icr {tool}{' publish|export|link RUN' if tool == 'verdicts' else ''} [--FLAG VALUE ...]"
 
     def add(option: Field[Any]) -> None:
         shown = f" (default: {option.default})" if option.default else ""
+        if isinstance(option.default, (bool, tuple)):  # a flag alone, and one that may be given several times
+            action = "store_true" if isinstance(option.default, bool) else "append"
+            parser.add_argument("--" + option.name.replace("_", "-"), action=action, help=option.metadata["help"])
+            return
         parser.add_argument(
             "--" + option.name.replace("_", "-"),
             type=type(option.default), default=option.default,
@@ -347,22 +350,13 @@ def _inspector(tool: str, arguments: list[str]) -> int:
         )  # fmt: skip
 
     if tool == "verdicts":
-        parser.add_argument("action", choices=["publish", "export", "link"])
+        actions = {"publish": PublishOptions, "export": ExportOptions, "link": LinkOptions}
+        parser.add_argument("action", choices=list(actions))
         parser.add_argument("run", metavar="RUN", help="id of the MLflow run whose items are judged")
         # Flags of one action are unknown to the others, and so refused there.
-        if "link" in arguments[:1]:
-            for option in fields(LinkOptions):
-                add(option)
-        else:
-            parser.add_argument(
-                "--output", metavar="DIR", default="verdicts", help="folder of the exported files (default: verdicts)"
-            )
-            parser.add_argument(
-                "--names", action="store_true", help="publish reviewers' own names; without it they are numbered"
-            )
-            parser.add_argument(
-                "--dry-run", action="store_true", help="say what would be published, and publish nothing"
-            )
+        action = next((word for word in arguments if word in actions), "publish")
+        for option in fields(actions[action]):
+            add(option)
     for option in fields(InspectOptions):
         add(option)
     given = parser.parse_args(arguments)
@@ -370,11 +364,17 @@ def _inspector(tool: str, arguments: list[str]) -> int:
     _quiet_libraries()
     if tool == "inspect":
         launch(options, WORLDS, mark)
-    elif given.action == "export":
-        print("\n".join(export_verdicts(options, given.run, Path(given.output))))
+        return 0
+    # What was not given is None: a flag that may be given several times has no other default.
+    own = {
+        option.name: value
+        for option in fields(actions[given.action])
+        if (value := getattr(given, option.name)) is not None
+    }
+    if given.action == "export":
+        print("\n".join(export_verdicts(options, given.run, ExportOptions(**own))))
     elif given.action == "link":
-        asked = LinkOptions(**{option.name: getattr(given, option.name) for option in fields(LinkOptions)})
-        print("\n".join(make_review_link(options, given.run, asked)))
+        print("\n".join(make_review_link(options, given.run, LinkOptions(**own))))
     else:
         print("\n".join(publish_verdicts(options, given.run, given.names, given.dry_run)))
     return 0

@@ -17,7 +17,7 @@ from icr_platform.core.artifacts import ArtifactWriter, text_digest
 from icr_platform.core.errors import InputError
 from ui.review.counted import counted
 from ui.review.exports import VERDICTS
-from ui.review.reviewers import reviewer_key
+from ui.review.reviewers import published_names
 from ui.review.verdict_store import VerdictStore
 from ui.review.verdict_summary import verdict_metrics
 from ui.review.verdicts import Verdict, verdicts_table
@@ -56,11 +56,7 @@ def publication(tables: RunTables, verdicts: VerdictStore, run_id: str, names: b
     history = verdicts.history(run_id)
     if not history:
         raise InputError(f"Run {run_id} has no verdicts yet; record some on Spot-check.")
-    known: dict[str, str] = {}
-    for verdict in history:  # one person may have written her name in several ways
-        key = reviewer_key(verdict.reviewer)
-        known.setdefault(key, verdict.reviewer if names else f"reviewer {len(known) + 1}")
-    shown = {verdict.reviewer: known[reviewer_key(verdict.reviewer)] for verdict in history}
+    shown = published_names((verdict.reviewer for verdict in history), names)
     rows = Counter(verdict.reviewer for verdict in history)
     return Publication(
         run_id,

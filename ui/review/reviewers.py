@@ -50,3 +50,19 @@ def first_typed(names: Iterable[str]) -> dict[str, str]:
     """
     shown: dict[str, str] = {}
     return {name: shown.setdefault(reviewer_key(name), name) for name in names}
+
+
+def published_names(names: Iterable[str], own: bool = False) -> dict[str, str]:
+    """For each name what stands in its place in what leaves the inspector: 'reviewer 1', 'reviewer 2' and so on by first appearance, one
+    number a person however her name was typed; with `own`, the name that she typed first.
+
+    names: in the order in which their first verdicts were stored; history only grows, so that the numbers stay.
+
+    >>> published_names(["nele", "ana", "Nele "])
+    {'nele': 'reviewer 1', 'ana': 'reviewer 2', 'Nele ': 'reviewer 1'}
+    """
+    known: dict[str, str] = {}
+    shown = {}
+    for name in names:
+        shown[name] = known.setdefault(reviewer_key(name), name if own else f"reviewer {len(known) + 1}")
+    return shown
