@@ -97,7 +97,14 @@ def test_ten_reviewers_and_three_kills(tmp_path: Path) -> None:
                     return
             server[0].kill()
             server[0].wait()
-            server[0] = start_server(tmp_path, port)
+            while True:
+                try:
+                    server[0] = start_server(tmp_path, port)
+                    break
+                except (
+                    RuntimeError
+                ):  # Gradio gives up where a busy machine does not answer it in seconds: somebody starts it again
+                    assert server[0].poll() is not None
 
     killer = threading.Thread(target=kill)
     killer.start()

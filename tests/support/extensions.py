@@ -185,8 +185,8 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     edits=(
         Edit(
             "ui/pages/table_of_pages.py",
-            "from ui.pages import agreement, compare, margins,",
-            "from ui.pages import agreement, compare, iterations, margins,",
+            "from ui.pages import agreement, compare, disagreements, margins,",
+            "from ui.pages import agreement, compare, disagreements, iterations, margins,",
         ),
         Edit(
             "ui/pages/table_of_pages.py",

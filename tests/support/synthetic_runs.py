@@ -547,13 +547,25 @@ def _outputs(path: Path, prompts: Rows) -> dict[str, str]:
 # --- hostile text ---------------------------------------------------------------------------------------------------
 
 
-def payload_run(tracker: Tracker, folder: Path) -> RunHandle:
-    """Every payload as instruction, English instruction, messages before them, responses, thoughts, prompt id, source, language, drop reason and detail."""
+def payload_groups() -> list[tuple[dict[str, str], str]]:
+    """Address and text of the prompts of the payload run that have eight payloads each."""
     texts = payloads()
-    prompts = [
-        Prompt("es" if i % 4 else text[:300], f"{i}:{text}"[:2000], text, text, text[:500])
-        for i, text in enumerate(texts)
+    groups = [texts[start : start + 8] for start in range(0, len(texts), 8)]
+    return [
+        ({"id": f"group {i}:{group[0]}"[:2000], "id_language": "es"}, "\n\n".join(group))
+        for i, group in enumerate(groups)
     ]
+
+
+def payload_run(tracker: Tracker, folder: Path) -> RunHandle:
+    """Every payload as instruction, English instruction, messages before them, responses, thoughts, prompt id, source, language, drop reason and detail.
+
+    Then eight payloads at a time, below each other in every text.
+    """
+    prompts = [
+        Prompt("es" if i % 6 else text[:300], f"{i}:{text}"[:2000], text, text, text[:500])
+        for i, text in enumerate(payloads())
+    ] + [Prompt(key["id_language"], key["id"], text, text, text[:500]) for key, text in payload_groups()]
     samples = sampled(
         prompts, lambda p: [p.instruction + " 1", p.instruction + " zwei", "x " + p.instruction], 3, ("cross-lingual",)
     )

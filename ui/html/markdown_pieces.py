@@ -11,6 +11,7 @@ from functools import cache
 from typing import NamedTuple
 
 from markdown_it import MarkdownIt
+from markdown_it.ruler import RuleOptionsType
 from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
@@ -91,7 +92,7 @@ def _parser() -> MarkdownIt:
     parser.disable(["html_block", "html_inline", "link", "image", "autolink", "reference", "text_join"])
     parser.inline.ruler.before("escape", "maths", _maths)
     parser.inline.ruler.before("escape", "address", _address)
-    interrupted = {"alt": ["paragraph", "blockquote", "list"]}
+    interrupted: RuleOptionsType = {"alt": ["paragraph", "blockquote", "list"]}
     parser.block.ruler.before("fence", "maths_block", _maths_block, interrupted)
     return parser
 

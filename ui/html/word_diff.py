@@ -83,7 +83,8 @@ def tokens(text: str) -> list[str]:
     >>> tokens("one two")
     ['one', ' ', 'two']
     """
-    return _TOKEN.findall(text)
+    found: list[str] = _TOKEN.findall(text)
+    return found
 
 
 def _words(text: str) -> _Words:

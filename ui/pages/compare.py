@@ -14,7 +14,7 @@ from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import english_first
 from ui.html.charts import interval_bar
 from ui.html.rendering import language_label, message, render
-from ui.pages import dead_ends
+from ui.pages import dead_ends, item_verdicts
 from ui.pages.inspector import Content, Inspector
 from ui.pages.side_by_side import (
     MEASURES,
@@ -28,8 +28,10 @@ from ui.pages.side_by_side import (
     sample_row,
     unit_of,
 )
+from ui.review.items import Item
+from ui.review.seeing import NOBODY, Viewer
 from ui.tables import output_rows, prompt_changes, sources, value_tables
-from ui.tables.compared_sides import Choice, Side, Sides
+from ui.tables.compared_sides import FILE, RUNS_OF, Choice, Side, Sides
 from ui.tables.paired_table import PairedRow, RunValues
 from ui.tables.prompt_changes import IN_OWN_UNIT, LENGTHS, PAGE_ROWS, RELATIVE_LENGTHS, Comparison, Filter
 from ui.tables.view import View
@@ -52,7 +54,7 @@ class Compared(NamedTuple):
     notes: tuple[str, ...]
 
 
-def show(inspector: Inspector, view: View) -> Content:
+def show(inspector: Inspector, view: View, viewer: Viewer = NOBODY) -> Content:
     """The paired table, slices, outcomes and prompts, or one prompt when the view names it. What is wrong is said beside the form."""
     sides = Sides(inspector.catalogue, inspector.files)
     choices = sides.choices()
@@ -68,7 +70,9 @@ def show(inspector: Inspector, view: View) -> Content:
             view = replace(view, left_at=left_side.at, right_at=right_side.at)
             view, compared = _compared(inspector, sides, (left_side, right_side), view)
             view, said = _without_gone(inspector, compared, view)
-            main = Markup((_detail if view.id else _overview)(inspector, view, compared))
+            main = Markup(
+                _detail(inspector, view, compared, viewer) if view.id else _overview(inspector, view, compared)
+            )
     except InputError as error:
         main = message(str(error), kind="error")
         view = dead_ends.refuse_dead_side(error, view)
@@ -356,7 +360,7 @@ def _nothing_common(inspector: Inspector, view: View, compared: Compared, covere
     return f"The two have no {over} prompt in common{here}: A has {covered.first_only:,}, B {covered.second_only:,}, under other ids."
 
 
-def _detail(inspector: Inspector, view: View, compared: Compared) -> str:
+def _detail(inspector: Inspector, view: View, compared: Compared, viewer: Viewer) -> str:
     """One prompt: what both sides wrote, run by run and sample by sample, in the order of the list."""
     language = view.id_language or view.language
     comparison = compared.comparison
@@ -381,7 +385,19 @@ def _detail(inspector: Inspector, view: View, compared: Compared) -> str:
         measure=comparison.measure,
         title=MEASURES[comparison.measure].title,
         value_digits=0 if comparison.measure == "length" else 3,
+        said=_said(inspector, view, compared, viewer, language),
     )
+
+
+def _said(inspector: Inspector, view: View, compared: Compared, viewer: Viewer, language: str) -> Markup:
+    """What people said of both outputs, where they are an item: of two iterations of one run, as its evaluation has them."""
+    a, b = compared.sides
+    numbers = [side.records[0].number for side in (a, b) if len(side.records) == 1]
+    is_evaluated = compared.comparison.measure not in ("reward", "instructions") and a.has("eval") and b.has("eval")
+    if not is_evaluated or a.value != b.value or a.value.startswith((RUNS_OF, FILE)) or len({*numbers}) < 2:
+        return Markup("")
+    item = Item("outputs", max(numbers), min(numbers), language, view.id)
+    return item_verdicts.section(inspector, a.value, viewer, item, view)
 
 
 def _answers(

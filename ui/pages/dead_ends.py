@@ -41,7 +41,7 @@ def in_experiment(inspector: Inspector, view: View) -> Settled:
 
 def settled(inspector: Inspector, focus: Focus) -> Settled:
     """The view without iterations, a language and a second run that its run does not have, or that are gone."""
-    arm, view = focus
+    arm, view = focus.arm, focus.view
     said: list[str] = []
     base_arm = arm
     if view.base_run:

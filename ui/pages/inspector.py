@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from ui.html.line_marks import Marker, mark_nothing
 from ui.review.link_store import LinkStore
+from ui.review.seeing import NOBODY, Viewer
 from ui.review.verdict_store import VerdictStore
 from ui.tables.output_files import NO_FILES, OutputFiles
 from ui.tables.paired_table import PairedTables
@@ -20,10 +21,11 @@ from ui.tables.view import View
 
 
 class Focus(NamedTuple):
-    """The arm that a page shows, and the page's view with the arm filled in."""
+    """The arm that a page shows, the page's view with the arm filled in, and who looks at it."""
 
     arm: ArmRecord
     view: View
+    viewer: Viewer = NOBODY
 
 
 class Content(NamedTuple):
@@ -71,5 +73,5 @@ class Inspector(RunTables):
 
 
 Show = Callable[[Inspector, Focus], Content]
-ShowSides = Callable[[Inspector, View], Content]
+ShowSides = Callable[[Inspector, View, Viewer], Content]
 """Of a page that is not about one run, and is shown without any."""

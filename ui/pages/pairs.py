@@ -12,8 +12,10 @@ from icr_platform.report.numbers import number
 from ui.html.line_marks import marked
 from ui.html.rendering import language_label, render
 from ui.html.word_diff import word_diff
-from ui.pages import dead_ends
+from ui.pages import dead_ends, item_verdicts
 from ui.pages.inspector import Content, Focus, Inspector
+from ui.review.items import Item
+from ui.review.seeing import Viewer
 from ui.tables import pairs_data
 from ui.tables.queries import ResultRow
 from ui.tables.run_tables import latest
@@ -43,7 +45,9 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         kept=view.carried_on(_FORM),
     )
     if view.id:
-        return Content(Markup(filters), Markup(_detail(inspector, tables, view)), view if said else None, said)
+        return Content(
+            Markup(filters), Markup(_detail(inspector, tables, view, focus.viewer)), view if said else None, said
+        )
     page = pairs_data.list_pairs(inspector.engine, tables, view)
     lengths = (view.sample_length_min, view.sample_length_max)
     rewards = (view.sample_reward_min, view.sample_reward_max)
@@ -63,8 +67,11 @@ def _range(low: float | None, high: float | None, digits: int) -> str:
     return f"from {number(low, digits)}" + ("" if high is None else f" to {number(high, digits)}")
 
 
-def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> str:
-    """One prompt: its pair and why it is one, all its samples, and its neighbours in the list."""
+def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View, viewer: Viewer | None = None) -> str:
+    """One prompt: its pair and why it is one, all its samples, and its neighbours in the list.
+
+    viewer: who is shown what people said of the pair; None shows nobody.
+    """
     language = view.id_language or view.language
     if not language:  # a link that names none opens the prompt in the first language that has it
         language = next(iter(pairs_data.languages_with(inspector.engine, tables, view.id)), "")
@@ -103,6 +110,7 @@ def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> 
         },
         near=near,
         why=_why(detail, after_length),
+        said=_said(inspector, view, viewer, language, pair) if pair and viewer is not None else "",
         after_length=after_length,
         list_start=(near.place - 1) // pairs_data.PAGE_ROWS * pairs_data.PAGE_ROWS if near else 0,
         chosen=own.get("chosen"),
@@ -110,6 +118,12 @@ def _detail(inspector: Inspector, tables: pairs_data.PairTables, view: View) -> 
         thoughts={side: detail.ends.get(side, {}).get("thought") for side in ("chosen", "rejected")} if pair else {},
         translated_from={side: _translated_from(pair, side) for side in ("chosen", "rejected")} if pair else {},
     )
+
+
+def _said(inspector: Inspector, view: View, viewer: Viewer, language: str, pair: ResultRow) -> Markup:
+    """What people said of a pair."""
+    item = Item("pair", view.iteration or 0, None, language, view.id, pair.get("pair_index") or 0)
+    return item_verdicts.section(inspector, view.run, viewer, item, view)
 
 
 def _after_length(detail: pairs_data.PairDetail, sample: ResultRow) -> float | None:

@@ -10,9 +10,10 @@ from markupsafe import Markup
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from ui.html.rendering import render
-from ui.pages import dead_ends
+from ui.pages import dead_ends, item_verdicts
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.pages.side_by_side import MEASURES, SampleRow, best_sample, digits_of, drawn, outputs_for, sample_row, unit_of
+from ui.review.items import Item
 from ui.tables import prompt_changes, sources, value_tables
 from ui.tables.prompt_changes import PAGE_ROWS, Comparison, Filter
 from ui.tables.run_tables import latest
@@ -57,7 +58,7 @@ def show(inspector: Inspector, focus: Focus) -> Content:
     )
     if view.id:
         return Content(
-            Markup(filters), Markup(_detail(inspector, view, compared, wanted)), view if said else None, said
+            Markup(filters), Markup(_detail(inspector, focus, view, compared, wanted)), view if said else None, said
         )
     by_language = prompt_changes.slices(inspector.engine, compared.comparison, "language", overall)
     together = prompt_changes.slices(inspector.engine, compared.comparison, "all", overall)
@@ -129,7 +130,7 @@ def _compare(inspector: Inspector, arm: ArmRecord, base_arm: ArmRecord, view: Vi
     return Compared(before, after, Comparison(tables[0], tables[1], names, view.measure), note)
 
 
-def _detail(inspector: Inspector, view: View, compared: Compared, wanted: Filter) -> str:
+def _detail(inspector: Inspector, focus: Focus, view: View, compared: Compared, wanted: Filter) -> str:
     language = view.id_language or view.language
     if not language:
         raise InputError("The address names a prompt but no language; open the prompt from the list.")
@@ -158,7 +159,17 @@ def _detail(inspector: Inspector, view: View, compared: Compared, wanted: Filter
         measure=view.measure,
         title=MEASURES[view.measure].title,
         value_digits=3,
+        said=_said(inspector, focus, view, compared, language),
     )
+
+
+def _said(inspector: Inspector, focus: Focus, view: View, compared: Compared, language: str) -> Markup:
+    """What people said of both outputs; nothing where the two are not an item: of two runs, or no outputs of the evaluation."""
+    numbers = compared.before.number, compared.after.number
+    if view.measure != "judge" or view.base_run not in ("", focus.arm.run.run_id) or numbers[0] == numbers[1]:
+        return Markup("")
+    item = Item("outputs", max(numbers), min(numbers), language, view.id)
+    return item_verdicts.section(inspector, focus.arm.run.run_id, focus.viewer, item, view)
 
 
 def _output_rows(

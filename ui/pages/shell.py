@@ -17,6 +17,7 @@ from ui.pages import dead_ends
 from ui.pages.inspector import Content, Focus, Inspector, Show
 from ui.pages.keys import KEYS
 from ui.pages.table_of_pages import PAGES, Page
+from ui.review.seeing import NOBODY, Viewer
 from ui.tables.runs import UnknownRunError
 from ui.tables.view import parse_view
 
@@ -37,11 +38,13 @@ def render_page(
     params: Mapping[str, str],
     show: Show | None = None,
     signed_in: SignedIn | None = None,
+    viewer: Viewer = NOBODY,
 ) -> str:
     """HTML of a whole page for the parameters of its URL. Never raises: what goes wrong is said in the page.
 
     Args:
         show: replaces the page's own, for a page that depends on more than its address (who is reviewing).
+        viewer: who looks at it, and sees what she may see of others' verdicts.
     """
     view, problems = parse_view(params)
     content = Content(Markup(""), Markup(""))
@@ -50,7 +53,7 @@ def render_page(
     try:
         show = show or page.show
         if page.show_sides is not None:
-            content = page.show_sides(inspector, view)
+            content = page.show_sides(inspector, view, viewer)
         elif show is not None:
             view, left_out = dead_ends.in_experiment(inspector, view)
             messages += [message(sentence) for sentence in left_out]
@@ -62,7 +65,7 @@ def render_page(
             else:
                 view, left_out = dead_ends.settled(inspector, focus)
                 messages += [message(sentence) for sentence in left_out]
-                focus = Focus(focus.arm, view)
+                focus = Focus(focus.arm, view, viewer)
                 frame["current"] = _arm_choice(focus.arm.run)  # an older run than those listed is a choice, too
                 if focus.arm.run.status != "FINISHED":
                     messages.append(

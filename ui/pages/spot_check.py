@@ -11,11 +11,13 @@ from markupsafe import Markup
 from icr_platform.core.errors import InputError
 from ui.html.rendering import message, render
 from ui.pages.inspector import Content, Focus, Inspector
+from ui.pages.item_verdicts import page_link
 from ui.review import queues, recording
 from ui.review.items import Item
 from ui.review.queues import QUEUES, Assignment, Progress
 from ui.review.recording import Reveal
 from ui.review.reviewers import reviewer_key
+from ui.review.verdicts import CHOSEN_ITEM, is_own_word
 
 OVERLAPS = (0, 10, 20, 50, 100)
 OVERLAP = 20
@@ -75,12 +77,13 @@ def offer(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None
             "Write your name below and press Enter. Your verdicts are stored under it, and it fixes which side stands left for you."
         )
     try:
+        if view.id:
+            return _chosen(inspector, focus, reviewer, queue, filters)
         secret = inspector.links.secret
         work = queues.assignment(focus.arm, queue.name, view.iteration, view.base, view.language, queue.overlap)
         item, progress = queues.next_item(inspector, inspector.verdicts, focus.arm, work, reviewer)
-        item = (
-            wanted or item
-        )  # a verdict that was undone brings its item back; the progress is the queue's all the same
+        # A verdict that was undone brings its item back; the progress is the queue's all the same.
+        item = wanted or item
         if item is None:
             return said(_why_empty(work, progress))
         facts, left, right = recording.shown(inspector, secret, run_id, item, reviewer, queue.blind)
@@ -99,6 +102,41 @@ def offer(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None
     )
     token = recording.new_token(secret, item, run_id, queue.name, queue.blind, left.name, reviewer)
     return Offer(Content(filters, Markup(main)), token)
+
+
+def _chosen(inspector: Inspector, focus: Focus, reviewer: str, queue: Queue, filters: Markup) -> Offer:
+    """The item that the address names, as its page links to it; once it is judged, where to go on."""
+    view, run_id = focus.view, focus.arm.run.run_id
+    if view.iteration is None or not view.id_language:
+        raise InputError("The address names a prompt but no iteration or language; open the item from its page.")
+    kind = "pair" if view.base is None else "outputs"
+    item = Item(kind, view.iteration, view.base, view.id_language, view.id, view.pair or 0)
+    secret = inspector.links.secret
+    facts, left, right = recording.shown(inspector, secret, run_id, item, reviewer, queue.blind)
+    own = [verdict for verdict in inspector.verdicts.on_items(run_id, [item.key]) if is_own_word(verdict, reviewer)]
+    if own:
+        main = render(
+            "judged_already",
+            back=page_link(view, run_id, item),
+            queue=view.without_filters().link("spot-check"),
+            verdict=own[-1],
+        )
+        return Offer(Content(filters, Markup(main)), "")
+    main = render(
+        "spot_check",
+        item=item,
+        alias=secret.alias(item.key),
+        facts=facts,
+        left=left,
+        right=right,
+        blind=queue.blind,
+        progress=None,
+        queue="Chosen item",
+    )
+    return Offer(
+        Content(filters, Markup(main)),
+        recording.new_token(secret, item, run_id, CHOSEN_ITEM, queue.blind, left.name, reviewer),
+    )
 
 
 def _why_empty(work: Assignment, progress: Progress) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ui.pages import agreement, compare, margins, overview, pairs, regressions, spot_check
+from ui.pages import agreement, compare, disagreements, margins, overview, pairs, regressions, spot_check
 from ui.pages.inspector import Show, ShowSides
 
 
@@ -31,5 +31,6 @@ PAGES = (
     Page("regressions", "Regressions", regressions.show),
     Page("compare", "Compare", show_sides=compare.show),
     Page("spot-check", "Spot-check", spot_check.show),
+    Page("disagreements", "Disagreements", disagreements.show),
     Page("agreement", "Agreement", agreement.show),
 )

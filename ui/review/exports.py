@@ -21,7 +21,7 @@ from ui.review.counted import Counted, counted
 from ui.review.exported_votes import INDICES, ExportedVotes, Step
 from ui.review.item_files import Answered, ItemFiles
 from ui.review.item_rows import RULES, item_rows
-from ui.review.reviewers import published_names, reviewer_key
+from ui.review.reviewers import left_out_keys, numbered, reviewer_key
 from ui.review.verdict_store import VerdictStore
 from ui.review.verdicts import COLUMNS, VERDICTS_SCHEMA, Verdict, preferred_name
 from ui.review.whole_files import written_whole
@@ -89,9 +89,11 @@ def exporting(
     typed = store.names(run_id)
     if not typed:
         raise InputError(gone or "There are no verdicts to export yet; record some on Spot-check.")
-    left_out = _left_out(typed, asked.leave_out)
-    names = published_names(typed) if not asked.names else typed
+    left_out = left_out_keys(asked.leave_out, typed)
+    names = typed if asked.names else numbered(typed)
     shown = {name: names[name] for name in typed if reviewer_key(name) not in left_out}
+    if not shown:
+        raise InputError("Every reviewer of this run is left out, so there is nothing to export; leave out fewer.")
     if "datasets" in asked.formats:
         _refuse_foreign(folder)
     with closing(QueryEngine(_MEMORY)) as engine:
@@ -117,27 +119,6 @@ def _check(asked: ExportRequest) -> None:
         said = f"There is no format {unknown[0][:40]!r}" if unknown else "No format is chosen"
         raise InputError(f"{said}; the formats are {', '.join(FORMATS)}.")
     item_rows((), asked.rule)  # says which rules there are
-
-
-def _left_out(typed: dict[str, str], names: Sequence[str]) -> set[str]:
-    """Keys of the reviewers who are left out. A number stands for a reviewer where nobody is called that.
-
-    typed: the name to show by each name that a reviewer of the run gave.
-    """
-    known = {reviewer_key(name) for name in typed}
-    numbers = {reviewer_key(number): reviewer_key(name) for name, number in published_names(typed).items()}
-    found = set()
-    for name in names:
-        key = reviewer_key(name)
-        if key not in known and key not in numbers:
-            there = ", ".join(dict.fromkeys(typed.values()))
-            raise InputError(
-                f"No reviewer of this run is called {name[:60]!r}, so nobody can be left out by that name; there are: {there[:400]}."
-            )
-        found.add(key if key in known else numbers[key])
-    if found == known:
-        raise InputError("Every reviewer of this run is left out, so there is nothing to export; leave out fewer.")
-    return found
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -196,7 +177,7 @@ def _write_items(
             done += places[place]
             if lost := places[place] - found:
                 notes.append(
-                    f"{lost:,} items are in the tables of verdicts alone, without texts: {missing(place, faults)}."
+                    f"{lost:,} {'items are' if lost > 1 else 'item is'} in the tables of verdicts alone, without texts: {missing(place, faults)}."
                 )
     finally:
         for file in files:

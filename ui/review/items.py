@@ -43,6 +43,28 @@ class Item:
         kind = f"{self.kind}.{self.pair_index}" if self.pair_index else self.kind
         return f"{kind}:{self.iteration}:{base}:{self.language}:{self.prompt_id}"
 
+    @classmethod
+    def from_key(cls, key: str) -> Item:
+        """The item of an identity.
+
+        Raises:
+            InputError: this is not one.
+
+        >>> Item.from_key("pair.1:2::es:a:b")
+        Item(kind='pair', iteration=2, base=None, language='es', prompt_id='a:b', pair_index=1)
+        """
+        parts = key.split(":", 4)
+        kind, point, number = parts[0].partition(".")
+        is_fine = len(parts) == 5 and _is_whole(parts[1]) and (not parts[2] or _is_whole(parts[2]))
+        if not is_fine or kind not in ("pair", "outputs", GOLD) or (point and not _is_whole(number)):
+            raise InputError(f"There is no item {key[:80]!r}; open one from the list.")
+        base = int(parts[2]) if parts[2] else None
+        return cls(kind, int(parts[1]), base, parts[3], parts[4], int(number or 0))
+
+
+def _is_whole(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
+
 
 def item_of(verdict: Verdict) -> Item:
     """What a verdict is about."""

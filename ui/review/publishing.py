@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from icr_platform.core.artifacts import ArtifactWriter, text_digest
 from icr_platform.core.errors import InputError
 from ui.review.counted import counted
 from ui.review.exports import VERDICTS
-from ui.review.reviewers import published_names
+from ui.review.reviewers import left_out_keys, numbered, reviewer_key
 from ui.review.verdict_store import VerdictStore
 from ui.review.verdict_summary import verdict_metrics
 from ui.review.verdicts import Verdict, verdicts_table
@@ -38,33 +38,49 @@ class Publication:
     has_names: bool
     notes: int
     """Rows with a note, which is published as it was written."""
+    left_out: Sequence[str] = ()
+    """Names of the reviewers who are in no figure and no row."""
 
     @property
     def version(self) -> str:
         """Changes whenever something else would be published."""
-        return text_digest(self.run_id, str(self.has_names), *(verdict.submission for verdict in self.history))[:16]
+        return text_digest(
+            self.run_id, str(self.has_names), *self.left_out, *(verdict.submission for verdict in self.history)
+        )[:16]
 
 
-def publication(tables: RunTables, verdicts: VerdictStore, run_id: str, names: bool = False) -> Publication:
-    """What publishing a run would add to it. names: reviewers' own names instead of numbers.
+def publication(
+    tables: RunTables, verdicts: VerdictStore, run_id: str, names: bool = False, leave_out: Collection[str] = ()
+) -> Publication:
+    """What publishing a run would add to it.
+
+    Args:
+        names: reviewers' own names instead of numbers. leave_out: reviewers who are in no figure and no row, however they are spelled;
+            the others keep their numbers.
 
     Raises:
-        InputError: no such run, or it has no verdict.
+        InputError: no such run, it has no verdict, or nobody is called as one of `leave_out`.
         IcrError: the store does not answer.
     """
     run_id = tables.catalogue.arm(run_id).run.run_id
     history = verdicts.history(run_id)
     if not history:
         raise InputError(f"Run {run_id} has no verdicts yet; record some on Spot-check.")
-    shown = published_names((verdict.reviewer for verdict in history), names)
+    typed = [verdict.reviewer for verdict in history]  # the store shows all spellings of a name as one
+    shown = {name: name for name in typed} if names else numbered(typed)
+    left_out = left_out_keys(leave_out, typed)
+    history = [verdict for verdict in history if reviewer_key(verdict.reviewer) not in left_out]
+    if not history:
+        raise InputError("Every reviewer is left out, so there is nothing to publish.")
     rows = Counter(verdict.reviewer for verdict in history)
     return Publication(
         run_id,
         [replace(verdict, reviewer=shown[verdict.reviewer]) for verdict in history],
         {name: (shown[name], count) for name, count in rows.items()},
-        verdict_metrics(counted(verdicts.current(run_id))),
+        verdict_metrics(counted(verdicts.current(run_id), left_out)),
         names,
         sum(bool(verdict.note) for verdict in history),
+        tuple(dict.fromkeys(name for name in typed if reviewer_key(name) in left_out)),
     )
 
 
@@ -99,6 +115,7 @@ def preview_lines(found: Publication) -> list[str]:
         f"table 'verdicts' of {len(found.history)} rows, withdrawn verdicts included, {found.notes} with a note as it was written",
         "reviewers:",
         *people,
+        *(f"  {name!r} is left out of the table and of every figure" for name in found.left_out),
         "metrics, of each reviewer's last word on each item:",
         *figures,
     ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from urllib.parse import unquote
 
 from icr_platform.core.artifacts import text_digest
+from icr_platform.core.errors import InputError
 
 LONGEST_NAME = 200
 # Beside format and control characters: joiners, fillers and selectors that draw nothing, by Unicode's Default_Ignorable_Code_Point,
@@ -52,17 +54,54 @@ def first_typed(names: Iterable[str]) -> dict[str, str]:
     return {name: shown.setdefault(reviewer_key(name), name) for name in names}
 
 
-def published_names(names: Iterable[str], own: bool = False) -> dict[str, str]:
-    """For each name what stands in its place in what leaves the inspector: 'reviewer 1', 'reviewer 2' and so on by first appearance, one
-    number a person however her name was typed; with `own`, the name that she typed first.
+def numbered(names: Iterable[str]) -> dict[str, str]:
+    """Pseudonym of each name: 'reviewer 1', 'reviewer 2' and so on, in the order given; spellings of one name share theirs.
 
-    names: in the order in which their first verdicts were stored; history only grows, so that the numbers stay.
-
-    >>> published_names(["nele", "ana", "Nele "])
-    {'nele': 'reviewer 1', 'ana': 'reviewer 2', 'Nele ': 'reviewer 1'}
+    >>> numbered(["Lucía", "Ben", "LUCÍA"])
+    {'Lucía': 'reviewer 1', 'Ben': 'reviewer 2', 'LUCÍA': 'reviewer 1'}
     """
-    known: dict[str, str] = {}
-    shown = {}
+    numbers: dict[str, int] = {}
+    return {name: f"reviewer {numbers.setdefault(reviewer_key(name), len(numbers) + 1)}" for name in names}
+
+
+def left_out_keys(names: Iterable[str], typed: Iterable[str]) -> set[str]:
+    """Keys of the reviewers to leave out of what leaves the inspector.
+
+    Args:
+        names: however they are spelled, or numbers as `numbered` gives them, where nobody is called that.
+        typed: names of all reviewers, in the order that numbers them.
+
+    Raises:
+        InputError: nobody is called that.
+    """
+    typed = list(typed)
+    known = {reviewer_key(name) for name in typed}
+    numbers = {reviewer_key(number): reviewer_key(name) for name, number in numbered(typed).items()}
+    found = set()
     for name in names:
-        shown[name] = known.setdefault(reviewer_key(name), name if own else f"reviewer {len(known) + 1}")
-    return shown
+        key = reviewer_key(name)
+        if key not in known and key not in numbers:
+            there = ", ".join(list(dict.fromkeys(typed))[:20])
+            raise InputError(
+                f"Nobody called {name[:80]!r} has judged this run, so she cannot be left out; there are: {there}."
+            )
+        found.add(key if key in known else numbers[key])
+    return found
+
+
+def left_out_in(text: str) -> frozenset[str]:
+    """Keys of the reviewers whom an address leaves out: separated by commas, with commas of their own as %2C.
+
+    >>> sorted(left_out_in("ana,o%2Cb, LUCÍA"))
+    ['ana', 'lucía', 'o,b']
+    """
+    return frozenset(key for part in text.split(",") if (key := reviewer_key(unquote(part))))
+
+
+def as_left_out(keys: Iterable[str]) -> str:
+    """The text that `left_out_in` reads.
+
+    >>> as_left_out(["o,b", "ana"])
+    'ana,o%2Cb'
+    """
+    return ",".join(key.replace("%", "%25").replace(",", "%2C") for key in sorted(set(keys)))

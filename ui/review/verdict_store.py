@@ -7,12 +7,13 @@ submission a name, so that one that is sent twice, because the server died befor
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
 import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError
 
@@ -26,6 +27,19 @@ LONGEST_NOTE = 100_000
 CLAIM_MINUTES = 30
 """How long an item shown to one reviewer is kept from the others before her verdict."""
 _LONGEST_SUBMISSION = 64
+_BATCH_ROWS = 5000
+VOTES_SCHEMA = pa.schema(
+    [
+        *((name, pa.int64()) for name in ("id", "iteration", "base")),
+        *(
+            (name, pa.dictionary(pa.int32(), pa.string()))
+            for name in ("kind", "language", "queue", "left", "right", "reviewer", "choice", "gold", "source")
+        ),
+        *((name, pa.string()) for name in ("item", "prompt_id")),
+        *((name, pa.float64()) for name in ("margin", "left_score", "right_score")),
+    ]
+)
+"""Columns of `VerdictStore.votes`."""
 
 # As the steps in ui.review.migrations leave them: a new column needs a step there, and a line here.
 _metadata = sql.MetaData()
@@ -94,12 +108,11 @@ class VerdictStore:
 
         A reviewer is known by `reviewer_key`, and shown by the name that she typed first.
         """
-        typed = sql.select(_verdicts.c.reviewer).group_by(_verdicts.c.reviewer).order_by(sql.func.min(_verdicts.c.id))
         query = sql.select(_verdicts).order_by(_verdicts.c.id)
         if run_id:
             query = query.where(_verdicts.c.run_id == run_id)
         with self.database.transaction(read=True) as connection:
-            shown = first_typed(connection.execute(typed).scalars())
+            shown = _shown_names(connection)
             if reviewer:
                 own = [name for name in shown if reviewer_key(name) == reviewer_key(reviewer)]
                 query = query.where(_verdicts.c.reviewer.in_(own))
@@ -111,21 +124,56 @@ class VerdictStore:
 
         What she says as one who adjudicates, or said elsewhere, does not take the place of her own verdict.
         """
-        latest: dict[tuple[str, ...], Verdict] = {}
-        for verdict in self.history(run_id, reviewer):
-            role = ADJUDICATION if verdict.queue == ADJUDICATION else ""
-            key = (verdict.reviewer, verdict.run_id, verdict.item, role, verdict.source)
-            latest.pop(key, None)  # a later word takes its place at the end
-            latest[key] = verdict
-        return [verdict for verdict in latest.values() if verdict.choice != "withdrawn"]
+        return _last_words(self.history(run_id, reviewer))
+
+    def on_items(self, run_id: str, items: Collection[str]) -> list[Verdict]:
+        """As `current`, of some items of a run, given by their identities: nothing else is read."""
+        keys = [item_key(run_id, item) for item in items]
+        query = sql.select(_verdicts).where(_verdicts.c.item_key.in_(keys)).order_by(_verdicts.c.id)
+        with self.database.transaction(read=True) as connection:
+            shown = _shown_names(connection)
+            rows = connection.execute(query).mappings()
+            return _last_words([verdict_in({**row, "reviewer": shown[row["reviewer"]]}) for row in rows])
+
+    def reviewers(self, run_id: str) -> list[str]:
+        """Who judged items of a run, in the order of their first verdicts, each once and as she first typed her name."""
+        return list(dict.fromkeys(self.names(run_id).values()))
+
+    def votes(self, run_id: str) -> pa.Table:
+        """Every row of a run without its texts, as VOTES_SCHEMA, for queries over many: some 100 bytes each, read in batches.
+
+        `reviewer` is the reviewer's key, see `ui.review.reviewers`.
+        """
+        columns = [_verdicts.c[name] for name in VOTES_SCHEMA.names]
+        query = sql.select(*columns).where(_verdicts.c.run_id == run_id).order_by(_verdicts.c.id)
+        keys: dict[str, str] = {}
+        batches = []
+        with self.database.transaction(read=True) as connection:
+            found = connection.execution_options(yield_per=_BATCH_ROWS).execute(query).mappings()
+            for rows in found.partitions():
+                plain = [
+                    {**row, "reviewer": keys.setdefault(row["reviewer"], reviewer_key(row["reviewer"]))} for row in rows
+                ]
+                batches.append(pa.RecordBatch.from_pylist(plain, schema=VOTES_SCHEMA))
+        return pa.Table.from_batches(batches, schema=VOTES_SCHEMA)
+
+    def told_links(self, reviewer: str) -> set[str]:
+        """Links whose reviewer was told what the run thinks of the items that she judged through them."""
+        query = sql.select(_told.c.link).where(_told.c.reviewer == reviewer_key(reviewer))
+        with self.database.transaction(read=True) as connection:
+            return set(connection.execute(query).scalars())
 
     def names(self, run_id: str) -> dict[str, str]:
         """Names of a run's reviewers as they were typed, by first verdict on the run, each with the one to show: typed first anywhere."""
-        typed = sql.select(_verdicts.c.reviewer).group_by(_verdicts.c.reviewer).order_by(sql.func.min(_verdicts.c.id))
+        typed = (
+            sql.select(_verdicts.c.reviewer)
+            .where(_verdicts.c.run_id == run_id)
+            .group_by(_verdicts.c.reviewer)
+            .order_by(sql.func.min(_verdicts.c.id))
+        )
         with self.database.transaction(read=True) as connection:
-            shown = first_typed(connection.execute(typed).scalars())
-            own = list(connection.execute(typed.where(_verdicts.c.run_id == run_id)).scalars())
-        return {name: shown[name] for name in own}
+            shown = _shown_names(connection)
+            return {name: shown[name] for name in connection.execute(typed).scalars()}
 
     def count(self, run_id: str) -> int:
         """Rows ever stored on a run."""
@@ -200,6 +248,22 @@ class VerdictStore:
 def item_key(run_id: str, item: str) -> str:
     """Digest that stands for an item of a run in indexes."""
     return text_digest(run_id, item)
+
+
+def _shown_names(connection: sql.Connection) -> dict[str, str]:
+    """For each name that was ever typed the one that is shown."""
+    typed = sql.select(_verdicts.c.reviewer).group_by(_verdicts.c.reviewer).order_by(sql.func.min(_verdicts.c.id))
+    return first_typed(connection.execute(typed).scalars())
+
+
+def _last_words(history: Iterable[Verdict]) -> list[Verdict]:
+    latest: dict[tuple[str, ...], Verdict] = {}
+    for verdict in history:
+        role = ADJUDICATION if verdict.queue == ADJUDICATION else ""
+        key = (verdict.reviewer, verdict.run_id, verdict.item, role, verdict.source)
+        latest.pop(key, None)  # a later word takes its place at the end
+        latest[key] = verdict
+    return [verdict for verdict in latest.values() if verdict.choice != "withdrawn"]
 
 
 def _is_told(connection: sql.Connection, key: str, reviewer: str) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from ui.review.reviewers import reviewer_key
+
 CHOICES = ("left", "right", "tie", "both-bad", "skip", "withdrawn")
 DECIDED = ("left", "right", "tie", "both-bad")
 INSPECTOR = "inspector"
@@ -69,6 +71,12 @@ class Verdict:
 def preferred_name(verdict: Verdict) -> str:
     """'chosen', 'rejected', 'before' or 'after'; '' without a side."""
     return {"left": verdict.left, "right": verdict.right}.get(verdict.choice, "")
+
+
+def is_own_word(verdict: Verdict, reviewer: str) -> bool:
+    """Whether a reviewer gave a verdict here as one who reviews, not as one who adjudicates and not elsewhere."""
+    is_hers = reviewer_key(verdict.reviewer) == reviewer_key(reviewer)
+    return is_hers and verdict.source == INSPECTOR and verdict.queue != ADJUDICATION
 
 
 COLUMNS = tuple(Verdict.__dataclass_fields__)

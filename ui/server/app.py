@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, cast
 
-from icr_platform.core.errors import InputError
+from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.own_folders import own_folder, remove_old
 from icr_platform.core.parts import Worlds
 from icr_platform.core.progress import Meter, meter
@@ -90,6 +90,14 @@ def launch(options: InspectOptions, worlds: Worlds | None = None, marker: Marker
             _, address, _ = serve(inspector, options, block=False)
         except OSError as error:
             raise InputError(f"icr inspect: port {options.port} is taken ({error}); give another --port") from error
+        except ValueError as error:
+            if "localhost is not accessible" not in str(error):
+                raise
+            # Gradio asks its own server once, and gives up after three seconds.
+            raise IcrError(
+                "icr inspect: the server did not answer itself in time. Where this machine is very busy, start it again; else a proxy in "
+                "HTTP_PROXY may take requests to 127.0.0.1: set NO_PROXY=127.0.0.1,localhost"
+            ) from error
         print(f"The inspector is at {address} (Ctrl-C ends it).", flush=True)
         threading.Event().wait()
     except (KeyboardInterrupt, _Ended):

@@ -19,9 +19,10 @@ from ui.review.exported_votes import Step
 from ui.review.exports import DEFAULT_FORMATS, Exported, ExportRequest, exporting
 from ui.review.item_files import private
 from ui.review.item_rows import RULES
+from ui.review.reviewers import left_out_in, reviewer_key
 from ui.server.events import QUIET, guarded_steps, parsed
 from ui.server.roles import Leads
-from ui.tables.view import parse_view
+from ui.tables.view import View, parse_view
 
 _FORMATS = [
     ("Items with texts (CSV, for spreadsheets)", "items"),
@@ -55,9 +56,10 @@ def build_export_controls(inspector: Inspector, leads: Leads, opens: gr.Button, 
 
     def opened(asked: str) -> Iterator[list[Any]]:
         def act() -> Iterator[list[Any]]:
-            run_id, _ = _asked_at(inspector, asked)
-            there = list(dict.fromkeys(inspector.verdicts.names(run_id).values()))
-            yield ["", gr.update(visible=True), gr.update(choices=there, value=[])]
+            run_id, view = _asked_at(inspector, asked)
+            there, hidden = inspector.verdicts.reviewers(run_id), left_out_in(view.leave_out)
+            without = [name for name in there if reviewer_key(name) in hidden]
+            yield ["", gr.update(visible=True), gr.update(choices=there, value=without)]
 
         return guarded_steps(act, 3)
 
@@ -67,8 +69,8 @@ def build_export_controls(inspector: Inspector, leads: Leads, opens: gr.Button, 
         def act() -> Iterator[list[Any]]:
             if own:
                 leads.refuse_others(request.username, "Exporting reviewers' own names")
-            run_id, language = _asked_at(inspector, asked)
-            chosen = ExportRequest(tuple(kinds), how, tuple(without), own, language)
+            run_id, view = _asked_at(inspector, asked)
+            chosen = ExportRequest(tuple(kinds), how, tuple(without), own, view.language)
             folder = Path(tempfile.mkdtemp(dir=own_folder("exports")))
             yield [str(message("The export begins …")), gr.update(visible=False)]
             found = yield from _said(exporting(inspector, inspector.verdicts, run_id, folder, chosen))
@@ -85,12 +87,12 @@ def build_export_controls(inspector: Inspector, leads: Leads, opens: gr.Button, 
     close.click(lambda: [gr.update(visible=False), ""], None, [form, status], **QUIET)
 
 
-def _asked_at(inspector: Inspector, asked: str) -> tuple[str, str]:
-    """Run and language of an address."""
+def _asked_at(inspector: Inspector, asked: str) -> tuple[str, View]:
+    """The run of an address, and all that it says."""
     focus = inspector.focus(parse_view(parsed(asked)).view)
     if focus is None:
         raise InputError("There are no runs here yet, so there are no verdicts.")
-    return focus.arm.run.run_id, focus.view.language
+    return focus.arm.run.run_id, focus.view
 
 
 def _said(steps: Generator[Step, None, Exported]) -> Generator[list[Any], None, Exported]:

@@ -12,10 +12,12 @@ from icr_platform.core.artifacts import text_digest
 from ui.pages.inspector import Inspector
 from ui.pages.shell import render_page
 from ui.pages.table_of_pages import PAGES, Page
+from ui.review.seeing import Viewer
 from ui.server import auth, theme
 from ui.server.agreement_controls import build_agreement_controls
 from ui.server.asgi import AsgiApp, Scope, cookie, header
 from ui.server.attempts import Attempts
+from ui.server.disagreement_controls import build_disagreements
 from ui.server.events import LOADING, MOVES, QUIET, REQUESTS, SIGN_OUT, address_of, asked_of, signed_in
 from ui.server.guarded_app import GuardedApp, token_in_pages
 from ui.server.login import Login, PasswordChecks, Sessions
@@ -41,8 +43,10 @@ def build(inspector: Inspector, options: InspectOptions, leads: Leads) -> gr.Blo
             bus = gr.HTML("", elem_id="bus", js_on_load=_BUS, visible=True)
             if page.address == "spot-check":
                 build_spot_check(demo, bus, inspector, page, has_login, leave)
+            elif page.address == "disagreements":
+                build_disagreements(demo, bus, inspector, page, has_login, leave, leads)
             else:
-                _build_reading_page(demo, bus, inspector, page, leave)
+                _build_reading_page(demo, bus, inspector, page, leave, leads)
             if page.address == "agreement":
                 build_agreement_controls(inspector, leads)
     with demo.route("Review", "/review", show_in_navbar=False):  # which only its links lead to
@@ -52,15 +56,21 @@ def build(inspector: Inspector, options: InspectOptions, leads: Leads) -> gr.Blo
     return demo
 
 
-def _build_reading_page(demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, page: Page, leave: str) -> None:
+def _build_reading_page(
+    demo: gr.Blocks, bus: gr.HTML, inspector: Inspector, page: Page, leave: str, leads: Leads
+) -> None:
     """A page that only shows: rendered from its URL when it opens, and again whenever a link or a filter changes it."""
     body = gr.HTML(LOADING, js_on_load=None)
 
+    def rendered(params: dict[str, str], request: gr.Request) -> str:
+        viewer = Viewer(str(request.username or ""), leads.is_lead(request.username))
+        return render_page(inspector, page, params, signed_in=signed_in(request, leave), viewer=viewer)
+
     def opened(request: gr.Request) -> str:
-        return render_page(inspector, page, address_of(request), signed_in=signed_in(request, leave))
+        return rendered(address_of(request), request)
 
     def moved(event: gr.EventData, request: gr.Request) -> str:
-        return render_page(inspector, page, asked_of(event), signed_in=signed_in(request, leave))
+        return rendered(asked_of(event), request)
 
     demo.load(opened, None, body, **QUIET)
     bus.submit(moved, None, body, **MOVES)

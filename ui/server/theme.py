@@ -29,7 +29,7 @@ def theme() -> gr.themes.Base:
 
 def style() -> str:
     """The style sheet: the charts', which the report shares, and the inspector's own."""
-    return chart_style() + "".join(map(asset, ("inspector.css", "texts.css", "review.css")))
+    return chart_style() + "".join(map(asset, ("inspector.css", "texts.css", "review.css", "narrow.css")))
 
 
 def head() -> str:

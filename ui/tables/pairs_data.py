@@ -83,7 +83,7 @@ def pair_index(engine: QueryEngine, tables: PairTables) -> str:
     nothing = ", ".join(f"NULL AS {name}" for name in _NUMBERS)
     sql = f"""
         WITH pairs AS (
-            SELECT language, prompt_id, {_pair_number(tables)} AS pair_index, {columns}, length_penalty_alpha AS alpha, {numbered_parts(tables.preferences)} AS part,
+            SELECT language, prompt_id, {pair_number(tables)} AS pair_index, {columns}, length_penalty_alpha AS alpha, {numbered_parts(tables.preferences)} AS part,
                    file_row_number AS row
             FROM read_parquet(?, filename=true, file_row_number=true)
         ), dropped AS (
@@ -141,12 +141,12 @@ def _as_written(engine: QueryEngine, tables: PairTables, start: int) -> PairPage
     if not wanted:
         return PairPage([], tables.preferences.rows)
     columns = ", ".join(_NUMBERS)
-    sql = f"""SELECT language, prompt_id, {_pair_number(tables)} AS pair_index, left(instruction, {_HEAD}) AS instruction, {columns}
+    sql = f"""SELECT language, prompt_id, {pair_number(tables)} AS pair_index, left(instruction, {_HEAD}) AS instruction, {columns}
               FROM read_parquet(?) LIMIT {PAGE_ROWS} OFFSET ?"""
     return PairPage(engine.select(sql, [parts_of(tables.preferences, wanted), skip]), tables.preferences.rows)
 
 
-def _pair_number(tables: PairTables) -> str:
+def pair_number(tables: PairTables) -> str:
     """SQL of a row's place among the pairs of its prompt, null where a prompt has one at most, as in tables of earlier versions."""
     return "pair_index" if tables.preferences.version >= _WITH_SEVERAL_PAIRS else "CAST(NULL AS INTEGER)"
 

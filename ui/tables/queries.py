@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,11 +44,9 @@ class QueryEngine:
         # Without a folder of its own DuckDB spills into `.tmp` of the folder that the command was called in; processes do not share one.
         spills = own_folder("duckdb")
         remove_old(spills, SPILLED_SECONDS)
-        config = {
-            "memory_limit": memory_limit,
-            "threads": threads,
-            "temp_directory": str(spills / f"{os.getpid()}-{next(_engines)}"),
-        }
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": memory_limit, "threads": threads, "temp_directory": str(spills / f"{os.getpid()}-{next(_engines)}"),
+        }  # fmt: skip
         self._connection = duckdb.connect(config=config)
         for setting in (
             "parquet_metadata_cache=true",  # the footers of a thousand parts are read once, not by every request
@@ -63,13 +61,23 @@ class QueryEngine:
         self._lock = threading.Lock()
         self._number = 0
 
-    def select(self, sql: str, parameters: Sequence[Any] = (), seconds: float = 20.0) -> list[ResultRow]:
+    def select(
+        self,
+        sql: str,
+        parameters: Sequence[Any] = (),
+        seconds: float = 20.0,
+        tables: Mapping[str, pa.Table] | None = None,
+    ) -> list[ResultRow]:
         """Rows of a query as dictionaries.
+
+        tables: small ones by the names that the query has for them, seen by this query alone.
 
         Raises:
             InputError: a file vanished or is damaged, or the query took longer than `seconds`.
         """
         with self._cursor(seconds) as cursor:
+            for name, table in (tables or {}).items():
+                cursor.register(name, table)
             found = cursor.execute(sql, list(parameters))
             names = [column[0] for column in found.description or ()]
             return [dict(zip(names, row, strict=True)) for row in found.fetchall()]

@@ -31,6 +31,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rank": ("", "flips", "worse", "better", "largest"),
     "length": ("", *LENGTHS),
     "relative": ("", *RELATIVE_LENGTHS),
+    "between": ("", "reviewers", "reward", "judge"),
+    "settled": ("", "open", "settled"),
+    "votes": ("", "all"),
 }
 
 
@@ -95,6 +98,18 @@ class View:
     """Spot-check: percent of items that every reviewer gets."""
     open: str = ""
     """Spot-check: '1' shows which side is which."""
+    item: str = ""
+    """Disagreements: the item that is shown, see ui.review.items."""
+    between: str = ""
+    """Disagreements: whom people differ with: each other ('reviewers'), the 'reward' or the 'judge'; '' is any of these."""
+    reviewer: int | None = None
+    """Disagreements: number of a reviewer who judged the item, in the order of first verdicts on the run, from 1: no name is in an address."""
+    settled: str = ""
+    """Disagreements: only what a lead has, or has not, adjudicated."""
+    votes: str = ""
+    """Agreement, Disagreements: 'all' counts imported votes with those given in the inspector."""
+    leave_out: str = ""
+    """Agreement, Disagreements: reviewers who are left out of every figure, see ui.review.reviewers.left_out_in."""
 
     def query(self, **changes: Any) -> str:
         """The query string of this view with some fields changed, '' when nothing is asked for."""
@@ -111,8 +126,8 @@ class View:
         return f"/{page}{self.query(**changes)}"
 
     def without_filters(self, **changes: Any) -> View:
-        """The same run, iteration and language, nothing else."""
-        kept = View(self.experiment, self.run, self.iteration, self.language)
+        """The same run, iteration, language and reviewers who are left out, nothing else."""
+        kept = View(self.experiment, self.run, self.iteration, self.language, leave_out=self.leave_out)
         return replace(kept, **changes)
 
     def carried_on(self, shown: set[str]) -> list[tuple[str, str]]:
@@ -120,7 +135,7 @@ class View:
         return [
             (name, str(value))
             for name, value in vars(self).items()
-            if name not in shown | {"id", "id_language", "pair", "start"} and value not in ("", None)
+            if name not in shown | {"id", "id_language", "pair", "start", "item"} and value not in ("", None)
         ]
 
 
