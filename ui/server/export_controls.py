@@ -1,4 +1,4 @@
-"""Exporting on Agreement: what to write, a button that writes it and says how far it is, and the files to take away."""
+"""Exporting on Agreement: what to write, a button that writes it and says how far it is, and the files to take away. For leads alone."""
 
 from __future__ import annotations
 
@@ -47,15 +47,17 @@ def build_export_controls(inspector: Inspector, leads: Leads, opens: gr.Button, 
         formats = gr.CheckboxGroup(_FORMATS, value=list(DEFAULT_FORMATS), label="Files", elem_id="export-formats")
         rule = gr.Radio(_RULES, value=RULES[0], label="Several votes on one item become", elem_id="export-rule")
         left_out = gr.Dropdown([], multiselect=True, label="Leave out reviewers", elem_id="export-left-out")
-        names = gr.Checkbox(label="Write reviewers' own names instead of numbers (leads only)", elem_id="export-names")
+        names = gr.Checkbox(label="Write reviewers' own names instead of numbers", elem_id="export-names")
         with gr.Row():
             now = gr.Button("Export", variant="primary", elem_id="export-now")
             close = gr.Button("Close", elem_id="export-close")
     status = gr.HTML("", js_on_load=None, elem_id="export-status")
     files = gr.File(label="Exported files", file_count="multiple", visible=False, interactive=False, elem_id="exported")
 
-    def opened(asked: str) -> Iterator[list[Any]]:
+    def opened(asked: str, request: gr.Request) -> Iterator[list[Any]]:
         def act() -> Iterator[list[Any]]:
+            # Everyone's answers and what the run thinks: more than a reviewer may see of items that she has not judged.
+            leads.refuse_others(request.username, "Exporting")
             run_id, view = _asked_at(inspector, asked)
             there, hidden = inspector.verdicts.reviewers(run_id), left_out_in(view.leave_out)
             without = [name for name in there if reviewer_key(name) in hidden]
@@ -67,8 +69,7 @@ def build_export_controls(inspector: Inspector, leads: Leads, opens: gr.Button, 
         asked: str, kinds: list[str], how: str, without: list[str], own: bool, request: gr.Request
     ) -> Iterator[list[Any]]:
         def act() -> Iterator[list[Any]]:
-            if own:
-                leads.refuse_others(request.username, "Exporting reviewers' own names")
+            leads.refuse_others(request.username, "Exporting")
             run_id, view = _asked_at(inspector, asked)
             chosen = ExportRequest(tuple(kinds), how, tuple(without), own, view.language)
             folder = Path(tempfile.mkdtemp(dir=own_folder("exports")))
