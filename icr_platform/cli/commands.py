@@ -332,11 +332,11 @@ def _inspector(tool: str, arguments: list[str]) -> int:
     from icr_platform.cli.flags import Parser
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.evaluation.confusion import mark
-    from ui.server.app import export_verdicts, launch, make_review_link, publish_verdicts
+    from ui.server.app import export_verdicts, import_verdicts, launch, make_review_link, publish_verdicts
     from ui.server.options import InspectOptions, LinkOptions
 
     parser = Parser(f"icr {tool}", TOOLS[tool])
-    parser.usage = f"icr {tool}{' publish|export|link RUN' if tool == 'verdicts' else ''} [--FLAG VALUE ...]"
+    parser.usage = f"icr {tool}{' publish|export|link RUN, or import FILE --run RUN,' if tool == 'verdicts' else ''} [--FLAG VALUE ...]"
 
     def add(option: Field[Any]) -> None:
         shown = f" (default: {option.default})" if option.default else ""
@@ -347,13 +347,24 @@ def _inspector(tool: str, arguments: list[str]) -> int:
         )  # fmt: skip
 
     if tool == "verdicts":
-        parser.add_argument("action", choices=["publish", "export", "link"])
-        parser.add_argument("run", metavar="RUN", help="id of the MLflow run whose items are judged")
+        parser.add_argument("action", choices=["publish", "export", "link", "import"])
         # Flags of one action are unknown to the others, and so refused there.
+        if "import" in arguments[:1]:
+            parser.add_argument(
+                "file", metavar="FILE", help="votes: CSV, JSON Lines or Parquet, in any of the known layouts"
+            )
+            parser.add_argument(
+                "--run", metavar="RUN", required=True, help="id of the MLflow run whose items were judged"
+            )
+            parser.add_argument(
+                "--source", metavar="NAME", default="", help="name of what the votes are from (default: the file's)"
+            )
+        else:
+            parser.add_argument("run", metavar="RUN", help="id of the MLflow run whose items are judged")
         if "link" in arguments[:1]:
             for option in fields(LinkOptions):
                 add(option)
-        else:
+        elif "import" not in arguments[:1]:
             parser.add_argument(
                 "--output", metavar="DIR", default="verdicts", help="folder of the exported files (default: verdicts)"
             )
@@ -363,6 +374,10 @@ def _inspector(tool: str, arguments: list[str]) -> int:
             parser.add_argument(
                 "--dry-run", action="store_true", help="say what would be published, and publish nothing"
             )
+            parser.add_argument(
+                "--leave-out", metavar="NAME", action="append", default=[],
+                help="a reviewer who is to be in no figure and no row of what is published; may be given several times",
+            )  # fmt: skip
     for option in fields(InspectOptions):
         add(option)
     given = parser.parse_args(arguments)
@@ -372,11 +387,13 @@ def _inspector(tool: str, arguments: list[str]) -> int:
         launch(options, WORLDS, mark)
     elif given.action == "export":
         print("\n".join(export_verdicts(options, given.run, Path(given.output))))
+    elif given.action == "import":
+        print("\n".join(import_verdicts(options, given.run, given.file, given.source)))
     elif given.action == "link":
         asked = LinkOptions(**{option.name: getattr(given, option.name) for option in fields(LinkOptions)})
         print("\n".join(make_review_link(options, given.run, asked)))
     else:
-        print("\n".join(publish_verdicts(options, given.run, given.names, given.dry_run)))
+        print("\n".join(publish_verdicts(options, given.run, given.names, given.dry_run, given.leave_out)))
     return 0
 
 
