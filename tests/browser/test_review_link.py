@@ -76,7 +76,7 @@ _FITS = """() => {
   const panes = [...document.querySelectorAll(".icr.review .sides > section")].map(pane => pane.getBoundingClientRect());
   return { still: document.documentElement.scrollHeight <= innerHeight && document.documentElement.scrollWidth <= innerWidth,
            buttons: bar.bottom <= innerHeight && bar.top > 0, panes: panes.length === 2 && panes.every(p => p.bottom <= bar.top && p.height > 120),
-           taps: [...document.querySelectorAll("#choices button")].every(b => b.getBoundingClientRect().height >= 40) };
+           taps: [...document.querySelectorAll("#choices button")].every(b => b.getBoundingClientRect().height >= (innerWidth > 700 ? 36 : 44)) };
 }"""
 _WANTED = {"still": True, "buttons": True, "panes": True, "taps": True}
 
