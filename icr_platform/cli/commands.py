@@ -325,58 +325,62 @@ def _check(arguments: list[str]) -> int:
 
 
 def _inspector(tool: str, arguments: list[str]) -> int:
-    """Serve the inspector until it is ended, publish or export what reviewers said in it, or make a review link."""
+    """Serve the inspector until it is ended, or do one of `icr verdicts`' actions with what reviewers said in it."""
     from dataclasses import Field, fields
 
     from icr_platform.cli.flags import Parser
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.evaluation.confusion import mark
-    from ui.server.app import export_verdicts, launch, make_review_link, publish_verdicts
-    from ui.server.options import ExportOptions, InspectOptions, LinkOptions, PublishOptions
+    from ui.server import app
+    from ui.server.options import VERDICT_ACTIONS, InspectOptions
 
     parser = Parser(f"icr {tool}", TOOLS[tool])
-    parser.usage = f"icr {tool}{' publish|export|link RUN' if tool == 'verdicts' else ''} [--FLAG VALUE ...]"
+    parser.usage = f"icr {tool}{' publish|export|link RUN, or import FILE --run RUN,' if tool == 'verdicts' else ''} [--FLAG VALUE ...]"
 
     def add(option: Field[Any]) -> None:
-        shown = f" (default: {option.default})" if option.default else ""
+        flag = "--" + option.name.replace("_", "-")
         if isinstance(option.default, (bool, tuple)):  # a flag alone, and one that may be given several times
-            action = "store_true" if isinstance(option.default, bool) else "append"
-            parser.add_argument("--" + option.name.replace("_", "-"), action=action, help=option.metadata["help"])
+            kinds: dict[str, Any] = {"action": "store_true"}
+            if isinstance(option.default, tuple):
+                kinds = {"action": "append", "default": [], "metavar": "NAME"}
+            parser.add_argument(flag, help=option.metadata["help"], **kinds)
             return
+        shown = f" (default: {option.default})" if option.default else ""
         parser.add_argument(
-            "--" + option.name.replace("_", "-"),
-            type=type(option.default), default=option.default,
+            flag, type=type(option.default), default=option.default,
             metavar="N" if isinstance(option.default, int) else "TEXT", help=option.metadata["help"] + shown,
         )  # fmt: skip
 
+    action = next((word for word in arguments if word in VERDICT_ACTIONS), "publish")
     if tool == "verdicts":
-        actions = {"publish": PublishOptions, "export": ExportOptions, "link": LinkOptions}
-        parser.add_argument("action", choices=list(actions))
-        parser.add_argument("run", metavar="RUN", help="id of the MLflow run whose items are judged")
+        parser.add_argument("action", choices=list(VERDICT_ACTIONS))
+        if action == "import":
+            parser.add_argument(
+                "file", metavar="FILE", help="votes: CSV, JSON Lines or Parquet, in any of the known layouts"
+            )
+        run = "run" if action != "import" else "--run"
+        needed = {} if action != "import" else {"required": True}
+        parser.add_argument(run, metavar="RUN", help="id of the MLflow run whose items are judged", **needed)
         # Flags of one action are unknown to the others, and so refused there.
-        action = next((word for word in arguments if word in actions), "publish")
-        for option in fields(actions[action]):
+        for option in fields(VERDICT_ACTIONS[action]):
             add(option)
     for option in fields(InspectOptions):
         add(option)
-    given = parser.parse_args(arguments)
-    options = InspectOptions(**{option.name: getattr(given, option.name) for option in fields(InspectOptions)})
+    given = vars(parser.parse_args(arguments))
+    options = InspectOptions(**{option.name: given[option.name] for option in fields(InspectOptions)})
     _quiet_libraries()
     if tool == "inspect":
-        launch(options, WORLDS, mark)
-        return 0
-    # What was not given is None: a flag that may be given several times has no other default.
-    own = {
-        option.name: value
-        for option in fields(actions[given.action])
-        if (value := getattr(given, option.name)) is not None
-    }
-    if given.action == "export":
-        print("\n".join(export_verdicts(options, given.run, ExportOptions(**own))))
-    elif given.action == "link":
-        print("\n".join(make_review_link(options, given.run, LinkOptions(**own))))
+        app.launch(options, WORLDS, mark)
+    asked: Any = VERDICT_ACTIONS[action](
+        **{option.name: given[option.name] for option in fields(VERDICT_ACTIONS[action])}
+    )
+    if action == "import":
+        print("\n".join(app.import_verdicts(options, given["run"], given["file"], asked.source)))
+    elif action == "publish":
+        print("\n".join(app.publish_verdicts(options, given["run"], asked.names, asked.dry_run, asked.leave_out)))
     else:
-        print("\n".join(publish_verdicts(options, given.run, given.names, given.dry_run)))
+        do = {"export": app.export_verdicts, "link": app.make_review_link}[action]
+        print("\n".join(do(options, given["run"], asked)))
     return 0
 
 

@@ -73,7 +73,7 @@ async def measured(address: str, logins: int) -> tuple[float, float]:
     with ThreadPoolExecutor(logins + 8) as pool:
         start = time.perf_counter()
         tries = [loop.run_in_executor(pool, ask, "/login", form) for _ in range(logins)]
-        others = []
+        others: list[float] = []
         while not others or not all(task.done() for task in tries):
             others.append(await loop.run_in_executor(pool, ask, "/favicon.ico"))
             await asyncio.sleep(0.05)

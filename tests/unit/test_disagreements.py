@@ -59,13 +59,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> VerdictStore:
     for number in range(1000):
         item = rng.choice(items)
         kind = rng.choice(["own"] * 6 + ["adjudication", "imported", "gold", "open"])
-        changes: dict[str, Any] = {
+        kinds: dict[str, dict[str, Any]] = {
             "own": {"queue": rng.choice(["random", "smallest-margin", ""])},
             "adjudication": {"queue": ADJUDICATION, "blind": False},
             "imported": {"source": "arena", "queue": "imported"},
             "gold": {"gold": "chosen"},
             "open": {"blind": False},
-        }[kind]
+        }
+        changes = kinds[kind]
         choice = rng.choice(["left", "left", "right", "right", "tie", "both-bad", "skip", "withdrawn"])
         found = sent(number, item, rng.choice(PEOPLE), choice, **changes)
         first, second = scores[item.key]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rapidfuzz import fuzz
 
@@ -53,7 +53,7 @@ def settled(inspector: Inspector, focus: Focus) -> Settled:
     for name, of in (("iteration", arm), ("base", base_arm)):
         number = getattr(view, name)
         if number is not None and number not in [t.number for t in of.iterations]:
-            view = replace(view, **{name: None})
+            view = replace(view, iteration=None) if name == "iteration" else replace(view, base=None)
             said.append(f"The run has no iteration {number}; {_iterations(of)}.")
     if view.language and not _has_language(inspector, arm, view.language):
         said.append(f"The run has nothing in {language_label(view.language)}; the page shows all languages.")
@@ -81,7 +81,8 @@ def without(view: View, name: str, what: str, known: Collection[str]) -> Settled
     if not value or value in known:
         return Settled(view, ())
     said = f"There is no {what} {label(value, 60)!r} here; the page shows all of them."
-    return Settled(replace(view, **{name: ""}), (said,))
+    cleared: dict[str, Any] = {name: ""}
+    return Settled(replace(view, **cleared), (said,))
 
 
 def offered(inspector: Inspector, error: UnknownRunError) -> list[RunRecord]:

@@ -67,7 +67,7 @@ class Answer:
 
 def show(inspector: Inspector, focus: Focus) -> Content:
     """Answer first, then curves, table and provenance."""
-    arm, view = focus
+    arm, view = focus.arm, focus.view
     iterations = [IterationMetrics(t.number, t.run.metrics) for t in arm.iterations]
     means = [code for code in languages_of(iterations, *(metric for metric, *_ in COLUMNS)) if code in MEANS]
     codes = arm.languages() + means

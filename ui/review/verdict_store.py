@@ -103,6 +103,38 @@ class VerdictStore:
                 raise IcrError("The verdict store refused the verdict; it was not saved, try again.") from None
             return verdict_in(dict(row))
 
+    def submissions(self, names: Collection[str]) -> set[str]:
+        """Those of some submissions that are stored."""
+        query = sql.select(_verdicts.c.submission).where(_verdicts.c.submission.in_(list(names)))
+        with self.database.transaction(read=True) as connection:
+            return set(connection.execute(query).scalars())
+
+    def add(self, verdicts: Sequence[Verdict]) -> int:
+        """Store verdicts that were given elsewhere, all or none, and return how many were new: of a submission the first one counts.
+
+        They keep the time at which they were given, where they say one, and whether they were disclosed.
+
+        Raises:
+            InputError: as from `append`.
+        """
+        by_name: dict[str, dict[str, Any]] = {}
+        for verdict in verdicts:
+            verdict = replace(verdict, note=_storable(verdict.note), reviewer=_storable(verdict.reviewer))
+            _check(verdict)
+            row = {
+                **asdict(verdict),
+                "created_at": verdict.created_at or _now(),
+                "reasons": json.dumps(verdict.reasons),
+            }
+            by_name.setdefault(verdict.submission, {**row, "item_key": item_key(verdict.run_id, verdict.item)})
+        asked = sql.select(_verdicts.c.submission).where(_verdicts.c.submission.in_(list(by_name)))
+        with self.database.transaction() as connection:
+            known = set(connection.execute(asked).scalars())
+            rows = [row for name, row in by_name.items() if name not in known]
+            if rows:
+                connection.execute(sql.insert(_verdicts), rows)
+        return len(rows)
+
     def history(self, run_id: str = "", reviewer: str = "") -> list[Verdict]:
         """Every row ever stored, in the order stored; of one run or reviewer where given.
 

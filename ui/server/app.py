@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from ui.html.line_marks import Marker, mark_nothing
 from ui.pages.inspector import Inspector
 from ui.review.exported_votes import Step
 from ui.review.exports import Exported, exporting
+from ui.review.importing import import_votes
 from ui.review.links import address_of
 from ui.review.making_links import asked_link, make_link
 from ui.review.publishing import preview_lines, publication, publish
@@ -114,23 +115,40 @@ def launch(options: InspectOptions, worlds: Worlds | None = None, marker: Marker
 
 
 def publish_verdicts(
-    options: InspectOptions, run_id: str, names: bool = False, is_rehearsal: bool = False
+    options: InspectOptions, run_id: str, names: bool = False, is_rehearsal: bool = False, leave_out: Sequence[str] = ()
 ) -> list[str]:
     """`icr verdicts publish RUN`: add a run's verdicts to its MLflow run. Returns the lines to print.
 
     Args:
         names: publish reviewers' own names instead of numbers.
         is_rehearsal: only say what would be published.
+        leave_out: names of reviewers who are in no figure and no row.
 
     Raises:
-        InputError: no such run, or it has no verdicts.
+        InputError: no such run, it has no verdicts, or nobody is called as one of `leave_out`.
     """
     inspector = open_inspector(options)
     try:
-        found = publication(inspector, inspector.verdicts, run_id, names)
+        found = publication(inspector, inspector.verdicts, run_id, names, leave_out)
         if is_rehearsal:
             return preview_lines(found)
         return [f"published {publish(inspector, found)} verdicts to run {found.run_id}"]
+    finally:
+        inspector.catalogue.close()
+
+
+def import_verdicts(options: InspectOptions, run_id: str, path: str, source: str = "") -> list[str]:
+    """`icr verdicts import FILE --run RUN`: store votes that were given elsewhere. Returns the lines to print.
+
+    Args:
+        source: name of what they are from; '' takes the file's.
+
+    Raises:
+        InputError: no such run, or the file has no vote that belongs to it.
+    """
+    inspector = open_inspector(options)
+    try:
+        return import_votes(inspector, inspector.verdicts, inspector.catalogue.arm(run_id), path, source).lines
     finally:
         inspector.catalogue.close()
 

@@ -50,6 +50,9 @@ class PublishOptions:
 
     names: bool = _option(False, "publish reviewers' own names; without it they are numbered")
     dry_run: bool = _option(False, "say what would be published, and publish nothing")
+    leave_out: tuple[str, ...] = _option(
+        (), "a reviewer who is to be in no figure and no row of what is published; may be given several times"
+    )
 
 
 @dataclass(frozen=True)
@@ -100,3 +103,16 @@ class LinkOptions:
     )
     guidelines: str = _option("", "file of guidelines in Markdown, shown before the first item and by a key")
     days: str = _option("14", "how long the link can be used")
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """Flags of `icr verdicts import`."""
+
+    source: str = _option("", "name of what the votes are from; empty: the file's")
+
+
+VERDICT_ACTIONS: dict[str, type] = {
+    "publish": PublishOptions, "export": ExportOptions, "link": LinkOptions, "import": ImportOptions,
+}  # fmt: skip
+"""What `icr verdicts` does, and the flags of each."""
