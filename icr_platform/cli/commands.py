@@ -32,7 +32,7 @@ TOOLS = {
     "check": "check a configuration's inputs and say what it would take, without running anything",
     "inspect": "open the inspector in a browser: pairs, margins, regressions, spot-checks",
     "verdicts": "`icr verdicts publish RUN` adds reviewers' verdicts to their MLflow run; `icr verdicts export RUN` writes them to files; "
-    "`icr verdicts link RUN` makes a review link to hand to reviewers",
+    "`icr verdicts link RUN` makes a review link to hand to reviewers; `icr verdicts import FILE --run RUN` adds votes from elsewhere",
     "runs": "list arms; `icr runs delete ARM` and `icr runs clean` free what they take",
     "compare": "`icr compare A B ...`: arms, iterations, runs or files of outputs, each against the first, paired by prompt and seed",
     "report": "`icr report RUN`: rebuild the report of an arm from its artifacts",

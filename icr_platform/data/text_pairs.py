@@ -346,7 +346,8 @@ def _conversation(value: Any, name: str) -> list[Message]:
     """A field as messages: a text is one of the user in a prompt and of the assistant in a response, unless it is a transcript."""
     is_prompt = name in (*_PROMPT_FIELDS, *MESSAGE_FIELDS)
     role = USER if is_prompt else ASSISTANT
-    value = listed(value, name)
+    # A column that is called a conversation is never a text that happens to begin as a list.
+    value = listed(value, "conversation" if name.startswith("conversation_") else name)
     if isinstance(value, str):
         said = transcript_of(value)
         # An `Assistant:` with nothing behind it ends a prompt.

@@ -115,7 +115,7 @@ def _vote(row: SourceRow, fields: Mapping[str, Any]) -> Vote:
     if (named := _named_side(fields)) is not None:
         first, second, choice = named
         return Vote(**about, asked="", left="", right="", left_name=first, right_name=second, choice=choice)
-    texts = texts_of(fields, keeps_ties=True)
+    texts = texts_of(_unpacked(fields), keeps_ties=True)
     better, worse = texts.sides
     # As the file has them: the first of two columns stands left.
     is_first = better < worse
@@ -131,6 +131,17 @@ def _vote(row: SourceRow, fields: Mapping[str, Any]) -> Vote:
     return Vote(
         **about, asked=texts.asked.instruction, left=left, right=right, left_name="", right_name="", choice=choice
     )
+
+
+def _unpacked(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with turns as texts, where it is one of the arena's with a JSON list of turns in each field, of which there is one."""
+    names = ("prompt", "response_a", "response_b")
+    if "winner_model_a" not in fields or not all(str(fields.get(name)).startswith('["') for name in names):
+        return fields
+    turns = {name: _listed_json(fields[name]) for name in names}
+    if any(len(texts) != 1 for texts in turns.values()):
+        raise BadRow("the battle has several turns; only those of one turn can be matched by their texts")
+    return {**fields, **{name: texts[0] for name, texts in turns.items()}}
 
 
 def _exported(fields: Mapping[str, Any], about: dict[str, Any]) -> Vote:
