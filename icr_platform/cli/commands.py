@@ -32,7 +32,7 @@ TOOLS = {
     "check": "check a configuration's inputs and say what it would take, without running anything",
     "inspect": "open the inspector in a browser: pairs, margins, regressions, spot-checks",
     "verdicts": "`icr verdicts publish RUN` adds reviewers' verdicts to their MLflow run; `icr verdicts export RUN` writes them to files; "
-    "`icr verdicts link RUN` makes a review link to hand to reviewers",
+    "`icr verdicts link RUN` makes a review link to hand to reviewers; `icr verdicts import FILE --run RUN` adds votes from elsewhere",
     "runs": "list arms; `icr runs delete ARM` and `icr runs clean` free what they take",
     "compare": "`icr compare A B ...`: arms, iterations, runs or files of outputs, each against the first, paired by prompt and seed",
     "report": "`icr report RUN`: rebuild the report of an arm from its artifacts",
@@ -325,58 +325,62 @@ def _check(arguments: list[str]) -> int:
 
 
 def _inspector(tool: str, arguments: list[str]) -> int:
-    """Serve the inspector until it is ended, publish or export what reviewers said in it, or make a review link."""
+    """Serve the inspector until it is ended, or do one of `icr verdicts`' actions with what reviewers said in it."""
     from dataclasses import Field, fields
-    from pathlib import Path
 
     from icr_platform.cli.flags import Parser
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.evaluation.confusion import mark
-    from ui.server.app import export_verdicts, launch, make_review_link, publish_verdicts
-    from ui.server.options import InspectOptions, LinkOptions
+    from ui.server import app
+    from ui.server.options import VERDICT_ACTIONS, InspectOptions
 
     parser = Parser(f"icr {tool}", TOOLS[tool])
-    parser.usage = f"icr {tool}{' publish|export|link RUN' if tool == 'verdicts' else ''} [--FLAG VALUE ...]"
+    parser.usage = f"icr {tool}{' publish|export|link RUN, or import FILE --run RUN,' if tool == 'verdicts' else ''} [--FLAG VALUE ...]"
 
     def add(option: Field[Any]) -> None:
+        flag = "--" + option.name.replace("_", "-")
+        if isinstance(option.default, (bool, tuple)):  # a flag alone, and one that may be given several times
+            kinds: dict[str, Any] = {"action": "store_true"}
+            if isinstance(option.default, tuple):
+                kinds = {"action": "append", "default": [], "metavar": "NAME"}
+            parser.add_argument(flag, help=option.metadata["help"], **kinds)
+            return
         shown = f" (default: {option.default})" if option.default else ""
         parser.add_argument(
-            "--" + option.name.replace("_", "-"),
-            type=type(option.default), default=option.default,
+            flag, type=type(option.default), default=option.default,
             metavar="N" if isinstance(option.default, int) else "TEXT", help=option.metadata["help"] + shown,
         )  # fmt: skip
 
+    action = next((word for word in arguments if word in VERDICT_ACTIONS), "publish")
     if tool == "verdicts":
-        parser.add_argument("action", choices=["publish", "export", "link"])
-        parser.add_argument("run", metavar="RUN", help="id of the MLflow run whose items are judged")
+        parser.add_argument("action", choices=list(VERDICT_ACTIONS))
+        if action == "import":
+            parser.add_argument(
+                "file", metavar="FILE", help="votes: CSV, JSON Lines or Parquet, in any of the known layouts"
+            )
+        run = "run" if action != "import" else "--run"
+        needed = {} if action != "import" else {"required": True}
+        parser.add_argument(run, metavar="RUN", help="id of the MLflow run whose items are judged", **needed)
         # Flags of one action are unknown to the others, and so refused there.
-        if "link" in arguments[:1]:
-            for option in fields(LinkOptions):
-                add(option)
-        else:
-            parser.add_argument(
-                "--output", metavar="DIR", default="verdicts", help="folder of the exported files (default: verdicts)"
-            )
-            parser.add_argument(
-                "--names", action="store_true", help="publish reviewers' own names; without it they are numbered"
-            )
-            parser.add_argument(
-                "--dry-run", action="store_true", help="say what would be published, and publish nothing"
-            )
+        for option in fields(VERDICT_ACTIONS[action]):
+            add(option)
     for option in fields(InspectOptions):
         add(option)
-    given = parser.parse_args(arguments)
-    options = InspectOptions(**{option.name: getattr(given, option.name) for option in fields(InspectOptions)})
+    given = vars(parser.parse_args(arguments))
+    options = InspectOptions(**{option.name: given[option.name] for option in fields(InspectOptions)})
     _quiet_libraries()
     if tool == "inspect":
-        launch(options, WORLDS, mark)
-    elif given.action == "export":
-        print("\n".join(export_verdicts(options, given.run, Path(given.output))))
-    elif given.action == "link":
-        asked = LinkOptions(**{option.name: getattr(given, option.name) for option in fields(LinkOptions)})
-        print("\n".join(make_review_link(options, given.run, asked)))
+        app.launch(options, WORLDS, mark)
+    asked: Any = VERDICT_ACTIONS[action](
+        **{option.name: given[option.name] for option in fields(VERDICT_ACTIONS[action])}
+    )
+    if action == "import":
+        print("\n".join(app.import_verdicts(options, given["run"], given["file"], asked.source)))
+    elif action == "publish":
+        print("\n".join(app.publish_verdicts(options, given["run"], asked.names, asked.dry_run, asked.leave_out)))
     else:
-        print("\n".join(publish_verdicts(options, given.run, given.names, given.dry_run)))
+        do = {"export": app.export_verdicts, "link": app.make_review_link}[action]
+        print("\n".join(do(options, given["run"], asked)))
     return 0
 
 

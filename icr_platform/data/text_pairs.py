@@ -58,7 +58,7 @@ class Texts(NamedTuple):
     """A preference as its row says it.
 
     scores: of chosen and rejected, where the row has both. columns: that were read. remarks: as in `row_messages.Turn`.
-    is_tie: the row prefers neither, and chosen is the first of the two.
+    is_tie: the row prefers neither, and chosen is the first of the two. sides: the columns of chosen and rejected.
     """
 
     asked: Conversation
@@ -68,6 +68,7 @@ class Texts(NamedTuple):
     columns: frozenset[str]
     remarks: tuple[str, ...]
     is_tie: bool = False
+    sides: tuple[str, str] = ("chosen", "rejected")
 
 
 class TiedRow(BadRow):
@@ -164,8 +165,10 @@ _GRADED: tuple[tuple[str, str, str, str], ...] = (
     ("response_a", "response_b", "winner_model_a", "winner_model_b"),
 )
 """Two responses, and the score of each: the higher is the better, equal ones are a tie."""
-_LABELS = (
+LABELS = (
     "winner",
+    "win_model",
+    "win",
     "preference",
     "preferred",
     "human_preference",
@@ -188,7 +191,7 @@ _LABELLED: tuple[tuple[str, str, str, Callable[[Any], int | None]], ...] = tuple
         ), _is_named_or_numbered),
     )
     for first, second in sides
-    for label in _LABELS
+    for label in LABELS
     if (first, second, label) not in {choice[:3] for choice in _CHOICES}
 )  # fmt: skip
 """The same as `_CHOICES`, of columns and labels in any combination, looked for after the published ones: MENLO has `preference: A|B|tie`."""
@@ -278,6 +281,7 @@ def texts_of(fields: Mapping[str, Any], keeps_ties: bool = False) -> Texts:
         frozenset({*names, *more, *([prompt_name] if prompt_name else [])}),
         tuple(name for name, value in remarks.items() if value),
         is_tie,
+        names,
     )
 
 
@@ -342,7 +346,8 @@ def _conversation(value: Any, name: str) -> list[Message]:
     """A field as messages: a text is one of the user in a prompt and of the assistant in a response, unless it is a transcript."""
     is_prompt = name in (*_PROMPT_FIELDS, *MESSAGE_FIELDS)
     role = USER if is_prompt else ASSISTANT
-    value = listed(value, name)
+    # A column that is called a conversation is never a text that happens to begin as a list.
+    value = listed(value, "conversation" if name.startswith("conversation_") else name)
     if isinstance(value, str):
         said = transcript_of(value)
         # An `Assistant:` with nothing behind it ends a prompt.

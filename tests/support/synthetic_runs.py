@@ -628,6 +628,14 @@ def million_run(tracker: Tracker, folder: Path, samples: int = 1_000_000, shard_
     return log_arm(tracker, f"synthetic-{samples}-samples", iterations, folder)
 
 
+def _with_later_columns(name: str, columns: Sequence[Sequence[Any]]) -> pa.Table:
+    """A table of columns in the schema's order; those that it has beyond them are null."""
+    schema, rows = TABLES[name].schema, len(columns[0])
+    given = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=False)]
+    later = [pa.nulls(rows, field.type) for field in list(schema)[len(columns) :]]
+    return pa.Table.from_arrays([*given, *later], schema=schema)
+
+
 _POOL = [
     f"Sentence {i} tells of {word} and of number {i * 7919 % 1009}." for i in range(997) for word in ("rivers", "bread")
 ]
@@ -668,8 +676,7 @@ def _big_samples(codes: Sequence[str], per_language: int, shard: int) -> dict[st
             lengths = [len(text) for text in texts]
             columns = [[code] * n, keys, [i % 10 for i in range(n)], texts, [[1, 2]] * n, ["stop"] * n, ["sampler"] * n,
                        [length // 4 for length in lengths], lengths, [code] * n, [0.98] * n]  # fmt: skip
-            yield pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, TABLES["responses"].schema, strict=True)],
-                                       schema=TABLES["responses"].schema)  # fmt: skip
+            yield _with_later_columns("responses", columns)
 
     def rewards() -> Iterable[pa.Table]:
         for code, start in starts:
@@ -685,8 +692,7 @@ def _big_samples(codes: Sequence[str], per_language: int, shard: int) -> dict[st
                 reference,
                 values,
             ]
-            yield pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, TABLES["rewards"].schema, strict=True)],
-                                       schema=TABLES["rewards"].schema)  # fmt: skip
+            yield _with_later_columns("rewards", columns)
 
     def preferences() -> Iterable[pa.Table]:
         for code, start in starts:

@@ -207,7 +207,7 @@ def test_a_reviewer_gets_every_pair_once(engine: QueryEngine, several: PairTable
         verdicts.append(Verdict(**empty | facts | {
             "submission": str(len(seen)), "reviewer": "Ada", "run_id": "r", "item": item.key, "choice": "tie", "reasons": (), "blind": True,
             "seconds": 1.0, "margin": 1.0, "left_characters": 1, "right_characters": 1, "left_score": None, "right_score": None,
-            "disclosed": False, "fast": False,
+            "disclosed": False, "fast": False, "source": "inspector",
         }))  # fmt: skip
     own = [row for row in several.preferences.read().to_pylist() if row["language"] == "es"]
     assert sorted((item.prompt_id, item.pair_index) for item in seen) == sorted(

@@ -12,8 +12,12 @@ from ui.pages import review_links
 from ui.pages.inspector import Content, Focus, Inspector
 from ui.review import verdict_summary
 from ui.review.counted import counted
-from ui.review.verdict_summary import Accuracy, Judged
+from ui.review.reviewers import as_left_out, left_out_in, reviewer_key
+from ui.review.verdict_summary import Accuracy, Judged, ReviewerRow
 from ui.review.verdicts import Verdict
+from ui.tables.view import View
+
+_FORM = {"experiment", "run", "language"}
 
 
 class Apart(NamedTuple):
@@ -29,7 +33,8 @@ class Apart(NamedTuple):
 def show(inspector: Inspector, focus: Focus) -> Content:
     """Accuracy of reward, judge and length against people, and agreement between people: by blind verdicts of random queues."""
     verdicts = verdicts_shown(inspector, focus)
-    found = counted(verdicts)
+    left_out = left_out_in(focus.view.leave_out)
+    found = counted(verdicts, left_out, with_imported=focus.view.votes == "all")
     judged = verdict_summary.by_item(found.blind)
     languages = english_first({*focus.arm.languages(), *(v.language for v in verdicts)})
     links = review_links.section(inspector, focus, inspector.verdicts.history(focus.arm.run.run_id))
@@ -48,14 +53,23 @@ def show(inspector: Inspector, focus: Focus) -> Content:
         apart=[
             _apart("Targeted queues", _TARGETED, found.targeted),
             _apart("Open verdicts", _OPEN, found.open),
+            _apart("Imported votes", _IMPORTED, found.imported),
         ],
         gold=found.gold,
         labels=verdict_summary.SOURCES,
         reliability=verdict_summary.reliability(found.blind),
-        reviewers=verdict_summary.by_reviewer(found),
+        reviewers=[_Choice(row, _toggled(focus.view, row.name)) for row in verdict_summary.by_reviewer(found)],
+        left_out=[
+            (name, _toggled(focus.view, name))
+            for name in dict.fromkeys(verdict.reviewer for verdict in verdicts)
+            if reviewer_key(name) in left_out
+        ],
         half_width=100 * verdict_summary.TARGET_HALF_WIDTH,
     )
-    return Content(Markup(render("language_filter", view=focus.view, languages=languages)), Markup(main))
+    return Content(
+        Markup(render("language_filter", view=focus.view, languages=languages, kept=focus.view.carried_on(_FORM))),
+        Markup(main),
+    )
 
 
 _TARGETED = (
@@ -66,6 +80,22 @@ _OPEN = (
     "Given in open mode, or changed after the reviewer had been told what the run thinks of the item: whoever knows that may follow it, "
     "so that these agree more than people do."
 )
+
+
+_IMPORTED = "Given somewhere else, and added with `icr verdicts import`: nobody knows here how they were given."
+
+
+class _Choice(NamedTuple):
+    """A row of the table of reviewers, and the address that leaves her out of every figure."""
+
+    row: ReviewerRow
+    without: str
+
+
+def _toggled(view: View, name: str) -> str:
+    """Address of the page with a reviewer left out, or counted again."""
+    keys = left_out_in(view.leave_out) ^ {reviewer_key(name)}
+    return view.link("agreement", leave_out=as_left_out(keys))
 
 
 def _apart(title: str, why: str, verdicts: list[Verdict]) -> Apart:

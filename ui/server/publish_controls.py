@@ -9,6 +9,7 @@ import gradio as gr
 from ui.html.rendering import message, render
 from ui.pages.inspector import Inspector
 from ui.review.publishing import Publication, publication, publish
+from ui.review.reviewers import left_out_in, reviewer_key
 from ui.server.events import QUIET, guarded, parsed
 from ui.server.roles import Leads
 from ui.tables.view import parse_view
@@ -29,8 +30,13 @@ def build_publish_controls(inspector: Inspector, leads: Leads, opens: gr.Button,
 
     def found_at(asked: str, has_names: bool, request: gr.Request) -> Publication | None:
         leads.refuse_others(request.username, "Publishing")
-        focus = inspector.focus(parse_view(parsed(asked)).view)
-        return publication(inspector, inspector.verdicts, focus.arm.run.run_id, has_names) if focus else None
+        view = parse_view(parsed(asked)).view
+        focus = inspector.focus(view)
+        if focus is None:
+            return None
+        run_id, left_out = focus.arm.run.run_id, left_out_in(view.leave_out)
+        there = {reviewer_key(name) for name in inspector.verdicts.reviewers(run_id)}  # an address may outlive its run
+        return publication(inspector, inspector.verdicts, run_id, has_names, left_out & there)
 
     def shown(found: Publication | None, is_changed: bool = False) -> list[Any]:
         if found is None:
