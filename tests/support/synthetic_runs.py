@@ -755,10 +755,8 @@ def big_evaluation(t: int, codes: Sequence[str], per_language: int, shard: int =
 def open_tracker(folder: Path, experiment: str = "icr") -> Tracker:
     """A tracker on a sqlite store of its own in `folder`; sets MLFLOW_TRACKING_URI of this process."""
     folder.mkdir(parents=True, exist_ok=True)
+    # Not mlflow.set_tracking_uri, which would outlive the tests that this store is for.
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
-    import mlflow
-
-    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     return Tracker(experiment)
 
 
