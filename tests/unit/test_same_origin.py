@@ -10,6 +10,7 @@ import pytest
 
 from icr_platform.core.errors import InputError
 from ui.server.asgi import AsgiMessage, Receive, Scope, Send, answer
+from ui.server.guarded_app import HeadAtOnce
 from ui.server.safe_headers import SafeHeaders
 from ui.server.same_origin import SameOrigin, Sites
 from ui.server.write_tokens import TOKEN_ADDRESS, TOKEN_HEADER, WriteTokens
@@ -276,3 +277,21 @@ def test_pages_and_scripts_can_ask_for_a_token() -> None:
         _, answered, text = asked(headers, TOKEN_ADDRESS)
         assert answered["cache-control"] == "no-store"
         assert TOKENS.is_valid(json.loads(text)["token"], "mira")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"), [("HEAD", "/", ""), ("GET", "/", "served"), ("HEAD", "/pairs", "served")]
+)
+def test_the_first_page_answers_head_without_being_rendered(method: str, path: str, body: str) -> None:
+    sent: list[AsgiMessage] = []
+
+    async def send(message: AsgiMessage) -> None:
+        sent.append(message)
+
+    async def receive() -> AsgiMessage:
+        return {"type": "http.request"}
+
+    scope: Scope = {"type": "http", "method": method, "path": path, "headers": []}
+    asyncio.run(HeadAtOnce(_within)(scope, receive, send))
+    assert sent[0]["status"] == 200
+    assert sent[1]["body"] == body.encode()

@@ -9,7 +9,7 @@ from gradio.routes import App, ORJSONResponse
 from markupsafe import escape
 from starlette.middleware import Middleware
 
-from ui.server.asgi import AsgiApp, AsgiMessage, Receive, Scope, Send
+from ui.server.asgi import AsgiApp, AsgiMessage, Receive, Scope, Send, answer
 from ui.server.write_tokens import WriteTokens
 
 _HEAD = b"<head>"
@@ -25,6 +25,24 @@ class GuardedApp(App):
     def build_middleware_stack(self) -> Any:
         """Starlette's stack, with ours around it."""
         return self._around(super().build_middleware_stack())
+
+
+class HeadAtOnce:
+    """Answers HEAD of the first page without rendering it.
+
+    Gradio asks for it when it starts and gives up after three seconds, in which pages are not rendered where many ask for them already, as
+    after a restart.
+    """
+
+    def __init__(self, app: AsgiApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or hand on."""
+        if scope["type"] == "http" and scope["method"] == "HEAD" and scope["path"] == "/":
+            await answer(send, 200, "", "text/html")
+        else:
+            await self.app(scope, receive, send)
 
 
 def token_in_pages(tokens: WriteTokens, bound_to: Callable[[Scope], str], script: str) -> Middleware:
