@@ -167,11 +167,14 @@ class VerdictStore:
             rows = connection.execute(query).mappings()
             return _last_words([_verdict({**row, "reviewer": shown[row["reviewer"]]}) for row in rows])
 
-    def reviewers(self, run_id: str) -> list[str]:
-        """Who judged items of a run, in the order of their first verdicts, each once and as she first typed her name."""
+    def reviewers(self, run_id: str, source: str = "") -> list[str]:
+        """Who judged items of a run, in the order of their first verdicts, each once and as she first typed her name.
+
+        source: only those of whom there are verdicts from there.
+        """
         query = (
             sql.select(_verdicts.c.reviewer)
-            .where(_verdicts.c.run_id == run_id)
+            .where(_verdicts.c.run_id == run_id, *([_verdicts.c.source == source] if source else []))
             .group_by(_verdicts.c.reviewer)
             .order_by(sql.func.min(_verdicts.c.id))
         )
