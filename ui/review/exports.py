@@ -46,7 +46,7 @@ EXPORTED_SCHEMA = pa.schema(
     ]
 )  # fmt: skip
 """Of verdicts.csv and verdicts.parquet: a verdict, the side it prefers, what it counts for, and the samples that were compared."""
-_MEMORY = "160MB"
+_MEMORY = "96MB"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def exporting(
         raise InputError("Every reviewer of this run is left out, so there is nothing to export; leave out fewer.")
     if "datasets" in asked.formats:
         _refuse_foreign(folder)
-    with closing(QueryEngine(_MEMORY)) as engine:
+    with closing(QueryEngine(_MEMORY, threads=1)) as engine:
         votes = yield from ExportedVotes.load(engine, store, run_id, shown, asked.language)
         written: list[Path] = []
         with written_whole(folder, written) as place:
