@@ -238,11 +238,9 @@ def _kinds(found: Counted) -> dict[str, str]:
 
 
 def _ours(asked: ExportRequest) -> list[str]:
-    """Patterns of what the formats write."""
-    stems = [Path(FORMATS[name]) for name in asked.formats]
-    kinds = [*KINDS[1:]]
-    plain = [path.name for path in stems]
-    return [*plain, *(f"{path.stem}-{kind}{path.suffix}" for path in stems if path.suffix for kind in kinds)]
+    """Names of files of items, for every kind of verdicts."""
+    names = [FORMATS[name] for name in asked.formats if name in ("trl", "pairs", "items")]
+    return [item_files.named(name, kind) for name in names for kind in KINDS]
 
 
 def _remove_stale(folder: Path, written: Sequence[Path], asked: ExportRequest) -> None:
