@@ -235,16 +235,18 @@ def _what_next(session: Session) -> str:
         return "next: open the report in a browser"
     from icr_platform.tracking.run_handle import MACHINE_LEARNING
 
-    uri = session.tracker.uri
+    uri, page = session.tracker.uri, f"#/experiments/{session.tracker.experiment_id}/runs?{MACHINE_LEARNING}"
     if uri.startswith("http"):
-        runs = f"{uri}/#/experiments/{session.tracker.experiment_id}/runs?{MACHINE_LEARNING}"
-    elif uri == f"sqlite:///{session.base / 'mlflow.db'}":  # MLflow's default in this folder
-        runs = "mlflow ui"
-    else:  # which may contain a password
-        runs = 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
+        runs = f"{uri}/{page}"
+    else:
+        # MLflow's default in this folder needs no address; another may contain a password.
+        is_default = uri == f"sqlite:///{session.base / 'mlflow.db'}"
+        command = "mlflow ui" if is_default else 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
+        runs = f"{command}, then http://127.0.0.1:5000/{page}"
     return f"""\
 next: icr inspect    the pairs, margins and regressions, and a blind spot-check, in a browser
-      {runs:<15}learning curves, and every run with its tables"""
+      {runs}
+      {"":<15}learning curves, and every run with its tables"""
 
 
 def _quiet_libraries() -> None:

@@ -24,6 +24,8 @@ from icr_platform.annotation.pairs import select_pairs, text_codes
 from icr_platform.core.artifacts import ArtifactWriter
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.schemas import OUTPUTS, TABLES
+from icr_platform.evaluation.comparison import LanguageJudgments
+from icr_platform.evaluation.comparison_tables import change_metrics, difference_table, flip_table
 from icr_platform.evaluation.scores import (
     LengthControl,
     output_facts,
@@ -368,7 +370,22 @@ def small_run(tracker: Tracker, folder: Path, per_language: int = 12, copy: bool
         if t:
             parts.append(sampled(prompts, small_answers(10 + t), 20 + t, kinds))
         iterations[t] = merged(*parts)
+        if t:
+            iterations[t].metrics.update(_changes(iterations[t - 1], iterations[t]))
     return log_arm(tracker, "synthetic-scripts", iterations, folder, copy)
+
+
+def _changes(before: IterationData, after: IterationData) -> dict[str, float]:
+    """The paired changes that `icr iterate` adds to an iteration."""
+    sides = [_by_language(pa.concat_tables(data.tables["judgments"]).to_pandas()) for data in (before, after)]
+    return change_metrics(difference_table(*sides), flip_table(*sides))
+
+
+def _by_language(judgments: pd.DataFrame) -> dict[str, LanguageJudgments]:
+    return {
+        str(language): LanguageJudgments(own["prompt_id"].tolist(), own["preference"].to_numpy(float))
+        for language, own in judgments.groupby("language", sort=False)
+    }
 
 
 LOOK = (
@@ -738,10 +755,8 @@ def big_evaluation(t: int, codes: Sequence[str], per_language: int, shard: int =
 def open_tracker(folder: Path, experiment: str = "icr") -> Tracker:
     """A tracker on a sqlite store of its own in `folder`; sets MLFLOW_TRACKING_URI of this process."""
     folder.mkdir(parents=True, exist_ok=True)
+    # Not mlflow.set_tracking_uri, which would outlive the tests that this store is for.
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
-    import mlflow
-
-    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     return Tracker(experiment)
 
 
