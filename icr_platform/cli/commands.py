@@ -235,16 +235,18 @@ def _what_next(session: Session) -> str:
         return "next: open the report in a browser"
     from icr_platform.tracking.run_handle import MACHINE_LEARNING
 
-    uri = session.tracker.uri
+    uri, page = session.tracker.uri, f"#/experiments/{session.tracker.experiment_id}/runs?{MACHINE_LEARNING}"
     if uri.startswith("http"):
-        runs = f"{uri}/#/experiments/{session.tracker.experiment_id}/runs?{MACHINE_LEARNING}"
-    elif uri == f"sqlite:///{session.base / 'mlflow.db'}":  # MLflow's default in this folder
-        runs = "mlflow ui"
-    else:  # which may contain a password
-        runs = 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
+        runs = f"{uri}/{page}"
+    else:
+        # MLflow's default in this folder needs no address; another may contain a password.
+        is_default = uri == f"sqlite:///{session.base / 'mlflow.db'}"
+        command = "mlflow ui" if is_default else 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
+        runs = f"{command}, then http://127.0.0.1:5000/{page}"
     return f"""\
 next: icr inspect    the pairs, margins and regressions, and a blind spot-check, in a browser
-      {runs:<15}learning curves, and every run with its tables"""
+      {runs}
+      {"":<15}learning curves, and every run with its tables"""
 
 
 def _quiet_libraries() -> None:
@@ -325,75 +327,64 @@ def _check(arguments: list[str]) -> int:
 
 
 def _inspector(tool: str, arguments: list[str]) -> int:
-    """Serve the inspector until it is ended, publish or export what reviewers said in it, or make a review link."""
+    """Serve the inspector until it is ended, or do one of `icr verdicts`' actions with what reviewers said in it."""
     from dataclasses import Field, fields
-    from pathlib import Path
 
     from icr_platform.cli.flags import Parser
     from icr_platform.cli.worlds import WORLDS
     from icr_platform.evaluation.confusion import mark
-    from ui.server.app import export_verdicts, import_verdicts, launch, make_review_link, publish_verdicts
-    from ui.server.options import InspectOptions, LinkOptions
+    from ui.server import app
+    from ui.server.options import VERDICT_ACTIONS, InspectOptions
 
     parser = Parser(f"icr {tool}", TOOLS[tool])
-    parser.usage = f"icr {tool}{' publish|export|link RUN, or import FILE --run RUN,' if tool == 'verdicts' else ''} [--FLAG VALUE ...]"
+    parser.usage = (
+        f"icr {tool}{' publish|export|link RUN|import FILE' if tool == 'verdicts' else ''} [--FLAG VALUE ...]"
+    )
 
     def add(option: Field[Any]) -> None:
+        flag = "--" + option.name.replace("_", "-")
+        if isinstance(option.default, (bool, tuple)):  # a flag alone, and one that may be given several times
+            kinds: dict[str, Any] = {"action": "store_true"}
+            if isinstance(option.default, tuple):
+                kinds = {"action": "append", "default": [], "metavar": "NAME"}
+            parser.add_argument(flag, help=option.metadata["help"], **kinds)
+            return
         shown = f" (default: {option.default})" if option.default else ""
         parser.add_argument(
-            "--" + option.name.replace("_", "-"),
-            type=type(option.default), default=option.default,
+            flag, type=type(option.default), default=option.default,
             metavar="N" if isinstance(option.default, int) else "TEXT", help=option.metadata["help"] + shown,
         )  # fmt: skip
 
+    action = next((word for word in arguments if word in VERDICT_ACTIONS), "publish")
     if tool == "verdicts":
-        parser.add_argument("action", choices=["publish", "export", "link", "import"])
-        # Flags of one action are unknown to the others, and so refused there.
-        if "import" in arguments[:1]:
+        parser.add_argument("action", choices=list(VERDICT_ACTIONS))
+        if action == "import":
             parser.add_argument(
                 "file", metavar="FILE", help="votes: CSV, JSON Lines or Parquet, in any of the known layouts"
             )
-            parser.add_argument(
-                "--run", metavar="RUN", required=True, help="id of the MLflow run whose items were judged"
-            )
-            parser.add_argument(
-                "--source", metavar="NAME", default="", help="name of what the votes are from (default: the file's)"
-            )
-        else:
-            parser.add_argument("run", metavar="RUN", help="id of the MLflow run whose items are judged")
-        if "link" in arguments[:1]:
-            for option in fields(LinkOptions):
-                add(option)
-        elif "import" not in arguments[:1]:
-            parser.add_argument(
-                "--output", metavar="DIR", default="verdicts", help="folder of the exported files (default: verdicts)"
-            )
-            parser.add_argument(
-                "--names", action="store_true", help="publish reviewers' own names; without it they are numbered"
-            )
-            parser.add_argument(
-                "--dry-run", action="store_true", help="say what would be published, and publish nothing"
-            )
-            parser.add_argument(
-                "--leave-out", metavar="NAME", action="append", default=[],
-                help="a reviewer who is to be in no figure and no row of what is published; may be given several times",
-            )  # fmt: skip
+        run = "run" if action != "import" else "--run"
+        needed = {} if action != "import" else {"required": True}
+        parser.add_argument(run, metavar="RUN", help="id of the MLflow run whose items are judged", **needed)
+        # Flags of one action are unknown to the others, and so refused there.
+        for option in fields(VERDICT_ACTIONS[action]):
+            add(option)
     for option in fields(InspectOptions):
         add(option)
-    given = parser.parse_args(arguments)
-    options = InspectOptions(**{option.name: getattr(given, option.name) for option in fields(InspectOptions)})
+    given = vars(parser.parse_args(arguments))
+    options = InspectOptions(**{option.name: given[option.name] for option in fields(InspectOptions)})
     _quiet_libraries()
     if tool == "inspect":
-        launch(options, WORLDS, mark)
-    elif given.action == "export":
-        print("\n".join(export_verdicts(options, given.run, Path(given.output))))
-    elif given.action == "import":
-        print("\n".join(import_verdicts(options, given.run, given.file, given.source)))
-    elif given.action == "link":
-        asked = LinkOptions(**{option.name: getattr(given, option.name) for option in fields(LinkOptions)})
-        print("\n".join(make_review_link(options, given.run, asked)))
+        app.launch(options, WORLDS, mark)
+    asked: Any = VERDICT_ACTIONS[action](
+        **{option.name: given[option.name] for option in fields(VERDICT_ACTIONS[action])}
+    )
+    if action == "import":
+        print("\n".join(app.import_verdicts(options, given["run"], given["file"], asked.source)))
+    elif action == "publish":
+        print("\n".join(app.publish_verdicts(options, given["run"], asked.names, asked.dry_run, asked.leave_out)))
     else:
-        print("\n".join(publish_verdicts(options, given.run, given.names, given.dry_run, given.leave_out)))
+        do = {"export": app.export_verdicts, "link": app.make_review_link}[action]
+        print("\n".join(do(options, given["run"], asked)))
     return 0
 
 

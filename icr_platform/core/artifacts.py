@@ -280,8 +280,10 @@ def damaged_files(folder: Path) -> list[tuple[Path, str]]:
     return [(path, fault) for path, entry in checked if (fault := file_fault(path, entry))]
 
 
-def open_artifact(folder: Path, table: TableSchema) -> Artifact:
+def open_artifact(folder: Path, table: TableSchema, faults: list[str] | None = None) -> Artifact:
     """Open a finished artifact, whose parts are read once to see that they are those that were written.
+
+    faults: where given, parts that are missing or damaged are left out, and what is wrong with each is put here.
 
     Raises:
         InputError: no folder, no manifest (unfinished), another table, a later schema version, or a part that is missing,
@@ -309,7 +311,11 @@ def open_artifact(folder: Path, table: TableSchema) -> Artifact:
     parts = tuple(folder / entry["file"] for entry in manifest["parts"])
     for path, entry in zip(parts, manifest["parts"], strict=True):
         if fault := file_fault(path, entry):
-            raise InputError(f"{path}: {fault}; the file is truncated or damaged, copy it or run the stage again")
+            said = f"{path}: {fault}; the file is truncated or damaged, copy it or run the stage again"
+            if faults is None:
+                raise InputError(said)
+            faults.append(said)
+            parts = tuple(part for part in parts if part != path)
     return Artifact(
         folder=folder,
         table=table,

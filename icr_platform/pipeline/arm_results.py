@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from icr_platform.pipeline.config import IterateConfig
     from icr_platform.report.arm_report import ExamplePair, Report
     from icr_platform.report.comparison import Answer
+    from icr_platform.report.iteration_metrics import IterationMetrics
     from icr_platform.tracking.run_handle import RunHandle
 
 # Tags of the runs that made a comparison or a report, and the files on which these depend in addition to the stage runs.
@@ -293,11 +294,13 @@ def describe(arm: Arm, report: Report, name: str, holder: str) -> None:
         f"iteration {t}": page_of_run(arm.run.experiment_id, run_id) for t, run_id in sorted(arm.iteration_runs.items())
     }
     stopped = [f"It ended before its last iteration: {arm.stopped}."] if arm.stopped else []
-    arm.run.set_tags({NOTE: "\n\n".join([said_of(arm.given), *stopped, what_came_out(report.iterations, links)])})
+    arm.run.set_tags(
+        {NOTE: "\n\n".join([said_of(arm.given, report.iterations), *stopped, what_came_out(report.iterations, links)])}
+    )
 
 
-def said_of(config: IterateConfig) -> str:
-    """Markdown of what an arm of this configuration runs."""
+def said_of(config: IterateConfig, iterations: Sequence[IterationMetrics] = ()) -> str:
+    """Markdown of what an arm of this configuration runs, and of what came of it."""
     from icr_platform.report.run_description import what_is_run
 
     count = config.iterations
@@ -312,7 +315,7 @@ def said_of(config: IterateConfig) -> str:
         "languages": config.languages, "reward": ",".join(config.annotate.reward_kind) if config.ranks_by_rewards else "",
         **(trained if count else {}), "judge": config.eval.judge, "seed": config.seed,
     }  # fmt: skip
-    return what_is_run(title, facts)
+    return what_is_run(title, facts, iterations)
 
 
 def report_again(session: Session, run_id: str) -> None:

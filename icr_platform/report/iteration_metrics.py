@@ -28,14 +28,15 @@ class IterationMetrics:
 class Measured:
     """One metric of one language at one iteration.
 
-    change: against the iteration before; None where there is none. paired: how many prompts, which both iterations have, it is over;
-    None where it is the difference of two values.
+    change: against the iteration before; None where there is none. is_paired: whether it is over the prompts that both iterations have, and
+    not the difference of two values. prompts: how many these are; None where that was not kept.
     """
 
     value: float | None
     standard_error: float | None = None
     change: float | None = None
-    paired: int | None = None
+    is_paired: bool = False
+    prompts: int | None = None
 
 
 def row_name(code: str) -> str:
@@ -68,19 +69,18 @@ def measured_of(iterations: Sequence[IterationMetrics], prefix: str, code: str) 
     found: list[Measured] = []
     before: float | None = None
     for measured in iterations:
-        value, paired = measured.metrics.get(f"{prefix}/{code}"), _paired(measured, prefix, code)
-        plain = value - before if value is not None and before is not None else None
-        change = plain if paired is None else paired.change
-        found.append(
-            Measured(value, measured.metrics.get(f"{prefix}_se/{code}"), change, paired.prompts if paired else None)
-        )
+        value, error = (measured.metrics.get(f"{name}/{code}") for name in (prefix, f"{prefix}_se"))
+        if (paired := _paired(measured, prefix, code)) is not None:
+            found.append(Measured(value, error, paired.change, True, paired.prompts))
+        else:
+            found.append(Measured(value, error, value - before if value is not None and before is not None else None))
         before = value
     return found
 
 
 class _Paired(NamedTuple):
     change: float
-    prompts: int
+    prompts: int | None
 
 
 def _paired(measured: IterationMetrics, prefix: str, code: str) -> _Paired | None:
@@ -90,12 +90,12 @@ def _paired(measured: IterationMetrics, prefix: str, code: str) -> _Paired | Non
         languages = [one for one in languages_of([measured], prefix) if one not in MEANS]
         codes = [one for one in languages if code == "mean" or not is_english(one)]
     changes, counts = (
-        [measured.metrics.get(f"{prefix}_{name}/{one}") for one in codes] for name in ("change", "change_n")
+        [found for one in codes if (found := measured.metrics.get(f"{prefix}_{name}/{one}")) is not None]
+        for name in ("change", "change_n")
     )
-    known, prompts = [one for one in changes if one is not None], [one for one in counts if one is not None]
-    if not known or not len(known) == len(prompts) == len(codes):
+    if not changes or len(changes) < len(codes):
         return None
-    return _Paired(sum(known) / len(known), int(sum(prompts)))
+    return _Paired(sum(changes) / len(changes), int(sum(counts)) if len(counts) == len(codes) else None)
 
 
 def interval_of(metrics: Mapping[str, float], prefix: str, code: str) -> tuple[float, float] | None:

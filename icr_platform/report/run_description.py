@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from icr_platform.report.iteration_metrics import IterationMetrics, languages_of, row_name
+from icr_platform.report.iteration_metrics import MEANS, IterationMetrics, languages_of, row_name
 from icr_platform.report.numbers import number
 
 NOTE = "mlflow.note.content"
@@ -17,18 +17,36 @@ _TABLES = (
 _MOST_ROWS = 40
 
 
-def what_is_run(title: str, facts: Mapping[str, object]) -> str:
-    """Markdown of what an arm runs. facts: by name, in the order to read; empty ones are left out.
+def what_is_run(title: str, facts: Mapping[str, object], iterations: Sequence[IterationMetrics] = ()) -> str:
+    """Markdown of what an arm runs, and, once there are iterations, what came of it: MLflow folds all but the first lines.
+
+    Args:
+        facts: by name, in the order to read; empty ones are left out.
 
     >>> print(what_is_run("Arm", {"policy": "org/model", "languages": ("en", "es"), "seed": 0, "judge": ""}))
     **Arm**
     <BLANKLINE>
     policy `org/model`, languages `en,es`, seed `0`
+    >>> measured = [IterationMetrics(0, {"win_rate/es": 40.0}), IterationMetrics(1, {"win_rate/es": 52.25})]
+    >>> print(what_is_run("Arm", {}, measured).splitlines()[0])
+    **Arm; win rate, % 40.0 → 52.2 (Spanish)**
     """
     said = (
         (name, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)) for name, value in facts.items()
     )
-    return f"**{title}**\n\n{', '.join(f'{name} {_code(value)}' for name, value in said if value)}"
+    return (
+        f"**{title}{_headline(iterations)}**\n\n{', '.join(f'{name} {_code(value)}' for name, value in said if value)}"
+    )
+
+
+def _headline(iterations: Sequence[IterationMetrics]) -> str:
+    """The mean over non-English languages, or the last language, of the first of _TABLES, iteration by iteration."""
+    for metric, title in _TABLES:
+        if codes := languages_of(iterations, metric):
+            values = " → ".join(number(measured.metrics.get(f"{metric}/{codes[-1]}"), 1) for measured in iterations)
+            name = row_name(codes[-1])
+            return f"; {title[0].lower()}{title[1:]} {values} ({name[0].lower() + name[1:] if codes[-1] in MEANS else name})"
+    return ""
 
 
 def what_came_out(iterations: Sequence[IterationMetrics], links: Mapping[str, str]) -> str:

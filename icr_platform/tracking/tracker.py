@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as Run
 
 DEFAULT_EXPERIMENT = "icr"
-_KIND, _MACHINE_LEARNING = "mlflow.experimentKind", "custom_model_development"
-"""Tag of an experiment that decides with which of its views MLflow opens it: without it with traces, of which there are none here."""
 T = TypeVar("T")
 
 
@@ -64,10 +62,6 @@ class Tracker:
         ):  # processes that create one sqlite store at once crash in its migration
             self.client = client_of(self.uri)
             chosen = self._experiment(experiment)
-            if _KIND not in chosen.tags:
-                deliver(
-                    lambda: self.client.set_experiment_tag(chosen.experiment_id, _KIND, _MACHINE_LEARNING), self.uri
-                )
         self.experiment_id = str(chosen.experiment_id)
         check_writable(self.uri)
         check_artifact_root(str(chosen.artifact_location), self.uri, str(chosen.name))

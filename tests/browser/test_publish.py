@@ -114,7 +114,7 @@ def test_exported_verdicts_are_labelled_pairs(
     assert run(["verdicts", "export", run_id, *flags, "--output", str(tmp_path / "out")]) == 0
     written = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert [path.name for path in written] == [
-        "verdicts.csv", "verdicts.parquet", "preferences-trl.jsonl", "labelled-pairs.jsonl",
+        "verdicts.csv", "verdicts.parquet", "preferences-trl.jsonl", "labelled-pairs.jsonl", "items.csv",
     ]  # fmt: skip
     assert all(path.stat().st_mode & 0o077 == 0 for path in written)
     read = read_labelled_pairs(str(tmp_path / "out" / "labelled-pairs.jsonl"))

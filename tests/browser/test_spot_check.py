@@ -98,12 +98,19 @@ def test_agreement_export_and_publish(server: Server, open_page: Callable[..., A
     text = tab.inner_text(READY)
     assert "Krippendorff" in text
     assert "Ines – Jana" in text
-    with tab.expect_response(lambda response: "queue/data" in response.url):
-        tab.click("#export")
+    tab.click("#export")
+    tab.check("#export-formats input[value='datasets']")
+    tab.click("#export-left-out input")
+    tab.click("text=Jana >> visible=true >> nth=-1")
+    tab.click("#export-now")
     tab.wait_for_selector("#exported a", timeout=30_000)
-    assert {"verdicts.csv", "verdicts.parquet", "preferences-trl.jsonl"} <= set(
-        tab.inner_text("#exported").replace("\n", " ").split()
-    ) or (tab.locator("#exported a").count() >= 3)
+    assert "The files are ready below." in tab.inner_text("#export-status")
+    with tab.expect_download() as download:
+        tab.click("#exported a[href*='verdicts.csv']")
+    rows = Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()
+    assert len(rows) == 4, "a heading, and the verdicts of Ines"
+    assert ",reviewer 1," in rows[1]
+    assert tab.locator("#exported a[href*='dataset.zip']").count() > 0
     tab.click("#publish")
     tab.wait_for_selector("#publish-preview tbody", timeout=30_000)
     assert "reviewer 1" in tab.inner_text("#publish-preview")

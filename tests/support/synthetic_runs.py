@@ -24,6 +24,8 @@ from icr_platform.annotation.pairs import select_pairs, text_codes
 from icr_platform.core.artifacts import ArtifactWriter
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.schemas import OUTPUTS, TABLES
+from icr_platform.evaluation.comparison import LanguageJudgments
+from icr_platform.evaluation.comparison_tables import change_metrics, difference_table, flip_table
 from icr_platform.evaluation.scores import (
     LengthControl,
     output_facts,
@@ -368,7 +370,22 @@ def small_run(tracker: Tracker, folder: Path, per_language: int = 12, copy: bool
         if t:
             parts.append(sampled(prompts, small_answers(10 + t), 20 + t, kinds))
         iterations[t] = merged(*parts)
+        if t:
+            iterations[t].metrics.update(_changes(iterations[t - 1], iterations[t]))
     return log_arm(tracker, "synthetic-scripts", iterations, folder, copy)
+
+
+def _changes(before: IterationData, after: IterationData) -> dict[str, float]:
+    """The paired changes that `icr iterate` adds to an iteration."""
+    sides = [_by_language(pa.concat_tables(data.tables["judgments"]).to_pandas()) for data in (before, after)]
+    return change_metrics(difference_table(*sides), flip_table(*sides))
+
+
+def _by_language(judgments: pd.DataFrame) -> dict[str, LanguageJudgments]:
+    return {
+        str(language): LanguageJudgments(own["prompt_id"].tolist(), own["preference"].to_numpy(float))
+        for language, own in judgments.groupby("language", sort=False)
+    }
 
 
 LOOK = (
@@ -611,6 +628,14 @@ def million_run(tracker: Tracker, folder: Path, samples: int = 1_000_000, shard_
     return log_arm(tracker, f"synthetic-{samples}-samples", iterations, folder)
 
 
+def _with_later_columns(name: str, columns: Sequence[Sequence[Any]]) -> pa.Table:
+    """A table of columns in the schema's order; those that it has beyond them are null."""
+    schema, rows = TABLES[name].schema, len(columns[0])
+    given = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=False)]
+    later = [pa.nulls(rows, field.type) for field in list(schema)[len(columns) :]]
+    return pa.Table.from_arrays([*given, *later], schema=schema)
+
+
 _POOL = [
     f"Sentence {i} tells of {word} and of number {i * 7919 % 1009}." for i in range(997) for word in ("rivers", "bread")
 ]
@@ -651,8 +676,7 @@ def _big_samples(codes: Sequence[str], per_language: int, shard: int) -> dict[st
             lengths = [len(text) for text in texts]
             columns = [[code] * n, keys, [i % 10 for i in range(n)], texts, [[1, 2]] * n, ["stop"] * n, ["sampler"] * n,
                        [length // 4 for length in lengths], lengths, [code] * n, [0.98] * n]  # fmt: skip
-            yield pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, TABLES["responses"].schema, strict=True)],
-                                       schema=TABLES["responses"].schema)  # fmt: skip
+            yield _with_later_columns("responses", columns)
 
     def rewards() -> Iterable[pa.Table]:
         for code, start in starts:
@@ -668,8 +692,7 @@ def _big_samples(codes: Sequence[str], per_language: int, shard: int) -> dict[st
                 reference,
                 values,
             ]
-            yield pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, TABLES["rewards"].schema, strict=True)],
-                                       schema=TABLES["rewards"].schema)  # fmt: skip
+            yield _with_later_columns("rewards", columns)
 
     def preferences() -> Iterable[pa.Table]:
         for code, start in starts:
@@ -732,10 +755,8 @@ def big_evaluation(t: int, codes: Sequence[str], per_language: int, shard: int =
 def open_tracker(folder: Path, experiment: str = "icr") -> Tracker:
     """A tracker on a sqlite store of its own in `folder`; sets MLFLOW_TRACKING_URI of this process."""
     folder.mkdir(parents=True, exist_ok=True)
+    # Not mlflow.set_tracking_uri, which would outlive the tests that this store is for.
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
-    import mlflow
-
-    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     return Tracker(experiment)
 
 

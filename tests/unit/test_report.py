@@ -278,13 +278,18 @@ def test_a_change_is_paired_where_that_was_measured() -> None:
 
     def changes(code: str) -> tuple[float | None, int | None]:
         last = measured_of(iterations, "win_rate", code)[1]
-        return last.change, last.paired
+        assert last.is_paired == (last.prompts is not None)
+        return last.change, last.prompts
 
     assert changes("es") == (11.3, 27)
     assert changes("mean_non_english") == (11.3, 27)
     assert changes("en") == (11.5, None)
     assert changes("mean") == (11.5, None), "English has no paired change"
     after |= {"win_rate_change/en": 1.3, "win_rate_change_n/en": 30.0}
+    del after["win_rate_change_n/es"]
+    es = measured_of(iterations, "win_rate", "es")[1]
+    assert (es.change, es.is_paired, es.prompts) == (11.3, True, None), "as runs of earlier versions have it"
+    after |= paired
     change, number = changes("mean")
     assert change == pytest.approx(6.3)
     assert number == 57

@@ -17,7 +17,7 @@ from icr_platform.core.artifacts import ArtifactWriter, text_digest
 from icr_platform.core.errors import InputError
 from ui.review.counted import counted
 from ui.review.exports import VERDICTS
-from ui.review.reviewers import numbered, reviewer_key
+from ui.review.reviewers import left_out_keys, numbered, reviewer_key
 from ui.review.verdict_store import VerdictStore
 from ui.review.verdict_summary import verdict_metrics
 from ui.review.verdicts import Verdict, verdicts_table
@@ -68,7 +68,7 @@ def publication(
         raise InputError(f"Run {run_id} has no verdicts yet; record some on Spot-check.")
     typed = [verdict.reviewer for verdict in history]  # the store shows all spellings of a name as one
     shown = {name: name for name in typed} if names else numbered(typed)
-    left_out = _known(leave_out, typed)
+    left_out = left_out_keys(leave_out, typed)
     history = [verdict for verdict in history if reviewer_key(verdict.reviewer) not in left_out]
     if not history:
         raise InputError("Every reviewer is left out, so there is nothing to publish.")
@@ -82,17 +82,6 @@ def publication(
         sum(bool(verdict.note) for verdict in history),
         tuple(dict.fromkeys(name for name in typed if reviewer_key(name) in left_out)),
     )
-
-
-def _known(leave_out: Collection[str], typed: Collection[str]) -> set[str]:
-    """Keys of the reviewers to leave out."""
-    there = {reviewer_key(name) for name in typed}
-    for name in leave_out:
-        if reviewer_key(name) not in there:
-            raise InputError(
-                f"Nobody called {name[:80]!r} has judged this run, so she cannot be left out; there are: {', '.join(sorted(set(typed))[:20])}."
-            )
-    return {reviewer_key(name) for name in leave_out}
 
 
 def publish(tables: RunTables, found: Publication) -> int:

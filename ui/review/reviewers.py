@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import unquote
 
 from icr_platform.core.artifacts import text_digest
+from icr_platform.core.errors import InputError
 
 LONGEST_NAME = 200
 # Beside format and control characters: joiners, fillers and selectors that draw nothing, by Unicode's Default_Ignorable_Code_Point,
@@ -20,6 +22,7 @@ _ALIKE = str.maketrans(
 )  # phones set quotes; Turkish I is ı
 
 
+@lru_cache(maxsize=4096)  # a run has few reviewers, each with many verdicts
 def reviewer_key(name: str) -> str:
     """What two spellings of one person's name have in common: compatibility forms, case, invisible characters and spaces do not count.
 
@@ -61,6 +64,31 @@ def numbered(names: Iterable[str]) -> dict[str, str]:
     """
     numbers: dict[str, int] = {}
     return {name: f"reviewer {numbers.setdefault(reviewer_key(name), len(numbers) + 1)}" for name in names}
+
+
+def left_out_keys(names: Iterable[str], typed: Iterable[str]) -> set[str]:
+    """Keys of the reviewers to leave out of what leaves the inspector.
+
+    Args:
+        names: however they are spelled, or numbers as `numbered` gives them, where nobody is called that.
+        typed: names of all reviewers, in the order that numbers them.
+
+    Raises:
+        InputError: nobody is called that.
+    """
+    typed = list(typed)
+    known = {reviewer_key(name) for name in typed}
+    numbers = {reviewer_key(number): reviewer_key(name) for name, number in numbered(typed).items()}
+    found = set()
+    for name in names:
+        key = reviewer_key(name)
+        if key not in known and key not in numbers:
+            there = ", ".join(list(dict.fromkeys(typed))[:20])
+            raise InputError(
+                f"Nobody called {name[:80]!r} has judged this run, so she cannot be left out; there are: {there}."
+            )
+        found.add(key if key in known else numbers[key])
+    return found
 
 
 def left_out_in(text: str) -> frozenset[str]:

@@ -7,7 +7,7 @@ submission a name, so that one that is sent twice, because the server died befor
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ from icr_platform.core.artifacts import text_digest
 from icr_platform.core.errors import IcrError, InputError
 from ui.review.database import Database
 from ui.review.reviewers import LONGEST_NAME, first_typed, reviewer_key
-from ui.review.verdicts import ADJUDICATION, CHOICES, COLUMNS, INSPECTOR, REASONS, Verdict
+from ui.review.verdicts import ADJUDICATION, CHOICES, COLUMNS, INSPECTOR, REASONS, Verdict, verdict_in
 
 LONGEST_NOTE = 100_000
 CLAIM_MINUTES = 30
@@ -93,7 +93,7 @@ class VerdictStore:
             with self.database.transaction() as connection:
                 stored["disclosed"] = _is_told(connection, key, verdict.reviewer)
                 connection.execute(sql.insert(_verdicts).values(stored))
-            return _verdict(stored)
+            return verdict_in(stored)
         except IntegrityError:
             # The submission is there already: the server died after it stored the verdict and before it answered.
             query = sql.select(_verdicts).where(_verdicts.c.submission == verdict.submission)
@@ -101,7 +101,7 @@ class VerdictStore:
                 row = connection.execute(query).mappings().first()
             if row is None:
                 raise IcrError("The verdict store refused the verdict; it was not saved, try again.") from None
-            return _verdict(dict(row))
+            return verdict_in(dict(row))
 
     def submissions(self, names: Collection[str]) -> set[str]:
         """Those of some submissions that are stored."""
@@ -149,7 +149,7 @@ class VerdictStore:
                 own = [name for name in shown if reviewer_key(name) == reviewer_key(reviewer)]
                 query = query.where(_verdicts.c.reviewer.in_(own))
             rows = connection.execute(query).mappings()
-            return [_verdict({**row, "reviewer": shown[row["reviewer"]]}) for row in rows]
+            return [verdict_in({**row, "reviewer": shown[row["reviewer"]]}) for row in rows]
 
     def current(self, run_id: str = "", reviewer: str = "") -> list[Verdict]:
         """The last word of each reviewer on each item, in the order given; withdrawn ones are left out.
@@ -165,7 +165,7 @@ class VerdictStore:
         with self.database.transaction(read=True) as connection:
             shown = _shown_names(connection)
             rows = connection.execute(query).mappings()
-            return _last_words([_verdict({**row, "reviewer": shown[row["reviewer"]]}) for row in rows])
+            return _last_words([verdict_in({**row, "reviewer": shown[row["reviewer"]]}) for row in rows])
 
     def reviewers(self, run_id: str, source: str = "") -> list[str]:
         """Who judged items of a run, in the order of their first verdicts, each once and as she first typed her name.
@@ -205,6 +205,39 @@ class VerdictStore:
         query = sql.select(_told.c.link).where(_told.c.reviewer == reviewer_key(reviewer))
         with self.database.transaction(read=True) as connection:
             return set(connection.execute(query).scalars())
+
+    def names(self, run_id: str) -> dict[str, str]:
+        """Names of a run's reviewers as they were typed, by first verdict on the run, each with the one to show: typed first anywhere."""
+        typed = (
+            sql.select(_verdicts.c.reviewer)
+            .where(_verdicts.c.run_id == run_id)
+            .group_by(_verdicts.c.reviewer)
+            .order_by(sql.func.min(_verdicts.c.id))
+        )
+        with self.database.transaction(read=True) as connection:
+            shown = _shown_names(connection)
+            return {name: shown[name] for name in connection.execute(typed).scalars()}
+
+    def count(self, run_id: str) -> int:
+        """Rows ever stored on a run."""
+        query = sql.select(sql.func.count()).where(_verdicts.c.run_id == run_id)
+        with self.database.transaction(read=True) as connection:
+            return int(connection.execute(query).scalar() or 0)
+
+    def rows(self, run_id: str, size: int = 5000) -> Iterator[list[dict[str, Any]]]:
+        """A run's rows in the order stored, at most `size` at a time: by column, as stored (reviewers' names as typed, reasons as JSON), with
+        `id`, which grows. No list holds them all, and no transaction lasts longer than one of these lists takes."""
+        after = 0
+        columns = [_verdicts.c.id, *(_verdicts.c[name] for name in COLUMNS)]
+        while True:
+            query = sql.select(*columns).where(_verdicts.c.run_id == run_id, _verdicts.c.id > after)
+            with self.database.transaction(read=True) as connection:
+                found = connection.execute(query.order_by(_verdicts.c.id).limit(size)).mappings()
+                rows = [dict(row) for row in found]
+            if not rows:
+                return
+            after = rows[-1]["id"]
+            yield rows
 
     def tell(self, link: str, reviewer: str) -> None:
         """Note that a reviewer is shown what the run thinks of the items that she judged through a link: she judges them blind no more."""
@@ -301,12 +334,6 @@ def _check(verdict: Verdict) -> None:
         raise InputError("The page is out of date; load it again.")
     if not reviewer_key(verdict.reviewer) or len(verdict.reviewer) > LONGEST_NAME:
         raise InputError(f"A verdict needs the reviewer's name, of at most {LONGEST_NAME} characters.")
-
-
-def _verdict(row: dict[str, Any]) -> Verdict:
-    return Verdict(
-        **{name: row[name] for name in COLUMNS if name != "reasons"}, reasons=tuple(json.loads(row["reasons"]))
-    )
 
 
 def _now(shift: timedelta = timedelta()) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from icr_platform.core.intervals import Interval, wilson
 from icr_platform.core.language_tags import is_english
 from ui.review.counted import Counted
+from ui.review.item_rows import answer_of, item_rows
 from ui.review.reliability import krippendorff_alpha, pairwise_kappas, verdicts_needed
-from ui.review.verdicts import CHOICES, DECIDED, Verdict
+from ui.review.verdicts import CHOICES, DECIDED, Verdict, preferred_name
 
 SOURCES = {"reward": "Implicit reward", "judge": "Judge", "length": "Longer text"}
 TARGET_HALF_WIDTH = 0.05
@@ -43,22 +44,7 @@ class Accuracy:
 
 def by_item(verdicts: Iterable[Verdict]) -> list[Judged]:
     """Majority per item: several reviewers of one item are one observation, or intervals would be too narrow."""
-    groups: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
-    for verdict in verdicts:
-        if verdict.choice in DECIDED:
-            groups[verdict.run_id, verdict.item].append(verdict)
-    found = []
-    for group in groups.values():
-        # When the two most frequent are level, the reviewers have no preference in common.
-        ranked = Counter(preferred_name(verdict) for verdict in group).most_common(2)
-        is_draw = len(ranked) == 2 and ranked[0][1] == ranked[1][1]
-        found.append(Judged(group[0], "" if is_draw else ranked[0][0], len(group)))
-    return found
-
-
-def preferred_name(verdict: Verdict) -> str:
-    """'chosen', 'rejected', 'before' or 'after'; '' without a side."""
-    return {"left": verdict.left, "right": verdict.right}.get(verdict.choice, "")
+    return [Judged(row.verdict, row.preferred, len(row.votes)) for row in item_rows(verdicts, "majority")]
 
 
 def source_name(verdict: Verdict, source: str) -> str:
@@ -176,7 +162,7 @@ def reliability(verdicts: Iterable[Verdict]) -> Reliability:
     ratings: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for verdict in verdicts:
         if verdict.choice in DECIDED:
-            ratings[verdict.run_id, verdict.item][verdict.reviewer] = preferred_name(verdict) or verdict.choice
+            ratings[verdict.run_id, verdict.item][verdict.reviewer] = answer_of(verdict)
     # An item that one reviewer judged says nothing about agreement.
     several = [ratings for ratings in ratings.values() if len(ratings) > 1]
     return Reliability(len(several), krippendorff_alpha(several), pairwise_kappas(several))

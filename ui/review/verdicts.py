@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -66,6 +68,11 @@ class Verdict:
     """Where it was given: in the inspector, or the name of what it was imported from."""
 
 
+def preferred_name(verdict: Verdict) -> str:
+    """'chosen', 'rejected', 'before' or 'after'; '' without a side."""
+    return {"left": verdict.left, "right": verdict.right}.get(verdict.choice, "")
+
+
 def is_own_word(verdict: Verdict, reviewer: str) -> bool:
     """Whether a reviewer gave a verdict here as one who reviews, not as one who adjudicates and not elsewhere."""
     is_hers = reviewer_key(verdict.reviewer) == reviewer_key(reviewer)
@@ -73,6 +80,15 @@ def is_own_word(verdict: Verdict, reviewer: str) -> bool:
 
 
 COLUMNS = tuple(Verdict.__dataclass_fields__)
+
+
+def verdict_in(row: Mapping[str, Any]) -> Verdict:
+    """The verdict of a row as it is stored, of which the reasons are JSON."""
+    return Verdict(
+        **{name: row[name] for name in COLUMNS if name != "reasons"}, reasons=tuple(json.loads(row["reasons"]))
+    )
+
+
 VERDICTS_SCHEMA = pa.schema(
     [
         ("submission", pa.string()), ("reviewer", pa.string()), ("run_id", pa.string()), ("item", pa.string()), ("kind", pa.string()),

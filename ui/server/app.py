@@ -6,24 +6,27 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.own_folders import own_folder, remove_old
 from icr_platform.core.parts import Worlds
+from icr_platform.core.progress import Meter, meter
 from icr_platform.tracking.reader import TrackingReader
 from ui.html.line_marks import Marker, mark_nothing
 from ui.pages.inspector import Inspector
-from ui.review.exports import export
+from ui.review.exported_votes import Step
+from ui.review.exports import Exported, exporting
 from ui.review.importing import import_votes
 from ui.review.links import address_of
 from ui.review.making_links import asked_link, make_link
 from ui.review.publishing import preview_lines, publication, publish
 from ui.review.verdict_store import VerdictStore
-from ui.server.options import InspectOptions, LinkOptions
+from ui.server.options import ExportOptions, InspectOptions, LinkOptions
 from ui.tables.output_files import OutputFiles
 from ui.tables.queries import QueryEngine
 from ui.tables.runs import Catalogue
@@ -150,17 +153,37 @@ def import_verdicts(options: InspectOptions, run_id: str, path: str, source: str
         inspector.catalogue.close()
 
 
-def export_verdicts(options: InspectOptions, run_id: str, folder: Path) -> list[str]:
-    """`icr verdicts export RUN`: write each reviewer's last word, and the items with the majority's, to files. Returns their paths.
+def export_verdicts(options: InspectOptions, run_id: str, asked: ExportOptions) -> list[str]:
+    """`icr verdicts export RUN`: write each reviewer's last word, and the items with their answers, to files. Returns their paths.
+
+    Progress, and what is not in the files, goes to the standard error.
 
     Raises:
-        InputError: no such run, or it has no verdicts.
+        InputError: no such run, it has no verdicts, or what is asked for cannot be.
     """
     inspector = open_inspector(options)
     try:
-        return export(inspector, inspector.catalogue.arm(run_id), inspector.verdicts.current(run_id), folder)
+        found = shown(exporting(inspector, inspector.verdicts, run_id, Path(asked.output), asked.request))
     finally:
         inspector.catalogue.close()
+    for note in found.notes:
+        print(note, file=sys.stderr)
+    return list(map(str, found.files))
+
+
+def shown(steps: Generator[Step, None, Exported]) -> Exported:
+    """Do all steps of an export, with a bar or lines on the terminal for each of its stages; what it returned."""
+    with ExitStack() as bars:
+        bar: Meter | None = None
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                return cast(Exported, end.value)
+            if bar is None or bar.label != step.label:
+                bars.close()
+                bar = bars.enter_context(meter(step.label, step.total))
+            bar.advance(step.done - bar.done)
 
 
 def make_review_link(options: InspectOptions, run_id: str, asked: LinkOptions) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -64,9 +64,21 @@ def guarded(act: Callable[[], list[Any]], outputs: int) -> list[Any]:
     """The handler's outputs, or, when it fails, a sentence in the first one and all others left as they are."""
     try:
         return act()
-    except IcrError as error:
-        said = str(error)
-    except Exception:  # noqa: BLE001 - a person gets a sentence, the terminal the traceback
-        traceback.print_exc(file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 - a person gets a sentence, the terminal the traceback
+        return _failed(error, outputs)
+
+
+def guarded_steps(steps: Callable[[], Iterator[list[Any]]], outputs: int) -> Iterator[list[Any]]:
+    """As `guarded`, of a handler that answers several times, as it goes on."""
+    try:
+        yield from steps()
+    except Exception as error:  # noqa: BLE001 - as above
+        yield _failed(error, outputs)
+
+
+def _failed(error: Exception, outputs: int) -> list[Any]:
+    said = str(error)
+    if not isinstance(error, IcrError):
+        traceback.print_exception(error, file=sys.stderr)
         said = "Something went wrong in the inspector; the terminal that runs it says what. Your verdict may not be saved: try again."
     return [str(message(said, kind="error")), *(gr.skip() for _ in range(outputs - 1))]

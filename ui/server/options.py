@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ui.review.exports import DEFAULT_FORMATS, FORMATS, ExportRequest
+from ui.review.item_rows import RULES
+
 VERDICTS_FILE = "verdicts.db"
 
 
@@ -42,6 +45,48 @@ class InspectOptions:
 
 
 @dataclass(frozen=True)
+class PublishOptions:
+    """Flags of `icr verdicts publish`."""
+
+    names: bool = _option(False, "publish reviewers' own names; without it they are numbered")
+    dry_run: bool = _option(False, "say what would be published, and publish nothing")
+    leave_out: tuple[str, ...] = _option(
+        (), "a reviewer who is to be in no figure and no row of what is published; may be given several times"
+    )
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Flags of `icr verdicts export`."""
+
+    output: str = _option("verdicts", "folder of the exported files")
+    format: str = _option(
+        ",".join(DEFAULT_FORMATS),
+        f"formats, separated by commas, of {', '.join(FORMATS)}, or all: verdicts as CSV and Parquet, preferences for TRL, labelled pairs for "
+        "`icr reward-bench --pairs`, items with texts for spreadsheets, a folder for datasets.load_dataset, files for LLM Comparator",
+    )
+    rule: str = _option(
+        RULES[0],
+        "what several votes on an item become: the majority's answer, an adjudicated one where a lead gave it, or all, a row for each vote",
+    )
+    leave_out: tuple[str, ...] = _option(
+        (),
+        "name of a reviewer whose verdicts are left out, or her number as in 'reviewer 2'; may be given several times",
+    )
+    names: bool = _option(
+        False, "write reviewers' own names; without it they are numbered as `icr verdicts publish` numbers them"
+    )
+    language: str = _option("", "verdicts on items in this language only; empty: all")
+
+    @property
+    def request(self) -> ExportRequest:
+        """What is asked of `ui.review.exports`."""
+        formats = tuple(name for part in self.format.split(",") if (name := part.strip()))
+        formats = tuple(FORMATS) if formats == ("all",) else formats
+        return ExportRequest(formats, self.rule, tuple(self.leave_out), self.names, self.language)
+
+
+@dataclass(frozen=True)
 class LinkOptions:
     """Flags of `icr verdicts link`. Texts, as a form has them: `ui.review.making_links.asked_link` reads both."""
 
@@ -58,3 +103,16 @@ class LinkOptions:
     )
     guidelines: str = _option("", "file of guidelines in Markdown, shown before the first item and by a key")
     days: str = _option("14", "how long the link can be used")
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """Flags of `icr verdicts import`."""
+
+    source: str = _option("", "name of what the votes are from; empty: the file's")
+
+
+VERDICT_ACTIONS: dict[str, type] = {
+    "publish": PublishOptions, "export": ExportOptions, "link": LinkOptions, "import": ImportOptions,
+}  # fmt: skip
+"""What `icr verdicts` does, and the flags of each."""

@@ -7,12 +7,14 @@ texts are then read from the one part that holds them.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import duckdb
@@ -32,6 +34,7 @@ IN_USE_SECONDS = 60.0
 SPILLED_SECONDS = 7 * 24 * 3600.0
 """After this time what a killed process has spilled to disk is removed."""
 ResultRow = dict[str, Any]
+_engines = itertools.count()
 
 
 class QueryEngine:
@@ -42,7 +45,7 @@ class QueryEngine:
         spills = own_folder("duckdb")
         remove_old(spills, SPILLED_SECONDS)
         config: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": memory_limit, "threads": threads, "temp_directory": str(spills / str(os.getpid())),
+            "memory_limit": memory_limit, "threads": threads, "temp_directory": str(spills / f"{os.getpid()}-{next(_engines)}"),
         }  # fmt: skip
         self._connection = duckdb.connect(config=config)
         for setting in (
@@ -72,19 +75,54 @@ class QueryEngine:
         Raises:
             InputError: a file vanished or is damaged, or the query took longer than `seconds`.
         """
-        cursor = self._connection.cursor()
-        # DuckDB has no time limit of its own, and a browser that gave up does not stop a query.
-        timer = threading.Timer(seconds, cursor.interrupt)
-        timer.start()
-        try:
+        with self._cursor(seconds) as cursor:
             for name, table in (tables or {}).items():
                 cursor.register(name, table)
             found = cursor.execute(sql, list(parameters))
             names = [column[0] for column in found.description or ()]
             return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+    def stream(self, sql: str, parameters: Sequence[Any] = (), size: int = 2000) -> Iterator[list[ResultRow]]:
+        """As `select`, at most `size` rows at a time, and for as long as it takes: for work that goes on and says how far it is.
+
+        Raises:
+            InputError: a file vanished or is damaged; rows that came before it were given.
+        """
+        with self._cursor(None) as cursor:
+            found = cursor.execute(sql, list(parameters))
+            names = [column[0] for column in found.description or ()]
+            while rows := found.fetchmany(size):
+                yield [dict(zip(names, row, strict=True)) for row in rows]
+
+    def append(self, name: str, table: pa.Table) -> str:
+        """Add rows to an in-memory table that `append` has made, or make it of them where `name` is ''. Returns its name."""
+        with self._lock:
+            self._number += 1
+            source = f"source_{self._number}"
+        is_new, name = not name, name or f"appended_{self._number}"
+        with self._cursor(None) as cursor:
+            cursor.register(source, table)
+            cursor.execute(f"{f'CREATE TABLE {name} AS' if is_new else f'INSERT INTO {name}'} SELECT * FROM {source}")
+            cursor.unregister(source)
+        return name
+
+    def close(self) -> None:
+        """Give back the memory, and what was spilled."""
+        self._connection.close()
+
+    @contextmanager
+    def _cursor(self, seconds: float | None) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor whose errors are sentences. seconds: after which a query is ended; None lets it go on."""
+        cursor = self._connection.cursor()
+        # DuckDB has no time limit of its own, and a browser that gave up does not stop a query.
+        timer = threading.Timer(seconds, cursor.interrupt) if seconds else None
+        if timer:
+            timer.start()
+        try:
+            yield cursor
         except duckdb.InterruptException:
             raise InputError(
-                f"This took longer than {seconds:.0f} s; narrow it, for example to one language."
+                f"This took longer than {seconds or 0:.0f} s; narrow it, for example to one language."
             ) from None
         except duckdb.OutOfMemoryException:
             raise IcrError(
@@ -96,7 +134,8 @@ class QueryEngine:
                 f"The tables could not be read ({reason}); were they moved or deleted while open?"
             ) from error
         finally:
-            timer.cancel()
+            if timer:
+                timer.cancel()
             cursor.close()
 
     def keep(self, key: str, table: pa.Table) -> str:

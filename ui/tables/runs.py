@@ -198,6 +198,17 @@ class Catalogue:
             InputError: the stage did not run, has not finished, or the artifact is of another schema version or damaged.
             TrackingError: the artifact store does not answer.
         """
+        holder = self._holder(iteration, name)
+        return self._recall(
+            ("artifact", f"{holder.run_id}/{name}"), lambda: open_artifact(self._folder(holder, name), _SCHEMAS[name])
+        )
+
+    def sound_parts(self, iteration: IterationRecord, name: str, faults: list[str]) -> Artifact:
+        """As `artifact`, without the parts that are missing or damaged; what is wrong with these is put into `faults`."""
+        return open_artifact(self._folder(self._holder(iteration, name), name), _SCHEMAS[name], faults)
+
+    def _holder(self, iteration: IterationRecord, name: str) -> RunRecord:
+        """The run whose artifact `name` is the iteration's; InputError where its stage did not run or has not finished."""
         stage_name = STAGE_OF[name]
         stage = iteration.stages.get(stage_name)
         if stage is None:
@@ -214,10 +225,7 @@ class Catalogue:
                 f"{stage.name.capitalize()} of iteration {iteration.number} is {stage.run.status.lower()}, not finished: "
                 "its tables appear when it is."
             )
-        return self._recall(
-            ("artifact", f"{stage.holder.run_id}/{name}"),
-            lambda: open_artifact(self._folder(stage.holder, name), _SCHEMAS[name]),
-        )
+        return stage.holder
 
     def local_path(self, uri: str) -> Path:
         """Where the artifact behind `runs:/RUN_ID/NAME/...` lies on this machine; what follows NAME is kept as it is.
