@@ -337,7 +337,9 @@ def _inspector(tool: str, arguments: list[str]) -> int:
     from ui.server.options import VERDICT_ACTIONS, InspectOptions
 
     parser = Parser(f"icr {tool}", TOOLS[tool])
-    parser.usage = f"icr {tool}{' publish|export|link RUN, or import FILE --run RUN,' if tool == 'verdicts' else ''} [--FLAG VALUE ...]"
+    parser.usage = (
+        f"icr {tool}{' publish|export|link RUN|import FILE' if tool == 'verdicts' else ''} [--FLAG VALUE ...]"
+    )
 
     def add(option: Field[Any]) -> None:
         flag = "--" + option.name.replace("_", "-")

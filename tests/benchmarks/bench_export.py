@@ -1,4 +1,4 @@
-"""Export of 10,000 and of 100,000 verdicts on a synthetic run of a million samples: seconds, peak memory and bytes written.
+"""Export of 10,000 and of 100,000 verdicts on a synthetic run of a million samples: seconds, those of the CPU, peak memory and bytes written.
 
 `python tests/benchmarks/bench_export.py FOLDER [VERDICTS ...]`: a process of its own for each number. Ten reviewers judge items of the run
 at random, each item by one to five; a third of the verdicts is not blind, of a targeted queue, withdrawn or of a pair that is not there.
@@ -54,14 +54,14 @@ def fill(database: Path, run_id: str, languages: list[str], prompts: int, verdic
 
 
 def measure(store: Path, database: Path, run_id: str, formats: str, output: Path) -> None:
-    """One export, in this process. Prints seconds, MB beyond what the process had before, and MB written."""
+    """One export, in this process. Prints seconds, those of the CPU, MB beyond what the process had before, and MB written."""
     from ui.server.app import export_verdicts
     from ui.server.options import ExportOptions, InspectOptions
 
-    before, start = start_peak(), time.perf_counter()
+    before, start, used = start_peak(), time.perf_counter(), time.process_time()
     options = InspectOptions(tracking_uri=f"sqlite:///{store}", verdicts=str(database))
     export_verdicts(options, run_id, ExportOptions(output=str(output), format=formats))
-    seconds = time.perf_counter() - start
+    seconds, used = time.perf_counter() - start, time.process_time() - used
     files = [path for path in output.rglob("*") if path.is_file()]
     written = sum(path.stat().st_size for path in files)
     print(

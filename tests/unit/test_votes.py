@@ -190,9 +190,17 @@ def test_votes_of_nobody_are_different_peoples(served: tuple[Inspector, str], he
     rows = [row, row, row | {"winner": "b"}, row | {"user": "ana"}, row | {"user": "ana"}]
     assert here(rows, source="Arena 2024").added == 4, "one person who says the same twice says it once"
     assert [vote.reviewer for vote in stored(here)] == [*(f"Arena 2024, voter {n}" for n in (1, 2, 3)), "ana"]
-    assert here([*rows, row]).added == 1, "a file that has grown"
+    assert here([row | {"winner": "tie"}, *rows, row]).added == 2, "a file that has grown at both ends"
+    assert {vote.reviewer for vote in stored(here)} == {
+        *(f"Arena 2024, voter {n}" for n in (1, 2, 3)),
+        "ana",
+        "arena, voter 1",
+        "arena, voter 2",
+    }
     assert here(rows, "another name.jsonl").added == 0
-    assert len(here.store.current()) == 5
+    assert len(here.store.current()) == 6
+    assert here([row | {"winner": "tie"}, row | {"winner": "tie"}]).added == 1
+    assert len(here.store.current()) == 7
 
 
 def test_each_user_of_a_record_is_a_vote(served: tuple[Inspector, str], here: Any) -> None:

@@ -16,9 +16,9 @@ from ui.review import disagreements, recording
 from ui.review.disagreements import BETWEEN, PAGE_ITEMS, Wanted
 from ui.review.item_heads import heads_of
 from ui.review.items import Item, facts_of
-from ui.review.reviewers import left_out_in
+from ui.review.reviewers import left_out_in, reviewer_key
 from ui.review.seeing import Sight, sight_of
-from ui.review.verdicts import ADJUDICATION
+from ui.review.verdicts import ADJUDICATION, INSPECTOR
 
 _FORM = {"experiment", "run", "language", "between", "reviewer", "settled", "votes"}
 _LOG_IN = "Verdicts of others are shown to those who log in: to leads all of them, to reviewers those on items that they have judged."
@@ -44,7 +44,9 @@ def offer(inspector: Inspector, focus: Focus) -> Offer:
     sight = sight_of(inspector.verdicts, inspector.links, run_id, focus.viewer)
     if sight is None:
         return Offer(Content(Markup(""), message(_LOG_IN), focus.view), "")
-    reviewers = list(sight.names.items())
+    # Imported votes may have thousands of voters; their items are found by the filter of votes.
+    here = [reviewer_key(name) for name in inspector.verdicts.reviewers(run_id, INSPECTOR)]
+    reviewers = [(key, sight.names[key]) for key in here]
     number = focus.view.reviewer
     if number is not None and not 1 <= number <= len(reviewers):
         focus = focus._replace(view=replace(focus.view, reviewer=None))

@@ -57,5 +57,6 @@ def counted(verdicts: Iterable[Verdict], excluded: Collection[str] = (), with_im
             kind = found.open
         else:
             kind = found.blind if verdict.queue in FAIR_QUEUES else found.targeted
-        kind.append(replace(verdict, reviewer=shown[verdict.reviewer]))
+        name = shown[verdict.reviewer]
+        kind.append(verdict if verdict.reviewer == name else replace(verdict, reviewer=name))
     return found

@@ -46,7 +46,7 @@ EXPORTED_SCHEMA = pa.schema(
     ]
 )  # fmt: skip
 """Of verdicts.csv and verdicts.parquet: a verdict, the side it prefers, what it counts for, and the samples that were compared."""
-_MEMORY = "160MB"
+_MEMORY = "96MB"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def exporting(
         raise InputError("Every reviewer of this run is left out, so there is nothing to export; leave out fewer.")
     if "datasets" in asked.formats:
         _refuse_foreign(folder)
-    with closing(QueryEngine(_MEMORY)) as engine:
+    with closing(QueryEngine(_MEMORY, threads=1)) as engine:
         votes = yield from ExportedVotes.load(engine, store, run_id, shown, asked.language)
         written: list[Path] = []
         with written_whole(folder, written) as place:
@@ -238,11 +238,9 @@ def _kinds(found: Counted) -> dict[str, str]:
 
 
 def _ours(asked: ExportRequest) -> list[str]:
-    """Patterns of what the formats write."""
-    stems = [Path(FORMATS[name]) for name in asked.formats]
-    kinds = [*KINDS[1:]]
-    plain = [path.name for path in stems]
-    return [*plain, *(f"{path.stem}-{kind}{path.suffix}" for path in stems if path.suffix for kind in kinds)]
+    """Names of files of items, for every kind of verdicts."""
+    names = [FORMATS[name] for name in asked.formats if name in ("trl", "pairs", "items")]
+    return [item_files.named(name, kind) for name in names for kind in KINDS]
 
 
 def _remove_stale(folder: Path, written: Sequence[Path], asked: ExportRequest) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from icr_platform.core.artifacts import text_digest
 from icr_platform.core.errors import InputError
 from ui.review.items import Item
+from ui.review.reviewers import LONGEST_NAME
 from ui.review.verdict_store import LONGEST_NOTE, VerdictStore
 from ui.review.verdicts import INSPECTOR, REASONS, Verdict
 from ui.tables.matched_votes import BATCH, Matched, Unmatched, matched_votes
@@ -69,16 +70,14 @@ def import_votes(tables: RunTables, verdicts: VerdictStore, arm: ArmRecord, path
             f"--source {name[:40]!r}: give another name for what is imported, of at most {_LONGEST_SOURCE} characters"
         )
     done = Imported(path, arm.run.run_id, name)
-    unnamed = _Unnamed(verdicts, arm.run.run_id, name)
+    reader = _Rows(verdicts, arm.run.run_id, name)
     found = matched_votes(tables, arm, path)
     while batch := list(itertools.islice(found, BATCH)):
         matched = [one for one in batch if isinstance(one, Matched)]
         for one in batch:
             if isinstance(one, Unmatched):
                 done.leave_out(one)
-        known = verdicts.submissions({sub for one in matched for sub in _names(one, arm.run.run_id, 0)})
-        rows = [row for one in matched if (row := unnamed.verdict(one, known)) is not None]
-        added = verdicts.add(rows)
+        added = verdicts.add(reader.new_ones(matched))
         done.added += added
         done.known += len(matched) - added
     if not done.added + done.known:
@@ -87,49 +86,67 @@ def import_votes(tables: RunTables, verdicts: VerdictStore, arm: ArmRecord, path
     return done
 
 
-def _names(found: Matched, run_id: str, times: int) -> tuple[str, ...]:
-    """Under which submissions a vote may be here already: the last one is its own."""
-    own = f"import-{text_digest(run_id, found.vote.digest, str(times) if times else '')[:50]}"
-    return (str(found.vote.own["submission"]), own) if found.vote.own.get("submission") else (own,)
-
-
 @dataclass
-class _Unnamed:
-    """Makes verdicts of votes. Votes of nobody are those of different people, numbered item by item."""
+class _Rows:
+    """Makes verdicts of votes."""
 
     verdicts: VerdictStore
     run_id: str
     source: str
     _times: Counter[str] = field(default_factory=Counter)
-    _voters: Counter[str] = field(default_factory=Counter)
 
-    def verdict(self, found: Matched, known: Iterable[str]) -> Verdict | None:
-        """The verdict of a vote; None where it is here already. known: submissions that are."""
-        vote, row = found.vote, found.item
-        item = Item(row["kind"], row["iteration"], row["base"], row["language"], row["prompt_id"], row["number"])
-        times = 0
-        reviewer = vote.voter
-        if not reviewer:
-            # Two people who say the same write the same row: the second one is another vote.
+    def new_ones(self, batch: Sequence[Matched]) -> list[Verdict]:
+        """Verdicts of the votes that are not here yet."""
+        names = [self._names(found) for found in batch]
+        known = self.verdicts.submissions({name for both in names for name in both})
+        new = [(found, both[-1]) for found, both in zip(batch, names, strict=True) if not known & {*both}]
+        items = {_item(found).key for found, _ in new if not found.vote.voter}
+        # Votes of nobody are those of different people, numbered item by item: none takes the place of another.
+        voters = Counter(
+            verdict.item
+            for verdict in (self.verdicts.on_items(self.run_id, items) if items else ())
+            if verdict.source == self.source and verdict.reviewer.startswith(self._unnamed(""))
+        )
+        made = []
+        for found, submission in new:
+            reviewer, item = found.vote.voter, _item(found)
+            if not reviewer:
+                voters[item.key] += 1
+                reviewer = self._unnamed(voters[item.key])
+            made.append(_verdict(found, item, submission, reviewer[:LONGEST_NAME], self.run_id, self.source))
+        return made
+
+    def _unnamed(self, number: int | str) -> str:
+        return f"{self.source}, voter {number}"
+
+    def _names(self, found: Matched) -> tuple[str, ...]:
+        """Under which submissions a vote may be here already: the last one is its own."""
+        vote, times = found.vote, 0
+        if not vote.voter:  # two people who say the same write the same row: the second one is another vote
             times = self._times[vote.digest]
             self._times[vote.digest] += 1
-            self._voters[item.key] += 1
-            reviewer = f"{self.source}, voter {self._voters[item.key]}"
-        names = _names(found, self.run_id, times)
-        if set(names) & set(known):
-            return None
-        first, second = ("chosen", "rejected") if item.kind == "pair" else ("after", "before")
-        order = (1, -1)[not found.is_first_left]
-        reasons = tuple(reason for reason in vote.reasons if reason in REASONS)
-        others = [reason for reason in vote.reasons if reason not in REASONS]
-        note = "\n".join([*([vote.note] if vote.note else []), *([f"Reasons: {', '.join(others)}"] if others else [])])
-        left, right = (first, second)[::order]
-        scores = (row["first_score"], row["second_score"])[::order]
-        characters = (row["first_characters"], row["second_characters"])[::order]
-        return Verdict(
-            submission=names[-1], reviewer=reviewer[:200], run_id=self.run_id, item=item.key, kind=item.kind, language=item.language,
-            prompt_id=item.prompt_id, iteration=item.iteration, base=item.base, queue=str(vote.own.get("queue") or IMPORTED), left=left,
-            right=right, choice=vote.choice, reasons=reasons, note=note[:LONGEST_NOTE], blind=vote.blind, seconds=vote.seconds,
-            margin=row["margin"], left_characters=characters[0], right_characters=characters[1], left_score=scores[0], right_score=scores[1],
-            created_at=vote.created_at, disclosed=bool(vote.own.get("disclosed")), fast=bool(vote.own.get("fast")), source=self.source,
-        )  # fmt: skip
+        own = f"import-{text_digest(self.run_id, vote.digest, str(times or ''))[:50]}"
+        return (str(vote.own["submission"]), own) if vote.own.get("submission") else (own,)
+
+
+def _item(found: Matched) -> Item:
+    row = found.item
+    return Item(row["kind"], row["iteration"], row["base"], row["language"], row["prompt_id"], row["number"])
+
+
+def _verdict(found: Matched, item: Item, submission: str, reviewer: str, run_id: str, source: str) -> Verdict:
+    vote, row = found.vote, found.item
+    order = 1 if found.is_first_left else -1
+    left, right = (("chosen", "rejected") if item.kind == "pair" else ("after", "before"))[::order]
+    scores = (row["first_score"], row["second_score"])[::order]
+    characters = (row["first_characters"], row["second_characters"])[::order]
+    others = [reason for reason in vote.reasons if reason not in REASONS]
+    note = "\n".join([*([vote.note] if vote.note else []), *([f"Reasons: {', '.join(others)}"] if others else [])])
+    return Verdict(
+        submission=submission, reviewer=reviewer, run_id=run_id, item=item.key, kind=item.kind, language=item.language,
+        prompt_id=item.prompt_id, iteration=item.iteration, base=item.base, queue=str(vote.own.get("queue") or IMPORTED), left=left,
+        right=right, choice=vote.choice, reasons=tuple(reason for reason in vote.reasons if reason in REASONS), note=note[:LONGEST_NOTE],
+        blind=vote.blind, seconds=vote.seconds, margin=row["margin"], left_characters=characters[0], right_characters=characters[1],
+        left_score=scores[0], right_score=scores[1], created_at=vote.created_at, disclosed=bool(vote.own.get("disclosed")),
+        fast=bool(vote.own.get("fast")), source=source,
+    )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import unquote
 
 from icr_platform.core.artifacts import text_digest
@@ -21,6 +22,7 @@ _ALIKE = str.maketrans(
 )  # phones set quotes; Turkish I is ı
 
 
+@lru_cache(maxsize=4096)  # a run has few reviewers, each with many verdicts
 def reviewer_key(name: str) -> str:
     """What two spellings of one person's name have in common: compatibility forms, case, invisible characters and spaces do not count.
 

@@ -167,9 +167,20 @@ class VerdictStore:
             rows = connection.execute(query).mappings()
             return _last_words([verdict_in({**row, "reviewer": shown[row["reviewer"]]}) for row in rows])
 
-    def reviewers(self, run_id: str) -> list[str]:
-        """Who judged items of a run, in the order of their first verdicts, each once and as she first typed her name."""
-        return list(dict.fromkeys(self.names(run_id).values()))
+    def reviewers(self, run_id: str, source: str = "") -> list[str]:
+        """Who judged items of a run, in the order of their first verdicts, each once and as she first typed her name.
+
+        source: only those of whom there are verdicts from there.
+        """
+        query = (
+            sql.select(_verdicts.c.reviewer)
+            .where(_verdicts.c.run_id == run_id, *([_verdicts.c.source == source] if source else []))
+            .group_by(_verdicts.c.reviewer)
+            .order_by(sql.func.min(_verdicts.c.id))
+        )
+        with self.database.transaction(read=True) as connection:
+            shown = _shown_names(connection)
+            return list(dict.fromkeys(shown[name] for name in connection.execute(query).scalars()))
 
     def votes(self, run_id: str) -> pa.Table:
         """Every row of a run without its texts, as VOTES_SCHEMA, for queries over many: some 100 bytes each, read in batches.

@@ -125,13 +125,14 @@ class ReviewerRow:
 
 def by_reviewer(found: Counted) -> list[ReviewerRow]:
     """A row per reviewer, by name."""
-    names = {verdict.reviewer for kind in (found.blind, found.targeted, found.open, found.gold) for verdict in kind}
+    kinds = (found.blind, found.targeted, found.open, found.gold)
+    given: list[dict[str, list[Verdict]]] = [defaultdict(list) for _ in kinds]
+    for of_kind, kind in zip(given, kinds, strict=True):
+        for verdict in kind:
+            of_kind[verdict.reviewer].append(verdict)
 
     def row(name: str) -> ReviewerRow:
-        blind, targeted, shown, gold = (
-            [verdict for verdict in kind if verdict.reviewer == name]
-            for kind in (found.blind, found.targeted, found.open, found.gold)
-        )
+        blind, targeted, shown, gold = (of_kind.get(name, []) for of_kind in given)
         return ReviewerRow(
             name,
             len(blind),
@@ -144,7 +145,7 @@ def by_reviewer(found: Counted) -> list[ReviewerRow]:
             gold_right=sum(preferred_name(verdict) == verdict.gold for verdict in gold),
         )
 
-    return [row(name) for name in sorted(names)]
+    return [row(name) for name in sorted({name for of_kind in given for name in of_kind})]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def written_whole(folder: Path, written: list[Path]) -> Iterator[Path]:
     """A hidden folder to write in. When the block ends, what lies in it moves into `folder`, in the place of what was there under the
     same names; when it raises, nothing does.
 
-    written: receives the paths, in the order in which they were begun.
+    written: receives the paths.
 
     Raises:
         InputError: the folder cannot be made or written.
@@ -34,7 +34,7 @@ def written_whole(folder: Path, written: list[Path]) -> Iterator[Path]:
         hidden = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=folder))
         try:
             yield hidden
-            written += [_placed(path, folder, hidden) for path in _begun(hidden)]
+            written += [_placed(path, folder, hidden) for path in sorted(hidden.iterdir())]
             _sync(folder)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
@@ -42,11 +42,6 @@ def written_whole(folder: Path, written: list[Path]) -> Iterator[Path]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise IcrError(f"{folder}: no space left on the disk; free some and run the same command again") from error
         raise InputError(f"{folder}: cannot be written ({error.strerror or error}); give another folder") from error
-
-
-def _begun(hidden: Path) -> list[Path]:
-    """What lies in it, the oldest first."""
-    return sorted(hidden.iterdir(), key=lambda path: (path.stat().st_ino, path.name))
 
 
 def _placed(path: Path, folder: Path, hidden: Path) -> Path:
