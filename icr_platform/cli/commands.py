@@ -362,9 +362,11 @@ def _inspector(tool: str, arguments: list[str]) -> int:
             parser.add_argument(
                 "file", metavar="FILE", help="votes: CSV, JSON Lines or Parquet, in any of the known layouts"
             )
-        run = "run" if action != "import" else "--run"
-        needed = {} if action != "import" else {"required": True}
-        parser.add_argument(run, metavar="RUN", help="id of the MLflow run whose items are judged", **needed)
+        told = "id of the MLflow run whose items are judged"
+        if action == "import":
+            parser.add_argument("--run", metavar="RUN", required=True, help=told)
+        else:
+            parser.add_argument("run", metavar="RUN", help=told)
         # Flags of one action are unknown to the others, and so refused there.
         for option in fields(VERDICT_ACTIONS[action]):
             add(option)
@@ -383,8 +385,8 @@ def _inspector(tool: str, arguments: list[str]) -> int:
     elif action == "publish":
         print("\n".join(app.publish_verdicts(options, given["run"], asked.names, asked.dry_run, asked.leave_out)))
     else:
-        do = {"export": app.export_verdicts, "link": app.make_review_link}[action]
-        print("\n".join(do(options, given["run"], asked)))
+        done = app.export_verdicts if action == "export" else app.make_review_link
+        print("\n".join(done(options, given["run"], asked)))
     return 0
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sql
 
@@ -30,7 +31,7 @@ def fill(database: Path, run_id: str, languages: list[str], prompts: int, verdic
     table = sql.Table(
         "icr_verdicts", sql.MetaData(), autoload_with=(engine := sql.create_engine(f"sqlite:///{database}"))
     )
-    rows = []
+    rows: list[dict[str, Any]] = []
     while len(rows) < verdicts:
         number = rng.randrange(prompts) if rng.random() > 0.001 else prompts + 7
         language, prompt_id = rng.choice(languages), f"prompt-{number:06d}"

@@ -674,7 +674,7 @@ def _big_samples(codes: Sequence[str], per_language: int, shard: int) -> dict[st
             _, keys, _, texts = shard_rows(code, start)
             n = len(keys)
             lengths = [len(text) for text in texts]
-            columns = [[code] * n, keys, [i % 10 for i in range(n)], texts, [[1, 2]] * n, ["stop"] * n, ["sampler"] * n,
+            columns: list[Sequence[Any]] = [[code] * n, keys, [i % 10 for i in range(n)], texts, [[1, 2]] * n, ["stop"] * n, ["sampler"] * n,
                        [length // 4 for length in lengths], lengths, [code] * n, [0.98] * n]  # fmt: skip
             yield _with_later_columns("responses", columns)
 

@@ -20,8 +20,8 @@ from ui.review.links import new_link
 from ui.review.reviewers import as_left_out, left_out_in, reviewer_key
 from ui.review.seeing import Sight, Viewer, sight_of
 from ui.review.verdict_store import VerdictStore
-from ui.review.verdict_summary import by_item, preferred_name, source_name
-from ui.review.verdicts import ADJUDICATION, DECIDED, INSPECTOR, Verdict
+from ui.review.verdict_summary import by_item, source_name
+from ui.review.verdicts import ADJUDICATION, DECIDED, INSPECTOR, Verdict, preferred_name
 from ui.tables.queries import QueryEngine
 
 EVERYTHING = Sight("", (), {})

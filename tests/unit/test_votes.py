@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,14 @@ from ui.pages.inspector import Inspector
 from ui.pages.shell import render_page
 from ui.pages.table_of_pages import PAGES
 from ui.review.counted import counted
-from ui.review.exports import to_csv
 from ui.review.importing import Imported, import_votes
+from ui.review.item_files import csv_row
 from ui.review.items import Facts, Item, facts_of
 from ui.review.publishing import preview_lines, publication
 from ui.review.reviewers import as_left_out
 from ui.review.seeing import Viewer
 from ui.review.verdict_store import VerdictStore
-from ui.review.verdict_summary import preferred_name
-from ui.review.verdicts import Verdict
+from ui.review.verdicts import COLUMNS, Verdict, preferred_name
 from ui.server.app import open_inspector
 from ui.server.options import InspectOptions
 
@@ -176,7 +176,8 @@ def test_who_when_and_why(served: tuple[Inspector, str], here: Any) -> None:
         12.5,
     )
     assert (vote.reasons, vote.note) == (("untrue",), "es falso\nReasons: boring")
-    assert (vote.left_score, vote.right_score) == (pytest.approx(shown.second.score), pytest.approx(shown.first.score))
+    assert vote.left_score == pytest.approx(shown.second.score)
+    assert vote.right_score == pytest.approx(shown.first.score)
 
 
 def test_votes_of_nobody_are_different_peoples(served: tuple[Inspector, str], here: Any) -> None:
@@ -241,6 +242,13 @@ def own_rows(served: tuple[Inspector, str]) -> list[Verdict]:
             left_characters=len(shown.second.text), right_characters=len(shown.first.text), created_at="2026-01-02T03:04:05.000006+00:00",
         ))  # fmt: skip
     return rows
+
+
+def to_csv(rows: Sequence[Verdict]) -> str:
+    """Verdicts as the export writes them."""
+    text = io.StringIO()
+    csv.writer(text).writerows([COLUMNS, *(csv_row(asdict(row).values()) for row in rows)])
+    return text.getvalue()
 
 
 @pytest.mark.parametrize("name", ["verdicts.csv", "verdicts.jsonl"])

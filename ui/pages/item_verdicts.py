@@ -11,8 +11,7 @@ from ui.pages.inspector import Inspector
 from ui.review.items import Item
 from ui.review.reviewers import left_out_in, reviewer_key
 from ui.review.seeing import Sight, Viewer, sight_of
-from ui.review.verdict_summary import preferred_name
-from ui.review.verdicts import ADJUDICATION, DECIDED, INSPECTOR, Verdict
+from ui.review.verdicts import ADJUDICATION, DECIDED, INSPECTOR, Verdict, preferred_name
 from ui.tables.view import View
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +145,7 @@ def _files(place: Path, run_id: str, asked: ExportRequest) -> list[ItemFiles]:
     about = (
         f"What people said of items of the MLflow run {run_id}. Several votes on one item: {rule}. Reviewers are {who}."
     )
-    makers = {
+    makers: dict[str, Callable[[], ItemFiles]] = {
         "trl": lambda: item_files.JsonLines(place, item_files.PREFERENCES, item_files.preference_line),
         "pairs": lambda: item_files.JsonLines(place, item_files.LABELLED_PAIRS, item_files.labelled_line),
         "items": lambda: item_files.ItemsCsv(place),
