@@ -40,13 +40,17 @@ def test_broken_runs(server: Server, open_page: Callable[..., Any], page: str) -
             "iteration=two&margin_min=nan&sort=drop%20table&language=es",
             "which is not a whole number from 0; it was left out",
         ),
-        ("pairs", "iteration=99", "This run has no iteration 99"),
+        ("pairs", "iteration=99", "The run has no iteration 99; it has 0, 1, 2"),
         ("pairs", "iteration=0", "Iteration 0 is the starting policy"),
-        ("pairs", "iteration=1&language=sw", "this language has no pairs"),
+        ("pairs", "iteration=1&language=sw", "The run has nothing in Swahili; the page shows all languages"),
         ("pairs", "iteration=1&id=no-such&id_language=es", "no prompt 'no-such'"),
         ("pairs", "iteration=1&margin_min=1e300", "no pair passes the filters"),
-        ("margins", "iteration=1&language=sw", "This language has no pairs"),
-        ("regressions", "iteration=2&base=1&language=sw", "share no judged prompt"),
+        ("margins", "iteration=1&language=sw", "The run has nothing in Swahili; the page shows all languages"),
+        (
+            "regressions",
+            "iteration=2&base=1&language=sw",
+            "The run has nothing in Swahili; the page shows all languages",
+        ),
         ("regressions", "iteration=0&base=0&measure=reward", "Iteration 0 is the starting policy"),
     ],
 )
@@ -59,7 +63,7 @@ def test_nonsense_addresses(
 
 def test_unknown_run_and_old_schema(server: Server, open_page: Callable[..., Any]) -> None:
     tab = open_page(f"{server.address}/pairs?run={'0' * 32}")
-    assert "not found" in said(tab)
+    assert f"There is no run '{'0' * 32}' here" in said(tab)
     go(tab, f"?run={server.runs['old']}&iteration=1")
     assert "'schema_version' is 0, this version reads " in said(tab)
 

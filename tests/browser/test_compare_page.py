@@ -162,7 +162,7 @@ CANNOT: list[tuple[str, str, dict[str, object], str]] = [
     ("first-1", "judge", {"measure": "judge"}, "A was judged by synthetic-pseudo-judge, B by another-judge: win rates of two judges do not compare"),
     ("first-1", "running", {}, "No iteration of synthetic-running has finished anything to compare (it is "),
     ("first-1", "first-1", {"right_at": 7}, "This run has no iteration 7; it has: 1."),
-    ("first-1", "0" * 32, {}, "not found"),
+    ("first-1", "0" * 32, {}, "There is no run '00000000000000000000000000000000' here"),
     ("first-1", "old", {"measure": "reward"}, "has no reward to compare: it has no annotate run with them"),
     ("file:first", "file:no-outputs", {}, "no-outputs.json: row 1: field 'output' is missing"),
     ("file:first", "file:../../etc/passwd", {}, "is none of the files that the inspector was started with"),

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.inspector import READY, Server, serial, wait_change, wait_judgeable
 from tests.support.keyboards import KEYBOARDS, Keyboard
+from ui.review.link_store import LinkStore
 from ui.review.verdict_store import VerdictStore
 from ui.review.verdicts import Verdict
 
@@ -71,6 +72,12 @@ def stored(server: Server, name: str) -> list[Verdict]:
     return VerdictStore(str(server.folder / "verdicts.db")).history(reviewer=name)
 
 
+def as_meant(server: Server, name: str) -> list[tuple[str, str, tuple[str, ...], str]]:
+    """What was stored, with the names that items have on the page."""
+    secret = LinkStore(VerdictStore(str(server.folder / "verdicts.db")).database).secret
+    return [(secret.alias(v.item), v.choice, v.reasons, v.note) for v in stored(server, name)]
+
+
 @pytest.mark.parametrize("layout", KEYBOARDS)
 def test_every_verdict_was_meant_in_every_layout(
     server: Server, open_page: Callable[..., Any], screenshots: Path, layout: str
@@ -103,7 +110,7 @@ def test_every_verdict_was_meant_in_every_layout(
         her.judge("right", lambda: press("Digit2"), *remarks)
     tab.screenshot(path=screenshots / f"keyboard-{layout}.png")
     found = stored(server, her.name)
-    assert [(v.item, v.choice, v.reasons, v.note) for v in found] == her.meant
+    assert as_meant(server, her.name) == her.meant
     assert [v.disclosed for v in found] == [False] * (VERDICTS + 1) + [True] * (len(found) - VERDICTS - 1)
 
 
@@ -148,7 +155,7 @@ def test_every_verdict_was_meant_by_mouse_and_by_the_focus_on_a_button(
     her.meant.append((withdrawn, "withdrawn", (), ""))
     her.settle(before)
     her.judge("skip", lambda: tab.click("#key-s"))
-    assert [(v.item, v.choice, v.reasons, v.note) for v in stored(server, "Mai")] == her.meant
+    assert as_meant(server, "Mai") == her.meant
 
 
 def test_every_verdict_was_meant_by_finger(server: Server, browser: Any, screenshots: Path) -> None:
@@ -168,7 +175,7 @@ def test_every_verdict_was_meant_by_finger(server: Server, browser: Any, screens
         for choice, key in (("left", "1"), ("right", "2"), ("tie", "3"), ("both-bad", "4")):
             her.judge(choice, lambda key=key: tap_twice(f"#key-{key}"))  # type: ignore[misc]
         tab.screenshot(path=screenshots / "finger.png")
-        assert [(v.item, v.choice, v.reasons, v.note) for v in stored(server, "Tapasi")] == her.meant
+        assert as_meant(server, "Tapasi") == her.meant
     finally:
         context.close()
 

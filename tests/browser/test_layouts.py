@@ -81,14 +81,14 @@ def test_texts_are_formatted_marked_and_shown_as_they_were_written_by_a_key(
     assert tab.locator(".side .formatted mark.rejected").count() > 3
     assert tab.locator(".side .formatted mark.chosen").count() > 0
     assert "**cuatro cosas**" not in before.inner_text()
-    tab.keyboard.press("m")
+    tab.keyboard.press("x")
     assert before.inner_text().replace("\r", "") == formatted_run.SPANISH
     tab.keyboard.press("d")
     styles = "all => [...new Set(all.map(e => getComputedStyle(e).textDecorationLine))]"
     assert tab.eval_on_selector_all(".side .written mark", styles) == ["none"]
     go(tab, f"?run={server.runs['formatted']}&iteration=2&base=1&id=bread&id_language=ar")
     assert "## طريقة" in tab.locator(".side .text").first.inner_text(), "the choice stays"
-    tab.keyboard.press("m")
+    tab.keyboard.press("x")
     blocks = ".side .text >> nth=0 >> .formatted > *"
     directions = tab.eval_on_selector_all(blocks, "all => all.map(e => getComputedStyle(e).direction)")
     assert set(directions) == {"rtl", "ltr"}

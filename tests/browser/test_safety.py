@@ -30,7 +30,7 @@ _SOUND = """() => ({
   sideways: document.documentElement.scrollWidth <= window.innerWidth,
   nav: [...document.querySelectorAll('.icr .top nav a')].map(a => a.innerText).join(),
   navSeen: document.querySelector('.icr .top nav a').getBoundingClientRect().height > 10,
-  foreign: document.querySelectorAll('.icr #main :is(script, img, iframe, object, embed, video, audio, link, style, meta, base, form)').length,
+  foreign: document.querySelectorAll('.icr #main :is(script, img, iframe, object, embed, video, audio, link, style, meta, base, form:not([data-make-link]))').length,
   broken: document.querySelectorAll('#broken').length,
   active: document.querySelectorAll('.icr #main .text :is(a, button, input, select, textarea, [style], [id], [href], [src], [onclick])').length,
   clipped: [...document.querySelectorAll('.icr #main .text')].filter(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import pytest
 from gradio_client import Client
 
 from icr_platform.tracking.reader import TrackingReader
-from tests.browser.conftest import ARGUMENTS, CHROMIUM
 from tests.support.inspector import READY, start_server
 from tests.support.ports import free_port
 from ui.review.items import Item
@@ -102,15 +101,11 @@ def elsewhere() -> Iterator[int]:
 
 
 @pytest.fixture
-def mapped() -> Iterator[Any]:
+def mapped(chromium: Callable[..., Any]) -> Iterator[Any]:
     """Chromium that finds the inspector's public name, and another host, on this machine."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, RULES])
-        yield browser
-        browser.close()
+    browser = chromium(RULES)
+    yield browser
+    browser.close()
 
 
 @pytest.mark.timeout(600)

@@ -441,7 +441,7 @@ def test_a_language_that_the_identifier_does_not_know_is_not_filtered(
     drops = frame(tmp_path / "out", DROPS)
     assert (drops.reason == "wrong-language").sum() == dropped
     assert len(frame(tmp_path / "out", PREFERENCES)) == (0 if dropped else 5)
-    assert result.metrics["dropped_samples/wrong-language/sd"] == dropped / 15
+    assert result.metrics.get("dropped_samples/wrong-language/sd", 0.0) == dropped / 15
     assert [note for note in result.notes if "wrong-language" in note] == [
         note for note in result.notes if noted and note.startswith(f"sd: {noted}")
     ]
