@@ -169,7 +169,6 @@ CANNOT: list[tuple[str, str, dict[str, object], str]] = [
     ("second-1", "file:first", {"measure": "judge"}, "B is a file, and no judge has seen its outputs"),
     ("first-1", "runs-of:nobody", {}, "There is no run of an arm 'nobody'"),
     ("first-1", "", {}, "Choose two sides"),
-    ("first-1", "second-1", {"language": "th"}, "Neither side has any judged prompt in Thai"),
     ("first-1", "second-1", {"id": "nothing", "id_language": "es"}, "Neither side has an output for this prompt"),
     ("first-1", "second-1", {"measure": "beauty"}, "measure='beauty'"),
 ]  # fmt: skip
