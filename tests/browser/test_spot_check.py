@@ -89,19 +89,19 @@ def test_other_queues(server: Server, open_page: Callable[..., Any], queue: str)
 
 def test_agreement_export_and_publish(server: Server, open_page: Callable[..., Any]) -> None:
     link = server.link("spot-check", "small", overlap=100, iteration=1, language="th")
-    for name in ("Ines", "Jana"):
+    for name, keys in (("Ines", "121"), ("Jana", "1ss")):  # each has her own sides: they may differ on the first item
         tab = open_page(link, fresh=True)
         sign_in(tab, name)
-        for key in "121":
+        for key in keys:
             press(tab, key)
     tab = open_page(server.link("agreement", "small"))
     text = tab.inner_text(READY)
     assert "Krippendorff" in text
     assert "Ines – Jana" in text
     tab.click("#export")
-    tab.check("#export-formats input[value='datasets']")
+    tab.check("#export-formats input[name='datasets']")
     tab.click("#export-left-out input")
-    tab.click("text=Jana >> visible=true >> nth=-1")
+    tab.click("[role=option]:has-text('Jana')")
     tab.click("#export-now")
     tab.wait_for_selector("#exported a", timeout=30_000)
     assert "The files are ready below." in tab.inner_text("#export-status")
@@ -122,7 +122,7 @@ def test_agreement_export_and_publish(server: Server, open_page: Callable[..., A
 
     record = TrackingReader(f"sqlite:///{server.folder / 'mlflow.db'}").run(server.runs["small"])
     assert "human_agreement/th" in record.metrics
-    assert record.metrics["human_agreement_n/all"] >= 3
+    assert record.metrics["human_agreement_n/all"] >= 2
 
 
 @pytest.mark.parametrize("width", [1440, 1024])

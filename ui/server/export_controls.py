@@ -63,7 +63,7 @@ def build_export_controls(inspector: Inspector, leads: Leads, opens: gr.Button, 
             without = [name for name in there if reviewer_key(name) in hidden]
             yield ["", gr.update(visible=True), gr.update(choices=there, value=without)]
 
-        return guarded_steps(act, 3)
+        yield from guarded_steps(act, 3)
 
     def exported(
         asked: str, kinds: list[str], how: str, without: list[str], own: bool, request: gr.Request
@@ -78,7 +78,7 @@ def build_export_controls(inspector: Inspector, leads: Leads, opens: gr.Button, 
             said = " ".join(["The files are ready below.", *found.notes])
             yield [str(message(said)), gr.update(value=[_as_file(path) for path in found.files], visible=True)]
 
-        return guarded_steps(act, 2)
+        yield from guarded_steps(act, 2)
 
     read_address = opens.click(None, None, place, js="() => window.location.search", show_progress="hidden")
     read_address.then(opened, place, [status, form, left_out], **QUIET)
