@@ -79,16 +79,30 @@ def offer(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None
     try:
         if view.id:
             return _chosen(inspector, focus, reviewer, queue, filters)
-        secret = inspector.links.secret
         work = queues.assignment(focus.arm, queue.name, view.iteration, view.base, view.language, queue.overlap)
         item, progress = queues.next_item(inspector, inspector.verdicts, focus.arm, work, reviewer)
         # A verdict that was undone brings its item back; the progress is the queue's all the same.
         item = wanted or item
         if item is None:
             return said(_why_empty(work, progress))
-        facts, left, right = recording.shown(inspector, secret, run_id, item, reviewer, queue.blind)
+        return _asked(inspector, run_id, item, reviewer, queue, filters, progress)
     except InputError as error:
         return said(str(error), "error")
+
+
+def _asked(
+    inspector: Inspector,
+    run_id: str,
+    item: Item,
+    reviewer: str,
+    queue: Queue,
+    filters: Markup,
+    progress: Progress | None,
+) -> Offer:
+    """An item to judge. progress: of its queue; None for an item that was chosen."""
+    secret = inspector.links.secret
+    facts, left, right = recording.shown(inspector, secret, run_id, item, reviewer, queue.blind)
+    name, title = (queue.name, QUEUES[queue.name]) if progress else (CHOSEN_ITEM, "Chosen item")
     main = render(
         "spot_check",
         item=item,
@@ -98,9 +112,9 @@ def offer(inspector: Inspector, focus: Focus, reviewer: str, wanted: Item | None
         right=right,
         blind=queue.blind,
         progress=progress,
-        queue=QUEUES[queue.name],
+        queue=title,
     )
-    token = recording.new_token(secret, item, run_id, queue.name, queue.blind, left.name, reviewer)
+    token = recording.new_token(secret, item, run_id, name, queue.blind, left.name, reviewer)
     return Offer(Content(filters, Markup(main)), token)
 
 
@@ -111,8 +125,6 @@ def _chosen(inspector: Inspector, focus: Focus, reviewer: str, queue: Queue, fil
         raise InputError("The address names a prompt but no iteration or language; open the item from its page.")
     kind = "pair" if view.base is None else "outputs"
     item = Item(kind, view.iteration, view.base, view.id_language, view.id, view.pair or 0)
-    secret = inspector.links.secret
-    facts, left, right = recording.shown(inspector, secret, run_id, item, reviewer, queue.blind)
     own = [verdict for verdict in inspector.verdicts.on_items(run_id, [item.key]) if is_own_word(verdict, reviewer)]
     if own:
         main = render(
@@ -122,21 +134,7 @@ def _chosen(inspector: Inspector, focus: Focus, reviewer: str, queue: Queue, fil
             verdict=own[-1],
         )
         return Offer(Content(filters, Markup(main)), "")
-    main = render(
-        "spot_check",
-        item=item,
-        alias=secret.alias(item.key),
-        facts=facts,
-        left=left,
-        right=right,
-        blind=queue.blind,
-        progress=None,
-        queue="Chosen item",
-    )
-    return Offer(
-        Content(filters, Markup(main)),
-        recording.new_token(secret, item, run_id, CHOSEN_ITEM, queue.blind, left.name, reviewer),
-    )
+    return _asked(inspector, run_id, item, reviewer, queue, filters, None)
 
 
 def _why_empty(work: Assignment, progress: Progress) -> str:
