@@ -19,6 +19,7 @@ from icr_platform.core.secrets import redact, shown_url
 from icr_platform.tracking import final_metrics
 from icr_platform.tracking.client import client_of
 from icr_platform.tracking.delivery import deliver, deliver_files
+from icr_platform.tracking.outgoing import text_file
 from icr_platform.tracking.stored_artifacts import sizes_below
 from icr_platform.tracking.troubles import trouble_of
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 MACHINE_LEARNING = "workflowType=machine_learning"
 """Query without which MLflow opens a page among those for traces of applications."""
+_TABLES = "mlflow.loggedArtifacts"
+"""Tag by which MLflow's page finds a run's tables."""
 _BATCH_PARAMS, _BATCH_METRICS = 100, 1000  # MLflow refuses larger batches
 _CUT_PARAM, _CUT_TAG = 6000, 8000  # MLflow cuts longer values there and only warns
 
@@ -124,11 +127,25 @@ class RunHandle:
 
     def log_text(self, text: str, name: str) -> None:
         """Write `text` to the run's artifacts as file `name`."""
-        self._deliver_files(lambda: self.client.log_text(self.run_id, text, name), name)
+
+        def send() -> None:
+            folder, _, file = name.rpartition("/")
+            with text_file(text, file) as path:
+                self.client.log_artifact(self.run_id, str(path), folder or None)
+
+        self._deliver_files(send, name)
 
     def log_table(self, table: pd.DataFrame, name: str) -> None:
-        """Log a small table as `name`.json; MLflow's pages show at most 1,000 rows."""
-        self._deliver_files(lambda: self.client.log_table(self.run_id, table.head(1000), f"{name}.json"), name)
+        """Log a small table as `name`.json, in the place of an earlier one; MLflow's pages show at most 1,000 rows.
+
+        MLflow's own call appends to what an attempt that was killed had logged.
+        """
+        file = f"{name}.json"
+        self.log_text(table.head(1000).to_json(orient="split", index=False, date_format="iso"), file)
+        tags = deliver(lambda: self.client.get_run(self.run_id), self.uri).data.tags
+        known, entry = json.loads(tags.get(_TABLES, "[]")), {"path": file, "type": "table"}
+        if entry not in known:
+            self.set_tags({_TABLES: json.dumps([*known, entry])})
 
     def _deliver_files(self, action: Callable[[], object], name: str) -> None:
         deliver_files(action, f"runs:/{self.run_id}/{name}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,9 +110,15 @@ def test_agreement_export_and_publish(server: Server, open_page: Callable[..., A
     assert "The files are ready below." in tab.inner_text("#export-status")
     with tab.expect_download() as download:
         tab.click("#exported a[href*='verdicts.csv']")
-    rows = Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()
-    assert len(rows) == 4, "a heading, and the verdicts of Ines"
-    assert ",reviewer 1," in rows[1]
+    with Path(download.value.path()).open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    store = VerdictStore(str(server.folder / "verdicts.db"))
+    given = {name: len(store.current(reviewer=name)) for name in store.reviewers(server.runs["small"])}
+    assert given["Ines"] == given["Jana"] == 3
+    counts = Counter(row["reviewer"] for row in rows)
+    assert all(re.fullmatch(r"reviewer \d+", name) for name in counts), "pseudonyms unless names are asked for"
+    del given["Jana"]
+    assert sorted(counts.values()) == sorted(given.values()), "everybody's but Jana's"
     assert tab.locator("#exported a[href*='dataset.zip']").count() > 0
     tab.click("#publish")
     tab.wait_for_selector("#publish-preview tbody", timeout=30_000)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from icr_platform.core.errors import InputError, TrackingError
@@ -224,6 +228,34 @@ def test_an_artifact_store_that_does_not_answer_is_one_line(local_store: Path, m
         Tracker("refused")
     with pytest.raises(TrackingError, match=rf"runs:/{run.run_id}/notes.txt: the artifact store refuses "):
         run.log_text("text", "notes.txt")
+
+
+def test_texts_and_tables_leave_nothing_behind_and_replace_earlier_ones(
+    local_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that a killed attempt had logged is not appended to, and no file passes through the temporary folder."""
+    monkeypatch.setenv("ICR_CACHE", str(local_store / "cache"))
+    (local_store / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(local_store / "temporary"))
+    changed = (local_store / "temporary").stat().st_mtime_ns
+    abandoned = local_store / "cache" / "outgoing" / "tmpkilled"
+    abandoned.mkdir(parents=True)
+    os.utime(abandoned, (0, 0))
+    tracker = Tracker("here")
+    run = tracker.start("sweep", {})
+    for win_rate in (50.0, 51.5):
+        run.log_table(pd.DataFrame({"language": ["es"], "win_rate": [win_rate]}), "table")
+    run.log_table(pd.DataFrame({"language": []}), "sub/other")
+    run.log_text("text", "sub/notes.txt")
+    assert (local_store / "temporary").stat().st_mtime_ns == changed
+    assert not list((local_store / "cache" / "outgoing").iterdir())
+    number = tracker.client.get_run(run.run_id).info.experiment_id
+    assert tracker.client.load_table(number, "table.json").to_dict("list") == {"language": ["es"], "win_rate": [51.5]}
+    tags = tracker.client.get_run(run.run_id).data.tags
+    assert [entry["path"] for entry in json.loads(tags["mlflow.loggedArtifacts"])] == ["table.json", "sub/other.json"]
+    run.finish()
+    place = Path(tracker.resolve(f"runs:/{run.run_id}/sub"))
+    assert (place / "notes.txt").read_text() == "text"
 
 
 def test_runs_of_dead_processes_are_marked_killed_at_the_next_start(local_store: Path) -> None:
