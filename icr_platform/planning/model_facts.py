@@ -156,15 +156,15 @@ def _engine(model: Opened, settings: SamplingSettings) -> str:
 
 
 def scoring_of(model: Opened, batch_tokens: int) -> str:
-    """How responses are scored under it: in packs, or one at a time and why."""
-    from icr_platform.engines.scoring.logprobs import why_not_packed
+    """How responses are scored under it: in packs, or in batches and why."""
+    from icr_platform.engines.scoring.batch_forward import longest_of_frequencies
+    from icr_platform.engines.scoring.logprobs import batched_how, find_sharing, why_not_packed
 
-    why = why_not_packed(model.skeleton)
-    return (
-        f"in packs of up to {batch_tokens:,} tokens, without padding"
-        if why is None
-        else f"one response at a time: {why}"
-    )
+    if why := why_not_packed(model.skeleton):
+        return f"{batched_how(find_sharing(model.skeleton))}: {why}"
+    longest = longest_of_frequencies(model.skeleton)
+    beyond = f"; responses that end beyond {longest:,} tokens with those of their length" if longest else ""
+    return f"in packs of up to {batch_tokens:,} tokens, without padding{beyond}"
 
 
 def context(model: Opened) -> str:

@@ -3,7 +3,8 @@
     python tests/benchmarks/bench_families.py [FAMILY ...]     # writes families.csv when no family is named
 
 Sequences cross windows, chunks and sinks. `packed_deviation` is the largest difference of a packed score from the model's own
-eager forward, in nats a token; `batched_deviation` the largest difference of a next token's log-probability, continued in a
+eager forward, in nats a token; `scored` says how a family that is not packed is scored, and `scored_deviation` how exactly;
+`batched_deviation` is the largest difference of a next token's log-probability, continued in a
 batch padded on the left, from the forward of its row alone. Both are empty where rows go one at a time, with the reason.
 """
 
@@ -24,7 +25,8 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from icr_platform.engines.scoring.logprobs import CompletionScorer, Group
+from icr_platform.engines.scoring.batches import Sharing
+from icr_platform.engines.scoring.logprobs import CompletionScorer, Group, batched_how
 from icr_platform.models import left_padding
 from icr_platform.models.left_padding import find_batching
 from icr_platform.models.small_copy import FIRST_ID, VOCABULARY, WINDOW, build_random, small_config
@@ -112,6 +114,8 @@ class Result:
     packed: str = ""
     packed_deviation: str = ""
     not_packed_because: str = ""
+    scored: str = ""
+    scored_deviation: str = ""
     batched: str = ""
     batched_deviation: str = ""
     not_batched_because: str = ""
@@ -140,8 +144,8 @@ def tiny(kind: type[PreTrainedModel], config_class: type[Any], settings: dict[st
     return build_random(kind, small, seed)
 
 
-def packed_deviation(scorer: CompletionScorer, seed: int) -> float:
-    """Nats a token, over sequences that cross the windows, in packs that cut them and packs that do not."""
+def scored_deviation(scorer: CompletionScorer, seed: int) -> float:
+    """Nats a token, over sequences that cross the windows, in packs and batches that cut them, share prompts, and do not."""
     rng = np.random.default_rng(seed)
 
     def ids(count: int) -> list[int]:
@@ -154,7 +158,7 @@ def packed_deviation(scorer: CompletionScorer, seed: int) -> float:
         scorer.pack_tokens = tokens
         seen.append(np.concatenate(scorer.score(groups)))
     scorer.model.set_attn_implementation("eager")
-    scorer.packed = False
+    scorer.packed, scorer.sharing = False, Sharing()
     expected = np.concatenate(scorer.score(groups))
     return float(max((np.abs(one - expected) / lengths).max() for one in seen))
 
@@ -177,11 +181,12 @@ def measure(family: str, variant: str, kind: type[PreTrainedModel], config_class
         model(input_ids=torch.arange(FIRST_ID, FIRST_ID + 9)[None], use_cache=False)
     except Exception as error:  # noqa: BLE001 - whatever a family's code raises
         reason = f"not built: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        return Result(family, variant, "-", "", reason, "-", "", reason)
+        return Result(family, variant, "-", "", reason, "-", "", "-", "", reason)
     scorer = CompletionScorer(model)
     result.packed, result.not_packed_because = "yes" if scorer.packed else "no", scorer.why_not_packed or ""
-    if scorer.packed:
-        result.packed_deviation = f"{packed_deviation(scorer, seed=2):.1e}"
+    result.scored = "in packs" if scorer.packed else batched_how(scorer.sharing)
+    deviation = f"{scored_deviation(scorer, seed=2):.1e}"
+    result.packed_deviation, result.scored_deviation = (deviation, "") if result.packed == "yes" else ("", deviation)
     batching = find_batching(model)
     result.batched = "yes" if batching.rows is None else "one row at a time"
     result.batched += "" if batching.cache is None else ", without a cache"

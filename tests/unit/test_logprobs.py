@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from transformers import (
     CohereForCausalLM,
     DogeConfig,
     DogeForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -33,10 +36,14 @@ from transformers import (
     GraniteForCausalLM,
     GraniteSWAConfig,
     GraniteSWAForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     Llama4ForCausalLM,
     Llama4TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MiMoV2FlashConfig,
     MiMoV2FlashForCausalLM,
     MistralConfig,
@@ -56,6 +63,7 @@ from transformers import (
 )
 
 from icr_platform.engines.scoring import logprobs, packed_attention
+from icr_platform.engines.scoring.batches import Sharing
 from icr_platform.engines.scoring.logprobs import CompletionScorer, Group, completion_logprobs
 from icr_platform.engines.scoring.packed_attention import Mask, NotPackableError, PackedLayout
 from icr_platform.engines.scoring.packing import Pack, packs
@@ -212,18 +220,31 @@ def doge_with_a_mask_of_its_own() -> PreTrainedModel:
     return DogeForCausalLM(DogeConfig(**SMALL, keep_window_size=BEYOND_PROBE))
 
 
-PACKED = [llama, qwen2, mistral_with_window, gemma2, cohere, granite, mixtral, gpt2, gpt_oss_with_sinks,
+def falcon_with_alibi() -> PreTrainedModel:
+    return FalconForCausalLM(FalconConfig(**SMALL, alibi=True, new_decoder_architecture=False))
+
+
+def lfm2_with_convolutions() -> PreTrainedModel:
+    return Lfm2ForCausalLM(Lfm2Config(**SMALL, layer_types=["conv", "full_attention"]))
+
+
+def mamba_of_states() -> PreTrainedModel:
+    return MambaForCausalLM(MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4))
+
+
+PACKED = [llama_dynamic_rope, opt, llama, qwen2, mistral_with_window, gemma2, cohere, granite, mixtral, gpt2, gpt_oss_with_sinks,
           granite_with_sinks, mimo_v2_with_sinks, phimoe_with_window, qwen2_moe_with_window_layers,
           gemma3_with_window_layers]  # fmt: skip
-ONE_AT_A_TIME = [llama_dynamic_rope, opt, llama4_in_chunks, doge_with_a_mask_of_its_own]
+BATCHED = [llama4_in_chunks, doge_with_a_mask_of_its_own, falcon_with_alibi, lfm2_with_convolutions, mamba_of_states]
 
 
-@pytest.mark.parametrize(("build", "packed"), [(b, True) for b in PACKED] + [(b, False) for b in ONE_AT_A_TIME])
+@pytest.mark.parametrize(("build", "packed"), [(b, True) for b in PACKED] + [(b, False) for b in BATCHED])
 def test_equals_one_sequence_at_a_time(build: Callable[[], PreTrainedModel], packed: bool) -> None:
     torch.manual_seed(0)
     model = build().eval()
     scorer = CompletionScorer(model)
     assert scorer.packed is packed
+    assert packed or scorer.sharing.lengths != "alone", scorer.sharing
     expected = [naive(model, group) for group in GROUPS]
     for tokens in (3, 16, 512):
         scorer.pack_tokens = tokens
@@ -451,7 +472,7 @@ def test_every_token_is_predicted_once_and_none_is_computed_twice() -> None:
         assert finished == sum(bool(y) for y in completions)
 
 
-@pytest.mark.parametrize("make", [llama, mistral_with_window, gemma2])
+@pytest.mark.parametrize("make", [llama, mistral_with_window, gemma2, falcon_with_alibi])
 @pytest.mark.parametrize("tokens", [1, 3, 7, 50, 4096])
 def test_context_at_the_head_of_completions_is_seen_and_not_scored(
     make: Callable[[], PreTrainedModel], tokens: int
@@ -469,9 +490,9 @@ def test_context_at_the_head_of_completions_is_seen_and_not_scored(
         expected.append(whole - naive(model, Group(group.prompt_ids, context)))
     scorer = CompletionScorer(model)
     scorer.pack_tokens = tokens
-    assert scorer.packed
+    assert scorer.packed is (make is not falcon_with_alibi)
     assert_equal_per_token(scorer.score(groups), expected, GROUPS)
-    scorer.packed = False
+    scorer.packed, scorer.sharing = False, Sharing()
     assert_equal_per_token(scorer.score(groups), expected, GROUPS)
 
 
@@ -528,6 +549,35 @@ def real_groups(shared_data: Path, model: Path, responses: int) -> list[Group]:
             for row in rows[:per_language]
         ]
     return groups
+
+
+@pytest.mark.parametrize("make", [llama, falcon_with_alibi, doge_with_a_mask_of_its_own])
+def test_logits_of_a_few_tokens_at_a_time_are_in_memory(make: Callable[[], PreTrainedModel]) -> None:
+    model = make().eval()
+    scorer = CompletionScorer(model)
+    expected = scorer.score(GROUPS)
+    scorer._rows_at_once, rows = 3, list[int]()
+    model.lm_head.register_forward_hook(lambda module, given, logits: rows.append(logits.numel() // VOCABULARY))
+    assert_equal_per_token(scorer.score(GROUPS), expected, GROUPS)
+    assert max(rows) == 3
+
+
+def test_rotary_frequencies_are_those_of_each_sequence_in_any_order() -> None:
+    """Dynamic frequencies are kept by the model until a longer sequence comes; scores of a short one must not know of it."""
+    model = llama_dynamic_rope().eval()
+    scorer = CompletionScorer(model)
+    groups = groups_of([(20, [30]), (20, [10]), (3, [4]), (20, [40]), (3, [12]), (20, [10])])
+    alone = [completion_logprobs(copy.deepcopy(model), [group])[0] for group in groups]
+    assert_equal_per_token([scorer.score([group])[0] for group in groups], alone, groups)
+    assert_equal_per_token(scorer.score(groups), alone, groups)
+    # A model that has scored nothing yet has the frequencies of what it is first given.
+    assert_equal_per_token(alone, [naive(llama_like(model), group) for group in groups], groups)
+
+
+def llama_like(model: PreTrainedModel) -> PreTrainedModel:
+    fresh = type(model)(model.config).eval()
+    fresh.load_state_dict(model.state_dict())
+    return fresh
 
 
 def test_real_responses_under_a_tiny_model(shared_data: Path, tiny_model: Path) -> None:

@@ -135,7 +135,7 @@ MODELS: dict[str, tuple[PreTrainedConfig, dict[str, str]]] = {
     ),
     "state": (
         MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, state_size=4),
-        {"context": "without a limit", "generate": "one row at a time", "annotate": "one response at a time: "},
+        {"context": "without a limit", "generate": "one row at a time", "annotate": "in batches: "},
     ),
     "learned positions": (
         GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=4, n_positions=128),

@@ -12,7 +12,7 @@ import contextlib
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from icr_platform.core.arrays import Bools, Floats
 from icr_platform.engines.scoring import packed_attention
+from icr_platform.engines.scoring.batch_forward import (
+    BatchForward,
+    body_name,
+    forget,
+    longest_of_frequencies,
+    ropes_that_remember,
+)
+from icr_platform.engines.scoring.batches import Batch, Sharing, batches
 from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
 from icr_platform.engines.scoring.packed_attention import KeyValue, NotPackableError, PackedLayout
 from icr_platform.engines.scoring.packing import Group, Pack, packs
@@ -29,12 +37,10 @@ from icr_platform.models.not_finite import not_finite
 from icr_platform.models.quantised import mixes_rows
 from icr_platform.models.small_copy import (
     FIRST_ID,
-    ROPE_OF_THE_BATCH,
     VOCABULARY,
     WINDOW,
     NoCopyError,
     small_copy,
-    text_ropes,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +54,8 @@ AttentionMaskInterface.register(packed_attention.NAME, packed_attention.packed_m
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
+Way = Callable[[Sequence[Group], Floats], None]
+"""Adds the nats of N completions to [N] sums."""
 
 _CPU_PACK = 1024  # tokens whose activations stay near the cores
 _SMALLEST_PACK = 64  # tokens
@@ -80,9 +88,10 @@ class CompletionScorer:
     """Scores completions under one model, whose weights must not change, and remembers the token budget that fits.
 
     Tokens are packed without padding, and only outputs that predict a completion's token reach the LM head. A model that
-    cannot run on packs (its attention is not transformers' interface, or it mixes tokens elsewhere) is scored one sequence
-    at a time, by its own forward: slower, but as exact. Whether it can is tried on a small copy, over sequences longer than
-    its windows, and by a probe of a few tokens on the model itself. `why_not_packed` says what was found; None: it is packed.
+    cannot run on packs (its attention is not transformers' interface, or it mixes tokens elsewhere) is scored in batches by its own
+    forward, of as many sequences as may share one: slower, but as exact. Both are tried on a small copy, over sequences longer than
+    its windows, and by a probe of a few tokens on the model itself. `why_not_packed` says what was found; None: it is packed, but
+    for sequences so long that they change its rotary frequencies. `sharing` says what the sequences of batches share.
     """
 
     def __init__(self, model: PreTrainedModel, batch_tokens: int = 8192) -> None:
@@ -94,17 +103,25 @@ class CompletionScorer:
         self._rows_at_once = max(1, (_CPU_LOGITS if self.device.type == "cpu" else _GPU_LOGITS) // vocabulary)
         self._head = _without_body(model)
         self._linears = OneDnnLinears(model)
+        self._ropes = ropes_that_remember(model)
+        self._longest = longest_of_frequencies(model)
         self._embeddings = int(vocabulary)
         self._has_worked = False
-        self.why_not_packed = self._find_why_not_packed(vocabulary)
+        self.why_not_packed, self.sharing = self._find_ways(vocabulary)
         self.packed = self.why_not_packed is None
         if not self.packed:
             logger.warning(
-                "%s is scored one sequence at a time, not packed: %s", type(model).__name__, self.why_not_packed
+                "%s is scored %s, not packed: %s", type(model).__name__, batched_how(self.sharing), self.why_not_packed
             )
 
-    def _find_why_not_packed(self, vocabulary: int) -> str | None:
-        return why_not_packed(self.model) or self._probe(vocabulary)
+    def _find_ways(self, vocabulary: int) -> tuple[str | None, Sharing]:
+        """Why the model is not packed, None where it is, and what the sequences share that are scored in batches."""
+        why = why_not_packed(self.model) or self._probe(vocabulary, self._packing(3))
+        if why is None and self._longest is None:
+            return None, Sharing()
+        sharing = find_sharing(self.model)
+        wrong = self._probe(vocabulary, self._batching(sharing, 16))
+        return why, sharing if wrong is None else Sharing(why=wrong)
 
     def score(self, groups: Sequence[Group], progress: Progress | None = None) -> list[Floats]:
         """Score as `completion_logprobs` does; `progress` is told the completions and tokens done since it was last called.
@@ -154,16 +171,12 @@ class CompletionScorer:
     def _sums(self, groups: Sequence[Group], say: Progress) -> Floats:
         """[N] sums of all completions, group after group."""
         counts = [len(group.completions) for group in groups]
+        packed, batched = self._by_way(groups)
         while True:
             told, sums = _Told(say), np.zeros(sum(counts))
             try:
-                if self.packed:
-                    self._score_packs(packs(groups, self.pack_tokens), sums, told)
-                else:
-                    with _evaluating(self.model, None):
-                        for owner, (prompt_ids, completion, start) in enumerate(_one_by_one(groups)):
-                            sums[owner] = self._score_one(prompt_ids, completion, start)
-                            told(1, len(completion) - start)
+                self._packing(self.pack_tokens, told)(packed, sums)
+                self._batching(self.sharing, self.pack_tokens, told)(batched, sums)
             except torch.OutOfMemoryError:
                 if self.pack_tokens // 2 < _SMALLEST_PACK:
                     raise
@@ -174,56 +187,88 @@ class CompletionScorer:
             else:
                 return sums
 
+    def _by_way(self, groups: Sequence[Group]) -> tuple[Sequence[Group], Sequence[Group]]:
+        """The groups as they are packed, and as they go into batches: completions that go the other way are empty."""
+        if not self.packed:
+            return [], groups
+        if self._longest is None:
+            return groups, []
+        ways: tuple[list[Group], list[Group]] = [], []
+        for group in groups:
+            most = self._longest - len(group.prompt_ids)
+            for is_long, way in enumerate(ways):
+                kept = [one if (len(one) > most) == is_long else [] for one in group.completions]
+                way.append(group._replace(completions=kept))
+        return ways
+
+    def _packing(self, tokens: int, say: Progress | None = None) -> Way:
+        """Packs of so many tokens."""
+        return lambda groups, sums: self._score_packs(packs(groups, tokens), sums, say or _say_nothing)
+
+    def _batching(self, sharing: Sharing, tokens: int, say: Progress | None = None) -> Way:
+        """Batches of at most so many tokens, or of one sequence."""
+        # Where logits are not computed apart, all those of a batch are in memory.
+        most = tokens if sharing.is_split else min(tokens, self._rows_at_once)
+        tell = say or _say_nothing
+        return lambda groups, sums: self._score_batches(batches(groups, most, sharing), sharing, sums, tell)
+
+    def _score_batches(self, stream: Iterator[Batch], sharing: Sharing, sums: Floats, say: Progress) -> None:
+        with _evaluating(self.model, None), self._linears.used():
+            forward = BatchForward(self.model, sharing, self.device)
+            for batch in stream:
+                found = self._target_logprobs(forward.outputs(batch), batch.row, batch.target, sharing.is_split)
+                np.add.at(sums, batch.owner, found)
+                say(batch.finished, len(batch.target))
+
     def _score_packs(self, stream: Iterator[Pack], sums: Floats, say: Progress) -> None:
         earlier: dict[int, dict[int, KeyValue]] = {}
         with _evaluating(self.model, packed_attention.NAME), self._linears.used():
             for pack in stream:
                 layout = PackedLayout(pack, earlier, self.device)
+                forget(self._ropes)
                 body = self.model.base_model(
                     input_ids=torch.tensor([pack.input_ids], device=self.device),
                     position_ids=torch.tensor([pack.position_ids], device=self.device),
                     use_cache=False,
                     packed_layout=layout,
                 )
-                np.add.at(sums, pack.owner, self._target_logprobs(body.last_hidden_state[0], pack))
+                np.add.at(sums, pack.owner, self._target_logprobs(body.last_hidden_state[0], pack.row, pack.target))
                 # What no later pack continues is let go, so that memory does not grow with the corpus.
                 earlier = {
                     segment: kept for segment, kept in (earlier | layout.kept).items() if segment in pack.continued
                 }
                 say(pack.finished, len(pack.target))
 
-    def _target_logprobs(self, hidden: Tensor, pack: Pack) -> Floats:
-        """[K] nats of a pack's targets, from hidden states [T, size]; the LM head sees each predicting row once."""
-        predicting, position = np.unique(np.asarray(pack.row, dtype=np.int64), return_inverse=True)
-        hidden = hidden[torch.from_numpy(predicting).to(hidden.device)]
+    def _target_logprobs(
+        self, outputs: Tensor, rows: Sequence[int], targets: Sequence[int], is_hidden: bool = True
+    ) -> Floats:
+        """[K] nats of targets, each predicted by one of the outputs, whose rows ascend; the LM head sees each of these once.
+
+        outputs: [T, size] hidden states or, where `is_hidden` is False, [T, vocabulary] logits.
+        """
+        predicting, position = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
         pieces = []
         # In chunks: the logits of 8,192 rows over a vocabulary of 128,000 take 4 GB.
         for start in range(0, len(predicting), self._rows_at_once):
-            chunk = hidden[start : start + self._rows_at_once]
+            chunk = outputs[torch.from_numpy(predicting[start : start + self._rows_at_once]).to(outputs.device)]
             first, last = np.searchsorted(position, (start, start + len(chunk)))
-            logits = self._head(inputs_embeds=chunk[None], use_cache=False).logits[0]
+            logits = self._head(inputs_embeds=chunk[None], use_cache=False).logits[0] if is_hidden else chunk
             row = torch.from_numpy(position[first:last] - start).to(logits.device)
-            target = torch.tensor(pack.target[first:last], device=logits.device)
+            target = torch.tensor(targets[first:last], device=logits.device)
             pieces.append(_log_softmax_at(logits, row, target))
         return torch.cat(pieces).cpu().numpy() if pieces else np.zeros(0)
 
     def _score_one(self, prompt_ids: Sequence[int], completion: Sequence[int], start: int = 0) -> float:
-        if start >= len(completion):
-            return 0.0
-        if not len(prompt_ids):
-            raise ValueError("a prompt without tokens predicts nothing: render it with the chat template")
+        """Nats of one completion by the model's own forward, which is what all other ways are compared with."""
+        forget(self._ropes)
         ids = torch.tensor([[*prompt_ids, *completion]], device=self.device)
         first = len(prompt_ids) + start
         logits = self.model(input_ids=ids, use_cache=False).logits[0, first - 1 : -1]
-        total = 0.0
-        for done in range(0, len(logits), self._rows_at_once):
-            chunk = logits[done : done + self._rows_at_once].clone()  # as they are overwritten
-            target = ids[0, first + done :][: len(chunk)].to(chunk.device)
-            total += float(_log_softmax_at(chunk, torch.arange(len(chunk), device=chunk.device), target).sum())
-        return total
+        target = ids[0, first:].to(logits.device)
+        return float(_log_softmax_at(logits.clone(), torch.arange(len(logits), device=logits.device), target).sum())
 
-    def _probe(self, vocabulary: int) -> str | None:
-        """Why packs of a few tokens, cut within prompt and completion, do not score as the model's own eager forward does."""
+    def _probe(self, vocabulary: int, way: Way) -> str | None:
+        """Why a way to score a few tokens, cut within prompt and completion, does not score as the model's own eager forward does."""
         probe = [
             Group(
                 [i % vocabulary for i in prompt], [[i % vocabulary for i in completion] for completion in completions]
@@ -231,49 +276,83 @@ class CompletionScorer:
             for prompt, completions, _ in _PROBE
         ]
         exact = self.model.dtype == torch.float32
-        return self._deviates(probe, 3, relative=0.02, absolute=1e-3 if exact else 0.25)
+        return self._deviates(probe, way, relative=0.02, absolute=1e-3 if exact else 0.25)
 
-    def _deviates(self, groups: Sequence[Group], pack_tokens: int, relative: float, absolute: float) -> str | None:
-        """In what packs deviate from the model's own eager forward by more than a share of a score, and nats, a completion."""
+    def _deviates(self, groups: Sequence[Group], way: Way, relative: float, absolute: float | Floats) -> str | None:
+        """In what a way deviates from the model's own eager forward by more than a share of a score, and nats, a completion."""
         expected, seen = (np.zeros(sum(len(group.completions) for group in groups)) for _ in range(2))
         with _evaluating(self.model, "eager"):
             expected[:] = [self._score_one(*one) for one in _one_by_one(groups)]
         try:
-            self._score_packs(packs(groups, pack_tokens), seen, _say_nothing)
+            way(groups, seen)
         except NotPackableError as error:
             return f"its attention {error}"
         # What a model's own layers raise on one long row of tokens, or without a cache or mask that they count on.
-        except (TypeError, AttributeError, KeyError, IndexError, ValueError, RuntimeError) as error:
-            return f"its layers do not run on packs ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+        except (
+            TypeError,
+            AttributeError,
+            KeyError,
+            IndexError,
+            ValueError,
+            RuntimeError,
+            AssertionError,
+        ) as error:
+            said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            return f"its layers do not run so ({said})"
         if np.allclose(seen, expected, rtol=relative, atol=absolute, equal_nan=True):
             return None
-        return f"packed scores deviate from its own forward, by {np.abs(seen - expected).max():.2g} nats"
+        return f"its scores deviate from its own forward, by {np.abs(seen - expected).max():.2g} nats"
 
 
 class _CopyScorer(CompletionScorer):
-    """Scores a small copy on packs, to see whether they are exact for its kind of model."""
+    """Scores a small copy in packs and batches, to see which are exact for its kind of model."""
 
-    def _find_why_not_packed(self, vocabulary: int) -> str | None:
-        return None  # that is what is to be found out
+    def _find_ways(self, vocabulary: int) -> tuple[str | None, Sharing]:
+        return None, Sharing()  # that is what is to be found out
 
     def why_not(self) -> str | None:
         """What deviates by more than _PER_TOKEN on sequences beyond the copy's windows, in packs cut within them or not."""
-        rng = np.random.default_rng(0)
-
-        def ids(count: int) -> list[int]:
-            return [int(token) for token in rng.integers(FIRST_ID, VOCABULARY, count)]
-
-        # Prompts and completions that end before, at and after the windows; completions of a group are about as long, because
-        # the tolerance is that of the shortest.
+        # Prompts and completions that end before, at and after the windows.
         sizes = [(WINDOW - 5, [4, 5]), (5, [WINDOW + 40, WINDOW + 50]), (3 * WINDOW - 2, [1, 1, 2]), (WINDOW, [37, 30])]
-        groups = [Group(ids(prompt), [ids(completion) for completion in completions]) for prompt, completions in sizes]
-        for pack_tokens in (WINDOW + 13, 4096):
-            for group in groups:
-                allowed = _PER_TOKEN * min(map(len, group.completions))
-                deviates = self._deviates([group], pack_tokens, relative=0.0, absolute=allowed)
-                if deviates:
-                    return deviates
-        return None
+        groups, _ = self._by_way(_random_groups(sizes))
+        whys = (self._why_not(groups, self._packing(tokens)) for tokens in (WINDOW + 13, 4096))
+        return next(filter(None, whys), None)
+
+    def find_sharing(self) -> Sharing:
+        """What sequences shorter and longer than the copy's windows may share, and why it is not more."""
+        sizes = [(WINDOW - 5, [4, 5]), (5, [WINDOW + 40, WINDOW + 50]), (9, [WINDOW + 13, WINDOW + 13]),
+                 (3 * WINDOW - 2, [WINDOW + 6, WINDOW + 5, 2, 1])]  # fmt: skip
+        groups, why = _random_groups(sizes), list[str]()
+
+        def holds(tried: Sharing, tokens: int) -> bool:
+            said = self._why_not(groups, self._batching(tried, tokens))
+            why.extend([said] if said else [])
+            return said is None
+
+        found = Sharing(longest=self._longest)
+        if holds(found._replace(is_split=True), 1):
+            found = found._replace(is_split=True)
+        lengths: tuple[Literal["any", "equal"], ...] = ("any", "equal")
+        found = next((tried for one in lengths if holds(tried := found._replace(lengths=one), 4096)), found)
+        if found.is_split:
+            ways: tuple[Literal["select", "reorder"], ...] = ("select", "reorder")
+            # At so many tokens the last group, and no other, shares its prompt.
+            found = next((tried for one in ways if holds(tried := found._replace(prompt=one), 400)), found)
+        return found._replace(why="; ".join(dict.fromkeys(why)))
+
+    def _why_not(self, groups: Sequence[Group], way: Way) -> str | None:
+        lengths = [len(completion) for group in groups for completion in group.completions]
+        return self._deviates(groups, way, relative=0.0, absolute=_PER_TOKEN * np.array(lengths, dtype=np.float64))
+
+
+def _random_groups(sizes: Sequence[tuple[int, Sequence[int]]]) -> list[Group]:
+    """Groups of a prompt's length and those of its completions, in plain words of a small copy."""
+    rng = np.random.default_rng(0)
+
+    def ids(count: int) -> list[int]:
+        return [int(token) for token in rng.integers(FIRST_ID, VOCABULARY, count)]
+
+    return [Group(ids(prompt), [ids(completion) for completion in completions]) for prompt, completions in sizes]
 
 
 _decided: dict[tuple[type, str], str | None] = {}
@@ -332,6 +411,11 @@ class _HiddenStateAlone(BaseModelOutputWithPast):
 
 
 class _PassThrough(nn.Module):
+    @property
+    def decoder(self) -> _PassThrough:
+        """What some models call within their body, and not the body itself (OPT)."""
+        return self
+
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPast:
         return _HiddenStateAlone(last_hidden_state=inputs_embeds)  # type: ignore[arg-type]
 
@@ -345,13 +429,37 @@ def _without_body(model: PreTrainedModel) -> PreTrainedModel:
     vars(head).pop(
         "forward", None
     )  # accelerate binds that of a model spread over devices to the whole model, body included
-    head._modules = {**model._modules, model.base_model_prefix: _PassThrough()}
+    with contextlib.suppress(AttributeError):  # without a body, its own forward is all that there is
+        head._modules = {**model._modules, body_name(model): _PassThrough()}
     return head
 
 
 def why_not_packed(model: PreTrainedModel) -> str | None:
     """Say why responses cannot be scored in packs under a model of this class and config, whose weights need not be there."""
     return _why_not_by_config(model) or _why_not_by_copy(model)
+
+
+_shared: dict[tuple[type, str], Sharing] = {}
+
+
+def find_sharing(model: PreTrainedModel) -> Sharing:
+    """Try what sequences of a model of this class and config may share in batches; remembered while the process lives."""
+    key = (type(model), model.config.to_json_string(use_diff=False))
+    if key not in _shared:
+        try:
+            found = _CopyScorer(small_copy(model)).find_sharing()
+        except NoCopyError as error:
+            found = Sharing(why=str(error))
+        if mixed := mixes_rows(model.config):  # which the copy, of plain weights, does not show
+            found = Sharing(is_split=found.is_split, why=mixed)
+        _shared[key] = found._replace(longest=longest_of_frequencies(model))
+    return _shared[key]
+
+
+def batched_how(sharing: Sharing) -> str:
+    """How sequences share batches, in a few words."""
+    how = {"any": "in batches", "equal": "in batches of sequences of one length", "alone": "one sequence at a time"}
+    return how[sharing.lengths] + (", a prompt once" if sharing.prompt else "")
 
 
 def _why_not_by_config(model: PreTrainedModel) -> str | None:
@@ -364,9 +472,6 @@ def _why_not_by_config(model: PreTrainedModel) -> str | None:
     other = set(getattr(config, "layer_types", None) or ()) - _PACKABLE_LAYERS
     if other:
         return f"its layers are of other types than attention over all tokens or a window: {', '.join(sorted(other))}"
-    ropes = {str(rope.get("rope_type")) for rope in text_ropes(config)} & ROPE_OF_THE_BATCH
-    if ropes:
-        return f"its rotary embedding ({', '.join(ropes)}) depends on the longest sequence of a batch"
     return None
 
 
@@ -381,5 +486,6 @@ def _evaluating(model: PreTrainedModel, attention: str | None) -> Iterator[None]
         with torch.no_grad():
             yield
     finally:
-        model.set_attn_implementation(before)
+        if attention is not None:
+            model.set_attn_implementation(before)
         model.train(training)
