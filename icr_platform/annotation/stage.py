@@ -261,9 +261,10 @@ def _rewards(work: _Work, translations: Artifact | None) -> Artifact:
     if writer.complete:
         return open_artifact(writer.folder, REWARDS)
     scored: list[Artifact] = []
+    folder = work.context.folder / _WORK_FOLDER if work.config.execution == "local" else None
     for name, model in (("policy", work.config.policy), ("reference", work.config.reference)):
         if work.scored_kinds:
-            load = partial(load_scorer, work.config, work.config, model)
+            load = partial(load_scorer, work.config, work.config, model, folder)
             scored.append(_scores(work, translations, f"{name}-{LOGPROBS.name}", work.scored_kinds, load))
     scalar = None
     if work.scalar_kinds:

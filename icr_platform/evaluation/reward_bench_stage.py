@@ -320,9 +320,10 @@ def run(inputs: RewardBenchInputs, context: StageContext) -> StageResult:
         artifacts[_TRANSLATIONS] = translations.folder
     if not writer.complete:
         scored = []
+        folder = work.context.folder / _WORK_FOLDER if work.config.execution == "local" else None
         for name, model in (("policy", inputs.config.policy), ("reference", inputs.config.reference)):
             if inputs.pairs and work.scored_kinds:
-                load = partial(load_scorer, work.config, work.config, model)
+                load = partial(load_scorer, work.config, work.config, model, folder)
                 scored.append(_scores(work, translations, f"{name}-{LOGPROBS.name}", work.scored_kinds, load))
         scalar = None
         if inputs.pairs and work.scalar_kinds:

@@ -278,14 +278,15 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
     shards: devices that training's weights and states are split over.
     """
     from icr_platform.engines.scoring.cpu_linear import lays_out
+    from icr_platform.engines.scoring.machine_choice import LARGEST_PACK
 
     process = PROCESS_BYTES if device is None else 0  # which does not count on a GPU
     weights = shape.parameters * weight_bytes
     if work.stage == "annotate":
         tokens, logits = config.annotate.batch_tokens, 4 * 2**26  # the float32 logits that are held at once
         if device is None:
-            tokens, logits = min(tokens, 1024), 4 * 2**22
-            if weight_bytes == 4 and lays_out(shape.matmul):
+            tokens, logits = min(tokens, config.annotate.pack_tokens or LARGEST_PACK), 4 * 2**22
+            if weight_bytes == 4 and config.annotate.cpu_library != "torch" and lays_out(shape.matmul):
                 weights += weight_bytes * shape.matmul  # oneDNN multiplies by a copy, laid out for it
         activations = tokens * weight_bytes * (8 * shape.hidden + 4 * shape.intermediate)
         return int(process + weights + activations + 3 * logits)

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -60,6 +61,8 @@ class RecordedEngine:
 
 class RecordedScorer:
     """Gives every completion a log-probability at once."""
+
+    device = SimpleNamespace(type="none")
 
     def __init__(self, model: object, batch_tokens: int) -> None:
         self._random = np.random.default_rng(0)

@@ -31,7 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from icr_platform.engines.scoring.logprobs import CompletionScorer, Group
 from icr_platform.models.chat import encode_prompt
-from tests.benchmarks.bench_annotate import needed_operations, score_naively
+from tests.benchmarks.bench_scoring import needed_operations, score_naively
 from tests.support.tiny_models import chatml_tokenizer
 
 SECONDS = 150  # of one part, at most

@@ -556,7 +556,7 @@ def test_logits_of_a_few_tokens_at_a_time_are_in_memory(make: Callable[[], PreTr
     model = make().eval()
     scorer = CompletionScorer(model)
     expected = scorer.score(GROUPS)
-    scorer._rows_at_once, rows = 3, list[int]()
+    scorer.rows_at_once, rows = 3, list[int]()
     model.lm_head.register_forward_hook(lambda module, given, logits: rows.append(logits.numel() // VOCABULARY))
     assert_equal_per_token(scorer.score(GROUPS), expected, GROUPS)
     assert max(rows) == 3

@@ -1,7 +1,7 @@
 """Linear layers on a CPU through oneDNN, over weights laid out for its kernels once.
 
 In float32 torch multiplies through MKL, which is slow on AMD's processors and for the shape of an LM head. oneDNN, which comes
-with torch and serves other precisions, is as exact. `tests/benchmarks/bench_annotate.py` has a row without it.
+with torch and serves other precisions, is as exact. `tests/benchmarks/bench_scoring.py` has a row without it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ class OneDnnLinears:
                 )  # not accelerate's, not sparse
                 if is_plain and weight.device.type == "cpu" and weight.dtype == torch.float32:
                     self._forwards.append((linear, _forward(linear)))
+
+    def __bool__(self) -> bool:
+        """Whether any layer has one."""
+        return bool(self._forwards)
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:

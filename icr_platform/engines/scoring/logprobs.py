@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -31,6 +31,7 @@ from icr_platform.engines.scoring.batch_forward import (
 )
 from icr_platform.engines.scoring.batches import Batch, Sharing, batches
 from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
+from icr_platform.engines.scoring.machine_choice import Choice
 from icr_platform.engines.scoring.packed_attention import KeyValue, NotPackableError, PackedLayout
 from icr_platform.engines.scoring.packing import Group, Pack, packs
 from icr_platform.models.not_finite import not_finite
@@ -100,9 +101,10 @@ class CompletionScorer:
         self.device: torch.device = next(model.get_input_embeddings().parameters()).device
         self.pack_tokens = min(batch_tokens, _CPU_PACK) if self.device.type == "cpu" else batch_tokens
         vocabulary = model.config.get_text_config().vocab_size
-        self._rows_at_once = max(1, (_CPU_LOGITS if self.device.type == "cpu" else _GPU_LOGITS) // vocabulary)
+        self.rows_at_once = max(1, (_CPU_LOGITS if self.device.type == "cpu" else _GPU_LOGITS) // vocabulary)
         self._head = _without_body(model)
         self._linears = OneDnnLinears(model)
+        self._threads = 0  # as many as torch has
         self._ropes = ropes_that_remember(model)
         self._longest = longest_of_frequencies(model)
         self._embeddings = int(vocabulary)
@@ -122,6 +124,26 @@ class CompletionScorer:
         sharing = find_sharing(self.model)
         wrong = self._probe(vocabulary, self._batching(sharing, 16))
         return why, sharing if wrong is None else Sharing(why=wrong)
+
+    @property
+    def choice(self) -> Choice:
+        """How it scores on a CPU."""
+        return Choice(
+            "onednn" if self._linears else "torch", self._threads or torch.get_num_threads(), self.pack_tokens
+        )
+
+    def use(self, choice: Choice) -> None:
+        """Score so from now on. oneDNN is used where it applies."""
+        self._threads, self.pack_tokens = choice.threads, choice.pack_tokens
+        if choice.library == "torch":
+            self._linears = OneDnnLinears(nn.Identity())  # the copies of the weights go
+
+    @contextlib.contextmanager
+    def used(self, choice: Choice) -> Iterator[None]:
+        """Let `forward` run as chosen, on packs, while the block lasts."""
+        linears = self._linears.used() if choice.library == "onednn" else contextlib.nullcontext()
+        with _evaluating(self.model, packed_attention.NAME), linears, _threads(choice.threads):
+            yield
 
     def score(self, groups: Sequence[Group], progress: Progress | None = None) -> list[Floats]:
         """Score as `completion_logprobs` does; `progress` is told the completions and tokens done since it was last called.
@@ -175,8 +197,9 @@ class CompletionScorer:
         while True:
             told, sums = _Told(say), np.zeros(sum(counts))
             try:
-                self._packing(self.pack_tokens, told)(packed, sums)
-                self._batching(self.sharing, self.pack_tokens, told)(batched, sums)
+                with _threads(self._threads):
+                    self._packing(self.pack_tokens, told)(packed, sums)
+                    self._batching(self.sharing, self.pack_tokens, told)(batched, sums)
             except torch.OutOfMemoryError:
                 if self.pack_tokens // 2 < _SMALLEST_PACK:
                     raise
@@ -208,7 +231,7 @@ class CompletionScorer:
     def _batching(self, sharing: Sharing, tokens: int, say: Progress | None = None) -> Way:
         """Batches of at most so many tokens, or of one sequence."""
         # Where logits are not computed apart, all those of a batch are in memory.
-        most = tokens if sharing.is_split else min(tokens, self._rows_at_once)
+        most = tokens if sharing.is_split else min(tokens, self.rows_at_once)
         tell = say or _say_nothing
         return lambda groups, sums: self._score_batches(batches(groups, most, sharing), sharing, sums, tell)
 
@@ -220,23 +243,31 @@ class CompletionScorer:
                 np.add.at(sums, batch.owner, found)
                 say(batch.finished, len(batch.target))
 
+    def forward(
+        self, pack: Pack, earlier: Mapping[int, dict[int, KeyValue]]
+    ) -> tuple[Tensor, dict[int, dict[int, KeyValue]]]:
+        """[T, size] hidden states of a pack, and the keys and values of its segments that later packs continue.
+
+        earlier: keys and values of the segments that it continues.
+        """
+        layout = PackedLayout(pack, earlier, self.device)
+        forget(self._ropes)
+        body = self.model.base_model(
+            input_ids=torch.tensor([pack.input_ids], device=self.device),
+            position_ids=torch.tensor([pack.position_ids], device=self.device),
+            use_cache=False,
+            packed_layout=layout,
+        )
+        return body.last_hidden_state[0], layout.kept
+
     def _score_packs(self, stream: Iterator[Pack], sums: Floats, say: Progress) -> None:
         earlier: dict[int, dict[int, KeyValue]] = {}
         with _evaluating(self.model, packed_attention.NAME), self._linears.used():
             for pack in stream:
-                layout = PackedLayout(pack, earlier, self.device)
-                forget(self._ropes)
-                body = self.model.base_model(
-                    input_ids=torch.tensor([pack.input_ids], device=self.device),
-                    position_ids=torch.tensor([pack.position_ids], device=self.device),
-                    use_cache=False,
-                    packed_layout=layout,
-                )
-                np.add.at(sums, pack.owner, self._target_logprobs(body.last_hidden_state[0], pack.row, pack.target))
+                hidden, kept = self.forward(pack, earlier)
+                np.add.at(sums, pack.owner, self._target_logprobs(hidden, pack.row, pack.target))
                 # What no later pack continues is let go, so that memory does not grow with the corpus.
-                earlier = {
-                    segment: kept for segment, kept in (earlier | layout.kept).items() if segment in pack.continued
-                }
+                earlier = {segment: layers for segment, layers in (earlier | kept).items() if segment in pack.continued}
                 say(pack.finished, len(pack.target))
 
     def _target_logprobs(
@@ -249,8 +280,8 @@ class CompletionScorer:
         predicting, position = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
         pieces = []
         # In chunks: the logits of 8,192 rows over a vocabulary of 128,000 take 4 GB.
-        for start in range(0, len(predicting), self._rows_at_once):
-            chunk = outputs[torch.from_numpy(predicting[start : start + self._rows_at_once]).to(outputs.device)]
+        for start in range(0, len(predicting), self.rows_at_once):
+            chunk = outputs[torch.from_numpy(predicting[start : start + self.rows_at_once]).to(outputs.device)]
             first, last = np.searchsorted(position, (start, start + len(chunk)))
             logits = self._head(inputs_embeds=chunk[None], use_cache=False).logits[0] if is_hidden else chunk
             row = torch.from_numpy(position[first:last] - start).to(logits.device)
@@ -473,6 +504,17 @@ def _why_not_by_config(model: PreTrainedModel) -> str | None:
     if other:
         return f"its layers are of other types than attention over all tokens or a window: {', '.join(sorted(other))}"
     return None
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads; 0: as many as it has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -61,15 +62,21 @@ def taken_part(shard: ScoreShard) -> TakenPart | None:
     return TakenPart((logprob_table(shard.keys, shard.known, shard.digests),), len(shard.digests))
 
 
-def load_scorer(settings: RewardSettings, chat: ChatSettings, model: str) -> Make:
-    """Load a model: shards, as `ScoreShard`, to schemas.LOGPROBS; InputError when it cannot be loaded."""
+def load_scorer(settings: RewardSettings, chat: ChatSettings, model: str, folder: Path | None = None) -> Make:
+    """Load a model: shards, as `ScoreShard`, to schemas.LOGPROBS; InputError when it cannot be loaded.
+
+    folder: where it is kept how the work is done on a CPU; None where several machines share it, see `machine_choice`.
+    """
     from icr_platform.engines.scoring.logprobs import CompletionScorer
+    from icr_platform.engines.scoring.machine_choice import choose
 
     tokenizer = load_tokenizer(model, chat)
     loaded = load_model(
         model, settings.dtype, settings.device, chat.trust_remote_code, quantization=settings.quantization
     )
     scorer = CompletionScorer(loaded, settings.batch_tokens)
+    if scorer.device.type == "cpu":
+        scorer.use(choose(scorer, settings, folder))
 
     def fresh(shard: ScoreShard, tell: Advance) -> Mapping[str, Floats]:
         plan = plan_part(shard.scored, tokenizer, {kind: ~np.isnan(values) for kind, values in shard.known.items()})

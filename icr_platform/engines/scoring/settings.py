@@ -35,6 +35,17 @@ class RewardSettings(ModelPlace):
         "", "label of a reward model with several, by its name or number: its output is the reward", later=True
     )
     batch_tokens: int = setting(8192, "tokens scored together, padding included", "place", ge=1)
+    cpu_library: Literal["auto", "onednn", "torch"] = setting(
+        "auto",
+        "library of the scorer's matrix products on a CPU, onednn where it applies; auto: the faster one, by a second of measurement "
+        "that the work folder keeps",
+        "place",
+        later=True,
+    )
+    cpu_threads: int = setting(0, "threads of the scorer on a CPU; 0: by that measurement", "place", ge=0, later=True)
+    pack_tokens: int = setting(
+        0, "tokens of a pack on a CPU, at most batch_tokens; 0: by that measurement", "place", ge=0, later=True
+    )
 
 
 def check_kinds(settings: RewardSettings, translator: str) -> None:

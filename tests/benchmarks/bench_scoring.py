@@ -1,11 +1,18 @@
-"""The scorer against its peers: `ICR_SMOLLM2=FOLDER python tests/benchmarks/bench_annotate.py [--json FILE]`.
+"""The scorer against its peers: `python tests/benchmarks/bench_scoring.py [MODEL ...] [--json FILE]`, on a CPU.
 
-Real English prompts under the Spanish reward instruction, with real Spanish outputs as responses, N a prompt, on a CPU. In
-each round, in turns: ours; ours without oneDNN's linear layers; the naive script (batches of 3 in data order, right padding,
-log-softmax of the whole vocabulary, one pass per sample index); TRL's reference log-probabilities; vLLM's prompt_logprobs
-where it is installed (its CPU seconds are its processes'). Beside them the floor: 2 FLOPs per weight and token that must be
-computed, at the rate of float32 `torch.nn.functional.linear` in the same round. Seconds are medians over rounds; ratios are medians of ratios within a round. CPU seconds are the ones to read on a machine
-that is not idle. GPU rows: not measured here.
+MODEL: folders of models; by default ICR_SMOLLM2. For each, two kinds of work: `short`, some prompts with ten responses of at most 64
+tokens each, and `long`, one prompt with ten responses of at most 400; real English prompts under the Spanish reward instruction, real
+Spanish outputs. In each round, in turns:
+
+- ours; ours without oneDNN's linear layers;
+- batches: the same model as one that is not packed, in batches that share a prompt; one at a time: its own forward of each sequence;
+- the naive script: batches of 3 in data order, right padding, log-softmax of the whole vocabulary, one pass per sample index;
+- TRL's reference log-probabilities; vLLM's prompt_logprobs where it is installed (its CPU seconds are its processes').
+
+Beside them the floor: 2 FLOPs per weight and token that must be computed, attention left out, at the rate of float32
+`torch.nn.functional.linear` in the same round. Seconds are medians over rounds; ratios are medians of ratios within a round. CPU
+seconds are the ones to read on a machine that is not idle. Equality is with one sequence at a time. `--profile` adds where the time
+of ours goes. GPU rows: `gpu_rehearsal.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +22,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -28,8 +36,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from icr_platform.core.arrays import Floats
 from icr_platform.core.languages import reward_instruction
+from icr_platform.engines.scoring.batches import Sharing
 from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
-from icr_platform.engines.scoring.logprobs import CompletionScorer, Group
+from icr_platform.engines.scoring.logprobs import CompletionScorer, Group, find_sharing
 from icr_platform.models.chat import encode_prompt, encode_response
 
 GENERATORS = ("gpt-4-turbo-2024-04-09", "gpt-4o-mini", "gpt-3.5-turbo-0125")
@@ -43,6 +52,16 @@ class Cost(NamedTuple):
     cpu: float
 
 
+class Size(NamedTuple):
+    """prompts: how many. longest: tokens of a response, at most."""
+
+    prompts: int
+    longest: int
+
+
+WORK = {"short": Size(4, 64), "long": Size(1, 400)}
+
+
 class Work(NamedTuple):
     """What is scored: `texts` are the responses of each prompt, `groups` the same as token ids."""
 
@@ -52,42 +71,52 @@ class Work(NamedTuple):
 
 
 def main() -> None:
-    """Measure, print a table, write JSON."""
+    """Measure, print tables, write JSON."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="*", default=[os.environ["ICR_SMOLLM2"]] if "ICR_SMOLLM2" in os.environ else [])
+    parser.add_argument("--work", choices=WORK, nargs="+", default=list(WORK))
     parser.add_argument("--set", choices=("x-alpacaeval", "ultrafeedback"), default="x-alpacaeval")
-    parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--prompts", type=int, help="prompts; by default 4 of short work, and 1 of long")
     parser.add_argument("--samples", type=int, default=10)
-    parser.add_argument("--max-tokens", type=int, default=400, help="tokens of a response at most")
+    parser.add_argument("--max-tokens", type=int, help="tokens of a response at most; by default 64 and 400")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--vllm", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     folder = Path(os.environ.get("ICR_SHARED", Path(__file__).parents[3] / "shared")) / "data"
-    if not folder.is_dir() or not os.environ.get("ICR_SMOLLM2"):
-        sys.exit(f"skipped: needs real texts ({folder}; set ICR_SHARED) and SmolLM2-135M-Instruct (set ICR_SMOLLM2)")
+    if not folder.is_dir() or not given.models:
+        sys.exit(f"skipped: needs real texts ({folder}; set ICR_SHARED) and a model (name one, or set ICR_SMOLLM2)")
     torch.set_num_threads(given.threads)
-    name = os.environ["ICR_SMOLLM2"]
-    tokenizer, model = (
-        AutoTokenizer.from_pretrained(name),
-        AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32),
-    )
-    work = load_work(folder, tokenizer, given)
-    vllm = load_vllm(name, given.threads) if given.vllm and find_spec("vllm") else None
-    report = measure(model.eval(), tokenizer, work, given.rounds, vllm) | {
-        "set": given.set, "threads": given.threads, "torch": torch.__version__,
-        "prompts": len(work.groups), "samples": given.samples,
-        "prompt_tokens": sum(len(group.prompt_ids) for group in work.groups),
-        "response_tokens": sum(len(y) for group in work.groups for y in group.completions),
-    }  # fmt: skip
-    show(report)
+    reports = []
+    for name in given.models:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
+        vllm = load_vllm(name, given.threads) if given.vllm and find_spec("vllm") else None
+        for kind in given.work:
+            prompts, longest = given.prompts or WORK[kind].prompts, given.max_tokens or WORK[kind].longest
+            work = load_work(folder, tokenizer, given.set, prompts, given.samples, longest)
+            reports.append(
+                measure(model, tokenizer, work, given.rounds, vllm) | {
+                    "model": Path(name).name, "work": kind, "set": given.set, "threads": given.threads, "torch": torch.__version__,
+                    "prompts": len(work.groups), "samples": given.samples,
+                    "prompt_tokens": sum(len(group.prompt_ids) for group in work.groups),
+                    "response_tokens": sum(len(y) for group in work.groups for y in group.completions),
+                }
+            )  # fmt: skip
+            show(reports[-1])
+            if given.profile:
+                show_profile(model, work)
     if given.json:
-        given.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        given.json.write_text(json.dumps(reports, indent=1) + "\n", encoding="utf-8")
 
 
-def load_work(folder: Path, tokenizer: PreTrainedTokenizerBase, given: argparse.Namespace) -> Work:
-    """Prompts spread over the set, each with `samples` outputs that follow one another in the pooled output files."""
-    if given.set == "x-alpacaeval":
+def load_work(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, name: str, prompts: int, samples: int, longest: int
+) -> Work:
+    """Prompts spread over a set, each with `samples` outputs that follow one another in the pooled output files."""
+    if name == "x-alpacaeval":
         rows = json.loads((folder / "prompts" / "x-alpacaeval" / "en.json").read_text(encoding="utf-8"))
     else:
         lines = (folder / "prompts" / "ultrafeedback-1000" / "en.jsonl").read_text(encoding="utf-8").splitlines()
@@ -95,15 +124,16 @@ def load_work(folder: Path, tokenizer: PreTrainedTokenizerBase, given: argparse.
     files = [folder / "outputs" / "es" / f"{generator}.json" for generator in GENERATORS]
     columns = [[row["output"] for row in json.loads(file.read_text(encoding="utf-8"))] for file in files]
     outputs = [text for same_prompt in zip(*columns, strict=True) for text in same_prompt]
-    instructions = [
-        reward_instruction("es", row["instruction"]) for row in rows[:: len(rows) // given.prompts][: given.prompts]
-    ]
+    instructions = [reward_instruction("es", row["instruction"]) for row in rows[:: len(rows) // prompts][:prompts]]
     texts, groups = [], []
     for index, instruction in enumerate(instructions):
         start = index * len(outputs) // len(instructions)
-        ids = [encode_response(tokenizer, text)[: given.max_tokens] for text in outputs[start : start + given.samples]]
+        ids = [encode_response(tokenizer, text)[:longest] for text in outputs[start : start + samples]]
         texts.append([str(tokenizer.decode(y, skip_special_tokens=True)) for y in ids])
-        groups.append(Group(encode_prompt(tokenizer, instruction), ids))
+        # A base model has no chat template, and is given the instruction as it is.
+        is_chat = bool(tokenizer.chat_template)
+        prompt = encode_prompt(tokenizer, instruction) if is_chat else list(tokenizer(instruction).input_ids)
+        groups.append(Group(prompt, ids))
     return Work(instructions, texts, groups)
 
 
@@ -137,8 +167,10 @@ def measure(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: Work, rounds: int, vllm: Any = None
 ) -> dict[str, Any]:
     """Run everything in turns, after two prompts' first responses to warm up."""
-    scorer, through_mkl = CompletionScorer(model), CompletionScorer(model)
-    through_mkl._linears = OneDnnLinears(torch.nn.Identity())
+    scorer, through_mkl, in_batches, in_turn = (CompletionScorer(model) for _ in range(4))
+    through_mkl._linears = in_turn._linears = OneDnnLinears(torch.nn.Identity())
+    in_batches.packed = in_turn.packed = False
+    in_batches.sharing, in_turn.sharing = find_sharing(model), Sharing()
     trl_batches, trl_score = prepare_trl(model, tokenizer, work)
     scores: dict[str, list[Floats]] = {}
 
@@ -147,6 +179,12 @@ def measure(
 
     def without_onednn() -> None:
         through_mkl.score(work.groups)
+
+    def batches() -> None:
+        scores["batches"] = in_batches.score(work.groups)
+
+    def one_at_a_time() -> None:
+        scores["one at a time"] = in_turn.score(work.groups)
 
     def naive() -> None:
         scores["naive"] = score_naively(model, work.groups)
@@ -158,7 +196,9 @@ def measure(
     def prompt_logprobs() -> None:
         scores["vLLM"] = score_with_vllm(vllm, work.groups)
 
-    contenders = {"ours": ours, "ours, MKL": without_onednn, "naive script": naive, "TRL": trl}
+    contenders = {
+        "ours": ours, "ours, MKL": without_onednn, "batches": batches, "one at a time": one_at_a_time, "naive script": naive, "TRL": trl,
+    }  # fmt: skip
     if vllm is not None:
         contenders["vLLM"] = prompt_logprobs
     costs: dict[str, list[Cost]] = {name: [] for name in (*contenders, "floor")}
@@ -175,11 +215,11 @@ def measure(
         rate = (rate + gemm_rate(model)) / 2
         costs["floor"].append(Cost(operations / rate[0], operations / rate[1]))
     lengths = np.array([len(y) for group in work.groups for y in group.completions])
-    exact = np.concatenate(scores.pop("naive"))
+    exact = np.concatenate(scores.pop("one at a time"))
     deviations = {
         name: float((np.abs(np.concatenate(listed) - exact) / lengths).max()) for name, listed in scores.items()
     }
-    return {"rows": rows_of(costs), "largest_deviation_per_token": deviations}
+    return {"rows": rows_of(costs), "packed": scorer.packed, "largest_deviation_per_token": deviations}
 
 
 def timed(run: Callable[[], None]) -> Cost:
@@ -247,18 +287,23 @@ def prepare_trl(
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
+    is_chat = bool(tokenizer.chat_template)
+
+    def said(role: str, text: str) -> Any:
+        return [{"role": role, "content": text}] if is_chat else text
+
     pairs = [
         {
-            "prompt": [{"role": "user", "content": instruction}],
-            "chosen": [{"role": "assistant", "content": chosen}],
-            "rejected": [{"role": "assistant", "content": rejected}],
+            "prompt": said("user", instruction),
+            "chosen": said("assistant", chosen),
+            "rejected": said("assistant", rejected),
         }
         for instruction, texts in zip(work.instructions, work.texts, strict=True)
         for chosen, rejected in zip(texts[::2], texts[1::2], strict=False)
     ]
     trainer = DPOTrainer(
         model=model,
-        args=DPOConfig(output_dir="/tmp/unused", use_cpu=True, bf16=False, max_length=None, report_to=[], disable_tqdm=True,
+        args=DPOConfig(output_dir=tempfile.gettempdir(), use_cpu=True, bf16=False, max_length=None, report_to=[], disable_tqdm=True,
                        gradient_checkpointing=False, precompute_ref_log_probs=False),
         train_dataset=Dataset.from_list(pairs), processing_class=tokenizer,
     )  # fmt: skip
@@ -293,7 +338,7 @@ def rows_of(costs: dict[str, list[Cost]]) -> list[dict[str, Any]]:
 def show(report: dict[str, Any]) -> None:
     """Print the table."""
     print(
-        f"{report['set']}: {report['prompts']} prompts ({report['prompt_tokens']} tokens) x {report['samples']} responses "
+        f"{report['model']}, {report['work']}: {report['prompts']} prompts ({report['prompt_tokens']} tokens) x {report['samples']} responses "
         f"({report['response_tokens']} tokens), {report['threads']} threads, torch {report['torch']}"
     )
     print(f"{'':<14}{'wall s':>9}{'CPU s':>9}{'response tokens/s':>19}{'wall / ours':>13}{'CPU / ours':>12}")
@@ -304,13 +349,24 @@ def show(report: dict[str, Any]) -> None:
             f"{row['wall_over_ours']:>13.2f}{row['cpu_over_ours']:>12.2f}"
         )
     for name, deviation in report["largest_deviation_per_token"].items():
-        print(f"largest deviation of {name} from the naive script: {deviation:.1e} nats per token")
+        print(f"largest deviation of {name} from one sequence at a time: {deviation:.1e} nats per token")
     ratios = {row["name"]: row["cpu_over_ours"] for row in report["rows"]}
+    print(f"batches are {ratios['one at a time'] / ratios['batches']:.2f}x as fast as one sequence at a time")
     if "vLLM" not in ratios:
         print("vLLM: not measured here (not installed, or --no-vllm)")
     else:
         print(f"in CPU seconds {'ours' if ratios['vLLM'] > 1 else 'vLLM'} is faster: vLLM / ours {ratios['vLLM']:.2f}")
     print(f"share of the floor: {100 * ratios['floor']:.0f}%; load of the machine now {os.getloadavg()[0]:.1f}")
+
+
+def show_profile(model: PreTrainedModel, work: Work) -> None:
+    """Print which of torch's operations the time of ours goes to."""
+    from torch.profiler import ProfilerActivity, profile
+
+    scorer = CompletionScorer(model)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        scorer.score(work.groups)
+    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=15, max_name_column_width=48))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,221 @@
+"""What of scoring on a CPU is chosen by a second of measurement: the library of the matrix products, threads, tokens of a pack.
+
+None of it changes what is computed, but all of it the last bits: so a choice is kept in the work folder before the first part is
+written, and a run that goes on there uses it again, on whichever machine. It is also kept in the user's cache, so that the same
+work on one machine gives the same bytes. Where machines share the parts, nothing is measured: a part would depend on who made it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from icr_platform.core.artifacts import read_json, text_digest, write_json
+from icr_platform.core.errors import InputError
+from icr_platform.core.file_digests import user_cache
+from icr_platform.engines.scoring.cpu_linear import lays_out
+from icr_platform.engines.scoring.packing import Group, packs
+
+if TYPE_CHECKING:
+    from icr_platform.engines.scoring.logprobs import CompletionScorer
+    from icr_platform.engines.scoring.settings import RewardSettings
+
+FILE = "machine.json"
+Library = Literal["onednn", "torch"]
+
+_SECONDS = 1.0  # after which no further candidate is measured
+_GAIN = 0.9  # of the time of what is chosen without measurement, at most, that another choice takes
+_SMALL = 20 * 10**6  # parameters of linear layers below which a measurement costs more than it gains
+LARGEST_PACK = 2048
+_PACKS = (512, LARGEST_PACK)  # tokens, beside the pack that is chosen without measurement
+_LAYERS = 2  # that are timed
+
+
+class Choice(NamedTuple):
+    """How a model is scored on this CPU. pack_tokens: rows of a pack."""
+
+    library: Library
+    threads: int
+    pack_tokens: int
+
+
+def choose(scorer: CompletionScorer, settings: RewardSettings, folder: Path | None) -> Choice:
+    """What the settings fix, and for the rest what was chosen in the folder, or before on this machine, or is now measured.
+
+    folder: of the work; None where machines share it.
+
+    Raises:
+        InputError: what is kept in the folder is damaged.
+    """
+    kept = folder / FILE if folder is not None else None
+    if kept is not None and kept.exists():
+        return _fixed(_read(kept), settings)
+    choice = _fixed(scorer.choice, settings)
+    if kept is None or folder is None or scorer.device.type != "cpu":
+        return choice
+    # Parts of a run that did not choose were made without a choice.
+    if not any(folder.glob("*/part-*.parquet")):
+        choice = _on_this_machine(scorer, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(kept, choice._asdict())
+    return choice
+
+
+def _on_this_machine(scorer: CompletionScorer, settings: RewardSettings) -> Choice:
+    """From the user's cache, or measured and put there. A cache that cannot be read or written costs a second each time."""
+    if _parameters(scorer.model) < _SMALL or not scorer.packed:
+        return _fixed(scorer.choice, settings)
+    path = user_cache() / "scoring" / f"{_key(scorer, settings)}.json"
+    try:
+        return _read(path)
+    except (InputError, OSError):
+        choice = measure(scorer, settings)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, choice._asdict())
+    except OSError:  # a read-only home
+        return choice
+    return choice
+
+
+def _read(path: Path) -> Choice:
+    values = read_json(path)
+    try:
+        library, threads, tokens = values["library"], int(values["threads"]), int(values["pack_tokens"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: field {error} is missing or no number; delete the file") from error
+    return Choice("onednn" if library == "onednn" else "torch", threads, tokens)
+
+
+def _fixed(choice: Choice, settings: RewardSettings) -> Choice:
+    """The choice, but for what the settings say."""
+    return Choice(
+        choice.library if settings.cpu_library == "auto" else settings.cpu_library,
+        settings.cpu_threads or choice.threads,
+        min(settings.pack_tokens, settings.batch_tokens) if settings.pack_tokens else choice.pack_tokens,
+    )
+
+
+def _key(scorer: CompletionScorer, settings: RewardSettings) -> str:
+    """Digest of what a measurement depends on: the CPU, torch, the model's shape, and what the settings fix."""
+    shapes = sorted(f"{tuple(module.weight.shape)}" for module in scorer.model.modules() if type(module) is nn.Linear)
+    machine = (cpu_name(), str(os.cpu_count()), str(torch.get_num_threads()), torch.__version__)
+    fixed = (settings.cpu_library, settings.cpu_threads, settings.pack_tokens, settings.batch_tokens)
+    return text_digest(*machine, str(scorer.model.dtype), *map(str, fixed), *shapes)[:32]
+
+
+def cpu_name() -> str:
+    """What the CPU calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(module.weight.numel() for module in model.modules() if type(module) is nn.Linear)
+
+
+def measure(scorer: CompletionScorer, settings: RewardSettings) -> Choice:
+    """Time some of the model's layers and its head under each candidate, one setting after the other.
+
+    Another choice than the one without measurement must be faster by a tenth: machines are noisy.
+    """
+    best = _fixed(scorer.choice, settings)
+    candidates: list[Callable[[Choice], Choice]] = []
+    if not settings.cpu_threads:
+        candidates += [lambda to, n=n: to._replace(threads=n) for n in _fewer_threads()]  # type: ignore[misc]
+    if settings.cpu_library == "auto" and lays_out(_parameters(scorer.model)):
+        candidates.append(lambda to: to._replace(library="torch"))
+    if not settings.pack_tokens:
+        sizes = [size for size in _PACKS if size <= settings.batch_tokens]
+        candidates += [lambda to, size=size: to._replace(pack_tokens=size) for size in sizes]  # type: ignore[misc]
+    with _timing(scorer) as seconds:
+        begun, fastest = time.perf_counter(), seconds(best)
+        for change in candidates:
+            if time.perf_counter() - begun > _SECONDS:
+                break
+            tried = change(best)
+            taken = seconds(tried)
+            if taken < _GAIN * fastest:
+                best, fastest = tried, taken
+    return best
+
+
+def _fewer_threads() -> list[int]:
+    """Threads that may be faster than torch's: half of them, where two share a core, and a container's share of the CPUs."""
+    now = torch.get_num_threads()
+    found = {now // 2} if now >= 4 else set()
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        found.add(max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or no limit ("max")
+        pass
+    return sorted(one for one in found if one < now)
+
+
+class _EnoughError(Exception):
+    """Ends a forward behind the layers that are timed."""
+
+
+@contextmanager
+def _timing(scorer: CompletionScorer) -> Iterator[Callable[[Choice], float]]:
+    """Seconds of a token under a choice: of all layers, by the first ones, and of the head. The faster of two tries counts."""
+    lists = [module for module in scorer.model.modules() if isinstance(module, nn.ModuleList)]
+    layers = max(lists, key=len)
+    timed = min(_LAYERS, len(layers))
+    head = scorer.model.get_output_embeddings()
+    tokens = [index % 1000 for index in range(400)]
+    groups = [Group(tokens[:100], [tokens] * 8)]
+
+    def stop(*_: Any) -> None:
+        raise _EnoughError
+
+    def once(choice: Choice, rows: Any) -> float:
+        pack = next(packs(groups, choice.pack_tokens))
+        start = time.perf_counter()
+        try:
+            scorer.forward(pack, {})
+        except _EnoughError:
+            body = (time.perf_counter() - start) / len(pack.input_ids) * len(layers) / timed
+        else:
+            raise AssertionError("the model does not run the layers that are timed")
+        start = time.perf_counter()
+        head(rows)
+        return body + (time.perf_counter() - start) / len(rows)
+
+    def seconds(choice: Choice) -> float:
+        with scorer.used(choice):
+            rows = torch.zeros(scorer.rows_at_once, head.weight.shape[1], dtype=head.weight.dtype)
+            once(choice, rows)  # the first call plans kernels
+            return min(once(choice, rows) for _ in range(2))
+
+    handle = layers[timed - 1].register_forward_hook(stop)
+    try:
+        yield seconds
+    finally:
+        handle.remove()
+
+
+def speedup_of_bfloat16(rows: int, hidden: int, inner: int) -> float:
+    """How many times as fast as float32 the CPU multiplies in bfloat16, in a feed-forward layer's shape: above 1 with AMX, below on AVX2."""
+
+    def taken(dtype: torch.dtype) -> float:
+        given, weight = torch.ones(rows, hidden, dtype=dtype), torch.ones(inner, hidden, dtype=dtype)
+        times = []
+        for _ in range(4):  # the first one plans kernels
+            start = time.perf_counter()
+            nn.functional.linear(given, weight)
+            times.append(time.perf_counter() - start)
+        return min(times[1:])
+
+    return taken(torch.float32) / taken(torch.bfloat16)
