@@ -38,6 +38,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from icr_platform.engines.scoring.logprobs import CompletionScorer, Group
 from icr_platform.models.chat import encode_prompt
 from tests.benchmarks.bench_annotate import needed_operations, score_naively
+from tests.support.readme_tables import put_table
 from tests.support.tiny_models import chatml_tokenizer
 
 SECONDS = 150  # of one part, at most
@@ -63,7 +64,6 @@ class Size(NamedTuple):
 
 
 Figures = dict[str, Any]
-BEGINS, ENDS = "<!-- gpu_rehearsal: begin -->", "<!-- gpu_rehearsal: end -->"
 
 
 def main() -> None:
@@ -81,7 +81,9 @@ def main() -> None:
     if given.only:
         print(json.dumps(PARTS[given.only](given.tiny)))
     elif given.table:
-        put_table(given.readme, table_of(lines_in(given.table)))
+        table = table_of(lines_in(given.table))
+        put_table(given.readme, "gpu_rehearsal", table)
+        print(table)
     else:
         if DEVICE == "cpu" and not given.tiny:
             sys.exit("skipped: needs a CUDA device; --tiny runs the same parts small, on the CPU")
@@ -119,14 +121,6 @@ def table_of(lines: Sequence[Figures]) -> str:
         elif line["part"] in ROWS:
             rows.append(ROWS[line["part"]](line))
     return "\n".join(rows)
-
-
-def put_table(readme: Path, table: str) -> None:
-    """Print a table, and put it between the marks of a README."""
-    text = readme.read_text(encoding="utf-8")
-    start, end = text.index(BEGINS) + len(BEGINS), text.index(ENDS)
-    readme.write_text(f"{text[:start]}\n{table}\n{text[end:]}", encoding="utf-8")
-    print(table)
 
 
 def row_of_scoring(line: Figures) -> str:

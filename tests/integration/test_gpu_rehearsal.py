@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from tests.benchmarks import bench_paper_cost
 from tests.benchmarks import gpu_rehearsal as bench
+from tests.support.readme_tables import shown_table
 
 SCRIPT = Path(bench.__file__)
 
@@ -132,6 +134,9 @@ def test_what_failed_is_said_and_run_again(
 
 
 def test_the_table_is_what_was_measured() -> None:
-    text = SCRIPT.with_name("README.md").read_text(encoding="utf-8")
-    shown = text.split(bench.BEGINS)[1].split(bench.ENDS)[0].strip()
+    shown = shown_table(SCRIPT.with_name("README.md"), "gpu_rehearsal")
     assert shown == bench.table_of(bench.lines_in(SCRIPT.with_suffix(".jsonl")))
+
+
+def test_the_sheet_of_costs_is_what_the_rates_give() -> None:
+    assert shown_table(bench_paper_cost.README, "bench_paper_cost") == bench_paper_cost.sheet()
