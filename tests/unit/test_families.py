@@ -56,9 +56,7 @@ def test_a_family_is_scored_as_the_table_says(bench: ModuleType, family: str, va
 
 def test_no_family_deviates_in_the_table() -> None:
     rows = table().values()
-    assert all(
-        float(row["packed_deviation"]) <= PER_TOKEN for row in rows if row["packed"] == "yes"
-    )
+    assert all(float(row["packed_deviation"]) <= PER_TOKEN for row in rows if row["packed"] == "yes")
     assert all(row["not_packed_because"] for row in rows if row["packed"] != "yes")
     assert all(row["not_batched_because"] for row in rows if row["batched"] != "yes")
     common = {

@@ -569,7 +569,9 @@ def test_rotary_frequencies_are_those_of_each_sequence_in_any_order() -> None:
     groups = groups_of([(20, [30]), (20, [10]), (3, [4]), (20, [40]), (3, [12]), (20, [10])])
     alone = [completion_logprobs(copy.deepcopy(model), [group])[0] for group in groups]
     assert_equal_per_token([scorer.score([group])[0] for group in groups], alone, groups)
+    frequencies = model.model.rotary_emb.inv_freq.clone()
     assert_equal_per_token(scorer.score(groups), alone, groups)
+    assert torch.equal(model.model.rotary_emb.inv_freq, frequencies), "it is left as it was"
     # A model that has scored nothing yet has the frequencies of what it is first given.
     assert_equal_per_token(alone, [naive(llama_like(model), group) for group in groups], groups)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -88,6 +90,19 @@ def forget(ropes: list[nn.Module]) -> None:
     for rope in ropes:
         for name in [name for name in vars(rope) if name.endswith(_LONGEST_SEEN)]:
             setattr(rope, name, 0)
+
+
+@contextlib.contextmanager
+def frequencies_kept(model: PreTrainedModel) -> Iterator[None]:
+    """Leave such a model with the frequencies that it had, whatever was scored while the block lasted."""
+    before = [(rope, dict(vars(rope)), dict(rope._buffers)) for rope in ropes_that_remember(model)]
+    try:
+        yield
+    finally:
+        for rope, attributes, buffers in before:
+            vars(rope).update(attributes)
+            rope._buffers.clear()
+            rope._buffers.update(buffers)
 
 
 def longest_of_frequencies(model: PreTrainedModel) -> int | None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,15 +21,17 @@ from torch import nn
 from icr_platform.core.artifacts import read_json, text_digest, write_json
 from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import user_cache
+from icr_platform.engines.scoring.choice import Choice
 from icr_platform.engines.scoring.cpu_linear import lays_out
 from icr_platform.engines.scoring.packing import Group, packs
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from icr_platform.engines.scoring.logprobs import CompletionScorer
     from icr_platform.engines.scoring.settings import RewardSettings
 
 FILE = "machine.json"
-Library = Literal["onednn", "torch"]
 
 _SECONDS = 1.0  # after which no further candidate is measured
 _GAIN = 0.9  # of the time of what is chosen without measurement, at most, that another choice takes
@@ -37,14 +39,6 @@ _SMALL = 20 * 10**6  # parameters of linear layers below which a measurement cos
 LARGEST_PACK = 2048
 _PACKS = (512, LARGEST_PACK)  # tokens, beside the pack that is chosen without measurement
 _LAYERS = 2  # that are timed
-
-
-class Choice(NamedTuple):
-    """How a model is scored on this CPU. pack_tokens: rows of a pack."""
-
-    library: Library
-    threads: int
-    pack_tokens: int
 
 
 def choose(scorer: CompletionScorer, settings: RewardSettings, folder: Path | None) -> Choice:
@@ -71,7 +65,7 @@ def choose(scorer: CompletionScorer, settings: RewardSettings, folder: Path | No
 
 def _on_this_machine(scorer: CompletionScorer, settings: RewardSettings) -> Choice:
     """From the user's cache, or measured and put there. A cache that cannot be read or written costs a second each time."""
-    if _parameters(scorer.model) < _SMALL or not scorer.packed:
+    if not _is_worth_it(scorer):
         return _fixed(scorer.choice, settings)
     path = user_cache() / "scoring" / f"{_key(scorer, settings)}.json"
     try:
@@ -84,6 +78,17 @@ def _on_this_machine(scorer: CompletionScorer, settings: RewardSettings) -> Choi
     except OSError:  # a read-only home
         return choice
     return choice
+
+
+def _is_worth_it(scorer: CompletionScorer) -> bool:
+    """Whether a model is large, and made of what is measured here: packs, a list of layers, a head that is one matrix."""
+    layers, head = _layers(scorer.model), scorer.model.get_output_embeddings()
+    return scorer.packed and layers is not None and type(head) is nn.Linear and _parameters(scorer.model) >= _SMALL
+
+
+def _layers(model: PreTrainedModel) -> nn.ModuleList | None:
+    """The model's layers; what they contain themselves, such as experts, is listed behind them."""
+    return next((module for module in model.base_model.modules() if isinstance(module, nn.ModuleList)), None)
 
 
 def _read(path: Path) -> Choice:
@@ -170,10 +175,10 @@ class _EnoughError(Exception):
 @contextmanager
 def _timing(scorer: CompletionScorer) -> Iterator[Callable[[Choice], float]]:
     """Seconds of a token under a choice: of all layers, by the first ones, and of the head. The faster of two tries counts."""
-    lists = [module for module in scorer.model.modules() if isinstance(module, nn.ModuleList)]
-    layers = max(lists, key=len)
+    layers, head = _layers(scorer.model), scorer.model.get_output_embeddings()
+    assert layers is not None
+    assert isinstance(head, nn.Linear)
     timed = min(_LAYERS, len(layers))
-    head = scorer.model.get_output_embeddings()
     tokens = [index % 1000 for index in range(400)]
     groups = [Group(tokens[:100], [tokens] * 8)]
 
@@ -182,13 +187,12 @@ def _timing(scorer: CompletionScorer) -> Iterator[Callable[[Choice], float]]:
 
     def once(choice: Choice, rows: Any) -> float:
         pack = next(packs(groups, choice.pack_tokens))
-        start = time.perf_counter()
+        start, share = time.perf_counter(), 1.0
         try:
             scorer.forward(pack, {})
         except _EnoughError:
-            body = (time.perf_counter() - start) / len(pack.input_ids) * len(layers) / timed
-        else:
-            raise AssertionError("the model does not run the layers that are timed")
+            share = timed / len(layers)
+        body = (time.perf_counter() - start) / share / len(pack.input_ids)
         start = time.perf_counter()
         head(rows)
         return body + (time.perf_counter() - start) / len(rows)
