@@ -277,6 +277,7 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
 
     shards: devices that training's weights and states are split over.
     """
+    from icr_platform.engines.scoring.choice import rows_of_logits
     from icr_platform.engines.scoring.cpu_linear import lays_out
     from icr_platform.engines.scoring.machine_choice import LARGEST_PACK
 

@@ -31,7 +31,7 @@ from icr_platform.engines.scoring.batch_forward import (
     ropes_that_remember,
 )
 from icr_platform.engines.scoring.batches import Batch, Sharing, batches
-from icr_platform.engines.scoring.choice import Choice
+from icr_platform.engines.scoring.choice import Choice, rows_of_logits
 from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
 from icr_platform.engines.scoring.packed_attention import KeyValue, NotPackableError, PackedLayout
 from icr_platform.engines.scoring.packing import Group, Pack, packs
@@ -61,9 +61,7 @@ Way = Callable[[Sequence[Group], Floats], None]
 
 _CPU_PACK = 1024  # tokens whose activations stay near the cores
 _SMALLEST_PACK = 64  # tokens
-_CPU_LOGITS, _GPU_LOGITS = 2**22, 2**26  # numbers of [tokens, vocabulary] held at once
-# Tokens whose logits are computed together on a CPU, at least: with fewer, reading the head's weights takes longer than multiplying.
-LEAST_ROWS = 128
+_GPU_LOGITS = 2**26  # numbers of [tokens, vocabulary] held at once
 _PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
 _PER_TOKEN = 1e-4  # nats by which a score may deviate on a small copy
 # Prompts and completions of a few ids, which packs of three tokens cut within both.
@@ -105,7 +103,7 @@ class CompletionScorer:
         self.pack_tokens = min(batch_tokens, _CPU_PACK) if self.device.type == "cpu" else batch_tokens
         vocabulary = model.config.get_text_config().vocab_size
         is_cpu = self.device.type == "cpu"
-        self.rows_at_once = max(LEAST_ROWS, _CPU_LOGITS // vocabulary) if is_cpu else max(1, _GPU_LOGITS // vocabulary)
+        self.rows_at_once = rows_of_logits(vocabulary) if is_cpu else max(1, _GPU_LOGITS // vocabulary)
         self._head = _without_body(model)
         self._linears = OneDnnLinears(model)
         self._threads = 0  # as many as torch has
