@@ -286,10 +286,8 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
     if work.stage == "annotate":
         tokens, logits = config.annotate.batch_tokens, 4 * 2**26  # the float32 logits that are held at once
         if device is None:
-            tokens, logits = (
-                min(tokens, config.annotate.pack_tokens or LARGEST_PACK),
-                4 * max(2**22, 128 * shape.vocabulary),
-            )
+            tokens = min(tokens, config.annotate.pack_tokens or LARGEST_PACK)
+            logits = 4 * shape.vocabulary * rows_of_logits(shape.vocabulary)
             if weight_bytes == 4 and config.annotate.cpu_library != "torch" and lays_out(shape.matmul):
                 weights += weight_bytes * shape.matmul  # oneDNN multiplies by a copy, laid out for it
         activations = tokens * weight_bytes * (8 * shape.hidden + 4 * shape.intermediate)

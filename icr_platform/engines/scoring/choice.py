@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-
 _LOGITS = 2**22  # numbers of [tokens, vocabulary] that are computed together
 _LEAST_ROWS = 128  # with fewer tokens, reading the head's weights takes longer than multiplying
 
