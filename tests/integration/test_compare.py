@@ -232,7 +232,9 @@ def test_each_seed_may_have_references_of_its_own(world: World) -> None:
     row = row_of(world.compare("made", "anew"), "win_rate", "es")
     assert (row["first_runs"], row["second_runs"], row["by_seed"]) == (2, 2, True)
     assert row["difference"] > 0
-    with pytest.raises(InputError, match=r"^icr compare: anew was judged against .+, before@0 against .+, which differ"):
+    with pytest.raises(
+        InputError, match=r"^icr compare: anew was judged against .+, before@0 against .+, which differ"
+    ):
         world.compare("anew", "before@0")
     with pytest.raises(
         InputError, match=r"anew, seed 1, was judged against .+, anew, seed 2, against .+, which differ"
