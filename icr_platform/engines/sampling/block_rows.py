@@ -70,8 +70,7 @@ class BlockRows:
 
     def __init__(self, model: PreTrainedModel, places: int, lanes: int, size: int = BLOCK) -> None:
         self.model = model
-        # Of a model that is spread over devices, where its inputs go.
-        self.device: torch.device = next(model.get_input_embeddings().parameters()).device
+        self.device = model.device
         self._lanes = min(lanes, places)
         self.responses = Pool(1, size)
         # With one sample a prompt both are alike, and one pool is one matrix product a layer.
@@ -105,7 +104,7 @@ class BlockRows:
         pools = [self.responses] if self.prompts is self.responses else [self.prompts, self.responses]
         seen = [Seen(pool, rows, self._position, self.device) for pool in pools if pool.top] if len(at) else []
         step = Step(len(at), list(pairwise(ends)), seen, slots, self.device)
-        last = self._tensor(np.concatenate([np.arange(len(at)), np.asarray(ends[1:], np.int64) - 1]))
+        last = torch.from_numpy(np.concatenate([np.arange(len(at)), np.asarray(ends[1:], np.int64) - 1]))
         output = self.model(
             input_ids=self._tensor(np.concatenate(ids))[None],
             position_ids=self._tensor(np.concatenate(position))[None],
@@ -117,7 +116,7 @@ class BlockRows:
             raise NotPackableError("is not transformers' interface")
         self._position[at] += 1
         logits: Tensor = output.logits[0]
-        return logits if len(logits) == len(last) and self._keeps else logits[last.to(logits.device)]
+        return logits if len(logits) == len(last) and self._keeps else logits[last]
 
     def join(self, place: int, prompt: Prompt) -> None:
         """A new row, at a free place, continues a prompt that was computed."""
@@ -188,7 +187,9 @@ _found: dict[tuple[type, str], str | None] = {}
 
 
 def why_no_blocks(model: PreTrainedModel) -> str | None:
-    """Say why rows of a model of this class and config are not continued so; None if they are. Tried once in a process."""
+    """Say why rows of a model are not continued so; None if they are. Its class and config are tried once in a process."""
+    if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
+        return "it is spread over devices"
     key = (type(model), model.config.to_json_string(use_diff=False))
     if key not in _found:
         _found[key] = _why_not_by_config(model) or _why_not_by_copy(model)

@@ -64,7 +64,7 @@ class Penalties:
     >>> penalties.begin(0, [0, 1])
     >>> penalties.add(torch.tensor([0]), torch.tensor([2]))
     >>> penalties.apply(torch.tensor([[3.0, -3.0, 3.0, 3.0]]), torch.tensor([0])).tolist()
-    [[1.5, -6.0, -0.5, 3.0]]
+    [[1.5, -6.0, 0.0, 3.0]]
     """
 
     def __init__(
