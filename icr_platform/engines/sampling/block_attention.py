@@ -187,8 +187,9 @@ def block_attention(
         grouped = query[0, :, :count].transpose(0, 1).unflatten(1, (key.shape[1], -1))
         out[0, :count] = _sampled(layer, grouped, kind, block_step)
     for start, stop in block_step.prompts:
-        parts = (each[:, :, start:stop] for each in (query, key, value))
-        out[:, start:stop] = _prompt(*parts, kind).transpose(1, 2)
+        own = slice(start, stop)
+        attended = _prompt(query[:, :, own], key[:, :, own], value[:, :, own], kind)
+        out[:, own] = attended.transpose(1, 2)
     return out, None
 
 
