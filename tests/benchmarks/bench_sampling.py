@@ -60,7 +60,7 @@ class Budgets(StoppingCriteria):
     def __init__(self, rows: Sequence[Row]) -> None:
         self.ends = torch.tensor([row.budget for row in rows]) + max(len(row.prompt_ids) for row in rows)
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         return self.ends <= input_ids.shape[1]
 
 
