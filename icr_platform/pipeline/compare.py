@@ -218,34 +218,54 @@ def check_judges(sides: Sequence[Side], locate: Locate) -> list[str]:
             f"win rates are left out where a side was not judged: {', '.join(without)}; --judge judges the outputs of all sides"
         )
     for (before, known), (side, run) in pairwise(judged):
-        ours, theirs = known.judged, run.judged
-        assert ours is not None and theirs is not None  # noqa: PT018 - of those above
-        fix = "evaluate both alike, or give --judge to judge the outputs of both now"
-        if ours.settings is None or theirs.settings is None:
-            if ours.judge.split()[-1] not in theirs.judge and theirs.judge.split()[-1] not in ours.judge:
-                raise InputError(
-                    f"icr compare: {before.name} was judged by {ours.judge}, {side.name} by {theirs.judge}; {fix}"
-                )
-            notes.append(
-                f"{before.name} and {side.name}: a folder does not say what its judgments were made against; see that it is the same"
-            )
-            continue
-        if apart := [name for name, value in ours.settings.items() if theirs.settings.get(name) != value]:
-            what = ", ".join(f"{name} {ours.settings[name]} and {theirs.settings.get(name)}" for name in apart)
-            raise InputError(
-                f"icr compare: {before.name} was judged by {ours.judge}, {side.name} by {theirs.judge}, with another {what}; {fix}"
-            )
-        if not ours.digest or ours.digest != theirs.digest:
-            notes += _check_references(before, known, side, run, locate, fix)
+        notes += _check_settings(before, known, side, run)
+    # Judgments of one seed are compared with each other alone where all sides have the same seeds, each maybe with references of its own.
+    seeds = sides[0].seeds if len({frozenset(side.seeds) for side in sides}) == 1 and None not in sides[0].seeds else ()
+    for group in [[one for one in judged if one[1].seed == seed] for seed in seeds] or [judged]:
+        for (before, known), (side, run) in pairwise(group):
+            notes += _check_references(before, known, side, run, locate)
     return notes
 
 
-def _check_references(before: Side, known: SideRun, side: Side, run: SideRun, locate: Locate, fix: str) -> list[str]:
-    """Other prompts make another digest of the same reference outputs: those of the prompts in common are compared."""
+_ALIKE = "evaluate both alike, or give --judge to judge the outputs of both now"
+
+
+def _check_settings(before: Side, known: SideRun, side: Side, run: SideRun) -> list[str]:
+    """Raise InputError where two runs were not judged by the same judge; a note where that cannot be known."""
+    ours, theirs = known.judged, run.judged
+    assert ours is not None and theirs is not None  # noqa: PT018 - of those that were judged
+    if ours.settings is None or theirs.settings is None:
+        if ours.judge.split()[-1] not in theirs.judge and theirs.judge.split()[-1] not in ours.judge:
+            raise InputError(
+                f"icr compare: {before.name} was judged by {ours.judge}, {side.name} by {theirs.judge}; {_ALIKE}"
+            )
+        return [
+            f"{before.name} and {side.name}: a folder does not say what its judgments were made against; see that it is the same"
+        ]
+    if apart := [name for name, value in ours.settings.items() if theirs.settings.get(name) != value]:
+        what = ", ".join(f"{name} {ours.settings[name]} and {theirs.settings.get(name)}" for name in apart)
+        raise InputError(
+            f"icr compare: {before.name} was judged by {ours.judge}, {side.name} by {theirs.judge}, with another {what}; {_ALIKE}"
+        )
+    return []
+
+
+def _check_references(before: Side, known: SideRun, side: Side, run: SideRun, locate: Locate) -> list[str]:
+    """Raise InputError where two runs were judged against other reference outputs.
+
+    Other prompts make another digest of the same reference outputs: those of the prompts in common are compared.
+    """
     assert known.judged is not None and run.judged is not None  # noqa: PT018 - of those that were judged
+    if known.judged.settings is None or run.judged.settings is None:
+        return []
+    if known.judged.digest and known.judged.digest == run.judged.digest:
+        return []
     names = known.judged.references, run.judged.references
+    first, second = (
+        (before.name, side.name) if before is not side else (f"{side.name}, seed {one.seed}," for one in (known, run))
+    )
     refused = InputError(
-        f"icr compare: {before.name} was judged against {names[0]}, {side.name} against {names[1]}, which differ; {fix}"
+        f"icr compare: {first} was judged against {names[0]}, {second} against {names[1]}, which differ; {_ALIKE}"
     )
     try:
         texts = [references_of(one, locate) for one in (known, run)]

@@ -27,7 +27,7 @@ def compare(
     """Seconds, and the rows by metric and language."""
     from icr_platform.cli.commands import run
 
-    outputs = shared_folder() / "data" / "outputs"
+    outputs = shared_folder() / "outputs"
     table = folder / "comparison.csv"
     began = time.perf_counter()
     status = run(

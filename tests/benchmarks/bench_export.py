@@ -6,52 +6,15 @@ at random, each item by one to five; a third of the verdicts is not blind, of a 
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import sqlalchemy as sql
-
+from tests.support.many_verdicts import LANGUAGES, fill
 from tests.support.peak_memory import peak_bytes, start_peak
 
 SAMPLES = 1_000_000
-FILLED = 10_000
-REASONS = ('["untrue", "rude"]', "[]", '["off topic"]')
-
-
-def fill(database: Path, run_id: str, languages: list[str], prompts: int, verdicts: int) -> None:
-    """Rows as the inspector stores them; one by one they would take an hour."""
-    from ui.review.verdict_store import VerdictStore, item_key
-
-    rng = random.Random(7)
-    VerdictStore(str(database))
-    table = sql.Table(
-        "icr_verdicts", sql.MetaData(), autoload_with=(engine := sql.create_engine(f"sqlite:///{database}"))
-    )
-    rows: list[dict[str, Any]] = []
-    while len(rows) < verdicts:
-        number = rng.randrange(prompts) if rng.random() > 0.001 else prompts + 7
-        language, prompt_id = rng.choice(languages), f"prompt-{number:06d}"
-        item = f"pair:1::{language}:{prompt_id}"
-        for reviewer in rng.sample(range(10), rng.choice((1, 1, 2, 3, 5))):
-            rows.append(
-                {
-                    "submission": f"{len(rows):032x}", "item_key": item_key(run_id, item), "item": item, "kind": "pair", "language": language,
-                    "prompt_id": prompt_id, "queue": "random" if rng.random() > 0.2 else "smallest-margin", "left": "chosen",
-                    "right": "rejected", "reviewer": f"Reviewer {chr(65 + reviewer)}", "run_id": run_id,
-                    "choice": rng.choice(("left", "left", "right", "tie", "both-bad", "skip", "withdrawn")),
-                    "reasons": rng.choice(REASONS), "note": "A note of a few words, as people write them." if rng.random() < 0.2 else "",
-                    "created_at": f"2026-01-{1 + len(rows) // 5000 % 28:02d}T10:00:00.000000+00:00", "link": "", "gold": "", "source": "inspector",
-                    "iteration": 1, "base": None, "left_characters": 800, "right_characters": 700, "seconds": 20.0, "margin": 1.0,
-                    "left_score": 1.0, "right_score": 0.0, "blind": rng.random() > 0.1, "disclosed": False, "fast": False,
-                }
-            )  # fmt: skip
-    with engine.begin() as connection:
-        for start in range(0, verdicts, FILLED):
-            connection.execute(sql.insert(table), rows[start : min(start + FILLED, verdicts)])
 
 
 def measure(store: Path, database: Path, run_id: str, formats: str, output: Path) -> None:
@@ -79,11 +42,11 @@ def main(arguments: list[str]) -> None:
     if not (folder / "run").exists():
         run = synthetic_runs.million_run(synthetic_runs.open_tracker(folder), folder / "artifacts", SAMPLES)
         (folder / "run").write_text(run.run_id)
-    run_id, languages = (folder / "run").read_text(), ["en", "bn", "de", "es", "fr", "ru", "sw", "th", "zh"]
+    run_id = (folder / "run").read_text()
     for size in sizes:
         database = folder / f"verdicts-{size}.db"
         if not database.exists():
-            fill(database, run_id, languages, SAMPLES // 10 // len(languages), size)
+            fill(database, run_id, SAMPLES // 10 // len(LANGUAGES), size)
         for formats in ("csv,parquet,trl,pairs,items", "all"):
             output = folder / f"out-{size}-{formats[:3]}"
             call = ["--measure", str(store), str(database), run_id, formats, str(output)]

@@ -1,10 +1,14 @@
-"""The platform on one GPU, in ten minutes: `python tests/benchmarks/gpu_rehearsal.py [--tiny] [--parts NAME,NAME] [--out FILE]`.
+"""The platform on one GPU, in ten minutes.
+
+    python tests/benchmarks/gpu_rehearsal.py [--tiny] [--parts NAME,NAME] [--out FILE]     # FILE goes on where it was stopped
+    python tests/benchmarks/gpu_rehearsal.py --table FILE                                  # its lines become README's table
 
 Each part runs in a process of its own, bounded in time, prints one JSON line, and is followed by the next whatever became of it:
-`{"part", "ok", "seconds", ...figures}`, or `{"part", "ok": false, "why"}`. Models have random weights in the shapes of Llama 3.2 1B
-and Llama 3 8B, in bfloat16; nothing is downloaded. Model FLOPs are 2 per weight and token that must be computed (6 in training), the LM head
-for what predicts a response token only; MFU is their share of the rate that a matrix product of 8192 x 8192 x 8192 reaches in the same
-part. With --tiny the same code runs small models on the CPU, to show that it works before a GPU is at hand.
+`{"part", "ok", "seconds", ...figures}`, or `{"part", "ok": false, "why"}`. Parts that FILE has already, with figures, are not run again.
+Models have random weights in the shapes of Llama 3.2 1B and Llama 3 8B, in bfloat16; nothing is downloaded. Model FLOPs are 2 per weight and
+token that must be computed (6 in training, 4 with LoRA), the LM head for what predicts a response token only; MFU is their share of the rate
+that a matrix product of 8192 x 8192 x 8192 reaches in the same part. With --tiny the same code runs small models on the CPU, two parts
+at once, to show that it works before a GPU is at hand.
 """
 
 from __future__ import annotations
@@ -19,10 +23,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +38,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from icr_platform.engines.scoring.logprobs import CompletionScorer, Group
 from icr_platform.models.chat import encode_prompt
 from tests.benchmarks.bench_annotate import needed_operations, score_naively
+from tests.support.readme_tables import put_table
 from tests.support.tiny_models import chatml_tokenizer
 
 SECONDS = 150  # of one part, at most
@@ -65,19 +72,92 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="small models and texts, on the CPU too")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--out", type=Path, help="file to which the lines are appended")
+    parser.add_argument(
+        "--table", type=Path, help="print a Markdown table of this file's lines, and put it into README.md"
+    )
+    parser.add_argument("--readme", type=Path, default=Path(__file__).with_name("README.md"), help=argparse.SUPPRESS)
     parser.add_argument("--only", choices=PARTS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.only:
         print(json.dumps(PARTS[given.only](given.tiny)))
-        return
-    if DEVICE == "cpu" and not given.tiny:
-        sys.exit("skipped: needs a CUDA device; --tiny runs the same parts small, on the CPU")
-    for part in given.parts.split(","):
-        line = json.dumps(in_its_own_process(part, given.tiny))
-        print(line, flush=True)
-        if given.out:
-            with given.out.open("a", encoding="utf-8") as lines:
-                lines.write(line + "\n")
+    elif given.table:
+        table = table_of(lines_in(given.table))
+        put_table(given.readme, "gpu_rehearsal", table)
+        print(table)
+    else:
+        if DEVICE == "cpu" and not given.tiny:
+            sys.exit("skipped: needs a CUDA device; --tiny runs the same parts small, on the CPU")
+        names = given.parts.split(",")
+        if unknown := [name for name in names if name not in PARTS]:
+            parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
+        run_parts(names, given.tiny, given.out)
+
+
+def run_parts(names: Sequence[str], tiny: bool, out: Path | None) -> None:
+    """Run parts and print their lines in that order. out: receives the lines; what it has is not run again."""
+    done = {line["part"] for line in lines_in(out) if line["ok"]} if out and out.exists() else set()
+    wanted = [name for name in names if name not in done]
+    with ThreadPoolExecutor(2 if tiny and DEVICE == "cpu" else 1) as pool:  # each waits for a process
+        for figures in pool.map(lambda name: in_its_own_process(name, tiny), wanted):
+            line = json.dumps(figures)
+            print(line, flush=True)
+            if out:
+                with out.open("a", encoding="utf-8") as lines:
+                    lines.write(line + "\n")
+
+
+def lines_in(path: Path) -> list[Figures]:
+    """A file's lines, the last of each part."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return list({line["part"]: line for line in lines}.values())
+
+
+def table_of(lines: Sequence[Figures]) -> str:
+    """Rows of what was measured, as README has them, and why parts have no figures."""
+    rows = ["| part | tokens/s | MFU | beside it |", "|---|---|---|---|"]
+    for line in lines:
+        if not line["ok"]:
+            rows.append(f"| {line['part']} | | | failed: {line['why'][:200]} |".replace("\n", " "))
+        elif line["part"] in ROWS:
+            rows.append(ROWS[line["part"]](line))
+    return "\n".join(rows)
+
+
+def row_of_scoring(line: Figures) -> str:
+    return (
+        f"| annotate, {line['shape']} shape, bfloat16 | {line['tokens_per_s']:,} response tokens | {line['mfu_of_product_rate']:.0%} | "
+        f"{line['times_naive']} times the naive loop (batches of 3, padded), which computes each prompt anew{memory_of_line(line)} |"
+    )
+
+
+def row_of_training(line: Figures) -> str:
+    weights = f"LoRA of rank {line['lora_rank']}" if line["lora_rank"] else "all weights"
+    return (
+        f"| train, {line['shape']} shape, {weights}, checkpointing | {line['tokens_per_s']:,} | {line['mfu_of_product_rate']:.0%} | "
+        f"{line['step_s']:.2f} s a step of 8 pairs{memory_of_line(line)} |"
+    )
+
+
+def row_of_sampling(line: Figures) -> str:
+    vllm = line["vllm"] if isinstance(line["vllm"], str) else f"{line['vllm']['tokens_per_s']:,} tokens/s"
+    speed = line["transformers"]["tokens_per_s"]
+    return f"| generate, {line['shape']} shape, built-in sampler, 128 rows | {speed:,} | | vLLM: {vllm} |"
+
+
+def row_of_attention(line: Figures) -> str:
+    others = ", ".join(f"{name} {speed:,}" for name, speed in line["own_tokens_per_s"].items())
+    return f"| attention, {line['shape']} shape, packed | {line['packed_tokens_per_s']:,} response tokens | | the naive loop with {others} |"
+
+
+def row_of_iteration(line: Figures) -> str:
+    return f"| one iteration of the demo | | | {line['iterate_s']} s, MLflow included |"
+
+
+def memory_of_line(line: Figures) -> str:
+    if line.get("peak_gb") is None:
+        return ""
+    predicted = f", {line['predicted_gb']} predicted" if "predicted_gb" in line else ""
+    return f"; {line['peak_gb']} GB{predicted}"
 
 
 def in_its_own_process(part: str, tiny: bool) -> Figures:
@@ -199,7 +279,7 @@ def scoring(shape: str) -> Callable[[bool], Figures]:
 
     def measure(tiny: bool) -> Figures:
         from icr_platform.annotation.config import AnnotateConfig
-        from icr_platform.planning.capacity import Work, memory_of, model_shape
+        from icr_platform.planning.capacity import Work
 
         size = size_of(tiny, shape)
         groups, rate = random_groups(size), product_rate(tiny)
@@ -213,26 +293,49 @@ def scoring(shape: str) -> Callable[[bool], Figures]:
         naive = seconds_of(lambda: score_naively(model, few), 1) * operations / needed_operations(model, few)
         tokens = sum(len(y) for group in groups for y in group.completions)
 
-        class Stages(NamedTuple):
-            annotate: AnnotateConfig
-
-        predicted = memory_of(
-            Work("annotate", tokens, size.prompt_tokens), Stages(AnnotateConfig()),
-            model_shape(model.config, sum(p.numel() for p in model.parameters())), 2, None if DEVICE == "cpu" else _any_device(), 1,
-        )  # fmt: skip
+        work = Work("annotate", tokens, size.prompt_tokens)
+        predicted = predicted_gb(work, {"annotate": AnnotateConfig()}, model.config, 2)
         return {
             "shape": size.shape, "packed": scorer.packed, "response_tokens": tokens, "tokens_per_s": round(tokens / ours),
             "mfu_of_product_rate": round(operations / ours / rate, 3), "times_naive": round(naive / ours, 2),
-            "peak_gb": peak, "predicted_gb": round(predicted / 1e9, 2), "pack_tokens": scorer.pack_tokens,
+            "peak_gb": peak, "predicted_gb": predicted, "pack_tokens": scorer.pack_tokens,
         }  # fmt: skip
 
     return measure
 
 
-def _any_device() -> Any:
-    from icr_platform.planning.capacity import DEVICES
+def predicted_gb(work: Any, stages: Mapping[str, Any], config: Any, weight_bytes: int) -> float:
+    """What `icr check` predicts as the peak of a stage on this device. stages: settings of the stages that the prediction looks at."""
+    from icr_platform.planning.capacity import DEVICES, memory_of, model_shape
 
-    return DEVICES["H100"]
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in LlamaForCausalLM(config).parameters())
+    device = None if DEVICE == "cpu" else DEVICES["H100"]  # whatever the GPU is: its size does not enter
+    return round(
+        memory_of(work, SimpleNamespace(**stages), model_shape(config, parameters), weight_bytes, device, 1) / 1e9, 2
+    )
+
+
+def attention(tiny: bool) -> Figures:
+    """Response tokens per second of packs, and of the naive loop with each attention that transformers has here."""
+    size = size_of(tiny, "1B")
+    groups, model = random_groups(size), random_model(size.shape, torch.bfloat16)
+    scorer = CompletionScorer(model)
+
+    def speed(score: Callable[[Sequence[Group]], Any], some: Sequence[Group]) -> int:
+        tokens = sum(len(completion) for group in some for completion in group.completions)
+        return round(tokens / seconds_of(lambda: score(some), 1))
+
+    packed, own = speed(scorer.score, groups), {}
+    for name in ("eager", "sdpa", "flash_attention_2"):
+        if name == "flash_attention_2" and not find_spec("flash_attn"):
+            continue
+        model.set_attn_implementation(name)
+        own[name] = speed(lambda some: score_naively(model, some), groups[:2])
+    return {
+        "shape": size.shape, "packed": scorer.packed, "packed_tokens_per_s": packed, "own_tokens_per_s": own,
+        "fastest": max({"packed": packed, **own}.items(), key=lambda pair: pair[1])[0],
+    }  # fmt: skip
 
 
 def write_model(folder: Path, shape: str) -> Path:
@@ -280,6 +383,8 @@ def training(shape: str, lora_rank: int) -> Callable[[bool], Figures]:
 
     def measure(tiny: bool) -> Figures:
         from icr_platform.core.stage_protocol import StageContext
+        from icr_platform.engines.sampling.settings import SamplingSettings
+        from icr_platform.planning.capacity import Work
         from icr_platform.training.config import TrainConfig
         from icr_platform.training.stage import read, run
 
@@ -306,9 +411,11 @@ def training(shape: str, lora_rank: int) -> Callable[[bool], Figures]:
         step = statistics.median(np.diff(ends))
         weights = matmul_weights(model)
         tokens = sequences / 8  # of a step, in which 8 of the 64 pairs are
+        stages = {"train": config, "generate": SamplingSettings(max_tokens=size.response_tokens)}
+        predicted = predicted_gb(Work("train", 64, size.prompt_tokens, trained=sequences), stages, model, 2)
         return {
             "shape": size.shape, "lora_rank": lora_rank, "stage_s": round(wall, 1), "step_s": round(step, 3),
-            "tokens_per_s": round(tokens / step), "peak_gb": peak,
+            "tokens_per_s": round(tokens / step), "peak_gb": peak, "predicted_gb": predicted,
             "mfu_of_product_rate": round((4 if lora_rank else 6) * weights * tokens / step / rate, 3),
         }  # fmt: skip
 
@@ -364,6 +471,7 @@ def iteration(tiny: bool) -> Figures:
 PARTS: dict[str, Callable[[bool], Figures]] = {
     "machine": machine,
     "correctness": correctness,
+    "attention": attention,
     "score-1B": scoring("1B"),
     "score-8B": scoring("8B"),
     "sample": sampling,
@@ -372,6 +480,17 @@ PARTS: dict[str, Callable[[bool], Figures]] = {
     "iteration": iteration,
 }
 """In the order in which they run: what a later part needs is not made by an earlier one."""
+
+ROWS: dict[str, Callable[[Figures], str]] = {
+    "attention": row_of_attention,
+    "score-1B": row_of_scoring,
+    "score-8B": row_of_scoring,
+    "sample": row_of_sampling,
+    "train-1B": row_of_training,
+    "train-1B-lora": row_of_training,
+    "iteration": row_of_iteration,
+}
+"""A part's row in README's table."""
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def check_figures(rows: list[dict[str, Any]], metrics: dict[str, float], page: s
     coded = [[float("nan") if side is None else values.index(side) for side in row] for row in table]
     alpha = krippendorff.alpha(reliability_data=coded, level_of_measurement="nominal")
     assert metrics["human_reliability/krippendorff_alpha"] == pytest.approx(alpha, abs=1e-9)
-    assert f"{alpha:.2f}" in text
+    assert f"{alpha:.2f}".replace("-", "−") in text
     scores = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
     for a, b in combinations(names, 2):
         both = [(shared[item][a], shared[item][b]) for item in shared if a in shared[item] and b in shared[item]]

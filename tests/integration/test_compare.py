@@ -105,6 +105,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.add("judge-b", "judge-b", 1, (-1.0,), judge_api_model="judge-b")
         elsewhere = write_references(folder / "elsewhere", PROMPTS, first_answer(98))
         made.add("against-b", "against-b", 1, (-1.0,), reference_outputs=str(elsewhere))
+        for seed, place in ((1, None), (2, str(elsewhere))):  # as in a world that is made anew with each seed
+            own = {} if place is None else {"reference_outputs": place}
+            made.add(f"made-{seed}", "made", seed, (-1.0,), **own)
+            made.add(f"anew-{seed}", "anew", seed, (0.5,), **own)
         made.add("fewer", "fewer", 1, (-1.0,), prompts=PROMPTS[:8] + PROMPTS[12:18])
         made.add("chinese", "chinese", 1, (-1.0,), prompts=OTHER_LANGUAGE)
         made.add("gone", "gone", 1, (-1.0,))
@@ -221,6 +225,21 @@ def test_seeds_of_a_name_are_paired_and_length_controlled(world: World) -> None:
     assert row_of(found, "lc_win_rate", "en", "after")["n"] == row_of(found, "win_rate", "en", "after")["n"] > 9
     assert set(found.table["second_side"]) == {"after", "grid-y"}
     assert found.costs.set_index("side")["gpu_hours"].to_dict() == {"after@0": 0.5, "after": 1.0, "grid-y": 1.0}
+
+
+def test_each_seed_may_have_references_of_its_own(world: World) -> None:
+    """What is compared was judged against the same; seeds of other sides have to have that in common."""
+    row = row_of(world.compare("made", "anew"), "win_rate", "es")
+    assert (row["first_runs"], row["second_runs"], row["by_seed"]) == (2, 2, True)
+    assert row["difference"] > 0
+    with pytest.raises(
+        InputError, match=r"^icr compare: anew was judged against .+, before@0 against .+, which differ"
+    ):
+        world.compare("anew", "before@0")
+    with pytest.raises(
+        InputError, match=r"anew, seed 1, was judged against .+, anew, seed 2, against .+, which differ"
+    ):
+        world.compare(f"{world.ids['before-1']}@0", "anew")
 
 
 def test_a_sweep_is_its_arms_and_holm_is_over_all(world: World) -> None:
