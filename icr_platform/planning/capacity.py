@@ -278,6 +278,7 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
 
     shards: devices that training's weights and states are split over.
     """
+    from icr_platform.engines.sampling.block_cache import GROWTH
     from icr_platform.engines.scoring.cpu_linear import lays_out
 
     process = PROCESS_BYTES if device is None else 0  # which does not count on a GPU
@@ -304,10 +305,14 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
     settings = config.eval if work.stage == "eval" else config.generate
     if settings.sampler == "vllm" and device is not None:
         return int(settings.gpu_memory * device.memory)  # the engine takes its share at once
-    context = settings.max_tokens + int(_LONG_PROMPT * work.prompt_tokens)
-    cache = settings.batch_size * context * shape.layers * shape.key_value * weight_bytes
+    # The samples of a prompt look at the same keys and values; the response of every row may be the longest.
+    prompts = math.ceil(settings.batch_size / settings.samples) + 1
+    tokens = settings.batch_size * settings.max_tokens + prompts * int(_LONG_PROMPT * work.prompt_tokens)
+    cache = GROWTH * tokens * shape.layers * shape.key_value * weight_bytes
     logits = settings.batch_size * shape.vocabulary * 4
-    return int(process + weights + 2 * cache + 3 * logits)  # the cache grows into a copy; logits are sorted
+    if device is None and weight_bytes == 4 and lays_out(shape.matmul):
+        weights += weight_bytes * shape.matmul
+    return int(process + weights + cache + 3 * logits)  # logits, at the temperature, and as weights
 
 
 def _head_bytes(tokens: int, train: Any, shape: ModelShape, weight_bytes: int, is_cpu: bool) -> int:
