@@ -17,12 +17,11 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from icr_platform.core.artifacts import text_digest
 from icr_platform.core.conversations import ASSISTANT, Conversation
+from icr_platform.engines.sampling.decoding import Decoder, Row
 from icr_platform.engines.sampling.sampler import Dropped, token_budget
 from icr_platform.engines.sampling.settings import SamplingSettings
-from icr_platform.engines.sampling.transformers_sampler import Row, decode, make_warpers
 from icr_platform.models.chat import RefusedTextError, encode_prompt, encode_response, stop_ids
 from icr_platform.models.context import context_of
-from icr_platform.models.left_padding import find_batching
 from icr_platform.models.loading import generation_eos
 from icr_platform.models.thinking import encode_answer_prompt, read_response
 
@@ -138,7 +137,9 @@ class PolicyModel(HFLM):  # type: ignore[misc]  # lm_eval has no types
         """What the policy answers to each prompt, with the options of one task; '' where the prompt does not fit its context."""
         settings, context = _sampling(options), context_of(self.model.config)
         self.unused |= set(options) - _OWN_STEPS - _TAKEN
-        rows: dict[int, Row] = {}
+        answers = [""] * len(prompts)
+        asked: list[int] = []
+        rows: list[Row] = []
         for index, prompt in enumerate(prompts):
             ids = self._ids(prompt, is_answered_at_once=False)
             budget = token_budget(len(ids), settings.max_tokens, context)
@@ -146,20 +147,18 @@ class PolicyModel(HFLM):  # type: ignore[misc]  # lm_eval has no types
                 self.faults[TOO_LONG] += 1
             else:
                 seed = int(text_digest(str(self._seed), prompt, str(index))[:16], 16)
-                rows[index] = Row(tuple(ids), seed, budget, settings.temperature)
-        stops = frozenset(stop_ids(self.framing, generation_eos(self._policy, self._chat.trust_remote_code)))
-        batching, warpers = find_batching(self.model), make_warpers(settings)
-        size = int(self.batch_size) if batching.rows is None else 1
-        longest_first = sorted(rows, key=lambda index: -len(rows[index].prompt_ids))
-        answers = [""] * len(prompts)
-        for start in range(0, len(longest_first), size):
-            batch = longest_first[start : start + size]
-            decoded = decode(self.model, [rows[index] for index in batch], warpers, stops, batching, settings)
-            for index, token_ids in zip(batch, decoded, strict=True):
-                found = read_response(self.framing, rows[index].prompt_ids, token_ids)
-                self.faults[CUT_THOUGHT] += found.is_cut
-                self.faults[NOT_FINITE] += not token_ids
-                answers[index] = cut_at(found.answer, options["until"])
+                asked.append(index)
+                rows.append(Row(tuple(ids), seed, budget, settings.temperature))
+
+        def done(number: int, token_ids: list[int]) -> None:
+            found = read_response(self.framing, rows[number].prompt_ids, token_ids)
+            self.faults[CUT_THOUGHT] += found.is_cut
+            self.faults[NOT_FINITE] += not token_ids
+            answers[asked[number]] = cut_at(found.answer, options["until"])
+
+        stops = stop_ids(self.framing, generation_eos(self._policy, self._chat.trust_remote_code))
+        if rows:
+            Decoder(self.model, settings, stops).decode(rows, int(self.batch_size), done)
         return answers
 
 

@@ -276,7 +276,7 @@ def _try(copy: PreTrainedModel, longest: int | None) -> Batching:
 
     def padded() -> float:
         alone = torch.cat([logits_alone(copy, prompt) for prompt in prompts])
-        return _difference(next_logits(copy, prompts, Batching()), alone)
+        return largest_difference(next_logits(copy, prompts, Batching()), alone)
 
     padding = _why_not(padded, _NATS)
     if padding is not None:
@@ -319,7 +319,7 @@ def _continued(
         if step in kept:
             state.keep(torch.tensor(kept[step], device=model.device))
             rows = [rows[row] for row in kept[step]]
-        largest = max(largest, _difference(state.logits, torch.cat([logits_alone(model, row) for row in rows])))
+        largest = max(largest, largest_difference(state.logits, torch.cat([logits_alone(model, row) for row in rows])))
         token = [(7 * step + 31 * index) % (VOCABULARY - FIRST_ID) + FIRST_ID for index in range(len(rows))]
         token = [one % state.logits.shape[-1] for one in token]
         rows = [[*row, one] for row, one in zip(rows, token, strict=True)]
@@ -327,7 +327,7 @@ def _continued(
     return largest
 
 
-def _difference(logits: Tensor, others: Tensor) -> float:
+def largest_difference(logits: Tensor, others: Tensor) -> float:
     """The largest difference of log-probabilities, but for tokens that are next to impossible (below e^-12)."""
     ours, theirs = logits.double().log_softmax(-1), others.double().log_softmax(-1)
     return float((ours - theirs).abs().masked_fill(theirs < -12, 0.0).nan_to_num(torch.inf).max())

@@ -134,6 +134,7 @@ def sampling_of(model: Opened, settings: SamplingSettings) -> list[str]:
 
 
 def _engine(model: Opened, settings: SamplingSettings) -> str:
+    from icr_platform.engines.sampling.block_rows import why_no_blocks
     from icr_platform.models.left_padding import find_batching
     from icr_platform.models.small_copy import NoCopyError, small_copy
 
@@ -145,6 +146,8 @@ def _engine(model: Opened, settings: SamplingSettings) -> str:
         small_copy(model.skeleton)
     except NoCopyError as error:
         return f"one row at a time ({error})"
+    if why_no_blocks(model.skeleton) is None:
+        return f"{settings.batch_size} rows at a time, each replaced as soon as it ends"
     batching = find_batching(model.skeleton)
     if batching.cache is not None:
         return f"one row at a time, each token computed anew: {batching.cache}"

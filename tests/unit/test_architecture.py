@@ -33,7 +33,14 @@ ALLOWED: dict[str, set[str]] = {
     "engines.endpoints": {"core"},
     "engines.scoring": {"core", "models", "engines.execution"},
     "engines.judging": {"core", "models", "engines.endpoints"},
-    "engines.sampling": {"core", "models", "engines.endpoints", "engines.execution", "engines.identification"},
+    "engines.sampling": {
+        "core",
+        "models",
+        "engines.endpoints",
+        "engines.execution",
+        "engines.identification",
+        "engines.scoring",
+    },
     **dict.fromkeys(STAGES, FLOOR | ENGINES),
     "evaluation": FLOOR | ENGINES | {"report"},  # the radar lies within the ratings
     "tracking": {"core"},

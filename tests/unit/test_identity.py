@@ -573,6 +573,9 @@ def with_other_prose(text: str) -> str:
 CODE = [
     # (stage, settings, module, whether it makes this stage's numbers)
     ("generate", {}, "engines.sampling.transformers_sampler", True),
+    ("generate", {}, "engines.sampling.decoding", True),
+    ("generate", {}, "engines.sampling.block_attention", True),
+    ("generate", {}, "engines.sampling.token_choice", True),
     ("generate", {}, "engines.sampling.response_parts", True),
     ("generate", {}, "models.chat", True),
     ("generate", {}, "engines.identification.language_id", True),

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icr_platform.engines.judging.local_judge import LocalJudge, label_ids
 from icr_platform.engines.judging.pairwise import MODEL_FIRST, Pair, Template
+from icr_platform.engines.sampling import block_rows
 from icr_platform.engines.sampling.sampler import Request
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
@@ -81,11 +82,11 @@ def test_sampled_tokens_are_those_of_each_row_alone(family: str, tiny_model: Pat
     tokenizer = load_tokenizer(str(tiny_model))
     model = tiny(family, len(tokenizer))
     sampler = assert_samples_its_own(model, tokenizer, 8)
-    batching = sampler.batching
+    batching = sampler.decoder.batching
     assert (batching.rows is None, batching.cache is None) == FAMILIES[family], batching
 
 
-@pytest.mark.parametrize("family", ["Llama", "Qwen3Next"])
+@pytest.mark.parametrize("family", ["Bloom", "Qwen3Next"])
 def test_rows_that_a_cache_cannot_drop_stay_until_the_last_one_ends(
     family: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,14 +103,14 @@ def test_rows_that_a_cache_cannot_drop_stay_until_the_last_one_ends(
     likely = [own_greedy(model, encode_prompt(tokenizer, text), frozenset(), 3)[-1] for text in TEXTS[:2]]
     monkeypatch.setattr("icr_platform.engines.sampling.transformers_sampler.stop_ids", lambda *_: likely)
     sampler = assert_samples_its_own(model, tokenizer, 12)
-    assert sampler.batching == Batching(leaving="stay")
+    assert sampler.decoder.batching == Batching(leaving="stay")
 
 
 def test_frequencies_of_the_longest_row_do_not_reach_the_others(tiny_model: Path) -> None:
     """Prompts below, at and above 48 tokens; rows pass the limit while they are sampled."""
     tokenizer = load_tokenizer(str(tiny_model))
     sampler = assert_samples_its_own(longrope(len(tokenizer)), tokenizer, 40)
-    assert sampler.batching == Batching(longest=48)
+    assert sampler.decoder.batching == Batching(longest=48)
 
 
 def assert_samples_its_own(
@@ -150,11 +151,12 @@ def test_a_model_that_cannot_be_shrunk_goes_one_row_at_a_time(
     def refuse(model: PreTrainedModel) -> PreTrainedModel:
         raise NoCopyError("a small copy of it does not run (KeyError: 'sizes')")
 
-    monkeypatch.setattr(left_padding, "small_copy", refuse)
-    monkeypatch.setattr(left_padding, "_found", {})
+    for module in (left_padding, block_rows):
+        monkeypatch.setattr(module, "small_copy", refuse)
+        monkeypatch.setattr(module, "_found", {})
     tokenizer = load_tokenizer(str(tiny_model))
     sampler = assert_samples_its_own(tiny("Llama", len(tokenizer)), tokenizer, 6)
-    assert sampler.batch_size == 1
+    assert sampler.decoder.batching.rows is not None
     assert "generates one row at a time: a small copy of it does not run (KeyError: 'sizes')" in caplog.text
 
 

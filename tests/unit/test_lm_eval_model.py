@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("lm_eval", reason="needs the extra 'benchmarks'")
 
 from icr_platform.core.config import ChatSettings
-from icr_platform.evaluation import lm_eval_model
+from icr_platform.engines.sampling.decoding import Decoder, Done
 from icr_platform.evaluation.lm_eval_model import CUT_PROMPT, CUT_THOUGHT, REFUSED, TOO_LONG, PolicyModel
 from icr_platform.models.chat import bind
 from tests.support.tiny_models import CHATML, chatml_tokenizer
@@ -108,10 +108,11 @@ def generated(
 ) -> list[str]:
     """The answers that are read from what the policy generates: `texts`, with its end of turn."""
 
-    def decode(_: object, rows: list[Any], *__: object) -> list[list[int]]:
-        return [model.framing.encode(text + "<|im_end|>", add_special_tokens=False) for text in texts[: len(rows)]]
+    def decode(_: object, rows: list[Any], batch_size: int, done: Done) -> None:
+        for index, text in enumerate(texts[: len(rows)]):
+            done(index, model.framing.encode(text + "<|im_end|>", add_special_tokens=False))
 
-    monkeypatch.setattr(lm_eval_model, "decode", decode)
+    monkeypatch.setattr(Decoder, "decode", decode)
     framed = model.apply_chat_template([{"role": "user", "content": prompt}])
     request = SimpleNamespace(args=(framed, {"until": until, "do_sample": False, "max_gen_toks": 40}))
     return model.generate_until([request] * len(texts), disable_tqdm=True)

@@ -116,7 +116,7 @@ MODELS: dict[str, tuple[PreTrainedConfig, dict[str, str]]] = {
         {
             "kind": "llama (LlamaForCausalLM), 0.0442 million parameters, files in float32",
             "context": "256 tokens",
-            "generate": "in batches of up to 64 rows",
+            "generate": "64 rows at a time, each replaced as soon as it ends",
             "annotate": "in packs of up to 8,192 tokens, without padding",
         },
     ),

@@ -23,11 +23,12 @@ from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.faults import TOO_LONG
 from icr_platform.core.stage_protocol import StageContext
 from icr_platform.demo import IDENTIFIER
-from icr_platform.engines.sampling import transformers_sampler
 from icr_platform.engines.sampling.choice import check_policy, engine_notes, make_sampler
+from icr_platform.engines.sampling.decoding import Decoder, Done, Row
 from icr_platform.engines.sampling.sampler import Dropped, Request, Sample, row_seed
 from icr_platform.engines.sampling.settings import SamplingSettings
-from icr_platform.engines.sampling.transformers_sampler import Row, TransformersSampler, uniforms
+from icr_platform.engines.sampling.token_choice import Uniforms, choose_tokens, make_filters, make_penalties
+from icr_platform.engines.sampling.transformers_sampler import TransformersSampler
 from icr_platform.evaluation import mt_bench_stage
 from icr_platform.evaluation import stage as evaluation
 from icr_platform.evaluation.config import EvalConfig, MtBenchConfig
@@ -150,10 +151,13 @@ def test_penalties_are_those_of_a_loop_over_tokens() -> None:
             repetition_penalty=repetition, frequency_penalty=frequency, presence_penalty=presence
         )
         prompts = [random.integers(0, 12, size).tolist() for size in (1, 5, 3)]
-        rows = [Row(tuple(prompt), 0, 9, 1.0) for prompt in prompts]
-        penalties = transformers_sampler.make_penalties(settings, rows, 12, device)
+        penalties = make_penalties(settings, 3, 12, device)
         assert penalties is not None
         responses: list[list[int]] = [[], [], []]
+        penalties.begin(1, [7, 8])  # of the row that was at this place before
+        penalties.add(torch.tensor([1]), torch.tensor([3]))
+        for place, prompt in enumerate(prompts):
+            penalties.begin(place, prompt)
         for alive in ([0, 1, 2], [0, 1, 2], [0, 2], [0, 2], [2], [2]):  # rows leave as they end
             logits = torch.from_numpy(random.normal(size=(len(alive), 12)) * 3).float()
             seen = penalties.apply(logits, torch.tensor(alive))
@@ -166,7 +170,7 @@ def test_penalties_are_those_of_a_loop_over_tokens() -> None:
             penalties.add(torch.tensor(alive), torch.tensor(tokens))
             for row, token in zip(alive, tokens, strict=True):
                 responses[row].append(token)
-    assert transformers_sampler.make_penalties(SamplingSettings(), rows, 12, device) is None
+    assert make_penalties(SamplingSettings(), 3, 12, device) is None
 
 
 @pytest.mark.parametrize("penalty", [0.7, 1.0, 1.5])
@@ -238,22 +242,29 @@ def test_the_context_limits_prompt_and_response_together(tiny_model: Path) -> No
 
 
 def test_without_enough_memory_the_batch_is_halved(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was finished before is kept, and told once."""
     expected = sampler_of(tiny_model, max_tokens=5).sample(REQUESTS, 3, seed=0)
-    decode, sizes = transformers_sampler.decode, []
+    decode, sizes, told = Decoder.decode, list[tuple[int, int]](), list[int]()
 
-    def scarce(model: Any, rows: Sequence[Any], *rest: Any) -> list[list[int]]:
-        sizes.append(len(rows))
-        if len(rows) > limit:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return decode(model, rows, *rest)
+    def scarce(self: Decoder, rows: Sequence[Row], batch_size: int, done: Done) -> None:
+        sizes.append((len(rows), batch_size))
 
-    monkeypatch.setattr(transformers_sampler, "decode", scarce)
-    limit = 4
-    assert sampler_of(tiny_model, max_tokens=5).sample(REQUESTS, 3, seed=0) == expected
-    assert sizes == [12, 6, 3, 3, 3, 3]
+        def up_to_five(index: int, token_ids: list[int]) -> None:
+            if batch_size > limit and len(told) == 5:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            done(index, token_ids)
+
+        decode(self, rows, batch_size, up_to_five)
+
+    monkeypatch.setattr(Decoder, "decode", scarce)
+    limit = 2
+    assert sampler_of(tiny_model, max_tokens=5).sample(REQUESTS, 3, 0, lambda rows, _: told.extend([rows])) == expected
+    assert sizes == [(12, 64), (7, 6), (7, 3), (7, 1)]
+    assert told == [1] * 12
     limit = 0
+    told.clear()
     with pytest.raises(IcrError, match="memory does not hold"):
-        sampler_of(tiny_model, max_tokens=5).sample(REQUESTS, 3, seed=0)
+        sampler_of(tiny_model, max_tokens=5).sample(REQUESTS, 3, 0, lambda rows, _: told.extend([rows]))
 
 
 def test_broken_weights_are_an_error_not_a_token(tiny_model: Path) -> None:
@@ -267,11 +278,43 @@ def test_broken_weights_are_an_error_not_a_token(tiny_model: Path) -> None:
 def test_uniforms_are_a_rows_own_and_below_one() -> None:
     seeds = [row_seed(0, request, index) for request in REQUESTS for index in range(50)]
     assert len(set(seeds)) == len(seeds)
-    stream = uniforms(seeds, 200)
-    assert torch.equal(uniforms(seeds[5:7], 100), stream[5:7, :100])
-    assert stream.min() >= 0
-    assert stream.max() < 1
-    assert stream.mean() == pytest.approx(0.5, abs=4 * (1 / 12 / stream.numel()) ** 0.5)
+    streams, others = Uniforms(len(seeds)), Uniforms(2)
+    for place, seed in enumerate(seeds):
+        streams.begin(place, seed)
+    drawn = np.stack([streams.draw(np.arange(len(seeds))) for _ in range(200)], 1)
+    others.begin(0, seeds[3])
+    others.draw(np.array([0]))
+    for place in (0, 1):  # the first takes the place of a row that had begun
+        others.begin(place, seeds[5 + place])
+    assert np.array_equal(np.stack([others.draw(np.array([1, 0])) for _ in range(100)], 1)[::-1], drawn[5:7, :100])
+    assert drawn.min() >= 0
+    assert drawn.max() < 1
+    assert drawn.mean() == pytest.approx(0.5, abs=4 * (1 / 12 / drawn.size) ** 0.5)
+
+
+@pytest.mark.parametrize("vocabulary", [3, 256, 700])
+def test_a_token_is_where_the_cumulative_distribution_passes_the_number(vocabulary: int) -> None:
+    """Against the naive inversion in float64; numbers at the bounds of tokens, runs of tokens that are ruled out."""
+    random = np.random.default_rng(vocabulary)
+    logits = torch.from_numpy(random.normal(size=(400, vocabulary)) * 4).float()
+    logits[100:200, : vocabulary // 2] = -torch.inf
+    logits[200:300, -(vocabulary // 3) :] = -torch.inf
+    logits[300:, 1:-1] = -torch.inf
+    uniform = np.where(random.random(400) < 0.2, 0.0, random.random(400))
+    uniform[::7] = 1 - 2.0**-52
+    logits[:2] = torch.tensor([torch.nan, torch.inf])[:, None]
+    temperature = np.where(random.random(400) < 0.1, 0.0, 0.7)
+    tokens = choose_tokens(logits, uniform, temperature, make_filters(SamplingSettings())).tolist()
+    assert tokens[:2] == [-1, -1]
+    for row in range(2, 400):
+        weights = np.exp((logits[row] - logits[row].max()).double().numpy() / 0.7)
+        bounds = np.concatenate([[0.0], weights.cumsum() / weights.sum()])
+        if not temperature[row]:
+            assert tokens[row] == int(logits[row].argmax())
+            continue
+        assert weights[tokens[row]] > 0
+        # Numbers nearer to a bound than float32 weights are exact may fall on either side of it.
+        assert bounds[tokens[row]] - 1e-6 <= uniform[row] <= bounds[tokens[row] + 1] + 1e-6
 
 
 def test_engines_that_cannot_work_here_are_bad_input(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,9 +154,16 @@ class EngineQueue(Generic[P, R]):
 
 
 def answer_shards(
-    queue: EngineQueue[P, R], shards: Iterable[Sequence[P]], ahead: int, tell: Callable[[R], None]
+    queue: EngineQueue[P, R],
+    shards: Iterable[Sequence[P]],
+    ahead: int,
+    tell: Callable[[R], None],
+    work: Callable[[P], int] = lambda _: 0,
 ) -> Iterator[list[R | Dropped]]:
     """Outcomes of each shard's prompts, shard by shard in order. `tell` hears of each result when it comes.
+
+    work: of a prompt, in any unit. Those of a shard with most of it are queued first, so that none of them is left when the engine
+    has little else to do.
 
     Shards are queued until `ahead` prompts are running, and at least two shards: the engine goes on while the caller has one.
     """
@@ -170,7 +177,8 @@ def answer_shards(
                 break
             shard = _Shard[R](len(prompts))
             queued.append(shard)
-            places |= {queue.submit(prompt): (shard, place) for place, prompt in enumerate(prompts)}
+            most_first = sorted(range(len(prompts)), key=lambda place: -work(prompts[place]))
+            places |= {queue.submit(prompts[place]): (shard, place) for place in most_first}
         if not queued:
             return
         if queued[0].finished:

@@ -61,6 +61,10 @@ class Prompt(NamedTuple):
     temperature: float
 
 
+def _tokens(prompt: Prompt) -> int:
+    return len(prompt.ids) + prompt.max_tokens
+
+
 class Completion(NamedTuple):
     """One sample as vLLM returns it."""
 
@@ -283,7 +287,7 @@ class VllmSampler(Sampler):
         def tell(completions: list[Completion]) -> None:
             advance(samples, samples // asked * sum(len(completion.token_ids) for completion in completions))
 
-        for outcomes in answer_shards(self.queue, prompts(), 2 * self.sequences // asked, tell):
+        for outcomes in answer_shards(self.queue, prompts(), 2 * self.sequences // asked, tell, _tokens):
             answered = iter(outcomes)
             found = [plan if isinstance(plan, Dropped) else next(answered) for plan in planned.popleft()]
             yield [
