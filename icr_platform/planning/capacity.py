@@ -27,6 +27,7 @@ _RECOMPUTE = 4 / 3  # gradient checkpointing runs the forward pass twice
 _TRAIN_BYTES = 16  # per trained parameter: weight, gradient and two moments, float32
 _RESUME_BYTES = 12  # per trained parameter in a resume point: weight and two moments, float32
 _RESUME_BYTES_TWICE = 16  # where the engine also writes the gathered weights: DeepSpeed, FSDP with FULL_STATE_DICT
+_TRL_TILE = (4096, 32768)  # tokens and vocabulary of trl.kernels, which computes log-probabilities on GPUs
 _BYTES_PER_RESPONSE_TOKEN = 9  # Parquet, zstd: id and text, measured on X-AlpacaEval outputs
 _BYTES_PER_REWARD = 40
 PROCESS_BYTES = 800 * 10**6  # Python with torch, transformers and a language identifier
@@ -298,10 +299,12 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
         longest = min(train.max_length, int(_LONG_PROMPT * work.prompt_tokens) + config.generate.max_tokens)
         tokens = 2 * train.batch_size * longest  # of the chosen and the rejected responses
         states = weights if train.lora_rank else shape.parameters * _TRAIN_BYTES
-        # For the backward pass each layer keeps its input alone, or, without checkpointing, every intermediate result.
-        kept = 2 * shape.hidden if train.gradient_checkpointing else 10 * shape.hidden + 5 * shape.intermediate
-        logits = tokens * shape.vocabulary * 4 * 3  # TRL holds logits, their log-softmax and its gradient
-        return int(process + states // shards + tokens * weight_bytes * kept * shape.layers + logits)
+        # For the backward pass a layer keeps every intermediate result, or, with checkpointing, its input alone; then one at a time
+        # is computed again.
+        of_layer = 10 * shape.hidden + 5 * shape.intermediate
+        kept = shape.layers * shape.hidden + of_layer if train.gradient_checkpointing else shape.layers * of_layer
+        head = _head_bytes(tokens, train, shape, weight_bytes, device is None)
+        return int(process + states // shards + tokens * weight_bytes * kept + head)
     settings = config.eval if work.stage == "eval" else config.generate
     if settings.sampler == "vllm" and device is not None:
         return int(settings.gpu_memory * device.memory)  # the engine takes its share at once
@@ -313,6 +316,17 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
     if device is None and weight_bytes == 4 and lays_out(shape.matmul):
         weights += weight_bytes * shape.matmul
     return int(process + weights + cache + 3 * logits)  # logits, at the temperature, and as weights
+
+
+def _head_bytes(tokens: int, train: Any, shape: ModelShape, weight_bytes: int, is_cpu: bool) -> int:
+    """What the LM head takes besides its weights while it trains: logits, a tile at a time, and a gradient that is added to others."""
+    from icr_platform.training.token_logprobs import KEPT_LOGITS, TILE_LOGITS
+
+    is_added = train.accumulation > 1 and not train.lora_rank
+    gradient = 4 * shape.vocabulary * shape.hidden if is_added else 0
+    if is_cpu:
+        return gradient + 4 * (min(tokens * shape.vocabulary, KEPT_LOGITS) + TILE_LOGITS)
+    return gradient + weight_bytes * min(tokens, _TRL_TILE[0]) * min(shape.vocabulary, _TRL_TILE[1])
 
 
 def training_files(

@@ -24,7 +24,7 @@ def precomputes(config: TrainConfig, processes: int) -> bool:
     """Whether the pairs are scored under the reference before training.
 
     auto: unless that costs time. One process scores the pairs once, where `processes` processes would score them every epoch. With
-    one process and one epoch both take the same time (tests/benchmarks/bench_train.py), and scoring needs no second model.
+    one process and one epoch both take the same time (tests/benchmarks/bench_training.py), and scoring needs no second model.
     """
     if config.precompute_reference != "auto":
         return config.precompute_reference == "yes"

@@ -5,6 +5,7 @@ The same means are logged: over the rows of all processes since the last point o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,7 +13,11 @@ import torch
 from torch import Tensor
 
 from icr_platform.training.config import PolicyTraining
+from icr_platform.training.packed_rows import add_up_sparsely, pack_rows, why_not_packed_rows
 from icr_platform.training.trainer import PolicyTrainer
+from icr_platform.training.weights import precision
+
+logger = logging.getLogger(__name__)
 
 WEIGHT, LANGUAGE = "pair_weight", "language"
 BY_LANGUAGE = ("logps/chosen", "logps/rejected", "rewards/margins")
@@ -41,6 +46,29 @@ class StepMeans(PolicyTrainer):
         self._sums = torch.zeros(len(self.figures), 2, dtype=torch.float64)
         self._of_languages = torch.zeros(len(languages), len(self.figures), 2, dtype=torch.float64)
         super().__init__(config, **parts)
+        self._pack_rows()
+
+    def _pack_rows(self) -> None:
+        """Train on rows without padding where the model, its precision and the machine allow; elsewhere TRL's own forward does."""
+        trainer: Any = self
+        is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+        if trainer.args.device.type != "cpu" or is_sharded or precision(self._config).autocast is not None:
+            return
+        policy = trainer.accelerator.unwrap_model(trainer.model)
+        policy = policy.get_base_model() if self._config.lora_rank else policy
+        # The load-balancing loss of a router is a mean over tokens: a prompt would count once in place of twice.
+        why = (
+            "a router's loss counts each sequence's tokens" if trainer.aux_loss_enabled else why_not_packed_rows(policy)
+        )
+        if why is not None:
+            logger.info("%s is trained on padded batches: %s", type(policy).__name__, why)
+            return
+        needs_squares = getattr(self._config, "use_weighting", False)
+        pack_rows(policy, are_pairs=self.sequences == 2, squares=needs_squares)
+        if trainer.ref_model is not None:
+            pack_rows(trainer.accelerator.unwrap_model(trainer.ref_model), are_pairs=self.sequences == 2)
+        if trainer.args.world_size == 1:
+            add_up_sparsely(policy)
 
     @property
     def logged(self) -> tuple[str, ...]:

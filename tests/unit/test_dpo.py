@@ -161,7 +161,7 @@ def test_the_gradient_of_a_step_does_not_know_how_its_pairs_were_batched(
         seen = gradients_of_the_first_step(batched, eleven, tmp_path / f"{batch_size}")
         assert seen.keys() == expected.keys()
         worst = max(float((seen[name] - expected[name]).abs().max()) for name in expected)
-        assert worst < 1e-6 * scale, f"batch_size {batch_size}, accumulation {accumulation}"
+        assert worst < 2e-6 * scale, f"batch_size {batch_size}, accumulation {accumulation}"
 
 
 def gradients(trainer: PairTrainer, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.errors import InputError
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.models.loading import load_model, load_tokenizer
-from icr_platform.training import dpo, kto
+from icr_platform.training import dpo, kto, packed_rows, step_means
 from icr_platform.training.config import TrainConfig, TrainSettings
 from icr_platform.training.dataset import TrainingPairs, load_pairs
 from icr_platform.training.examples import TrainingExamples, others_of
@@ -156,12 +156,16 @@ VARIANTS: list[dict[str, Any]] = [
 
 
 def test_every_loss_is_trls_own_with_and_without_the_reference_scored_before(
-    tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path
+    tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Loss and gradients of a batch of four pairs, and TRL's DPOTrainer told of the same loss."""
+    """Loss and gradients of a batch of four pairs over packed rows, and TRL's DPOTrainer told of the same loss, over padded ones."""
     base = config_for(tiny_models, use_weighting=True)  # then TRL's models give what the weights are made of
     ours = dpo.build_trainer(base, pairs, None, tmp_path / "ours")
-    model: Any = ours.model
+    with monkeypatch.context() as patched:
+        patched.setattr(step_means, "why_not_packed_rows", lambda _: "TRL's own is asked for")
+        trls = dpo.build_trainer(base, pairs, None, tmp_path / "theirs")
+    model: Any = trls.model
+    assert [ours.model.config._attn_implementation, model.config._attn_implementation] == [packed_rows.NAME, "sdpa"]
     rows: Any = ours.train_dataset
     batch = ours.data_collator([rows[i] for i in range(4)])
     lengths = [(len(won), len(lost)) for won, lost in zip(pairs.chosen_ids, pairs.rejected_ids, strict=True)]
@@ -177,13 +181,16 @@ def test_every_loss_is_trls_own_with_and_without_the_reference_scored_before(
         ours.precompute_ref_logps = True
         before = dict(batch) | {"ref_chosen_logps": scored[:, 0], "ref_rejected_logps": scored[:, 1]}
         also_value, also = gradients(ours, before)
-        # TRL's own loss, run as its trainer runs it on the same models and batch.
-        ours.precompute_ref_logps = False
-        ours.loss_types, ours.loss_weights = [config.loss], [1.0]
-        ours.label_smoothing, ours.use_weighting = config.label_smoothing, config.use_weighting
+        # TRL's own loss, run as its trainer runs it on equal models and the same batch.
+        trls.loss_types, trls.loss_weights = [config.loss], [1.0]
+        trls.label_smoothing, trls.use_weighting, trls.ld_alpha = (
+            config.label_smoothing,
+            config.use_weighting,
+            config.ld_alpha,
+        )
         given = {name: batch[name] for name in ("input_ids", "attention_mask", "completion_mask")}
         model.zero_grad()
-        theirs = DPOTrainer._compute_loss(ours, model, given, False)
+        theirs = DPOTrainer._compute_loss(trls, model, given, False)
         if (
             config.loss == "hinge" and config.use_weighting
         ):  # TRL weighs relu's output in place, whose gradient torch then refuses
@@ -289,18 +296,22 @@ def test_kto_is_its_equation_over_the_whole_step(
     assert_equal(first_step(kto.build_trainer, config, examples, None, tmp_path), expected)
 
 
-def test_kto_over_one_batch_is_trls_own(tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path) -> None:
+def test_kto_over_one_batch_is_trls_own(
+    tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     examples = examples_of(pairs, 4)
     config = config_for(tiny_models, loss="kto", undesirable_weight=1.5)
-    ours = kto.build_trainer(config, examples, None, tmp_path)
-    model: Any = ours.model
+    ours = kto.build_trainer(config, examples, None, tmp_path / "ours")
+    monkeypatch.setattr(step_means, "why_not_packed_rows", lambda _: "TRL's own is asked for")
+    trls = kto.build_trainer(config, examples, None, tmp_path / "theirs")
+    model: Any = trls.model
     rows: Any = ours.train_dataset
     batch = ours.data_collator([rows[i] for i in range(4)])
     value, seen = gradients(ours, dict(batch))
-    ours.loss_type, ours.undesirable_weight = "kto", 1.5
+    trls.loss_type, trls.undesirable_weight = "kto", 1.5
     given = {name: tensor for name, tensor in batch.items() if name != "language"}
     model.zero_grad()
-    theirs = KTOTrainer._compute_loss(ours, model, given, False)
+    theirs = KTOTrainer._compute_loss(trls, model, given, False)
     theirs.backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     assert value == pytest.approx(float(theirs.detach()), abs=1e-5)
