@@ -182,8 +182,9 @@ def faster_dtype(model: Opened, settings: ModelPlace) -> list[str]:
     text = model.config.get_text_config()
     parameters = sum(one.numel() for one in model.skeleton.parameters())
     inner = getattr(text, "intermediate_size", None)
-    is_plain = settings.quantization == "none" and isinstance(inner, int)
-    if not is_plain or parameters < _MEASURED or resolve_device(settings.device) != "cpu":
+    if not isinstance(inner, int) or settings.quantization != "none":
+        return []
+    if parameters < _MEASURED or resolve_device(settings.device) != "cpu":
         return []
     ratio = speedup_of_bfloat16(_ROWS, text.hidden_size, inner)
     now = str(resolve_dtype(settings.dtype, settings.device)).removeprefix("torch.")

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from icr_platform.core.config import CHAT_DEFAULTS
 from icr_platform.core.errors import InputError
-from icr_platform.engines.scoring import logprobs, machine_choice
+from icr_platform.engines.scoring import machine_choice, packed_attention
 from icr_platform.engines.scoring.choice import Choice
 from icr_platform.engines.scoring.logprobs import CompletionScorer, Group
 from icr_platform.engines.scoring.machine_choice import FILE, choose, measure
