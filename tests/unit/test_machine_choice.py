@@ -107,4 +107,4 @@ def test_a_measurement_is_a_choice_and_leaves_the_model_as_it_was(scorer: Comple
     assert not any(module._forward_hooks or "forward" in vars(module) for module in scorer.model.modules())
     assert torch.get_num_threads() == threads
     np.testing.assert_array_equal(np.concatenate(scorer.score(GROUPS)), np.concatenate(expected))
-    assert scorer.model.config._attn_implementation != logprobs.packed_attention.NAME
+    assert scorer.model.config._attn_implementation != packed_attention.NAME
