@@ -1,4 +1,4 @@
-"""The whole method on a real multilingual model with exact checkers in the judge's place: one seed takes about an hour on two cores.
+"""The whole method on a real multilingual model with exact checkers in the judge's place: one seed takes two hours on one core.
 
     python tests/benchmarks/bench_real_model.py MODEL --seed 0 --work FOLDER          # the same command continues after a kill
     python tests/benchmarks/bench_real_model.py --tiny --work FOLDER                  # the same code in a minute, on a random tiny model
