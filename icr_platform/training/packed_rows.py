@@ -210,7 +210,7 @@ def pack_rows(model: PreTrainedModel, are_pairs: bool, squares: bool = False) ->
 
     # Always, not while a forward lasts: with gradient checkpointing, layers run again in the backward pass.
     model.set_attn_implementation(NAME)
-    model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
+    model.forward = types.MethodType(forward, model)
 
 
 def _over_rows(

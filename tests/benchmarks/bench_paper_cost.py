@@ -57,6 +57,7 @@ def sheet() -> str:
     """The table in Markdown: a row a stage, over all iterations."""
     config = IterateConfig.model_validate(load_preset(ROOT / "projects" / "conf" / "paper-llama3-8b.yaml", "iterate"))
     shape, rates = shape_of_llama(), measured_rates()
+    assert config.limit is not None
     training = Prompts(config.limit * LANGUAGES, PROMPT_TOKENS, config.limit)
     evaluation = Prompts(EVALUATED * LANGUAGES, PROMPT_TOKENS)
     rows = [

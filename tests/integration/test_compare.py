@@ -105,10 +105,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.add("judge-b", "judge-b", 1, (-1.0,), judge_api_model="judge-b")
         elsewhere = write_references(folder / "elsewhere", PROMPTS, first_answer(98))
         made.add("against-b", "against-b", 1, (-1.0,), reference_outputs=str(elsewhere))
-        for seed, place in ((1, None), (2, str(elsewhere))):  # as in a world that is made anew with each seed
-            own = {} if place is None else {"reference_outputs": place}
-            made.add(f"made-{seed}", "made", seed, (-1.0,), **own)
-            made.add(f"anew-{seed}", "anew", seed, (0.5,), **own)
+        for seed, place in ((1, "references"), (2, "elsewhere")):  # as in a world that is made anew with each seed
+            made.add(f"made-{seed}", "made", seed, (-1.0,), reference_outputs=str(folder / place))
+            made.add(f"anew-{seed}", "anew", seed, (0.5,), reference_outputs=str(folder / place))
         made.add("fewer", "fewer", 1, (-1.0,), prompts=PROMPTS[:8] + PROMPTS[12:18])
         made.add("chinese", "chinese", 1, (-1.0,), prompts=OTHER_LANGUAGE)
         made.add("gone", "gone", 1, (-1.0,))

@@ -48,7 +48,8 @@ class Hub:
     def environment(self, home: Path, is_offline: bool = False) -> dict[str, str]:
         own = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": str(int(is_offline))}
         quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1"}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        # MLflow leaves the store that an earlier test set in the environment.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "MLFLOW_TRACKING"))}
         return {**kept, **own, **quiet, "ICR_CACHE": str(home / "icr")}
 
 

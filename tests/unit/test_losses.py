@@ -165,7 +165,8 @@ def test_every_loss_is_trls_own_with_and_without_the_reference_scored_before(
         patched.setattr(step_means, "why_not_packed_rows", lambda _: "TRL's own is asked for")
         trls = dpo.build_trainer(base, pairs, None, tmp_path / "theirs")
     model: Any = trls.model
-    assert [ours.model.config._attn_implementation, model.config._attn_implementation] == [packed_rows.NAME, "sdpa"]
+    packed: Any = ours.model
+    assert [packed.config._attn_implementation, model.config._attn_implementation] == [packed_rows.NAME, "sdpa"]
     rows: Any = ours.train_dataset
     batch = ours.data_collator([rows[i] for i in range(4)])
     lengths = [(len(won), len(lost)) for won, lost in zip(pairs.chosen_ids, pairs.rejected_ids, strict=True)]

@@ -139,7 +139,7 @@ MODELS: dict[str, tuple[PreTrainedConfig, dict[str, str]]] = {
     ),
     "learned positions": (
         GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=4, n_positions=128),
-        {"context": "128 tokens", "generate": "in batches"},
+        {"context": "128 tokens", "generate": "64 rows at a time, each replaced as soon as it ends"},
     ),
 }  # fmt: skip
 
