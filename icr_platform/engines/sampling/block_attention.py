@@ -19,7 +19,7 @@ from torch import Tensor
 
 from icr_platform.core.arrays import Ints
 from icr_platform.engines.sampling.block_cache import NOBODY, Pool
-from icr_platform.engines.scoring.packed_attention import Mask, NotPackableError
+from icr_platform.engines.scoring.packed_attention import Mask, NotPackableError, layer_and_mask
 
 NAME = "icr_blocks"
 
@@ -167,18 +167,12 @@ def block_attention(
     Raises:
         NotPackableError: the model does not pass its step, layer or mask on, or asks for something that is not known here.
     """
-    layer = getattr(module, "layer_idx", None)
-    if block_step is None or layer is None:
-        raise NotPackableError("is not told which layer or step it is called for")
-    if not isinstance(attention_mask, Mask):
-        raise NotPackableError("makes its mask itself" if attention_mask is not None else "asks for no mask")
-    unknown = [name for name, argument in rest.items() if argument is not None and name not in _WITHOUT_EFFECT]
-    if unknown or rest.get("is_causal") is False:
-        raise NotPackableError(f"takes {', '.join(sorted(unknown) or ['is_causal'])}, which is not known here")
+    layer, asked = layer_and_mask(module, block_step, "step", attention_mask, rest, _WITHOUT_EFFECT)
+    assert block_step is not None  # else it was refused
     if layer in block_step.layers:
         raise NotPackableError("runs more than once in a layer")
     block_step.layers.add(layer)
-    kind = Kind(query.shape[3] ** -0.5 if scaling is None else scaling, attention_mask.window, softcap, s_aux)
+    kind = Kind(query.shape[3] ** -0.5 if scaling is None else scaling, asked.window, softcap, s_aux)
     for pool, start, stop, at in block_step.slots:
         pool.write(layer, at, *(each[0, :, start:stop].transpose(0, 1) for each in (key, value)))
     count = block_step.count

@@ -30,7 +30,7 @@ Block(start=0, stop=1, key_start=0, key_stop=1, past=(0, 2), past_length=3)
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -233,6 +233,37 @@ def _fused(blocks: Sequence[Block]) -> list[Block]:
     ]
 
 
+def layer_and_mask(
+    module: torch.nn.Module,
+    told: object,
+    what: str,
+    attention_mask: object,
+    rest: Mapping[str, Any],
+    known: Collection[str],
+) -> tuple[int, Mask]:
+    """Which layer an attention is called for, and the mask that `packed_mask` answered.
+
+    Whatever is not understood is refused: the model then goes another way, slower and as exact.
+
+    Args:
+        told: what its layers are to hand on; `what` names it in the message.
+        rest: arguments that the attention does not take, of which those in `known` change nothing.
+
+    Raises:
+        NotPackableError: the model does not pass these on, or asks for something else.
+    """
+    layer = getattr(module, "layer_idx", None)
+    if told is None or layer is None:
+        raise NotPackableError(f"is not told which layer or {what} it is called for")
+    if not isinstance(attention_mask, Mask):
+        raise NotPackableError("makes its mask itself" if attention_mask is not None else "asks for no mask")
+    unknown = [name for name, argument in rest.items() if argument is not None and name not in known]
+    unknown += ["is_causal"] * (rest.get("is_causal") is False)
+    if unknown:
+        raise NotPackableError(f"takes {', '.join(sorted(unknown))}, which is not known here")
+    return int(layer), attention_mask
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -258,23 +289,17 @@ def packed_attention(
     Raises:
         NotPackableError: the model does not pass its layout, layer or mask on, or asks for something that is not known here.
     """
-    # Whatever is not understood here is refused: a model then scores one sequence at a time, slower and as exact.
-    layer = getattr(module, "layer_idx", None)
-    if packed_layout is None or layer is None:
-        raise NotPackableError("is not told which layer or pack it is called for")
-    if not isinstance(attention_mask, Mask):
-        raise NotPackableError("makes its mask itself" if attention_mask is not None else "asks for no mask")
-    unknown = [name for name, argument in rest.items() if argument is not None and name not in _WITHOUT_EFFECT]
-    unknown += ["is_causal"] * (rest.get("is_causal") is False)
-    if unknown or (softcap is not None and s_aux is not None):
-        raise NotPackableError(f"takes {', '.join(sorted(unknown) or ['s_aux', 'softcap'])}, which is not known here")
+    layer, asked = layer_and_mask(module, packed_layout, "pack", attention_mask, rest, _WITHOUT_EFFECT)
+    assert packed_layout is not None  # else it was refused
+    if softcap is not None and s_aux is not None:
+        raise NotPackableError("takes s_aux, softcap, which is not known here")
     if not query.shape[2] == key.shape[2] == value.shape[2] == packed_layout.tokens:
         raise NotPackableError("sees other tokens than the pack's")
     if query.is_cuda and torch.is_autocast_enabled("cuda"):  # torch casts only what it is given as plain tensors
         query, key, value = (each.to(torch.get_autocast_dtype("cuda")) for each in (query, key, value))
     packed_layout.keep(layer, key, value)
     if softcap is None and s_aux is None and _takes_flash(query, value):
-        return _attend_at_once(layer, query, key, value, attention_mask.window, packed_layout, scaling), None
+        return _attend_at_once(layer, query, key, value, asked.window, packed_layout, scaling), None
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     keys, values, key_stop = key, value, 0
     for block in packed_layout.blocks:
@@ -282,7 +307,7 @@ def packed_attention(
             keys, values = packed_layout.keys_values(layer, block, key, value)
             key_stop = block.key_stop
         seen = block.past_length + block.stop - block.key_start
-        window = attention_mask.window
+        window = asked.window
         view = _View(block, packed_layout, scaling, window if window is not None and window < seen else None)
         rows = slice(block.start, block.stop)
         parts = query[:, :, rows], keys[:, :, :seen], values[:, :, :seen]
