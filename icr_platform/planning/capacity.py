@@ -319,13 +319,13 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
 
 
 def _head_bytes(tokens: int, train: Any, shape: ModelShape, weight_bytes: int, is_cpu: bool) -> int:
-    """What the LM head takes besides its weights while it trains: logits, a tile at a time, and a gradient that is added to others."""
+    """What the LM head takes besides its weights while it trains: logits, a tile at a time, and on GPUs a gradient that is added to others."""
     from icr_platform.training.token_logprobs import KEPT_LOGITS, TILE_LOGITS
 
+    if is_cpu:
+        return 4 * (min(tokens * shape.vocabulary, KEPT_LOGITS) + TILE_LOGITS)
     is_added = train.accumulation > 1 and not train.lora_rank
     gradient = 4 * shape.vocabulary * shape.hidden if is_added else 0
-    if is_cpu:
-        return gradient + 4 * (min(tokens * shape.vocabulary, KEPT_LOGITS) + TILE_LOGITS)
     return gradient + weight_bytes * min(tokens, _TRL_TILE[0]) * min(shape.vocabulary, _TRL_TILE[1])
 
 

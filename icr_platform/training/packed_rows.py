@@ -187,7 +187,7 @@ AttentionInterface.register(NAME, rows_attention)
 AttentionMaskInterface.register(NAME, packed_mask)
 
 
-def pack_rows(model: PreTrainedModel, are_pairs: bool, squares: bool = False) -> None:
+def pack_rows(model: PreTrainedModel, are_pairs: bool, squares: bool = False, in_place: bool = False) -> None:
     """Let `model(..., fused_lm_head=True)` answer as after TRL's `add_fused_lm_head`, but over packed rows; other calls as before.
 
     The model must be one of which `why_not_packed_rows` says nothing.
@@ -195,13 +195,17 @@ def pack_rows(model: PreTrainedModel, are_pairs: bool, squares: bool = False) ->
     Args:
         are_pairs: batches are of n chosen sequences, then of the n rejected ones.
         squares: whether log_sum_sq_probs is among the outputs.
+        in_place: add the LM head's gradient to `weight.grad` tile by tile. Where the input embedding is the same matrix, its gradient names
+            the rows that were looked up, and is added to the head's: both as matrices of their own would take three times the memory.
     """
+    if in_place:
+        _look_up_sparsely(model)
     before, attention = model.forward, model.config._attn_implementation
 
     @functools.wraps(type(model).forward)
     def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **inputs: Any) -> Any:
         if fused_lm_head:
-            return _over_rows(self, are_pairs, squares, **inputs)
+            return _over_rows(self, are_pairs, squares, in_place, **inputs)
         self.set_attn_implementation(attention)
         try:
             return before(*args, **inputs)
@@ -217,6 +221,7 @@ def _over_rows(
     model: PreTrainedModel,
     are_pairs: bool,
     squares: bool,
+    in_place: bool,
     *,
     input_ids: Tensor,
     attention_mask: Tensor,
@@ -234,18 +239,15 @@ def _over_rows(
     is_target = labels[:, 1:] != -100  # a token is predicted one place before it
     predicting = body.last_hidden_state[0][rows.place[:, :-1][is_target]]
     head: Any = model.get_output_embeddings()
-    found = target_logprobs(predicting, head.weight, labels[:, 1:][is_target], squares)
+    found = target_logprobs(predicting, head.weight, labels[:, 1:][is_target], squares, in_place)
     logprobs, sums = (
         None if each is None else each.new_zeros(is_target.shape).masked_scatter(is_target, each) for each in found
     )
     return FusedCausalLMOutput(log_probs=logprobs, log_sum_sq_probs=sums, label_mask=is_target)
 
 
-def add_up_sparsely(model: PreTrainedModel) -> None:
-    """Let the input embedding's gradient name the rows that were looked up where the LM head, which is the same matrix, has a dense one.
-
-    Both are added up to a dense gradient. As a dense one the embedding's would be a second copy of the largest matrix, most of it zeros.
-    """
+def _look_up_sparsely(model: PreTrainedModel) -> None:
+    """Let the input embedding's gradient name the rows that were looked up where the LM head, which is the same matrix, has a dense one."""
     embedding: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
     if isinstance(embedding, nn.Embedding) and embedding.weight is head.weight and embedding.weight.requires_grad:

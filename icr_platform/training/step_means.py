@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from icr_platform.training.config import PolicyTraining
-from icr_platform.training.packed_rows import add_up_sparsely, pack_rows, why_not_packed_rows
+from icr_platform.training.packed_rows import pack_rows, why_not_packed_rows
 from icr_platform.training.trainer import PolicyTrainer
 from icr_platform.training.weights import precision
 
@@ -64,11 +64,10 @@ class StepMeans(PolicyTrainer):
             logger.info("%s is trained on padded batches: %s", type(policy).__name__, why)
             return
         needs_squares = getattr(self._config, "use_weighting", False)
-        pack_rows(policy, are_pairs=self.sequences == 2, squares=needs_squares)
+        is_alone = trainer.args.world_size == 1  # other processes would not see a gradient that no hook sees
+        pack_rows(policy, are_pairs=self.sequences == 2, squares=needs_squares, in_place=is_alone)
         if trainer.ref_model is not None:
             pack_rows(trainer.accelerator.unwrap_model(trainer.ref_model), are_pairs=self.sequences == 2)
-        if trainer.args.world_size == 1:
-            add_up_sparsely(policy)
 
     @property
     def logged(self) -> tuple[str, ...]:

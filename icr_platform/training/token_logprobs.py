@@ -20,12 +20,16 @@ TILE_LOGITS = 2 * _ROWS * _COLUMNS
 """Logits that are held while tiles are computed, whatever the vocabulary."""
 
 
-def target_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, squares: bool) -> tuple[Tensor, Tensor | None]:
+def target_logprobs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, squares: bool, in_place: bool = False
+) -> tuple[Tensor, Tensor | None]:
     """Compute log softmax(hidden @ weight.T) at the targets.
 
     Args:
         hidden: [N, H] float32, on the CPU. weight: [V, H] of the LM head. targets: [N] token ids.
         squares: whether the second of what is returned is wanted.
+        in_place: add the gradient of the weight, a parameter, to `weight.grad` tile by tile, as `Tensor.backward` does in the end. For a
+            large vocabulary the gradient that is saved is the largest tensor of a training. Hooks of the parameter do not see it.
 
     Returns:
         [N] nats, which have a gradient, and [N] log of the sum of squares of all probabilities, which has none.
@@ -37,7 +41,7 @@ def target_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, squares: bo
     """
     is_kept = torch.is_grad_enabled() and len(hidden) * len(weight) <= KEPT_LOGITS
     run: Any = _TargetLogprobs.apply
-    logprobs, sums = run(hidden, weight, targets, is_kept, squares)
+    logprobs, sums = run(hidden, weight, targets, is_kept, squares, in_place and weight.requires_grad)
     return logprobs, sums if squares else None
 
 
@@ -46,7 +50,7 @@ class _TargetLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, is_kept: bool, squares: bool
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, is_kept: bool, squares: bool, in_place: bool
     ) -> tuple[Tensor, Tensor]:
         space = hidden.new_empty(min(len(hidden), _ROWS) * min(len(weight), _COLUMNS))
         of_target, tops, totals, log_squares = (hidden.new_zeros(len(hidden)) for _ in range(4))
@@ -73,6 +77,7 @@ class _TargetLogprobs(torch.autograd.Function):
             if squares:
                 log_squares[rows] = square.log() - 2 * total.log()
         ctx.save_for_backward(hidden, weight, targets, tops, totals, *kept)
+        ctx.parameter = weight if in_place else None
         ctx.mark_non_differentiable(log_squares)
         return of_target - tops - totals.log(), log_squares
 
@@ -84,7 +89,10 @@ class _TargetLogprobs(torch.autograd.Function):
         space = hidden.new_empty(0 if kept else min(len(hidden), _ROWS) * min(len(weight), _COLUMNS))
         for_hidden = torch.zeros_like(hidden)
         allocate = torch.empty_like if len(hidden) else torch.zeros_like
-        for_weight = allocate(weight) if ctx.needs_input_grad[1] else None
+        is_begun = ctx.parameter is not None and ctx.parameter.grad is not None
+        for_weight = None
+        if ctx.needs_input_grad[1]:
+            for_weight = ctx.parameter.grad if is_begun else allocate(weight)
         for rows in _spans(len(hidden), _ROWS):
             part, from_above = hidden[rows], upstream[rows]
             for columns in _spans(len(weight), _COLUMNS):
@@ -95,9 +103,11 @@ class _TargetLogprobs(torch.autograd.Function):
                 here, place = _targets_within(targets[rows], columns)
                 tile[here, place] += from_above[here]
                 for_hidden[rows].addmm_(tile, block)
-                if for_weight is not None:  # in which the first rows find no sums yet
-                    for_weight[columns].addmm_(tile.t(), part, beta=int(rows.start > 0))
-        return for_hidden if ctx.needs_input_grad[0] else None, for_weight, None, None, None
+                if for_weight is not None:  # in which the first rows may find no sums yet
+                    for_weight[columns].addmm_(tile.t(), part, beta=int(is_begun or rows.start > 0))
+        if ctx.parameter is not None:
+            ctx.parameter.grad, for_weight = for_weight, None
+        return for_hidden if ctx.needs_input_grad[0] else None, for_weight, None, None, None, None
 
 
 def _spans(length: int, size: int) -> Iterator[slice]:

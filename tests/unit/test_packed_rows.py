@@ -27,14 +27,17 @@ from trl.trainer.utils import add_fused_lm_head
 
 from icr_platform.models.small_copy import FIRST_ID, VOCABULARY, WINDOW, random_copy
 from icr_platform.training import packed_rows, token_logprobs
-from icr_platform.training.packed_rows import add_up_sparsely, pack_rows, why_not_packed_rows
+from icr_platform.training.packed_rows import pack_rows, why_not_packed_rows
 from icr_platform.training.token_logprobs import target_logprobs
 
 
+@pytest.mark.parametrize("in_place", [False, True], ids=["returned", "in place"])
 @pytest.mark.parametrize("kept", [0, 2**26], ids=["computed again", "kept"])
 @pytest.mark.parametrize(("rows", "columns"), [(7, 5), (16, 64), (3, 400)])
-def test_tiles_equal_the_whole_matrix(monkeypatch: pytest.MonkeyPatch, kept: int, rows: int, columns: int) -> None:
-    """Also where a later tile has the largest logit, far above the first one's."""
+def test_tiles_equal_the_whole_matrix(
+    monkeypatch: pytest.MonkeyPatch, in_place: bool, kept: int, rows: int, columns: int
+) -> None:
+    """Also where a later tile has the largest logit, far above the first one's, and where a gradient is there already."""
     monkeypatch.setattr(token_logprobs, "_ROWS", rows)
     monkeypatch.setattr(token_logprobs, "_COLUMNS", columns)
     monkeypatch.setattr(token_logprobs, "KEPT_LOGITS", kept)
@@ -44,8 +47,9 @@ def test_tiles_equal_the_whole_matrix(monkeypatch: pytest.MonkeyPatch, kept: int
         weight[100:] *= 30
     targets = torch.randint(0, 130, (16,), generator=draw)
     upstream = torch.randn(16, generator=draw)
-    seen, squares = target_logprobs(hidden, weight, targets, squares=True)
-    (seen * upstream).sum().backward()
+    for _ in range(2):
+        seen, squares = target_logprobs(hidden, weight, targets, squares=True, in_place=in_place)
+        (seen * upstream / 2).sum().backward()
     exact_hidden, exact_weight = (each.detach().double().requires_grad_() for each in (hidden, weight))
     logprobs = (exact_hidden @ exact_weight.T).log_softmax(1)
     expected = logprobs[torch.arange(16), targets]
@@ -89,8 +93,7 @@ def test_packed_pairs_have_the_log_probabilities_and_gradients_of_padded_ones(
     theirs: Any = copy.deepcopy(model)
     add_fused_lm_head(theirs)
     assert why_not_packed_rows(model) is None
-    pack_rows(model, are_pairs=True)
-    add_up_sparsely(model)
+    pack_rows(model, are_pairs=True, in_place=True)
     draw = torch.Generator().manual_seed(1)
     words = torch.randint(FIRST_ID, VOCABULARY, (6, 3 * WINDOW), generator=draw)
     words[3, : 2 * WINDOW] = words[0, : 2 * WINDOW]
