@@ -19,7 +19,7 @@ from icr_platform.training.examples import TrainingExamples
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_TOGETHER = 1 << 14  # rows whose token ids are lists at a time: more of them are no better sorted by length
+_TOGETHER = 1 << 12  # rows whose token ids are lists at a time: more of them are no better sorted by length
 
 
 def precomputes(config: TrainConfig, processes: int) -> bool:

@@ -116,6 +116,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("world"))
 
 
+def test_a_language_is_given_before_the_next_one_is_read(world: World) -> None:
+    """Of ten million responses the numbers of one language are in memory, not those of a hundred."""
+    read: list[int] = []
+
+    def filtered(part: int) -> list[FilterResult]:
+        read.append(part)
+        return world._filtered(part)
+
+    languages = collect_samples(ResponseReader(world.responses, None, AnnotateSettings(), filtered), world.rewards)
+    next(languages)
+    assert read == [0]
+    assert len(list(languages)) == len(world.responses.parts) - 1
+
+
 RULES = ("lowest", "mean-2sd", "lower-quartile", "nearest-mean", "random")
 OPTIONS: tuple[dict[str, Any], ...] = (
     {},
