@@ -6,7 +6,9 @@ dropped, and the others go on.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from functools import cache
 
 import pyarrow as pa
 
@@ -35,7 +37,7 @@ class ContextFit:
 
     def __init__(self, config: AnnotateConfig, prompts: PromptIndex) -> None:
         kinds = config.reward_kind
-        self._prompts, self._kinds, self._chat = prompts, scored_kinds(kinds), config
+        self._kinds = scored_kinds(kinds)
         self._scalar_kinds = scalar_kinds(kinds)
         self._limits = (
             ContextLimits(config.policy, config.reference, config, is_limited=bool(self._kinds))
@@ -43,6 +45,12 @@ class ContextFit:
             else None
         )
         self._reward_limits = RewardLimits(config, config) if self._scalar_kinds else None
+        self._asked = cache(
+            lambda kind, language, prompt_id: scoring_conversation(
+                kind, language, *prompts[language, prompt_id], config
+            )
+        )
+        self._room = cache(self._room_of)
         self.notes = self._reward_limits.notes if self._reward_limits else ()
 
     def applied(
@@ -57,20 +65,30 @@ class ContextFit:
         results = []
         columns = (rows.column(name).to_pylist() for name in FIT_COLUMNS)
         texts = translations if translations is not None else [None] * rows.num_rows
+        self._room.cache_clear()
+        self._asked.cache_clear()  # samples of one prompt stand together: of all prompts it would be all of their texts
         for language, prompt_id, tokens, response, text, result in zip(*columns, texts, filtered, strict=True):
             fault = None
-            if not result.reason:
+            if not result.reason and (self._reward_limits is not None or tokens > self._room(language, prompt_id)):
                 fault = self._fault(language, prompt_id, tokens, text) or self._scalar_fault(
                     language, prompt_id, response
                 )
             results.append(fault or result)
         return results
 
+    def _room_of(self, language: str, prompt_id: str) -> int:
+        """Sampled tokens that surely fit after the prompt, as policy and reference see it; -1 where each response is measured."""
+        if self._limits is None:
+            return sys.maxsize
+        if any(REWARD_KINDS[kind].of_translation for kind in self._kinds) and not is_english(language):
+            return -1
+        return self._limits.room([self._asked(kind, language, prompt_id) for kind in self._kinds])
+
     def _scalar_fault(self, language: str, prompt_id: str, response: str) -> FilterResult | None:
         if self._reward_limits is None:
             return None
         for kind in self._scalar_kinds:
-            asked = scoring_conversation(kind, language, *self._prompts[language, prompt_id], self._chat)
+            asked = self._asked(kind, language, prompt_id)
             if fault := self._reward_limits.fault(asked, [response]):
                 return FilterResult(*fault)
         return None
@@ -80,7 +98,7 @@ class ContextFit:
             return None
         asked, measured = [], []
         for kind in self._kinds:
-            conversation = scoring_conversation(kind, language, *self._prompts[language, prompt_id], self._chat)
+            conversation = self._asked(kind, language, prompt_id)
             asked.append(conversation)
             is_translation = REWARD_KINDS[kind].of_translation and not is_english(language)
             scored = translation if is_translation else tokens

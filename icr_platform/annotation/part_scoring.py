@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -46,11 +47,12 @@ def scored_rows(
     starts = [start or 0 for start in answer_starts(responses)] if score == "answer" else None
     flat, ends = token_ids.flatten().to_numpy(), np.cumsum(pc.list_value_length(token_ids).to_numpy())
     listed: dict[str, list[Scored | None]] = {kind: [] for kind in kinds}
+    asked = cache(lambda kind, key: scoring_conversation(kind, key[0], *prompts[key], chat))
     # The ids that were sampled, never the text tokenised again: another tokenisation has another probability.
     for row, (key, result) in enumerate(zip(keys, filtered, strict=True)):
         sampled = flat[ends[row - 1] if row else 0 : ends[row]]
         for kind in kinds:
-            u = scoring_conversation(kind, key[0], *prompts[key], chat)
+            u = asked(kind, key)
             scored: Scored | None = Scored(u, sampled, "", starts[row] if starts else 0)
             if REWARD_KINDS[kind].is_scalar:  # another model, with tokens of its own: it reads the answer as people do
                 scored = Scored(u, None, texts[row])

@@ -22,7 +22,8 @@ The second holds of a pool over all its languages together, whose pairs of one p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
@@ -173,15 +174,18 @@ class ResponseReader:
         return pa.concat_tables(pieces).take(pa.array(np.argsort(order, kind="stable")))
 
 
-def collect_samples(reader: ResponseReader, rewards: Artifact) -> list[LanguageSamples]:
-    """Read every part once and keep its numbers, about 40 bytes a sample. Languages in the responses' order."""
-    # The last part of each language, so that its matrices are built as soon as they can be, not at the end with all others.
+def collect_samples(reader: ResponseReader, rewards: Artifact) -> Iterator[LanguageSamples]:
+    """Read every part once, and give the numbers of each language, about 40 bytes a sample, in the responses' order.
+
+    A language comes as soon as its last part has been read: where the parts of each follow each other, one of them is in memory.
+    """
     last: dict[str, int] = {}
     for part in range(len(reader.responses.parts)):
         column = reader.responses.read_part(part, ["language"]).column("language")
         last |= dict.fromkeys(pc.unique(column).to_pylist(), part)
     builders: dict[str, _Builder] = {}
     built: dict[str, LanguageSamples] = {}
+    waiting = deque(last)
     for part in range(len(reader.responses.parts)):
         table = reader.responses.read_part(part, [*SAMPLE_KEY, "response", "character_count"])
         filtered = reader.filtered(part)
@@ -202,7 +206,8 @@ def collect_samples(reader: ResponseReader, rewards: Artifact) -> list[LanguageS
             builders.setdefault(code, _Builder()).add(prompt_ids[here], selected)
         for code in [code for code, end in last.items() if end == part]:
             built[code] = builders.pop(code).build(code, reader.settings.reward_kind)
-    return [built[code] for code in last]
+        while waiting and waiting[0] in built:
+            yield built.pop(waiting.popleft())
 
 
 def pooled(languages: Sequence[LanguageSamples], kind: str) -> LanguageSamples:

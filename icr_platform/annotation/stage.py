@@ -3,7 +3,8 @@
 With `pair_source: translation` no reward is computed: `translated_pairs` has the rule, and the table of rewards is empty.
 
 Policy, reference and reward model, as far as the kinds need them, score all responses in turn, so that one model is in memory at a time;
-what each gave is kept in `work`, next to the artifacts, until the rewards are written. Everything but the numbers of `selection.LanguageSamples` streams.
+what each gave is kept in `work`, next to the artifacts, until the rewards are written. Everything but the numbers of one language's
+`selection.LanguageSamples`, or of all languages' in a pool, streams.
 
 Metrics, per language and as unweighted mean over languages (`NAME/LANG`, `NAME/mean`):
 - `alpha`: reward per character; `length_correlation/before` and `/after` length control (see `diagnostics`);
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,7 @@ from icr_platform.annotation.part_scoring import scored_rows
 from icr_platform.annotation.prompt_index import PromptIndex, prompt_index
 from icr_platform.annotation.response_checks import check_responses
 from icr_platform.annotation.selection import (
+    LanguageSamples,
     ResponseReader,
     collect_samples,
     own_reasons,
@@ -53,7 +55,14 @@ from icr_platform.annotation.selection import (
     select_language,
     write_chunk,
 )
-from icr_platform.annotation.summary import DROP_COLUMNS, PAIR_COLUMNS, Written, annotation_metrics, summary_table
+from icr_platform.annotation.summary import (
+    DROP_COLUMNS,
+    PAIR_COLUMNS,
+    Written,
+    annotation_metrics,
+    language_figures,
+    summary_table,
+)
 from icr_platform.annotation.translated_pairs import (
     TranslatedPairInputs,
     check_ranking,
@@ -166,9 +175,11 @@ def read(config: AnnotateConfig) -> AnnotateInputs | TranslatedPairInputs:
         notes += tuple(impossible_pairs(config, samples_by_prompt(responses)))
     fit = ContextFit(config, prompts)
     inputs = AnnotateInputs(config, responses, prompts, fit, (*notes, *fit.notes))
-    found = [result for part in range(len(responses.parts)) for result in inputs.filtered(part)]
-    first = next((result.detail for result in found if result.reason in FAULTS), "")
-    counts = Counter(result.reason for result in found)
+    counts, first = Counter[str](), ""
+    for part in range(len(responses.parts)):
+        found = inputs.filtered(part)
+        counts.update(result.reason for result in found)
+        first = first or next((result.detail for result in found if result.reason in FAULTS), "")
     require_few_faults(counts, responses.rows, config.max_dropped, "samples", first, error=InputError)
     return inputs
 
@@ -351,13 +362,15 @@ def _select(work: _Work, rewards: Artifact, translations: Artifact | None) -> No
     preferences = ArtifactWriter(folder / PREFERENCES.name, PREFERENCES, fingerprint)
     drops = ArtifactWriter(folder / DROPS.name, DROPS, fingerprint)
     reader = ResponseReader(work.responses, translations, work.config, lambda part: work.filtered(part, translations))
-    languages = collect_samples(reader, rewards)
-    # A pool is selected from and written as one language is; what it says of samples is told by language again.
-    pool = pooled(languages, work.config.reward_kind[0]) if work.config.pool == "all" else None
-    groups = languages if pool is None else [pool]
-    selected = [select_language(samples, work.config, work.config.seed) for samples in groups]
+    of_translations = translations.read(["language", "outcome"]) if translations is not None else None
     part = 0  # parts are numbered over all languages: the same chunk has the same number after a kill
-    for samples, pairs in zip(groups, selected, strict=True):
+    names: list[str] = []
+    figures: dict[str, float] = {}
+    notes: list[str] = []
+    faults: list[str] = []
+    # Of one language after the other the numbers are in memory, those of its samples and what is counted of its pairs.
+    for samples, languages in _groups(collect_samples(reader, rewards), work.config):
+        first, pairs = part, select_language(samples, work.config, work.config.seed)
         for start in range(0, len(samples.prompt_ids), _CHUNK):
             if not (preferences.has_part(part) and drops.has_part(part)):
                 chunk = slice(start, start + _CHUNK)
@@ -365,25 +378,39 @@ def _select(work: _Work, rewards: Artifact, translations: Artifact | None) -> No
                 preferences.write_part(part, tables[0])
                 drops.write_part(part, tables[1])
             part += 1
-    if pool is not None:
-        (whole,) = selected
-        selected = [replace(whole, reason=own_reasons(pool, whole, samples)) for samples in languages]
-    written = Written(
-        # The preferences have no manifest yet, for their metrics go into it: their parts are read one by one.
-        pa.concat_tables([read_parquet(preferences.part_path(index), list(PAIR_COLUMNS)) for index in range(part)]),
-        drops.close(part).read(list(DROP_COLUMNS)),
-        translations.read(["language", "outcome"]) if translations is not None else None,
-    )
-    metrics = annotation_metrics(languages, selected, written, work.config)
-    notes = [
-        *work.notes,
-        *unknown_notes(work.responses, [samples.language for samples in languages], work.config),
-    ]
-    notes += pair_notes(languages, written, work.config)
-    dropped = written.drops.filter(pc.is_valid(written.drops["sample_index"])).to_pandas()
-    for language, rows in dropped.groupby("language", sort=False):
-        notes += fault_notes(str(language), Counter(rows["reason"]), "samples", DROPS.name)
-    extra = {"metrics": metrics, "notes": notes, "languages": [samples.language for samples in languages]}
-    if not len(written.preferences):
-        extra["no_pair"] = why_no_pair(written.drops, work.config)
+        # The artifacts have no manifest yet, for the metrics go into it: their parts are read one by one.
+        made, lost = (
+            pa.concat_tables([read_parquet(writer.part_path(index), list(columns)) for index in range(first, part)])
+            for writer, columns in ((preferences, PAIR_COLUMNS), (drops, DROP_COLUMNS))
+        )
+        written = Written(made, lost, of_translations)
+        selected = [pairs]
+        if work.config.pool == "all":  # what it says of samples is told by language again
+            selected = [replace(pairs, reason=own_reasons(samples, pairs, own)) for own in languages]
+        names += [own.language for own in languages]
+        figures |= language_figures(languages, selected, written, work.config)
+        notes += pair_notes(languages, written, work.config)
+        dropped = lost.filter(pc.is_valid(lost["sample_index"])).to_pandas()
+        for language, rows in dropped.groupby("language", sort=False):
+            faults += fault_notes(str(language), Counter(rows["reason"]), "samples", DROPS.name)
+    dropped_rows = drops.close(part)
+    extra: dict[str, Any] = {
+        "metrics": annotation_metrics(figures, names),
+        "notes": [*work.notes, *unknown_notes(work.responses, names, work.config), *notes, *faults],
+        "languages": names,
+    }
+    if not any(figures[f"pairs/{name}"] for name in names):
+        extra["no_pair"] = why_no_pair(dropped_rows.read(list(DROP_COLUMNS)), work.config)
     preferences.close(part, extra)
+
+
+def _groups(
+    languages: Iterator[LanguageSamples], config: AnnotateConfig
+) -> Iterator[tuple[LanguageSamples, list[LanguageSamples]]]:
+    """What is selected from and written as one, each language or the pool of all, and the languages in it."""
+    if config.pool == "all":
+        every = list(languages)
+        yield pooled(every, config.reward_kind[0]), every
+        return
+    for samples in languages:
+        yield samples, [samples]

@@ -47,13 +47,16 @@ class Written(NamedTuple):
     translations: pa.Table | None
 
 
-def annotation_metrics(
+def language_figures(
     languages: Sequence[LanguageSamples],
     selected: Sequence[LanguagePairs],
     written: Written,
     settings: AnnotateSettings,
 ) -> dict[str, float]:
-    """Metrics per language and their means; names and units are those of `stage`. What is not defined is left out."""
+    """Metrics of each language as `NAME/LANG`; names and units are those of `stage`. What is not defined is NaN.
+
+    written: what was written of these languages.
+    """
     preferences, drops = written.preferences.to_pandas(), written.drops.to_pandas()
     metrics: dict[str, float] = {}
     for samples, pairs in zip(languages, selected, strict=True):
@@ -106,7 +109,12 @@ def annotation_metrics(
             failed, sent = outcome.isin(FAILURES).sum(), outcome.isin([OK, *FAILURES]).sum()
             figures["translation_failures"] = float(failed / sent) if sent else float("nan")
         metrics |= {f"{name}/{samples.language}": float(value) for name, value in figures.items()}
-    found = with_language_means(metrics, [samples.language for samples in languages])
+    return metrics
+
+
+def annotation_metrics(figures: Mapping[str, float], languages: Sequence[str]) -> dict[str, float]:
+    """`language_figures` of all languages that are defined, and their means over languages."""
+    found = with_language_means(figures, list(languages))
     # Dozens of reasons times languages: those for which nothing was dropped would bury the others.
     return {name: value for name, value in found.items() if value or not name.startswith("dropped_")}
 

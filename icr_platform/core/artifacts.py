@@ -136,10 +136,11 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None, table: TableS
         InputError: the file is truncated or damaged, or lacks a column.
     """
     try:
-        present = pq.read_schema(path).names
-        wanted = list(columns or (table.schema.names if table else present))
-        added = [table.schema.field(name) for name in wanted if table and name not in present]
-        rows = pq.read_table(path, columns=[name for name in wanted if name in present], partitioning=None)
+        with pq.ParquetFile(path) as file:  # read_table opens it as a data set, which takes longer than to read a part
+            present = file.schema_arrow.names
+            wanted = list(columns or (table.schema.names if table else present))
+            added = [table.schema.field(name) for name in wanted if table and name not in present]
+            rows = file.read(columns=[name for name in wanted if name in present])
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not readable as Parquet ({reason}); write or copy the file again") from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +24,7 @@ from icr_platform.models.chat import Roles, encode_prompt, encode_response, refu
 from icr_platform.models.context import context_of
 from icr_platform.models.loading import load_config, load_tokenizer
 from icr_platform.training.config import PolicyTraining, TrainConfig
+from icr_platform.training.token_rows import TokenRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -80,17 +83,13 @@ def load_pairs(
         InputError: no pair is short enough, or the chat template refuses the conversations of more than MOST_LEFT_OUT of them.
     """
     names = ["language", "instruction", "messages", *_TOKEN_COLUMNS, *_START_COLUMNS, "chosen", "rejected"]
-    rows = preferences.read(names).to_pydict()
     languages: list[str] = []
-    prompts: list[list[int]] = []
-    chosen: list[list[int]] = []
-    rejected: list[list[int]] = []
+    prompts, chosen, rejected = TokenRows(), TokenRows(), TokenRows()
+    of_chosen, of_rejected = array("i"), array("i")
     left_out: Counter[str] = Counter()
     refusal = cache(lambda roles: refusal_of_roles(tokenizer, roles))
     refused: Counter[str] = Counter()
-    starts: list[tuple[int, int]] = []
-    columns = (rows[name] for name in names)
-    for language, instruction, messages, chosen_ids, rejected_ids, *of_pair in zip(*columns, strict=True):
+    for language, instruction, messages, chosen_ids, rejected_ids, *of_pair in _rows(preferences, names):
         asked = settings_of(tokenizer).asked(Conversation.of(instruction, messages), language)
         if why := refusal(asked.roles):
             refused[why] += 1
@@ -105,11 +104,12 @@ def load_pairs(
         if len(prompt_ids) + max(len(chosen_ids), len(rejected_ids)) > max_length:
             left_out[language] += 1
             continue
-        languages.append(language)
+        languages.append(sys.intern(language))
         prompts.append(prompt_ids)
         chosen.append(chosen_ids)
         rejected.append(rejected_ids)
-        starts.append((of_pair[0] or 0, of_pair[1] or 0) if score == "answer" else (0, 0))
+        of_chosen.append(of_pair[0] or 0 if score == "answer" else 0)
+        of_rejected.append(of_pair[1] or 0 if score == "answer" else 0)
     require_few_refused(refused, preferences.rows, str(preferences.folder))
     if not prompts:
         raise InputError(
@@ -117,8 +117,19 @@ def load_pairs(
             "raise --max-length"
         )
     counts = dict(sorted(left_out.items()))
-    of_chosen, of_rejected = zip(*starts, strict=True) if any(map(any, starts)) else ((), ())
-    return TrainingPairs(languages, prompts, chosen, rejected, counts, dict(refused), of_chosen, of_rejected)
+    starts = (of_chosen, of_rejected) if any(of_chosen) or any(of_rejected) else ((), ())
+    return TrainingPairs(languages, prompts, chosen, rejected, counts, dict(refused), *starts)
+
+
+def _rows(artifact: Artifact, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Some columns of every row; one part of the artifact is in memory at a time."""
+    for index in range(len(artifact.parts)):
+        yield from zip(*(column.to_pylist() for column in artifact.read_part(index, names).columns), strict=True)
+
+
+def asked_in(preferences: Artifact) -> Iterator[tuple[str, str, str | None]]:
+    """Language, instruction and messages of every pair."""
+    return _rows(preferences, ["language", "instruction", "messages"])
 
 
 def require_few_refused(refused: Mapping[str, int], total: int, where: str, what: str = "pairs") -> None:

@@ -24,6 +24,7 @@ from icr_platform.training.dataset import TrainingPairs
 from icr_platform.training.losses import Responses, preference_loss, sampling_weights, without_tails
 from icr_platform.training.preference_parts import MEMORY, preference_arguments, trainer_parts
 from icr_platform.training.step_means import LANGUAGE, WEIGHT, Counted, StepMeans
+from icr_platform.training.token_rows import TokenRows
 from icr_platform.training.trainer import settled, train_to_end
 from icr_platform.training.weights import Weights
 
@@ -151,14 +152,20 @@ def build_trainer(
     """
     args = arguments(config, work, len(pairs), reference_logprobs is not None)
     languages = sorted(set(pairs.languages))
+    places = {language: place for place, language in enumerate(languages)}
     columns: dict[str, Any] = {
-        "prompt_ids": pairs.prompt_ids,
-        "chosen_ids": pairs.chosen_ids,
-        "rejected_ids": pairs.rejected_ids,
-        LANGUAGE: [languages.index(language) for language in pairs.languages],
+        name: ids.arrow if isinstance(ids, TokenRows) else ids
+        for name, ids in (
+            ("prompt_ids", pairs.prompt_ids),
+            ("chosen_ids", pairs.chosen_ids),
+            ("rejected_ids", pairs.rejected_ids),
+        )
     }
+    columns[LANGUAGE] = [places[language] for language in pairs.languages]
     if pairs.chosen_starts:
-        columns |= dict(zip(_STARTS, (pairs.chosen_starts, pairs.rejected_starts), strict=True))
+        columns |= {
+            name: list(of) for name, of in zip(_STARTS, (pairs.chosen_starts, pairs.rejected_starts), strict=True)
+        }
     if reference_logprobs is not None:
         columns["ref_chosen_logps"] = reference_logprobs[:, 0]
         columns["ref_rejected_logps"] = reference_logprobs[:, 1]

@@ -26,7 +26,7 @@ from icr_platform.training.checkpoint import close_checkpoint
 from icr_platform.training.checkpoint_work import MODEL, finished_checkpoint, free_memory
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve, final_figures
-from icr_platform.training.dataset import TrainingPairs, check_conversations, check_pairs, longest_sequence
+from icr_platform.training.dataset import TrainingPairs, asked_in, check_conversations, check_pairs, longest_sequence
 from icr_platform.training.examples import TrainingExamples, read_training_rows
 from icr_platform.training.job import CURVE, train_policy
 from icr_platform.training.loss_checks import check_loss, notes_of_balance, notes_of_loss
@@ -70,8 +70,7 @@ def read(config: TrainConfig) -> TrainConfig:
         refuse_map(config.preferences, config.preference_columns)
         preferences = open_artifact(Path(config.preferences), PREFERENCES)
         check_pairs(preferences, vocabulary)
-        columns = preferences.read(["language", "instruction", "messages"])
-        asked = zip(*(column.to_pylist() for column in columns.columns), strict=True)
+        asked = asked_in(preferences)
     check_conversations(asked, load_tokenizer(config.policy, config), config.preferences)
     return config
 

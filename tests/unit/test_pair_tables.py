@@ -25,7 +25,7 @@ from icr_platform.annotation.selection import (
     select_language,
     write_chunk,
 )
-from icr_platform.annotation.summary import DROP_COLUMNS, PAIR_COLUMNS, Written, annotation_metrics
+from icr_platform.annotation.summary import DROP_COLUMNS, PAIR_COLUMNS, Written, annotation_metrics, language_figures
 from icr_platform.core.artifacts import Artifact, ArtifactWriter
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
@@ -91,7 +91,7 @@ class World:
         """Preferences, drops, metrics and notes, by the functions of the stage in its order."""
         settings = AnnotateSettings(**given)
         reader = ResponseReader(self.responses, None, settings, self._filtered)
-        languages = collect_samples(reader, self.rewards)
+        languages = list(collect_samples(reader, self.rewards))
         pool = pooled(languages, "cross-lingual") if settings.pool == "all" else None
         groups = [pool] if pool else languages
         selected = [select_language(samples, settings, 7) for samples in groups]
@@ -105,7 +105,8 @@ class World:
             [whole] = selected
             selected = [replace(whole, reason=own_reasons(pool, whole, own)) for own in languages]
         written = Written(preferences.select(PAIR_COLUMNS), drops.select(DROP_COLUMNS), None)
-        metrics = annotation_metrics(languages, selected, written, settings)
+        figures = language_figures(languages, selected, written, settings)
+        metrics = annotation_metrics(figures, [own.language for own in languages])
         notes = pair_notes(languages, written, settings)
         return preferences.to_pandas(), drops.to_pandas(), metrics, notes, why_no_pair(written.drops, settings)
 
@@ -113,6 +114,20 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("world"))
+
+
+def test_a_language_is_given_before_the_next_one_is_read(world: World) -> None:
+    """Of ten million responses the numbers of one language are in memory, not those of a hundred."""
+    read: list[int] = []
+
+    def filtered(part: int) -> list[FilterResult]:
+        read.append(part)
+        return world._filtered(part)
+
+    languages = collect_samples(ResponseReader(world.responses, None, AnnotateSettings(), filtered), world.rewards)
+    next(languages)
+    assert read == [0]
+    assert len(list(languages)) == len(world.responses.parts) - 1
 
 
 RULES = ("lowest", "mean-2sd", "lower-quartile", "nearest-mean", "random")

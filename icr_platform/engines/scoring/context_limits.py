@@ -5,6 +5,7 @@ Beyond its context a model has no positions, or ones that it was never trained o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -62,6 +63,14 @@ class ContextLimits:
         )
         self._refusal = lru_cache(_KEPT_LENGTHS)(self._refusal_of)
 
+    def room(self, asked: Sequence[Conversation]) -> int:
+        """How many sampled tokens surely fit after each of these; -1 where the template refuses one, or that cannot be said so easily."""
+        if any(self._refusal(conversation.roles) for conversation in asked):
+            return -1
+        if self.context is None:
+            return sys.maxsize
+        return max(-1, self.context - max(map(self._bound, asked), default=0))
+
     def fault(self, asked: Sequence[Conversation], measured: Sequence[Measured]) -> tuple[str, str] | None:
         """Reason, one of `faults.FAULTS`, and detail why one of these cannot be scored; None where all can.
 
@@ -87,7 +96,7 @@ class ContextLimits:
         return refusal
 
     def _sequence(self, measured: Measured) -> int:
-        """Tokens, or a bound on them where that fits: a text has no more tokens than bytes, beside the template's."""
+        """Tokens, or a bound on them where that fits."""
         assert self.context is not None
         is_text = isinstance(measured.scored, str)
         count = (
@@ -95,7 +104,10 @@ class ContextLimits:
             if isinstance(measured.scored, str)
             else measured.scored
         )
-        texts = [message["content"] for message in measured.asked.messages]
-        size = sum(len(said.encode("utf-8", "surrogatepass")) for said in texts)
-        bound = self._frame * len(texts) + size + count
+        bound = self._bound(measured.asked) + count
         return bound if bound <= self.context else self._length(measured.asked, is_text) + count
+
+    def _bound(self, asked: Conversation) -> int:
+        """A bound on the tokens of a conversation: a text has no more than bytes, beside the template's."""
+        texts = [message["content"] for message in asked.messages]
+        return self._frame * len(texts) + sum(len(said.encode("utf-8", "surrogatepass")) for said in texts)
