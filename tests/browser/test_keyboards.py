@@ -18,7 +18,7 @@ from ui.review.verdicts import Verdict
 
 pytestmark = pytest.mark.browser
 VERDICTS = int(os.environ.get("ICR_REVIEW_VERDICTS", "5"))
-"""In each layout, by mouse and by finger; thirty take a quarter of an hour."""
+"""In each layout, by mouse and by finger; thirty take three minutes."""
 _PAIRS = 12  # of a language in the small run
 NAME = "#reviewer input, #reviewer textarea"
 BUTTONS = (("left", "1"), ("right", "2"), ("tie", "3"), ("both-bad", "4"))
