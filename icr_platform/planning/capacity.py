@@ -27,6 +27,7 @@ _RECOMPUTE = 4 / 3  # gradient checkpointing runs the forward pass twice
 _TRAIN_BYTES = 16  # per trained parameter: weight, gradient and two moments, float32
 _RESUME_BYTES = 12  # per trained parameter in a resume point: weight and two moments, float32
 _RESUME_BYTES_TWICE = 16  # where the engine also writes the gathered weights: DeepSpeed, FSDP with FULL_STATE_DICT
+_GPU_PACK = 8192  # tokens that are scored at once where nobody says otherwise
 _TRL_TILE = (4096, 32768)  # tokens and vocabulary of trl.kernels, which computes log-probabilities on GPUs
 _BYTES_PER_RESPONSE_TOKEN = 9  # Parquet, zstd: id and text, measured on X-AlpacaEval outputs
 _BYTES_PER_REWARD = 40
@@ -279,21 +280,17 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
     shards: devices that training's weights and states are split over.
     """
     from icr_platform.engines.sampling.block_cache import GROWTH
-    from icr_platform.engines.scoring.choice import rows_of_logits
     from icr_platform.engines.scoring.cpu_linear import lays_out
     from icr_platform.engines.scoring.machine_choice import LARGEST_PACK
 
     process = PROCESS_BYTES if device is None else 0  # which does not count on a GPU
     weights = shape.parameters * weight_bytes
     if work.stage == "annotate":
-        tokens, logits = config.annotate.batch_tokens, 4 * 2**26  # the float32 logits that are held at once
+        tokens, lays_out_linears = config.annotate.batch_tokens, False
         if device is None:
             tokens = min(tokens, config.annotate.pack_tokens or LARGEST_PACK)
-            logits = 4 * shape.vocabulary * rows_of_logits(shape.vocabulary)
-            if weight_bytes == 4 and config.annotate.cpu_library != "torch" and lays_out(shape.matmul):
-                weights += weight_bytes * shape.matmul  # oneDNN multiplies by a copy, laid out for it
-        activations = tokens * weight_bytes * (8 * shape.hidden + 4 * shape.intermediate)
-        return int(process + weights + activations + 3 * logits)
+            lays_out_linears = weight_bytes == 4 and config.annotate.cpu_library != "torch" and lays_out(shape.matmul)
+        return process + _scoring_bytes(shape, weight_bytes, tokens, device is None, lays_out_linears)
     if work.stage == "train":
         train = config.train
         longest = min(train.max_length, int(_LONG_PROMPT * work.prompt_tokens) + config.generate.max_tokens)
@@ -304,7 +301,8 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
         of_layer = 10 * shape.hidden + 5 * shape.intermediate
         kept = shape.layers * shape.hidden + of_layer if train.gradient_checkpointing else shape.layers * of_layer
         head = _head_bytes(tokens, train, shape, weight_bytes, device is None)
-        return int(process + states // shards + tokens * weight_bytes * kept + head)
+        trained = states // shards + tokens * weight_bytes * kept + head
+        return process + max(int(trained), _margin_bytes(shape, device))
     settings = config.eval if work.stage == "eval" else config.generate
     if settings.sampler == "vllm" and device is not None:
         return int(settings.gpu_memory * device.memory)  # the engine takes its share at once
@@ -316,6 +314,31 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
     if device is None and weight_bytes == 4 and lays_out(shape.matmul):
         weights += weight_bytes * shape.matmul
     return int(process + weights + cache + 3 * logits)  # logits, at the temperature, and as weights
+
+
+def _scoring_bytes(shape: ModelShape, weight_bytes: int, tokens: int, is_cpu: bool, lays_out_linears: bool) -> int:
+    """Of weights, activations and logits while so many tokens at once are scored."""
+    from icr_platform.engines.scoring.choice import rows_of_logits
+
+    weights = weight_bytes * (
+        shape.parameters + shape.matmul * lays_out_linears
+    )  # oneDNN multiplies by a copy, laid out for it
+    activations = tokens * weight_bytes * (8 * shape.hidden + 4 * shape.intermediate)
+    logits = (
+        4 * shape.vocabulary * rows_of_logits(shape.vocabulary) if is_cpu else 4 * 2**26
+    )  # held at once, in float32
+    return int(weights + activations + 3 * logits)
+
+
+def _margin_bytes(shape: ModelShape, device: Device | None) -> int:
+    """Of what a training measures when it has ended: pairs scored by the trained weights in float32, where a GPU has room for that."""
+    from icr_platform.engines.scoring.cpu_linear import lays_out
+    from icr_platform.engines.scoring.machine_choice import LARGEST_PACK
+
+    if device is None:
+        return _scoring_bytes(shape, 4, LARGEST_PACK, True, lays_out(shape.matmul))
+    needed = _scoring_bytes(shape, 4, _GPU_PACK, False, False)
+    return needed if needed <= device.memory else 0
 
 
 def _head_bytes(tokens: int, train: Any, shape: ModelShape, weight_bytes: int, is_cpu: bool) -> int:

@@ -103,8 +103,8 @@ def shape_of_llama() -> ModelShape:
 def measured_rates() -> Rates:
     """Tokens per second of one GPU: those of its data sheet, with the shares of its FLOP/s that were measured."""
     lines = {line["part"]: line for line in lines_in(MEASURED)}
-    reached = lines["machine"]["tflops"] * 1e12 / DEVICES["H200"].flops  # by a matrix product, of the sheet's
     shape, device = shape_of_llama(), DEVICES[GPU]
+    reached = lines["machine"]["tflops"] * 1e12 / device.flops  # by a matrix product, of the sheet's
     paper = rates_on_paper(shape, device, PROMPT_TOKENS + RESPONSE_TOKENS / 2, checkpointing=True)
     return replace(
         paper,

@@ -18,6 +18,7 @@ import contextlib
 import gc
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -114,12 +115,13 @@ def lines_in(path: Path) -> list[Figures]:
 
 def table_of(lines: Sequence[Figures]) -> str:
     """Rows of what was measured, as README has them, and why parts have no figures."""
-    rows = ["| part | tokens/s | MFU | beside it |", "|---|---|---|---|"]
+    rows = ["| on | part | tokens/s | MFU | beside it |", "|---|---|---|---|---|"]
     for line in lines:
+        device = re.sub(r"^NVIDIA (\S+).*", r"\1", line["device"])
         if not line["ok"]:
-            rows.append(f"| {line['part']} | | | failed: {line['why'][:200]} |".replace("\n", " "))
+            rows.append(f"| {device} | {line['part']} | | | failed: {line['why'][:200]} |".replace("\n", " "))
         elif line["part"] in ROWS:
-            rows.append(ROWS[line["part"]](line))
+            rows.append(f"| {device} {ROWS[line['part']](line)}")
     return "\n".join(rows)
 
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
+from icr_platform.annotation.config import AnnotateConfig
 from icr_platform.core.stage_protocol import StageContext
+from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.models.loading import load_config, load_tokenizer, parameter_count
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.session import RunOptions
@@ -27,6 +29,7 @@ from icr_platform.planning.capacity import (
     disk_of_iterations,
     idle_parameters,
     instructions_work,
+    memory_of,
     model_shape,
     rates_on_paper,
     seconds_of,
@@ -37,6 +40,8 @@ from icr_platform.planning.check import Prediction, check
 from icr_platform.training import stage, trainer
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.weights import adapter_parameters
+from tests.benchmarks import gpu_rehearsal
+from tests.benchmarks.gpu_rehearsal import lines_in
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -246,3 +251,23 @@ def test_what_following_instructions_takes(response: float | None, decoded: int)
     work = instructions_work(settings, Prompts(10, 20.0), response)
     assert (work.rows, work.decoded) == (20, decoded)
     assert disk_of(work, TrainingFiles(0, 0, 0, 0))[0] == decoded * 9
+
+
+@pytest.mark.parametrize(
+    ("part", "lora_rank"), [("score-1B", 0), ("score-8B", 0), ("train-1B", 0), ("train-1B-lora", 16)]
+)
+def test_memory_is_predicted_as_it_was_measured_on_a_gpu(part: str, lora_rank: int) -> None:
+    line = next(line for line in lines_in(Path(gpu_rehearsal.__file__).with_suffix(".jsonl")) if line["part"] == part)
+    size = gpu_rehearsal.size_of(False, line["shape"])
+    config = LlamaConfig(**gpu_rehearsal.SHAPES[line["shape"]])
+    with torch.device("meta"):
+        parameters = sum(each.numel() for each in AutoModelForCausalLM.from_config(config).parameters())
+    train = TrainConfig(
+        policy="p", preferences="p", batch_size=4, accumulation=2, lora_rank=lora_rank, gradient_checkpointing=True, dtype="bfloat16"
+    )  # fmt: skip
+    settings = SimpleNamespace(
+        train=train, generate=SamplingSettings(max_tokens=size.response_tokens), annotate=AnnotateConfig()
+    )
+    work = Work("annotate" if part.startswith("score") else "train", 64, size.prompt_tokens)
+    predicted = memory_of(work, settings, model_shape(config, parameters), 2, DEVICES["H100"], 1) / 1e9
+    assert line["peak_gb"] / 1.3 < predicted < 1.3 * line["peak_gb"] + 0.2

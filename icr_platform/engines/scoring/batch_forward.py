@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from icr_platform.engines.scoring.batches import Batch, Sharing
 from icr_platform.engines.scoring.packing import TokenIds
+from icr_platform.engines.scoring.transfers import on_device
 from icr_platform.models.small_copy import ROPE_OF_THE_BATCH, text_ropes
 
 _LONGEST_SEEN = "max_seq_len_cached"
@@ -37,7 +38,7 @@ class BatchForward:
             return self._run(input_ids=self._padded(batch), use_cache=False)[0].flatten(0, 1)
         if self._prompt is None or self._prompt[0] is not batch.prompt:
             self._prompt = None  # before the next one takes memory
-            last, cache = self._run(input_ids=torch.tensor([batch.prompt], device=self._device), use_cache=True)
+            last, cache = self._run(input_ids=on_device([batch.prompt], self._device), use_cache=True)
             if cache is None:
                 raise ValueError("it keeps nothing of a prompt")
             self._prompt = (batch.prompt, cache, last[0, -1:])
@@ -61,7 +62,7 @@ class BatchForward:
     def _padded(self, batch: Batch) -> Tensor:
         """[rows, longest] ids. A row is padded with its last token: no id that means something else to the model."""
         rows = [[*row, *row[-1:] * (batch.longest - len(row))] for row in batch.rows]
-        return torch.tensor(rows, device=self._device)
+        return on_device(rows, self._device)
 
 
 def body_name(model: PreTrainedModel) -> str:

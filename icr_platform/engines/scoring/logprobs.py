@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,6 +36,7 @@ from icr_platform.engines.scoring.choice import Choice, rows_of_logits
 from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
 from icr_platform.engines.scoring.packed_attention import KeyValue, NotPackableError, PackedLayout
 from icr_platform.engines.scoring.packing import Group, Pack, packs
+from icr_platform.engines.scoring.transfers import fetching, on_device
 from icr_platform.models.not_finite import not_finite
 from icr_platform.models.quantised import mixes_rows
 from icr_platform.models.small_copy import (
@@ -240,10 +242,11 @@ class CompletionScorer:
     def _score_batches(self, stream: Iterator[Batch], sharing: Sharing, sums: Floats, say: Progress) -> None:
         with _evaluating(self.model, None), self._linears.used():
             forward = BatchForward(self.model, sharing, self.device)
-            for batch in stream:
-                found = self._target_logprobs(forward.outputs(batch), batch.row, batch.target, sharing.is_split)
-                np.add.at(sums, batch.owner, found)
-                say(batch.finished, len(batch.target))
+            found = (
+                (batch, self._target_logprobs(forward.outputs(batch), batch.row, batch.target, sharing.is_split))
+                for batch in stream
+            )
+            _add_to(sums, found, say)
 
     def forward(
         self, pack: Pack, earlier: Mapping[int, dict[int, KeyValue]]
@@ -255,41 +258,43 @@ class CompletionScorer:
         layout = PackedLayout(pack, earlier, self.device)
         forget(self._ropes)
         body = self.model.base_model(
-            input_ids=torch.tensor([pack.input_ids], device=self.device),
-            position_ids=torch.tensor([pack.position_ids], device=self.device),
+            input_ids=on_device([pack.input_ids], self.device),
+            position_ids=on_device([pack.position_ids], self.device),
             use_cache=False,
             packed_layout=layout,
         )
         return body.last_hidden_state[0], layout.kept
 
     def _score_packs(self, stream: Iterator[Pack], sums: Floats, say: Progress) -> None:
-        earlier: dict[int, dict[int, KeyValue]] = {}
         with _evaluating(self.model, packed_attention.NAME), self._linears.used():
-            for pack in stream:
-                hidden, kept = self.forward(pack, earlier)
-                np.add.at(sums, pack.owner, self._target_logprobs(hidden, pack.row, pack.target))
-                # What no later pack continues is let go, so that memory does not grow with the corpus.
-                earlier = {segment: layers for segment, layers in (earlier | kept).items() if segment in pack.continued}
-                say(pack.finished, len(pack.target))
+            _add_to(sums, self._found_in_packs(stream), say)
+
+    def _found_in_packs(self, stream: Iterator[Pack]) -> Iterator[tuple[Pack, Tensor]]:
+        earlier: dict[int, dict[int, KeyValue]] = {}
+        for pack in stream:
+            hidden, kept = self.forward(pack, earlier)
+            yield pack, self._target_logprobs(hidden, pack.row, pack.target)
+            # What no later pack continues is let go, so that memory does not grow with the corpus.
+            earlier = {segment: layers for segment, layers in (earlier | kept).items() if segment in pack.continued}
 
     def _target_logprobs(
         self, outputs: Tensor, rows: Sequence[int], targets: Sequence[int], is_hidden: bool = True
-    ) -> Floats:
+    ) -> Tensor:
         """[K] nats of targets, each predicted by one of the outputs, whose rows ascend; the LM head sees each of these once.
 
         outputs: [T, size] hidden states or, where `is_hidden` is False, [T, vocabulary] logits.
         """
         predicting, position = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
-        pieces = []
+        row_of, place_of, target_of = (on_device(of, outputs.device) for of in (predicting, position, targets))
+        pieces = [outputs.new_zeros(0, dtype=torch.float64)]
         # In chunks: the logits of 8,192 rows over a vocabulary of 128,000 take 4 GB.
         for start in range(0, len(predicting), self.rows_at_once):
-            chunk = outputs[torch.from_numpy(predicting[start : start + self.rows_at_once]).to(outputs.device)]
-            first, last = np.searchsorted(position, (start, start + len(chunk)))
+            chunk = outputs[row_of[start : start + self.rows_at_once]]
+            own = slice(*np.searchsorted(position, (start, start + len(chunk))))
             logits = self._head(inputs_embeds=chunk[None], use_cache=False).logits[0] if is_hidden else chunk
-            row = torch.from_numpy(position[first:last] - start).to(logits.device)
-            target = torch.tensor(targets[first:last], device=logits.device)
-            pieces.append(_log_softmax_at(logits, row, target))
-        return torch.cat(pieces).cpu().numpy() if pieces else np.zeros(0)
+            place, target = (place_of[own] - start).to(logits.device), target_of[own].to(logits.device)
+            pieces.append(_log_softmax_at(logits, place, target).to(outputs.device))
+        return torch.cat(pieces)
 
     def _score_one(self, prompt_ids: Sequence[int], completion: Sequence[int], start: int = 0) -> float:
         """Nats of one completion by the model's own forward, which is what all other ways are compared with."""
@@ -429,10 +434,25 @@ def _log_softmax_at(logits: Tensor, row: Tensor, target: Tensor) -> Tensor:
 
     The largest logit is subtracted before anything is rounded, and sums over tokens follow in float64.
     """
-    logits = logits.float()
     top = logits.amax(-1, keepdim=True)
-    above = logits.sub_(top)[row, target].double()
-    return above - logits.exp_().sum(-1).double().log()[row]
+    # Of half precision the difference is float32 at once, which the same numbers as float32 would take one pass more for.
+    difference = logits.sub_(top) if logits.dtype == torch.float32 else logits - top.float()
+    above = difference[row, target].double()
+    return above - difference.exp_().sum(-1).double().log()[row]
+
+
+def _add_to(sums: Floats, found: Iterator[tuple[Pack | Batch, Tensor]], say: Progress) -> None:
+    """Add the nats of packs or batches to the sums of their completions.
+
+    Those of one are fetched when the next one is queued: a GPU that was waited for would have nothing to do meanwhile.
+    """
+    before: tuple[Pack | Batch, Callable[[], Floats]] | None = None
+    for one in itertools.chain(((work, fetching(nats)) for work, nats in found), [None]):
+        if before is not None:
+            work, nats = before
+            np.add.at(sums, work.owner, nats())
+            say(work.finished, len(work.target))
+        before = one
 
 
 class _HiddenStateAlone(BaseModelOutputWithPast):

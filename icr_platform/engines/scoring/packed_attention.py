@@ -36,6 +36,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,6 +44,7 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.attention.varlen import varlen_attn
 
 from icr_platform.engines.scoring.packing import Pack
+from icr_platform.engines.scoring.transfers import on_device
 
 NAME = "icr_packed"
 
@@ -145,9 +147,7 @@ class PackedLayout:
             segment_id: {} for segment_id in pack.continued if segment_id in self.rows
         }
         self._kept_layers: set[int] = set()
-        sizes = torch.tensor([segment.stop - segment.start for segment in pack.segments], device=device)
-        self._segment = torch.arange(len(sizes), device=device).repeat_interleave(sizes)
-        self._position = torch.tensor(pack.position_ids, device=device)
+        self._pack = pack
         self._masks: dict[tuple[int, int | None], Tensor] = {}
 
     def keep(self, layer: int, key: Tensor, value: Tensor) -> None:
@@ -173,18 +173,24 @@ class PackedLayout:
         place = {past: range(start, stop) for past, start, stop in zip(earlier, ends, ends[1:], strict=False)}
         place |= {segment: range(ends[-1] + own.start, ends[-1] + own.stop) for segment, own in self.rows.items()}
         keys = [
-            [
-                *(row for past in block.past for row in place[past]),
-                *range(ends[-1] + block.key_start, ends[-1] + block.stop),
-            ]
+            [*(place[past] for past in block.past), range(ends[-1] + block.key_start, ends[-1] + block.stop)]
             for block in self.blocks
         ]
-        counts = [len(of_block) for of_block in keys], [block.stop - block.start for block in self.blocks]
-        key_ends, query_ends = (
-            torch.tensor([0, *accumulate(count)], dtype=torch.int32, device=self._device) for count in counts
-        )
-        rows = torch.tensor([row for of_block in keys for row in of_block], device=self._device)
-        return Gathered(rows, earlier, query_ends, key_ends, max(counts[1]), max(counts[0]))
+        counts = [sum(map(len, of_block)) for of_block in keys], [block.stop - block.start for block in self.blocks]
+        key_ends, query_ends = (on_device(list(accumulate(count, initial=0)), self._device).int() for count in counts)
+        rows = np.concatenate([np.arange(of.start, of.stop) for of_block in keys for of in of_block])
+        return Gathered(on_device(rows, self._device), earlier, query_ends, key_ends, max(counts[1]), max(counts[0]))
+
+    @cached_property
+    def _position(self) -> Tensor:
+        """[T], of the pack's tokens in their sequences."""
+        return on_device(self._pack.position_ids, self._device)
+
+    @cached_property
+    def _segment(self) -> Tensor:
+        """[T], which of the pack's segments a token is in."""
+        sizes = [segment.stop - segment.start for segment in self._pack.segments]
+        return on_device(np.repeat(np.arange(len(sizes)), sizes), self._device)
 
     def keys_values(self, layer: int, block: Block, key: Tensor, value: Tensor) -> KeyValue:
         """Keys and values of a block's past and of rows key_start:key_stop, oldest first."""
