@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from icr_platform.core.config import Config, without_secrets
 from icr_platform.core.errors import InputError, WeightsRemovedError
-from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_translations, scalar_kinds
+from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS
 from icr_platform.models.removed_weights import removed_weights
 from icr_platform.pipeline.arm import ARM_KEY, CONFIG, OWN_SAMPLES, START, STEP, STOPPED, Arm, SweepPlace
 from icr_platform.pipeline.arm_results import (
@@ -29,6 +29,7 @@ from icr_platform.pipeline.arm_results import (
 from icr_platform.pipeline.checkpoint_removal import checkpoints_to_give_up, give_up_checkpoint
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.measures import check_measures, check_something_is_done, checker_of
+from icr_platform.pipeline.model_checks import check_models_once
 from icr_platform.pipeline.runner import code_tags, logged_params, run_stage, track_status
 from icr_platform.pipeline.session import Session, StageRun
 from icr_platform.pipeline.stages import STAGES
@@ -59,7 +60,7 @@ def iterate(session: Session, config: IterateConfig, place: SweepPlace | None = 
         check_pair_rules(config)
         resolved = session.resolver.resolve(config, config.seed, fetch=False)
         if not session.resolver.known(resolved):  # models in a remote store are checked by the stages, which fetch them
-            check_models(session, resolved)
+            check_models_once(session, resolved)
             check_english(resolved)
             check_pairs_source(session, resolved)
             check_measures(resolved)
@@ -103,30 +104,6 @@ def check_english(config: IterateConfig) -> None:
     kinds = config.annotate.reward_kind
     if config.iterations and config.ranks_by_rewards and any(REWARD_KINDS[kind].needs_english for kind in kinds):
         check(config.prompts, load_prompts(config.prompts, config.languages, config.limit).table, kinds)
-
-
-def check_models(session: Session, config: IterateConfig) -> tuple[str, ...]:
-    """Check what the first stage does not look at, so that its hours are not wasted; loads no weights.
-
-    Returns: lines for a person to read.
-
-    Raises:
-        InputError: policy and reference tokenise differently, or one of the models lacks tensors; the reward model cannot score.
-    """
-    from icr_platform.engines.scoring.reward_texts import RewardLimits
-    from icr_platform.models.loading import check_same_tokenisation, check_weights, load_tokenizer
-
-    models = [model for model in (config.policy, config.reference) if model]
-    notes = check_same_tokenisation(config.policy, config.reference, config) if config.reference else ()
-    if config.ranks_by_rewards and needs_translations(config.annotate.reward_kind) and config.annotate.translator:
-        models.append(session.resolver.local(config.annotate.translator, config.seed))
-        load_tokenizer(models[-1], config)
-    is_scored = config.iterations and config.ranks_by_rewards and scalar_kinds(config.annotate.reward_kind)
-    if is_scored and config.annotate.reward_model:
-        scorer = session.resolver.local(config.annotate.reward_model, config.seed)
-        notes += RewardLimits(config.annotate.model_copy(update={"reward_model": scorer}), config).notes
-    trusted = config.trust_remote_code
-    return (*notes, *(note for model in dict.fromkeys(models) for note in check_weights(model, trusted)))
 
 
 def check_pairs_source(session: Session, config: IterateConfig) -> tuple[str, ...]:

@@ -189,8 +189,9 @@ def _look_at_inputs(
     preflight: Preflight, session: Session, config: IterateConfig, prediction: Prediction
 ) -> _Inputs | None:
     """Check everything that a configuration names; None where something must be fixed."""
-    from icr_platform.pipeline.iterate import check_english, check_models
+    from icr_platform.pipeline.iterate import check_english
     from icr_platform.pipeline.measures import check_something_is_done, checker_of
+    from icr_platform.pipeline.model_checks import check_models
     from icr_platform.pipeline.stopping import check_stop
 
     resolved = preflight.attempt(lambda: session.resolver.resolve(config, config.seed))

@@ -12,7 +12,7 @@ English: how well the reward does elsewhere is what English pairs alone carry ov
 `demo`: pi_0 and pi_ref of the demo world, about pi_ref's answers to the test prompts in its five languages.
 
 A run goes on where it was stopped. The CSV has a row for each language, corruption and kind, `length` (the longer one) among the kinds; a run
-replaces the rows of its models.
+replaces the rows of its models, and README's tables are made from them anew.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ from typing import Any
 from icr_platform.demo import bootstrap as demo
 from icr_platform.evaluation.corruptions import GivenOutput, corrupt
 from icr_platform.evaluation.sentences import sentences
+from tests.support.readme_tables import put_table
 from tests.support.real_data import shared_folder
 
 LANGUAGES = ("en", "de", "es", "fr", "ru", "sw", "zh", "th", "bn")
 MODEL = "gpt-4-turbo-2024-04-09"
 COSTLY = ("th", "bn")
+OTHERS = "mean_non_english"
 TAUGHT = ("cut", "shuffled", "other-prompt", "looped", "number")
 COLUMNS = ("models", "language", "corruption", "kind", "accuracy", "low", "high", "n", "ties")
 
@@ -50,6 +52,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=64, help="of smollm2: English pairs to train on")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_name("reward_corruptions.csv"))
+    parser.add_argument("--readme", type=Path, default=Path(__file__).with_name("README.md"))
     given = parser.parse_args()
     folder = given.folder.resolve()
     if given.models == "demo":
@@ -72,6 +75,7 @@ def main() -> None:
         "--reward-kind", "cross-lingual,multilingual", "--shard-pairs", "64", "--seed", str(given.seed), "--output", str(folder / "bench"),
     )  # fmt: skip
     write_rows(folder / "bench" / "reward_bench" / "accuracy.csv", given.models, given.csv)
+    put_table(given.readme, f"reward_corruptions_{given.models}", table_of(given.csv, given.models))
 
 
 def icr(*arguments: str) -> None:
@@ -96,6 +100,24 @@ def write_rows(accuracy: Path, models: str, table: Path) -> None:
             figures = {name: f"{float(row[name]):.1f}" for name in ("accuracy", "low", "high")}
             said = {name: row[name] for name in ("language", "kind", "n", "ties")}
             writer.writerow({"models": models, "corruption": row["category"], **said, **figures})
+
+
+def table_of(path: Path, models: str) -> str:
+    """Accuracies with their intervals, by corruption: in English, and over the other languages."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["models"] == models]
+    found = {(row["corruption"], row["kind"], row["language"]): row for row in rows}
+    columns = [("cross-lingual", "en"), ("cross-lingual", OTHERS), ("multilingual", OTHERS), ("length", OTHERS)]
+    lines = [
+        "| corruption | cross-lingual, en | cross-lingual, others | multilingual, others | the longer one, others | n, others |",
+        "|" + "---|" * (len(columns) + 2),
+    ]
+    for corruption in (*TAUGHT, "other-language"):
+        if ("cross-lingual", OTHERS) in {key[1:] for key in found if key[0] == corruption}:
+            cells = [found[corruption, *column] for column in columns]
+            shown = " | ".join(f"{cell['accuracy']} ({cell['low']} to {cell['high']})" for cell in cells)
+            lines.append(f"| {corruption} | {shown} | {cells[1]['n']} |")
+    return "\n".join(lines)
 
 
 def prepare(folder: Path, smollm2: Path, prompts: int, pairs: int, seed: int) -> None:

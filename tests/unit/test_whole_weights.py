@@ -28,7 +28,7 @@ from icr_platform.evaluation.config import EvalConfig, MtBenchConfig
 from icr_platform.generation import stage as generation
 from icr_platform.generation.config import GenerateConfig
 from icr_platform.models.loading import check_weights, load_model
-from icr_platform.pipeline import iterate
+from icr_platform.pipeline import model_checks
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.training import stage as training
 from icr_platform.training.config import TrainConfig
@@ -232,8 +232,8 @@ def test_every_stage_says_so_before_it_loads_or_writes_anything(
         lambda: evaluation.read(EvalConfig(policy=bad, prompts=prompts)),
         lambda: evaluation.read(EvalConfig(policy=good, judge="logprob", judge_model=bad, **judged)),
         lambda: mt_bench_stage.read(MtBenchConfig(policy=bad, questions=str(questions), judge_api_model="m")),
-        lambda: iterate.check_models(session, IterateConfig(policy=good, reference=bad, prompts=prompts)),
-        lambda: iterate.check_models(
+        lambda: model_checks.check_models(session, IterateConfig(policy=good, reference=bad, prompts=prompts)),
+        lambda: model_checks.check_models(
             session, IterateConfig.model_validate({"policy": good, "reference": good, "annotate": translating})
         ),
     ):
