@@ -459,7 +459,19 @@ def iteration(tiny: bool) -> Figures:
     """One iteration of the demo through `icr iterate` on the device, MLflow included."""
     with tempfile.TemporaryDirectory() as work:
         places = [f"--{stage}.device={DEVICE}" for stage in ("generate", "annotate", "train", "eval")]
-        command = [sys.executable, "-m", "icr_platform", "iterate", "--config", "demo", "--iterations", "1", *places]
+        fewer = ["--limit", "12", "--eval-limit", "12"] if tiny else []
+        command = [
+            sys.executable,
+            "-m",
+            "icr_platform",
+            "iterate",
+            "--config",
+            "demo",
+            "--iterations",
+            "1",
+            *fewer,
+            *places,
+        ]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "MLFLOW_DISABLE_TELEMETRY": "true"}
         started = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, cwd=work, env=environment)
