@@ -435,7 +435,7 @@ def _log_softmax_at(logits: Tensor, row: Tensor, target: Tensor) -> Tensor:
     The largest logit is subtracted before anything is rounded, and sums over tokens follow in float64.
     """
     top = logits.amax(-1, keepdim=True)
-    # Of half precision the difference is float32 at once, which the same numbers as float32 would take one pass more for.
+    # Half precision becomes float32 in the subtraction itself: one pass over the vocabulary less, and the same numbers.
     difference = logits.sub_(top) if logits.dtype == torch.float32 else logits - top.float()
     above = difference[row, target].double()
     return above - difference.exp_().sum(-1).double().log()[row]
