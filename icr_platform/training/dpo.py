@@ -24,7 +24,6 @@ from icr_platform.training.dataset import TrainingPairs
 from icr_platform.training.losses import Responses, preference_loss, sampling_weights, without_tails
 from icr_platform.training.preference_parts import MEMORY, preference_arguments, trainer_parts
 from icr_platform.training.step_means import LANGUAGE, WEIGHT, Counted, StepMeans
-from icr_platform.training.token_rows import TokenRows
 from icr_platform.training.trainer import settled, train_to_end
 from icr_platform.training.weights import Weights
 
@@ -154,14 +153,11 @@ def build_trainer(
     languages = sorted(set(pairs.languages))
     places = {language: place for place, language in enumerate(languages)}
     columns: dict[str, Any] = {
-        name: ids.arrow if isinstance(ids, TokenRows) else ids
-        for name, ids in (
-            ("prompt_ids", pairs.prompt_ids),
-            ("chosen_ids", pairs.chosen_ids),
-            ("rejected_ids", pairs.rejected_ids),
-        )
+        "prompt_ids": pairs.prompt_ids,
+        "chosen_ids": pairs.chosen_ids,
+        "rejected_ids": pairs.rejected_ids,
+        LANGUAGE: [places[language] for language in pairs.languages],
     }
-    columns[LANGUAGE] = [places[language] for language in pairs.languages]
     if pairs.chosen_starts:
         columns |= {
             name: list(of) for name, of in zip(_STARTS, (pairs.chosen_starts, pairs.rejected_starts), strict=True)

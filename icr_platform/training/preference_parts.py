@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from icr_platform.models.loading import load_tokenizer
 from icr_platform.models.multimodal import is_multimodal
 from icr_platform.training.config import TrainConfig
+from icr_platform.training.token_rows import TokenRows
 from icr_platform.training.trainer import common_arguments, peft_config, require_own_logprobs
 from icr_platform.training.weights import load_trainable
 
@@ -35,13 +36,17 @@ def trainer_parts(
 ) -> dict[str, Any]:
     """Make the arguments of a trainer: the models loaded, the data, the tokenizer, and the adapters to train.
 
-    args: TRL's, which set up the process group. columns: of the data set. policy: loaded here where it is None.
+    args: TRL's, which set up the process group. columns: of the data set, `TokenRows` among them. policy: loaded here where it is None.
 
     Raises:
         InputError: TRL computes other log-probabilities for the policy than it does itself.
     """
+    import pyarrow as pa
     from datasets import Dataset
+    from datasets.table import InMemoryTable
 
+    # A table shares the memory of token ids, which Dataset.from_dict copies; so does a fingerprint, which is taken of their pickle.
+    table = pa.table({name: of.arrow if isinstance(of, TokenRows) else of for name, of in columns.items()})
     policy = policy if policy is not None else load_trainable(config.policy, config)
     if is_multimodal(policy.config):
         require_own_logprobs(policy)
@@ -55,7 +60,7 @@ def trainer_parts(
         "model": policy,
         "ref_model": reference,
         "args": args,
-        "train_dataset": Dataset.from_dict(dict(columns)),
+        "train_dataset": Dataset(InMemoryTable(table), fingerprint="rows of a training"),
         "processing_class": load_tokenizer(config.policy, config),
         "peft_config": peft_config(config),
     }

@@ -56,15 +56,13 @@ def score_pairs(config: TrainConfig, pairs: TrainingPairs | TrainingExamples, mo
 
     place: Any = resolve_device(config.device)
     scorer = CompletionScorer(model.to(place))
-    found: list[Floats] = []
-    count = len(pairs) * (2 if config.ld_alpha is None else 4)
-    with meter("score under the reference", count, use="scored") as bar, autocast(config):
+    scores: Floats = np.empty((len(pairs), 2 if config.ld_alpha is None else 4))
+    with meter("score under the reference", scores.size, use="scored") as bar, autocast(config):
         for start in range(0, len(pairs), _TOGETHER):
             groups = [pairs.group(row) for row in range(start, min(start + _TOGETHER, len(pairs)))]
             if config.ld_alpha is not None:
                 groups = [_with_shared_parts(group) for group in groups]
-            found += scorer.score(groups, bar.advance)
-    scores = np.stack(found)
+            scores[start : start + len(groups)] = scorer.score(groups, bar.advance)
     if config.ld_alpha is None:
         return scores
     whole, shared = np.split(scores, 2, axis=1)

@@ -19,8 +19,9 @@ Compliance: the share of sampled answers to test prompts that comply; intervals 
 accuracy (`icr reward-bench`): the share of labelled pairs under test instructions (an answer that complies, one that does not) whose first has the higher
 reward of (pi_0, pi_ref), ties counted half, beside the log-likelihood under pi_0 alone and the longer one. Of the policy's own
 samples: the same for the pairs that annotate chose of which one answer complies, and over all such pairs of a prompt before length
-control. The translate kind needs a translator (--translator), and without one it is left out: none is at hand offline, and answers are no
-translations of each other. Their forms are the same in all languages, so that the English figure is what a perfect translator could reach.
+control. The translate kind takes a translator: --translator MODEL, or else one that `icr sft` makes from the base model and instructions
+outside the test, which are parallel, in the forms of answers. A model of this size translates badly. What a perfect translator could reach
+is near the English figure, since the forms of answers are the same in all languages.
 
 Every step is skipped once it is finished. Rows of (seed, measure, arm) go to real_model.csv at the end, in the place of earlier ones.
 """
@@ -41,7 +42,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import pairwise
@@ -120,11 +121,13 @@ class Sizes:
     constraints: int = 2
     samples: int = 4
     max_tokens: int = 90
+    translations: int = 600
+    translation_tokens: int = 160
     rates: tuple[str, str, str] = ("1e-4", "3e-5", "2e-5")
     rare: int = RARE
 
 
-TINY = Sizes(sft=6, icr=3, test=3, samples=4, max_tokens=12, rates=("1e-3", "1e-3", "1e-3"), rare=1)
+TINY = Sizes(sft=6, icr=3, test=3, samples=4, max_tokens=12, translations=16, translation_tokens=160, rates=("1e-3", "1e-3", "1e-3"), rare=1)
 
 
 class Constraint(NamedTuple):
@@ -235,7 +238,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="a folder of this seed's own")
     parser.add_argument("--arms", default="control", help="beside pi_1: control, multilingual")
     parser.add_argument(
-        "--translator", default="", help="a model that translates, for the translate kind of the reward"
+        "--translator", default="", help="a model that translates into English, in the place of the one that is made here"
     )
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_name("real_model.csv"))
     parser.add_argument("--tiny", action="store_true")
@@ -286,12 +289,13 @@ class Run:
         )  # fmt: skip
         for arm in ("pi_ref", "pi_0"):
             self.sample_test(arm)
-        kinds = ["cross-lingual", "multilingual", *(["translate"] if self.given.translator else [])]
-        helper = ("--translator", self.given.translator) if self.given.translator else ()
+        kinds = ["cross-lingual", "multilingual", "translate"]
+        translator = self.given.translator or self.make_translator(base, tasks, *steps)
         rewarded = ("--policy", self.policy("pi_0"), "--reference", self.policy("pi_ref"))
         every = ("--no-drop-wrong-language", "--no-drop-truncated", "--no-drop-empty")
         self.icr(
-            "accuracy", "reward-bench", *rewarded, "--pairs", "labelled", "--reward-kind", ",".join(kinds), *helper,
+            "accuracy", "reward-bench", *rewarded, "--pairs", "labelled", "--reward-kind", ",".join(kinds), "--translator", translator,
+            "--translation-max-tokens", str(sizes.translation_tokens),
         )  # fmt: skip
 
         self.icr(
@@ -313,6 +317,41 @@ class Run:
         return self.measured(
             tasks, kinds, [arm for arm in ("pi_1", *arms) if labels[arm] != "random"], ["pi_ref", "pi_0", "pi_1", *arms]
         )
+
+    def make_translator(self, base: str, tasks: Mapping[str, Sequence[Task]], *steps: str) -> str:
+        """A translator into English: `icr sft` of the base model on parallel texts, asked as `icr reward-bench` asks."""
+        documents = self.work / "translations" / "en.jsonl"
+        if not documents.exists():
+            write_lines(documents, self.translations({task.instruction for task in tasks["test"]}))
+        self.icr(
+            "translator", "sft", "--policy", base, "--documents", "translations", "--learning-rate", self.sizes.rates[0], *steps,
+        )  # fmt: skip
+        return self.policy("translator")
+
+    def translations(self, kept_out: Set[str]) -> list[dict[str, str]]:
+        """Instructions, one or a few at a time, in the forms that answers have, with the same in English."""
+        from icr_platform.engines.sampling.translation import INSTRUCTION
+
+        texts = {language: self.read(language)[0] for language in LANGUAGES}
+        ids = [
+            one
+            for one in sorted(set.intersection(*map(set, texts.values())) - kept_out)
+            if all(
+                len(texts[language][one]) <= LONGEST_INSTRUCTION and "\n" not in texts[language][one]
+                for language in LANGUAGES
+            )
+        ]
+        rng = random.Random(f"translations {self.seed}")
+        documents = []
+        for place in range(self.sizes.translations):
+            count, write = rng.choice(list(FORMS.values()))
+            said, word = rng.sample(ids, count), rng.randrange(4)
+            native, english = (
+                write([texts[language][one] for one in said], WORDS[language][word])
+                for language in (OTHERS[place % len(OTHERS)], "en")
+            )
+            documents.append({"instruction": INSTRUCTION.format(text=native), "output": english})
+        return documents
 
     def say(self, text: str) -> None:
         seconds = int(time.monotonic() - self.start)
