@@ -43,8 +43,15 @@ AttentionInterface.register(block_attention.NAME, block_attention.block_attentio
 AttentionMaskInterface.register(block_attention.NAME, packed_mask)
 
 BLOCK = 64  # tokens: a matrix product over fewer is slower, and a row's last block is half empty
+SMALL_BLOCK = 16  # of rows so short that most of a larger one is empty, on a CPU
+_SHORT = 256  # tokens of a row
 
 _NATS = 1e-3  # by which a next token's log-probability may differ from that of its row alone, on a small copy
+
+
+def block_size(longest: int, device: torch.device) -> int:
+    """Tokens of a block where a row has `longest` tokens at most."""
+    return SMALL_BLOCK if longest <= _SHORT and device.type == "cpu" else BLOCK
 
 
 @dataclass(eq=False)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from icr_platform.core.arrays import Bools, Floats, Ints
-from icr_platform.engines.sampling.block_rows import BlockRows, Prompt, attending, why_no_blocks
+from icr_platform.engines.sampling.block_rows import BlockRows, Prompt, attending, block_size, why_no_blocks
 from icr_platform.engines.sampling.token_choice import Uniforms, choose_tokens, make_filters, make_penalties
 from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
 from icr_platform.models.left_padding import Batching, Continuation, begin, find_batching, recomputed
@@ -80,7 +80,9 @@ class Decoder:
 
     def _in_blocks(self, rows: Sequence[Row], size: int, done: Done) -> None:
         waiting = _by_prompt(rows)
-        engine = BlockRows(self.model, size, max(len(family.waiting) for family in waiting))
+        longest = max(len(row.prompt_ids) + row.budget for row in rows)
+        lanes = max(len(family.waiting) for family in waiting)
+        engine = BlockRows(self.model, size, lanes, block_size(longest, self.model.device))
         places = _Places(size, self._settings, self._stops, self.model)
         most = _CPU_PROMPTS if engine.device.type == "cpu" else _GPU_PROMPTS
         free, live, family_at = list(range(size))[::-1], list[int](), dict[int, _Family]()
