@@ -243,6 +243,17 @@ def works(config: Any, training: Prompts, evaluation: Prompts | None, response_t
     return result
 
 
+def training_work(train: Any, prompt_tokens: float, response_tokens: float, rows: int, responses: int) -> Work:
+    """A training on rows that are given. responses: in all rows; the other lengths are means.
+
+    >>> from icr_platform.training.config import TrainSettings
+    >>> training_work(TrainSettings(epochs=2), 20.0, 30.0, rows=10, responses=20).trained
+    2000
+    """
+    tokens = int(responses * (prompt_tokens + response_tokens))
+    return Work("train", rows, prompt_tokens, scored=tokens, trained=int(tokens * train.epochs))
+
+
 def bench_work(kinds: Sequence[str], pairs: Prompts, response_tokens: float) -> Work:
     """reward_bench of one policy on labelled pairs. pairs: how many, and the mean length of their prompts; response_tokens: of a response.
 
@@ -292,17 +303,9 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
             lays_out_linears = weight_bytes == 4 and config.annotate.cpu_library != "torch" and lays_out(shape.matmul)
         return process + _scoring_bytes(shape, weight_bytes, tokens, device is None, lays_out_linears)
     if work.stage == "train":
-        train = config.train
-        longest = min(train.max_length, int(_LONG_PROMPT * work.prompt_tokens) + config.generate.max_tokens)
-        tokens = 2 * train.batch_size * longest  # of the chosen and the rejected responses
-        states = weights if train.lora_rank else shape.parameters * _TRAIN_BYTES
-        # For the backward pass a layer keeps every intermediate result, or, with checkpointing, its input alone; then one at a time
-        # is computed again.
-        of_layer = 10 * shape.hidden + 5 * shape.intermediate
-        kept = shape.layers * shape.hidden + of_layer if train.gradient_checkpointing else shape.layers * of_layer
-        head = _head_bytes(tokens, train, shape, weight_bytes, device is None)
-        trained = states // shards + tokens * weight_bytes * kept + head
-        return process + max(int(trained), _margin_bytes(shape, device))
+        return training_memory(
+            config.train, work.prompt_tokens, config.generate.max_tokens, shape, weight_bytes, device, shards
+        )
     settings = config.eval if work.stage == "eval" else config.generate
     if settings.sampler == "vllm" and device is not None:
         return int(settings.gpu_memory * device.memory)  # the engine takes its share at once
@@ -314,6 +317,28 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
     if device is None and weight_bytes == 4 and lays_out(shape.matmul):
         weights += weight_bytes * shape.matmul
     return int(process + weights + cache + 3 * logits)  # logits, at the temperature, and as weights
+
+
+def training_memory(
+    train: Any,
+    prompt_tokens: float,
+    response_tokens: int,
+    shape: ModelShape,
+    weight_bytes: int,
+    device: Device | None,
+    shards: int,
+) -> int:
+    """`memory_of` a training. train: a TrainSettings or TrainConfig. prompt_tokens: mean length; response_tokens: of the longest."""
+    longest = min(train.max_length, int(_LONG_PROMPT * prompt_tokens) + response_tokens)
+    tokens = 2 * train.batch_size * longest  # of the chosen and the rejected responses
+    states = shape.parameters * (weight_bytes if train.lora_rank else _TRAIN_BYTES)
+    # For the backward pass a layer keeps every intermediate result, or, with checkpointing, its input alone; then one at a time
+    # is computed again.
+    of_layer = 10 * shape.hidden + 5 * shape.intermediate
+    kept = shape.layers * shape.hidden + of_layer if train.gradient_checkpointing else shape.layers * of_layer
+    head = _head_bytes(tokens, train, shape, weight_bytes, device is None)
+    trained = states // shards + tokens * weight_bytes * kept + head
+    return (PROCESS_BYTES if device is None else 0) + max(int(trained), _margin_bytes(shape, device))
 
 
 def _scoring_bytes(shape: ModelShape, weight_bytes: int, tokens: int, is_cpu: bool, lays_out_linears: bool) -> int:

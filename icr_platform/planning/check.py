@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,12 +47,15 @@ from icr_platform.planning.capacity import (
     rates_on_paper,
     seconds_of,
     training_files,
+    training_memory,
+    training_work,
     works,
 )
 from icr_platform.planning.model_facts import JUDGE, POLICY, REFERENCE, REWARD_MODEL, TRANSLATOR, Use, show_models
 from icr_platform.planning.rehearsal import NO_REHEARSAL, Rehearsal, rehearse
 from icr_platform.planning.scratch import scratch_folder
 from icr_platform.planning.units import duration, size
+from icr_platform.training.config import TrainConfig, TrainSettings
 
 T = TypeVar("T")
 _PROMPTS_TOKENISED = 200  # per language; the mean over them stands for all
@@ -247,12 +250,68 @@ def _check_inputs(
     plans = plan(
         resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction, rewarding
     )
+    start = _start_plan(session, resolved, shape, rates, prediction) if resolved.start_preferences else None
     show_models(resolved, _uses(session, resolved, plans, prediction), training.first, prediction.verbose)
     print()
-    _print(session, resolved, plans, source, prediction)
+    _print(session, resolved, plans, start, source, prediction)
+    if start is not None:
+        print(_start_line(start))
     for work in measuring:
         print(_measuring_line(resolved, work, rates))
     return Checked(resolved, plans, checker)
+
+
+def _start_plan(
+    session: Session, config: IterateConfig, shape: ModelShape, rates: Rates | None, prediction: Prediction
+) -> StagePlan:
+    """The training that makes pi_0. shape: of the model that it starts from."""
+    starting = session.resolver.resolve(Arm(config, config, None, [config.policy]).starting(), config.seed)
+    instructions, answers = _given_texts(starting)
+    sizes = _token_counts(config, answers)
+    prompt_tokens = _mean_tokens(config, instructions, are_prompts=True)
+    work = training_work(starting, prompt_tokens, sum(sizes) / len(sizes), len(instructions), len(answers))
+    device, count = _devices(prediction)
+    accelerate = _accelerate_settings(starting)
+    busy = count if accelerate else 1
+    weight_bytes = 2 if prediction.gpus else int(resolve_dtype(starting.dtype, "auto").itemsize)
+    shards = busy if _is_sharded(accelerate) else 1
+    kept, peak = disk_of(work, _training_files(config, starting, shape, len(instructions), accelerate))
+    return StagePlan(
+        work=work,
+        devices=busy,
+        seconds=seconds_of(work, rates, busy, 1) if rates else None,
+        memory_bytes=training_memory(starting, prompt_tokens, max(sizes), shape, weight_bytes, device, shards),
+        disk_bytes=kept,
+        disk_peak_bytes=peak,
+    )
+
+
+def _given_texts(training: TrainConfig) -> tuple[list[str], list[str]]:
+    """Instructions, and all responses to them, of the preferences that a training names."""
+    from icr_platform.core.artifacts import open_artifact
+    from icr_platform.core.schemas import PREFERENCES
+    from icr_platform.data.labelled_examples import read_examples
+    from icr_platform.data.text_preferences import is_text, read_text_preferences
+
+    source, columns = training.preferences, training.preference_columns
+    if not is_text(source):
+        table = open_artifact(Path(source), PREFERENCES).read(["instruction", "chosen", "rejected"])
+        instructions, chosen, rejected = (column.to_pylist() for column in table.columns)
+        return instructions, [*chosen, *rejected]
+    if training.loss == "kto":
+        rows = read_examples(source, columns).rows
+        return [row.instruction for row in rows], [row.response for row in rows]
+    pairs = read_text_preferences(source, columns).pairs
+    return [pair.instruction for pair in pairs], [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+
+
+def _start_line(start: StagePlan) -> str:
+    """What the training of pi_0 takes."""
+    taken = f"{start.work.tokens:,} tokens, "
+    if start.seconds is not None:
+        taken += f"{duration(start.seconds)} on {start.devices if start.devices > 1 else 'one'} device{'s' * (start.devices > 1)}, "
+    memory = f"{size(start.memory_bytes)} of memory at its peak"
+    return f"start: {start.work.rows:,} rows, {taken}{memory}, {size(start.disk_bytes)}; once, for pi_0"
 
 
 def _measuring_line(config: IterateConfig, work: Work, rates: Rates | None) -> str:
@@ -294,7 +353,7 @@ def _measures(
     if config.instruction_prompts and (follow := read("instructions", arm.following(0))) is not None:
         counted("instruction prompts", (prompt.language for prompt in follow.asked.prompts))
         turns = [turn.text for prompt in follow.asked.prompts for turn in prompt.turns]
-        if (mean := preflight.attempt(lambda: _mean_tokens(config, turns))) is not None:
+        if (mean := preflight.attempt(lambda: _mean_tokens(config, turns, are_prompts=True))) is not None:
             prompts = Prompts(len(turns), mean)
             measuring.append(instructions_work(config.instructions, prompts, prediction.response_tokens))
     if config.benchmarks.are_asked and (asked := read("benchmarks", arm.asking(0))) is not None:
@@ -303,19 +362,26 @@ def _measures(
 
 
 def _bench_work(config: IterateConfig, bench: Any) -> Work:
-    prompts = Prompts(len(bench.pairs), _mean_tokens(config, [pair.asked.instruction for pair in bench.pairs]))
+    instructions = [pair.asked.instruction for pair in bench.pairs]
+    prompts = Prompts(len(bench.pairs), _mean_tokens(config, instructions, are_prompts=True))
     responses = [side.text for pair in bench.pairs for side in (pair.chosen, pair.rejected)]
     return bench_work(bench.config.kinds, prompts, _mean_tokens(config, responses))
 
 
-def _mean_tokens(config: IterateConfig, texts: Sequence[str]) -> float:
-    """Mean length in the policy's tokens, of texts that lie evenly among all of them."""
-    from icr_platform.models.chat import encode_response
+def _mean_tokens(config: IterateConfig, texts: Sequence[str], are_prompts: bool = False) -> float:
+    """Mean of `_token_counts`."""
+    sizes = _token_counts(config, texts, are_prompts)
+    return sum(sizes) / max(1, len(sizes))
+
+
+def _token_counts(config: IterateConfig, texts: Sequence[str], are_prompts: bool = False) -> list[int]:
+    """Lengths in the policy's tokens of texts that lie evenly among all of them: of responses, or of prompts in the chat template."""
+    from icr_platform.models.chat import encode_prompt, encode_response
     from icr_platform.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(config.policy, config)
-    some = texts[:: max(1, len(texts) // _COUNTED)]
-    return sum(len(encode_response(tokenizer, text)) for text in some) / max(1, len(some))
+    encode = encode_prompt if are_prompts else encode_response
+    return [len(encode(tokenizer, text)) for text in texts[:: max(1, len(texts) // _COUNTED)]]
 
 
 def _shape(model: str, chat: ChatSettings) -> ModelShape:
@@ -411,7 +477,7 @@ def _check_stages(preflight: Preflight, session: Session, config: IterateConfig,
             starting = starting.model_copy(update=elsewhere)
         if preflight.attempt(lambda: STAGES["train"].load().read(starting)) is not None:
             preflight.remarks.append(
-                f"pi_0 is trained first, on {config.start_preferences} with loss={config.start.loss}; what that takes is not predicted"
+                f"pi_0 is trained first, on {config.start_preferences} with loss={config.start.loss}"
             )
 
 
@@ -489,24 +555,11 @@ def plan(
 
     rewarding: the shape of the reward model, where there is one.
     """
-    from icr_platform.training.launch import read_accelerate_config
-    from icr_platform.training.weights import adapter_parameters, stored_dtype
-
     device, count = _devices(prediction)
     weight_bytes = 2 if prediction.gpus else int(resolve_dtype(config.generate.dtype, "auto").itemsize)
-    launched = config.train.accelerate_config
-    accelerate = read_accelerate_config(Path(launched)) if launched else {}
-    is_sharded = str(accelerate.get("distributed_type", "NO")) in _SHARDED
-    files = training_files(
-        config.train,
-        most_pairs(config, training),
-        shape.parameters,
-        adapter_parameters(config.policy, config.train.lora_rank, config.trust_remote_code)
-        if config.train.lora_rank
-        else 0,
-        stored_dtype(config.policy, config.trust_remote_code).itemsize,
-        accelerate,
-    )
+    accelerate = _accelerate_settings(config.train)
+    is_sharded = _is_sharded(accelerate)
+    files = _training_files(config, config.train, shape, most_pairs(config, training), accelerate)
     if rates and rewarding:
         rates = replace(rates, reward=rates.score * shape.matmul / rewarding.matmul)
     plans = []
@@ -530,6 +583,29 @@ def plan(
             )
         )
     return plans
+
+
+def _accelerate_settings(train: TrainSettings) -> Mapping[str, Any]:
+    """Those that a training is launched with; empty where it runs in this process."""
+    from icr_platform.training.launch import read_accelerate_config
+
+    return read_accelerate_config(Path(train.accelerate_config)) if train.accelerate_config else {}
+
+
+def _is_sharded(accelerate: Mapping[str, Any]) -> bool:
+    return str(accelerate.get("distributed_type", "NO")) in _SHARDED
+
+
+def _training_files(
+    config: IterateConfig, train: TrainSettings, shape: ModelShape, pairs: int, accelerate: Mapping[str, Any]
+) -> TrainingFiles:
+    """What a training of a model of the policy's shape writes."""
+    from icr_platform.training.weights import adapter_parameters, stored_dtype
+
+    rank, trusts = train.lora_rank, config.trust_remote_code
+    adapters = adapter_parameters(config.policy, rank, trusts) if rank else 0
+    stored = stored_dtype(config.policy, trusts).itemsize
+    return training_files(train, pairs, shape.parameters, adapters, stored, accelerate)
 
 
 def _devices(prediction: Prediction) -> tuple[Device | None, int]:
@@ -558,7 +634,12 @@ def _busy(config: IterateConfig, work: Work, count: int) -> int:
 
 
 def _print(
-    session: Session, config: IterateConfig, plans: list[StagePlan], source: str, prediction: Prediction
+    session: Session,
+    config: IterateConfig,
+    plans: list[StagePlan],
+    start: StagePlan | None,
+    source: str,
+    prediction: Prediction,
 ) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -603,10 +684,12 @@ def _print(
         console.print(
             f"{', '.join(idle)}: not all of {count} GPUs; execution: ray with concurrency, or accelerate_config"
         )
-    console.print(_capacity(session, config, plans, device))
+    console.print(_capacity(session, config, plans, start, device))
 
 
-def _capacity(session: Session, config: IterateConfig, plans: list[StagePlan], device: Device | None) -> str:
+def _capacity(
+    session: Session, config: IterateConfig, plans: list[StagePlan], start: StagePlan | None, device: Device | None
+) -> str:
     """Two lines that set the prediction against the disk and the memory that there are."""
     import psutil
 
@@ -616,7 +699,7 @@ def _capacity(session: Session, config: IterateConfig, plans: list[StagePlan], d
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    peak = max(item.memory_bytes for item in plans)
+    peak = max(item.memory_bytes for item in (*plans, *([start] if start else [])))
     memory = int(device.memory) if device else int(psutil.virtual_memory().total)
     copied = "artifacts are copied to MLflow; --artifacts=reference halves it" if copies == 2 else "one copy"
     smaller = "--train-save-steps above the number of steps, --keep-checkpoints last, --train-save-dtype stored or LoRA"

@@ -61,6 +61,7 @@ SENTENCE = (25, 115)  # characters of a sentence of an answer
 SENTENCES = 3  # that an instruction must have in every language
 RARE = 12  # a token that occurs less often in the texts is cut
 RESAMPLES = 2000
+TRANSLATED = "cross-lingual, of those that were translated"
 WORDS = {
     "en": ("Certainly", "Honestly", "Briefly", "Indeed"),
     "es": ("Claro", "Francamente", "Brevemente", "Efectivamente"),
@@ -127,7 +128,17 @@ class Sizes:
     rare: int = RARE
 
 
-TINY = Sizes(sft=6, icr=3, test=3, samples=4, max_tokens=12, translations=16, translation_tokens=160, rates=("1e-3", "1e-3", "1e-3"), rare=1)
+TINY = Sizes(
+    sft=6,
+    icr=3,
+    test=3,
+    samples=4,
+    max_tokens=12,
+    translations=16,
+    translation_tokens=160,
+    rates=("1e-3", "1e-3", "1e-3"),
+    rare=1,
+)
 
 
 class Constraint(NamedTuple):
@@ -238,7 +249,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="a folder of this seed's own")
     parser.add_argument("--arms", default="control", help="beside pi_1: control, multilingual")
     parser.add_argument(
-        "--translator", default="", help="a model that translates into English, in the place of the one that is made here"
+        "--translator",
+        default="",
+        help="a model that translates into English, in the place of the one that is made here",
     )
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_name("real_model.csv"))
     parser.add_argument("--tiny", action="store_true")
@@ -568,14 +581,22 @@ class Run:
             against = compliance["pi_0"] if arm not in ("pi_ref", "pi_0") else None
             rows.append(about | {"measure": "compliance", "arm": arm} | figures(compliance[arm], self.seed, against))
         ranked = table(self.work / "accuracy" / "reward_bench")
-        judged = [(kind, kind, lambda row: row["is_right"]) for kind in kinds]
-        judged.append(("log-likelihood", "multilingual", _is_likelier))
-        judged.append(("the longer one", "length", lambda row: row["is_right"]))
-        for name, kind, is_right in judged:
+        all_pairs = {(row["language"], row["prompt_id"]) for row in ranked}
+        translated = {
+            (row["language"], row["prompt_id"])
+            for row in ranked
+            if row["kind"] == "translate" and row["is_right"] is not None
+        }
+        judged = [(kind, kind, all_pairs, lambda row: row["is_right"]) for kind in kinds]
+        # A pair of which an answer could not be translated is not ranked by its translation.
+        judged.append((TRANSLATED, "cross-lingual", translated, lambda row: row["is_right"]))
+        judged.append(("log-likelihood", "multilingual", all_pairs, _is_likelier))
+        judged.append(("the longer one", "length", all_pairs, lambda row: row["is_right"]))
+        for name, kind, pairs, is_right in judged:
             right = [
                 Graded(row["language"], by_id[row["prompt_id"]].instruction, row["category"], is_right(row))
                 for row in ranked
-                if row["kind"] == kind and row["is_right"] is not None
+                if row["kind"] == kind and row["is_right"] is not None and (row["language"], row["prompt_id"]) in pairs
             ]
             rows.append(about | {"measure": "accuracy on labelled pairs", "arm": name} | figures(right, self.seed))
         for arm in rewarded:

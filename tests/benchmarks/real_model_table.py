@@ -15,6 +15,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.benchmarks.bench_real_model import TRANSLATED
 from tests.support.readme_tables import put_table
 
 HERE = Path(__file__).parent
@@ -23,7 +24,10 @@ POLICIES = {
     "pi_ref": "pi_ref", "pi_0": "pi_0, after English pairs only", "pi_1": "pi_1, one ICR iteration", "control": "control, random labels",
 }  # fmt: skip
 ACCURACIES = {
-    "labelled": ("accuracy on labelled pairs", ("cross-lingual", "multilingual", "translate", "log-likelihood", "the longer one")),
+    "labelled": (
+        "accuracy on labelled pairs",
+        ("cross-lingual", "multilingual", "translate", TRANSLATED, "log-likelihood", "the longer one"),
+    ),
     "pi_0's own samples of a prompt": ("own samples, pairs within a prompt", ("cross-lingual",)),
     "those that annotate chose": ("own samples, pairs that annotate chose", ("cross-lingual",)),
 }

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from icr_platform.core.artifacts import open_artifact
 from icr_platform.core.errors import InputError
+from icr_platform.core.schemas import PREFERENCES
+from icr_platform.data.text_preferences import tokenise
+from icr_platform.models.loading import load_tokenizer
 from icr_platform.pipeline.arm import Arm
 from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.iterate import check_losses, iterate
 from icr_platform.pipeline.session import RunOptions, open_session
 from icr_platform.planning.check import Prediction, check
 from icr_platform.tracking.tracker import Tracker
+from icr_platform.training.dataset import load_pairs
 
 
 @pytest.fixture
@@ -62,6 +68,30 @@ def test_pi_0_is_trained_first_and_everything_follows_from_it(
     assert anew == {(0, "eval"), (1, "eval"), (0, "start")}, "to evaluate pi_0 it is made again"
     losses = [each.stages[0, "start"].result.metrics["train/final_loss"] for each in (arm, redone)]
     assert losses[0] == losses[1]
+
+
+def test_what_the_start_takes_is_predicted(
+    values: dict[str, Any], tiny_models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = IterateConfig.model_validate(values | {"start": {**values["start"], "epochs": 3}})
+    prediction = Prediction(gpus=2, gpu="H100")  # whose rates are known
+    assert check(config, RunOptions(), prediction) == 0
+    shown = capsys.readouterr().out
+    starting = Arm(config, config, None, [config.policy]).starting()
+    tokenizer = load_tokenizer(starting.policy, starting)
+    work = Path("tokenised")
+    tokenise(starting.preferences, work, tokenizer, starting.preference_columns)
+    pairs = load_pairs(open_artifact(work, PREFERENCES), tokenizer, 1000)
+    tokens = sum(
+        2 * len(prompt) + len(chosen) + len(rejected)
+        for prompt, chosen, rejected in zip(pairs.prompt_ids, pairs.chosen_ids, pairs.rejected_ids, strict=True)
+    )
+    line = next(line for line in shown.splitlines() if line.startswith("start: "))
+    said = re.fullmatch(
+        r"start: 8 rows, ([\d,]+) tokens, \S+ s on one device, \S+ .B of memory at its peak, .+; once, for pi_0", line
+    )
+    assert said, line
+    assert abs(int(said[1].replace(",", "")) - (1 + 3) * tokens) <= 4, "the reference's pass, and three epochs"
 
 
 @pytest.mark.parametrize(

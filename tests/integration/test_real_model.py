@@ -35,9 +35,11 @@ def test_every_step_is_taken_once(tmp_path: Path) -> None:
     with (tmp_path / "rows.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     arms = [(row["measure"], row["arm"]) for row in rows]
-    assert len(arms) == len(set(arms)) == 11
+    assert len(arms) == len(set(arms)) == 12
     assert [arm for measure, arm in arms if measure == "compliance"] == ["pi_ref", "pi_0", "pi_1", "control"]
-    assert {row["n"] for row in rows if row["measure"] == "compliance" or row["arm"] in ("cross-lingual", "the longer one")} == {"30"}
+    assert {
+        row["n"] for row in rows if row["measure"] == "compliance" or row["arm"] in ("cross-lingual", "the longer one")
+    } == {"30"}
 
 
 @pytest.mark.parametrize("language", bench.LANGUAGES)
