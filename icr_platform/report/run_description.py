@@ -29,7 +29,7 @@ def what_is_run(title: str, facts: Mapping[str, object], iterations: Sequence[It
     policy `org/model`, languages `en,es`, seed `0`
     >>> measured = [IterationMetrics(0, {"win_rate/es": 40.0}), IterationMetrics(1, {"win_rate/es": 52.25})]
     >>> print(what_is_run("Arm", {}, measured).splitlines()[0])
-    **Arm; win rate, % 40.0 → 52.2 (Spanish)**
+    **Arm; win rate, % 40.0 → 52.3 (Spanish)**
     """
     said = (
         (name, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)) for name, value in facts.items()

@@ -12,6 +12,7 @@ from icr_platform.core.artifacts import Artifact
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import english_first
+from icr_platform.report.numbers import signed
 from ui.html.charts import interval_bar
 from ui.html.rendering import language_label, message, render
 from ui.pages import dead_ends, item_verdicts
@@ -337,7 +338,7 @@ def _overview(inspector: Inspector, view: View, compared: Compared) -> str:
 
 
 def _bar(row: PairedRow, reach: float) -> Markup:
-    return interval_bar(*row.ends, row.found.difference, (-reach, reach), f"difference {row.found.difference:+.1f}")
+    return interval_bar(*row.ends, row.found.difference, (-reach, reach), f"difference {signed(row.found.difference)}")
 
 
 def _nothing_common(inspector: Inspector, view: View, compared: Compared, covered: prompt_changes.Coverage) -> str:

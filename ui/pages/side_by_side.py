@@ -11,6 +11,7 @@ from markupsafe import Markup
 from icr_platform.core.artifacts import Artifact
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
+from icr_platform.report.numbers import signed
 from ui.html.charts import interval_bar
 from ui.html.line_marks import MarkedText, marked
 from ui.html.word_diff import Diff, word_diff
@@ -68,7 +69,7 @@ def unit_of(measure: str) -> str:
 def drawn(slices: list[Slice], shown: list[Slice]) -> list[tuple[Slice, Markup]]:
     """Each slice with its interval drawn, all on the scale of the widest one shown."""
     reach = max((abs(end) for s in shown for end in s.ends), default=1.0) or 1.0
-    return [(s, interval_bar(*s.ends, s.change, (-reach, reach), f"change {s.change:+.1f}")) for s in slices]
+    return [(s, interval_bar(*s.ends, s.change, (-reach, reach), f"change {signed(s.change)}")) for s in slices]
 
 
 class Output(NamedTuple):
