@@ -7,7 +7,6 @@ pairs, which the artifact's order spreads over the languages.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +16,7 @@ import torch
 from icr_platform.engines.scoring.logprobs import CompletionScorer, Group
 from icr_platform.models.devices import BALANCED, resolve_device, resolve_dtype
 from icr_platform.models.loading import load_model
+from icr_platform.training.checkpoint_work import free_memory
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.dataset import TrainingPairs
 from icr_platform.training.examples import TrainingExamples
@@ -178,6 +178,4 @@ def _unless_full(measure: Callable[[], dict[str, Logprobs]]) -> dict[str, Logpro
     except torch.OutOfMemoryError:
         return None
     finally:
-        gc.collect()  # a model's layers and their hooks refer to each other
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()  # a model's layers and their hooks refer to each other
