@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from icr_platform.core.errors import IcrError, InputError
-from icr_platform.core.file_digests import remembered_digest
+from icr_platform.core.file_digests import digests_together, remembered_digest
 from icr_platform.core.folder_content import is_content
 from icr_platform.core.schemas import TableSchema
 
@@ -278,7 +278,8 @@ def damaged_files(folder: Path) -> list[tuple[Path, str]]:
     manifest = own_manifest(folder) or {}
     entries = [*manifest.get("parts", ()), *manifest.get("files", ())]
     checked = [(folder / entry["file"], entry) for entry in entries if is_content(Path(entry["file"]))]
-    return [(path, fault) for path, entry in checked if (fault := file_fault(path, entry))]
+    with digests_together(folder):
+        return [(path, fault) for path, entry in checked if (fault := file_fault(path, entry))]
 
 
 def open_artifact(folder: Path, table: TableSchema, faults: list[str] | None = None) -> Artifact:
@@ -309,21 +310,24 @@ def open_artifact(folder: Path, table: TableSchema, faults: list[str] | None = N
             "again or use the icr_platform that wrote it"
         )
     # Every byte is compared here, once, instead of damage showing up after hours of work; digests are remembered.
-    parts = tuple(folder / entry["file"] for entry in manifest["parts"])
-    for path, entry in zip(parts, manifest["parts"], strict=True):
-        if fault := file_fault(path, entry):
+    parts = []
+    with digests_together(folder):
+        for entry in manifest["parts"]:
+            path = folder / entry["file"]
+            if not (fault := file_fault(path, entry)):
+                parts.append(path)
+                continue
             said = f"{path}: {fault}; the file is truncated or damaged, copy it or run the stage again"
             if faults is None:
                 raise InputError(said)
             faults.append(said)
-            parts = tuple(part for part in parts if part != path)
     return Artifact(
         folder=folder,
         table=table,
         fingerprint=manifest["fingerprint"],
         digest=manifest["digest"],
         rows=manifest["rows"],
-        parts=parts,
+        parts=tuple(parts),
         extra=manifest.get("extra", {}),
         version=version,
     )

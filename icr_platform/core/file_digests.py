@@ -13,6 +13,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,15 @@ class _Stamp(NamedTuple):
     inode: int
 
 
+class _Folder(NamedTuple):
+    """A folder whose files are looked at together. fresh: what is to be remembered of them."""
+
+    root: str
+    fresh: dict[str, tuple[_Stamp, str]]
+
+
 _in_process: dict[str, tuple[_Stamp, str]] = {}
+_together: ContextVar[_Folder | None] = ContextVar("_together", default=None)
 
 
 def user_cache() -> Path:
@@ -53,19 +62,41 @@ def remembered_digest(path: Path) -> str:
         InputError: the file cannot be read.
     """
     try:
-        key, stamp = os.fspath(path.resolve()), _stamp(path)
+        key, stamp = os.path.realpath(path), _stamp(path)
         known = _in_process.get(key) or _recall(key)
         if known is None or known[0] != stamp:
             with path.open("rb") as file:
                 known = stamp, hashlib.file_digest(file, "sha256").hexdigest()
             # A file that is still being written must not be remembered by a digest of half of it.
             if _stamp(path) == stamp and not _is_recent(stamp):
-                _remember(key, *known)
+                _remember({key: known})
     except OSError as error:
         raise InputError(f"{path}: not readable ({error.strerror or error}); copy or write the file again") from error
     if not _is_recent(known[0]):
         _in_process[key] = known
     return known[1]
+
+
+@contextlib.contextmanager
+def digests_together(folder: Path) -> Iterator[None]:
+    """Within, recall at once what is remembered of a folder's files, and remember what is new at the end.
+
+    To open the table for each file takes longer than to look at the file.
+    """
+    root = os.path.join(os.path.realpath(folder), "")
+    with contextlib.suppress(sqlite3.Error, OSError), _database() as database:
+        behind = root[:-1] + chr(ord(os.sep) + 1)
+        query = "SELECT path, size, modified, changed, inode, digest FROM files WHERE path > ? AND path < ?"
+        for key, *stamp, digest in database.execute(query, (root, behind)):
+            _in_process.setdefault(key, (_Stamp(*stamp), digest))
+    seen = _Folder(root, {})
+    token = _together.set(seen)
+    try:
+        yield
+    finally:
+        _together.reset(token)
+        if seen.fresh:
+            _remember(seen.fresh)
 
 
 def _stamp(path: Path) -> _Stamp:
@@ -78,6 +109,8 @@ def _is_recent(stamp: _Stamp) -> bool:
 
 
 def _recall(key: str) -> tuple[_Stamp, str] | None:
+    if (together := _together.get()) is not None and key.startswith(together.root):
+        return None  # what is known of its files was recalled
     with contextlib.suppress(sqlite3.Error, OSError), _database() as database:
         row = database.execute("SELECT size, modified, changed, inode, digest FROM files WHERE path = ?", (key,))
         for *stamp, digest in row:
@@ -85,11 +118,17 @@ def _recall(key: str) -> tuple[_Stamp, str] | None:
     return None
 
 
-def _remember(key: str, stamp: _Stamp, digest: str) -> None:
+def _remember(found: dict[str, tuple[_Stamp, str]]) -> None:
+    if (together := _together.get()) is not None:
+        together.fresh.update(found)
+        return
+    rows = [(key, *stamp, digest) for key, (stamp, digest) in found.items()]
     with contextlib.suppress(sqlite3.Error, OSError), _database() as database:
-        database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", (key, *stamp, digest))
+        database.execute("BEGIN IMMEDIATE")
+        database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", rows)
         # Most runs write new paths; those seen longest ago go.
         database.execute("DELETE FROM files WHERE rowid <= (SELECT MAX(rowid) FROM files) - ?", (_KEPT,))
+        database.execute("COMMIT")
 
 
 @contextlib.contextmanager
