@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -178,7 +179,8 @@ def run_child(stage: str, count: str, name: str, identify: str) -> None:
         }[stage](folder)  # fmt: skip
     seconds = time.monotonic() - start if taken is None else taken
     figures = {"seconds": seconds, "cpu_seconds": time.process_time() - cpu, "peak_bytes": peak_bytes()}
-    print(json.dumps({"responses": samples, "stage": stage, **figures}))
+    print(json.dumps({"responses": samples, "stage": stage, **figures}), flush=True)
+    os._exit(0)  # as the inspector ends: a thread of it that still reads tables in C++ would abort the process
 
 
 def unidentified(name: str) -> Identifier:

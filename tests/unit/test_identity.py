@@ -813,6 +813,34 @@ def test_a_file_is_read_once_for_all_processes_and_again_when_it_changed(
     assert len(reads) == 2
 
 
+@pytest.mark.usefixtures("never_recent")
+def test_files_of_a_folder_are_looked_up_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, beside = tmp_path / "ä [1]", tmp_path / "ä [1]-beside"
+    paths = [parent / f"{name}.bin" for parent in (folder, folder / "inner", beside) for name in range(8)]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(str(path).encode())
+    naive = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    reads = count_reads(monkeypatch)
+    for read in (24, 0, 1):
+        monkeypatch.setattr(file_digests, "_in_process", {})  # as in another process
+        opened: list[None] = []
+        database = file_digests._database
+        with monkeypatch.context() as counted:
+            counted.setattr(file_digests, "_database", lambda: opened.append(None) or database())  # noqa: B023
+            with file_digests.digests_together(folder):
+                assert [remembered_digest(path) for path in paths] == naive
+        assert len(opened) <= 2 + 8, "one look, one note, and one for each file beside the folder"
+        assert len(reads) == read
+        reads.clear()
+        paths[0].write_bytes(b"edited" + bytes(read))  # of another size each time
+        naive[0] = hashlib.sha256(paths[0].read_bytes()).hexdigest()
+        monkeypatch.setattr(file_digests, "_in_process", {})
+        if read == 24:
+            remembered_digest(paths[0])
+            reads.clear()
+
+
 def test_a_file_that_was_just_written_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two edits may share a tick of the file system's clock."""
     path = tmp_path / "x"
