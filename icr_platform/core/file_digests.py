@@ -22,6 +22,7 @@ from icr_platform.core.errors import InputError
 _RECENT = 2.0  # seconds: within the resolution of a file system's clock, a second edit leaves the same times
 _KEPT = 200_000  # files
 _WAIT = 10.0  # seconds, for another process that writes
+_TROUBLE = (sqlite3.Error, OSError, UnicodeError)  # of remembering; a file's name need not be text
 
 
 class _Stamp(NamedTuple):
@@ -84,7 +85,7 @@ def digests_together(folder: Path) -> Iterator[None]:
     To open the table for each file takes longer than to look at the file.
     """
     root = os.path.join(os.path.realpath(folder), "")
-    with contextlib.suppress(sqlite3.Error, OSError), _database() as database:
+    with contextlib.suppress(*_TROUBLE), _database() as database:
         behind = root[:-1] + chr(ord(os.sep) + 1)
         query = "SELECT path, size, modified, changed, inode, digest FROM files WHERE path > ? AND path < ?"
         for key, *stamp, digest in database.execute(query, (root, behind)):
@@ -111,7 +112,7 @@ def _is_recent(stamp: _Stamp) -> bool:
 def _recall(key: str) -> tuple[_Stamp, str] | None:
     if (together := _together.get()) is not None and key.startswith(together.root):
         return None  # what is known of its files was recalled
-    with contextlib.suppress(sqlite3.Error, OSError), _database() as database:
+    with contextlib.suppress(*_TROUBLE), _database() as database:
         row = database.execute("SELECT size, modified, changed, inode, digest FROM files WHERE path = ?", (key,))
         for *stamp, digest in row:
             return _Stamp(*stamp), digest
@@ -123,7 +124,7 @@ def _remember(found: dict[str, tuple[_Stamp, str]]) -> None:
         together.fresh.update(found)
         return
     rows = [(key, *stamp, digest) for key, (stamp, digest) in found.items()]
-    with contextlib.suppress(sqlite3.Error, OSError), _database() as database:
+    with contextlib.suppress(*_TROUBLE), _database() as database:
         database.execute("BEGIN IMMEDIATE")
         database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", rows)
         # Most runs write new paths; those seen longest ago go.

@@ -45,7 +45,7 @@ def trainer_parts(
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
-    # A table shares the memory of token ids, which Dataset.from_dict copies; so does a fingerprint, which is taken of their pickle.
+    # Dataset.from_dict copies token ids, and so does the fingerprint that is made of a table's pickle; the table shares their memory.
     table = pa.table({name: of.arrow if isinstance(of, TokenRows) else of for name, of in columns.items()})
     policy = policy if policy is not None else load_trainable(config.policy, config)
     if is_multimodal(policy.config):
