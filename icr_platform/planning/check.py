@@ -311,7 +311,7 @@ def _start_line(start: StagePlan) -> str:
     if start.seconds is not None:
         taken += f"{duration(start.seconds)} on {start.devices if start.devices > 1 else 'one'} device{'s' * (start.devices > 1)}, "
     memory = f"{size(start.memory_bytes)} of memory at its peak"
-    return f"start: {start.work.rows:,} rows, {taken}{memory}, {size(start.disk_bytes)}; once, for pi_0"
+    return f"start: {start.work.rows:,} rows, {taken}{memory}, {size(start.disk_bytes)} on the disk; once, for pi_0"
 
 
 def _measuring_line(config: IterateConfig, work: Work, rates: Rates | None) -> str:
