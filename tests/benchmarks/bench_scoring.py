@@ -37,7 +37,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from icr_platform.core.arrays import Floats
 from icr_platform.core.languages import reward_instruction
 from icr_platform.engines.scoring.batches import Sharing
-from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
 from icr_platform.engines.scoring.logprobs import CompletionScorer, Group, find_sharing
 from icr_platform.models.chat import encode_prompt, encode_response
 
@@ -168,7 +167,8 @@ def measure(
 ) -> dict[str, Any]:
     """Run everything in turns, after two prompts' first responses to warm up."""
     scorer, through_mkl, in_batches, in_turn = (CompletionScorer(model) for _ in range(4))
-    through_mkl._linears = in_turn._linears = OneDnnLinears(torch.nn.Identity())
+    for one in (through_mkl, in_turn):
+        one.use(one.choice._replace(library="torch"))
     in_batches.packed = in_turn.packed = False
     in_batches.sharing, in_turn.sharing = find_sharing(model), Sharing()
     trl_batches, trl_score = prepare_trl(model, tokenizer, work)

@@ -18,22 +18,20 @@ _ROWS = 512
 
 
 class OneDnnLinears:
-    """A second forward for each linear layer of a model; none where oneDNN does not apply.
+    """A second forward for each linear layer of a model but `apart`; none where oneDNN does not apply.
 
     Weights must not change while this is in use: their copies would not.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, apart: nn.Module | None = None) -> None:
         linears = [module for module in model.modules() if type(module) is nn.Linear]
         self._forwards: list[tuple[nn.Linear, Callable[[Tensor], Tensor]]] = []
         if lays_out(sum(linear.weight.numel() for linear in linears)):
-            for linear in linears:
-                weight = linear.weight
-                is_plain = (
-                    "forward" not in vars(linear) and weight.layout == torch.strided
-                )  # not accelerate's, not sparse
-                if is_plain and weight.device.type == "cpu" and weight.dtype == torch.float32:
-                    self._forwards.append((linear, _forward(linear)))
+            self._forwards = [
+                (linear, laid_out(linear.weight.detach(), None if linear.bias is None else linear.bias.detach()))
+                for linear in linears
+                if linear is not apart and is_plain(linear) and linear.weight.dtype == torch.float32
+            ]
 
     def __bool__(self) -> bool:
         """Whether any layer has one."""
@@ -62,13 +60,18 @@ def lays_out(parameters: int) -> bool:
     )
 
 
-def _forward(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
-    """Lay the weights out for about _ROWS rows at once, and return the layer's forward over them."""
-    weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
-    bias = None if linear.bias is None else linear.bias.detach()
+def is_plain(linear: nn.Linear) -> bool:
+    """Whether a layer is a matrix on a CPU, and runs as its class does: neither accelerate's, nor sparse."""
+    weight = linear.weight
+    return "forward" not in vars(linear) and weight.layout == torch.strided and weight.device.type == "cpu"
 
-    def forward(hidden: Tensor) -> Tensor:
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(hidden, weight, bias, "none", [], "")
+
+def laid_out(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """Lay float32 weights [out, in] out for about _ROWS rows at once, and return the product of rows with them."""
+    reordered = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+
+    def product(hidden: Tensor) -> Tensor:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(hidden, reordered, bias, "none", [], "")
         return result
 
-    return forward
+    return product

@@ -36,6 +36,7 @@ from icr_platform.engines.scoring.choice import Choice, rows_of_logits
 from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
 from icr_platform.engines.scoring.packed_attention import KeyValue, NotPackableError, PackedLayout
 from icr_platform.engines.scoring.packing import Group, Pack, packs
+from icr_platform.engines.scoring.tiled_head import TILED_ROWS, TiledHead, plain_head
 from icr_platform.engines.scoring.transfers import fetching, on_device
 from icr_platform.models.not_finite import not_finite
 from icr_platform.models.quantised import mixes_rows
@@ -107,7 +108,8 @@ class CompletionScorer:
         is_cpu = self.device.type == "cpu"
         self.rows_at_once = rows_of_logits(vocabulary) if is_cpu else max(1, _GPU_LOGITS // vocabulary)
         self._head = _without_body(model)
-        self._linears = OneDnnLinears(model)
+        self._plain_head = plain_head(model.get_output_embeddings(), self._logits) if is_cpu else None
+        self._multiply_by(OneDnnLinears(model, apart=self._plain_head))
         self._threads = 0  # as many as torch has
         self._ropes = ropes_that_remember(model)
         self._longest = longest_of_frequencies(model)
@@ -140,13 +142,22 @@ class CompletionScorer:
         """Score so from now on. oneDNN is used where it applies."""
         self._threads, self.pack_tokens = choice.threads, choice.pack_tokens
         if choice.library == "torch":
-            self._linears = OneDnnLinears(nn.Identity())  # the copies of the weights go
+            self._multiply_by(OneDnnLinears(nn.Identity()))  # the copies of the weights go
+
+    def _multiply_by(self, linears: OneDnnLinears) -> None:
+        self._linears = linears
+        self._tiles = None if self._plain_head is None else TiledHead(self._plain_head, bool(linears))
 
     @contextlib.contextmanager
     def used(self, choice: Choice) -> Iterator[None]:
         """Let `forward` run as chosen, on packs, while the block lasts."""
-        linears = self._linears.used() if choice.library == "onednn" else contextlib.nullcontext()
-        with _evaluating(self.model, packed_attention.NAME), linears, _threads(choice.threads):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_evaluating(self.model, packed_attention.NAME))
+            if choice.library == "onednn":
+                stack.enter_context(self._linears.used())
+            elif self._tiles is not None:
+                stack.enter_context(self._tiles.without_onednn())
+            stack.enter_context(_threads(choice.threads))
             yield
 
     def score(self, groups: Sequence[Group], progress: Progress | None = None) -> list[Floats]:
@@ -288,13 +299,37 @@ class CompletionScorer:
         row_of, place_of, target_of = (on_device(of, outputs.device) for of in (predicting, position, targets))
         pieces = [outputs.new_zeros(0, dtype=torch.float64)]
         # In chunks: the logits of 8,192 rows over a vocabulary of 128,000 take 4 GB.
-        for start in range(0, len(predicting), self.rows_at_once):
-            chunk = outputs[row_of[start : start + self.rows_at_once]]
-            own = slice(*np.searchsorted(position, (start, start + len(chunk))))
-            logits = self._head(inputs_embeds=chunk[None], use_cache=False).logits[0] if is_hidden else chunk
-            place, target = (place_of[own] - start).to(logits.device), target_of[own].to(logits.device)
-            pieces.append(_log_softmax_at(logits, place, target).to(outputs.device))
+        for start, stop in self._chunks(len(predicting), is_hidden):
+            chunk = outputs[row_of[start:stop]]
+            own = slice(*np.searchsorted(position, (start, stop)))
+            place, target = place_of[own] - start, target_of[own]
+            found = self.nats(chunk, place, target) if is_hidden else _log_softmax_at(chunk, place, target)
+            pieces.append(found.to(outputs.device))
         return torch.cat(pieces)
+
+    def _chunks(self, rows: int, is_hidden: bool) -> Iterator[tuple[int, int]]:
+        """Where chunks of rows start and stop; those of a head in tiles are of one size, for a few rows take as long as many."""
+        most = self.rows_of_head if is_hidden else self.rows_at_once
+        if self._tiles is not None and rows:
+            most = -(-rows // -(-rows // most))
+        return ((start, min(start + most, rows)) for start in range(0, rows, most))
+
+    @property
+    def rows_of_head(self) -> int:
+        """Hidden states that go through the LM head together."""
+        return self.rows_at_once if self._tiles is None else TILED_ROWS
+
+    def nats(self, hidden: Tensor, place: Tensor, target: Tensor) -> Tensor:
+        """[K] float64 log-probabilities of targets, each predicted by the hidden state [C, size] at a place."""
+        if self._tiles is not None:
+            return self._tiles.log_softmax_at(hidden, place, target)
+        logits = self._logits(hidden[None])[0]
+        return _log_softmax_at(logits, place.to(logits.device), target.to(logits.device))
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """[1, C, vocabulary] that the model makes of hidden states [1, C, size]."""
+        logits: Tensor = self._head(inputs_embeds=hidden, use_cache=False).logits
+        return logits
 
     def _score_one(self, prompt_ids: Sequence[int], completion: Sequence[int], start: int = 0) -> float:
         """Nats of one completion by the model's own forward, which is what all other ways are compared with."""
