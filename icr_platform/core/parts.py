@@ -12,7 +12,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +41,8 @@ class World:
 
     name: stands before the paths of its inputs (NAME:PATH), and for its parts in the settings that `parts` lists.
     prepare: MODULE:NAME of a function (folder, seed) that makes the inputs in that folder, once.
+    on_demand: for inputs that few settings name, by their names in that folder, MODULE:NAME of a function like `prepare` that makes this
+        one, once, when it is named.
     title, description: what a report says of runs on it.
     """
 
@@ -49,10 +51,20 @@ class World:
     title: str
     description: str
     parts: Mapping[str, Part]
+    on_demand: Mapping[str, str] = field(default_factory=dict)
 
     def folder(self, work: Path, seed: int | str) -> Path:
         """Where its inputs lie under the folder that the platform works in."""
         return work / f"{self.name}-{seed}"
+
+    def makers(self, inside: str) -> list[str]:
+        """MODULE:NAME of the functions that make the input at a path in that folder, in turn.
+
+        >>> toy = World("toy", "toys:make", "A toy", "", {}, {"judge_model": "toys:make_judge"})
+        >>> toy.makers("prompts/test"), toy.makers("judge_model")
+        (['toys:make'], ['toys:make', 'toys:make_judge'])
+        """
+        return [self.prepare, *(place for name, place in self.on_demand.items() if Path(inside).parts[:1] == (name,))]
 
 
 Worlds = Mapping[str, World]

@@ -25,5 +25,6 @@ WORLD = World(
         "checker": Part(CHECKER, "the demo world's grader"),
         "translator": Part(TRANSLATOR, "the demo world's exact one, by its lexicon"),
     },
+    on_demand={"reward_model": "icr_platform.demo.bootstrap:prepare_reward_model"},
 )
 """What the command line hands in under the name `demo`."""

@@ -1,4 +1,4 @@
-"""Everything the demo's `iterate` needs, made on the spot: prompts, pi_ref, pi_0, a reward model, English preferences, reference outputs.
+"""Everything the demo's `iterate` needs, made on the spot: prompts, pi_ref, pi_0, English preferences, reference outputs; a reward model.
 
 `python -m icr_platform.demo.bootstrap --output DIR` rebuilds the SFT checkpoint that ships next to this file.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from icr_platform.core.artifacts import MANIFEST, read_json, text_digest, write_json
@@ -39,32 +40,44 @@ _REFERENCE_SEED = 1_000_000  # apart from every seed that a policy is evaluated 
 
 
 def prepare(folder: Path, seed: int, english_pairs: int = ENGLISH_PAIRS) -> Path:
-    """Make the demo's inputs in `folder`, once; about 20 seconds of one core.
+    """Make the demo's inputs in `folder`, once; about 10 seconds of one core.
 
     Args:
-        folder: receives `prompts/icr`, `prompts/test`, `reference` (pi_ref), `policy` (pi_0), `reward_model`, `english_preferences`
-            and `outputs` (pi_ref's, one a test prompt, to compare with).
+        folder: receives `prompts/icr`, `prompts/test`, `reference` (pi_ref), `policy` (pi_0), `english_preferences` and `outputs`
+            (pi_ref's, one a test prompt, to compare with).
         seed: of the English preferences, the order they are trained in, and the reference outputs.
-        english_pairs: pairs that pi_0, in one epoch, and the reward model are trained on.
+        english_pairs: pairs that pi_0 is trained on, in one epoch.
 
     Returns:
         `folder`. A folder of the same recipe that is finished is returned as it is.
     """
+    recipe = text_digest(model_identity(str(SFT)), str(seed), str(english_pairs), repr(_PI_0), repr(_REFERENCE_OUTPUTS))
+    return _made_once(folder, MANIFEST, recipe, lambda unfinished: _fill(unfinished, seed, english_pairs))
+
+
+def prepare_reward_model(folder: Path, seed: int, english_pairs: int = ENGLISH_PAIRS) -> Path:
+    """Make `reward_model` in `folder`, once, from the pairs that pi_0 is trained on; a few seconds of one core."""
+    recipe = text_digest(model_identity(str(SFT)), str(seed), str(english_pairs), repr(RECIPE))
+    pairs = english_preferences(seed, english_pairs)
+    return _made_once(
+        folder / "reward_model", ".recipe.json", recipe, lambda unfinished: build_reward_model(SFT, pairs, seed, unfinished)
+    )
+
+
+def _made_once(folder: Path, said: str, recipe: str, fill: Callable[[Path], None]) -> Path:
+    """The folder, filled unless it is there and finished, by the same recipe, which the file `said` keeps."""
     from filelock import FileLock
 
-    recipe = text_digest(
-        model_identity(str(SFT)), str(seed), str(english_pairs), repr(_PI_0), repr(_REFERENCE_OUTPUTS), repr(RECIPE)
-    )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        manifest = folder / MANIFEST
+        manifest = folder / said
         if manifest.exists() and read_json(manifest).get("recipe") == recipe:
             return folder
         # Under another name until it is complete: a killed process leaves nothing that looks finished.
         unfinished = folder.with_name(f".{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        _fill(unfinished, seed, english_pairs)
-        write_json(unfinished / MANIFEST, {"recipe": recipe, "seed": seed})
+        fill(unfinished)
+        write_json(unfinished / said, {"recipe": recipe})
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
     return folder
@@ -97,8 +110,6 @@ def _fill(folder: Path, seed: int, english_pairs: int) -> None:
         for number, pair in enumerate(pairs)
     ]
     write_text_preferences(graded, folder / "english_preferences", tokenizer, text_digest("demo", repr(pairs)))
-
-    build_reward_model(SFT, pairs, seed, folder / "reward_model")
 
     # pi_0: DPO of pi_ref on these pairs alone, by the platform's own `train`.
     config = TrainConfig(

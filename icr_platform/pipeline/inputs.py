@@ -94,8 +94,10 @@ class Resolver:
             return str(self.tracker.find_stored(uri).folder())
         if found := split_world(uri, self.worlds):
             world, inside = found
-            prepare = load_part("prepare", world.prepare, "folder", "seed")
-            return str(prepare(world.folder(self.work, seed), seed) / inside)
+            folder = world.folder(self.work, seed)
+            for maker in world.makers(inside):
+                load_part("prepare", maker, "folder", "seed")(folder, seed)
+            return str(folder / inside)
         if _ADDRESS.match(uri):
             return str(self._download(uri))
         path = self.base / Path(uri).expanduser()

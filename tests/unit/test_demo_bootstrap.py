@@ -12,7 +12,7 @@ from icr_platform.core.config import CHAT_DEFAULTS
 from icr_platform.core.conversations import Conversation
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.demo.authors import draw_author, english_preferences, respond, sft_conversation
-from icr_platform.demo.bootstrap import SFT, build_sft, prepare
+from icr_platform.demo.bootstrap import SFT, build_sft, prepare, prepare_reward_model
 from icr_platform.demo.grader import grade, grade_task
 from icr_platform.demo.lexicon import LANGUAGES
 from icr_platform.demo.reward_model import build_reward_model
@@ -92,7 +92,14 @@ def test_prepare_makes_the_inputs_of_iterate_once(tmp_path: Path) -> None:
     assert len(pairs) == 32
     assert {row["language"] for row in pairs} == {"en"}
     check_same_tokenisation(str(first / "policy"), str(first / "reference"))
-    check_reward_model(str(first / "reward_model"))
+    assert not (first / "reward_model").exists(), "it is made when it is named"
+    reward_model = prepare_reward_model(first, seed=5, english_pairs=32)
+    check_reward_model(str(reward_model))
+    rated = digests(reward_model)
+    assert digests(prepare_reward_model(tmp_path / "b", seed=5, english_pairs=32)) == rated
+    written = (reward_model / "model.safetensors").stat().st_mtime_ns
+    assert prepare_reward_model(first, seed=5, english_pairs=32) == first / "reward_model"
+    assert (reward_model / "model.safetensors").stat().st_mtime_ns == written
     weights = [file_digest(first / name / "model.safetensors") for name in ("policy", "reference")]
     assert weights[0] != weights[1]
 
