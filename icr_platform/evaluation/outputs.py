@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -111,17 +111,18 @@ def load_sampling(config: EvalConfig | InstructionsConfig) -> Make:
     sampler = make_sampler(config, config.policy, config)
 
     def make(slices: Iterable[pa.Table], advance: Advance) -> Iterator[tuple[pa.Table, pa.Table]]:
-        asked: dict[tuple[str, str], tuple[str, str | None]] = {}
+        asked: deque[dict[tuple[str, str], tuple[str, str | None]]] = deque()
 
         def seen() -> Iterator[pa.Table]:  # the sampler may read ahead
             for prompts in slices:
-                for language, prompt_id, *said in zip(*(prompts[name].to_pylist() for name in _ASKED), strict=True):
-                    asked[language, prompt_id] = (said[0], said[1])
+                rows = zip(*(prompts[name].to_pylist() for name in _ASKED), strict=True)
+                asked.append({(language, prompt_id): (said, turns) for language, prompt_id, said, turns in rows})
                 yield prompts
 
         for part in sample_parts(sampler, identify, seen(), config.samples, config.seed, advance, config):
-            keys = list(zip(*(part.responses[name].to_pylist() for name in ("language", "prompt_id")), strict=True))
-            yield part.drops, as_outputs(part.responses, [asked[key] for key in keys])
+            of_slice = asked.popleft()
+            keys = zip(*(part.responses[name].to_pylist() for name in ("language", "prompt_id")), strict=True)
+            yield part.drops, as_outputs(part.responses, [of_slice[key] for key in keys])
 
     return make
 

@@ -29,6 +29,8 @@ from icr_platform.evaluation.win_rate import (
 
 UNKNOWN_END = "finish reason unknown"
 MEAN, MEAN_NON_ENGLISH, ALL = "mean", "mean_non_english", "all"
+JUDGED = (*SAMPLE_KEY, "order", "outcome", "preference", "mass", "input_tokens", "output_tokens")
+"""What scores need of the judgments table."""
 _LENGTHS = ["character_count", "reference_characters"]
 _AVERAGED = (
     "win_rate", "lc_win_rate", "fidelity", "truncated", "repetition", "length/characters", "length/ratio", "thought_tokens/mean",
@@ -141,7 +143,7 @@ def score_judgments(
     """Win rates, length-controlled win rates, length ratios and the judge's failures per language.
 
     Args:
-        judgments: columns of schemas.JUDGMENTS.
+        judgments: the columns `JUDGED` of schemas.JUDGMENTS.
         facts: of the outputs, see `output_facts`.
         reference_characters: language, prompt_id, sample_index, reference_characters of every pair judged.
     """

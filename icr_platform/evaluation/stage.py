@@ -35,6 +35,7 @@ from icr_platform.evaluation.outputs import write_outputs
 from icr_platform.evaluation.scores import (
     MEAN,
     MEAN_NON_ENGLISH,
+    JUDGED,
     UNKNOWN_END,
     Score,
     output_facts,
@@ -126,7 +127,7 @@ def _score(inputs: EvaluationInputs, outputs: Artifact, judgments: Artifact, con
     facts = pd.concat(parts, ignore_index=True)
     scores = score_outputs(facts, inputs.identify.unknown(inputs.prompts.languages))
     scores += confusion_scores(confusion.read_part(index) for index in range(len(confusion.parts)))
-    judged = judgments.read().to_pandas()
+    judged = judgments.read(list(JUDGED)).to_pandas()
     if not judged.empty:
         keys = judged[["language", "prompt_id", "sample_index"]].drop_duplicates().reset_index(drop=True)
         references = inputs.references

@@ -168,16 +168,20 @@ def rows_attention(
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:  # torch's kernel for CPUs wants as many keys as queries
         key, value = (each.repeat_interleave(repeats, 1) for each in (key, value))
+    sizes = [block.stop - block.start for block in packed_rows.blocks]
+    # Split once: the gradient of a slice is as large as all rows, and there would be three a block.
+    queries, own_keys, own_values = (each.split(sizes, 2) for each in (query, key, value))
     attended = []
-    for block in packed_rows.blocks:
-        own, shared = slice(block.start, block.stop), block.shared
-        keys, values = key[:, :, own], value[:, :, own]
-        if shared.stop > shared.start:
-            keys, values = (torch.cat([each[:, :, shared], each[:, :, own]], 2) for each in (key, value))
+    for number, block in enumerate(packed_rows.blocks):
+        keys, values = own_keys[number], own_values[number]
+        if count := block.shared.stop - block.shared.start:  # what the block before begins with
+            keys, values = (
+                torch.cat([each[number - 1][:, :, :count], each[number]], 2) for each in (own_keys, own_values)
+            )
         mask = packed_rows.mask(block, attention_mask.window)
         attended.append(
             F.scaled_dot_product_attention(
-                query[:, :, own], keys, values, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
+                queries[number], keys, values, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
             )
         )
     return torch.cat(attended, 2).transpose(1, 2), None

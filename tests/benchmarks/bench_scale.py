@@ -287,7 +287,7 @@ def run_eval(folder: Path) -> None:
     )  # fmt: skip
     with (
         mock.patch("icr_platform.evaluation.outputs.make_sampler", return_value=RecordedEngine()),
-        mock.patch("icr_platform.evaluation.confusion_table.check", return_value=Checked(1, (), None)),
+        mock.patch("icr_platform.evaluation.confusion_table.check", lambda *_: Checked(1, (), None)),
     ):
         run(read(config), StageContext(folder / "eval", "scale"))
 
