@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     guard_this_process()  # beyond `run` too, for what is printed when the interpreter ends
     # Thousands of modules are imported, whose objects stay: with Python's own 700 the collector would look through them hundreds of times.
     gc.set_threshold(_COLLECTED_AFTER, *gc.get_threshold()[1:])
-    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+    status = run(list(sys.argv[1:] if argv is None else argv))
+    gc.freeze()  # else the interpreter, when it ends, looks through all of them several times, for more than a second
+    sys.exit(status)
 
 
 def run(argv: list[str]) -> int:
