@@ -60,7 +60,10 @@ def prepare_reward_model(folder: Path, seed: int, english_pairs: int = ENGLISH_P
     recipe = text_digest(model_identity(str(SFT)), str(seed), str(english_pairs), repr(RECIPE))
     pairs = english_preferences(seed, english_pairs)
     return _made_once(
-        folder / "reward_model", ".recipe.json", recipe, lambda unfinished: build_reward_model(SFT, pairs, seed, unfinished)
+        folder / "reward_model",
+        ".recipe.json",
+        recipe,
+        lambda unfinished: build_reward_model(SFT, pairs, seed, unfinished),
     )
 
 

@@ -33,9 +33,9 @@ from icr_platform.evaluation.inputs import EvaluationInputs, read_inputs
 from icr_platform.evaluation.judgments import write_judgments
 from icr_platform.evaluation.outputs import write_outputs
 from icr_platform.evaluation.scores import (
+    JUDGED,
     MEAN,
     MEAN_NON_ENGLISH,
-    JUDGED,
     UNKNOWN_END,
     Score,
     output_facts,

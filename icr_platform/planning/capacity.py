@@ -92,10 +92,11 @@ class Work:
 
     decoded: tokens sampled. scored: tokens through one model's forward pass. rewarded: the same, of the reward model. trained: tokens
     through a training step.
-    prompt_tokens: mean length of a prompt. requests: answers asked of a judge's endpoint.
+    prompt_tokens: mean length of a prompt. requests: answers asked of a judge's endpoint. longest: tokens of the longest response of a
+    training; 0: as long as the policy may answer.
     """
 
-    stage: Literal["generate", "annotate", "train", "eval", "reward_bench", "instructions"]
+    stage: Literal["generate", "translate", "annotate", "train", "eval", "reward_bench", "instructions"]
     rows: int
     prompt_tokens: float
     decoded: int = 0
@@ -103,6 +104,7 @@ class Work:
     rewarded: int = 0
     trained: int = 0
     requests: int = 0
+    longest: int = 0
 
     @property
     def tokens(self) -> int:
@@ -111,7 +113,7 @@ class Work:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage's cost. devices: those it keeps busy. seconds: None without rates. memory: peak bytes on each device.
+    """A stage's cost. devices: those it keeps busy. seconds: None without rates. memory: peak bytes on each device; None: not known.
 
     disk_bytes: of the artifacts that stay. disk_peak_bytes: of them and of whatever else the stage has on the disk while it works.
     """
@@ -119,7 +121,7 @@ class StagePlan:
     work: Work
     devices: int
     seconds: float | None
-    memory_bytes: int
+    memory_bytes: int | None
     disk_bytes: int
     disk_peak_bytes: int
 
@@ -207,10 +209,18 @@ def most_pairs(config: Any, training: Prompts) -> int:
     return int(sources * min(config.annotate.pairs_per_prompt, max(1, samples // 2)))
 
 
-def works(config: Any, training: Prompts, evaluation: Prompts | None, response_tokens: float | None) -> list[Work]:
+def works(
+    config: Any,
+    training: Prompts,
+    evaluation: Prompts | None,
+    response_tokens: float | None,
+    translate: Work | None = None,
+    train: Work | None = None,
+) -> list[Work]:
     """The stages of one iteration of an IterateConfig.
 
-    response_tokens: mean length of a response; None: as long as each stage allows, an upper bound.
+    response_tokens: mean length of a response; None: as long as each stage allows, an upper bound. translate, train: those of
+    translations and of given pairs.
     """
     length = min(response_tokens or config.generate.max_tokens, config.generate.max_tokens)
     responses = training.rows * config.generate.samples
@@ -220,20 +230,14 @@ def works(config: Any, training: Prompts, evaluation: Prompts | None, response_t
     scalar = len(scalar_kinds(config.annotate.reward_kind)) if config.ranks_by_rewards else 0
     rewarded = scalar * responses * (length + training.mean_tokens)
     pairs = most_pairs(config, training)
-    pair_tokens = int(2 * pairs * (training.mean_tokens + length))
-    result = [
-        Work("generate", responses, training.mean_tokens, decoded=int(responses * length)),
-        Work("annotate", responses, training.mean_tokens, scored=int(scored), rewarded=int(rewarded)),
-        Work(
-            "train",
-            pairs,
-            training.mean_tokens,
-            scored=pair_tokens,
-            trained=int(pair_tokens * config.train.epochs),
-        ),
-    ]
-    if config.preferences:  # nothing is generated, and nothing annotated
-        result = result[2:]
+    result = [] if translate is None else [translate]
+    if not config.preferences:  # else nothing is generated, and nothing annotated
+        result = [
+            Work("generate", responses, training.mean_tokens, decoded=int(responses * length)),
+            *result,
+            Work("annotate", responses, training.mean_tokens, scored=int(scored), rewarded=int(rewarded)),
+        ]
+    result.append(train or training_work(config.train, training.mean_tokens, length, pairs, 2 * pairs))
     if evaluation is not None:
         outputs = evaluation.rows * config.eval.samples
         length = min(response_tokens or config.eval.max_tokens, config.eval.max_tokens)
@@ -304,9 +308,15 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
         return process + _scoring_bytes(shape, weight_bytes, tokens, device is None, lays_out_linears)
     if work.stage == "train":
         return training_memory(
-            config.train, work.prompt_tokens, config.generate.max_tokens, shape, weight_bytes, device, shards
+            config.train,
+            work.prompt_tokens,
+            work.longest or config.generate.max_tokens,
+            shape,
+            weight_bytes,
+            device,
+            shards,
         )
-    settings = config.eval if work.stage == "eval" else config.generate
+    settings = {"eval": config.eval, "translate": config.translate}.get(work.stage, config.generate)
     if settings.sampler == "vllm" and device is not None:
         return int(settings.gpu_memory * device.memory)  # the engine takes its share at once
     # The samples of a prompt look at the same keys and values; the response of every row may be the longest.
@@ -417,6 +427,8 @@ def disk_of(work: Work, files: TrainingFiles) -> tuple[int, int]:
         return files.checkpoint, files.peak
     has_rewards = work.stage in ("annotate", "reward_bench")
     kept = work.rows * _BYTES_PER_REWARD if has_rewards else work.decoded * _BYTES_PER_RESPONSE_TOKEN
+    if work.stage == "translate":
+        kept *= 2  # every text once, and the rows that they are part of
     return kept, kept
 
 
@@ -433,7 +445,7 @@ def disk_of_iterations(config: Any, plans: list[StagePlan], copies: int) -> tupl
     used, held = kept.get("eval", 0), start
     peak = start * max(training.disk_peak_bytes, kept["train"])
     for _ in range(config.iterations):
-        used += kept.get("generate", 0) + kept.get("annotate", 0)  # neither where pairs are given
+        used += sum(kept.get(stage, 0) for stage in ("generate", "translate", "annotate"))  # those that there are
         checkpoints = held * kept["train"]
         peak = max(peak, used + checkpoints + training.disk_peak_bytes, used + checkpoints + kept["train"])
         used += kept.get("eval", 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,18 +48,17 @@ from icr_platform.planning.capacity import (
     seconds_of,
     training_files,
     training_memory,
-    training_work,
     works,
 )
 from icr_platform.planning.model_facts import JUDGE, POLICY, REFERENCE, REWARD_MODEL, TRANSLATOR, Use, show_models
+from icr_platform.planning.pair_work import NO_PAIRS_WORK, PairsWork, given_work, mean_tokens, pairs_work
 from icr_platform.planning.rehearsal import NO_REHEARSAL, Rehearsal, rehearse
 from icr_platform.planning.scratch import scratch_folder
 from icr_platform.planning.units import duration, size
-from icr_platform.training.config import TrainConfig, TrainSettings
+from icr_platform.training.config import TrainSettings
 
 T = TypeVar("T")
 _PROMPTS_TOKENISED = 200  # per language; the mean over them stands for all
-_COUNTED = 400  # texts of a measurement that are tokenised; their mean stands for all
 _CALIBRATION_PROMPTS = 64
 _SHARDED = ("FSDP", "DEEPSPEED")
 
@@ -247,8 +246,16 @@ def _check_inputs(
         return None
     rates, source = _rates(resolved, shape, training, prediction)
     rewarding = _reward_shape(session, resolved)
+    pairs = pairs_work(session, resolved, training.by_language, prediction.response_tokens)
     plans = plan(
-        resolved, shape, training.prompts, evaluation.prompts if evaluation else None, rates, prediction, rewarding
+        resolved,
+        shape,
+        training.prompts,
+        evaluation.prompts if evaluation else None,
+        rates,
+        prediction,
+        rewarding,
+        pairs,
     )
     start = _start_plan(session, resolved, shape, rates, prediction) if resolved.start_preferences else None
     show_models(resolved, _uses(session, resolved, plans, prediction), training.first, prediction.verbose)
@@ -266,43 +273,21 @@ def _start_plan(
 ) -> StagePlan:
     """The training that makes pi_0. shape: of the model that it starts from."""
     starting = session.resolver.resolve(Arm(config, config, None, [config.policy]).starting(), config.seed)
-    instructions, answers = _given_texts(starting)
-    sizes = _token_counts(config, answers)
-    prompt_tokens = _mean_tokens(config, instructions, are_prompts=True)
-    work = training_work(starting, prompt_tokens, sum(sizes) / len(sizes), len(instructions), len(answers))
+    work = given_work(starting, config)
     device, count = _devices(prediction)
     accelerate = _accelerate_settings(starting)
     busy = count if accelerate else 1
     weight_bytes = 2 if prediction.gpus else int(resolve_dtype(starting.dtype, "auto").itemsize)
     shards = busy if _is_sharded(accelerate) else 1
-    kept, peak = disk_of(work, _training_files(config, starting, shape, len(instructions), accelerate))
+    kept, peak = disk_of(work, _training_files(config, starting, shape, work.rows, accelerate))
     return StagePlan(
         work=work,
         devices=busy,
         seconds=seconds_of(work, rates, busy, 1) if rates else None,
-        memory_bytes=training_memory(starting, prompt_tokens, max(sizes), shape, weight_bytes, device, shards),
+        memory_bytes=training_memory(starting, work.prompt_tokens, work.longest, shape, weight_bytes, device, shards),
         disk_bytes=kept,
         disk_peak_bytes=peak,
     )
-
-
-def _given_texts(training: TrainConfig) -> tuple[list[str], list[str]]:
-    """Instructions, and all responses to them, of the preferences that a training names."""
-    from icr_platform.core.artifacts import open_artifact
-    from icr_platform.core.schemas import PREFERENCES
-    from icr_platform.data.labelled_examples import read_examples
-    from icr_platform.data.text_preferences import is_text, read_text_preferences
-
-    source, columns = training.preferences, training.preference_columns
-    if not is_text(source):
-        table = open_artifact(Path(source), PREFERENCES).read(["instruction", "chosen", "rejected"])
-        instructions, chosen, rejected = (column.to_pylist() for column in table.columns)
-        return instructions, [*chosen, *rejected]
-    if training.loss == "kto":
-        rows = read_examples(source, columns).rows
-        return [row.instruction for row in rows], [row.response for row in rows]
-    pairs = read_text_preferences(source, columns).pairs
-    return [pair.instruction for pair in pairs], [text for pair in pairs for text in (pair.chosen, pair.rejected)]
 
 
 def _start_line(start: StagePlan) -> str:
@@ -310,7 +295,7 @@ def _start_line(start: StagePlan) -> str:
     taken = f"{start.work.tokens:,} tokens, "
     if start.seconds is not None:
         taken += f"{duration(start.seconds)} on {start.devices if start.devices > 1 else 'one'} device{'s' * (start.devices > 1)}, "
-    memory = f"{size(start.memory_bytes)} of memory at its peak"
+    memory = f"{size(start.memory_bytes or 0)} of memory at its peak"
     return f"start: {start.work.rows:,} rows, {taken}{memory}, {size(start.disk_bytes)} on the disk; once, for pi_0"
 
 
@@ -353,7 +338,7 @@ def _measures(
     if config.instruction_prompts and (follow := read("instructions", arm.following(0))) is not None:
         counted("instruction prompts", (prompt.language for prompt in follow.asked.prompts))
         turns = [turn.text for prompt in follow.asked.prompts for turn in prompt.turns]
-        if (mean := preflight.attempt(lambda: _mean_tokens(config, turns, are_prompts=True))) is not None:
+        if (mean := preflight.attempt(lambda: mean_tokens(config.policy, config, turns, are_prompts=True))) is not None:
             prompts = Prompts(len(turns), mean)
             measuring.append(instructions_work(config.instructions, prompts, prediction.response_tokens))
     if config.benchmarks.are_asked and (asked := read("benchmarks", arm.asking(0))) is not None:
@@ -363,25 +348,9 @@ def _measures(
 
 def _bench_work(config: IterateConfig, bench: Any) -> Work:
     instructions = [pair.asked.instruction for pair in bench.pairs]
-    prompts = Prompts(len(bench.pairs), _mean_tokens(config, instructions, are_prompts=True))
+    prompts = Prompts(len(bench.pairs), mean_tokens(config.policy, config, instructions, are_prompts=True))
     responses = [side.text for pair in bench.pairs for side in (pair.chosen, pair.rejected)]
-    return bench_work(bench.config.kinds, prompts, _mean_tokens(config, responses))
-
-
-def _mean_tokens(config: IterateConfig, texts: Sequence[str], are_prompts: bool = False) -> float:
-    """Mean of `_token_counts`."""
-    sizes = _token_counts(config, texts, are_prompts)
-    return sum(sizes) / max(1, len(sizes))
-
-
-def _token_counts(config: IterateConfig, texts: Sequence[str], are_prompts: bool = False) -> list[int]:
-    """Lengths in the policy's tokens of texts that lie evenly among all of them: of responses, or of prompts in the chat template."""
-    from icr_platform.models.chat import encode_prompt, encode_response
-    from icr_platform.models.loading import load_tokenizer
-
-    tokenizer = load_tokenizer(config.policy, config)
-    encode = encode_prompt if are_prompts else encode_response
-    return [len(encode(tokenizer, text)) for text in texts[:: max(1, len(texts) // _COUNTED)]]
+    return bench_work(bench.config.kinds, prompts, mean_tokens(config.policy, config, responses))
 
 
 def _shape(model: str, chat: ChatSettings) -> ModelShape:
@@ -421,7 +390,7 @@ def _uses(session: Session, config: IterateConfig, plans: list[StagePlan], predi
         count = parameter_count(model, config.trust_remote_code)
         return f"{size(count * bytes_each(dtype))} of weights"
 
-    of_policy = [f"{plan.work.stage} {size(plan.memory_bytes)}" for plan in plans]
+    of_policy = [f"{plan.work.stage} {size(plan.memory_bytes)}" for plan in plans if plan.memory_bytes is not None]
     uses = [Use(POLICY, config.policy, config, [f"{', '.join(of_policy)} at their peak"])]
     if config.ranks_by_rewards:
         scoring = next(plan for plan in plans if plan.work.stage == "annotate")
@@ -464,8 +433,6 @@ def _check_stages(preflight: Preflight, session: Session, config: IterateConfig,
     preflight.attempt(lambda: make_identifier(config.generate.language_identifier))
     preflight.attempt(lambda: check_annotation(arm.annotating(1, "")))
     preflight.remarks += preflight.attempt(lambda: check_pairs_source(session, config)) or ()
-    if config.pairs_are_translated or (config.preferences and config.translate.into):
-        preflight.remarks.append("translate runs in every iteration; what it takes is not predicted")
     known = len(preflight.problems)
     preflight.attempt(lambda: check_losses(config))
     if len(preflight.problems) > known:
@@ -550,20 +517,23 @@ def plan(
     rates: Rates | None,
     prediction: Prediction,
     rewarding: ModelShape | None = None,
+    pairs: PairsWork = NO_PAIRS_WORK,
 ) -> list[StagePlan]:
     """The stages of one iteration: tokens, seconds, peak memory of each device, disk.
 
-    rewarding: the shape of the reward model, where there is one.
+    rewarding: the shape of the reward model, where there is one. Of a translator that is not the policy, time and memory are not known.
     """
     device, count = _devices(prediction)
     weight_bytes = 2 if prediction.gpus else int(resolve_dtype(config.generate.dtype, "auto").itemsize)
     accelerate = _accelerate_settings(config.train)
     is_sharded = _is_sharded(accelerate)
-    files = _training_files(config, config.train, shape, most_pairs(config, training), accelerate)
+    trained_on = pairs.train.rows if pairs.train else most_pairs(config, training)
+    files = _training_files(config, config.train, shape, trained_on, accelerate)
     if rates and rewarding:
         rates = replace(rates, reward=rates.score * shape.matmul / rewarding.matmul)
     plans = []
-    for work in works(config, training, evaluation, prediction.response_tokens):
+    for work in works(config, training, evaluation, prediction.response_tokens, *pairs):
+        is_known = work.stage != "translate" or _translates_itself(config)
         busy = _busy(config, work, count)
         kept, peak = disk_of(work, files)
         # One model is in memory at a time: annotate takes what the largest of them takes.
@@ -574,15 +544,22 @@ def plan(
             StagePlan(
                 work=work,
                 devices=busy,
-                seconds=seconds_of(work, rates, busy, config.eval.judge_concurrency) if rates else None,
+                seconds=seconds_of(work, rates, busy, config.eval.judge_concurrency) if rates and is_known else None,
                 memory_bytes=max(
                     memory_of(work, config, one, weight_bytes, device, busy if is_sharded else 1) for one in shapes
-                ),
+                )
+                if is_known
+                else None,
                 disk_bytes=kept,
                 disk_peak_bytes=peak,
             )
         )
     return plans
+
+
+def _translates_itself(config: IterateConfig) -> bool:
+    """Whether the policy of each iteration is its translator."""
+    return config.translate.translator in ("", config.policy) and not config.translate.server_model
 
 
 def _accelerate_settings(train: TrainSettings) -> Mapping[str, Any]:
@@ -627,7 +604,7 @@ def _busy(config: IterateConfig, work: Work, count: int) -> int:
     if work.stage == "annotate":
         on_ray, spanned = config.annotate, 1
     else:
-        sampling = config.eval if work.stage == "eval" else config.generate
+        sampling = {"eval": config.eval, "translate": config.translate}.get(work.stage, config.generate)
         on_ray, spanned = sampling, sampling.tensor_parallel * sampling.data_parallel  # type: ignore[assignment]
     workers = on_ray.concurrency or count if on_ray.execution == "ray" else 1
     return max(1, min(count, workers * spanned))
@@ -664,7 +641,7 @@ def _print(
         time = duration(item.seconds) if item.seconds is not None else "-"
         cells = [f"{item.work.rows:,}", f"{item.work.tokens:,}", str(item.devices), time]
         sizes = (item.memory_bytes, item.disk_bytes, item.disk_peak_bytes)
-        table.add_row(item.work.stage, *cells, *(size(count) for count in sizes))
+        table.add_row(item.work.stage, *cells, *("-" if count is None else size(count) for count in sizes))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     if source:
@@ -679,6 +656,8 @@ def _print(
         console.print(
             "every response counts as long as max_tokens; --response-tokens N says how long they are on average"
         )
+    if any(item.memory_bytes is None for item in plans):
+        console.print("translate: by another model than the policy, whose time and memory are not predicted")
     idle = [item.work.stage for item in plans if item.devices < count]
     if idle:
         console.print(
@@ -699,7 +678,7 @@ def _capacity(
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    peak = max(item.memory_bytes for item in (*plans, *([start] if start else [])))
+    peak = max(item.memory_bytes or 0 for item in (*plans, *([start] if start else [])))
     memory = int(device.memory) if device else int(psutil.virtual_memory().total)
     copied = "artifacts are copied to MLflow; --artifacts=reference halves it" if copies == 2 else "one copy"
     smaller = "--train-save-steps above the number of steps, --keep-checkpoints last, --train-save-dtype stored or LoRA"

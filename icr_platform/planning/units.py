@@ -14,6 +14,8 @@ def size(count: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds for a person: 5400 -> '1.5 h'."""
+    if 0 < seconds < 0.1:
+        return "<0.1 s"
     for unit, length in (("s", 60), ("min", 60), ("h", 48)):
         if seconds < length:
             return f"{seconds:.2g} {unit}" if seconds < 10 else f"{seconds:.0f} {unit}"

@@ -275,10 +275,16 @@ def run_train(folder: Path) -> None:
     assert not is_first, "the training was not stopped"
 
 
+def unlooked_at(*_: Any) -> Any:
+    """What `confusion.check` finds where it does not look. A Mock would remember every text that it was asked about."""
+    from icr_platform.evaluation.confusion import Checked
+
+    return Checked(1, (), None)
+
+
 def run_eval(folder: Path) -> None:
     from icr_platform.core.stage_protocol import StageContext
     from icr_platform.evaluation.config import EvalConfig
-    from icr_platform.evaluation.confusion import Checked
     from icr_platform.evaluation.stage import read, run
 
     config = EvalConfig(
@@ -287,7 +293,7 @@ def run_eval(folder: Path) -> None:
     )  # fmt: skip
     with (
         mock.patch("icr_platform.evaluation.outputs.make_sampler", return_value=RecordedEngine()),
-        mock.patch("icr_platform.evaluation.confusion_table.check", lambda *_: Checked(1, (), None)),
+        mock.patch("icr_platform.evaluation.confusion_table.check", unlooked_at),
     ):
         run(read(config), StageContext(folder / "eval", "scale"))
 

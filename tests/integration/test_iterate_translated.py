@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 from icr_platform.cli.commands import run as icr
 from icr_platform.cli.flags import parse
 from icr_platform.core.artifacts import open_artifact
-from icr_platform.core.schemas import PREFERENCES
+from icr_platform.core.schemas import PREFERENCES, TEXT_TRANSLATIONS
 from icr_platform.pipeline.arm import Arm
 from icr_platform.pipeline.iterate import iterate
 from icr_platform.pipeline.session import open_session
@@ -59,12 +60,29 @@ def run(values: dict[str, Any], tmp_path: Path) -> Arm:
     return iterate(open_session(options), config)  # type: ignore[arg-type]
 
 
-def test_an_arm_of_translated_answers(values: dict[str, Any], tmp_path: Path) -> None:
+def predicted_rows(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, int]:
+    """What `icr check` says of each stage of mine.yaml."""
+    capsys.readouterr()
+    assert icr(["check", "mine.yaml", *flags]) == 0
+    shown = capsys.readouterr().out
+    return {
+        name: int(rows.replace(",", "")) for name, rows in re.findall(r"^│ (\w+) +│ +([\d,]+) │", shown, re.MULTILINE)
+    }
+
+
+def test_an_arm_of_translated_answers(
+    values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     values["annotate"] |= {"pair_source": "translation"}
     arm = run(values, tmp_path)
     assert [stage for number, stage in arm.stages if number == 1] == ["generate", "translate", "annotate", "train"]
     again = run(values, tmp_path)  # whose artifacts are the store's
     assert all(stage.reused for stage in again.stages.values())
+    predicted = predicted_rows(capsys)
+    translated = open_artifact(again.stages[1, "translate"].artifact("text_translations"), TEXT_TRANSLATIONS)
+    assert list(predicted) == ["generate", "translate", "annotate", "train"]
+    assert predicted["translate"] == predicted["generate"] // 2, "one answer to each prompt, of two, either way"
+    assert 0.5 * predicted["translate"] < translated.rows <= predicted["translate"]
     pairs = open_artifact(again.stages[1, "annotate"].artifact("preferences"), PREFERENCES).read().to_pylist()
     assert {row["language"] for row in pairs} == {"en", "es"}
     assert {(row["language"], row["chosen_translated_from"], row["rejected_translated_from"]) for row in pairs} == {
@@ -117,13 +135,15 @@ def test_an_arm_of_given_pairs_that_are_translated(
     assert (arm.metrics[1]["train/pairs"], arm.metrics[1]["translated/es"]) == (12.0, 6.0)
     again = run(values, tmp_path)
     assert all(stage.reused for stage in again.stages.values())
+    translated = open_artifact(again.stages[1, "translate"].artifact("text_translations"), TEXT_TRANSLATIONS)
+    assert predicted_rows(capsys) == {"translate": translated.rows, "train": 12}
     trained = arm.stages[1, "train"].fingerprint
     values["translate"] = OWN
     plain = run(values, tmp_path)  # the pairs as they are
     assert [stage for number, stage in plain.stages if number == 1] == ["train"]
     assert plain.metrics[1]["train/pairs"] == 6.0
     assert plain.stages[1, "train"].fingerprint != trained
-    assert icr(["check", "mine.yaml"]) == 0
+    assert predicted_rows(capsys) == {"train": 6}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**values, "preferences": "nowhere.jsonl"}))
     capsys.readouterr()
     assert icr(["check", "mine.yaml"]) == 2

@@ -15,7 +15,17 @@ from transformers import PreTrainedModel
 from icr_platform.engines.scoring.cpu_linear import lays_out
 from icr_platform.engines.scoring.logprobs import CompletionScorer
 from icr_platform.engines.scoring.tiled_head import TILED_ROWS, TiledHead
-from tests.unit.test_logprobs import assert_equal_per_token, cohere, gemma2, granite, groups_of, llama, mixtral, naive, qwen2
+from tests.unit.test_logprobs import (
+    assert_equal_per_token,
+    cohere,
+    gemma2,
+    granite,
+    groups_of,
+    llama,
+    mixtral,
+    naive,
+    qwen2,
+)
 
 SIZE = 24
 
@@ -70,9 +80,12 @@ def test_a_row_that_is_not_finite_spoils_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "is_plain"), [(llama, True), (qwen2, True), (mixtral, True), (gemma2, False), (cohere, False), (granite, False)]
+    ("make", "is_plain"),
+    [(llama, True), (qwen2, True), (mixtral, True), (gemma2, False), (cohere, False), (granite, False)],
 )
-def test_a_head_is_tiled_where_the_model_leaves_its_logits_alone(make: Callable[[], PreTrainedModel], is_plain: bool) -> None:
+def test_a_head_is_tiled_where_the_model_leaves_its_logits_alone(
+    make: Callable[[], PreTrainedModel], is_plain: bool
+) -> None:
     assert (CompletionScorer(make().eval())._tiles is not None) == is_plain
 
 

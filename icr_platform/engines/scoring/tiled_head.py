@@ -32,8 +32,14 @@ class TiledHead:
         weights = head.weight.detach().split(_COLUMNS)
         biases = [None] * len(weights) if head.bias is None else head.bias.detach().split(_COLUMNS)
         tiles = list(zip(weights, biases, strict=True))
-        self._by_torch: list[Product] = [partial(nn.functional.linear, weight=weight, bias=bias) for weight, bias in tiles]
-        self._products = [laid_out(weight, bias) for weight, bias in tiles] if uses_onednn and head.weight.dtype == torch.float32 else self._by_torch
+        self._by_torch: list[Product] = [
+            partial(nn.functional.linear, weight=weight, bias=bias) for weight, bias in tiles
+        ]
+        self._products = (
+            [laid_out(weight, bias) for weight, bias in tiles]
+            if uses_onednn and head.weight.dtype == torch.float32
+            else self._by_torch
+        )
 
     @contextlib.contextmanager
     def without_onednn(self) -> Iterator[None]:
