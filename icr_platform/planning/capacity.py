@@ -37,6 +37,7 @@ _JUDGE_SECONDS = 2.0  # of one answer
 # What configs call the experts of a layer, those of them that a token goes to, and models the experts that are chosen among.
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _EXPERTS_OF_A_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
+_OF_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # of Gemma 2, Cohere and Granite
 _IS_ROUTED = re.compile(r"(^|\.)experts\.")
 
 
@@ -44,7 +45,8 @@ _IS_ROUTED = re.compile(r"(^|\.)experts\.")
 class ModelShape:
     """What decides cost. matmul: parameters that multiply a token: all but a separate input embedding, and experts it does not go to.
 
-    key_value: numbers kept per token and layer for the attention of later tokens.
+    key_value: numbers kept per token and layer for the attention of later tokens. changes_logits: whether logits are more than the
+    products of the LM head, which a CPU then scores in one piece.
     """
 
     parameters: int
@@ -54,6 +56,7 @@ class ModelShape:
     intermediate: int
     key_value: int
     vocabulary: int
+    changes_logits: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,7 @@ def model_shape(config: Any, parameters: int, idle: int = 0) -> ModelShape:
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         key_value=2 * (getattr(text, "num_key_value_heads", None) or heads) * head,
         vocabulary=text.vocab_size,
+        changes_logits=any(getattr(text, name, None) not in (None, 1.0) for name in _OF_LOGITS),
     )
 
 
@@ -354,15 +358,16 @@ def training_memory(
 def _scoring_bytes(shape: ModelShape, weight_bytes: int, tokens: int, is_cpu: bool, lays_out_linears: bool) -> int:
     """Of weights, activations and logits while so many tokens at once are scored."""
     from icr_platform.engines.scoring.choice import rows_of_logits
+    from icr_platform.engines.scoring.tiled_head import TILE
 
     weights = weight_bytes * (
         shape.parameters + shape.matmul * lays_out_linears
     )  # oneDNN multiplies by a copy, laid out for it
     activations = tokens * weight_bytes * (8 * shape.hidden + 4 * shape.intermediate)
-    logits = (
-        4 * shape.vocabulary * rows_of_logits(shape.vocabulary) if is_cpu else 4 * 2**26
-    )  # held at once, in float32
-    return int(weights + activations + 3 * logits)
+    held = 2**26  # logits, in float32
+    if is_cpu:
+        held = shape.vocabulary * rows_of_logits(shape.vocabulary) if shape.changes_logits else TILE
+    return int(weights + activations + 3 * 4 * held)
 
 
 def _margin_bytes(shape: ModelShape, device: Device | None) -> int:

@@ -4,7 +4,7 @@ MODEL: folders of models; by default ICR_SMOLLM2. For each, two kinds of work: `
 tokens each, and `long`, one prompt with ten responses of at most 400; real English prompts under the Spanish reward instruction, real
 Spanish outputs. In each round, in turns:
 
-- ours; ours without oneDNN's linear layers;
+- ours; ours without oneDNN's linear layers; ours with the LM head in one piece;
 - batches: the same model as one that is not packed, in batches that share a prompt; one at a time: its own forward of each sequence;
 - the naive script: batches of 3 in data order, right padding, log-softmax of the whole vocabulary, one pass per sample index;
 - TRL's reference log-probabilities; vLLM's prompt_logprobs where it is installed (its CPU seconds are its processes').
@@ -37,6 +37,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from icr_platform.core.arrays import Floats
 from icr_platform.core.languages import reward_instruction
 from icr_platform.engines.scoring.batches import Sharing
+from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
 from icr_platform.engines.scoring.logprobs import CompletionScorer, Group, find_sharing
 from icr_platform.models.chat import encode_prompt, encode_response
 
@@ -166,7 +167,9 @@ def measure(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: Work, rounds: int, vllm: Any = None
 ) -> dict[str, Any]:
     """Run everything in turns, after two prompts' first responses to warm up."""
-    scorer, through_mkl, in_batches, in_turn = (CompletionScorer(model) for _ in range(4))
+    scorer, through_mkl, in_one_piece, in_batches, in_turn = (CompletionScorer(model) for _ in range(5))
+    in_one_piece._plain_head = None
+    in_one_piece._multiply_by(OneDnnLinears(model))
     for one in (through_mkl, in_turn):
         one.use(one.choice._replace(library="torch"))
     in_batches.packed = in_turn.packed = False
@@ -179,6 +182,9 @@ def measure(
 
     def without_onednn() -> None:
         through_mkl.score(work.groups)
+
+    def whole_head() -> None:
+        in_one_piece.score(work.groups)
 
     def batches() -> None:
         scores["batches"] = in_batches.score(work.groups)
@@ -197,7 +203,7 @@ def measure(
         scores["vLLM"] = score_with_vllm(vllm, work.groups)
 
     contenders = {
-        "ours": ours, "ours, MKL": without_onednn, "batches": batches, "one at a time": one_at_a_time, "naive script": naive, "TRL": trl,
+        "ours": ours, "ours, MKL": without_onednn, "ours, whole head": whole_head, "batches": batches, "one at a time": one_at_a_time, "naive script": naive, "TRL": trl,
     }  # fmt: skip
     if vllm is not None:
         contenders["vLLM"] = prompt_logprobs
@@ -341,11 +347,11 @@ def show(report: dict[str, Any]) -> None:
         f"{report['model']}, {report['work']}: {report['prompts']} prompts ({report['prompt_tokens']} tokens) x {report['samples']} responses "
         f"({report['response_tokens']} tokens), {report['threads']} threads, torch {report['torch']}"
     )
-    print(f"{'':<14}{'wall s':>9}{'CPU s':>9}{'response tokens/s':>19}{'wall / ours':>13}{'CPU / ours':>12}")
+    print(f"{'':<18}{'wall s':>9}{'CPU s':>9}{'response tokens/s':>19}{'wall / ours':>13}{'CPU / ours':>12}")
     for row in report["rows"]:
         rate = report["response_tokens"] / row["wall_s"]
         print(
-            f"{row['name']:<14}{row['wall_s']:>9.2f}{row['cpu_s']:>9.2f}{rate:>19.0f}"
+            f"{row['name']:<18}{row['wall_s']:>9.2f}{row['cpu_s']:>9.2f}{rate:>19.0f}"
             f"{row['wall_over_ours']:>13.2f}{row['cpu_over_ours']:>12.2f}"
         )
     for name, deviation in report["largest_deviation_per_token"].items():

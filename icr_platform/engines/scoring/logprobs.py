@@ -66,6 +66,8 @@ _CPU_PACK = 1024  # tokens whose activations stay near the cores
 _SMALLEST_PACK = 64  # tokens
 _GPU_LOGITS = 2**26  # numbers of [tokens, vocabulary] held at once
 _PACKABLE_LAYERS = {"full_attention", "sliding_attention"}
+# What a model's own layers raise on one long row of tokens, or without a cache, a mask or token ids that they count on.
+_RAISED = (TypeError, AttributeError, KeyError, IndexError, ValueError, RuntimeError, AssertionError)
 _PER_TOKEN = 1e-4  # nats by which a score may deviate on a small copy
 # Prompts and completions of a few ids, which packs of three tokens cut within both.
 _PROBE = (Group([5, 6, 7, 8, 9], [[10, 11, 12], [13], [14, 15]]), Group([16, 17], [[18, 19, 20, 21, 22]]))
@@ -108,7 +110,7 @@ class CompletionScorer:
         is_cpu = self.device.type == "cpu"
         self.rows_at_once = rows_of_logits(vocabulary) if is_cpu else max(1, _GPU_LOGITS // vocabulary)
         self._head = _without_body(model)
-        self._plain_head = plain_head(model.get_output_embeddings(), self._logits) if is_cpu else None
+        self._plain_head = self._find_plain_head() if is_cpu else None
         self._multiply_by(OneDnnLinears(model, apart=self._plain_head))
         self._threads = 0  # as many as torch has
         self._ropes = ropes_that_remember(model)
@@ -121,6 +123,12 @@ class CompletionScorer:
             logger.warning(
                 "%s is scored %s, not packed: %s", type(model).__name__, batched_how(self.sharing), self.why_not_packed
             )
+
+    def _find_plain_head(self) -> nn.Linear | None:
+        try:
+            return plain_head(self.model.get_output_embeddings(), self._logits)
+        except _RAISED:  # a model without a body runs whole, and not every one takes hidden states
+            return None
 
     def _find_ways(self, vocabulary: int) -> tuple[str | None, Sharing]:
         """Why the model is not packed, None where it is, and what the sequences share that are scored in batches."""
@@ -360,16 +368,7 @@ class CompletionScorer:
             way(groups, seen)
         except NotPackableError as error:
             return f"its attention {error}"
-        # What a model's own layers raise on one long row of tokens, or without a cache or mask that they count on.
-        except (
-            TypeError,
-            AttributeError,
-            KeyError,
-            IndexError,
-            ValueError,
-            RuntimeError,
-            AssertionError,
-        ) as error:
+        except _RAISED as error:
             said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
             return f"its layers do not run so ({said})"
         if np.allclose(seen, expected, rtol=relative, atol=absolute, equal_nan=True):

@@ -18,6 +18,8 @@ from icr_platform.engines.scoring.cpu_linear import is_plain, laid_out
 
 TILED_ROWS = 512  # with fewer, the weights are read too often
 _COLUMNS = 1024  # with TILED_ROWS, 2 MiB of logits
+TILE = TILED_ROWS * _COLUMNS
+"""Logits of a tile, in numbers."""
 
 Product = Callable[[Tensor], Tensor]
 
