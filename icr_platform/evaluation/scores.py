@@ -149,20 +149,24 @@ def score_judgments(
     """
     if judgments.empty:
         return []
-    lengths = reference_characters.merge(facts, on=SAMPLE_KEY, validate="one_to_one")
-    judged = judgments[[*SAMPLE_KEY, "preference"]].merge(
-        lengths[[*SAMPLE_KEY, *_LENGTHS]], on=SAMPLE_KEY, how="left", validate="many_to_one"
-    )
-    prompts = preferences_by_prompt(judged, _LENGTHS)
-    scores = []
-    for language, rows in prompts.groupby("language", sort=False):
-        scores += _score_language(str(language), rows, control)
+    # Language by language: of a million prompts the tables that are joined on the way take more than the judgments.
+    facts_of, characters_of = (table.groupby("language", sort=False) for table in (facts, reference_characters))
+    scores, parts = [], []
+    for language, of_language in judgments.groupby("language", sort=False):
+        lengths = characters_of.get_group(language).merge(
+            facts_of.get_group(language), on=SAMPLE_KEY, validate="one_to_one"
+        )
+        judged = of_language[[*SAMPLE_KEY, "preference"]].merge(
+            lengths[[*SAMPLE_KEY, *_LENGTHS]], on=SAMPLE_KEY, how="left", validate="many_to_one"
+        )
+        parts.append(preferences_by_prompt(judged, _LENGTHS))
+        scores += _score_language(str(language), parts[-1], control)
         # Of every prompt that was to be judged, also where the judge failed.
-        of_language = lengths[lengths["language"] == language]
-        means = of_language.groupby("prompt_id", sort=False)[_LENGTHS].mean()
+        means = lengths.groupby("prompt_id", sort=False)[_LENGTHS].mean()
         ours, theirs = (means[name].mean() for name in _LENGTHS)
         ratio, flag = (float(ours / theirs), "") if theirs else (None, "every reference output is empty")
         scores.append(Score(str(language), "length/ratio", ratio, None, len(means), flag))
+    prompts = pd.concat(parts, ignore_index=True)
     return scores + _mean_win_rates(prompts) + _mean_controlled(scores, prompts, control) + _score_judge(judgments)
 
 
@@ -272,7 +276,8 @@ def _score_judge(judgments: pd.DataFrame) -> list[Score]:
     if len(mass):
         scores.append(Score(ALL, "judge/low_mass", 100.0 * float((mass < LOW_MASS).mean()), None, len(mass), ""))
     # Among the samples judged in both places: how much more often the model wins where it stands first.
-    complete = judgments[complete_samples(judgments)]
+    of_languages = judgments.groupby("language", sort=False)
+    complete = pd.concat([rows.loc[complete_samples(rows), ["order", "preference"]] for _, rows in of_languages])
     first = complete.loc[complete["order"] == MODEL_FIRST, "preference"]
     second = complete.loc[complete["order"] == REFERENCE_FIRST, "preference"]
     if len(first) and len(second):

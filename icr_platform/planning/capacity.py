@@ -304,6 +304,8 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
 
     process = PROCESS_BYTES if device is None else 0  # which does not count on a GPU
     weights = shape.parameters * weight_bytes
+    if work.stage == "annotate" and not work.scored + work.rewarded:
+        return process  # rewards are random, or pairs are made of translations: no model is loaded
     if work.stage == "annotate":
         tokens, lays_out_linears = config.annotate.batch_tokens, False
         if device is None:

@@ -19,6 +19,8 @@ from icr_platform.pipeline.config import IterateConfig
 from icr_platform.pipeline.session import RunOptions
 from icr_platform.planning.capacity import (
     DEVICES,
+    PROCESS_BYTES,
+    ModelShape,
     Prompts,
     Rates,
     StagePlan,
@@ -93,6 +95,17 @@ def test_tokens_are_counted_stage_by_stage() -> None:
     assert (evaluate.decoded, evaluate.requests) == (3 * 7, 3 * 2)
     assert works(config, Prompts(10, 5.0), None, 20)[0].tokens == 10 * 4 * 20
     assert works(config, Prompts(10, 5.0), None, 80)[0].tokens == generate.tokens  # no response is longer than allowed
+
+
+@pytest.mark.parametrize(
+    ("annotate", "loads"),
+    [({"reward_kind": ["random"]}, False), ({"pair_source": "translation"}, False), ({"reward_kind": ["random", "cross-lingual"]}, True)],
+)  # fmt: skip
+def test_annotate_takes_the_memory_of_a_model_where_it_loads_one(annotate: dict[str, Any], loads: bool) -> None:
+    config = IterateConfig.model_validate({"annotate": annotate})
+    work = next(work for work in works(config, Prompts(10, 5.0), None, None) if work.stage == "annotate")
+    shape = ModelShape(10**8, 10**8, 2, 64, 256, 64, 1000)
+    assert (memory_of(work, config, shape, 4, None, 1) > PROCESS_BYTES) == loads
 
 
 def test_time_falls_with_devices_and_faster_ones() -> None:

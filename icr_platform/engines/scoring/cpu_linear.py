@@ -61,9 +61,10 @@ def lays_out(parameters: int) -> bool:
 
 
 def is_plain(linear: nn.Linear) -> bool:
-    """Whether a layer is a matrix on a CPU, and runs as its class does: neither accelerate's, nor sparse."""
+    """Whether a layer is a matrix on a CPU, and runs as its class does: neither accelerate's, nor sparse, in few bits or in pieces."""
     weight = linear.weight
-    return "forward" not in vars(linear) and weight.layout == torch.strided and weight.device.type == "cpu"
+    is_dense = type(weight) is nn.Parameter and weight.layout == torch.strided and weight.device.type == "cpu"
+    return is_dense and "forward" not in vars(linear)
 
 
 def laid_out(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
