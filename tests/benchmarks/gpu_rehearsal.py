@@ -295,7 +295,7 @@ def scoring(shape: str) -> Callable[[bool], Figures]:
         naive = seconds_of(lambda: score_naively(model, few), 1) * operations / needed_operations(model, few)
         tokens = sum(len(y) for group in groups for y in group.completions)
 
-        work = Work("annotate", tokens, size.prompt_tokens)
+        work = Work("annotate", tokens, size.prompt_tokens, scored=tokens)
         predicted = predicted_gb(work, {"annotate": AnnotateConfig()}, model.config, 2)
         return {
             "shape": size.shape, "packed": scorer.packed, "response_tokens": tokens, "tokens_per_s": round(tokens / ours),

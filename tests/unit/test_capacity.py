@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -281,6 +281,7 @@ def test_memory_is_predicted_as_it_was_measured_on_a_gpu(part: str, lora_rank: i
     settings = SimpleNamespace(
         train=train, generate=SamplingSettings(max_tokens=size.response_tokens), annotate=AnnotateConfig()
     )
-    work = Work("annotate" if part.startswith("score") else "train", 64, size.prompt_tokens)
+    stage: Literal["annotate", "train"] = "annotate" if part.startswith("score") else "train"
+    work = Work(stage, 64, size.prompt_tokens, scored=1)
     predicted = memory_of(work, settings, model_shape(config, parameters), 2, DEVICES["H100"], 1) / 1e9
     assert line["peak_gb"] / 1.3 < predicted < 1.3 * line["peak_gb"] + 0.2
