@@ -293,6 +293,11 @@ def seconds_of(work: Work, rates: Rates, devices: int, judge_concurrency: int) -
     return on_devices / devices + work.requests * _JUDGE_SECONDS / judge_concurrency
 
 
+def sampling_of_stage(work: Work, config: Any) -> Any:
+    """Settings of an IterateConfig by which a stage samples."""
+    return {"eval": config.eval, "translate": config.translate}.get(work.stage, config.generate)
+
+
 def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, device: Device | None, shards: int) -> int:
     """Peak bytes on one device: weights, states and the largest activations. device: None for a CPU.
 
@@ -322,7 +327,7 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
             device,
             shards,
         )
-    settings = {"eval": config.eval, "translate": config.translate}.get(work.stage, config.generate)
+    settings = sampling_of_stage(work, config)
     if settings.sampler == "vllm" and device is not None:
         return int(settings.gpu_memory * device.memory)  # the engine takes its share at once
     # The samples of a prompt look at the same keys and values; the response of every row may be the longest.

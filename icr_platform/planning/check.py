@@ -45,6 +45,7 @@ from icr_platform.planning.capacity import (
     model_shape,
     most_pairs,
     rates_on_paper,
+    sampling_of_stage,
     seconds_of,
     training_files,
     training_memory,
@@ -604,8 +605,8 @@ def _busy(config: IterateConfig, work: Work, count: int) -> int:
     if work.stage == "annotate":
         on_ray, spanned = config.annotate, 1
     else:
-        sampling = {"eval": config.eval, "translate": config.translate}.get(work.stage, config.generate)
-        on_ray, spanned = sampling, sampling.tensor_parallel * sampling.data_parallel  # type: ignore[assignment]
+        sampling = sampling_of_stage(work, config)
+        on_ray, spanned = sampling, sampling.tensor_parallel * sampling.data_parallel
     workers = on_ray.concurrency or count if on_ray.execution == "ray" else 1
     return max(1, min(count, workers * spanned))
 

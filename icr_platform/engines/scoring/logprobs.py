@@ -316,11 +316,10 @@ class CompletionScorer:
         return torch.cat(pieces)
 
     def _chunks(self, rows: int, is_hidden: bool) -> Iterator[tuple[int, int]]:
-        """Where chunks of rows start and stop; those of a head in tiles are of one size, for a few rows take as long as many."""
+        """Where chunks of rows start and stop, of about one size: a few rows at the end would take as long as many."""
         most = self.rows_of_head if is_hidden else self.rows_at_once
-        if self._tiles is not None and rows:
-            most = -(-rows // -(-rows // most))
-        return ((start, min(start + most, rows)) for start in range(0, rows, most))
+        ends = np.linspace(0, rows, -(-rows // most) + 1).astype(int).tolist()
+        return itertools.pairwise(ends)
 
     @property
     def rows_of_head(self) -> int:
