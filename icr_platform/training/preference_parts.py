@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icr_platform.models.devices import resolve_device
 from icr_platform.models.loading import load_tokenizer
 from icr_platform.models.multimodal import is_multimodal
 from icr_platform.training.config import TrainConfig
@@ -15,6 +16,8 @@ from icr_platform.training.weights import load_trainable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_LENGTHS = 64  # tokens of which a GPU's sequences are multiples
 
 MEMORY = "--gradient-checkpointing true, --precompute-reference yes, --lora-rank or --accelerate-config"
 """What helps where GPU memory is full."""
@@ -26,6 +29,8 @@ def preference_arguments(config: TrainConfig, work: Path, is_scored: bool) -> di
         "beta": config.beta,
         "max_length": None,  # too long responses are left out and counted, never cut
         "disable_dropout": True,
+        # cuDNN, by which torch attends on a GPU, makes a plan for each length that it meets, which takes as long as a batch.
+        "pad_to_multiple_of": None if resolve_device(config.device) == "cpu" else _LENGTHS,
         "precompute_ref_log_probs": is_scored,
         **common_arguments(config, work),
     }

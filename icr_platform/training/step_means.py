@@ -45,6 +45,9 @@ class StepMeans(PolicyTrainer):
         self._languages = languages
         self._sums = torch.zeros(len(self.figures), 2, dtype=torch.float64)
         self._of_languages = torch.zeros(len(languages), len(self.figures), 2, dtype=torch.float64)
+        self._recorded: list[
+            Tensor
+        ] = []  # of each batch, [rows, columns], on its device until a point of the curve needs them
         super().__init__(config, **parts)
         self._pack_rows()
 
@@ -86,7 +89,7 @@ class StepMeans(PolicyTrainer):
         is repeated on the other weighs 0.
         """
         trainer: Any = self
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         each, processes = trainer.args.per_device_train_batch_size, trainer.args.world_size
         is_last = trainer.accelerator.gradient_state.end_of_dataloader
         over = len(trainer.train_dataset) % (each * processes) if is_last else 0
@@ -115,13 +118,18 @@ class StepMeans(PolicyTrainer):
             for name in self.figures
             for column in (found[name].values.detach() * found[name].counts * weighs, found[name].counts * weighs)
         ]
-        gathered = trainer.accelerator.gather(torch.stack([*columns, inputs[LANGUAGE].float()], dim=1)).cpu()
+        self._recorded.append(trainer.accelerator.gather(torch.stack([*columns, inputs[LANGUAGE].float()], dim=1)))
+
+    def _add_recorded(self) -> None:
         shape = (len(self.figures), 2)
-        self._sums += gathered[:, :-1].sum(0).double().reshape(shape)
-        self._of_languages.index_add_(0, gathered[:, -1].long(), gathered[:, :-1].double().reshape(-1, *shape))
+        for gathered in (each.cpu() for each in self._recorded):
+            self._sums += gathered[:, :-1].sum(0).double().reshape(shape)
+            self._of_languages.index_add_(0, gathered[:, -1].long(), gathered[:, :-1].double().reshape(-1, *shape))
+        self._recorded.clear()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the means over the rows of all processes since the last point of the curve."""
+        self._add_recorded()
         logs |= self.means(self._sums, "")
         for number, language in enumerate(self._languages):
             logs |= {

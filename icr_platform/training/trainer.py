@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.utils import add_fused_lm_head
 
@@ -43,6 +44,7 @@ class PolicyTrainer:
     def __init__(self, config: PolicyTraining, **parts: Any) -> None:
         self.tokens = 0
         self._config = config
+        self._losses: list[torch.Tensor] = []  # of the step's batches
         if config.gradient_checkpointing and _is_on_cpu(config):
             _return_freed_tensors()
         super().__init__(**parts)
@@ -53,6 +55,11 @@ class PolicyTrainer:
             for parameter in trainer.model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
+        if config.lora_rank and precision(config).autocast is not None:
+            # peft would make each input float32, as its adapters are, and autocast half precision again: the same numbers, twice copied.
+            for module in trainer.model.modules():
+                if isinstance(module, BaseTunerLayer):
+                    module.cast_input_dtype_enabled = False  # type: ignore[attr-defined]
 
     def _send_telemetry(self) -> None:
         """Send nothing: what is trained stays on the machine."""
@@ -69,26 +76,38 @@ class PolicyTrainer:
             trainer._created_lr_scheduler = True
         return trainer.lr_scheduler
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """Take the batches of one optimizer step, and count their tokens."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        # Packed documents come without a mask, and without padding.
+        self.tokens += sum(
+            int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
+            for batch in batches
+        )
+        return batches, items
+
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> torch.Tensor:
-        """Train on a batch.
+        """Train on a batch, whose loss is looked at before the step: a GPU that was waited for has nothing queued."""
+        loss: torch.Tensor = super().training_step(model, inputs, *rest, **named)  # type: ignore[misc]
+        self._losses.append(loss.detach())
+        return loss
+
+    def require_finite_losses(self) -> None:
+        """Look at the losses of the step's batches.
 
         Raises:
-            IcrError: its loss is not finite.
+            IcrError: one is not finite.
         """
         trainer: Any = self
-        # Packed documents come without a mask, and without padding.
-        self.tokens += (
-            int(inputs["attention_mask"].sum()) if "attention_mask" in inputs else inputs["input_ids"].numel()
-        )
-        loss: torch.Tensor = super().training_step(model, inputs, *rest, **named)  # type: ignore[misc]
-        if not math.isfinite(float(loss)):
-            if trainer.state.global_step == 0:
-                raise not_finite(trainer.accelerator.unwrap_model(model))
+        losses, self._losses = torch.stack(self._losses).tolist(), []
+        broken = [loss for loss in losses if not math.isfinite(loss)]
+        if broken and trainer.state.global_step == 0:
+            raise not_finite(trainer.accelerator.unwrap_model(trainer.model))
+        if broken:
             raise IcrError(
-                f"{self._config.stage}: the loss is {float(loss)} at step {trainer.state.global_step + 1}; nothing was saved as "
+                f"{self._config.stage}: the loss is {broken[0]} at step {trainer.state.global_step + 1}; nothing was saved as "
                 f"finished, lower --learning-rate (now {trainer.args.learning_rate}) or train in --dtype float32"
             )
-        return loss
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
@@ -135,6 +154,9 @@ class _Reporter(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             self._meter = self.shown.enter_context(meter(self._stage, state.max_steps, state.global_step, "trained"))
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self._trainer.require_finite_losses()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps:

@@ -1,12 +1,14 @@
-"""Training on the same pairs by four ways: `python tests/benchmarks/bench_training.py [--model FOLDER] [--pairs N] [--json FILE]`.
+"""Training on the same pairs by four ways: `python tests/benchmarks/bench_training.py [--model FOLDER | --shape 1B] [--pairs N] [--json FILE]`.
 
 In each round, in turns, from the same weights and over the same batches: the platform, with the pairs scored under the reference before
 training and with the reference in every step; TRL's own DPOTrainer; a plain loop over padded batches with whole logits. Beside them the
-floor: 2 FLOPs a weight and token forward and 4 backward, of every token once, 2 more under the reference, at the rate of float32 matrix
-products of the model's own shapes in the same round. Loading, and what the stage does around the training, is left out. Seconds are of the
-processor, over all threads, so that other work on the machine shows little; medians over rounds, after one that is not counted.
+floor: 2 FLOPs a weight and token forward and 4 backward, of every token once, 2 more under the reference, at the rate of matrix
+products of the model's own shapes in the same round. Loading, and what the stage does around the training, is left out. On a CPU all is in
+float32, and seconds are of the processor, over all threads, so that other work on the machine shows little; on a GPU weights are float32,
+computed with in bfloat16, and seconds are those of the clock. Medians over rounds, after one that is not counted.
 
-Without --model: a random Llama of 8M parameters with 16,384 words. Every way's losses are compared with the plain loop's, step by step.
+Without --model: a random Llama of 8M parameters with 16,384 words, or of --shape 1B, that of Llama 3.2 1B, of which --layers keeps the first
+few: all ways multiply by matrices of the same sizes then. Every way's losses are compared with the plain loop's, step by step.
 """
 
 from __future__ import annotations
@@ -41,14 +43,16 @@ from icr_platform.training.config import TrainConfig
 from icr_platform.training.dataset import TrainingPairs
 from icr_platform.training.dpo import build_trainer
 from icr_platform.training.reference_logprobs import score_pairs
+from icr_platform.training.weights import autocast
+from tests.benchmarks.gpu_rehearsal import SHAPES
 from tests.support.tiny_models import PROMPTS, RESPONSES, chatml_tokenizer
 
-_ROWS = 512  # of the matrix products whose rate is the floor's
+_ROWS = {"cpu": 512, "cuda": 4096}  # of the matrix products whose rate is the floor's
 _WAYS = ("platform", "platform, reference in every step", "TRL", "plain loop")
 
 
 class Trained(NamedTuple):
-    """CPU seconds of a training, and the loss of each optimizer step."""
+    """Seconds of a training, and the loss of each optimizer step."""
 
     seconds: float
     losses: list[float]
@@ -58,6 +62,9 @@ def main() -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", type=Path, help="folder of a model with a chat template")
+    parser.add_argument("--shape", choices=("8M", *SHAPES), default="8M", help="of a model with random weights")
+    parser.add_argument("--layers", type=int, help="of --shape, at most")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--prompt-words", type=int, default=60, help="in a prompt, on average")
     parser.add_argument("--response-words", type=int, default=120, help="in a response, on average")
@@ -70,18 +77,22 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as name:
-        folder = given.model or write_small_model(Path(name) / "model")
+        folder = given.model or write_random_model(Path(name) / "model", given.shape, given.layers)
         config = TrainConfig.model_validate({
-            "policy": str(folder), "preferences": "-", "device": "cpu", "dtype": "float32", "learning_rate": 1e-5,
+            "policy": str(folder), "preferences": "-", "device": given.device, "learning_rate": 1e-5,
+            "dtype": "float32" if given.device == "cpu" else "bfloat16",
             "schedule": "constant", "warmup": 0.0, "likelihood": "tokens", "batch_size": given.batch_size,
             "accumulation": given.accumulation, "gradient_checkpointing": given.gradient_checkpointing,
         })  # fmt: skip
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         pairs = write_pairs(folder, given.pairs, given.prompt_words, given.response_words)
         report = measure(config, model, pairs, Path(name), given.rounds)
-    report |= {"model": str(given.model or "random"), "threads": given.threads, "torch": torch.__version__} | {
-        key: value for key, value in vars(given).items() if isinstance(value, int)
-    }
+    report |= {
+        "model": str(given.model or given.shape),
+        "device": given.device,
+        "threads": given.threads,
+        "torch": torch.__version__,
+    } | {key: value for key, value in vars(given).items() if isinstance(value, int)}
     if given.json:
         given.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
@@ -99,31 +110,43 @@ def measure(
     found: dict[str, list[Trained]] = {name: [] for name in _WAYS}
     floors = []
     for round_ in range(rounds + 1):
-        floors.append(needed_operations(model, pairs) / product_rate(model))
+        floors.append(needed_operations(model, pairs) / product_rate(model, config.device))
         for name, train in zip(_WAYS, ways, strict=True):
-            policy = copy.deepcopy(model)
-            start = time.process_time()
+            policy: Any = copy.deepcopy(model)
+            policy = policy.to(config.device)
+            start = seconds(config.device)
             losses = train(policy)
             if round_:
-                found[name].append(Trained(time.process_time() - start, losses))
+                found[name].append(Trained(seconds(config.device) - start, losses))
+            del policy
     floor = statistics.median(floors[1:])
     prompt, chosen, rejected = (
         sum(map(len, part)) for part in (pairs.prompt_ids, pairs.chosen_ids, pairs.rejected_ids)
     )
     tokens = 2 * prompt + chosen + rejected
     print(f"{len(pairs)} pairs, {tokens} tokens of both sequences, {prompt + chosen + rejected} that differ")
-    print(f"{'way':<36}{'CPU s':>9}{'tokens/s':>10}{'of floor':>10}{'loss differs by':>18}")
+    print(
+        f"{'way':<36}{'CPU s' if config.device == 'cpu' else 's':>9}{'tokens/s':>10}{'of floor':>10}{'loss differs by':>18}"
+    )
     rows: dict[str, dict[str, float]] = {}
     plain = found["plain loop"][0].losses
     for name, runs in found.items():
-        seconds = statistics.median(run.seconds for run in runs)
+        taken = statistics.median(run.seconds for run in runs)
         shares = [least / run.seconds for least, run in zip(floors[1:], runs, strict=True)]
         off = max(abs(one - other) for one, other in zip(runs[0].losses, plain, strict=True))
         share = statistics.median(shares)
-        rows[name] = {"cpu_s": seconds, "tokens_per_s": tokens / seconds, "of_floor": share, "loss_off": off}
-        print(f"{name:<36}{seconds:>9.2f}{tokens / seconds:>10.0f}{share:>10.1%}{off:>18.1e}")
+        rows[name] = {"seconds": taken, "tokens_per_s": tokens / taken, "of_floor": share, "loss_off": off}
+        print(f"{name:<36}{taken:>9.2f}{tokens / taken:>10.0f}{share:>10.1%}{off:>18.1e}")
     print(f"{'floor':<36}{floor:>9.2f}{tokens / floor:>10.0f}{1:>10.1%}")
-    return {"ways": rows, "floor_cpu_s": floor, "tokens": tokens, "losses": plain}
+    return {"ways": rows, "floor_s": floor, "tokens": tokens, "losses": plain}
+
+
+def seconds(device: str) -> float:
+    """Of the processor, or of the clock where a GPU is waited for."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def train_ours(
@@ -152,7 +175,7 @@ def train_with_trl(
     rows = {"prompt_ids": pairs.prompt_ids, "chosen_ids": pairs.chosen_ids, "rejected_ids": pairs.rejected_ids}
     arguments: dict[str, Any] = {
         "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, config.gamma], "lr_scheduler_type": "constant",
-        "seed": config.seed, "data_seed": config.seed, "bf16": False,
+        "seed": config.seed, "data_seed": config.seed, "bf16": config.device != "cpu", "use_cpu": config.device == "cpu",
     }  # fmt: skip
     trainer = GivenIds(
         model=policy,
@@ -160,7 +183,7 @@ def train_with_trl(
         args=DPOConfig(
             output_dir=str(work / "trl"), beta=config.beta, learning_rate=config.learning_rate,
             per_device_train_batch_size=config.batch_size, gradient_accumulation_steps=config.accumulation,
-            gradient_checkpointing=config.gradient_checkpointing, num_train_epochs=1, max_length=None, use_cpu=True,
+            gradient_checkpointing=config.gradient_checkpointing, num_train_epochs=1, max_length=None,
             report_to=[], disable_tqdm=True, logging_steps=1, save_strategy="no", **arguments,
         ),
         train_dataset=Dataset.from_dict(rows),
@@ -178,6 +201,7 @@ def train_plainly(
     asked = build_trainer(config, pairs, torch.zeros(len(pairs), 2).numpy(), work / "order", copy.deepcopy(policy))
     batches = list(asked.get_train_dataloader())
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True)
+    reference = copy.deepcopy(reference).to(config.device)  # type: ignore[arg-type]
     if config.gradient_checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
     policy.train()
@@ -185,9 +209,10 @@ def train_plainly(
     for first in range(0, len(batches), config.accumulation):
         step, total = batches[first : first + config.accumulation], 0.0
         for batch in step:
-            with torch.no_grad():
+            with torch.no_grad(), autocast(config):
                 before = sequence_logprobs(reference, batch)
-            logprobs = sequence_logprobs(policy, batch)
+            with autocast(config):
+                logprobs = sequence_logprobs(policy, batch)
             (won, lost), (won_before, lost_before) = logprobs.chunk(2), before.chunk(2)
             tokens = batch["completion_mask"][: len(won)].sum()
             loss = -logsigmoid(config.beta * (won - won_before - lost + lost_before)).mean()
@@ -216,18 +241,22 @@ def needed_operations(model: PreTrainedModel, pairs: TrainingPairs) -> float:
     return 8.0 * ((linears - head) * (responses + sum(map(len, pairs.prompt_ids))) + head * responses)
 
 
-def product_rate(model: PreTrainedModel) -> float:
-    """FLOPs in a CPU second of the products by one layer's matrices."""
+def product_rate(model: PreTrainedModel, device: str = "cpu") -> float:
+    """FLOPs in a second of the products by one layer's matrices."""
     shapes = {module.weight.shape for module in model.base_model.modules() if isinstance(module, torch.nn.Linear)}
+    dtype, count = torch.float32 if device == "cpu" else torch.bfloat16, _ROWS[device]
     with torch.no_grad():
-        operands = [(torch.randn(_ROWS, shape[1]), torch.randn(shape)) for shape in shapes]
-        seconds = []
+        operands = [
+            (torch.randn(count, shape[1], device=device, dtype=dtype), torch.randn(shape, device=device, dtype=dtype))
+            for shape in shapes
+        ]
+        taken = []
         for _ in range(5):
-            start = time.process_time()
+            start = seconds(device)
             for rows, weight in operands:
                 linear(rows, weight)
-            seconds.append(time.process_time() - start)
-    return 2.0 * _ROWS * sum(shape.numel() for shape in shapes) / statistics.median(seconds)
+            taken.append(seconds(device) - start)
+    return 2.0 * count * sum(shape.numel() for shape in shapes) / statistics.median(taken)
 
 
 def write_pairs(model: Path, count: int, prompt_words: int, response_words: int) -> TrainingPairs:
@@ -245,13 +274,15 @@ def write_pairs(model: Path, count: int, prompt_words: int, response_words: int)
     return TrainingPairs(["en"] * count, prompts, sides[0], sides[1], {})
 
 
-def write_small_model(folder: Path) -> Path:
-    """A random Llama of 8M parameters, half of them words."""
+def write_random_model(folder: Path, shape: str, layers: int | None) -> Path:
+    """A Llama with random weights: of 8M parameters, half of them words, or of a shape, or its first layers."""
     tokenizer = chatml_tokenizer()
+    small = {"vocab_size": 16_384, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 5, "num_attention_heads": 4,
+             "tie_word_embeddings": True}  # fmt: skip
+    values = SHAPES.get(shape, small)
     config = LlamaConfig(
-        vocab_size=16_384, hidden_size=256, intermediate_size=768, num_hidden_layers=5, num_attention_heads=4,
-        max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **values | {"num_hidden_layers": min(layers or 1000, values["num_hidden_layers"])}, max_position_embeddings=2048,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from icr_platform.engines.scoring.cpu_linear import lays_out
 from icr_platform.engines.scoring.logprobs import CompletionScorer
-from icr_platform.engines.scoring.tiled_head import TILED_ROWS, TiledHead
+from icr_platform.engines.scoring.tiled_head import TILED_ROWS, FoldedHead, TiledHead
 from tests.unit.test_logprobs import (
     assert_equal_per_token,
     cohere,
@@ -43,17 +43,18 @@ def head_of(vocabulary: int, has_bias: bool, spread: float) -> nn.Linear:
     targets=st.integers(0, 30),
     has_bias=st.booleans(),
     spread=st.sampled_from([0.01, 1.0, 30.0]),
-    uses_onednn=st.booleans(),
+    way=st.sampled_from(["onednn", "torch", "folded"]),
     seed=st.integers(0, 2**16),
 )
 def test_equals_the_softmax_of_the_whole_vocabulary(
-    vocabulary: int, rows: int, targets: int, has_bias: bool, spread: float, uses_onednn: bool, seed: int
+    vocabulary: int, rows: int, targets: int, has_bias: bool, spread: float, way: str, seed: int
 ) -> None:
     torch.manual_seed(seed)
     head = head_of(vocabulary, has_bias, spread)
     hidden = torch.randn(rows, SIZE)
     row, target = torch.randint(rows, (targets,)).sort().values, torch.randint(vocabulary, (targets,))
-    found = TiledHead(head, uses_onednn and lays_out(0)).log_softmax_at(hidden, row, target)
+    by = FoldedHead(head) if way == "folded" else TiledHead(head, way == "onednn" and lays_out(0))
+    found = by.log_softmax_at(hidden, row, target)
     expected = copy.deepcopy(head).double()(hidden.double()).log_softmax(1)[row, target]
     assert found.dtype == torch.float64
     # Of products as large as these, float32 keeps seven digits.

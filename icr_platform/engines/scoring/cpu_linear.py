@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -60,10 +60,10 @@ def lays_out(parameters: int) -> bool:
     )
 
 
-def is_plain(linear: nn.Linear) -> bool:
-    """Whether a layer is a matrix on a CPU, and runs as its class does: neither accelerate's, nor sparse, in few bits or in pieces."""
+def is_plain(linear: nn.Linear, devices: Collection[str] = ("cpu",)) -> bool:
+    """Whether a layer is a matrix on a device, and runs as its class does: neither accelerate's, nor sparse, in few bits or in pieces."""
     weight = linear.weight
-    is_dense = type(weight) is nn.Parameter and weight.layout == torch.strided and weight.device.type == "cpu"
+    is_dense = type(weight) is nn.Parameter and weight.layout == torch.strided and weight.device.type in devices
     return is_dense and "forward" not in vars(linear)
 
 

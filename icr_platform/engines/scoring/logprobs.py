@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils.import_utils import is_triton_available
 
 from icr_platform.core.arrays import Bools, Floats
 from icr_platform.engines.scoring import packed_attention
@@ -36,7 +37,7 @@ from icr_platform.engines.scoring.choice import Choice, rows_of_logits
 from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
 from icr_platform.engines.scoring.packed_attention import KeyValue, NotPackableError, PackedLayout
 from icr_platform.engines.scoring.packing import Group, Pack, packs
-from icr_platform.engines.scoring.tiled_head import TILED_ROWS, TiledHead, plain_head
+from icr_platform.engines.scoring.tiled_head import FoldedHead, TiledHead, plain_head
 from icr_platform.engines.scoring.transfers import fetching, on_device
 from icr_platform.models.not_finite import not_finite
 from icr_platform.models.quantised import mixes_rows
@@ -110,7 +111,7 @@ class CompletionScorer:
         is_cpu = self.device.type == "cpu"
         self.rows_at_once = rows_of_logits(vocabulary) if is_cpu else max(1, _GPU_LOGITS // vocabulary)
         self._head = _without_body(model)
-        self._plain_head = self._find_plain_head() if is_cpu else None
+        self._plain_head = self._find_plain_head() if is_cpu or is_triton_available() else None
         self._multiply_by(OneDnnLinears(model, apart=self._plain_head))
         self._threads = 0  # as many as torch has
         self._ropes = ropes_that_remember(model)
@@ -154,7 +155,12 @@ class CompletionScorer:
 
     def _multiply_by(self, linears: OneDnnLinears) -> None:
         self._linears = linears
-        self._tiles = None if self._plain_head is None else TiledHead(self._plain_head, bool(linears))
+        self._tiles: TiledHead | FoldedHead | None = None
+        head = self._plain_head
+        if head is not None and self.device.type == "cpu":
+            self._tiles = TiledHead(head, bool(linears))
+        elif head is not None and head.bias is None:  # whole tiles of a bias may be infinite
+            self._tiles = FoldedHead(head)
 
     @contextlib.contextmanager
     def used(self, choice: Choice) -> Iterator[None]:
@@ -163,7 +169,7 @@ class CompletionScorer:
             stack.enter_context(_evaluating(self.model, packed_attention.NAME))
             if choice.library == "onednn":
                 stack.enter_context(self._linears.used())
-            elif self._tiles is not None:
+            elif isinstance(self._tiles, TiledHead):
                 stack.enter_context(self._tiles.without_onednn())
             stack.enter_context(_threads(choice.threads))
             yield
@@ -324,7 +330,7 @@ class CompletionScorer:
     @property
     def rows_of_head(self) -> int:
         """Hidden states that go through the LM head together."""
-        return self.rows_at_once if self._tiles is None else TILED_ROWS
+        return self.rows_at_once if self._tiles is None else self._tiles.rows
 
     def nats(self, hidden: Tensor, place: Tensor, target: Tensor) -> Tensor:
         """[K] float64 log-probabilities of targets, each predicted by the hidden state [C, size] at a place."""

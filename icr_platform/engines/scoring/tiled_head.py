@@ -1,7 +1,8 @@
-"""Log-probabilities of an LM head that is one matrix, in tiles of the vocabulary that stay near a core, on a CPU.
+"""Log-probabilities of an LM head that is one matrix, in tiles of the vocabulary.
 
 A row's logits are needed for its softmax alone. In one piece, those of 128 rows over 262,144 tokens take 128 MiB, which go to memory
-and come back four times; in tiles they never leave the cache, and the head's weights serve more rows at once.
+and come back four times; in tiles that stay near a core of a CPU they never leave the cache, and the head's weights serve more rows at
+once. On a GPU a tile is written once and read once, by one kernel for all that a softmax needs.
 """
 
 from __future__ import annotations
@@ -18,17 +19,42 @@ from icr_platform.engines.scoring.cpu_linear import is_plain, laid_out
 
 TILED_ROWS = 512  # with fewer, the weights are read too often
 _COLUMNS = 1024  # with TILED_ROWS, 2 MiB of logits
+TRL_COLUMNS = 32768
+"""Tokens of the vocabulary in a tile of TRL's, which has 4,096 rows."""
 TILE = TILED_ROWS * _COLUMNS
 """Logits of a tile, in numbers."""
 
 Product = Callable[[Tensor], Tensor]
 
 
+class FoldedHead:
+    """An LM head whose logits are finite, on a GPU: TRL folds its tiles into a softmax by Triton, in float32, from logits as the model rounds them."""
+
+    rows = 8192
+    """Hidden states that it takes together, at most: TRL divides them further."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        self._head = head
+
+    def log_softmax_at(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
+        """[K] float64 log-softmax of the logits of hidden states [C, size] at (row, target)."""
+        from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+
+        found = ChunkedLogProbFunction.apply(
+            hidden[row], self._head.weight, self._head.bias, target, 1.0, TRL_COLUMNS, None, 1.0, ()
+        )
+        nats: Tensor = found[0]
+        return nats.double()
+
+
 class TiledHead:
-    """The products of an LM head's tiles. Its weights must not change while this is in use.
+    """The products of an LM head's tiles, on a CPU. Its weights must not change while this is in use.
 
     uses_onednn: lay the tiles' weights out for oneDNN, in copies, where they are in float32.
     """
+
+    rows = TILED_ROWS
+    """Hidden states that it takes together, at most."""
 
     def __init__(self, head: nn.Linear, uses_onednn: bool) -> None:
         weights = head.weight.detach().split(_COLUMNS)
@@ -77,13 +103,13 @@ class TiledHead:
 
 
 def plain_head(head: Any, logits: Product) -> nn.Linear | None:
-    """The LM head where the model's logits are its products alone, on a CPU; None where something changes them (Gemma 2 caps them).
+    """The LM head where the model's logits are its products alone; None where something changes them (Gemma 2 caps them).
 
     logits: what the model itself makes of hidden states [1, C, size].
     """
-    if type(head) is not nn.Linear or not is_plain(head) or not head.weight.is_floating_point():
+    if type(head) is not nn.Linear or not is_plain(head, ("cpu", "cuda")) or not head.weight.is_floating_point():
         return None
     # Large enough for a cap to show.
-    hidden = torch.linspace(-99.0, 101.0, 2 * head.in_features, dtype=head.weight.dtype).view(1, 2, -1)
+    hidden = torch.linspace(-99.0, 101.0, 2 * head.in_features).to(head.weight).view(1, 2, -1)
     with torch.no_grad():
         return head if torch.equal(logits(hidden), head(hidden)) else None
