@@ -272,7 +272,7 @@ def _rewards(work: _Work, translations: Artifact | None) -> Artifact:
     if writer.complete:
         return open_artifact(writer.folder, REWARDS)
     scored: list[Artifact] = []
-    folder = work.context.folder / _WORK_FOLDER if work.config.execution == "local" else None
+    folder = work.context.folder / _WORK_FOLDER if work.config.execution != "ray" else None
     for name, model in (("policy", work.config.policy), ("reference", work.config.reference)):
         if work.scored_kinds:
             load = partial(load_scorer, work.config, work.config, model, folder)
@@ -305,7 +305,9 @@ def _scores(
 
     parts, rows = range(len(work.responses.parts)), work.responses.rows * len(kinds)
     take = (lambda part: taken_part(shard(part))) if earlier else None
-    return make_missing_parts(name.partition("-")[0], writer, parts, rows, shard, load, work.config, take)
+    return make_missing_parts(
+        name.partition("-")[0], writer, parts, rows, shard, load, work.config, take, device=work.config.device
+    )
 
 
 def _reward_part(

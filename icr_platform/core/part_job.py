@@ -32,6 +32,8 @@ class PartJob:
     rows: that the progress counts to, `done` of which an earlier run finished.
     gpus: that an engine spans where there are any.
     use: what the tokens that it counts are spent on.
+    is_shared: whether forks of the process that loaded the engine can go on with it. They can with a model on a CPU; they cannot with
+        connections, threads or a GPU.
     take: part -> its tables where earlier work has all its rows, so that no engine is needed; None where it has not.
     """
 
@@ -45,6 +47,7 @@ class PartJob:
     gpus: int = 0
     take: Callable[[int], TakenPart | None] | None = None
     use: Use | None = None
+    is_shared: bool = False
 
 
 class TakenPart(NamedTuple):

@@ -21,6 +21,7 @@ from icr_platform.demo.grader import grade
 from icr_platform.demo.lexicon import LANGUAGES
 from icr_platform.demo.reward_model import RECIPE, build_reward_model
 from icr_platform.demo.world import write_prompts
+from icr_platform.engines.execution.forks import done_beside
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.models.loading import load_model, load_tokenizer
 from icr_platform.models.model_identity import model_identity
@@ -97,7 +98,6 @@ def _fill(folder: Path, seed: int, english_pairs: int) -> None:
     tokenizer = load_tokenizer(str(SFT), CHAT_DEFAULTS)
     load_model(str(SFT), "float32", "cpu").save_pretrained(reference)
     tokenizer.save_pretrained(reference)
-    _write_reference_outputs(folder, seed)
 
     # The grades stand for what a person would say of the English pairs: the only supervision that any policy here gets.
     pairs = english_preferences(seed, english_pairs)
@@ -118,7 +118,8 @@ def _fill(folder: Path, seed: int, english_pairs: int) -> None:
     config = TrainConfig(
         policy=str(reference), preferences=str(folder / "english_preferences"), seed=seed, device="cpu", **_PI_0
     )
-    trained = run(config, StageContext(folder / "pi_0", text_digest("demo", str(seed))))
+    with done_beside(lambda: _write_reference_outputs(folder, seed), "demo: outputs"):
+        trained = run(config, StageContext(folder / "pi_0", text_digest("demo", str(seed))))
     trained.artifacts["checkpoint"].rename(folder / "policy")
     shutil.rmtree(folder / "pi_0")
 

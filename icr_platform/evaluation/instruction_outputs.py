@@ -24,6 +24,7 @@ from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.response_parts import (
     SampledRow,
     engine_gpus,
+    is_shared,
     prompt_digests,
     prompt_slices,
     response_table,
@@ -81,6 +82,7 @@ def write_instruction_outputs(
             done=sum(turns) - sum(turns[index] for index in left),
             gpus=engine_gpus(config),
             use="sampled",
+            is_shared=is_shared(config),
         )
         rows_of = earlier.rows("instruction_outputs", OUTPUTS, own=own)
         map_parts(with_earlier(job, rows_of, partial(conversation_digests, later), take_prompts), config)

@@ -20,6 +20,7 @@ from icr_platform.engines.identification.language_id import Identifier, make_ide
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.response_parts import (
     engine_gpus,
+    is_shared,
     prompt_digests,
     prompt_slices,
     sample_parts,
@@ -63,6 +64,7 @@ def write_outputs(
             done=total - sum(slices[index].num_rows for index in left) * config.samples,
             gpus=engine_gpus(config),
             use="sampled",
+            is_shared=is_shared(config),
         )
         map_parts(with_earlier(job, earlier.rows("outputs", OUTPUTS, own=own), prompt_digests, take_prompts), config)
     dropped = drops.close([index for index in range(len(slices)) if drops.has_part(index)])

@@ -320,7 +320,7 @@ def run(inputs: RewardBenchInputs, context: StageContext) -> StageResult:
         artifacts[_TRANSLATIONS] = translations.folder
     if not writer.complete:
         scored = []
-        folder = work.context.folder / _WORK_FOLDER if work.config.execution == "local" else None
+        folder = work.context.folder / _WORK_FOLDER if work.config.execution != "ray" else None
         for name, model in (("policy", inputs.config.policy), ("reference", inputs.config.reference)):
             if inputs.pairs and work.scored_kinds:
                 load = partial(load_scorer, work.config, work.config, model, folder)
@@ -407,7 +407,9 @@ def _scores(
         return score_shard(pairs_table(work.pairs[work.rows(part)]), work.scored(part, translations, kinds), earlier)
 
     rows, take = 2 * len(work.pairs) * len(kinds), (lambda part: taken_part(shard(part))) if earlier else None
-    return make_missing_parts(name.partition("-")[0], writer, work.parts, rows, shard, load, work.config, take)
+    return make_missing_parts(
+        name.partition("-")[0], writer, work.parts, rows, shard, load, work.config, take, device=work.config.device
+    )
 
 
 def _bench_part(

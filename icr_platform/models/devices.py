@@ -21,6 +21,11 @@ def resolve_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def is_cpu(device: str) -> bool:
+    """Whether that is the CPU, here."""
+    return device == "cpu" or resolve_device(device) == "cpu"
+
+
 def require_device(device: str) -> None:
     """Raise InputError when torch does not know the device, or this machine has no such GPU."""
     import torch

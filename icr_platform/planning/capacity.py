@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from icr_platform.engines.execution.forks import fork_count
 from icr_platform.engines.scoring.reward_kinds import scalar_kinds, scored_kinds
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _GPU_PACK = 8192  # tokens that are scored at once where nobody says otherwise
 _TRL_TILE = (4096, 32768)  # tokens and vocabulary of trl.kernels, which computes log-probabilities on GPUs
 _BYTES_PER_RESPONSE_TOKEN = 9  # Parquet, zstd: id and text, measured on X-AlpacaEval outputs
 _BYTES_PER_REWARD = 40
+FORK_BYTES = 100 * 10**6  # of memory that a fork changes, and has for itself thereby
 PROCESS_BYTES = 800 * 10**6  # Python with torch, transformers and a language identifier
 _LONG_PROMPT = 4  # times the mean length
 _JUDGE_SECONDS = 2.0  # of one answer
@@ -316,7 +318,8 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
         if device is None:
             tokens = min(tokens, config.annotate.pack_tokens or LARGEST_PACK)
             lays_out_linears = weight_bytes == 4 and config.annotate.cpu_library != "torch" and lays_out(shape.matmul)
-        return process + _scoring_bytes(shape, weight_bytes, tokens, device is None, lays_out_linears)
+        forks = fork_count(config.annotate) if device is None else 1
+        return process + _scoring_bytes(shape, weight_bytes, tokens, device is None, lays_out_linears, forks)
     if work.stage == "train":
         return training_memory(
             config.train,
@@ -337,7 +340,9 @@ def memory_of(work: Work, config: Any, shape: ModelShape, weight_bytes: int, dev
     logits = settings.batch_size * shape.vocabulary * 4
     if device is None and weight_bytes == 4 and lays_out(shape.matmul):
         weights += weight_bytes * shape.matmul
-    return int(process + weights + cache + 3 * logits)  # logits, at the temperature, and as weights
+    forks = fork_count(settings) if device is None and settings.sampler == "transformers" else 1
+    # Logits, at the temperature, and as weights.
+    return int(process + weights + forks * (cache + 3 * logits) + (forks - 1) * FORK_BYTES)
 
 
 def training_memory(
@@ -362,8 +367,10 @@ def training_memory(
     return (PROCESS_BYTES if device is None else 0) + max(int(trained), _margin_bytes(shape, device))
 
 
-def _scoring_bytes(shape: ModelShape, weight_bytes: int, tokens: int, is_cpu: bool, lays_out_linears: bool) -> int:
-    """Of weights, activations and logits while so many tokens at once are scored."""
+def _scoring_bytes(
+    shape: ModelShape, weight_bytes: int, tokens: int, is_cpu: bool, lays_out_linears: bool, forks: int = 1
+) -> int:
+    """Of weights, activations and logits while so many tokens at once are scored. forks: processes that share the weights."""
     from icr_platform.engines.scoring.choice import rows_of_logits
     from icr_platform.engines.scoring.tiled_head import TILE
 
@@ -374,7 +381,7 @@ def _scoring_bytes(shape: ModelShape, weight_bytes: int, tokens: int, is_cpu: bo
     held = 2**26  # logits, in float32
     if is_cpu:
         held = shape.vocabulary * rows_of_logits(shape.vocabulary) if shape.changes_logits else TILE
-    return int(weights + activations + 3 * 4 * held)
+    return int(weights + forks * (activations + 3 * 4 * held) + (forks - 1) * FORK_BYTES)
 
 
 def _margin_bytes(shape: ModelShape, device: Device | None) -> int:

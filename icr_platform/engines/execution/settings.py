@@ -12,15 +12,21 @@ class ExecutionSettings(Config):
 
     heading = WHERE
 
-    execution: Literal["local", "ray"] = setting(
+    execution: Literal["local", "processes", "ray"] = setting(
         "local",
-        "local: in this process, one engine; ray: one engine per worker of a Ray cluster (extra `ray`)",
+        "local: in this process, one engine; processes: forks of it, which share a model on a CPU, one thread each (on Linux; "
+        "elsewhere as local); ray: one engine per worker of a Ray cluster (extra `ray`)",
         "place",
     )
     ray_address: str = setting(
         "", "host:port of the cluster; empty: RAY_ADDRESS, else one on this machine, started if there is none", "place"
     )
-    concurrency: int = setting(0, "Ray workers, each with an engine; 0: as many as there is room for", "place", ge=0)
+    concurrency: int = setting(
+        0,
+        "processes, or Ray workers, each with an engine; 0: one a core, or as many as there is room for",
+        "place",
+        ge=0,
+    )
     num_cpus: float = setting(1.0, "CPUs, and torch threads, per Ray worker", "place", gt=0)
     num_gpus: OptionalFloat = setting(
         None,

@@ -30,6 +30,7 @@ from icr_platform.engines.sampling.sampler import (
     requests_of,
 )
 from icr_platform.engines.sampling.settings import SamplingSettings
+from icr_platform.models.devices import is_cpu
 
 
 def prompt_slices(prompts: pa.Table, size: int) -> Iterator[pa.Table]:
@@ -174,6 +175,7 @@ def write_responses(
         done=total - sum(shards[index].num_rows for index in left) * settings.samples,
         gpus=engine_gpus(settings),
         use="sampled",
+        is_shared=is_shared(settings),
     )
     job = with_earlier(job, earlier.rows("responses", RESPONSES, own=own), prompt_digests, take_prompts)
     return len(shards), map_parts(job, settings)
@@ -225,6 +227,11 @@ def _load(settings: SamplingSettings, policy: str, chat: ChatSettings, seed: int
             yield part.drops, part.responses
 
     return make
+
+
+def is_shared(settings: SamplingSettings) -> bool:
+    """Whether forks of this process can go on with the sampler, where that is asked for."""
+    return settings.execution == "processes" and settings.sampler == "transformers" and is_cpu(settings.device)
 
 
 def engine_gpus(settings: SamplingSettings) -> int:

@@ -142,5 +142,5 @@ def load(settings: SamplingSettings, policy: str, chat: ChatSettings) -> Transfo
 def check(settings: SamplingSettings, policy: str, chat: ChatSettings) -> None:
     """Raise InputError when the policy's weight files are missing or incomplete."""
     check_weights(policy, chat.trust_remote_code, quantization=settings.quantization)
-    if settings.execution == "local":  # other machines have other devices
+    if settings.execution != "ray":  # other machines have other devices
         require_device(settings.device)

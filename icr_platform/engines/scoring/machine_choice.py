@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from icr_platform.core.artifacts import read_json, text_digest, write_json
+from icr_platform.core.cores import usable_cores
 from icr_platform.core.errors import InputError
 from icr_platform.core.file_digests import user_cache
 from icr_platform.engines.scoring.choice import Choice
@@ -159,12 +160,7 @@ def measure(scorer: CompletionScorer, settings: RewardSettings) -> Choice:
 def _fewer_threads() -> list[int]:
     """Threads that may be faster than torch's: half of them, where two share a core, and a container's share of the CPUs."""
     now = torch.get_num_threads()
-    found = {now // 2} if now >= 4 else set()
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        found.add(max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such file, or no limit ("max")
-        pass
+    found = {usable_cores(), *([now // 2] if now >= 4 else [])}
     return sorted(one for one in found if one < now)
 
 

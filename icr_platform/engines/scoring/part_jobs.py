@@ -11,6 +11,7 @@ from icr_platform.core.spending import Use
 from icr_platform.engines.execution.map_parts import map_parts
 from icr_platform.engines.execution.settings import ExecutionSettings
 from icr_platform.engines.scoring.model_scores import free_gpu_memory
+from icr_platform.models.devices import is_cpu
 
 
 def make_missing_parts(
@@ -23,16 +24,19 @@ def make_missing_parts(
     settings: ExecutionSettings,
     take: Callable[[int], TakenPart | None] | None = None,
     use: Use = "scored",
+    device: str | None = None,
 ) -> Artifact:
     """Make the parts that are missing and close the artifact; nothing is loaded when no part is missing.
 
     parts: of the whole artifact. rows: that the progress counts to. take: as of a `PartJob`; None without earlier work.
-    use: what the tokens are spent on.
+    use: what the tokens are spent on. device: of the model whose memory forks may share.
     """
     if writer.complete:
         return open_artifact(writer.folder, writer.table)
     missing = [part for part in parts if not writer.has_part(part)]
     done = sum(writer.read_part(part).num_rows for part in parts if part not in missing)
-    map_parts(PartJob(label, (writer,), missing, shard, load, rows, done, gpus=1, take=take, use=use), settings)
+    is_shared = settings.execution == "processes" and device is not None and is_cpu(device)
+    job = PartJob(label, (writer,), missing, shard, load, rows, done, gpus=1, take=take, use=use, is_shared=is_shared)
+    map_parts(job, settings)
     free_gpu_memory()
     return writer.close(len(parts))
