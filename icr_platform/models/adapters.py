@@ -139,6 +139,18 @@ def new_adapters(rank: int, alpha: float) -> Any:
     )
 
 
+def leave_inputs_to_autocast(model: Any) -> None:
+    """Have adapters take their inputs as they come, under autocast.
+
+    peft would make each float32, as the adapters are, and autocast half precision again: the same numbers, twice copied.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False  # type: ignore[attr-defined]
+
+
 def adapter_sizes(skeleton: Any, rank: int) -> tuple[int, int]:
     """Count the parameters of new adapters on a model without weights, and those of fused experts that they do not reach.
 

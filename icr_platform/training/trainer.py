@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.utils import add_fused_lm_head
 
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.progress import Meter, meter
-from icr_platform.models.adapters import adapters_alone, new_adapters
+from icr_platform.models.adapters import adapters_alone, leave_inputs_to_autocast, new_adapters
 from icr_platform.models.devices import resolve_device
 from icr_platform.models.multimodal import restore_logit_scale
 from icr_platform.models.not_finite import not_finite
@@ -56,10 +55,7 @@ class PolicyTrainer:
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
         if config.lora_rank and precision(config).autocast is not None:
-            # peft would make each input float32, as its adapters are, and autocast half precision again: the same numbers, twice copied.
-            for module in trainer.model.modules():
-                if isinstance(module, BaseTunerLayer):
-                    module.cast_input_dtype_enabled = False  # type: ignore[attr-defined]
+            leave_inputs_to_autocast(trainer.model)
 
     def _send_telemetry(self) -> None:
         """Send nothing: what is trained stays on the machine."""

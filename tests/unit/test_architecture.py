@@ -76,6 +76,7 @@ COMMON = {
 EXCEPTIONS = {
     ("sqlalchemy", "tracking"): "MLflow's database migration raises SQLAlchemy's errors",
     ("datasets", "training"): "TRL takes pairs as a Dataset only",
+    ("trl", "engines.scoring"): "its kernel for log-probabilities, on a GPU",
 }
 STAGE_CONFIGS = {
     "GenerateConfig",

@@ -123,7 +123,9 @@ def test_a_fork_that_is_killed_is_one_line_and_the_same_job_goes_on(tmp_path: Pa
     assert len(left) < len(PARTS)
 
 
-@pytest.mark.parametrize(("work", "says"), [("raise ValueError", "exit status 1"), ("os.abort()", "SIGABRT")])
+@pytest.mark.parametrize(
+    ("work", "says"), [("raise ValueError", "exit status 1"), ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL")]
+)
 def test_what_is_done_beside_is_done_when_the_block_ends(
     tmp_path: Path, work: str, says: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,8 +14,8 @@ class ExecutionSettings(Config):
 
     execution: Literal["local", "processes", "ray"] = setting(
         "local",
-        "local: in this process, one engine; processes: forks of it, which share a model on a CPU, one thread each (on Linux; "
-        "elsewhere as local); ray: one engine per worker of a Ray cluster (extra `ray`)",
+        "local: one engine; processes: forks share it on a CPU, a thread each (Linux); ray: one per worker of a Ray cluster (extra "
+        "`ray`)",
         "place",
     )
     ray_address: str = setting(
@@ -23,7 +23,7 @@ class ExecutionSettings(Config):
     )
     concurrency: int = setting(
         0,
-        "processes, or Ray workers, each with an engine; 0: one a core, or as many as there is room for",
+        "forks or Ray workers; 0: as many as there is room for",
         "place",
         ge=0,
     )
