@@ -14,13 +14,10 @@ class ExecutionSettings(Config):
 
     execution: Literal["local", "processes", "ray"] = setting(
         "local",
-        "local: one engine; processes: forks share it on a CPU, a thread each (Linux); ray: one per worker of a Ray cluster (extra "
-        "`ray`)",
+        "local: one engine; processes: forks share it on a CPU, a thread each (Linux); ray: one per worker of a Ray cluster",
         "place",
     )
-    ray_address: str = setting(
-        "", "host:port of the cluster; empty: RAY_ADDRESS, else one on this machine, started if there is none", "place"
-    )
+    ray_address: str = setting("", "host:port of the cluster; empty: RAY_ADDRESS, else one on this machine", "place")
     concurrency: int = setting(
         0,
         "forks or Ray workers; 0: as many as there is room for",
