@@ -41,7 +41,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, dict[str, list
     sampling = GenerateConfig(
         policy=model, prompts=str(prompts), limit=given.prompts, samples=given.samples, max_tokens=given.max_tokens,
         shard_prompts=max(1, given.prompts // 2), batch_size=given.prompts * given.samples, dtype="float32", device="cpu",
-        language_identifier="demo", seed=1,
+        seed=1,
     )  # fmt: skip
     found: dict[str, dict[str, list[float]]] = {stage: {way: [] for way in WAYS} for stage in ("generate", "annotate")}
     for round_ in range(given.rounds + 1):
