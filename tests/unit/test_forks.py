@@ -75,6 +75,24 @@ def test_forks_make_the_tables_of_one_process(tmp_path: Path, count: int) -> Non
     assert torch.get_num_threads() == threads
 
 
+def test_threads_that_the_parent_had_are_not_waited_for(tmp_path: Path) -> None:
+    """Neither where an engine asks for several, as `cpu_threads` does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    left = torch.ones(600, 600)
+    expected = (left @ left).exp_().sum()
+
+    def multiply(part: int) -> None:
+        torch.set_num_threads(2)
+        assert torch.equal((left @ left).exp_().sum(), expected)
+
+    try:
+        map_parts(job(tmp_path, multiply), forked(2))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(name.endswith("-1") for name in processes(tmp_path))
+
+
 @pytest.mark.parametrize(("count", "is_shared"), [(1, True), (4, False)])
 def test_one_process_and_an_engine_that_cannot_be_shared_stay_here(tmp_path: Path, count: int, is_shared: bool) -> None:
     map_parts(job(tmp_path, is_shared=is_shared), forked(count))

@@ -58,8 +58,7 @@ def done_beside(work: Callable[[], None], name: str) -> Iterator[None]:
 
     def alone(parent: int) -> None:
         _leave_to_parent(parent)
-        with _one_torch_thread():
-            work()
+        work()
 
     fork = _forked(alone, os.getpid())
     try:
@@ -81,16 +80,16 @@ def map_over_forks(job: PartJob, count: int) -> Throughput:
     with _one_torch_thread():
         make = job.load()
         start = time.monotonic()
-        with meter(job.label, job.rows, job.done, job.use) as progress:
-            forks = _started(job, make, count)
-            try:
+        forks = _started(job, make, count)  # before a progress bar has a thread, which may hold the terminal
+        try:
+            with meter(job.label, job.rows, job.done, job.use) as progress:
                 _serve(job, forks, progress)
-            finally:
-                for fork in forks:
-                    fork.process.kill()
-                    fork.process.join()
-                    fork.pipe.close()
-            return Throughput(progress.tokens, time.monotonic() - start)
+                return Throughput(progress.tokens, time.monotonic() - start)
+        finally:
+            for fork in forks:
+                fork.process.kill()
+                fork.process.join()
+                fork.pipe.close()
 
 
 @contextlib.contextmanager
@@ -191,11 +190,20 @@ def _work(
 
 
 def _leave_to_parent(parent: int) -> None:
-    """Let the parent alone decide when this fork ends, and its end be this fork's."""
+    """Let the parent alone decide when this fork ends, and its end be this fork's; compute with one thread from here on."""
+    import torch
+
+    torch.set_num_threads(1)
+    # GNU's OpenMP would wait forever for the threads that it had in the parent, and a setting may ask for several.
+    torch.set_num_threads = _stay_at_one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent(parent)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else they warn that their threads are gone
+
+
+def _stay_at_one(nthreads: int) -> None:
+    """Stands for torch's function in a fork."""
 
 
 def _portable(error: Exception) -> Exception:
