@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icr_platform.models.devices import resolve_device
+from icr_platform.models.devices import is_cpu
 from icr_platform.models.loading import load_tokenizer
 from icr_platform.models.multimodal import is_multimodal
 from icr_platform.training.config import TrainConfig
@@ -30,7 +30,7 @@ def preference_arguments(config: TrainConfig, work: Path, is_scored: bool) -> di
         "max_length": None,  # too long responses are left out and counted, never cut
         "disable_dropout": True,
         # cuDNN, by which torch attends on a GPU, makes a plan for each length that it meets, which takes as long as a batch.
-        "pad_to_multiple_of": None if resolve_device(config.device) == "cpu" else _LENGTHS,
+        "pad_to_multiple_of": None if is_cpu(config.device) else _LENGTHS,
         "precompute_ref_log_probs": is_scored,
         **common_arguments(config, work),
     }

@@ -45,9 +45,8 @@ class StepMeans(PolicyTrainer):
         self._languages = languages
         self._sums = torch.zeros(len(self.figures), 2, dtype=torch.float64)
         self._of_languages = torch.zeros(len(languages), len(self.figures), 2, dtype=torch.float64)
-        self._recorded: list[
-            Tensor
-        ] = []  # of each batch, [rows, columns], on its device until a point of the curve needs them
+        # Of each batch [rows, columns], on its device until a point of the curve needs them.
+        self._recorded: list[Tensor] = []
         super().__init__(config, **parts)
         self._pack_rows()
 

@@ -201,7 +201,8 @@ def train_plainly(
     asked = build_trainer(config, pairs, torch.zeros(len(pairs), 2).numpy(), work / "order", copy.deepcopy(policy))
     batches = list(asked.get_train_dataloader())
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True)
-    reference = copy.deepcopy(reference).to(config.device)  # type: ignore[arg-type]
+    if config.device != "cpu":
+        reference = copy.deepcopy(reference).to(config.device)  # type: ignore[arg-type]
     if config.gradient_checkpointing:
         policy.gradient_checkpointing_enable({"use_reentrant": False})
     policy.train()

@@ -18,12 +18,7 @@ class ExecutionSettings(Config):
         "place",
     )
     ray_address: str = setting("", "host:port of the cluster; empty: RAY_ADDRESS, else one on this machine", "place")
-    concurrency: int = setting(
-        0,
-        "forks or Ray workers; 0: as many as there is room for",
-        "place",
-        ge=0,
-    )
+    concurrency: int = setting(0, "forks or Ray workers; 0: as many as there is room for", "place", ge=0)
     num_cpus: float = setting(1.0, "CPUs, and torch threads, per Ray worker", "place", gt=0)
     num_gpus: OptionalFloat = setting(
         None,

@@ -28,7 +28,10 @@ Product = Callable[[Tensor], Tensor]
 
 
 class FoldedHead:
-    """An LM head whose logits are finite, on a GPU: TRL folds its tiles into a softmax by Triton, in float32, from logits as the model rounds them."""
+    """An LM head whose logits are finite, on a GPU: TRL folds its tiles into a softmax by Triton.
+
+    Logits are rounded as the model rounds them; all else is float32.
+    """
 
     rows = 8192
     """Hidden states that it takes together, at most: TRL divides them further."""
