@@ -323,10 +323,13 @@ def _toward_zero(gap: _Gap, interval: tuple[float, float], inside: float) -> flo
     while far - near > 1:
         middle = (near + far) // 2
         near, far = (near, middle) if tied(at(middle)) == tied(inside) else (middle, far)
-    # Rounding may decide about prompts that tie a few steps from the end: step over those too.
-    beyond = 1
+    # Rounding may decide about prompts that tie a few steps from the end: step over those too, and halve again.
+    near, beyond = far, 1
     while gap(at(far)) != gap(inside):
-        far, beyond = far + beyond, beyond * 2
+        near, far, beyond = far, far + beyond, beyond * 2
+    while far - near > 1:
+        middle = (near + far) // 2
+        near, far = (near, middle) if gap(at(middle)) == gap(inside) else (middle, far)
     return at(far)
 
 
