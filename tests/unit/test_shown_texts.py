@@ -7,7 +7,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support import hostile_texts
@@ -166,6 +166,7 @@ MARKDOWN = st.lists(
 
 
 @given(MARKDOWN)
+@example("    \u2028")
 def test_whatever_is_written_only_our_tags_come_out_and_no_letter_is_lost(text: str) -> None:
     seen = _Seen(str(shown_text(text, [Mark(0, len(text), "hit")])))
     assert set(seen.tags) <= _TAGS

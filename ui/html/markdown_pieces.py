@@ -280,7 +280,8 @@ class _Writer:
         places: list[int] = []
         for number, line in enumerate(content.split("\n"), first):
             start, whole = self._starts[number], self._line(number)
-            begin = len(whole.rstrip()) - len(line.rstrip())
+            # By their ends without white space only where need be: a line may have nothing else, such as U+2028.
+            begin = len(whole) - len(line) if whole.endswith(line) else len(whole.rstrip()) - len(line.rstrip())
             places += [start + min(max(begin + i, 0), max(len(whole) - 1, 0)) for i in range(len(line))]
             places.append(start + len(whole))  # the line feed
         return places[:-1]
