@@ -29,7 +29,7 @@ _TRAIN_BYTES = 16  # per trained parameter: weight, gradient and two moments, fl
 _RESUME_BYTES = 12  # per trained parameter in a resume point: weight and two moments, float32
 _RESUME_BYTES_TWICE = 16  # where the engine also writes the gathered weights: DeepSpeed, FSDP with FULL_STATE_DICT
 _GPU_PACK = 8192  # tokens that are scored at once where nobody says otherwise
-_TRL_TILE = (4096, 32768)  # tokens and vocabulary of trl.kernels, which computes log-probabilities on GPUs
+_TRL_ROWS = 4096  # tokens of a tile of trl.kernels, which computes log-probabilities on GPUs
 _BYTES_PER_RESPONSE_TOKEN = 9  # Parquet, zstd: id and text, measured on X-AlpacaEval outputs
 _BYTES_PER_REWARD = 40
 FORK_BYTES = 100 * 10**6  # of memory that a fork changes, and has for itself thereby
@@ -397,13 +397,14 @@ def _margin_bytes(shape: ModelShape, device: Device | None) -> int:
 
 def _head_bytes(tokens: int, train: Any, shape: ModelShape, weight_bytes: int, is_cpu: bool) -> int:
     """What the LM head takes besides its weights while it trains: logits, a tile at a time, and on GPUs a gradient that is added to others."""
+    from icr_platform.engines.scoring.tiled_head import TRL_COLUMNS
     from icr_platform.training.token_logprobs import KEPT_LOGITS, TILE_LOGITS
 
     if is_cpu:
         return 4 * (min(tokens * shape.vocabulary, KEPT_LOGITS) + TILE_LOGITS)
     is_added = train.accumulation > 1 and not train.lora_rank
     gradient = 4 * shape.vocabulary * shape.hidden if is_added else 0
-    return gradient + weight_bytes * min(tokens, _TRL_TILE[0]) * min(shape.vocabulary, _TRL_TILE[1])
+    return gradient + weight_bytes * min(tokens, _TRL_ROWS) * min(shape.vocabulary, TRL_COLUMNS)
 
 
 def training_files(

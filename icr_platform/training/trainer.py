@@ -18,7 +18,7 @@ from trl.trainer.utils import add_fused_lm_head
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.progress import Meter, meter
 from icr_platform.models.adapters import adapters_alone, leave_inputs_to_autocast, new_adapters
-from icr_platform.models.devices import resolve_device
+from icr_platform.models.devices import is_cpu
 from icr_platform.models.multimodal import restore_logit_scale
 from icr_platform.models.not_finite import not_finite
 from icr_platform.models.quantised import is_in_bits
@@ -44,7 +44,7 @@ class PolicyTrainer:
         self.tokens = 0
         self._config = config
         self._losses: list[torch.Tensor] = []  # of the step's batches
-        if config.gradient_checkpointing and _is_on_cpu(config):
+        if config.gradient_checkpointing and is_cpu(config.device):
             _return_freed_tensors()
         super().__init__(**parts)
         trainer: Any = self
@@ -191,7 +191,7 @@ def common_arguments(config: PolicyTraining, work: Path) -> dict[str, Any]:
         "logging_nan_inf_filter": False,  # it hides losses that are not finite
         "report_to": [],
         "disable_tqdm": True,
-        **process_arguments(_is_on_cpu(config)),
+        **process_arguments(is_cpu(config.device)),
     }
 
 
@@ -205,13 +205,9 @@ def _return_freed_tensors() -> None:
         change(_M_MMAP_THRESHOLD, _OWN_MAPPING)
 
 
-def _is_on_cpu(config: PolicyTraining) -> bool:
-    return resolve_device(config.device) == "cpu"
-
-
 def settled(arguments: Any, config: PolicyTraining, rows: int) -> Any:
     """Finish TRL's arguments, once making them has set up the process group. rows: of an epoch, over all processes."""
-    if _is_on_cpu(config):
+    if is_cpu(config.device):
         shard_on_cpu()
     # A divisor of save_steps: then a resumed training averages the same steps into a point of the curve.
     steps = config.epochs * rows / (config.batch_size * config.accumulation * arguments.world_size)

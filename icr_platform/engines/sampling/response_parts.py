@@ -230,8 +230,8 @@ def _load(settings: SamplingSettings, policy: str, chat: ChatSettings, seed: int
 
 
 def is_shared(settings: SamplingSettings) -> bool:
-    """Whether forks of this process can go on with the sampler, where that is asked for."""
-    return settings.execution == "processes" and settings.sampler == "transformers" and is_cpu(settings.device)
+    """Whether forks of this process can go on with the sampler."""
+    return settings.sampler == "transformers" and is_cpu(settings.device)
 
 
 def engine_gpus(settings: SamplingSettings) -> int:

@@ -35,7 +35,7 @@ def make_missing_parts(
         return open_artifact(writer.folder, writer.table)
     missing = [part for part in parts if not writer.has_part(part)]
     done = sum(writer.read_part(part).num_rows for part in parts if part not in missing)
-    is_shared = settings.execution == "processes" and device is not None and is_cpu(device)
+    is_shared = device is not None and is_cpu(device)
     job = PartJob(label, (writer,), missing, shard, load, rows, done, gpus=1, take=take, use=use, is_shared=is_shared)
     map_parts(job, settings)
     free_gpu_memory()
