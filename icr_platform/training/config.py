@@ -31,6 +31,9 @@ class OptimizerSettings(ModelPlace):
     gradient_checkpointing: bool = setting(
         False, "recompute activations in the backward pass, which takes time and saves memory"
     )
+    torch_compile: bool = setting(
+        False, "compile the layers on a GPU, which takes a minute at the start and makes each step faster", later=True
+    )
     save_dtype: Literal["trained", "stored"] = setting(
         "trained",
         "precision of the checkpoint; trained: float32, in which weights are trained; stored: that of the policy's files: bfloat16 "

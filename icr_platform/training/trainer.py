@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -12,13 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._dynamo.exc import TorchDynamoException
 from transformers import PrinterCallback, TrainerCallback
+from transformers.modeling_layers import GradientCheckpointingLayer
 from trl.trainer.utils import add_fused_lm_head
 
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.progress import Meter, meter
 from icr_platform.models.adapters import adapters_alone, leave_inputs_to_autocast, new_adapters
 from icr_platform.models.devices import is_cpu
+from icr_platform.models.loading_errors import first_line
 from icr_platform.models.multimodal import restore_logit_scale
 from icr_platform.models.not_finite import not_finite
 from icr_platform.models.quantised import is_in_bits
@@ -31,6 +35,8 @@ from icr_platform.training.weights import Weights, precision, without_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 _POINTS = 200  # of the loss curve, at most about this many
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
@@ -56,6 +62,9 @@ class PolicyTrainer:
                     parameter.data = parameter.data.float()
         if config.lora_rank and precision(config).autocast is not None:
             leave_inputs_to_autocast(trainer.model)
+        if config.torch_compile:
+            for model in filter(None, (trainer.model, getattr(trainer, "ref_model", None))):
+                _compile_layers(model, config)
 
     def _send_telemetry(self) -> None:
         """Send nothing: what is trained stays on the machine."""
@@ -113,6 +122,26 @@ class PolicyTrainer:
             folder = Path(str(trainer.args.output_dir)) / f"checkpoint-{trainer.state.global_step}"
             mark_whole(folder, trainer.accelerator.num_processes)
         trainer.accelerator.wait_for_everyone()
+
+
+def _compile_layers(model: torch.nn.Module, config: PolicyTraining) -> None:
+    """Let torch compile each layer of a model when it first runs; one kernel serves all of them, and all lengths.
+
+    In place, before the model is prepared: so FSDP's and DeepSpeed's hooks still run.
+
+    Raises:
+        InputError: the model has no layers of transformers' kind.
+    """
+    if is_cpu(config.device):
+        logger.warning("config: field 'torch_compile' is not used: it is for GPUs")
+        return
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise InputError(
+            f"{config.policy}: it has no layers of the kind that is compiled here; train without --torch-compile"
+        )
+    for layer in layers:
+        layer.compile(dynamic=True)
 
 
 def rate_shares(schedule: str, warmup: float, steps: int) -> Callable[[int], float]:
@@ -257,7 +286,7 @@ def train_to_end(
     Returns: the trained weights on the main process, of LoRA the adapters only; on other processes they may be missing.
 
     Raises:
-        IcrError: a loss is not finite, GPU memory is full.
+        IcrError: a loss is not finite, GPU memory is full, torch does not compile the layers.
     """
     reporter = _Reporter(curve, trainer, config.stage, logged)
     trainer.add_callback(reporter)
@@ -268,6 +297,10 @@ def train_to_end(
             with without_bars():
                 trainer.train(resume_from_checkpoint=str(resume) if resume else None)
                 return _gathered_state(trainer)
+    except TorchDynamoException as error:
+        raise IcrError(
+            f"{config.stage}: torch does not compile the layers ({first_line(error)}); train without --torch-compile"
+        ) from error
     except torch.OutOfMemoryError as error:
         raise IcrError(
             f"{config.stage}: out of GPU memory at batch_size={config.batch_size}; lower it and raise --accumulation, or use {advice}"

@@ -1,7 +1,7 @@
 """Training on the same pairs by four ways: `python tests/benchmarks/bench_training.py [--model FOLDER | --shape 1B] [--pairs N] [--json FILE]`.
 
 In each round, in turns, from the same weights and over the same batches: the platform, with the pairs scored under the reference before
-training and with the reference in every step; TRL's own DPOTrainer; a plain loop over padded batches with whole logits. Beside them the
+training and with the reference in every step, on a GPU also with compiled layers; TRL's own DPOTrainer; a plain loop over padded batches with whole logits. Beside them the
 floor: 2 FLOPs a weight and token forward and 4 backward, of every token once, 2 more under the reference, at the rate of matrix
 products of the model's own shapes in the same round. Loading, and what the stage does around the training, is left out. On a CPU all is in
 float32, and seconds are of the processor, over all threads, so that other work on the machine shows little; on a GPU weights are float32,
@@ -48,7 +48,7 @@ from tests.benchmarks.gpu_rehearsal import SHAPES
 from tests.support.tiny_models import PROMPTS, RESPONSES, chatml_tokenizer
 
 _ROWS = {"cpu": 512, "cuda": 4096}  # of the matrix products whose rate is the floor's
-_WAYS = ("platform", "platform, reference in every step", "TRL", "plain loop")
+_WAYS = ("platform", "platform, reference in every step", "platform, compiled", "TRL", "plain loop")
 
 
 class Trained(NamedTuple):
@@ -104,6 +104,7 @@ def measure(
     ways: Sequence[Callable[[PreTrainedModel], list[float]]] = (
         lambda policy: train_ours(config, policy, pairs, work, True),
         lambda policy: train_ours(config, policy, pairs, work, False),
+        lambda policy: train_ours(config.model_copy(update={"torch_compile": True}), policy, pairs, work, True),
         lambda policy: train_with_trl(config, policy, model, pairs, work),
         lambda policy: train_plainly(config, policy, model, pairs, work),
     )
@@ -112,6 +113,8 @@ def measure(
     for round_ in range(rounds + 1):
         floors.append(needed_operations(model, pairs) / product_rate(model, config.device))
         for name, train in zip(_WAYS, ways, strict=True):
+            if config.device == "cpu" and name == "platform, compiled":
+                continue
             policy: Any = copy.deepcopy(model)
             policy = policy.to(config.device)
             start = seconds(config.device)
@@ -131,6 +134,8 @@ def measure(
     rows: dict[str, dict[str, float]] = {}
     plain = found["plain loop"][0].losses
     for name, runs in found.items():
+        if not runs:
+            continue
         taken = statistics.median(run.seconds for run in runs)
         shares = [least / run.seconds for least, run in zip(floors[1:], runs, strict=True)]
         off = max(abs(one - other) for one, other in zip(runs[0].losses, plain, strict=True))

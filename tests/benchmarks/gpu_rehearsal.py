@@ -126,14 +126,16 @@ def table_of(lines: Sequence[Figures]) -> str:
 
 
 def row_of_scoring(line: Figures) -> str:
+    compiled = f"; {line['compiled_tokens_per_s']:,} compiled" if "compiled_tokens_per_s" in line else ""
     return (
         f"| annotate, {line['shape']} shape, bfloat16 | {line['tokens_per_s']:,} response tokens | {line['mfu_of_product_rate']:.0%} | "
-        f"{line['times_naive']} times the naive loop (batches of 3, padded), which computes each prompt anew{memory_of_line(line)} |"
+        f"{line['times_naive']} times the naive loop (batches of 3, padded), which computes each prompt anew{memory_of_line(line)}{compiled} |"
     )
 
 
 def row_of_training(line: Figures) -> str:
     weights = f"LoRA of rank {line['lora_rank']}" if line["lora_rank"] else "all weights"
+    weights += ", compiled" * line.get("is_compiled", False)
     return (
         f"| train, {line['shape']} shape, {weights}, checkpointing | {line['tokens_per_s']:,} | {line['mfu_of_product_rate']:.0%} | "
         f"{line['step_s']:.2f} s a step of 8 pairs{memory_of_line(line)} |"
@@ -291,6 +293,8 @@ def scoring(shape: str) -> Callable[[bool], Figures]:
         with freshly_counted():
             ours = seconds_of(lambda: scorer.score(groups), 2)
             peak = peak_gb()
+        scorer.compile_blocks()
+        compiled = seconds_of(lambda: scorer.score(groups), 2)
         few = groups[:3]
         naive = seconds_of(lambda: score_naively(model, few), 1) * operations / needed_operations(model, few)
         tokens = sum(len(y) for group in groups for y in group.completions)
@@ -299,7 +303,7 @@ def scoring(shape: str) -> Callable[[bool], Figures]:
         predicted = predicted_gb(work, {"annotate": AnnotateConfig()}, model.config, 2)
         return {
             "shape": size.shape, "packed": scorer.packed, "response_tokens": tokens, "tokens_per_s": round(tokens / ours),
-            "mfu_of_product_rate": round(operations / ours / rate, 3), "times_naive": round(naive / ours, 2),
+            "compiled_tokens_per_s": round(tokens / compiled), "mfu_of_product_rate": round(operations / ours / rate, 3), "times_naive": round(naive / ours, 2),
             "peak_gb": peak, "predicted_gb": predicted, "pack_tokens": scorer.pack_tokens,
         }  # fmt: skip
 
@@ -380,7 +384,7 @@ def sampling(tiny: bool) -> Figures:
     return found
 
 
-def training(shape: str, lora_rank: int) -> Callable[[bool], Figures]:
+def training(shape: str, lora_rank: int, is_compiled: bool = False) -> Callable[[bool], Figures]:
     """`icr train` on random pairs: a step's tokens per second, and peak memory beside what `icr check` predicts."""
 
     def measure(tiny: bool) -> Figures:
@@ -400,6 +404,7 @@ def training(shape: str, lora_rank: int) -> Callable[[bool], Figures]:
             config = TrainConfig(
                 policy=str(policy), preferences=str(work / "preferences"), device=DEVICE, learning_rate=1e-5, batch_size=4,
                 accumulation=2, lora_rank=lora_rank, gradient_checkpointing=not tiny, dtype="bfloat16",
+                torch_compile=is_compiled,
             )  # fmt: skip
             with freshly_counted():
                 started = time.perf_counter()
@@ -416,7 +421,7 @@ def training(shape: str, lora_rank: int) -> Callable[[bool], Figures]:
         stages = {"train": config, "generate": SamplingSettings(max_tokens=size.response_tokens)}
         predicted = predicted_gb(Work("train", 64, size.prompt_tokens, trained=sequences), stages, model, 2)
         return {
-            "shape": size.shape, "lora_rank": lora_rank, "stage_s": round(wall, 1), "step_s": round(step, 3),
+            "shape": size.shape, "lora_rank": lora_rank, "is_compiled": is_compiled, "stage_s": round(wall, 1), "step_s": round(step, 3),
             "tokens_per_s": round(tokens / step), "peak_gb": peak, "predicted_gb": predicted,
             "mfu_of_product_rate": round((4 if lora_rank else 6) * weights * tokens / step / rate, 3),
         }  # fmt: skip
@@ -490,6 +495,7 @@ PARTS: dict[str, Callable[[bool], Figures]] = {
     "score-8B": scoring("8B"),
     "sample": sampling,
     "train-1B": training("1B", 0),
+    "train-1B-compiled": training("1B", 0, True),
     "train-1B-lora": training("1B", 16),
     "iteration": iteration,
 }
@@ -501,6 +507,7 @@ ROWS: dict[str, Callable[[Figures], str]] = {
     "score-8B": row_of_scoring,
     "sample": row_of_sampling,
     "train-1B": row_of_training,
+    "train-1B-compiled": row_of_training,
     "train-1B-lora": row_of_training,
     "iteration": row_of_iteration,
 }

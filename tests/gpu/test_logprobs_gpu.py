@@ -71,6 +71,10 @@ def test_bfloat16_is_as_near_to_float32_as_the_models_own_forward(index: int, to
     own = np.concatenate(scorer.score(groups()))
     off, own_off = (float((np.abs(scores - exact) / lengths).max()) for scores in (packed, own))
     assert off < 1.5 * own_off + 0.02
+    scorer.packed = True
+    scorer.compile_blocks()
+    compiled = np.concatenate(scorer.score(groups()))
+    assert float((np.abs(compiled - exact) / lengths).max()) < 1.5 * own_off + 0.02
 
 
 def test_float32_weights_are_scored_in_half_precision_where_training_computes_in_it() -> None:

@@ -57,6 +57,7 @@ class Scoring(Line):
     packed: bool
     response_tokens: int
     tokens_per_s: int
+    compiled_tokens_per_s: int
     mfu_of_product_rate: float
     times_naive: float
     peak_gb: float | None
@@ -80,6 +81,7 @@ class Sample(Line):
 class Training(Line):
     shape: str
     lora_rank: int
+    is_compiled: bool
     stage_s: float
     step_s: float
     tokens_per_s: int
@@ -96,7 +98,7 @@ class Iteration(Line):
 
 SCHEMAS: dict[str, type[Line]] = {
     "machine": Machine, "correctness": Correctness, "attention": Attention, "score-1B": Scoring, "score-8B": Scoring, "sample": Sample,
-    "train-1B": Training, "train-1B-lora": Training, "iteration": Iteration,
+    "train-1B": Training, "train-1B-compiled": Training, "train-1B-lora": Training, "iteration": Iteration,
 }  # fmt: skip
 
 

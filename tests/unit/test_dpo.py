@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from safetensors import safe_open
+from torch._inductor.exc import InductorError
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from icr_platform.core.artifacts import ArtifactWriter, open_artifact
@@ -29,7 +31,7 @@ from icr_platform.training.dataset import TrainingPairs, check_pairs, load_pairs
 from icr_platform.training.dpo import PairTrainer, build_trainer, train
 from icr_platform.training.margins import sampled
 from icr_platform.training.reference_logprobs import score_pairs
-from icr_platform.training.trainer import _gathered_state, rate_shares
+from icr_platform.training.trainer import _compile_layers, _gathered_state, rate_shares
 from icr_platform.training.weights import load_trainable, save_model, trained_model
 
 
@@ -468,3 +470,66 @@ def test_the_loss_mask_follows_score(tiny_model: Path, make_preferences: Callabl
         InputError, match=r"row 2: field 'rejected_answer_start' is \d+, and 'rejected_token_ids' has \d+ tokens"
     ):
         check_pairs(artifact("empty"), len(tokenizer))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_layers_share_one_graph_and_have_the_same_gradients_and_names(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._dynamo.utils import counters
+
+    config = TrainConfig(policy=str(tiny_model), preferences="-", device="cpu", torch_compile=True)
+    model: Any = load_trainable(str(tiny_model), config).train()
+
+    def gradients(length: int) -> dict[str, torch.Tensor]:
+        ids = torch.arange(2 * length).view(2, length) % 97
+        mask = torch.ones_like(ids)
+        mask[1, length // 2 :] = 0
+        model.zero_grad()
+        model(
+            input_ids=ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100), use_cache=False
+        ).loss.backward()
+        return {
+            name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+        }
+
+    expected, names = {length: gradients(length) for length in (9, 17)}, list(model.state_dict())
+    monkeypatch.setattr("icr_platform.training.trainer.is_cpu", lambda _: False)
+    _compile_layers(model, config)
+    before = counters["stats"]["unique_graphs"]
+    for length, own in expected.items():
+        torch.testing.assert_close(gradients(length), own, atol=1e-5, rtol=1e-3)
+    assert counters["stats"]["unique_graphs"] - before == 1
+    assert list(model.state_dict()) == names
+    with pytest.raises(InputError, match="train without --torch-compile"):
+        _compile_layers(torch.nn.Linear(2, 2), config)
+
+
+def test_on_a_cpu_nothing_is_compiled_and_that_is_said(
+    tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = build_trainer(config_for(tiny_models, torch_compile=True), pairs, np.zeros((len(pairs), 2)), tmp_path)
+    assert not [module for module in model_of(trainer).modules() if module._compiled_call_impl]
+    assert "config: field 'torch_compile' is not used: it is for GPUs" in caplog.messages
+
+
+def test_what_torch_cannot_compile_is_said_in_a_line(
+    tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise InductorError(RuntimeError("Failed to find C compiler.\nmore"), None)
+
+    monkeypatch.setattr(PairTrainer, "train", refuse)
+    with pytest.raises(IcrError) as raised:
+        train(
+            config_for(tiny_models),
+            pairs,
+            np.zeros((len(pairs), 2)),
+            tmp_path,
+            Curve(tmp_path / "curve.jsonl", ignore_metrics),
+        )
+    said = str(raised.value)
+    assert said.startswith("train: torch does not compile the layers (")
+    assert "Failed to find C compiler" in said
+    assert said.endswith("train without --torch-compile")
+    assert "\n" not in said

@@ -6,47 +6,35 @@ with torch and serves other precisions, is as exact. `tests/benchmarks/bench_sco
 
 from __future__ import annotations
 
-import contextlib
 import platform
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
+
+from icr_platform.engines.scoring.second_forwards import Forward, SecondForwards
 
 _MOST_PARAMETERS = 10**9  # the laid-out weights are a copy: 4 GB at most
 _ROWS = 512
 
 
-class OneDnnLinears:
-    """A second forward for each linear layer of a model but `apart`; none where oneDNN does not apply.
+class OneDnnLinears(SecondForwards):
+    """Those of each linear layer of a model but `apart`; none where oneDNN does not apply.
 
     Weights must not change while this is in use: their copies would not.
     """
 
     def __init__(self, model: nn.Module, apart: nn.Module | None = None) -> None:
         linears = [module for module in model.modules() if type(module) is nn.Linear]
-        self._forwards: list[tuple[nn.Linear, Callable[[Tensor], Tensor]]] = []
-        if lays_out(sum(linear.weight.numel() for linear in linears)):
-            self._forwards = [
+        if not lays_out(sum(linear.weight.numel() for linear in linears)):
+            linears = []
+        super().__init__(
+            [
                 (linear, laid_out(linear.weight.detach(), None if linear.bias is None else linear.bias.detach()))
                 for linear in linears
                 if linear is not apart and is_plain(linear) and linear.weight.dtype == torch.float32
             ]
-
-    def __bool__(self) -> bool:
-        """Whether any layer has one."""
-        return bool(self._forwards)
-
-    @contextlib.contextmanager
-    def used(self) -> Iterator[None]:
-        """Run the layers through oneDNN while the block lasts, without gradients."""
-        for linear, forward in self._forwards:
-            linear.forward = forward  # type: ignore[method-assign, assignment]
-        try:
-            yield
-        finally:
-            for linear, _ in self._forwards:
-                del linear.forward
+        )
 
 
 def lays_out(parameters: int) -> bool:
@@ -67,7 +55,7 @@ def is_plain(linear: nn.Linear, devices: Collection[str] = ("cpu",)) -> bool:
     return is_dense and "forward" not in vars(linear)
 
 
-def laid_out(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+def laid_out(weight: Tensor, bias: Tensor | None) -> Forward:
     """Lay float32 weights [out, in] out for about _ROWS rows at once, and return the product of rows with them."""
     reordered = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
 

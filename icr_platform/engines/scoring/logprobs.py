@@ -34,9 +34,11 @@ from icr_platform.engines.scoring.batch_forward import (
 )
 from icr_platform.engines.scoring.batches import Batch, Sharing, batches
 from icr_platform.engines.scoring.choice import Choice, rows_of_logits
+from icr_platform.engines.scoring.compiled_blocks import compiled_blocks
 from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
 from icr_platform.engines.scoring.packed_attention import KeyValue, NotPackableError, PackedLayout
 from icr_platform.engines.scoring.packing import Group, Pack, packs
+from icr_platform.engines.scoring.second_forwards import SecondForwards
 from icr_platform.engines.scoring.tiled_head import FoldedHead, TiledHead, plain_head
 from icr_platform.engines.scoring.transfers import fetching, on_device
 from icr_platform.models.not_finite import not_finite
@@ -144,21 +146,25 @@ class CompletionScorer:
     def choice(self) -> Choice:
         """How it scores on a CPU."""
         return Choice(
-            "onednn" if self._linears else "torch", self._threads or torch.get_num_threads(), self.pack_tokens
+            "onednn" if self._forwards else "torch", self._threads or torch.get_num_threads(), self.pack_tokens
         )
 
     def use(self, choice: Choice) -> None:
         """Score so from now on. oneDNN is used where it applies."""
         self._threads, self.pack_tokens = choice.threads, choice.pack_tokens
         if choice.library == "torch":
-            self._multiply_by(OneDnnLinears(nn.Identity()))  # the copies of the weights go
+            self._multiply_by(SecondForwards())  # the copies of the weights go
 
-    def _multiply_by(self, linears: OneDnnLinears) -> None:
-        self._linears = linears
+    def compile_blocks(self) -> None:
+        """Score through compiled feed-forward blocks and norms from now on, on a GPU."""
+        self._multiply_by(compiled_blocks(self.model))
+
+    def _multiply_by(self, forwards: SecondForwards) -> None:
+        self._forwards = forwards
         self._tiles: TiledHead | FoldedHead | None = None
         head = self._plain_head
         if head is not None and self.device.type == "cpu":
-            self._tiles = TiledHead(head, bool(linears))
+            self._tiles = TiledHead(head, bool(forwards))
         elif head is not None and head.bias is None:  # whole tiles of a bias may be infinite
             self._tiles = FoldedHead(head)
 
@@ -168,7 +174,7 @@ class CompletionScorer:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_evaluating(self.model, packed_attention.NAME))
             if choice.library == "onednn":
-                stack.enter_context(self._linears.used())
+                stack.enter_context(self._forwards.used())
             elif isinstance(self._tiles, TiledHead):
                 stack.enter_context(self._tiles.without_onednn())
             stack.enter_context(_threads(choice.threads))
@@ -265,7 +271,7 @@ class CompletionScorer:
         return lambda groups, sums: self._score_batches(batches(groups, most, sharing), sharing, sums, tell)
 
     def _score_batches(self, stream: Iterator[Batch], sharing: Sharing, sums: Floats, say: Progress) -> None:
-        with _evaluating(self.model, None), self._linears.used():
+        with _evaluating(self.model, None), self._forwards.used():
             forward = BatchForward(self.model, sharing, self.device)
             found = (
                 (batch, self._target_logprobs(forward.outputs(batch), batch.row, batch.target, sharing.is_split))
@@ -291,7 +297,7 @@ class CompletionScorer:
         return body.last_hidden_state[0], layout.kept
 
     def _score_packs(self, stream: Iterator[Pack], sums: Floats, say: Progress) -> None:
-        with _evaluating(self.model, packed_attention.NAME), self._linears.used():
+        with _evaluating(self.model, packed_attention.NAME), self._forwards.used():
             _add_to(sums, self._found_in_packs(stream), say)
 
     def _found_in_packs(self, stream: Iterator[Pack]) -> Iterator[tuple[Pack, Tensor]]:

@@ -77,6 +77,8 @@ def load_scorer(settings: RewardSettings, chat: ChatSettings, model: str, folder
     scorer = CompletionScorer(loaded, settings.batch_tokens)
     if scorer.device.type == "cpu":
         scorer.use(choose(scorer, settings, folder))
+    elif settings.torch_compile:
+        scorer.compile_blocks()
 
     def fresh(shard: ScoreShard, tell: Advance) -> Mapping[str, Floats]:
         plan = plan_part(shard.scored, tokenizer, {kind: ~np.isnan(values) for kind, values in shard.known.items()})

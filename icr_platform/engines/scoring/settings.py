@@ -9,6 +9,7 @@ from pydantic import BeforeValidator
 from icr_platform.core.config import WHERE, setting, split_at_commas
 from icr_platform.core.errors import InputError
 from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_policy, scalar_kinds
+from icr_platform.models.devices import is_cpu
 from icr_platform.models.settings import ModelPlace
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ class RewardSettings(ModelPlace):
     )
     reward_label: str = setting(
         "", "label of a reward model with several, by its name or number: its output is the reward", later=True
+    )
+    torch_compile: bool = setting(
+        False,
+        "compile the feed-forward blocks and norms of policy and reference on a GPU, which takes some seconds a model: a tenth faster at 8B",
+        later=True,
     )
     batch_tokens: int = setting(8192, "tokens scored together, padding included", "place", ge=1)
     cpu_library: Literal["auto", "onednn", "torch"] = setting(
@@ -72,11 +78,14 @@ def require_policies(settings: RewardSettings, policy: str, reference: str, comm
 
 
 def unused_notes(settings: RewardSettings, kinds: tuple[str, ...]) -> tuple[str, ...]:
-    """A line on each setting of the scalar rewards that is given and leaves these kinds alone."""
-    if scalar_kinds(kinds):
-        return ()
-    return tuple(
-        f"config: field {name!r} is not used: none of the reward kinds ({','.join(kinds)}) is scalar"
-        for name in ("reward_model", "reward_label")
-        if getattr(settings, name)
-    )
+    """A line on each setting that is given and leaves these kinds, or this device, alone."""
+    notes = []
+    if settings.torch_compile and is_cpu(settings.device):
+        notes.append("config: field 'torch_compile' is not used: it is for GPUs")
+    if not scalar_kinds(kinds):
+        notes += [
+            f"config: field {name!r} is not used: none of the reward kinds ({','.join(kinds)}) is scalar"
+            for name in ("reward_model", "reward_label")
+            if getattr(settings, name)
+        ]
+    return tuple(notes)
