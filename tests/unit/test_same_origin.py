@@ -10,7 +10,7 @@ import pytest
 
 from icr_platform.core.errors import InputError
 from ui.server.asgi import AsgiMessage, Receive, Scope, Send, answer
-from ui.server.guarded_app import HeadAtOnce
+from ui.server.guarded_app import HeadAtOnce, KnownPages
 from ui.server.safe_headers import SafeHeaders
 from ui.server.same_origin import SameOrigin, Sites
 from ui.server.write_tokens import TOKEN_ADDRESS, TOKEN_HEADER, WriteTokens
@@ -295,3 +295,29 @@ def test_the_first_page_answers_head_without_being_rendered(method: str, path: s
     asyncio.run(HeadAtOnce(_within)(scope, receive, send))
     assert sent[0]["status"] == 200
     assert sent[1]["body"] == body.encode()
+
+
+@pytest.mark.parametrize(
+    ("query", "left"),
+    [
+        ("run=a%26b&page=pairs", "run=a%26b&page=pairs"),
+        ("run=a%26b&page=x&t=1&empty=", "run=a%26b&t=1&empty="),
+        ("page=..%2Fpairs&page=pairs", "page=pairs"),
+        ("homepage=x", "homepage=x"),
+        ("p%61ge=x", ""),
+        ("page=", "page="),
+        ("", ""),
+    ],
+)
+def test_a_page_that_there_is_not_is_taken_out_of_the_query(query: str, left: str) -> None:
+    seen: list[bytes] = []
+
+    async def within(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["query_string"])
+
+    async def nothing(*_: Any) -> Any:
+        raise AssertionError
+
+    scope: Scope = {"type": "http", "method": "GET", "path": "/", "query_string": query.encode()}
+    asyncio.run(KnownPages(within, {"", "pairs"})(scope, nothing, nothing))
+    assert seen == [left.encode()]

@@ -19,7 +19,7 @@ from ui.server.asgi import AsgiApp, Scope, cookie, header
 from ui.server.attempts import Attempts
 from ui.server.disagreement_controls import build_disagreements
 from ui.server.events import LOADING, MOVES, QUIET, REQUESTS, SIGN_OUT, address_of, asked_of, signed_in
-from ui.server.guarded_app import GuardedApp, HeadAtOnce, token_in_pages
+from ui.server.guarded_app import GuardedApp, HeadAtOnce, KnownPages, token_in_pages
 from ui.server.login import Login, PasswordChecks, Sessions
 from ui.server.options import InspectOptions
 from ui.server.review_controls import build_review
@@ -104,7 +104,8 @@ def serve(inspector: Inspector, options: InspectOptions, block: bool = True) -> 
     )
 
     def around(app: AsgiApp) -> AsgiApp:
-        within = HeadAtOnce(Login(app, sessions, checks, pages) if checks else app)
+        known = KnownPages(app, {page.removeprefix("/") for page in pages})
+        within = HeadAtOnce(Login(known, sessions, checks, pages) if checks else known)
         has_login = bool(options.auth_file or options.user_header)
         return SafeHeaders(SameOrigin(within, sites, tokens, {*pages, "/login"}, has_login, user_of))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 from gradio.routes import App, ORJSONResponse
 from markupsafe import escape
@@ -43,6 +44,22 @@ class HeadAtOnce:
             await answer(send, 200, "", "text/html")
         else:
             await self.app(scope, receive, send)
+
+
+class KnownPages:
+    """Takes a page that there is not out of a query: Gradio, which reads `/?page=pairs` as `/pairs`, would fail on it."""
+
+    def __init__(self, app: AsgiApp, pages: Collection[str]) -> None:
+        self.app, self.pages = app, pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on, with the query that is left."""
+        if scope["type"] == "http" and scope["query_string"]:
+            query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+            known = [(name, value) for name, value in query if name != "page" or value in self.pages]
+            if known != query:
+                scope = {**scope, "query_string": urlencode(known).encode()}
+        await self.app(scope, receive, send)
 
 
 def token_in_pages(tokens: WriteTokens, bound_to: Callable[[Scope], str], script: str) -> Middleware:
