@@ -378,6 +378,9 @@ def _scoring_bytes(
         shape.parameters + shape.matmul * lays_out_linears
     )  # oneDNN multiplies by a copy, laid out for it
     activations = tokens * weight_bytes * (8 * shape.hidden + 4 * shape.intermediate)
+    if not is_cpu and not shape.changes_logits:  # after the last layer: rows that predict, and a tile of their logits
+        head = weight_bytes * (2 * tokens * shape.hidden + _trl_tile(tokens, shape))
+        return int(weights + max(activations, head))
     held = 2**26  # logits, in float32
     if is_cpu:
         held = shape.vocabulary * rows_of_logits(shape.vocabulary) if shape.changes_logits else TILE
@@ -397,14 +400,20 @@ def _margin_bytes(shape: ModelShape, device: Device | None) -> int:
 
 def _head_bytes(tokens: int, train: Any, shape: ModelShape, weight_bytes: int, is_cpu: bool) -> int:
     """What the LM head takes besides its weights while it trains: logits, a tile at a time, and on GPUs a gradient that is added to others."""
-    from icr_platform.engines.scoring.tiled_head import TRL_COLUMNS
     from icr_platform.training.token_logprobs import KEPT_LOGITS, TILE_LOGITS
 
     if is_cpu:
         return 4 * (min(tokens * shape.vocabulary, KEPT_LOGITS) + TILE_LOGITS)
     is_added = train.accumulation > 1 and not train.lora_rank
     gradient = 4 * shape.vocabulary * shape.hidden if is_added else 0
-    return gradient + weight_bytes * min(tokens, _TRL_ROWS) * min(shape.vocabulary, TRL_COLUMNS)
+    return gradient + weight_bytes * _trl_tile(tokens, shape)
+
+
+def _trl_tile(tokens: int, shape: ModelShape) -> int:
+    """Logits that TRL's kernels hold at once, on GPUs, in numbers."""
+    from icr_platform.engines.scoring.tiled_head import TRL_COLUMNS
+
+    return min(tokens, _TRL_ROWS) * min(shape.vocabulary, TRL_COLUMNS)
 
 
 def training_files(
