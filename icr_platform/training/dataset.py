@@ -63,10 +63,11 @@ class TrainingPairs:
         return Group(self.prompt_ids[row], (self.chosen_ids[row], self.rejected_ids[row]), starts)
 
 
-def read_pairs(config: TrainConfig) -> TrainingPairs:
-    """Read the pairs that a training is configured with; raises InputError as `load_pairs` does."""
+def read_pairs(config: TrainConfig, folder: Path | None = None) -> TrainingPairs:
+    """Read the pairs that a training is configured with. folder, and what is raised: as of `load_pairs`."""
     preferences = open_artifact(Path(config.preferences), PREFERENCES)
-    return load_pairs(preferences, load_tokenizer(config.policy, config), longest_sequence(config), config.score)
+    tokenizer = load_tokenizer(config.policy, config)
+    return load_pairs(preferences, tokenizer, longest_sequence(config), config.score, folder)
 
 
 def longest_sequence(config: PolicyTraining) -> int:
@@ -75,21 +76,27 @@ def longest_sequence(config: PolicyTraining) -> int:
 
 
 def load_pairs(
-    preferences: Artifact, tokenizer: PreTrainedTokenizerBase, max_length: int, score: str = "answer"
+    preferences: Artifact,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    score: str = "answer",
+    folder: Path | None = None,
 ) -> TrainingPairs:
-    """Read the pairs whose longer sequence has at most `max_length` tokens, and count the others. score: see `ScoreSettings`.
+    """Read the pairs whose longer sequence has at most `max_length` tokens, and count the others.
+
+    score: see `ScoreSettings`. folder: see `TokenRows`.
 
     Raises:
         InputError: no pair is short enough, or the chat template refuses the conversations of more than MOST_LEFT_OUT of them.
     """
     names = ["language", "instruction", "messages", *_TOKEN_COLUMNS, *_START_COLUMNS, "chosen", "rejected"]
     languages: list[str] = []
-    prompts, chosen, rejected = TokenRows(), TokenRows(), TokenRows()
+    prompts, chosen, rejected = (TokenRows(folder=folder) for _ in range(3))
     of_chosen, of_rejected = array("i"), array("i")
     left_out: Counter[str] = Counter()
     refusal = cache(lambda roles: refusal_of_roles(tokenizer, roles))
     refused: Counter[str] = Counter()
-    for language, instruction, messages, chosen_ids, rejected_ids, *of_pair in _rows(preferences, names):
+    for language, instruction, messages, chosen_ids, rejected_ids, *of_pair in rows_of(preferences, names):
         asked = settings_of(tokenizer).asked(Conversation.of(instruction, messages), language)
         if why := refusal(asked.roles):
             refused[why] += 1
@@ -121,7 +128,7 @@ def load_pairs(
     return TrainingPairs(languages, prompts, chosen, rejected, counts, dict(refused), *starts)
 
 
-def _rows(artifact: Artifact, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+def rows_of(artifact: Artifact, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Some columns of every row; one part of the artifact is in memory at a time."""
     for index in range(len(artifact.parts)):
         yield from zip(*(column.to_pylist() for column in artifact.read_part(index, names).columns), strict=True)
@@ -129,7 +136,7 @@ def _rows(artifact: Artifact, names: Sequence[str]) -> Iterator[tuple[Any, ...]]
 
 def asked_in(preferences: Artifact) -> Iterator[tuple[str, str, str | None]]:
     """Language, instruction and messages of every pair."""
-    return _rows(preferences, ["language", "instruction", "messages"])
+    return rows_of(preferences, ["language", "instruction", "messages"])
 
 
 def require_few_refused(refused: Mapping[str, int], total: int, where: str, what: str = "pairs") -> None:

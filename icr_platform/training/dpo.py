@@ -71,12 +71,6 @@ class PairTrainer(StepMeans, DPOTrainer):
     def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
         return dataset  # it has ref_chosen_logps, ref_rejected_logps from our scorer
 
-    def _set_signature_columns_if_needed(self) -> None:
-        """Keep where responses are trained on, too; other columns than these are taken off a data set."""
-        super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call]
-        known: list[str] = self._signature_columns or []
-        self._signature_columns: Any = [*known, *(name for name in (*_STARTS, LANGUAGE) if name not in known)]
-
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Keep log-probabilities in float32: under DeepSpeed the trainer casts whatever is not an id to bfloat16."""
         prepared: dict[str, Any] = super()._prepare_inputs(inputs)
@@ -152,12 +146,8 @@ def build_trainer(
     args = arguments(config, work, len(pairs), reference_logprobs is not None)
     languages = sorted(set(pairs.languages))
     places = {language: place for place, language in enumerate(languages)}
-    columns: dict[str, Any] = {
-        "prompt_ids": pairs.prompt_ids,
-        "chosen_ids": pairs.chosen_ids,
-        "rejected_ids": pairs.rejected_ids,
-        LANGUAGE: [places[language] for language in pairs.languages],
-    }
+    token_ids = {"prompt_ids": pairs.prompt_ids, "chosen_ids": pairs.chosen_ids, "rejected_ids": pairs.rejected_ids}
+    columns: dict[str, Any] = {LANGUAGE: [places[language] for language in pairs.languages]}
     if pairs.chosen_starts:
         columns |= {
             name: list(of) for name, of in zip(_STARTS, (pairs.chosen_starts, pairs.rejected_starts), strict=True)
@@ -165,7 +155,7 @@ def build_trainer(
     if reference_logprobs is not None:
         columns["ref_chosen_logps"] = reference_logprobs[:, 0]
         columns["ref_rejected_logps"] = reference_logprobs[:, 1]
-    return PairTrainer(config, languages, **trainer_parts(config, args, columns, policy))
+    return PairTrainer(config, languages, **trainer_parts(config, args, token_ids, columns, policy))
 
 
 def train(

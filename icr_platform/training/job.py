@@ -84,7 +84,7 @@ def take_part(config: TrainConfig | SftConfig, work: Path) -> None:
 
         state = train_documents(config, read_documents(config), work, curve)
     else:
-        state = _train(config, work, read_training_rows(config), curve, None)
+        state = _train(config, work, read_training_rows(config, work), curve, None)
     if PartialState().is_main_process:
         with atomic_path(work / _STATE) as temporary:
             torch.save(state, temporary)
@@ -106,7 +106,7 @@ def train_on_documents(config: SftConfig, work: Path, documents: TrainingDocumen
 
 def score_reference(config: TrainConfig, work: Path) -> None:
     """Score the pairs under the reference and store the log-probabilities for the processes of a launch."""
-    _score(config, work, read_training_rows(config))
+    _score(config, work, read_training_rows(config, work))
 
 
 def _train(

@@ -24,7 +24,7 @@ from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTraine
 from icr_platform.core.arrays import Floats
 from icr_platform.training.config import TrainConfig
 from icr_platform.training.curve import Curve
-from icr_platform.training.examples import TrainingExamples
+from icr_platform.training.examples import MismatchedIds, TrainingExamples
 from icr_platform.training.preference_parts import MEMORY, preference_arguments, trainer_parts
 from icr_platform.training.step_means import LANGUAGE, WEIGHT, Counted, StepMeans
 from icr_platform.training.trainer import settled, train_to_end
@@ -68,11 +68,6 @@ class ExampleTrainer(StepMeans, KTOTrainer):
 
     def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
         return dataset  # it has ref_logps and ref_KL_logps from our scorer
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()  # type: ignore[no-untyped-call]
-        known: list[str] = self._signature_columns or []
-        self._signature_columns: Any = [*known, *(name for name in (*_STARTS, LANGUAGE) if name not in known)]
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Keep log-probabilities in float32: under DeepSpeed the trainer casts whatever is not an id to bfloat16."""
@@ -178,19 +173,20 @@ def build_trainer(
     """
     args = arguments(config, work, len(examples), reference_logprobs is not None)
     languages = sorted(set(examples.languages))
-    mismatched = [examples.mismatched(row) for row in range(len(examples))]
-    columns: dict[str, Any] = {
+    token_ids = {
         "prompt_ids": examples.prompt_ids,
         "completion_ids": examples.response_ids,
-        "KL_completion_ids": [ids for ids, _ in mismatched],
+        "KL_completion_ids": MismatchedIds(examples),
+    }
+    columns: dict[str, Any] = {
         "label": examples.is_good,
-        "start": examples.starts,
-        "KL_start": [start for _, start in mismatched],
+        "start": list(examples.starts),
+        "KL_start": [examples.starts[other] for other in examples.others],
         LANGUAGE: [languages.index(language) for language in examples.languages],
     }
     if reference_logprobs is not None:
         columns |= {"ref_logps": reference_logprobs[:, 0], "ref_KL_logps": reference_logprobs[:, 1]}
-    return ExampleTrainer(config, languages, **trainer_parts(config, args, columns, policy))
+    return ExampleTrainer(config, languages, **trainer_parts(config, args, token_ids, columns, policy))
 
 
 def train(

@@ -127,7 +127,7 @@ def _fill(work: Path, config: TrainConfig, context: StageContext) -> None:
         artifact = write(config.preferences, work / "preferences", tokenizer, config.preference_columns)
         text_notes = list(artifact.extra.get("notes", ()))
         config = config.model_copy(update={"preferences": str(artifact.folder)})
-    pairs = read_training_rows(config)
+    pairs = read_training_rows(config, work)
     sample = sampled(pairs)
     curve = Curve(work / CURVE, context.log_metrics)
 

@@ -410,7 +410,7 @@ def test_uneven_labels_are_said(good: int, bad: int, settings: dict[str, Any], a
 def test_a_mismatched_response_answers_another_prompt(
     prompts: list[int], labels: list[bool], others: list[int]
 ) -> None:
-    assert others_of([[prompt] for prompt in prompts], labels) == others
+    assert list(others_of([[prompt] for prompt in prompts], labels)) == others
 
 
 def test_one_prompt_alone_has_no_mismatched_response() -> None:
