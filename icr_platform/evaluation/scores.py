@@ -137,37 +137,43 @@ def _score_thoughts(code: str, rows: pd.DataFrame, is_unknown: bool) -> list[Sco
     return scores
 
 
-def score_judgments(
-    judgments: pd.DataFrame, facts: pd.DataFrame, reference_characters: pd.DataFrame, control: LengthControl
-) -> list[Score]:
+class Judged(NamedTuple):
+    """What was judged in one language or several, each of them whole.
+
+    judgments: the columns `JUDGED` of schemas.JUDGMENTS.
+    lengths: language, prompt_id, sample_index, character_count of the output, reference_characters, of every pair judged.
+    """
+
+    judgments: pd.DataFrame
+    lengths: pd.DataFrame
+
+
+def score_judgments(tables: Iterable[Judged], control: LengthControl) -> list[Score]:
     """Win rates, length-controlled win rates, length ratios and the judge's failures per language.
 
-    Args:
-        judgments: the columns `JUDGED` of schemas.JUDGMENTS.
-        facts: of the outputs, see `output_facts`.
-        reference_characters: language, prompt_id, sample_index, reference_characters of every pair judged.
+    tables: read one after the other; of each only a few numbers a judgment are kept.
     """
-    if judgments.empty:
+    scores, parts, judge = [], [], []
+    for judgments, of_pairs in tables:
+        lengths_of = of_pairs.groupby("language", sort=False)
+        for language, of_language in judgments.groupby("language", sort=False):
+            lengths = lengths_of.get_group(language)
+            judged = of_language[[*SAMPLE_KEY, "preference"]].merge(
+                lengths[[*SAMPLE_KEY, *_LENGTHS]], on=SAMPLE_KEY, how="left", validate="many_to_one"
+            )
+            parts.append(preferences_by_prompt(judged, _LENGTHS))
+            scores += _score_language(str(language), parts[-1], control)
+            # Of every prompt that was to be judged, also where the judge failed.
+            means = lengths.groupby("prompt_id", sort=False)[_LENGTHS].mean()
+            ours, theirs = (means[name].mean() for name in _LENGTHS)
+            ratio, flag = (float(ours / theirs), "") if theirs else (None, "every reference output is empty")
+            scores.append(Score(str(language), "length/ratio", ratio, None, len(means), flag))
+            judge.append(_of_the_judge(of_language))
+    if not parts:
         return []
-    # Language by language: of a million prompts the tables that are joined on the way take more than the judgments.
-    facts_of, characters_of = (table.groupby("language", sort=False) for table in (facts, reference_characters))
-    scores, parts = [], []
-    for language, of_language in judgments.groupby("language", sort=False):
-        lengths = characters_of.get_group(language).merge(
-            facts_of.get_group(language), on=SAMPLE_KEY, validate="one_to_one"
-        )
-        judged = of_language[[*SAMPLE_KEY, "preference"]].merge(
-            lengths[[*SAMPLE_KEY, *_LENGTHS]], on=SAMPLE_KEY, how="left", validate="many_to_one"
-        )
-        parts.append(preferences_by_prompt(judged, _LENGTHS))
-        scores += _score_language(str(language), parts[-1], control)
-        # Of every prompt that was to be judged, also where the judge failed.
-        means = lengths.groupby("prompt_id", sort=False)[_LENGTHS].mean()
-        ours, theirs = (means[name].mean() for name in _LENGTHS)
-        ratio, flag = (float(ours / theirs), "") if theirs else (None, "every reference output is empty")
-        scores.append(Score(str(language), "length/ratio", ratio, None, len(means), flag))
     prompts = pd.concat(parts, ignore_index=True)
-    return scores + _mean_win_rates(prompts) + _mean_controlled(scores, prompts, control) + _score_judge(judgments)
+    means_of_languages = _mean_win_rates(prompts) + _mean_controlled(scores, prompts, control)
+    return scores + means_of_languages + _score_judge(pd.concat(judge, ignore_index=True))
 
 
 def _score_language(language: str, rows: pd.DataFrame, control: LengthControl) -> list[Score]:
@@ -266,9 +272,21 @@ def _mean_controlled(scores: Sequence[Score], prompts: pd.DataFrame, control: Le
     return means
 
 
+def _of_the_judge(judgments: pd.DataFrame) -> pd.DataFrame:
+    """What `_score_judge` needs of the judgments of a language, in few bytes each."""
+    kept = judgments[["preference", "mass", "input_tokens", "output_tokens"]]
+    return kept.assign(
+        is_model_first=judgments["order"] == MODEL_FIRST,
+        is_reference_first=judgments["order"] == REFERENCE_FIRST,
+        has_failed=judgments["outcome"] != "ok",
+        is_complete=complete_samples(judgments),
+    )
+
+
 def _score_judge(judgments: pd.DataFrame) -> list[Score]:
+    """judgments: `_of_the_judge` of all languages."""
     n = len(judgments)
-    failed = int((judgments["outcome"] != "ok").sum())
+    failed = int(judgments["has_failed"].sum())
     scores = [  # of all judgments, those of a sample whose other order failed included
         Score(ALL, "judge/failure_rate", 100.0 * failed / n, None, n, f"{failed} of {n} judgments" if failed else "")
     ]
@@ -276,10 +294,9 @@ def _score_judge(judgments: pd.DataFrame) -> list[Score]:
     if len(mass):
         scores.append(Score(ALL, "judge/low_mass", 100.0 * float((mass < LOW_MASS).mean()), None, len(mass), ""))
     # Among the samples judged in both places: how much more often the model wins where it stands first.
-    of_languages = judgments.groupby("language", sort=False)
-    complete = pd.concat([rows.loc[complete_samples(rows), ["order", "preference"]] for _, rows in of_languages])
-    first = complete.loc[complete["order"] == MODEL_FIRST, "preference"]
-    second = complete.loc[complete["order"] == REFERENCE_FIRST, "preference"]
+    complete = judgments[judgments["is_complete"]]
+    first = complete.loc[complete["is_model_first"], "preference"]
+    second = complete.loc[complete["is_reference_first"], "preference"]
     if len(first) and len(second):
         bias = 100.0 * float(first.mean() - second.mean())
         scores.append(Score(ALL, "judge/position_bias", bias, None, len(first) + len(second), ""))

@@ -12,11 +12,14 @@ An output that ended within its thought has an empty answer, and is judged as su
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from icr_platform.core.artifacts import Artifact, ArtifactWriter, own_manifest
 from icr_platform.core.errors import IcrError
@@ -32,11 +35,13 @@ from icr_platform.evaluation.fidelity import Confusion, confusion_table
 from icr_platform.evaluation.inputs import EvaluationInputs, read_inputs
 from icr_platform.evaluation.judgments import write_judgments
 from icr_platform.evaluation.outputs import write_outputs
+from icr_platform.evaluation.prompt_preferences import SAMPLE_KEY
 from icr_platform.evaluation.scores import (
     JUDGED,
     MEAN,
     MEAN_NON_ENGLISH,
     UNKNOWN_END,
+    Judged,
     Score,
     output_facts,
     people_table,
@@ -123,17 +128,31 @@ def _confusion(outputs: Artifact, column: str) -> pd.DataFrame:
 
 def _score(inputs: EvaluationInputs, outputs: Artifact, judgments: Artifact, confusion: Artifact) -> list[Score]:
     """Every figure, from what the outputs say by themselves and from the judgments."""
-    parts = [output_facts(outputs.read_part(index)) for index in range(len(outputs.parts))]
-    facts = pd.concat(parts, ignore_index=True)
-    scores = score_outputs(facts, inputs.identify.unknown(inputs.prompts.languages))
+    unknown = inputs.identify.unknown(inputs.prompts.languages)
+    scores: list[Score] = []
+    # Language by language: a part has prompts of one language, and the parts of a language follow each other.
+    facts = (output_facts(outputs.read_part(index)) for index in range(len(outputs.parts)))
+    for _, parts in itertools.groupby(filter(len, facts), lambda part: part["language"].iloc[0]):
+        scores += score_outputs(pd.concat(parts, ignore_index=True), unknown)
     scores += confusion_scores(confusion.read_part(index) for index in range(len(confusion.parts)))
-    judged = judgments.read(list(JUDGED)).to_pandas()
-    if not judged.empty:
-        keys = judged[["language", "prompt_id", "sample_index"]].drop_duplicates().reset_index(drop=True)
-        references = inputs.references
-        lengths = [len(references.get(*key) or "") if references else 0 for key in keys.itertuples(index=False)]
-        scores += score_judgments(judged, facts, keys.assign(reference_characters=lengths), inputs.control)
+    scores += score_judgments(_judged(inputs, outputs, judgments), inputs.control)
     return with_means(scores)
+
+
+def _judged(inputs: EvaluationInputs, outputs: Artifact, judgments: Artifact) -> Iterator[Judged]:
+    """What was judged, language by language: a part of the judgments is of the part of the outputs with its number."""
+    read = (
+        (judgments.read_part(index, JUDGED), outputs.read_part(index, [*SAMPLE_KEY, "character_count"]))
+        for index in range(len(judgments.parts))
+    )
+    filled = (both for both in read if len(both[0]))
+    for _, parts in itertools.groupby(filled, lambda both: both[0]["language"][0].as_py()):
+        judged, written = (pa.concat_tables(side).to_pandas() for side in zip(*parts, strict=True))
+        keys = judged[SAMPLE_KEY].drop_duplicates().reset_index(drop=True)
+        references = inputs.references
+        theirs = [len(references.get(*key) or "") if references else 0 for key in keys.itertuples(index=False)]
+        lengths = keys.assign(reference_characters=theirs).merge(written, on=SAMPLE_KEY, validate="one_to_one")
+        yield Judged(judged, lengths)
 
 
 def _dropped_scores(inputs: EvaluationInputs, dropped: pd.DataFrame) -> list[Score]:

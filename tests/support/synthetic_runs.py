@@ -27,6 +27,7 @@ from icr_platform.core.schemas import OUTPUTS, TABLES
 from icr_platform.evaluation.comparison import LanguageJudgments
 from icr_platform.evaluation.comparison_tables import change_metrics, difference_table, flip_table
 from icr_platform.evaluation.scores import (
+    Judged,
     LengthControl,
     output_facts,
     score_judgments,
@@ -170,7 +171,7 @@ def evaluated(
              "character_count": len(text), "finish_reason": "length" if rng.random() < 0.02 else "stop",
              **detected(text, prompt.language, rng)}
         )  # fmt: skip
-        lengths.append({**key, "reference_characters": len(other)})
+        lengths.append({**key, "character_count": len(text), "reference_characters": len(other)})
         longer = np.tanh((len(text) - len(other)) / 600)
         logit = strength + 1.6 * longer + 1.8 * rng.standard_normal()
         for order, bias in (("model-first", 0.3), ("reference-first", -0.3)):
@@ -185,7 +186,7 @@ def evaluated(
     facts = output_facts(tables["outputs"][0])
     scores = [
         *score_outputs(facts),
-        *score_judgments(pd.DataFrame(judgments), facts, pd.DataFrame(lengths), LengthControl()),
+        *score_judgments([Judged(pd.DataFrame(judgments), pd.DataFrame(lengths))], LengthControl()),
     ]
     scores = with_means(scores)
     tables["scores"] = [scores_table(scores)]

@@ -17,7 +17,7 @@ import pytest
 from icr_platform.core.errors import InputError
 from icr_platform.evaluation.difficulty import alpacaeval_digests, instruction_digest, read_difficulty
 from icr_platform.evaluation.inputs import read_anchors
-from icr_platform.evaluation.scores import LengthControl, Score, score_judgments
+from icr_platform.evaluation.scores import Judged, LengthControl, Score, score_judgments
 from icr_platform.evaluation.win_rate import length_controlled_win_rate
 
 MODELS = ["FuseChat-Llama-3.1-8B-Instruct", "alpaca-7b", "claude-2", "minotaur-13b"]
@@ -62,18 +62,15 @@ def test_alpacaevals_file_gives_each_prompt_its_own_difficulty(shared_data: Path
     assert found.notes == ()
 
 
-def judged_rows(places: Sequence[int], rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Judgments, facts and reference lengths of stored annotations, as an evaluation has them; the ids are 1 .. 805."""
+def judged_rows(places: Sequence[int], rows: pd.DataFrame) -> Judged:
+    """Judgments and lengths of stored annotations, as an evaluation has them; the ids are 1 .. 805."""
     rows = rows.set_index("index").loc[list(places)].reset_index()
     key = pd.DataFrame({"language": "en", "prompt_id": [str(place + 1) for place in rows["index"]], "sample_index": 0})
     judgments = key.assign(
         order="none", preference=rows["preference"] - 1, mass=1.0, outcome="ok", input_tokens=1, output_tokens=1
     )
-    return (
-        judgments,
-        key.assign(character_count=rows["output_2_length"]),
-        key.assign(reference_characters=rows["output_1_length"]),
-    )
+    lengths = key.assign(character_count=rows["output_2_length"], reference_characters=rows["output_1_length"])
+    return Judged(judgments, lengths)
 
 
 def controlled(shared_data: Path, model: str, places: Sequence[int], difficulty: Path) -> tuple[Score, float]:
@@ -82,7 +79,7 @@ def controlled(shared_data: Path, model: str, places: Sequence[int], difficulty:
     rows, anchors = pd.read_csv(folder / f"{model}.csv"), pd.read_csv(folder / "gamed_surrogate.csv")
     prompts = {"en": {str(place + 1): english(shared_data)[place] for place in places}}
     control = LengthControl(read_difficulty(difficulty, prompts).by_prompt, anchors)
-    scores = score_judgments(*judged_rows(places, rows), control)
+    scores = score_judgments([judged_rows(places, rows)], control)
     rows = rows.set_index("index").loc[list(places)]
     arguments = rows["preference"] - 1, rows["output_2_length"], rows["output_1_length"]
     own = pd.read_csv(folder / "instruction_difficulty.csv").set_index("index")["instruction_difficulty"]

@@ -23,7 +23,7 @@ from icr_platform.evaluation.comparison_tables import (
     judgments_by_language,
 )
 from icr_platform.evaluation.prompt_preferences import preferences_by_prompt
-from icr_platform.evaluation.scores import LengthControl, Score, score_judgments
+from icr_platform.evaluation.scores import Judged, LengthControl, Score, score_judgments
 from ui.tables import prompt_changes, sources, value_tables
 from ui.tables.queries import QueryEngine
 
@@ -71,8 +71,8 @@ def artifact_of(folder: Path, rows: list[dict[str, object]]) -> Artifact:
 def scores_of(rows: list[dict[str, object]]) -> dict[tuple[str, str], Score]:
     frame = pd.DataFrame(rows)
     keys = frame[["language", "prompt_id", "sample_index"]].drop_duplicates().reset_index(drop=True)
-    facts, lengths = keys.assign(character_count=9), keys.assign(reference_characters=9)
-    return {(score.language, score.metric): score for score in score_judgments(frame, facts, lengths, LengthControl())}
+    tables = [Judged(frame, keys.assign(character_count=9, reference_characters=9))]
+    return {(score.language, score.metric): score for score in score_judgments(tables, LengthControl())}
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -156,7 +156,7 @@ def test_empty_reference_outputs_have_no_length_ratio() -> None:
     judgments = keys.assign(
         order="model-first", preference=[0.2, 0.9], mass=None, outcome="ok", input_tokens=1, output_tokens=1
     )
-    lengths = keys.assign(reference_characters=0)
-    scores = score_judgments(judgments, keys.assign(character_count=[3, 4]), lengths, LengthControl())
+    lengths = keys.assign(character_count=[3, 4], reference_characters=0)
+    scores = score_judgments([Judged(judgments, lengths)], LengthControl())
     ratio = next(score for score in scores if score.metric == "length/ratio")
     assert (ratio.value, ratio.flag) == (None, "every reference output is empty")

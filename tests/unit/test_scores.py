@@ -10,6 +10,7 @@ import pytest
 
 from icr_platform.evaluation.prompt_preferences import preferences_by_prompt
 from icr_platform.evaluation.scores import (
+    Judged,
     LengthControl,
     Score,
     score_judgments,
@@ -30,15 +31,15 @@ def judged(preferences: dict[tuple[str, str, int, str], float | None]) -> pd.Dat
     )  # fmt: skip
 
 
-def lengths_of(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def tables_of(frame: pd.DataFrame) -> list[Judged]:
     keys = frame[["language", "prompt_id", "sample_index"]].drop_duplicates().reset_index(drop=True)
     rng = np.random.default_rng(0)
-    facts = keys.assign(character_count=rng.integers(50, 400, len(keys)))
-    return facts, keys.assign(reference_characters=rng.integers(50, 400, len(keys)))
+    lengths = keys.assign(character_count=rng.integers(50, 400, len(keys)))
+    return [Judged(frame, lengths.assign(reference_characters=rng.integers(50, 400, len(keys))))]
 
 
 def scored(frame: pd.DataFrame) -> dict[str, float]:
-    return score_metrics(with_means(score_judgments(frame, *lengths_of(frame), LengthControl())))
+    return score_metrics(with_means(score_judgments(tables_of(frame), LengthControl())))
 
 
 def test_one_failed_order_drops_the_sample_but_not_the_prompt() -> None:
@@ -86,12 +87,25 @@ def test_the_standard_error_of_the_mean_knows_that_languages_share_prompts() -> 
 def test_a_flag_says_that_length_control_had_no_difficulty() -> None:
     rng = np.random.default_rng(3)
     frame = judged({("es", f"p{i}", 0, "none"): float(rng.random()) for i in range(60)})
-    scores = score_judgments(frame, *lengths_of(frame), LengthControl())
+    scores = score_judgments(tables_of(frame), LengthControl())
     controlled = next(score for score in scores if score.metric == "lc_win_rate")
     assert "minimal" in controlled.flag
-    full = score_judgments(frame, *lengths_of(frame), LengthControl({("es", f"p{i}"): float(i % 7) for i in range(60)}))
+    full = score_judgments(tables_of(frame), LengthControl({("es", f"p{i}"): float(i % 7) for i in range(60)}))
     assert "full" in next(score for score in full if score.metric == "lc_win_rate").flag
     assert [Score(**row) for row in scores_table(scores).to_pylist()] == scores
+
+
+def test_languages_come_in_one_table_or_in_one_each() -> None:
+    rng = np.random.default_rng(4)
+    keys = [
+        (code, f"p{i}", 0, order)
+        for code in ("es", "en")
+        for i in range(9)
+        for order in ("model-first", "reference-first")
+    ]
+    (whole,) = tables_of(judged({key: None if rng.random() < 0.2 else float(rng.random()) for key in keys}))
+    each = [Judged(*(table[table["language"] == code] for table in whole)) for code in ("es", "en")]
+    assert score_judgments(iter(each), LengthControl()) == score_judgments([whole], LengthControl())
 
 
 def test_no_judgment_at_all_gives_no_win_rate_and_a_failure_rate() -> None:
