@@ -80,6 +80,33 @@ class PromptSet:
     notes: tuple[str, ...]
 
 
+class InstructionsOf(Mapping[str, Mapping[str, str]]):
+    """The instructions of a prompt set by language and prompt id.
+
+    Those of the language last asked for are in memory: as Python's texts they take several times what they take in the table.
+    """
+
+    def __init__(self, prompts: PromptSet) -> None:
+        self._prompts = prompts
+        self._last: tuple[str, Mapping[str, str]] = ("", {})
+
+    def __getitem__(self, language: str) -> Mapping[str, str]:
+        if language not in self._prompts.languages:
+            raise KeyError(language)
+        if language != self._last[0]:
+            table = self._prompts.table
+            rows = table.filter(pc.equal(table["language"], language))
+            texts = zip(*(rows[name].to_pylist() for name in ("prompt_id", "instruction")), strict=True)
+            self._last = (language, dict(texts))
+        return self._last[1]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._prompts.languages)
+
+    def __len__(self) -> int:
+        return len(self._prompts.languages)
+
+
 def load_prompts(
     path: str, languages: Sequence[str] = (), limit: int | None = None, columns: ColumnNames = NO_MAP
 ) -> PromptSet:

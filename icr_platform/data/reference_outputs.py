@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from icr_platform.core.artifacts import open_artifact, own_manifest, text_digest
+from icr_platform.core.disk_rows import OfPrompts
 from icr_platform.core.errors import InputError
 from icr_platform.core.language_tags import find_name, names_language
 from icr_platform.core.languages import UNDETERMINED, counts_as, too_short
@@ -136,8 +137,8 @@ def load_reference_outputs(
         refuse_map(source, columns)
         return _load_artifact(Path(source), instructions)
     opened = opened or open_source(source, WANTED, list(instructions), columns=columns)
-    outputs: dict[tuple[str, str], tuple[str, ...]] = {}
-    facts: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {}
+    outputs: OfPrompts[tuple[str, ...]] = OfPrompts()
+    facts: OfPrompts[tuple[Mapping[str, Any], ...]] = OfPrompts()
     notes = list(opened.notes)
     seen = Columns(source, (*_OUTPUT_FIELDS, *_READ_BESIDE))
     for language in instructions:
@@ -153,8 +154,10 @@ def load_reference_outputs(
         joined = _join(path, list(_rows(opened, name, may_be_empty, seen)), language, instructions, notes)
         if identify is not None and language not in unknown:
             _check_language(path, language, [row.text for row in joined.values()], identify)
-        outputs |= {(language, prompt_id): (row.text,) for prompt_id, row in joined.items()}
-        facts |= {(language, prompt_id): (row.facts,) for prompt_id, row in joined.items() if row.told_apart}
+        for prompt_id, row in joined.items():
+            outputs[language, prompt_id] = (row.text,)
+            if row.told_apart:
+                facts[language, prompt_id] = (row.facts,)
     return ReferenceOutputs(outputs, (*notes, *seen.notes()), facts)
 
 
@@ -225,24 +228,27 @@ def output_languages(source: str, columns: ColumnNames = NO_MAP) -> list[str]:
 
 def _load_artifact(folder: Path, instructions: Instructions) -> ReferenceOutputs:
     artifact = open_artifact(folder, OUTPUTS)
-    table = artifact.read(["language", "prompt_id", "sample_index", "output", *FACTS])
-    samples: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    samples: OfPrompts[dict[int, dict[str, Any]]] = OfPrompts()
     is_whole = (own_manifest(folder) or {}).get("schema_version", 0) < _WITH_THOUGHTS
     split = 0
-    for row in table.to_pylist():
-        # Earlier versions wrote whatever a model said, and identified the language of its thought.
-        if is_whole and (found := split_text(None, row["output"])).answer != row["output"]:
-            row |= {
-                "output": found.answer,
-                "thought": found.thought,
-                "detected_language": None,
-                "language_confidence": None,
-            }
-            split += 1
-        samples.setdefault((row["language"], row["prompt_id"]), {})[row["sample_index"]] = row
-    outputs: dict[tuple[str, str], tuple[str, ...]] = {}
-    facts: dict[tuple[str, str], tuple[dict[str, Any], ...]] = {}
-    notes = [_note_of_thoughts(str(folder), split, table.num_rows)] if split else []
+    for index in range(len(artifact.parts)):
+        of_part: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+        for row in artifact.read_part(index, ["language", "prompt_id", "sample_index", "output", *FACTS]).to_pylist():
+            # Earlier versions wrote whatever a model said, and identified the language of its thought.
+            if is_whole and (found := split_text(None, row["output"])).answer != row["output"]:
+                row |= {
+                    "output": found.answer,
+                    "thought": found.thought,
+                    "detected_language": None,
+                    "language_confidence": None,
+                }
+                split += 1
+            of_part.setdefault((row["language"], row["prompt_id"]), {})[row["sample_index"]] = row
+        for key, rows in of_part.items():
+            samples[key] = samples.get(key, {}) | rows
+    outputs: OfPrompts[tuple[str, ...]] = OfPrompts()
+    facts: OfPrompts[tuple[Mapping[str, Any], ...]] = OfPrompts()
+    notes = [_note_of_thoughts(str(folder), split, artifact.rows)] if split else []
     names = dict.fromkeys(code for code, _ in samples)
     for language, prompts in instructions.items():
         name = find_name(language, names)

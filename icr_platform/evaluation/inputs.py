@@ -9,7 +9,7 @@ import pandas as pd
 
 from icr_platform.core.errors import InputError
 from icr_platform.data.opened_files import open_text
-from icr_platform.data.prompts import PromptSet, load_prompts
+from icr_platform.data.prompts import InstructionsOf, PromptSet, load_prompts
 from icr_platform.data.reference_outputs import ReferenceOutputs, load_reference_outputs
 from icr_platform.data.row_files import file_rows
 from icr_platform.engines.execution.map_parts import check_execution
@@ -19,7 +19,7 @@ from icr_platform.engines.judging.pairwise import Template, load_template
 from icr_platform.engines.judging.settings import NO_JUDGE
 from icr_platform.engines.sampling.choice import check_policy
 from icr_platform.engines.sampling.prompt_checks import check_prompts
-from icr_platform.engines.sampling.sampler import requests_of
+from icr_platform.engines.sampling.sampler import TableRequests
 from icr_platform.evaluation.config import EvalConfig
 from icr_platform.evaluation.confusion import english_words, notes_on
 from icr_platform.evaluation.difficulty import Instructions, read_difficulty
@@ -74,13 +74,10 @@ def read_inputs(config: EvalConfig) -> EvaluationInputs:
     prompts = load_prompts(config.prompts, config.languages, config.limit, config.prompt_columns)
     said: tuple[str, ...] = ()
     if not config.outputs:
-        said = check_prompts(
-            config, config.policy, config, requests_of(prompts.table, config), config.max_dropped
-        ).notes
+        requests = TableRequests(prompts.table, config)
+        said = check_prompts(config, config.policy, config, requests, config.max_dropped).notes
     identify = make_identifier(config.language_identifier)
-    instructions: dict[str, dict[str, str]] = {language: {} for language in prompts.languages}
-    for row in prompts.table.select(["language", "prompt_id", "instruction"]).to_pylist():
-        instructions[row["language"]][row["prompt_id"]] = row["instruction"]
+    instructions = InstructionsOf(prompts)
     # A file of outputs is looked at as one of any language, which for those of rare ones says another language.
     unchecked = [*identify.unknown(prompts.languages), *identify.among_all(prompts.languages)]
     references = (

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from icr_platform.core.artifacts import Artifact, ArtifactWriter, own_manifest
 from icr_platform.core.errors import IcrError
@@ -120,8 +121,8 @@ def run(inputs: EvaluationInputs, context: StageContext) -> StageResult:
 
 def _confusion(outputs: Artifact, column: str) -> pd.DataFrame:
     """In which languages the answers, or the thoughts, to the prompts of each language are."""
-    told = outputs.read(["language", column])
-    pairs = zip(told["language"].to_pylist(), told[column].to_pylist(), strict=True)
+    parts = (outputs.read_part(index, ["language", column]) for index in range(len(outputs.parts)))
+    pairs = (pair for part in parts for pair in zip(*map(pa.ChunkedArray.to_pylist, part.columns), strict=True))
     cells = confusion_table((asked, found) for asked, found in pairs if found is not None)
     return pd.DataFrame(cells[:_LISTED], columns=list(Confusion._fields))
 
@@ -157,11 +158,11 @@ def _judged(inputs: EvaluationInputs, outputs: Artifact, judgments: Artifact) ->
 
 def _dropped_scores(inputs: EvaluationInputs, dropped: pd.DataFrame) -> list[Score]:
     """The share of the prompts that have no output, of the languages with such prompts: they are in no other figure."""
-    asked = inputs.prompts.table.column("language").to_pylist()
+    asked = inputs.prompts.table["language"]
     return [
         Score(str(language), "dropped", 100.0 * len(rows) / n, None, n, f"{len(rows)} of {n} prompts have no output")
         for language, rows in dropped.groupby("language", sort=False)
-        for n in [asked.count(language)]
+        for n in [pc.sum(pc.equal(asked, language)).as_py()]
     ]
 
 

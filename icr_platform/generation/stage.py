@@ -24,7 +24,7 @@ from icr_platform.engines.identification.language_id import Identifier, make_ide
 from icr_platform.engines.sampling.choice import check_policy, engine_notes
 from icr_platform.engines.sampling.prompt_checks import PromptCheck, check_prompts
 from icr_platform.engines.sampling.response_parts import write_responses
-from icr_platform.engines.sampling.sampler import requests_of
+from icr_platform.engines.sampling.sampler import TableRequests
 from icr_platform.generation.config import GenerateConfig
 
 _LISTED = 1000  # rows of a table for people
@@ -52,7 +52,8 @@ def read(config: GenerateConfig) -> GenerateInputs:
     prompts = load_prompts(config.prompts, config.languages, config.limit, config.prompt_columns)
     check_execution(config)
     check_policy(config, config.policy, config)
-    check = check_prompts(config, config.policy, config, requests_of(prompts.table, config), config.max_dropped)
+    requests = TableRequests(prompts.table, config)
+    check = check_prompts(config, config.policy, config, requests, config.max_dropped)
     return GenerateInputs(config, prompts, check, make_identifier(config.language_identifier))
 
 
@@ -120,10 +121,10 @@ def _result(prompts: Artifact, responses: Artifact, drops: Artifact, throughput:
     if len(dropped):
         tables["generation_drops"] = dropped.head(_LISTED)
     faults: list[str] = []
-    asked = Counter(prompts.read(["language"])["language"].to_pylist())
+    asked = prompts.read(["language"])["language"]
     for language, rows in dropped.groupby("language", sort=False):
         faults += fault_notes(str(language), Counter(rows["reason"]), "prompts", "generation_drops")
-        metrics[f"dropped/{language}"] = 100.0 * len(rows) / asked[str(language)]
+        metrics[f"dropped/{language}"] = 100.0 * len(rows) / pc.sum(pc.equal(asked, language)).as_py()
     return StageResult(
         artifacts={"prompts": prompts.folder, "responses": responses.folder, "generation_drops": drops.folder},
         metrics=metrics,

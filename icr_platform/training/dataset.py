@@ -84,7 +84,7 @@ def load_pairs(
 ) -> TrainingPairs:
     """Read the pairs whose longer sequence has at most `max_length` tokens, and count the others.
 
-    score: see `ScoreSettings`. folder: see `TokenRows`.
+    score: see `ScoreSettings`. folder: see `DiskRows`.
 
     Raises:
         InputError: no pair is short enough, or the chat template refuses the conversations of more than MOST_LEFT_OUT of them.

@@ -114,7 +114,7 @@ def others_of(prompts: Iterable[Sequence[int]], labels: Sequence[bool]) -> Seque
 
 
 def read_training_rows(config: TrainConfig, folder: Path | None = None) -> TrainingPairs | TrainingExamples:
-    """Read the pairs, or the single responses, that a training is configured with. folder: see `TokenRows`.
+    """Read the pairs, or the single responses, that a training is configured with. folder: see `DiskRows`.
 
     Raises:
         InputError: see `dataset.load_pairs`; with kto, too, that there is one prompt only.

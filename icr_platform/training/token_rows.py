@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
+from icr_platform.core.disk_rows import DiskRows
+
 
 class TokenRows(Sequence[list[int]]):
-    """Lists of token ids, read when they are asked for; memory keeps only where each of them ends.
-
-    The file has no name: it is gone with the rows, or with the process, whatever kills that.
+    """Lists of token ids, read when they are asked for; see `DiskRows`.
 
     >>> rows = TokenRows([[5, 6, 7], [], [8]])
     >>> rows.append([9, 10])
@@ -22,18 +20,15 @@ class TokenRows(Sequence[list[int]]):
     """
 
     def __init__(self, rows: Iterable[Sequence[int]] = (), folder: Path | None = None) -> None:
-        """folder: on whose disk the ids lie; None: where temporary files do."""
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with the rows
-        self._ends = array("q", [0])
+        self._rows = DiskRows(folder)
         for row in rows:
             self.append(row)
 
     def append(self, row: Sequence[int]) -> None:
-        self._file.write(array("i", row))
-        self._ends.append(self._ends[-1] + len(row))
+        self._rows.append(array("i", row).tobytes())
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._rows)
 
     @overload
     def __getitem__(self, place: int) -> list[int]: ...
@@ -45,12 +40,7 @@ class TokenRows(Sequence[list[int]]):
         if isinstance(place, slice):
             return [self[row] for row in range(*place.indices(len(self)))]
         row = range(len(self))[place]  # which counts negative places from the end, and raises beyond it
-        first, end = self._ends[row], self._ends[row + 1]
-        self._file.flush()
-        ids = array("i")
-        # By position, not by mapping the file: pages that are mapped count as the process's memory.
-        ids.frombytes(os.pread(self._file.fileno(), ids.itemsize * (end - first), ids.itemsize * first))
-        return ids.tolist()
+        return array("i", self._rows[row]).tolist()
 
     def __iter__(self) -> Iterator[list[int]]:
         return (self[row] for row in range(len(self)))

@@ -25,7 +25,7 @@ from ui.tables.runs import Catalogue, IterationRecord
 
 EMPTY = PROMPTS.schema.empty_table()
 """Stands for evaluation prompts that cannot be read, or are not needed."""
-_KEPT = 64  # files of reference outputs held in memory
+_KEPT = 64  # files of reference outputs that are read once, each with one or two temporary files
 
 
 class EvalPrompts(NamedTuple):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from icr_platform.core.conversations import Conversation
 from icr_platform.core.errors import InputError
 from icr_platform.core.faults import TEMPLATE, require_few_faults
 from icr_platform.core.progress import meter
 from icr_platform.engines.sampling.sampler import Dropped, Request, prompt_ids, token_budget
 from icr_platform.engines.sampling.settings import SAMPLERS
 from icr_platform.models.chat import (
+    Roles,
     encode_prompt,
     prompt_notes,
     refusal_of_roles,
@@ -56,26 +58,42 @@ class PromptCheck:
 
 
 def check_prompts(
-    settings: SamplingSettings, policy: str, chat: ChatSettings, requests: Sequence[Request], max_dropped: float
+    settings: SamplingSettings, policy: str, chat: ChatSettings, requests: Iterable[Request], max_dropped: float
 ) -> PromptCheck:
     """Render each kind of conversation once, and tokenise every prompt that may be too long, as the sampler will.
 
-    max_dropped: percent of the prompts that may be dropped.
+    requests: iterated over twice. max_dropped: percent of the prompts that may be dropped.
 
     Raises:
         InputError: more are known to be dropped, in one line with the longest; or the chat template has no place for the system prompt.
     """
     tokenizer = load_tokenizer(policy, chat)
     require_system_prompt(tokenizer)
-    notes = prompt_notes(tokenizer, (request.conversation for request in requests))
+    kinds: Counter[Roles] = Counter()
+
+    def conversations() -> Iterator[Conversation]:
+        for request in requests:
+            kinds[request.conversation.roles] += 1
+            yield request.conversation
+
+    notes = prompt_notes(tokenizer, conversations())
+    total = kinds.total()
     context = _context(settings, policy, chat)
     # A prompt that takes more than half of the context leaves less of it than responses are usually allowed.
     wanted = min(settings.max_tokens, (context or 0) // 2)
-    refused = {roles: refusal_of_roles(tokenizer, roles) for roles in {r.conversation.roles for r in requests}}
-    dropped = [(r, Dropped(TEMPLATE, why)) for r in requests if (why := refused[r.conversation.roles])]
-    rendered, cramped = [request for request in requests if not refused[request.conversation.roles]], 0
+    refused = {roles: refusal_of_roles(tokenizer, roles) for roles in kinds}
     most = None if context is None else context - wanted
-    for request, ids in _doubtful_prompts(tokenizer, rendered, most, settings.sampler == "server"):
+    is_server = settings.sampler == "server"
+    is_doubtful = _doubt(tokenizer, most, is_server)
+    dropped: list[tuple[Request, Dropped]] = []
+    doubtful: list[Request] = []
+    for request in requests:
+        if why := refused[request.conversation.roles]:
+            dropped.append((request, Dropped(TEMPLATE, why)))
+        elif is_doubtful(request):
+            doubtful.append(request)
+    cramped = 0
+    for request, ids in _tokenised(tokenizer, doubtful, is_server):
         budget = ids if isinstance(ids, Dropped) else token_budget(len(ids), settings.max_tokens, context)
         if isinstance(budget, Dropped):
             dropped.append((request, budget))
@@ -83,7 +101,7 @@ def check_prompts(
             cramped += budget < wanted
     if cramped:
         notes += (
-            f"{cramped} of {len(requests)} prompts leave fewer than {wanted} of the context's {context} tokens to the response, "
+            f"{cramped} of {total} prompts leave fewer than {wanted} of the context's {context} tokens to the response, "
             "which is cut there",
         )
     counts = Counter(fault.reason for _, fault in dropped)
@@ -92,8 +110,8 @@ def check_prompts(
         if dropped
         else ""
     )
-    require_few_faults(counts, len(requests), max_dropped, "prompts", first, error=InputError)
-    return PromptCheck(tuple(dropped), len(requests), notes)
+    require_few_faults(counts, total, max_dropped, "prompts", first, error=InputError)
+    return PromptCheck(tuple(dropped), total, notes)
 
 
 def _context(settings: SamplingSettings, policy: str, chat: ChatSettings) -> int | None:
@@ -110,10 +128,8 @@ def _context(settings: SamplingSettings, policy: str, chat: ChatSettings) -> int
         raise
 
 
-def _doubtful_prompts(
-    tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], tokens: int | None, is_server: bool
-) -> Iterator[tuple[Request, list[int] | Dropped]]:
-    """The ids of the prompts that may have more than `tokens`, or that a server would read otherwise.
+def _doubt(tokenizer: PreTrainedTokenizerBase, tokens: int | None, is_server: bool) -> Callable[[Request], bool]:
+    """Whether a prompt may have more than `tokens`, or a server would read it otherwise.
 
     A text has no more tokens than bytes, beside the template's.
     """
@@ -125,8 +141,14 @@ def _doubtful_prompts(
         is_long = tokens is not None and most > tokens
         return is_long or (is_server and writes_control_tokens(tokenizer, request.messages))
 
-    doubtful = [request for request in requests if is_doubtful(request)]
-    with meter("tokenise long prompts", len(doubtful)) as progress:
-        for request in doubtful:
+    return is_doubtful
+
+
+def _tokenised(
+    tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], is_server: bool
+) -> Iterator[tuple[Request, list[int] | Dropped]]:
+    """The ids of prompts, or why they have none."""
+    with meter("tokenise long prompts", len(requests)) as progress:
+        for request in requests:
             yield request, prompt_ids(tokenizer, request, rendered_elsewhere=is_server)
             progress.advance(1)

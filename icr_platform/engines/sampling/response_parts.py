@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from icr_platform.core.artifacts import MANIFEST, ArtifactWriter, completed, row_digest
 from icr_platform.core.config import CHAT_DEFAULTS, ChatSettings
@@ -35,12 +36,11 @@ from icr_platform.models.devices import is_cpu
 
 def prompt_slices(prompts: pa.Table, size: int) -> Iterator[pa.Table]:
     """Runs of at most `size` consecutive prompts of one language (schemas.PROMPTS), in order: the shards."""
-    languages = prompts["language"].to_pylist()
     start = 0
-    for row in range(1, len(languages) + 1):
-        if row == len(languages) or languages[row] != languages[start] or row - start == size:
-            yield prompts.slice(start, row - start)
-            start = row
+    for end in pc.run_end_encode(prompts["language"].combine_chunks()).run_ends.to_pylist():
+        for first in range(start, end, size):
+            yield prompts.slice(first, min(size, end - first))
+        start = end
 
 
 class SampledPart(NamedTuple):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from icr_platform.engines.sampling.settings import SamplingSettings
 
 Advance = Callable[[int, int], None]
+_ROWS_TOGETHER = 4096
 
 
 def ignore_progress(rows: int, tokens: int) -> None:
@@ -56,16 +57,27 @@ class Request:
         return self.conversation.messages
 
 
+@dataclass(frozen=True)
+class TableRequests(Iterable[Request]):
+    """The requests of prompts (schemas.PROMPTS), with the system prompt of the settings where they have none of their own.
+
+    They are made each time that they are iterated over: of a million prompts they take more memory than the prompts.
+    """
+
+    prompts: pa.Table
+    chat: ChatSettings = CHAT_DEFAULTS
+
+    def __iter__(self) -> Iterator[Request]:
+        columns = ("language", "prompt_id", "instruction", "messages")
+        for batch in self.prompts.select(columns).to_batches(_ROWS_TOGETHER):
+            for language, prompt_id, instruction, messages in zip(*map(pa.Array.to_pylist, batch.columns), strict=True):
+                asked = self.chat.asked(Conversation.of(instruction, messages), language)
+                yield Request(language, prompt_id, asked.instruction, asked.history)
+
+
 def requests_of(prompts: pa.Table, chat: ChatSettings = CHAT_DEFAULTS) -> list[Request]:
-    """The requests of prompts (schemas.PROMPTS), with the system prompt of the settings where they have none of their own."""
-    columns = ("language", "prompt_id", "instruction", "messages")
-    requests = []
-    for language, prompt_id, instruction, messages in zip(
-        *(prompts[name].to_pylist() for name in columns), strict=True
-    ):
-        asked = chat.asked(Conversation.of(instruction, messages), language)
-        requests.append(Request(language, prompt_id, asked.instruction, asked.history))
-    return requests
+    """All `TableRequests` at once."""
+    return list(TableRequests(prompts, chat))
 
 
 @dataclass(frozen=True)
