@@ -91,9 +91,9 @@ class InstructionsOf(Mapping[str, Mapping[str, str]]):
         self._last: tuple[str, Mapping[str, str]] = ("", {})
 
     def __getitem__(self, language: str) -> Mapping[str, str]:
-        if language not in self._prompts.languages:
-            raise KeyError(language)
         if language != self._last[0]:
+            if language not in self._prompts.languages:
+                raise KeyError(language)
             table = self._prompts.table
             rows = table.filter(pc.equal(table["language"], language))
             texts = zip(*(rows[name].to_pylist() for name in ("prompt_id", "instruction")), strict=True)

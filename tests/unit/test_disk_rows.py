@@ -1,4 +1,4 @@
-"""Token ids on disk read as the lists that they were, by themselves and as rows of a training; and the disk is left as it was."""
+"""What lies on disk reads as what it was: token ids, by themselves and as rows of a training, and values of prompts; and no kill leaves a file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from icr_platform.core.disk_rows import OfPrompts
 from icr_platform.training.preference_parts import TrainingRows
 from icr_platform.training.token_rows import TokenRows
 
+ANY_CHARACTER = st.characters(codec=None)  # half a surrogate pair among them, as a damaged file may have
 IDS = st.lists(st.integers(0, 2**31 - 1), max_size=5)
 
 
@@ -38,6 +40,19 @@ def test_a_trainers_data_set_reads_a_row_as_it_reads_many(lists: list[list[int]]
     assert list(rows) == expected
     places = data.draw(st.lists(st.integers(0, len(lists) - 1), min_size=1))
     assert [rows[place] for place in places] == rows.__getitems__(places) == [expected[place] for place in places]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["en", "es"]), st.sampled_from("abc"), st.lists(st.text(ANY_CHARACTER)))))
+def test_values_of_prompts_are_those_of_a_dictionary(given_values: list[tuple[str, str, list[str]]]) -> None:
+    found: OfPrompts[list[str]] = OfPrompts()
+    expected = {}
+    for language, prompt_id, value in given_values:
+        found[language, prompt_id] = value
+        expected[language, prompt_id] = value
+        assert found == expected
+    assert [key for code in ("en", "es") for key in found if key[0] == code] == [
+        key for code in ("en", "es") for key in expected if key[0] == code
+    ]
 
 
 def test_a_kill_leaves_no_file(tmp_path: Path) -> None:
