@@ -28,6 +28,7 @@ from icr_platform.engines.sampling.sampler import TableRequests
 from icr_platform.generation.config import GenerateConfig
 
 _LISTED = 1000  # rows of a table for people
+_PARTS_TOGETHER = 1000  # whose sums are kept until they are added up
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def _summary(responses: Artifact) -> pd.DataFrame:
 def _thoughts(responses: Artifact) -> pd.DataFrame:
     """Figures of the thoughts by language, of languages in which anything was thought; see `run` for the columns. Reads part by part."""
     names = ["language", "answer_start", "token_count", "thought_language"]
-    counted = []
+    counted: list[pd.DataFrame] = []
     for index in range(len(responses.parts)):
         part: pd.DataFrame = responses.read_part(index, names).to_pandas()
         has_thought = part["thought_language"].notna()
@@ -188,6 +189,8 @@ def _thoughts(responses: Artifact) -> pd.DataFrame:
             "cut": part["answer_start"] == part["token_count"],
         }
         counted.append(part[["language"]].assign(**figures).groupby("language", sort=False).sum())
+        if len(counted) == _PARTS_TOGETHER:
+            counted = [pd.concat(counted).groupby("language", sort=False).sum()]
     total = pd.concat(counted).groupby("language", sort=False).sum().astype(float).query("thoughts > 0 or cut > 0")
     thoughts = total["thoughts"].where(total["thoughts"] > 0)
     unknown = responses.extra.get("languages", {}).get("unknown", ())
