@@ -45,6 +45,7 @@ from icr_platform.models.small_copy import (
     VOCABULARY,
     WINDOW,
     NoCopyError,
+    kind_of,
     small_copy,
     text_ropes,
 )
@@ -232,7 +233,7 @@ _found: dict[tuple[type, str], Batching] = {}
 
 def find_batching(model: PreTrainedModel) -> Batching:
     """Try what rows of a model of this class and config may share, once in a process, and log what slows generation down."""
-    key = (type(model), model.config.to_json_string(use_diff=False))
+    key = kind_of(type(model), model.config)
     if key not in _found:
         try:
             tried: Batching = _try(small_copy(model), _limit(model))

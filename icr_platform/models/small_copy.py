@@ -68,6 +68,7 @@ _MOST = [  # a number is cut to the first of these whose pattern its name matche
     (re.compile(r"hidden_size$|^d_model$|^n_embd$|^dim_model$|proj_dim$|embedding_size$|embed(ding)?_dim$"), _HIDDEN),
     (re.compile(r"^emb_dim$|^lru_width$|^mamba_d_ssm$|^dim_model_base$"), _HIDDEN),
 ]
+_PLACE = re.compile(r'^ *"_name_or_path": .*\n', re.MULTILINE)
 ROPE_OF_THE_BATCH = {"dynamic", "longrope"}  # frequencies that change with the longest sequence of a batch
 
 
@@ -106,6 +107,11 @@ def random_copy(kind: type[PreTrainedModel], config: Any) -> PreTrainedModel:
     raise NoCopyError(f"a small copy of it does not run ({why[0]})")
 
 
+def kind_of(kind: type[PreTrainedModel], config: Any) -> tuple[type, str]:
+    """Say what a small copy is of, as a key: the class and the config, wherever that was loaded from."""
+    return kind, _PLACE.sub("", config.to_json_string(use_diff=False))
+
+
 _idle: dict[tuple[type, str], bool] = {}
 
 
@@ -114,7 +120,7 @@ def towers_are_idle(kind: type[PreTrainedModel], config: Any) -> bool:
 
     Nearly all do. Where they do not, as where the code asks a tower for its device, the towers stay in memory.
     """
-    key = (kind, config.to_json_string(use_diff=False))
+    key = kind_of(kind, config)
     if key not in _idle:
         try:
             _idle[key] = not towers(random_copy(kind, config))

@@ -36,7 +36,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 from icr_platform.engines.scoring.logprobs import why_not_packed
 from icr_platform.engines.scoring.packed_attention import Mask, NotPackableError, packed_mask
 from icr_platform.models.multimodal import restore_logit_scale
-from icr_platform.models.small_copy import FIRST_ID, VOCABULARY, WINDOW, NoCopyError, small_copy
+from icr_platform.models.small_copy import FIRST_ID, VOCABULARY, WINDOW, NoCopyError, kind_of, small_copy
 from icr_platform.training.token_logprobs import target_logprobs
 
 NAME = "icr_packed_rows"
@@ -268,7 +268,7 @@ def why_not_packed_rows(model: PreTrainedModel) -> str | None:
         return "its LM head is not a matrix alone"
     if any(one.device.type != "cpu" or one.dtype != torch.float32 for one in model.parameters()):
         return "it is not in float32 on a CPU"
-    key = (type(model), model.config.to_json_string(use_diff=False))
+    key = kind_of(type(model), model.config)
     if key not in _decided:
         _decided[key] = why_not_packed(model) or _why_not_by_copy(model)
     return _decided[key]

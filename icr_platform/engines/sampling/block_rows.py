@@ -32,6 +32,7 @@ from icr_platform.models.small_copy import (
     VOCABULARY,
     WINDOW,
     NoCopyError,
+    kind_of,
     small_copy,
     text_ropes,
 )
@@ -197,7 +198,7 @@ def why_no_blocks(model: PreTrainedModel) -> str | None:
     """Say why rows of a model are not continued so; None if they are. Its class and config are tried once in a process."""
     if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
         return "it is spread over devices"
-    key = (type(model), model.config.to_json_string(use_diff=False))
+    key = kind_of(type(model), model.config)
     if key not in _found:
         _found[key] = _why_not_by_config(model) or _why_not_by_copy(model)
     return _found[key]

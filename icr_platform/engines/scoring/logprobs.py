@@ -48,6 +48,7 @@ from icr_platform.models.small_copy import (
     VOCABULARY,
     WINDOW,
     NoCopyError,
+    kind_of,
     small_copy,
 )
 
@@ -443,7 +444,7 @@ _decided: dict[tuple[type, str], str | None] = {}
 
 def _why_not_by_copy(model: PreTrainedModel) -> str | None:
     """Why a model of this class and config is not packed; None if it may be. Remembered while the process lives."""
-    key = (type(model), model.config.to_json_string(use_diff=False))
+    key = kind_of(type(model), model.config)
     if key not in _decided:
         try:
             _decided[key] = _CopyScorer(small_copy(model)).why_not()
@@ -542,7 +543,7 @@ _shared: dict[tuple[type, str], Sharing] = {}
 
 def find_sharing(model: PreTrainedModel) -> Sharing:
     """Try what sequences of a model of this class and config may share in batches; remembered while the process lives."""
-    key = (type(model), model.config.to_json_string(use_diff=False))
+    key = kind_of(type(model), model.config)
     if key not in _shared:
         try:
             found = _CopyScorer(small_copy(model)).find_sharing()

@@ -27,6 +27,7 @@ from icr_platform.models.small_copy import (
     VOCABULARY,
     WINDOW,
     NoCopyError,
+    kind_of,
     small_copy,
     text_ropes,
 )
@@ -195,7 +196,7 @@ _found: dict[tuple[type, str], Batching] = {}
 
 def find_batching(model: PreTrainedModel) -> Batching:
     """Try what sequences of a reward model of this class and config may share a batch, once in a process; say what slows it down."""
-    key = (type(model), model.config.to_json_string(use_diff=False))
+    key = kind_of(type(model), model.config)
     if key not in _found:
         if mixed := mixes_rows(model.config):
             _found[key] = Batching("alone", mixed)
