@@ -74,7 +74,7 @@ DEAD = {
     "deleted": lambda ids: ids["deleted"],
     "unknown": lambda ids: "0" * 32,
     "one character missing": lambda ids: ids["first"][:-1],
-    "two characters swapped": lambda ids: ids["first"][1] + ids["first"][0] + ids["first"][2:],
+    "two characters swapped": lambda ids: re.sub(r"(.)(?!\1)(.)", r"\2\1", ids["first"], count=1),
     "cut in the middle": lambda ids: ids["first"][:20],
     "an iteration": lambda ids: ids["iteration"],
     "a stage": lambda ids: ids["stage"],
