@@ -26,6 +26,10 @@ def is_cpu(device: str) -> bool:
     return device == "cpu" or resolve_device(device) == "cpu"
 
 
+NOT_COMPILED = "config: field 'torch_compile' is not used: it is for GPUs"
+"""What is said where it is asked for on a CPU."""
+
+
 def require_device(device: str) -> None:
     """Raise InputError when torch does not know the device, or this machine has no such GPU."""
     import torch

@@ -21,7 +21,7 @@ from trl.trainer.utils import add_fused_lm_head
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.progress import Meter, meter
 from icr_platform.models.adapters import adapters_alone, leave_inputs_to_autocast, new_adapters
-from icr_platform.models.devices import is_cpu
+from icr_platform.models.devices import NOT_COMPILED, is_cpu
 from icr_platform.models.loading_errors import first_line
 from icr_platform.models.multimodal import restore_logit_scale
 from icr_platform.models.not_finite import not_finite
@@ -133,7 +133,7 @@ def _compile_layers(model: torch.nn.Module, config: PolicyTraining) -> None:
         InputError: the model has no layers of transformers' kind.
     """
     if is_cpu(config.device):
-        logger.warning("config: field 'torch_compile' is not used: it is for GPUs")
+        logger.warning(NOT_COMPILED)
         return
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 from icr_platform.core.config import WHERE, setting, split_at_commas
 from icr_platform.core.errors import InputError
 from icr_platform.engines.scoring.reward_kinds import REWARD_KINDS, needs_policy, scalar_kinds
-from icr_platform.models.devices import is_cpu
+from icr_platform.models.devices import NOT_COMPILED, is_cpu
 from icr_platform.models.settings import ModelPlace
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def unused_notes(settings: RewardSettings, kinds: tuple[str, ...]) -> tuple[str,
     """A line on each setting that is given and leaves these kinds, or this device, alone."""
     notes = []
     if settings.torch_compile and is_cpu(settings.device):
-        notes.append("config: field 'torch_compile' is not used: it is for GPUs")
+        notes.append(NOT_COMPILED)
     if not scalar_kinds(kinds):
         notes += [
             f"config: field {name!r} is not used: none of the reward kinds ({','.join(kinds)}) is scalar"
