@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from icr_platform.core.measured_here import cpu_name
+
 _ASK_SECONDS = 10
 
 
@@ -74,16 +76,3 @@ def gpu_name() -> str:
     except (OSError, subprocess.SubprocessError):
         return "GPU"
     return (said.splitlines() or ["GPU"])[0].strip()
-
-
-@cache
-def cpu_name() -> str:
-    """What Linux calls the CPU; its architecture elsewhere."""
-    import platform
-
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (named or [platform.processor() or platform.machine() or "CPU"])[0]

@@ -34,6 +34,13 @@ class OptimizerSettings(ModelPlace):
     torch_compile: bool = setting(
         False, "compile the layers on a GPU, which takes a minute at the start and makes each step faster", later=True
     )
+    cpu_library: Literal["auto", "onednn", "torch"] = setting(
+        "auto",
+        "library of the matrix products on a CPU, in one process in float32; auto: the faster one, by a measurement that the work folder "
+        "keeps",
+        "place",
+        later=True,
+    )
     save_dtype: Literal["trained", "stored"] = setting(
         "trained",
         "precision of the checkpoint; trained: float32, in which weights are trained; stored: that of the policy's files: bfloat16 "

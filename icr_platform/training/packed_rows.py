@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +37,7 @@ from icr_platform.engines.scoring.logprobs import why_not_packed
 from icr_platform.engines.scoring.packed_attention import Mask, NotPackableError, packed_mask
 from icr_platform.models.multimodal import restore_logit_scale
 from icr_platform.models.small_copy import FIRST_ID, VOCABULARY, WINDOW, NoCopyError, kind_of, small_copy
+from icr_platform.training.cpu_products import BY_ONEDNN, BY_TORCH
 from icr_platform.training.token_logprobs import target_logprobs
 
 NAME = "icr_packed_rows"
@@ -191,7 +192,13 @@ AttentionInterface.register(NAME, rows_attention)
 AttentionMaskInterface.register(NAME, packed_mask)
 
 
-def pack_rows(model: PreTrainedModel, are_pairs: bool, squares: bool = False, in_place: bool = False) -> None:
+def pack_rows(
+    model: PreTrainedModel,
+    are_pairs: bool,
+    squares: bool = False,
+    in_place: bool = False,
+    uses_onednn: bool = False,
+) -> None:
     """Let `model(..., fused_lm_head=True)` answer as after TRL's `add_fused_lm_head`, but over packed rows; other calls as before.
 
     The model must be one of which `why_not_packed_rows` says nothing.
@@ -201,6 +208,7 @@ def pack_rows(model: PreTrainedModel, are_pairs: bool, squares: bool = False, in
         squares: whether log_sum_sq_probs is among the outputs.
         in_place: add the LM head's gradient to `weight.grad` tile by tile. Where the input embedding is the same matrix, its gradient names
             the rows that were looked up, and is added to the head's: both as matrices of their own would take three times the memory.
+        uses_onednn: for the products of the LM head.
     """
     if in_place:
         _look_up_sparsely(model)
@@ -209,7 +217,10 @@ def pack_rows(model: PreTrainedModel, are_pairs: bool, squares: bool = False, in
     @functools.wraps(type(model).forward)
     def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **inputs: Any) -> Any:
         if fused_lm_head:
-            return _over_rows(self, are_pairs, squares, in_place, **inputs)
+            head = functools.partial(
+                target_logprobs, squares=squares, in_place=in_place, products=BY_ONEDNN if uses_onednn else BY_TORCH
+            )
+            return _over_rows(self, are_pairs, head, **inputs)
         self.set_attn_implementation(attention)
         try:
             return before(*args, **inputs)
@@ -224,8 +235,7 @@ def pack_rows(model: PreTrainedModel, are_pairs: bool, squares: bool = False, in
 def _over_rows(
     model: PreTrainedModel,
     are_pairs: bool,
-    squares: bool,
-    in_place: bool,
+    logprobs_of: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]],
     *,
     input_ids: Tensor,
     attention_mask: Tensor,
@@ -233,7 +243,7 @@ def _over_rows(
     use_cache: bool = False,
     **others: None,
 ) -> FusedCausalLMOutput:
-    """Log-probabilities of a padded batch's labels, [B, L - 1] nats, 0 where a label is -100."""
+    """Log-probabilities of a padded batch's labels, [B, L - 1] nats, 0 where a label is -100. logprobs_of: see `target_logprobs`."""
     if given := [name for name, value in others.items() if value is not None]:  # peft names more, without values
         raise TypeError(f"packed rows do not know {', '.join(given)}")
     rows = PackedRows(input_ids, attention_mask, are_pairs)
@@ -243,7 +253,7 @@ def _over_rows(
     is_target = labels[:, 1:] != -100  # a token is predicted one place before it
     predicting = body.last_hidden_state[0][rows.place[:, :-1][is_target]]
     head: Any = model.get_output_embeddings()
-    found = target_logprobs(predicting, head.weight, labels[:, 1:][is_target], squares, in_place)
+    found = logprobs_of(predicting, head.weight, labels[:, 1:][is_target])
     logprobs, sums = (
         None if each is None else each.new_zeros(is_target.shape).masked_scatter(is_target, each) for each in found
     )

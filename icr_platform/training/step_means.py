@@ -67,9 +67,10 @@ class StepMeans(PolicyTrainer):
             return
         needs_squares = getattr(self._config, "use_weighting", False)
         is_alone = trainer.args.world_size == 1  # other processes would not see a gradient that no hook sees
-        pack_rows(policy, are_pairs=self.sequences == 2, squares=needs_squares, in_place=is_alone)
+        shared = {"are_pairs": self.sequences == 2, "uses_onednn": self.uses_onednn}
+        pack_rows(policy, **shared, squares=needs_squares, in_place=is_alone)
         if trainer.ref_model is not None:
-            pack_rows(trainer.accelerator.unwrap_model(trainer.ref_model), are_pairs=self.sequences == 2)
+            pack_rows(trainer.accelerator.unwrap_model(trainer.ref_model), **shared)
 
     @property
     def logged(self) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from icr_platform.training.cpu_products import BY_TORCH, Products
+
 _ROWS, _COLUMNS = 1024, 4096  # of a tile: 16 MiB
 KEPT_LOGITS = 2**26
 """Logits, in numbers, that are kept for the backward pass; more of them are computed again, a third more work for the head."""
@@ -21,7 +23,12 @@ TILE_LOGITS = 2 * _ROWS * _COLUMNS
 
 
 def target_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, squares: bool, in_place: bool = False
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    squares: bool,
+    in_place: bool = False,
+    products: Products = BY_TORCH,
 ) -> tuple[Tensor, Tensor | None]:
     """Compute log softmax(hidden @ weight.T) at the targets.
 
@@ -30,6 +37,7 @@ def target_logprobs(
         squares: whether the second of what is returned is wanted.
         in_place: add the gradient of the weight, a parameter, to `weight.grad` tile by tile, as `Tensor.backward` does in the end. For a
             large vocabulary the gradient that is saved is the largest tensor of a training. Hooks of the parameter do not see it.
+        products: how tiles are multiplied.
 
     Returns:
         [N] nats, which have a gradient, and [N] log of the sum of squares of all probabilities, which has none.
@@ -41,7 +49,7 @@ def target_logprobs(
     """
     is_kept = torch.is_grad_enabled() and len(hidden) * len(weight) <= KEPT_LOGITS
     run: Any = _TargetLogprobs.apply
-    logprobs, sums = run(hidden, weight, targets, is_kept, squares, in_place and weight.requires_grad)
+    logprobs, sums = run(hidden, weight, targets, is_kept, squares, in_place and weight.requires_grad, products)
     return logprobs, sums if squares else None
 
 
@@ -50,7 +58,14 @@ class _TargetLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, is_kept: bool, squares: bool, in_place: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        is_kept: bool,
+        squares: bool,
+        in_place: bool,
+        products: Products,
     ) -> tuple[Tensor, Tensor]:
         space = hidden.new_empty(min(len(hidden), _ROWS) * min(len(weight), _COLUMNS))
         of_target, tops, totals, log_squares = (hidden.new_zeros(len(hidden)) for _ in range(4))
@@ -60,7 +75,7 @@ class _TargetLogprobs(torch.autograd.Function):
             top, total, square = (part.new_full((len(part),), value) for value in (float("-inf"), 0.0, 0.0))
             for columns in _spans(len(weight), _COLUMNS):
                 block = weight[columns]
-                logits = part @ block.t() if is_kept else torch.mm(part, block.t(), out=_view(space, part, block))
+                logits = products.multiply(part, block, None if is_kept else _view(space, part, block))
                 if is_kept:
                     kept.append(logits)
                 here, place = _targets_within(wanted, columns)
@@ -77,7 +92,7 @@ class _TargetLogprobs(torch.autograd.Function):
             if squares:
                 log_squares[rows] = square.log() - 2 * total.log()
         ctx.save_for_backward(hidden, weight, targets, tops, totals, *kept)
-        ctx.parameter = weight if in_place else None
+        ctx.parameter, ctx.products = weight if in_place else None, products
         ctx.mark_non_differentiable(log_squares)
         return of_target - tops - totals.log(), log_squares
 
@@ -85,6 +100,7 @@ class _TargetLogprobs(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         """d log p / d logits = (1 where the target is, 0 elsewhere) - p, times the gradient from above."""
         hidden, weight, targets, tops, totals, *kept = ctx.saved_tensors
+        products: Products = ctx.products
         tiles = iter(kept)
         space = hidden.new_empty(0 if kept else min(len(hidden), _ROWS) * min(len(weight), _COLUMNS))
         for_hidden = torch.zeros_like(hidden)
@@ -97,17 +113,17 @@ class _TargetLogprobs(torch.autograd.Function):
             part, from_above = hidden[rows], upstream[rows]
             for columns in _spans(len(weight), _COLUMNS):
                 block = weight[columns]
-                tile = next(tiles) if kept else torch.mm(part, block.t(), out=_view(space, part, block))
+                tile = next(tiles) if kept else products.multiply(part, block, _view(space, part, block))
                 # Likely tokens are near the top, where the difference is almost exact; that to the log of the sum is not.
                 tile.sub_(tops[rows, None]).exp_().mul_(-(from_above / totals[rows])[:, None])
                 here, place = _targets_within(targets[rows], columns)
                 tile[here, place] += from_above[here]
-                for_hidden[rows].addmm_(tile, block)
+                products.add(for_hidden[rows], tile, block.t(), True)
                 if for_weight is not None:  # in which the first rows may find no sums yet
-                    for_weight[columns].addmm_(tile.t(), part, beta=int(is_begun or rows.start > 0))
+                    products.add(for_weight[columns], tile.t(), part.t(), is_begun or rows.start > 0)
         if ctx.parameter is not None:
             ctx.parameter.grad, for_weight = for_weight, None
-        return for_hidden if ctx.needs_input_grad[0] else None, for_weight, None, None, None, None
+        return for_hidden if ctx.needs_input_grad[0] else None, for_weight, None, None, None, None, None
 
 
 def _spans(length: int, size: int) -> Iterator[slice]:

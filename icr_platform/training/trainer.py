@@ -28,6 +28,7 @@ from icr_platform.models.not_finite import not_finite
 from icr_platform.models.quantised import is_in_bits
 from icr_platform.models.small_copy import FIRST_ID, VOCABULARY, NoCopyError, small_copy
 from icr_platform.training.config import PolicyTraining
+from icr_platform.training.cpu_products import Library, choose_library, multiply_by_onednn
 from icr_platform.training.curve import Curve
 from icr_platform.training.processes import process_arguments, shard_on_cpu
 from icr_platform.training.resume_points import last_whole, mark_whole
@@ -62,9 +63,22 @@ class PolicyTrainer:
                     parameter.data = parameter.data.float()
         if config.lora_rank and precision(config).autocast is not None:
             leave_inputs_to_autocast(trainer.model)
-        if config.torch_compile:
-            for model in filter(None, (trainer.model, getattr(trainer, "ref_model", None))):
+        models = [one for one in (trainer.model, getattr(trainer, "ref_model", None)) if one is not None]
+        self.uses_onednn = self._library() == "onednn"
+        for model in models:
+            if config.torch_compile:
                 _compile_layers(model, config)
+            if self.uses_onednn:
+                multiply_by_onednn(model)
+
+    def _library(self) -> Library:
+        """Of the matrix products: torch's own on a GPU, in other precisions, and where processes would have to agree."""
+        trainer: Any = self
+        config = self._config
+        if trainer.args.device.type != "cpu" or config.accelerate_config or precision(config).autocast is not None:
+            return "torch"
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        return choose_library(model, config.cpu_library, Path(str(trainer.args.output_dir)))
 
     def _send_telemetry(self) -> None:
         """Send nothing: what is trained stays on the machine."""

@@ -1,9 +1,9 @@
 """Training on the same pairs by four ways: `python tests/benchmarks/bench_training.py [--model FOLDER | --shape 1B] [--pairs N] [--json FILE]`.
 
 In each round, in turns, from the same weights and over the same batches: the platform, with the pairs scored under the reference before
-training and with the reference in every step, on a GPU also with compiled layers; TRL's own DPOTrainer; a plain loop over padded batches with whole logits. Beside them the
-floor: 2 FLOPs a weight and token forward and 4 backward, of every token once, 2 more under the reference, at the rate of matrix
-products of the model's own shapes in the same round. Loading, and what the stage does around the training, is left out. On a CPU all is in
+training and with the reference in every step, on a CPU also by torch's own matrix products, on a GPU with compiled layers; TRL's own DPOTrainer; a plain loop over padded
+batches with whole logits. Beside them the floor: 2 FLOPs a weight and token forward and 4 backward, of every token once, 2 more under the reference,
+at the rate of `torch.nn.functional.linear` with the model's own shapes in the same round, and on a CPU also at that of oneDNN. Loading, and what the stage does around the training, is left out. On a CPU all is in
 float32, and seconds are of the processor, over all threads, so that other work on the machine shows little; on a GPU weights are float32,
 computed with in bfloat16, and seconds are those of the clock. Medians over rounds, after one that is not counted.
 
@@ -38,8 +38,10 @@ from transformers.trainer_utils import SaveStrategy
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from icr_platform.engines.scoring.cpu_linear import has_onednn
 from icr_platform.models.chat import encode_prompt, encode_response
 from icr_platform.training.config import TrainConfig
+from icr_platform.training.cpu_products import product
 from icr_platform.training.dataset import TrainingPairs
 from icr_platform.training.dpo import build_trainer
 from icr_platform.training.reference_logprobs import score_pairs
@@ -48,7 +50,15 @@ from tests.benchmarks.gpu_rehearsal import SHAPES
 from tests.support.tiny_models import PROMPTS, RESPONSES, chatml_tokenizer
 
 _ROWS = {"cpu": 512, "cuda": 4096}  # of the matrix products whose rate is the floor's
-_WAYS = ("platform", "platform, reference in every step", "platform, compiled", "TRL", "plain loop")
+_WAYS = (
+    "platform",
+    "platform, reference in every step",
+    "platform, torch's products",
+    "platform, compiled",
+    "TRL",
+    "plain loop",
+)
+_ELSEWHERE = {"cpu": "platform, compiled", "cuda": "platform, torch's products"}
 
 
 class Trained(NamedTuple):
@@ -104,16 +114,19 @@ def measure(
     ways: Sequence[Callable[[PreTrainedModel], list[float]]] = (
         lambda policy: train_ours(config, policy, pairs, work, True),
         lambda policy: train_ours(config, policy, pairs, work, False),
+        lambda policy: train_ours(config.model_copy(update={"cpu_library": "torch"}), policy, pairs, work, True),
         lambda policy: train_ours(config.model_copy(update={"torch_compile": True}), policy, pairs, work, True),
         lambda policy: train_with_trl(config, policy, model, pairs, work),
         lambda policy: train_plainly(config, policy, model, pairs, work),
     )
     found: dict[str, list[Trained]] = {name: [] for name in _WAYS}
-    floors = []
+    products = {"linear": linear} | ({"oneDNN": product} if config.device == "cpu" and has_onednn() else {})
+    floors: dict[str, list[float]] = {name: [] for name in products}
     for round_ in range(rounds + 1):
-        floors.append(needed_operations(model, pairs) / product_rate(model, config.device))
+        for name, multiply in products.items():
+            floors[name].append(needed_operations(model, pairs) / product_rate(model, config.device, multiply))
         for name, train in zip(_WAYS, ways, strict=True):
-            if config.device == "cpu" and name == "platform, compiled":
+            if name == _ELSEWHERE[config.device]:
                 continue
             policy: Any = copy.deepcopy(model)
             policy = policy.to(config.device)
@@ -122,7 +135,7 @@ def measure(
             if round_:
                 found[name].append(Trained(seconds(config.device) - start, losses))
             del policy
-    floor = statistics.median(floors[1:])
+    least = {name: statistics.median(of[1:]) for name, of in floors.items()}
     prompt, chosen, rejected = (
         sum(map(len, part)) for part in (pairs.prompt_ids, pairs.chosen_ids, pairs.rejected_ids)
     )
@@ -137,13 +150,14 @@ def measure(
         if not runs:
             continue
         taken = statistics.median(run.seconds for run in runs)
-        shares = [least / run.seconds for least, run in zip(floors[1:], runs, strict=True)]
+        shares = [floor / run.seconds for floor, run in zip(floors["linear"][1:], runs, strict=True)]
         off = max(abs(one - other) for one, other in zip(runs[0].losses, plain, strict=True))
         share = statistics.median(shares)
         rows[name] = {"seconds": taken, "tokens_per_s": tokens / taken, "of_floor": share, "loss_off": off}
         print(f"{name:<36}{taken:>9.2f}{tokens / taken:>10.0f}{share:>10.1%}{off:>18.1e}")
-    print(f"{'floor':<36}{floor:>9.2f}{tokens / floor:>10.0f}{1:>10.1%}")
-    return {"ways": rows, "floor_s": floor, "tokens": tokens, "losses": plain}
+    for name, taken in least.items():
+        print(f"{'floor, ' + name:<36}{taken:>9.2f}{tokens / taken:>10.0f}{least['linear'] / taken:>10.1%}")
+    return {"ways": rows, "floor_s": least["linear"], "floors_s": least, "tokens": tokens, "losses": plain}
 
 
 def seconds(device: str) -> float:
@@ -247,7 +261,9 @@ def needed_operations(model: PreTrainedModel, pairs: TrainingPairs) -> float:
     return 8.0 * ((linears - head) * (responses + sum(map(len, pairs.prompt_ids))) + head * responses)
 
 
-def product_rate(model: PreTrainedModel, device: str = "cpu") -> float:
+def product_rate(
+    model: PreTrainedModel, device: str = "cpu", multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = linear
+) -> float:
     """FLOPs in a second of the products by one layer's matrices."""
     shapes = {module.weight.shape for module in model.base_model.modules() if isinstance(module, torch.nn.Linear)}
     dtype, count = torch.float32 if device == "cpu" else torch.bfloat16, _ROWS[device]
@@ -260,7 +276,7 @@ def product_rate(model: PreTrainedModel, device: str = "cpu") -> float:
         for _ in range(5):
             start = seconds(device)
             for rows, weight in operands:
-                linear(rows, weight)
+                multiply(rows, weight)
             taken.append(seconds(device) - start)
     return 2.0 * count * sum(shape.numel() for shape in shapes) / statistics.median(taken)
 

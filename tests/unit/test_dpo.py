@@ -23,6 +23,7 @@ from icr_platform.core.artifacts import ArtifactWriter, open_artifact
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.schemas import PREFERENCES
 from icr_platform.core.stage_protocol import ignore_metrics
+from icr_platform.engines.scoring.cpu_linear import has_onednn
 from icr_platform.models.chat import encode_prompt
 from icr_platform.models.devices import NOT_COMPILED
 from icr_platform.models.loading import load_model, load_tokenizer
@@ -185,6 +186,28 @@ def test_gradients_with_our_reference_logprobs_equal_trls_own(
     worst = max(float((seen[name] - expected[name]).abs().max()) for name in expected)
     assert max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-2
     assert worst < 1e-5
+
+
+@pytest.mark.skipif(not has_onednn(), reason="torch has no oneDNN for this machine")
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"gradient_checkpointing": True}], ids=str)
+def test_onednn_has_the_gradients_of_torchs_own_products(
+    tiny_models: tuple[Path, Path], pairs: TrainingPairs, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Of layers, embeddings and head, with the reference in the step; and what it multiplies is oneDNN's."""
+    found = []
+    for library in ("torch", "onednn"):
+        config = config_for(tiny_models, **changes, cpu_library=library)
+        trainer = build_trainer(config, pairs, None, tmp_path / library)
+        batch = first_batch(trainer, 4)
+        with torch.profiler.profile() as profile:
+            found.append(gradients(trainer, batch))
+        kernels = {event.key for event in profile.key_averages()}
+        assert ("mkldnn::_linear_pointwise" in kernels) == (library == "onednn")
+    theirs, ours = found
+    assert theirs.keys() == ours.keys()
+    scale = max(float(gradient.abs().max()) for gradient in theirs.values())
+    for name, gradient in theirs.items():
+        assert float((ours[name] - gradient).abs().max()) < 1e-5 * scale, name
 
 
 def test_merged_lora_model_equals_the_adapted_one(

@@ -39,9 +39,13 @@ class OneDnnLinears(SecondForwards):
 
 def lays_out(parameters: int) -> bool:
     """Whether linear layers with so many parameters in all run through oneDNN here, over a copy of their weights."""
+    return parameters <= _MOST_PARAMETERS and has_onednn()
+
+
+def has_onednn() -> bool:
+    """Whether torch has oneDNN's linear layers for this machine."""
     return (
-        parameters <= _MOST_PARAMETERS
-        and platform.machine() in ("x86_64", "AMD64")
+        platform.machine() in ("x86_64", "AMD64")
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")

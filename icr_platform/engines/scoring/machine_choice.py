@@ -8,20 +8,20 @@ work on one machine gives the same bytes. Where machines share the parts, nothin
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from icr_platform.core.artifacts import read_json, text_digest, write_json
+from icr_platform.core.artifacts import read_json, write_json
 from icr_platform.core.cores import usable_cores
 from icr_platform.core.errors import InputError
-from icr_platform.core.file_digests import user_cache
+from icr_platform.core.measured_here import measured_here
 from icr_platform.engines.scoring.choice import Choice
 from icr_platform.engines.scoring.cpu_linear import lays_out
 from icr_platform.engines.scoring.packing import Group, packs
@@ -65,20 +65,10 @@ def choose(scorer: CompletionScorer, settings: RewardSettings, folder: Path | No
 
 
 def _on_this_machine(scorer: CompletionScorer, settings: RewardSettings) -> Choice:
-    """From the user's cache, or measured and put there. A cache that cannot be read or written costs a second each time."""
+    """As it was measured here, where that is worth it."""
     if not _is_worth_it(scorer):
         return _fixed(scorer.choice, settings)
-    path = user_cache() / "scoring" / f"{_key(scorer, settings)}.json"
-    try:
-        return _read(path)
-    except (InputError, OSError):
-        choice = measure(scorer, settings)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, choice._asdict())
-    except OSError:  # a read-only home
-        return choice
-    return choice
+    return measured_here("scoring", _depends_on(scorer, settings), _read, partial(measure, scorer, settings), Choice._asdict)
 
 
 def _is_worth_it(scorer: CompletionScorer) -> bool:
@@ -110,21 +100,12 @@ def _fixed(choice: Choice, settings: RewardSettings) -> Choice:
     )
 
 
-def _key(scorer: CompletionScorer, settings: RewardSettings) -> str:
-    """Digest of what a measurement depends on: the CPU, torch, the model's shape, and what the settings fix."""
+def _depends_on(scorer: CompletionScorer, settings: RewardSettings) -> tuple[str, ...]:
+    """What a measurement depends on beside the CPU: torch, the model's shape, and what the settings fix."""
     shapes = sorted(f"{tuple(module.weight.shape)}" for module in scorer.model.modules() if type(module) is nn.Linear)
-    machine = (cpu_name(), str(os.cpu_count()), str(torch.get_num_threads()), torch.__version__)
+    machine = (str(os.cpu_count()), str(torch.get_num_threads()), torch.__version__)
     fixed = (settings.cpu_library, settings.cpu_threads, settings.pack_tokens, settings.batch_tokens)
-    return text_digest(*machine, str(scorer.model.dtype), *map(str, fixed), *shapes)[:32]
-
-
-def cpu_name() -> str:
-    """What the CPU calls itself."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return (*machine, str(scorer.model.dtype), *map(str, fixed), *shapes)
 
 
 def _parameters(model: nn.Module) -> int:
