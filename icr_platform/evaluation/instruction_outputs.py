@@ -22,11 +22,11 @@ from icr_platform.engines.execution.map_parts import map_parts
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.response_parts import (
+    PromptSlices,
     SampledRow,
     engine_gpus,
     is_shared,
     prompt_digests,
-    prompt_slices,
     response_table,
     take_prompts,
     unanswered_parts,
@@ -60,7 +60,7 @@ def write_instruction_outputs(
     prompts = asked.table
     by_key = {prompt.key: prompt for prompt in asked.prompts}
     later = {prompt.key: tuple(turn.text for turn in prompt.turns[1:]) for prompt in asked.prompts if prompt.turns[1:]}
-    slices = list(prompt_slices(prompts, config.shard_prompts))
+    slices = PromptSlices(prompts, config.shard_prompts)
     left, own = unanswered_parts(len(slices), writer, drops)
     identifier: str | None = identify.name
     if given is not None:

@@ -19,10 +19,10 @@ from icr_platform.engines.execution.map_parts import map_parts
 from icr_platform.engines.identification.language_id import Identifier, make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.response_parts import (
+    PromptSlices,
     engine_gpus,
     is_shared,
     prompt_digests,
-    prompt_slices,
     sample_parts,
     take_prompts,
     unanswered_parts,
@@ -44,7 +44,7 @@ def write_outputs(
     Raises:
         IcrError: more prompts were dropped than `max_dropped` allows; everything is kept.
     """
-    slices = list(prompt_slices(inputs.prompts.table, config.shard_prompts))
+    slices = PromptSlices(inputs.prompts.table, config.shard_prompts)
     left, own = unanswered_parts(len(slices), writer, drops)
     identifier: str | None = inputs.identify.name
     if inputs.outputs is not None:
@@ -61,7 +61,7 @@ def write_outputs(
             shard=slices.__getitem__,
             load=partial(load_sampling, config),
             rows=total,
-            done=total - sum(slices[index].num_rows for index in left) * config.samples,
+            done=total - sum(map(slices.rows, left)) * config.samples,
             gpus=engine_gpus(config),
             use="sampled",
             is_shared=is_shared(config),

@@ -138,7 +138,7 @@ def _summary(responses: Artifact) -> pd.DataFrame:
     """One row per language, in the order of the table; see `run` for the columns. Reads part by part."""
     columns = ["language", "token_count", "character_count", "finish_reason", "detected_language"]
     sums = ("rows", "tokens", "characters", "truncated", "empty", "faithful")
-    counted = []
+    counted: list[pa.Table] = []
     for index in range(len(responses.parts)):
         part = responses.read_part(index, columns)
         asked, detected = (part[name].to_pylist() for name in ("language", "detected_language"))
@@ -157,6 +157,9 @@ def _summary(responses: Artifact) -> pd.DataFrame:
         # One thread: the languages stay in the table's order, and every part keeps a row a language, not its rows.
         grouped = table.group_by("language", use_threads=False).aggregate([(name, "sum") for name in sums])
         counted.append(grouped.rename_columns(["language", *sums]))
+        if len(counted) == _PARTS_TOGETHER:
+            added = pa.concat_tables(counted).group_by("language", use_threads=False)
+            counted = [added.aggregate([(name, "sum") for name in sums]).rename_columns(["language", *sums])]
     total = pa.concat_tables(counted).to_pandas().groupby("language", sort=False).sum()
     share = 100 / total["rows"]
     unknown = responses.extra.get("languages", {}).get("unknown", ())

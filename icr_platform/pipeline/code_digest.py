@@ -35,7 +35,7 @@ PLUMBING = frozenset(
         "generation.config", "translation.config", "annotation.config", "training.config", "evaluation.config", "evaluation.reward_bench_config",  # enter by value, help not at all
         "core.yaml_files", "core.errors", "core.failures", "core.progress", "core.spending", "core.stage_protocol", "core.parts", "core.arrays",  # what people see; the shape of calls and of arrays
         "core.schemas", "core.artifacts", "core.file_digests", "core.folder_content", "core.disk_rows",  # tables on disk
-        "engines.execution.map_parts", "engines.scoring.part_jobs", "engines.scoring.machine_choice", "engines.execution.ray_pool", "engines.execution.forks", "core.cores", "core.parent_process", "core.part_job", "engines.execution.part_worker", "engines.execution.shared_folder",  # where parts are made, not what is in them
+        "engines.execution.map_parts", "engines.scoring.part_jobs", "engines.scoring.machine_choice", "engines.execution.ray_pool", "engines.execution.forks", "core.cores", "core.measured_here", "core.parent_process", "core.part_job", "engines.execution.part_worker", "engines.execution.shared_folder",  # where parts are made, not what is in them
         "core.secrets", "core.guarded_output",  # what people see
         "core.earlier",  # rows as they were made
         "report.figures", "report.calibration",  # draw what a stage measured

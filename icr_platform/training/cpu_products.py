@@ -22,6 +22,7 @@ from icr_platform.core.artifacts import read_json, write_json
 from icr_platform.core.errors import InputError
 from icr_platform.core.measured_here import measured_here
 from icr_platform.engines.scoring.cpu_linear import has_onednn, is_plain
+from icr_platform.engines.scoring.second_forwards import Forward
 
 Library = Literal["onednn", "torch"]
 FILE = "machine.json"
@@ -90,8 +91,9 @@ def measure(model: nn.Module) -> Library:
 
 def multiply_by_onednn(model: nn.Module) -> None:
     """Let every linear layer of a model multiply through oneDNN from now on, with and without gradients."""
-    for linear in _linears(model):
-        linear.forward = partial(_forward, linear)
+    forwards: list[tuple[nn.Module, Forward]] = [(linear, partial(_forward, linear)) for linear in _linears(model)]
+    for module, forward in forwards:
+        module.forward = forward
 
 
 def _linears(model: nn.Module) -> list[nn.Linear]:

@@ -43,7 +43,7 @@ from icr_platform.demo.world import write_prompts
 from icr_platform.engines.identification.language_id import make_identifier
 from icr_platform.engines.sampling.choice import make_sampler
 from icr_platform.engines.sampling.decoding import Decoder, Row
-from icr_platform.engines.sampling.response_parts import prompt_slices, sample_parts
+from icr_platform.engines.sampling.response_parts import PromptSlices, sample_parts
 from icr_platform.engines.sampling.sampler import Request
 from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.models.chat import stop_ids
@@ -216,7 +216,7 @@ def compare_with_vllm(model: str, prompts: pa.Table, shard_prompts: int, rounds:
     )
     sampler = make_sampler(settings, model)
     bare, ids, parameters = load_bare_vllm(settings, model, sampler, prompts)
-    slices, identifier = list(prompt_slices(prompts, shard_prompts)), make_identifier("langid")
+    slices, identifier = PromptSlices(prompts, shard_prompts), make_identifier("langid")
 
     def ours() -> int:
         with tempfile.TemporaryDirectory() as folder:

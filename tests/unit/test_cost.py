@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from icr_platform.core.measured_here import cpu_name
 from icr_platform.core.progress import meter
 from icr_platform.core.spending import ChildsSpending, spend, spent
 from icr_platform.engines.endpoints.replies import Reply
@@ -230,7 +231,7 @@ def test_devices_that_a_stage_holds(config: SimpleNamespace, gpus: float, monkey
     monkeypatch.setattr(devices_used, "gpu_name", lambda: "NVIDIA H100")
     found = devices_of(config)
     assert (found.kind, found.held) == (("gpu", gpus) if gpus else ("cpu", len(os.sched_getaffinity(0))))
-    assert found.name == ("NVIDIA H100" if gpus else devices_used.cpu_name())
+    assert found.name == ("NVIDIA H100" if gpus else cpu_name())
 
 
 def test_processes_of_a_launch_and_workers_without_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

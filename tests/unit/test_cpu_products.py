@@ -35,7 +35,7 @@ class Blocks(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         inner = self.first(hidden.transpose(0, 1)).relu()
-        return self.last(self.frozen(inner).transpose(0, 1)).transpose(1, 2)  # type: ignore[no-any-return]
+        return self.last(self.frozen(inner).transpose(0, 1)).transpose(1, 2)
 
 
 @needs_onednn

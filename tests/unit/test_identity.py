@@ -367,6 +367,7 @@ UNCHANGING: list[tuple[str, str, dict[str, Any], Edit | None, dict[str, Any]]] =
     ("how rows are grouped by eval", "eval", {}, None, {"batch_size": 2, "shard_prompts": 3}),
     ("batch_tokens", "annotate", {}, None, {"batch_tokens": 64}),
     ("how a CPU scores", "annotate", {}, None, {"cpu_library": "torch", "cpu_threads": 1, "pack_tokens": 64}),
+    ("how a CPU trains", "train", {}, None, {"cpu_library": "torch"}),
     ("requests at once", "eval", {"judge": "openai", "judge_identity": "j"}, None,
      {"judge": "openai", "judge_identity": "j", "judge_concurrency": 2, "judge_retries": 1, "judge_url": "http://x:1/v1"}),
     ("who samples where outputs are given", "eval", {"outputs": "given"}, None, {"temperature": 0.1, "sampler": "vllm"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -34,13 +35,31 @@ from icr_platform.engines.sampling.settings import SamplingSettings
 from icr_platform.models.devices import is_cpu
 
 
-def prompt_slices(prompts: pa.Table, size: int) -> Iterator[pa.Table]:
-    """Runs of at most `size` consecutive prompts of one language (schemas.PROMPTS), in order: the shards."""
-    start = 0
-    for end in pc.run_end_encode(prompts["language"].combine_chunks()).run_ends.to_pylist():
-        for first in range(start, end, size):
-            yield prompts.slice(first, min(size, end - first))
-        start = end
+class PromptSlices:
+    """Runs of at most `size` consecutive prompts of one language (schemas.PROMPTS), in order: the shards.
+
+    Each is cut when it is asked for: a table of its own takes more memory than the few prompts in it.
+    """
+
+    def __init__(self, prompts: pa.Table, size: int) -> None:
+        self._prompts, self._bounds = prompts, array("q", [0])
+        for end in pc.run_end_encode(prompts["language"].combine_chunks()).run_ends.to_pylist():
+            self._bounds.extend(range(self._bounds[-1] + size, end, size))
+            self._bounds.append(end)
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __getitem__(self, index: int) -> pa.Table:
+        """index: counted from the first, 0."""
+        return self._prompts.slice(self._bounds[index], self.rows(index))
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return map(self.__getitem__, range(len(self)))
+
+    def rows(self, index: int) -> int:
+        """How many prompts a slice has."""
+        return self._bounds[index + 1] - self._bounds[index]
 
 
 class SampledPart(NamedTuple):
@@ -162,7 +181,7 @@ def write_responses(
     Returns:
         the number of parts there are now, for `responses.close`, and what this call sampled.
     """
-    shards = list(prompt_slices(prompts, settings.shard_prompts))
+    shards = PromptSlices(prompts, settings.shard_prompts)
     left, own = unanswered_parts(len(shards), responses, drops)
     total = prompts.num_rows * settings.samples
     job = PartJob(
@@ -172,7 +191,7 @@ def write_responses(
         shard=shards.__getitem__,
         load=partial(_load, settings, policy, chat, seed),
         rows=total,
-        done=total - sum(shards[index].num_rows for index in left) * settings.samples,
+        done=total - sum(map(shards.rows, left)) * settings.samples,
         gpus=engine_gpus(settings),
         use="sampled",
         is_shared=is_shared(settings),

@@ -68,7 +68,9 @@ def _on_this_machine(scorer: CompletionScorer, settings: RewardSettings) -> Choi
     """As it was measured here, where that is worth it."""
     if not _is_worth_it(scorer):
         return _fixed(scorer.choice, settings)
-    return measured_here("scoring", _depends_on(scorer, settings), _read, partial(measure, scorer, settings), Choice._asdict)
+    return measured_here(
+        "scoring", _depends_on(scorer, settings), _read, partial(measure, scorer, settings), Choice._asdict
+    )
 
 
 def _is_worth_it(scorer: CompletionScorer) -> bool:
