@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from icr_platform.core.artifacts import read_json, write_json
 from icr_platform.core.errors import InputError
 from icr_platform.core.measured_here import measured_here
-from icr_platform.engines.scoring.cpu_linear import has_onednn, is_plain
+from icr_platform.engines.scoring.cpu_linear import has_onednn, is_plain, product
 from icr_platform.engines.scoring.second_forwards import Forward
 
 Library = Literal["onednn", "torch"]
@@ -110,16 +110,6 @@ def _forward(linear: nn.Linear, hidden: Tensor) -> Tensor:
     run: Any = _Linear.apply
     multiplied: Tensor = run(hidden, linear.weight, linear.bias)
     return multiplied
-
-
-def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """left [..., K] times the transpose of right [N, K], plus a bias [N], through oneDNN, without a gradient.
-
-    >>> product(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0]])).tolist()
-    [[11.0, 17.0]]
-    """
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
-    return result
 
 
 class Products(NamedTuple):

@@ -5,12 +5,13 @@ tokens each, and `long`, one prompt with ten responses of at most 400; real Engl
 Spanish outputs. In each round, in turns:
 
 - ours; ours without oneDNN's linear layers; ours with the LM head in one piece;
-- batches: the same model as one that is not packed, in batches that share a prompt; one at a time: its own forward of each sequence;
+- batches: the same model as one that is not packed, in batches that share a prompt; one at a time: its own forward of each sequence,
+  by torch's own products; and, where oneDNN is there, by its;
 - the naive script: batches of 3 in data order, right padding, log-softmax of the whole vocabulary, one pass per sample index;
 - TRL's reference log-probabilities; vLLM's prompt_logprobs where it is installed (its CPU seconds are its processes').
 
 Beside them the floor: 2 FLOPs per weight and token that must be computed, attention left out, at the rate of float32
-`torch.nn.functional.linear` in the same round. Seconds are medians over rounds; ratios are medians of ratios within a round. CPU
+`torch.nn.functional.linear` in the same round, and at that of oneDNN, which is the higher one on AMD's processors. Seconds are medians over rounds; ratios are medians of ratios within a round. CPU
 seconds are the ones to read on a machine that is not idle. Equality is with one sequence at a time. `--profile` adds where the time
 of ours goes. GPU rows: `gpu_rehearsal.py`.
 """
@@ -32,12 +33,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 import torch
+from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from icr_platform.core.arrays import Floats
 from icr_platform.core.languages import reward_instruction
 from icr_platform.engines.scoring.batches import Sharing
-from icr_platform.engines.scoring.cpu_linear import OneDnnLinears
+from icr_platform.engines.scoring.cpu_linear import OneDnnLinears, has_onednn, product
 from icr_platform.engines.scoring.logprobs import CompletionScorer, Group, find_sharing
 from icr_platform.models.chat import encode_prompt, encode_response
 
@@ -167,13 +169,13 @@ def measure(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: Work, rounds: int, vllm: Any = None
 ) -> dict[str, Any]:
     """Run everything in turns, after two prompts' first responses to warm up."""
-    scorer, through_mkl, in_one_piece, in_batches, in_turn = (CompletionScorer(model) for _ in range(5))
+    scorer, through_mkl, in_one_piece, in_batches, in_turn, faster_in_turn = (CompletionScorer(model) for _ in range(6))
     in_one_piece._plain_head = None
     in_one_piece._multiply_by(OneDnnLinears(model))
     for one in (through_mkl, in_turn):
         one.use(one.choice._replace(library="torch"))
-    in_batches.packed = in_turn.packed = False
-    in_batches.sharing, in_turn.sharing = find_sharing(model), Sharing()
+    in_batches.packed = in_turn.packed = faster_in_turn.packed = False
+    in_batches.sharing, in_turn.sharing, faster_in_turn.sharing = find_sharing(model), Sharing(), Sharing()
     trl_batches, trl_score = prepare_trl(model, tokenizer, work)
     scores: dict[str, list[Floats]] = {}
 
@@ -192,6 +194,9 @@ def measure(
     def one_at_a_time() -> None:
         scores["one at a time"] = in_turn.score(work.groups)
 
+    def faster_one_at_a_time() -> None:
+        faster_in_turn.score(work.groups)
+
     def naive() -> None:
         scores["naive"] = score_naively(model, work.groups)
 
@@ -203,11 +208,15 @@ def measure(
         scores["vLLM"] = score_with_vllm(vllm, work.groups)
 
     contenders = {
-        "ours": ours, "ours, MKL": without_onednn, "ours, whole head": whole_head, "batches": batches, "one at a time": one_at_a_time, "naive script": naive, "TRL": trl,
+        "ours": ours, "ours, MKL": without_onednn, "ours, whole head": whole_head, "batches": batches, "one at a time": one_at_a_time,
+        "one at a time, oneDNN": faster_one_at_a_time, "naive script": naive, "TRL": trl,
     }  # fmt: skip
     if vllm is not None:
         contenders["vLLM"] = prompt_logprobs
-    costs: dict[str, list[Cost]] = {name: [] for name in (*contenders, "floor")}
+    floors = {"floor": linear} | ({"floor, oneDNN": product} if has_onednn() else {})
+    if not has_onednn():
+        del contenders["one at a time, oneDNN"]
+    costs: dict[str, list[Cost]] = {name: [] for name in (*contenders, *floors)}
     warm_up = [Group(group.prompt_ids, group.completions[:1]) for group in work.groups[:2]]
     scorer.score(warm_up)
     score_naively(model, warm_up)
@@ -215,11 +224,12 @@ def measure(
         score_with_vllm(vllm, warm_up)
     operations = needed_operations(model, work.groups)
     for _ in range(rounds):
-        rate = gemm_rate(model)
+        rates = {name: gemm_rate(model, multiply) for name, multiply in floors.items()}
         for name, run in contenders.items():
             costs[name].append(timed(run))
-        rate = (rate + gemm_rate(model)) / 2
-        costs["floor"].append(Cost(operations / rate[0], operations / rate[1]))
+        for name, multiply in floors.items():
+            rate = (rates[name] + gemm_rate(model, multiply)) / 2
+            costs[name].append(Cost(operations / rate[0], operations / rate[1]))
     lengths = np.array([len(y) for group in work.groups for y in group.completions])
     exact = np.concatenate(scores.pop("one at a time"))
     deviations = {
@@ -241,19 +251,21 @@ def cpu_seconds() -> float:
     return float(sum(each.user + each.system for each in times))
 
 
-def gemm_rate(model: PreTrainedModel) -> Floats:
-    """FLOPs per wall and per CPU second of `linear` in the model's feed-forward shape, 512 tokens at once."""
+def gemm_rate(
+    model: PreTrainedModel, multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = linear
+) -> Floats:
+    """FLOPs per wall and per CPU second of products in the model's feed-forward shape, 512 tokens at once."""
     inner, hidden = model.config.intermediate_size, model.config.hidden_size
     weights = [(torch.randn(inner, hidden), torch.randn(hidden, inner)) for _ in range(8)]
     tokens, rounds = torch.randn(512, hidden), 20
 
-    def multiply() -> None:
+    def run() -> None:
         for _ in range(rounds):
             for up, down in weights:
-                torch.nn.functional.linear(torch.nn.functional.linear(tokens, up), down)
+                multiply(multiply(tokens, up), down)
 
-    multiply()
-    return 4 * 512 * hidden * inner * len(weights) * rounds / np.array(timed(multiply))
+    run()
+    return 4 * 512 * hidden * inner * len(weights) * rounds / np.array(timed(run))
 
 
 def needed_operations(model: PreTrainedModel, groups: Sequence[Group]) -> float:
@@ -347,22 +359,26 @@ def show(report: dict[str, Any]) -> None:
         f"{report['model']}, {report['work']}: {report['prompts']} prompts ({report['prompt_tokens']} tokens) x {report['samples']} responses "
         f"({report['response_tokens']} tokens), {report['threads']} threads, torch {report['torch']}"
     )
-    print(f"{'':<18}{'wall s':>9}{'CPU s':>9}{'response tokens/s':>19}{'wall / ours':>13}{'CPU / ours':>12}")
+    print(f"{'':<23}{'wall s':>9}{'CPU s':>9}{'response tokens/s':>19}{'wall / ours':>13}{'CPU / ours':>12}")
     for row in report["rows"]:
         rate = report["response_tokens"] / row["wall_s"]
         print(
-            f"{row['name']:<18}{row['wall_s']:>9.2f}{row['cpu_s']:>9.2f}{rate:>19.0f}"
+            f"{row['name']:<23}{row['wall_s']:>9.2f}{row['cpu_s']:>9.2f}{rate:>19.0f}"
             f"{row['wall_over_ours']:>13.2f}{row['cpu_over_ours']:>12.2f}"
         )
     for name, deviation in report["largest_deviation_per_token"].items():
         print(f"largest deviation of {name} from one sequence at a time: {deviation:.1e} nats per token")
     ratios = {row["name"]: row["cpu_over_ours"] for row in report["rows"]}
-    print(f"batches are {ratios['one at a time'] / ratios['batches']:.2f}x as fast as one sequence at a time")
+    for name in (name for name in ratios if name.startswith("one at a time")):
+        print(f"batches are {ratios[name] / ratios['batches']:.2f}x as fast as {name}")
     if "vLLM" not in ratios:
         print("vLLM: not measured here (not installed, or --no-vllm)")
     else:
         print(f"in CPU seconds {'ours' if ratios['vLLM'] > 1 else 'vLLM'} is faster: vLLM / ours {ratios['vLLM']:.2f}")
-    print(f"share of the floor: {100 * ratios['floor']:.0f}%; load of the machine now {os.getloadavg()[0]:.1f}")
+    shares = ", ".join(
+        f"{100 * ratio:.0f}% of the {name}" for name, ratio in ratios.items() if name.startswith("floor")
+    )
+    print(f"ours: {shares}; load of the machine now {os.getloadavg()[0]:.1f}")
 
 
 def show_profile(model: PreTrainedModel, work: Work) -> None:

@@ -38,10 +38,9 @@ from transformers.trainer_utils import SaveStrategy
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from icr_platform.engines.scoring.cpu_linear import has_onednn
+from icr_platform.engines.scoring.cpu_linear import has_onednn, product
 from icr_platform.models.chat import encode_prompt, encode_response
 from icr_platform.training.config import TrainConfig
-from icr_platform.training.cpu_products import product
 from icr_platform.training.dataset import TrainingPairs
 from icr_platform.training.dpo import build_trainer
 from icr_platform.training.reference_logprobs import score_pairs

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from icr_platform.core.errors import InputError
-from icr_platform.engines.scoring.cpu_linear import has_onednn
+from icr_platform.engines.scoring.cpu_linear import has_onednn, product
 from icr_platform.training import cpu_products
 from icr_platform.training.cpu_products import (
     BY_ONEDNN,
@@ -19,7 +19,6 @@ from icr_platform.training.cpu_products import (
     choose_library,
     measure,
     multiply_by_onednn,
-    product,
 )
 
 needs_onednn = pytest.mark.skipif(not has_onednn(), reason="torch has no oneDNN for this machine")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Collection
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -61,10 +62,14 @@ def is_plain(linear: nn.Linear, devices: Collection[str] = ("cpu",)) -> bool:
 
 def laid_out(weight: Tensor, bias: Tensor | None) -> Forward:
     """Lay float32 weights [out, in] out for about _ROWS rows at once, and return the product of rows with them."""
-    reordered = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+    return partial(product, right=torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS), bias=bias)
 
-    def product(hidden: Tensor) -> Tensor:
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(hidden, reordered, bias, "none", [], "")
-        return result
 
-    return product
+def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """left [..., K] times the transpose of right [N, K], plus a bias [N], through oneDNN, without a gradient.
+
+    >>> product(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0]])).tolist()
+    [[11.0, 17.0]]
+    """
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+    return result
