@@ -8,7 +8,6 @@ training uses is measured once, and kept: the last bits of the weights depend on
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from icr_platform.core.artifacts import read_json, write_json
 from icr_platform.core.errors import InputError
-from icr_platform.core.measured_here import measured_here
+from icr_platform.core.measured_here import best_of, measured_here
 from icr_platform.engines.scoring.cpu_linear import has_onednn, is_plain, product
 from icr_platform.engines.scoring.second_forwards import Forward
 
@@ -76,17 +75,13 @@ def measure(model: nn.Module) -> Library:
     ((wide, narrow), _) = parameters.most_common(1)[0]
     hidden, weight, upstream = torch.ones(_ROWS, narrow), torch.ones(wide, narrow), torch.ones(_ROWS, wide)
 
-    def seconds(multiply: Callable[[Tensor, Tensor], Tensor]) -> float:
-        times = []
-        for _ in range(_TRIES + 1):  # the first one plans kernels
-            start = time.perf_counter()
-            multiply(hidden, weight)
-            multiply(upstream, weight.t())
-            multiply(upstream.t(), hidden.t())
-            times.append(time.perf_counter() - start)
-        return min(times[1:])
+    def three(multiply: Callable[[Tensor, Tensor], Tensor]) -> None:
+        multiply(hidden, weight)
+        multiply(upstream, weight.t())
+        multiply(upstream.t(), hidden.t())
 
-    return "onednn" if seconds(product) < _GAIN * seconds(nn.functional.linear) else "torch"
+    theirs, ours = (best_of(partial(three, multiply), _TRIES) for multiply in (nn.functional.linear, product))
+    return "onednn" if ours < _GAIN * theirs else "torch"
 
 
 def multiply_by_onednn(model: nn.Module) -> None:

@@ -4,7 +4,7 @@ MODEL: folders of models; by default ICR_SMOLLM2. For each, two kinds of work: `
 tokens each, and `long`, one prompt with ten responses of at most 400; real English prompts under the Spanish reward instruction, real
 Spanish outputs. In each round, in turns:
 
-- ours; ours without oneDNN's linear layers; ours with the LM head in one piece;
+- ours, as a second of measurement chooses on this machine; without oneDNN at all; with torch's kernel of attention; with the LM head in one piece;
 - batches: the same model as one that is not packed, in batches that share a prompt; one at a time: its own forward of each sequence,
   by torch's own products; and, where oneDNN is there, by its;
 - the naive script: batches of 3 in data order, right padding, log-softmax of the whole vocabulary, one pass per sample index;
@@ -41,6 +41,8 @@ from icr_platform.core.languages import reward_instruction
 from icr_platform.engines.scoring.batches import Sharing
 from icr_platform.engines.scoring.cpu_linear import OneDnnLinears, has_onednn, product
 from icr_platform.engines.scoring.logprobs import CompletionScorer, Group, find_sharing
+from icr_platform.engines.scoring.machine_choice import measure as measured_choice
+from icr_platform.engines.scoring.settings import RewardSettings
 from icr_platform.models.chat import encode_prompt, encode_response
 
 GENERATORS = ("gpt-4-turbo-2024-04-09", "gpt-4o-mini", "gpt-3.5-turbo-0125")
@@ -170,6 +172,7 @@ def measure(
 ) -> dict[str, Any]:
     """Run everything in turns, after two prompts' first responses to warm up."""
     scorer, through_mkl, in_one_piece, in_batches, in_turn, faster_in_turn = (CompletionScorer(model) for _ in range(6))
+    scorer.use(measured_choice(scorer, RewardSettings(device="cpu", dtype="float32")))
     in_one_piece._plain_head = None
     in_one_piece._multiply_by(OneDnnLinears(model))
     for one in (through_mkl, in_turn):
@@ -181,6 +184,12 @@ def measure(
 
     def ours() -> None:
         scores["ours"] = scorer.score(work.groups)
+
+    def torchs_attention() -> None:
+        chosen = scorer.choice
+        scorer.use(chosen._replace(attention="torch"))
+        scorer.score(work.groups)
+        scorer.use(chosen)
 
     def without_onednn() -> None:
         through_mkl.score(work.groups)
@@ -208,7 +217,7 @@ def measure(
         scores["vLLM"] = score_with_vllm(vllm, work.groups)
 
     contenders = {
-        "ours": ours, "ours, MKL": without_onednn, "ours, whole head": whole_head, "batches": batches, "one at a time": one_at_a_time,
+        "ours": ours, "ours, torch's attention": torchs_attention, "ours, MKL": without_onednn, "ours, whole head": whole_head, "batches": batches, "one at a time": one_at_a_time,
         "one at a time, oneDNN": faster_one_at_a_time, "naive script": naive, "TRL": trl,
     }  # fmt: skip
     if vllm is not None:
@@ -359,11 +368,11 @@ def show(report: dict[str, Any]) -> None:
         f"{report['model']}, {report['work']}: {report['prompts']} prompts ({report['prompt_tokens']} tokens) x {report['samples']} responses "
         f"({report['response_tokens']} tokens), {report['threads']} threads, torch {report['torch']}"
     )
-    print(f"{'':<23}{'wall s':>9}{'CPU s':>9}{'response tokens/s':>19}{'wall / ours':>13}{'CPU / ours':>12}")
+    print(f"{'':<25}{'wall s':>9}{'CPU s':>9}{'response tokens/s':>19}{'wall / ours':>13}{'CPU / ours':>12}")
     for row in report["rows"]:
         rate = report["response_tokens"] / row["wall_s"]
         print(
-            f"{row['name']:<23}{row['wall_s']:>9.2f}{row['cpu_s']:>9.2f}{rate:>19.0f}"
+            f"{row['name']:<25}{row['wall_s']:>9.2f}{row['cpu_s']:>9.2f}{rate:>19.0f}"
             f"{row['wall_over_ours']:>13.2f}{row['cpu_over_ours']:>12.2f}"
         )
     for name, deviation in report["largest_deviation_per_token"].items():

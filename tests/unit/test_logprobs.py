@@ -64,6 +64,7 @@ from transformers import (
 
 from icr_platform.engines.scoring import logprobs, packed_attention
 from icr_platform.engines.scoring.batches import Sharing
+from icr_platform.engines.scoring.cpu_linear import has_onednn
 from icr_platform.engines.scoring.logprobs import CompletionScorer, Group, completion_logprobs
 from icr_platform.engines.scoring.packed_attention import Mask, NotPackableError, PackedLayout
 from icr_platform.engines.scoring.packing import Pack, packs
@@ -249,6 +250,29 @@ def test_equals_one_sequence_at_a_time(build: Callable[[], PreTrainedModel], pac
     for tokens in (3, 16, 512):
         scorer.pack_tokens = tokens
         assert_equal_per_token(scorer.score(GROUPS), expected, GROUPS)
+
+
+@pytest.mark.skipif(not has_onednn(), reason="torch has no oneDNN for this machine")
+@pytest.mark.parametrize("build", [one for one in PACKED if one is not gemma2])  # whose scores are capped
+def test_attention_by_onednn_equals_one_sequence_at_a_time(
+    build: Callable[[], PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With shared keys, windows, sinks and pasts that other packs left; and it is oneDNN that attends."""
+    monkeypatch.setattr(packed_attention, "_LEAST_QUERIES", 2)
+    calls: list[torch.Size] = []
+    attend = packed_attention.attend_by_onednn
+    monkeypatch.setattr(
+        packed_attention, "attend_by_onednn", lambda query, *rest: (calls.append(query.shape), attend(query, *rest))[1]
+    )
+    torch.manual_seed(0)
+    model = build().eval()
+    scorer = CompletionScorer(model)
+    scorer.use(scorer.choice._replace(attention="onednn"))
+    expected = [naive(model, group) for group in GROUPS]
+    for tokens in (16, 512):
+        scorer.pack_tokens = tokens
+        assert_equal_per_token(scorer.score(GROUPS), expected, GROUPS)
+    assert calls
 
 
 def kernel(**arguments: Any) -> torch.Tensor:

@@ -104,6 +104,7 @@ def test_a_measurement_is_a_choice_and_leaves_the_model_as_it_was(scorer: Comple
     assert found.library in ("onednn", "torch")
     assert 1 <= found.threads <= threads
     assert found.pack_tokens in (512, 1024)
+    assert found.attention in ("onednn", "torch")
     assert not any(module._forward_hooks or "forward" in vars(module) for module in scorer.model.modules())
     assert torch.get_num_threads() == threads
     np.testing.assert_array_equal(np.concatenate(scorer.score(GROUPS)), np.concatenate(expected))

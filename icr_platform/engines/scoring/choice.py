@@ -21,8 +21,10 @@ class Choice(NamedTuple):
     """What changes how fast scores come, and of them the last bits alone.
 
     library: of the matrix products; onednn, where it applies, or what torch takes itself. threads: of torch. pack_tokens: rows of a pack.
+    attention: of which library its products are; torch: of a kernel of torch.
     """
 
     library: Literal["onednn", "torch"]
     threads: int
     pack_tokens: int
+    attention: Literal["onednn", "torch"] = "torch"

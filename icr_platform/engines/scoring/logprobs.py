@@ -117,6 +117,7 @@ class CompletionScorer:
         self._plain_head = self._find_plain_head() if is_cpu or is_triton_available() else None
         self._multiply_by(OneDnnLinears(model, apart=self._plain_head))
         self._threads = 0  # as many as torch has
+        self._attends_by_onednn = False
         self._ropes = ropes_that_remember(model)
         self._longest = longest_of_frequencies(model)
         self._embeddings = int(vocabulary)
@@ -147,12 +148,16 @@ class CompletionScorer:
     def choice(self) -> Choice:
         """How it scores on a CPU."""
         return Choice(
-            "onednn" if self._forwards else "torch", self._threads or torch.get_num_threads(), self.pack_tokens
+            "onednn" if self._forwards else "torch",
+            self._threads or torch.get_num_threads(),
+            self.pack_tokens,
+            "onednn" if self._attends_by_onednn else "torch",
         )
 
     def use(self, choice: Choice) -> None:
         """Score so from now on. oneDNN is used where it applies."""
         self._threads, self.pack_tokens = choice.threads, choice.pack_tokens
+        self._attends_by_onednn = choice.attention == "onednn"
         if choice.library == "torch":
             self._multiply_by(SecondForwards())  # the copies of the weights go
 
@@ -288,6 +293,7 @@ class CompletionScorer:
         earlier: keys and values of the segments that it continues.
         """
         layout = PackedLayout(pack, earlier, self.device)
+        layout.by_onednn = self._attends_by_onednn
         forget(self._ropes)
         body = self.model.base_model(
             input_ids=on_device([pack.input_ids], self.device),

@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from icr_platform.core.artifacts import read_json, write_json
 from icr_platform.core.cores import usable_cores
 from icr_platform.core.errors import InputError
-from icr_platform.core.measured_here import measured_here
+from icr_platform.core.measured_here import best_of, measured_here
 from icr_platform.engines.scoring.choice import Choice
-from icr_platform.engines.scoring.cpu_linear import lays_out
+from icr_platform.engines.scoring.cpu_linear import has_onednn, lays_out
+from icr_platform.engines.scoring.packed_attention import attend_by_onednn
 from icr_platform.engines.scoring.packing import Group, packs
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ _SMALL = 20 * 10**6  # parameters of linear layers below which a measurement cos
 LARGEST_PACK = 2048
 _PACKS = (512, LARGEST_PACK)  # tokens, beside the pack that is chosen without measurement
 _LAYERS = 2  # that are timed
+_QUERIES, _KEYS = 128, 256  # of the attention that is timed
+_TRIES = 5
 
 
 def choose(scorer: CompletionScorer, settings: RewardSettings, folder: Path | None) -> Choice:
@@ -90,24 +93,31 @@ def _read(path: Path) -> Choice:
         library, threads, tokens = values["library"], int(values["threads"]), int(values["pack_tokens"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: field {error} is missing or no number; delete the file") from error
-    return Choice("onednn" if library == "onednn" else "torch", threads, tokens)
+    attention = values.get("attention")  # absent in a choice of before there was one
+    return Choice(_library(library), threads, tokens, _library(attention))
+
+
+def _library(name: object) -> Literal["onednn", "torch"]:
+    return "onednn" if name == "onednn" else "torch"
 
 
 def _fixed(choice: Choice, settings: RewardSettings) -> Choice:
     """The choice, but for what the settings say."""
+    library = choice.library if settings.cpu_library == "auto" else settings.cpu_library
     return Choice(
-        choice.library if settings.cpu_library == "auto" else settings.cpu_library,
+        library,
         settings.cpu_threads or choice.threads,
         min(settings.pack_tokens, settings.batch_tokens) if settings.pack_tokens else choice.pack_tokens,
+        choice.attention if library == "onednn" else "torch",
     )
 
 
 def _depends_on(scorer: CompletionScorer, settings: RewardSettings) -> tuple[str, ...]:
-    """What a measurement depends on beside the CPU: torch, the model's shape, and what the settings fix."""
+    """What a measurement depends on beside the CPU: torch, the model's shape, what the settings fix and what there is to choose."""
     shapes = sorted(f"{tuple(module.weight.shape)}" for module in scorer.model.modules() if type(module) is nn.Linear)
     machine = (str(os.cpu_count()), str(torch.get_num_threads()), torch.__version__)
     fixed = (settings.cpu_library, settings.cpu_threads, settings.pack_tokens, settings.batch_tokens)
-    return (*machine, str(scorer.model.dtype), *map(str, fixed), *shapes)
+    return (*machine, str(scorer.model.dtype), *map(str, fixed), *shapes, *Choice._fields)
 
 
 def _parameters(model: nn.Module) -> int:
@@ -137,7 +147,30 @@ def measure(scorer: CompletionScorer, settings: RewardSettings) -> Choice:
             taken = seconds(tried)
             if taken < _GAIN * fastest:
                 best, fastest = tried, taken
+    if best.library == "onednn" and _attends_faster_by_onednn(scorer.model):
+        best = best._replace(attention="onednn")
     return best
+
+
+def _attends_faster_by_onednn(model: PreTrainedModel) -> bool:
+    """Time one call of attention, in the model's shape, as torch's kernel and as oneDNN's products, if it has such a shape."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None)
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    if model.dtype != torch.float32 or not has_onednn() or not isinstance(heads, int) or not isinstance(shared, int):
+        return False
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    query = torch.ones(1, heads, _QUERIES, size)
+    keys = torch.ones(1, shared, _KEYS, size)
+    mask = torch.zeros(_QUERIES, _KEYS)
+
+    def by_onednn() -> Tensor:
+        return attend_by_onednn(query, keys, keys, mask, None)
+
+    def by_torch() -> Tensor:
+        return nn.functional.scaled_dot_product_attention(query, keys, keys, mask, enable_gqa=True)
+
+    return best_of(by_onednn, _TRIES) < _GAIN * best_of(by_torch, _TRIES)
 
 
 def _fewer_threads() -> list[int]:
@@ -194,11 +227,6 @@ def speedup_of_bfloat16(rows: int, hidden: int, inner: int) -> float:
 
     def taken(dtype: torch.dtype) -> float:
         given, weight = torch.ones(rows, hidden, dtype=dtype), torch.ones(inner, hidden, dtype=dtype)
-        times = []
-        for _ in range(4):  # the first one plans kernels
-            start = time.perf_counter()
-            nn.functional.linear(given, weight)
-            times.append(time.perf_counter() - start)
-        return min(times[1:])
+        return best_of(lambda: nn.functional.linear(given, weight), 3)
 
     return taken(torch.float32) / taken(torch.bfloat16)

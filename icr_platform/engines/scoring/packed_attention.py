@@ -43,6 +43,7 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.attention.varlen import varlen_attn
 
+from icr_platform.engines.scoring.cpu_linear import product
 from icr_platform.engines.scoring.packing import Pack
 from icr_platform.engines.scoring.transfers import on_device
 
@@ -51,6 +52,7 @@ NAME = "icr_packed"
 KeyValue = tuple[Tensor, Tensor]
 
 _QUERIES = 128  # rows of one attention call on a CPU, at most
+_LEAST_QUERIES = 32  # with fewer, calls take longer than what they multiply
 _ALIGNED = 8  # GPU kernels take head sizes that are multiples of it
 _LARGEST_HEAD = 256  # that flash attention takes
 # torch before 2.12 lets queries share keys without being told.
@@ -149,6 +151,8 @@ class PackedLayout:
         self._kept_layers: set[int] = set()
         self._pack = pack
         self._masks: dict[tuple[int, int | None], Tensor] = {}
+        self.by_onednn = False
+        """Whether attention is oneDNN's products, in place of torch's kernel: on a CPU, in float32."""
 
     def keep(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Copy what later packs continue out of the pack's keys and values.
@@ -385,9 +389,34 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, view: _View, sinks: int
         mask = causal_lower_right(query.shape[2], keys.shape[2])
     else:
         is_causal = True
+    if view.layout.by_onednn and query.shape[2] >= _LEAST_QUERIES:
+        return attend_by_onednn(query, keys, values, mask, view.scaling)
     return F.scaled_dot_product_attention(
         query, keys, values, attn_mask=mask, is_causal=is_causal, scale=view.scaling, enable_gqa=grouped
     )
+
+
+def attend_by_onednn(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
+    """What `scaled_dot_product_attention` answers, in float32 on a CPU, without gradients: softmax(query keys^T scaling + mask) values.
+
+    torch's kernel multiplies tiles of a head through MKL. Here the queries of all heads that share keys are the rows of one product.
+
+    Args:
+        query: [1, heads, queries, size]. keys, values: [1, key-value heads, keys, size]. mask: [queries, keys], to add to scores; every
+            query looks at a key.
+
+    Returns: [1, heads, queries, size of a value].
+    """
+    _, heads, queries, size = query.shape
+    shared = keys.shape[1]
+    rows = (query * (size**-0.5 if scaling is None else scaling)).reshape(shared, heads // shared * queries, size)
+    attended = []
+    # oneDNN has no fast kernel for rows with gaps between them.
+    for own, of_keys, of_values in zip(rows, keys[0].contiguous(), values[0].contiguous(), strict=True):
+        scores = product(own, of_keys)
+        scores.view(-1, *mask.shape).add_(mask)
+        attended.append(product(scores.softmax(-1), of_values.t()))
+    return torch.stack(attended).view(1, heads, queries, -1)
 
 
 def _with_sinks(query: Tensor, keys: Tensor, values: Tensor, view: _View, sinks: Tensor) -> Tensor:
