@@ -54,10 +54,10 @@ def measured_here(
 
 
 def best_of(run: Callable[[], object], tries: int) -> float:
-    """Seconds of the fastest of some runs, after one that plans kernels."""
+    """CPU seconds of the fastest of some runs, after one that plans kernels; other work on the machine shows little in them."""
     times = []
     for _ in range(tries + 1):
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times[1:])

@@ -28,7 +28,7 @@ FILE = "machine.json"
 
 _SMALL = 20 * 10**6  # parameters of linear layers below which a measurement costs more than it gains
 _GAIN = 0.9  # of the time of torch's own products, at most, that oneDNN's take
-_ROWS = 256  # that are timed
+_ROWS, _COLUMNS = 256, 4096  # of the matrices that are timed, at most: an LM head's would take seconds
 _TRIES = 3
 
 
@@ -72,7 +72,8 @@ def measure(model: nn.Module) -> Library:
     parameters: Counter[tuple[int, int]] = Counter()
     for linear in _linears(model):
         parameters[linear.out_features, linear.in_features] += linear.weight.numel()
-    ((wide, narrow), _) = parameters.most_common(1)[0]
+    (shape, _) = parameters.most_common(1)[0]
+    wide, narrow = (min(size, _COLUMNS) for size in shape)
     hidden, weight, upstream = torch.ones(_ROWS, narrow), torch.ones(wide, narrow), torch.ones(_ROWS, wide)
 
     def three(multiply: Callable[[Tensor, Tensor], Tensor]) -> None:
