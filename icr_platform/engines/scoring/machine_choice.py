@@ -157,7 +157,9 @@ def _attends_faster_by_onednn(model: PreTrainedModel) -> bool:
     config = model.config.get_text_config()
     heads = getattr(config, "num_attention_heads", None)
     shared = getattr(config, "num_key_value_heads", None) or heads
-    if model.dtype != torch.float32 or not has_onednn() or not isinstance(heads, int) or not isinstance(shared, int):
+    if model.dtype != torch.float32 or not has_onednn():
+        return False
+    if not isinstance(heads, int) or not isinstance(shared, int) or heads % shared:
         return False
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     query = torch.ones(1, heads, _QUERIES, size)
