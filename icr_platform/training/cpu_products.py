@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from icr_platform.core.artifacts import read_json, write_json
 from icr_platform.core.errors import InputError
 from icr_platform.core.measured_here import best_of, measured_here
+from icr_platform.engines.scoring.choice import Library
 from icr_platform.engines.scoring.cpu_linear import has_onednn, is_plain, product
 from icr_platform.engines.scoring.second_forwards import Forward
 
-Library = Literal["onednn", "torch"]
 FILE = "machine.json"
 
 _SMALL = 20 * 10**6  # parameters of linear layers below which a measurement costs more than it gains

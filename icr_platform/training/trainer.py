@@ -20,6 +20,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from icr_platform.core.errors import IcrError, InputError
 from icr_platform.core.progress import Meter, meter
+from icr_platform.engines.scoring.choice import Library
 from icr_platform.models.adapters import adapters_alone, leave_inputs_to_autocast, new_adapters
 from icr_platform.models.devices import NOT_COMPILED, is_cpu
 from icr_platform.models.loading_errors import first_line
@@ -28,7 +29,7 @@ from icr_platform.models.not_finite import not_finite
 from icr_platform.models.quantised import is_in_bits
 from icr_platform.models.small_copy import FIRST_ID, VOCABULARY, NoCopyError, small_copy
 from icr_platform.training.config import PolicyTraining
-from icr_platform.training.cpu_products import Library, choose_library, multiply_by_onednn
+from icr_platform.training.cpu_products import choose_library, multiply_by_onednn
 from icr_platform.training.curve import Curve
 from icr_platform.training.processes import process_arguments, shard_on_cpu
 from icr_platform.training.resume_points import last_whole, mark_whole

@@ -17,6 +17,10 @@ def rows_of_logits(vocabulary: int) -> int:
     return max(_LEAST_ROWS, _LOGITS // vocabulary)
 
 
+Library = Literal["onednn", "torch"]
+"""Of matrix products on a CPU."""
+
+
 class Choice(NamedTuple):
     """What changes how fast scores come, and of them the last bits alone.
 
@@ -24,7 +28,7 @@ class Choice(NamedTuple):
     attention: of which library its products are; torch: of a kernel of torch.
     """
 
-    library: Literal["onednn", "torch"]
+    library: Library
     threads: int
     pack_tokens: int
-    attention: Literal["onednn", "torch"] = "torch"
+    attention: Library = "torch"

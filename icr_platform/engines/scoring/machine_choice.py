@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from icr_platform.core.artifacts import read_json, write_json
 from icr_platform.core.cores import usable_cores
 from icr_platform.core.errors import InputError
 from icr_platform.core.measured_here import best_of, measured_here
-from icr_platform.engines.scoring.choice import Choice
+from icr_platform.engines.scoring.choice import Choice, Library
 from icr_platform.engines.scoring.cpu_linear import has_onednn, lays_out
 from icr_platform.engines.scoring.packed_attention import attend_by_onednn
 from icr_platform.engines.scoring.packing import Group, packs
@@ -97,7 +97,7 @@ def _read(path: Path) -> Choice:
     return Choice(_library(library), threads, tokens, _library(attention))
 
 
-def _library(name: object) -> Literal["onednn", "torch"]:
+def _library(name: object) -> Library:
     return "onednn" if name == "onednn" else "torch"
 
 
